@@ -1,0 +1,1 @@
+"""nodeagent: reload a NIC driver and put the node's SR-IOV configuration back, proven."""

@@ -1,0 +1,1 @@
+"""The NIC driver's life: built, compared, blacklisted, restarted."""
