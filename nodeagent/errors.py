@@ -112,7 +112,7 @@ class RestoreFailed(AgentError):
 
 
 class Stopped(AgentError):
-    """SIGTERM or SIGINT arrived: the work unwinds and the open snapshot stays for the next start."""
+    """SIGTERM or SIGINT arrived: the work unwinds, the open snapshot stays for the next start."""
 
     exit_code = 143
 

@@ -1,0 +1,410 @@
+"""The SR-IOV state of a node as a value.
+
+`NodeState` is what `observe()` returns, what a snapshot holds and what `plan()` takes twice: want
+and have are the same type. In every field `None` means "not known, not supported or not ours": it
+is never compared and never written.
+
+A device is identified by its devlink handle (bus and name, `pci/0000:01:00.0`), a VF by its PF and
+its index. Interface names are attributes like any other, never identity.
+
+Everything here is checked when it is made: a value of these types cannot hold an address that is
+not one, a name with a slash in it, or two VFs with one index. `ValueError` says what is wrong;
+`snapshot_from_json` turns that into a `DataError` which names the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from nodeagent.errors import DataError
+
+SCHEMA: Final = 1
+NO_DRIVER: Final = "none"
+LINK_STATES: Final = ("auto", "enable", "disable")
+VLAN_PROTOCOLS: Final = ("802.1Q", "802.1ad")
+U32: Final = 0xFFFFFFFF
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
+_DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+
+T = TypeVar("T")
+
+
+class Mac(str):
+    """An Ethernet address, lower case with colons: `02:11:22:33:44:50`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Mac:
+        lowered = text.lower()
+        if not _MAC.fullmatch(lowered):
+            raise ValueError(f"{text!r} is not an Ethernet address")
+        return super().__new__(cls, lowered)
+
+    @property
+    def is_zero(self) -> bool:
+        """All zero: no administrator has set this address (`IFLA_VF_MAC` of a fresh VF)."""
+        return self == "00:00:00:00:00:00"
+
+
+@dataclass(frozen=True, order=True)
+class DeviceHandle:
+    """The address of a device as devlink writes it: `pci/0000:01:00.0`, `netdevsim/netdevsim1`."""
+
+    bus: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _BUS.fullmatch(self.bus) or not _DEVICE.fullmatch(self.name):
+            raise ValueError(f"{self.bus!r}/{self.name!r} is not a device handle")
+
+    def __str__(self) -> str:
+        return f"{self.bus}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceHandle:
+        """`BUS/NAME`; ValueError for anything else."""
+        bus, slash, name = text.partition("/")
+        if not slash:
+            raise ValueError(f"{text!r} is not a device handle (BUS/NAME)")
+        return cls(bus, name)
+
+
+@dataclass(frozen=True)
+class Netdev:
+    """A network interface of a PF or a VF, in the host's network namespace.
+
+    `up` is the administrative state (IFF_UP), never the operational one.
+    """
+
+    name: str
+    mac: Mac | None
+    mtu: int | None
+    up: bool | None
+
+    def __post_init__(self) -> None:
+        check_interface_name(self.name)
+        _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
+
+
+@dataclass(frozen=True)
+class Vf:
+    """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
+
+    `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
+    people and for binding, never compared. `driver` is the name of the bound driver or `none`.
+    Rates are in Mbit/s, 0 for unlimited.
+    """
+
+    index: int
+    address: str | None = None
+    driver: str | None = None
+    admin_mac: Mac | None = None
+    vlan: int | None = None
+    qos: int | None = None
+    vlan_proto: str | None = None
+    trust: bool | None = None
+    spoofchk: bool | None = None
+    link_state: str | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    query_rss: bool | None = None
+    netdev: Netdev | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("index", self.index, 0, 0xFFFF)
+        _check_range("vlan", self.vlan, 0, 4095)
+        _check_range("qos", self.qos, 0, 7)
+        _check_range("min_tx_rate", self.min_tx_rate, 0, U32)
+        _check_range("max_tx_rate", self.max_tx_rate, 0, U32)
+        _check_one_of("vlan_proto", self.vlan_proto, VLAN_PROTOCOLS)
+        _check_one_of("link_state", self.link_state, LINK_STATES)
+        if self.address is not None and not _DEVICE.fullmatch(self.address):
+            raise ValueError(f"{self.address!r} is not a device address")
+        if self.driver is not None and not _DRIVER.fullmatch(self.driver):
+            raise ValueError(f"{self.driver!r} is not a driver name")
+
+
+VF_ATTRIBUTES: Final = (
+    "admin_mac",
+    "vlan",
+    "qos",
+    "vlan_proto",
+    "trust",
+    "spoofchk",
+    "link_state",
+    "min_tx_rate",
+    "max_tx_rate",
+    "query_rss",
+)
+"""The fields of `Vf` that its PF holds and that are written through the PF (`ip link … vf N …`)."""
+
+NETDEV_ATTRIBUTES: Final = ("name", "mac", "mtu", "up")
+
+
+@dataclass(frozen=True)
+class Pf:
+    """One physical function bound to the driver.
+
+    `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
+    `sriov_drivers_autoprobe` (netdevsim). `vfs` is sorted by index.
+    """
+
+    handle: DeviceHandle
+    numvfs: int | None = None
+    autoprobe: bool | None = None
+    netdev: Netdev | None = None
+    vfs: tuple[Vf, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_range("numvfs", self.numvfs, 0, 0xFFFF)
+        indexes = [vf.index for vf in self.vfs]
+        if indexes != sorted(set(indexes)):
+            raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")
+        if indexes and indexes[-1] >= (self.numvfs or 0):
+            raise ValueError(f"{self.handle}: VF {indexes[-1]} but numvfs is {self.numvfs}")
+
+    def vf(self, index: int) -> Vf | None:
+        """The VF with that index, or None."""
+        return next((vf for vf in self.vfs if vf.index == index), None)
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """Every PF bound to `driver`, sorted by handle, with its VFs."""
+
+    driver: str
+    pfs: tuple[Pf, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _DRIVER.fullmatch(self.driver):
+            raise ValueError(f"{self.driver!r} is not a driver name")
+        handles = [pf.handle for pf in self.pfs]
+        if handles != sorted(set(handles)):
+            raise ValueError("PF handles are not unique and sorted")
+        names = [netdev.name for netdev in self.netdevs()]
+        if len(names) != len(set(names)):
+            raise ValueError("two netdevs have one name")
+
+    def pf(self, handle: DeviceHandle) -> Pf | None:
+        """The PF with that handle, or None."""
+        return next((pf for pf in self.pfs if pf.handle == handle), None)
+
+    def netdevs(self) -> Iterable[Netdev]:
+        """Every netdev of every PF and VF."""
+        for pf in self.pfs:
+            if pf.netdev is not None:
+                yield pf.netdev
+            yield from (vf.netdev for vf in pf.vfs if vf.netdev is not None)
+
+    @property
+    def vf_count(self) -> int:
+        """How many VFs there are on all PFs."""
+        return sum(pf.numvfs or 0 for pf in self.pfs)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A `NodeState` on disk, with when and where it was taken.
+
+    `taken_at` is ISO 8601 in UTC; `machine_id` and `boot_id` are those of the host (machine-id(5),
+    /proc/sys/kernel/random/boot_id); `srcversions` are pairs of module and loaded srcversion.
+    """
+
+    taken_at: str
+    machine_id: str
+    boot_id: str
+    kernel: str
+    srcversions: tuple[tuple[str, str], ...]
+    state: NodeState
+
+
+def check_interface_name(name: str) -> str:
+    """The kernel's rule for interface names (dev_valid_name(), net/core/dev.c), or ValueError."""
+    if not 0 < len(name.encode()) < 16 or name in {".", ".."}:
+        raise ValueError(f"{name!r} is not an interface name")
+    if any(c in "/:" or c.isspace() or not c.isprintable() for c in name):
+        raise ValueError(f"{name!r} is not an interface name")
+    return name
+
+
+def _check_range(what: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{what} {value} is not within {low} and {high}")
+
+
+def _check_one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{what} {value!r} is none of {', '.join(allowed)}")
+
+
+# JSON, both ways. Fields that are None are left out, so that a reader sees only what is known.
+
+
+def to_plain(value: Any) -> Any:
+    """A value of this module as what `json` can write: dicts, lists, strings, numbers."""
+    if isinstance(value, DeviceHandle):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {name: to_plain(item) for name, item in items if item is not None}
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def snapshot_to_json(snapshot: Snapshot) -> str:
+    """The snapshot as people and programs read it: sorted keys, indented, one final newline."""
+    plain = to_plain(snapshot)
+    plain["srcversions"] = dict(snapshot.srcversions)
+    return json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n"
+
+
+def snapshot_from_json(text: str, source: str) -> Snapshot:
+    """The reverse of `snapshot_to_json`. DataError names `source` and what is wrong with it."""
+    try:
+        return _snapshot(json.loads(text))
+    except RecursionError:
+        raise DataError(f"{source} is not a snapshot: nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{source} is not a snapshot that this version can read: {error}",
+            hint="it is left as it is; `nodeagent snapshot` shows what the format looks like",
+        ) from error
+
+
+def _snapshot(plain: Any) -> Snapshot:
+    fields = _Fields("snapshot", plain)
+    schema = fields.take("schema", _integer)
+    if schema != SCHEMA:
+        raise ValueError(f"its schema is {schema}, this version reads and writes schema {SCHEMA}")
+    return fields.build(
+        Snapshot,
+        taken_at=fields.take("taken_at", _string),
+        machine_id=fields.take("machine_id", _string),
+        boot_id=fields.take("boot_id", _string),
+        kernel=fields.take("kernel", _string),
+        srcversions=fields.take("srcversions", _string_pairs),
+        state=fields.take("state", _node_state),
+    )
+
+
+def _node_state(plain: Any) -> NodeState:
+    fields = _Fields("state", plain)
+    return fields.build(
+        NodeState, driver=fields.take("driver", _string), pfs=fields.take("pfs", _tuple_of(_pf))
+    )
+
+
+def _pf(plain: Any) -> Pf:
+    fields = _Fields("PF", plain)
+    return fields.build(
+        Pf,
+        handle=DeviceHandle.parse(fields.take("handle", _string)),
+        numvfs=fields.maybe("numvfs", _integer),
+        autoprobe=fields.maybe("autoprobe", _boolean),
+        netdev=fields.maybe("netdev", _netdev),
+        vfs=fields.take("vfs", _tuple_of(_vf)),
+    )
+
+
+def _vf(plain: Any) -> Vf:
+    fields = _Fields("VF", plain)
+    return fields.build(
+        Vf,
+        index=fields.take("index", _integer),
+        address=fields.maybe("address", _string),
+        driver=fields.maybe("driver", _string),
+        admin_mac=fields.maybe("admin_mac", _mac),
+        vlan=fields.maybe("vlan", _integer),
+        qos=fields.maybe("qos", _integer),
+        vlan_proto=fields.maybe("vlan_proto", _string),
+        trust=fields.maybe("trust", _boolean),
+        spoofchk=fields.maybe("spoofchk", _boolean),
+        link_state=fields.maybe("link_state", _string),
+        min_tx_rate=fields.maybe("min_tx_rate", _integer),
+        max_tx_rate=fields.maybe("max_tx_rate", _integer),
+        query_rss=fields.maybe("query_rss", _boolean),
+        netdev=fields.maybe("netdev", _netdev),
+    )
+
+
+def _netdev(plain: Any) -> Netdev:
+    fields = _Fields("netdev", plain)
+    return fields.build(
+        Netdev,
+        name=fields.take("name", _string),
+        mac=fields.maybe("mac", _mac),
+        mtu=fields.maybe("mtu", _integer),
+        up=fields.maybe("up", _boolean),
+    )
+
+
+class _Fields:
+    """The members of one JSON object: each is taken once, by name and parser, and none is left."""
+
+    def __init__(self, what: str, plain: Any) -> None:
+        if not isinstance(plain, Mapping):
+            raise TypeError(f"{what} is not an object")
+        self.what = what
+        self.left = dict(plain)
+
+    def take(self, name: str, parse: Callable[[Any], T]) -> T:
+        if name not in self.left:
+            raise ValueError(f"{self.what} has no {name!r}")
+        return self._parsed(name, parse)
+
+    def maybe(self, name: str, parse: Callable[[Any], T]) -> T | None:
+        return self._parsed(name, parse) if name in self.left else None
+
+    def build(self, kind: Callable[..., T], **values: object) -> T:
+        if self.left:
+            raise ValueError(f"{self.what} has unknown members: {', '.join(sorted(self.left))}")
+        return kind(**values)
+
+    def _parsed(self, name: str, parse: Callable[[Any], T]) -> T:
+        try:
+            return parse(self.left.pop(name))
+        except TypeError as error:
+            raise TypeError(f"{name!r} of {self.what}: {error}") from None
+
+
+def _exactly(kind: type[T]) -> Callable[[Any], T]:
+    def parse(plain: Any) -> T:
+        # bool is a subclass of int: `type() is` keeps `true` out of numbers
+        if type(plain) is not kind:
+            raise TypeError(f"{plain!r} is not of type {kind.__name__}")
+        return plain
+
+    return parse
+
+
+_string = _exactly(str)
+_integer = _exactly(int)
+_boolean = _exactly(bool)
+
+
+def _mac(plain: Any) -> Mac:
+    return Mac(_string(plain))
+
+
+def _tuple_of(parse: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    def parse_all(plain: Any) -> tuple[T, ...]:
+        if not isinstance(plain, list):
+            raise TypeError(f"{plain!r} is not a list")
+        return tuple(parse(item) for item in plain)
+
+    return parse_all
+
+
+def _string_pairs(plain: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{plain!r} is not an object")
+    return tuple(sorted((_string(key), _string(value)) for key, value in plain.items()))
