@@ -99,13 +99,15 @@ class Vf:
     """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
 
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
-    people and for binding, never compared. `driver` is the name of the bound driver or `none`.
-    Rates are in Mbit/s, 0 for unlimited.
+    people and for binding, never compared. `driver` is the name of the bound driver or `none`;
+    `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
+    Mbit/s, 0 for unlimited.
     """
 
     index: int
     address: str | None = None
     driver: str | None = None
+    driver_override: str | None = None
     admin_mac: Mac | None = None
     vlan: int | None = None
     qos: int | None = None
@@ -128,8 +130,9 @@ class Vf:
         _check_one_of("link_state", self.link_state, LINK_STATES)
         if self.address is not None and not _DEVICE.fullmatch(self.address):
             raise ValueError(f"{self.address!r} is not a device address")
-        if self.driver is not None and not _DRIVER.fullmatch(self.driver):
-            raise ValueError(f"{self.driver!r} is not a driver name")
+        for driver in (self.driver, self.driver_override or None):
+            if driver is not None and not _DRIVER.fullmatch(driver):
+                raise ValueError(f"{driver!r} is not a driver name")
 
 
 VF_ATTRIBUTES: Final = (
@@ -322,6 +325,7 @@ def _vf(plain: Any) -> Vf:
         index=fields.take("index", _integer),
         address=fields.maybe("address", _string),
         driver=fields.maybe("driver", _string),
+        driver_override=fields.maybe("driver_override", _string),
         admin_mac=fields.maybe("admin_mac", _mac),
         vlan=fields.maybe("vlan", _integer),
         qos=fields.maybe("qos", _integer),

@@ -1,0 +1,139 @@
+"""What can be done to a node, one frozen dataclass an action, and the order in which it is done.
+
+An action is an *ensure*: whoever performs it looks first and leaves alone what is already so. That
+is how one plan serves a VF whose netdev does not exist yet when the plan is made.
+
+The order of the stages, and the kernel's reason for each, is the table `STAGES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.sriov.model import DeviceHandle, Mac
+
+STAGES: Final = (
+    # name, why it stands where it stands
+    ("bind PFs", "a PF without its driver has no sriov_numvfs to write (ENOENT)"),
+    ("remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"),
+    ("take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"),
+    ("free names", "two netdevs that swap names need a third name in between (EEXIST)"),
+    (
+        "prepare PFs",
+        "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
+    ),
+    ("hold probing", "a VF that is probed before its MAC is set makes one up"),
+    ("create VFs", "virtfnN links appear one by one while the write is still blocking"),
+    ("unbind VFs", "an admin MAC reaches a VF's netdev only when the VF is bound again"),
+    ("set VFs", "what the PF holds is in place before the VF's driver looks at it"),
+    ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
+    ("bind VFs", "each VF is probed once, and comes up right"),
+    ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
+    ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
+    (
+        "set VFs late",
+        "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
+    ),
+    ("finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"),
+)
+
+
+@dataclass(frozen=True)
+class BindPf:
+    """Ensure that a PF is bound to the driver (drivers_probe), and wait until it is."""
+
+    pf: DeviceHandle
+    driver: str
+
+
+@dataclass(frozen=True)
+class SetAutoprobe:
+    """Ensure the value of `sriov_drivers_autoprobe`."""
+
+    pf: DeviceHandle
+    on: bool
+
+
+@dataclass(frozen=True)
+class CreateVfs:
+    """Ensure `sriov_numvfs`; 0 removes all VFs. Done when every function is there."""
+
+    pf: DeviceHandle
+    count: int
+
+
+@dataclass(frozen=True)
+class SetVf:
+    """Ensure attributes of a VF that its PF holds. None: leave alone.
+
+    VLAN, QoS and protocol are one message to the kernel, so are both rates: they are given
+    together or not at all.
+    """
+
+    pf: DeviceHandle
+    index: int
+    admin_mac: Mac | None = None
+    vlan: int | None = None
+    qos: int | None = None
+    vlan_proto: str | None = None
+    trust: bool | None = None
+    spoofchk: bool | None = None
+    link_state: str | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    query_rss: bool | None = None
+
+
+@dataclass(frozen=True)
+class OverrideDriver:
+    """Ensure a VF's `driver_override`; "" clears it."""
+
+    pf: DeviceHandle
+    index: int
+    address: str
+    driver: str
+
+
+@dataclass(frozen=True)
+class UnbindVf:
+    """Ensure that a VF has no driver. `driver` is the one it is taken from."""
+
+    pf: DeviceHandle
+    index: int
+    address: str
+    driver: str
+
+
+@dataclass(frozen=True)
+class BindVf:
+    """Ensure that a VF is bound to `driver`; `override`: that its driver_override chooses it."""
+
+    pf: DeviceHandle
+    index: int
+    address: str
+    driver: str
+    override: bool = False
+
+
+@dataclass(frozen=True)
+class SetLink:
+    """Ensure attributes of a PF's (`index` None) or a VF's own netdev. None: leave alone."""
+
+    pf: DeviceHandle
+    index: int | None
+    name: str | None = None
+    mac: Mac | None = None
+    mtu: int | None = None
+    up: bool | None = None
+
+
+Action = BindPf | SetAutoprobe | CreateVfs | SetVf | OverrideDriver | UnbindVf | BindVf | SetLink
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Actions that may be performed in any order, after all those of the stages before."""
+
+    name: str
+    actions: tuple[Action, ...]

@@ -1,0 +1,107 @@
+"""Actions as lines that an engineer could paste into a root shell: ip(8), and echo into sysfs.
+
+Interface names are looked up in the state the node has, then in the one it shall have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from nodeagent.sriov.actions import (
+    Action,
+    BindPf,
+    BindVf,
+    CreateVfs,
+    OverrideDriver,
+    SetAutoprobe,
+    SetLink,
+    SetVf,
+    Stage,
+    UnbindVf,
+)
+from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Pf
+
+
+def lines(stages: Iterable[Stage], want: NodeState, have: NodeState) -> list[str]:
+    """The plan as lines for a root shell: `# stage` comments, ip(8), and echo into sysfs."""
+    text = []
+    for stage in stages:
+        text.append(f"# {stage.name}")
+        text.extend(line(action, want, have) for action in stage.actions)
+    return text
+
+
+def line(action: Action, want: NodeState, have: NodeState) -> str:
+    """One action as a shell line."""
+    bus, pf = f"/sys/bus/{action.pf.bus}", f"/sys/bus/{action.pf.bus}/devices/{action.pf.name}"
+    match action:
+        case BindPf():
+            text = f"echo {action.pf.name} > {bus}/drivers_probe"
+        case SetAutoprobe():
+            text = f"echo {int(action.on)} > {pf}/sriov_drivers_autoprobe"
+        case CreateVfs():
+            text = f"echo {action.count} > {pf}/sriov_numvfs"
+        case OverrideDriver():
+            text = f"echo {action.driver} > {pf}/virtfn{action.index}/driver_override"
+        case UnbindVf():
+            text = f"echo {action.address} > {bus}/drivers/{action.driver}/unbind"
+        case BindVf(override=True):
+            text = f"echo {action.address} > {bus}/drivers_probe"
+        case BindVf():
+            text = f"echo {action.address} > {bus}/drivers/{action.driver}/bind"
+        case SetVf():
+            name = _name(action.pf, None, have, want)
+            text = f"ip link set dev {name} vf {action.index} {' '.join(_vf_words(action))}"
+        case SetLink():
+            name = _name(action.pf, action.index, have, want)
+            text = f"ip link set dev {name} {' '.join(_link_words(action))}"
+    return text
+
+
+def _name(pf: DeviceHandle, index: int | None, *states: NodeState) -> str:
+    """The netdev's name in the first state that knows it, else its device's address."""
+    for state in states:
+        netdev = _netdev(state.pf(pf), index)
+        if netdev is not None:
+            return netdev.name
+    return str(pf) if index is None else f"{pf}/vf{index}"
+
+
+def _netdev(pf: Pf | None, index: int | None) -> Netdev | None:
+    if pf is None:
+        return None
+    if index is None:
+        return pf.netdev
+    vf = pf.vf(index)
+    return None if vf is None else vf.netdev
+
+
+def _vf_words(action: SetVf) -> Iterator[str]:
+    if action.admin_mac is not None:
+        yield f"mac {action.admin_mac}"
+    if action.vlan is not None:
+        yield f"vlan {action.vlan} qos {action.qos or 0}"
+        if action.vlan_proto is not None and action.vlan:
+            yield f"proto {action.vlan_proto}"
+    if action.min_tx_rate is not None:
+        yield f"min_tx_rate {action.min_tx_rate}"
+    if action.max_tx_rate is not None:
+        yield f"max_tx_rate {action.max_tx_rate}"
+    for word, flag in (("spoofchk", action.spoofchk), ("query_rss", action.query_rss)):
+        if flag is not None:
+            yield f"{word} {'on' if flag else 'off'}"
+    if action.link_state is not None:
+        yield f"state {action.link_state}"
+    if action.trust is not None:
+        yield f"trust {'on' if action.trust else 'off'}"
+
+
+def _link_words(action: SetLink) -> Iterator[str]:
+    if action.mac is not None:
+        yield f"address {action.mac}"
+    if action.mtu is not None:
+        yield f"mtu {action.mtu}"
+    if action.name is not None:
+        yield f"name {action.name}"
+    if action.up is not None:
+        yield "up" if action.up else "down"

@@ -1,0 +1,358 @@
+"""What has to be done to turn one `NodeState` into another, as a value.
+
+`plan(want, have)` is a pure function. It returns stages of actions: stages one after the other,
+the actions of a stage in any order (and in parallel, where they are sysfs writes that block). An
+empty plan means that nothing differs. Dry-run prints it, restore performs it, verify demands that
+it is empty, and resuming after a crash is calling it again.
+
+Order, and the kernel's reason for it, is the table `STAGES` of `nodeagent.sriov.actions`; how a
+plan is printed is `nodeagent.sriov.lines`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.sriov.actions import (
+    STAGES,
+    Action,
+    BindPf,
+    BindVf,
+    CreateVfs,
+    OverrideDriver,
+    SetAutoprobe,
+    SetLink,
+    SetVf,
+    Stage,
+    UnbindVf,
+)
+from nodeagent.sriov.model import (
+    NETDEV_ATTRIBUTES,
+    NO_DRIVER,
+    VF_ATTRIBUTES,
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Vf,
+)
+
+RATES: Final = ("min_tx_rate", "max_tx_rate")
+VLAN: Final = ("vlan", "qos", "vlan_proto")
+TEMPORARY_NAME: Final = "natmp"
+
+FRESH: Final = Vf(
+    index=0,
+    admin_mac=Mac("00:00:00:00:00:00"),
+    vlan=0,
+    qos=0,
+    vlan_proto="802.1Q",
+    trust=False,
+    link_state="auto",
+    min_tx_rate=0,
+    max_tx_rate=0,
+)
+"""What a VF has when it is made: what rtnl_fill_vfinfo() presets and every driver starts from.
+
+spoofchk (on with igb, off with netdevsim) and query_rss are the driver's choice: not assumed. Where
+a driver starts from something else, the next look at the node finds the difference.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One attribute that is not as wanted. Its text is the line that people see."""
+
+    target: str
+    attribute: str
+    want: object
+    have: object
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.attribute}: want {self.want}, have {self.have}"
+
+
+def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
+    """The stages that turn `have` into `want`; PFs that `want` does not name are left alone."""
+    found: dict[str, list[Action]] = {name: [] for name, _ in STAGES}
+    for pf in want.pfs:
+        for stage, action in _pf_actions(pf, have.pf(pf.handle), want.driver):
+            found[stage].append(action)
+    for stage, action in _freed_names(want, have):
+        found[stage].append(action)
+    return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
+
+
+def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
+    """Every attribute of `want` that `have` does not have, in the order of devices."""
+    return tuple(itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs))
+
+
+def after_reload(state: NodeState) -> NodeState:
+    """What an unload and load of the driver leaves of `state`: the PFs, down, with defaults.
+
+    1500 is the MTU of a fresh Ethernet device (ETH_DATA_LEN, alloc_etherdev). Autoprobe belongs to
+    the PCI device, not to the driver, and outlives it.
+    """
+    return dataclasses.replace(
+        state,
+        pfs=tuple(
+            dataclasses.replace(
+                pf,
+                numvfs=None if pf.numvfs is None else 0,
+                vfs=(),
+                netdev=pf.netdev and dataclasses.replace(pf.netdev, mtu=1500, up=False),
+            )
+            for pf in state.pfs
+        ),
+    )
+
+
+Step = tuple[str, Action]
+
+
+def _pf_actions(want: Pf, have: Pf | None, driver: str) -> Iterator[Step]:
+    if have is None:
+        yield "bind PFs", BindPf(want.handle, driver)
+        # nothing is known of it: it is treated as a device that was never touched
+        have = Pf(
+            want.handle,
+            numvfs=None if want.numvfs is None else 0,
+            autoprobe=None if want.autoprobe is None else True,
+        )
+    creates = _must_create(want, have)
+    if creates and have.numvfs:
+        yield "remove VFs", CreateVfs(want.handle, 0)
+    if creates and want.numvfs:
+        yield "create VFs", CreateVfs(want.handle, want.numvfs)
+    present = () if creates else have.vfs
+    vf_steps = [
+        step
+        for vf in want.vfs
+        for step in _vf_actions(
+            want.handle, vf, next((known for known in present if known.index == vf.index), None)
+        )
+    ]
+    yield from _autoprobe(want, have, creates, vf_steps)
+    yield from _pf_link(want, have, vf_steps)
+    yield from vf_steps
+
+
+def _must_create(want: Pf, have: Pf) -> bool:
+    """Whether the VFs have to be made (anew): another number, or a function that is not there."""
+    if want.numvfs is None:
+        return False
+    if want.numvfs != have.numvfs:
+        return True
+    return any(have.vf(vf.index) is None for vf in want.vfs)
+
+
+def _autoprobe(want: Pf, have: Pf, creates: bool, vf_steps: list[Step]) -> Iterator[Step]:
+    if have.autoprobe is None:
+        return
+    now = have.autoprobe
+    if creates and want.numvfs and now:
+        yield "hold probing", SetAutoprobe(want.handle, False)
+        now = False
+    if not now and any(isinstance(a, BindVf) and not a.override for _, a in vf_steps):
+        yield "allow probing", SetAutoprobe(want.handle, True)
+        now = True
+    wanted = have.autoprobe if want.autoprobe is None else want.autoprobe
+    if now != wanted:
+        yield "put autoprobe back", SetAutoprobe(want.handle, wanted)
+
+
+def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
+    """A PF is up while VFs are bound and set, and its MTU is never lowered before theirs."""
+    if want.netdev is None:
+        return
+    first = _link_changes(want.netdev, have.netdev)
+    last: dict[str, object] = {}
+    lowers = have.netdev is not None and (have.netdev.mtu or 0) > (want.netdev.mtu or 0)
+    if "mtu" in first and lowers:
+        last["mtu"] = first.pop("mtu")
+    if want.netdev.up is False and vf_steps:
+        last["up"] = False
+        first["up"] = True
+    if have.netdev is not None and have.netdev.up and first.get("up") and not _disturbs(first):
+        del first["up"]
+    if first:
+        yield "prepare PFs", SetLink(want.handle, None, **first)  # type: ignore[arg-type] # by name
+    if last:
+        yield "finish PFs", SetLink(want.handle, None, **last)  # type: ignore[arg-type] # by name
+
+
+def _vf_actions(pf: DeviceHandle, want: Vf, have: Vf | None) -> Iterator[Step]:
+    changes = _vf_changes(want, have)
+    binds, unbinds = _binding(want, have)
+    address = want.address or (have and have.address) or ""
+    if unbinds and have is not None and have.driver is not None:
+        yield "unbind VFs", UnbindVf(pf, want.index, address, have.driver)
+    late: dict[str, object] = {name: changes.pop(name) for name in RATES if name in changes}
+    if binds and _keeps_another_mac(want) and want.netdev is not None:
+        late["admin_mac"] = want.admin_mac
+        changes["admin_mac"] = want.netdev.mac
+    if changes:
+        yield "set VFs", SetVf(pf, want.index, **changes)  # type: ignore[arg-type] # by name
+    if late:
+        yield "set VFs late", SetVf(pf, want.index, **late)  # type: ignore[arg-type] # by name
+    override = want.driver_override
+    if override is not None and override != (have.driver_override if have else ""):
+        yield "set VFs", OverrideDriver(pf, want.index, address, override)
+    if binds and want.driver is not None:
+        yield "bind VFs", BindVf(pf, want.index, address, want.driver, bool(override))
+    if want.netdev is not None:
+        known = None if have is None or binds else have.netdev
+        link = _link_changes(want.netdev, known)
+        if link:
+            yield "set VF netdevs", SetLink(pf, want.index, **link)  # type: ignore[arg-type] # by name
+
+
+def _binding(want: Vf, have: Vf | None) -> tuple[bool, bool]:
+    """Whether the VF must be bound, and whether it must be unbound first."""
+    has = have.driver if have is not None else NO_DRIVER
+    if want.driver is None or has is None:
+        return False, False
+    bound = has != NO_DRIVER
+    if want.driver != has:
+        return want.driver != NO_DRIVER, bound
+    # the right driver, but its netdev came up with another MAC than the PF's admin MAC gives it
+    stale = bound and have is not None and _needs_another_bind(want, have)
+    return stale, stale
+
+
+def _needs_another_bind(want: Vf, have: Vf) -> bool:
+    """An admin MAC reaches the netdev at bind only, and igb then refuses the VF any other one."""
+    own, now = _mac_of(want), _mac_of(have)
+    if own is None or now is None or own == now:
+        return False
+    return want.admin_mac is not None and not want.admin_mac.is_zero
+
+
+def _mac_of(vf: Vf) -> Mac | None:
+    return vf.netdev.mac if vf.netdev is not None else None
+
+
+def _keeps_another_mac(want: Vf) -> bool:
+    """A VF that had its own MAC before an administrator set another one, and was not bound since.
+
+    Once an admin MAC is set, igb refuses the VF another one (EADDRNOTAVAIL), so such a VF is bound
+    with its own MAC as the admin MAC, and the real admin MAC follows.
+    """
+    own = _mac_of(want)
+    if own is None or want.admin_mac is None or want.admin_mac.is_zero:
+        return False
+    return own != want.admin_mac
+
+
+def _vf_changes(want: Vf, have: Vf | None) -> dict[str, object]:
+    """The attributes held by the PF that differ; `have` is None for a VF yet to be created."""
+    have = have or FRESH
+    changes = {
+        name: getattr(want, name)
+        for name in VF_ATTRIBUTES
+        if getattr(want, name) is not None and getattr(want, name) != getattr(have, name)
+    }
+    for together in (VLAN, RATES):
+        if any(name in changes for name in together):
+            known = ((name, _either(want, have, name)) for name in together)
+            changes.update({name: value for name, value in known if value is not None})
+    return changes
+
+
+def _either(want: Vf, have: Vf, name: str) -> object:
+    value = getattr(want, name)
+    return getattr(have, name) if value is None else value
+
+
+def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, object]:
+    changes = {
+        name: getattr(want, name)
+        for name in NETDEV_ATTRIBUTES
+        if getattr(want, name) is not None
+        and (have is None or getattr(want, name) != getattr(have, name))
+    }
+    if have is not None and have.up and want.up and _disturbs(changes):
+        changes["up"] = True
+    return changes
+
+
+def _disturbs(changes: dict[str, object]) -> bool:
+    """Whether the link has to be down for these changes."""
+    return "name" in changes or "mac" in changes
+
+
+def _freed_names(want: NodeState, have: NodeState) -> Iterator[Step]:
+    """Links that go down to be changed, and names that are taken from one for another of ours."""
+    wanted_names = {netdev.name for netdev in want.netdevs()}
+    taken = wanted_names | {netdev.name for netdev in have.netdevs()}
+    spare = (f"{TEMPORARY_NAME}{n}" for n in itertools.count())
+    spare_names = (name for name in spare if name not in taken)
+    for pf in want.pfs:
+        for index, wanted, now, stays in _netdev_pairs(pf, have.pf(pf.handle)):
+            in_the_way = now.name in wanted_names and now.name != wanted.name
+            if now.up and (in_the_way or (stays and _disturbs(_link_changes(wanted, now)))):
+                yield "take links down", SetLink(pf.handle, index, up=False)
+            if in_the_way:
+                yield "free names", SetLink(pf.handle, index, name=next(spare_names))
+
+
+def _netdev_pairs(want: Pf, have: Pf | None) -> Iterator[tuple[int | None, Netdev, Netdev, bool]]:
+    """The netdevs of a PF that are wanted and are there: index, wanted, now, and whether it stays.
+
+    A netdev does not stay when its VF is bound anew.
+    """
+    if have is None:
+        return
+    if want.netdev is not None and have.netdev is not None:
+        yield None, want.netdev, have.netdev, True
+    if _must_create(want, have):
+        return
+    for vf in want.vfs:
+        now = have.vf(vf.index)
+        if now is not None and vf.netdev is not None and now.netdev is not None:
+            yield vf.index, vf.netdev, now.netdev, _binding(vf, now) == (False, False)
+
+
+def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
+    target = str(want.handle)
+    have = state.pf(want.handle)
+    if have is None:
+        yield Difference(target, "driver", state.driver, "not bound, or no such device")
+        return
+    for name in ("numvfs", "autoprobe"):
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    yield from _netdev_differences(target, want.netdev, have.netdev)
+    for vf in want.vfs:
+        yield from _vf_differences(f"{target} vf {vf.index}", vf, have.vf(vf.index))
+
+
+def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
+    if have is None:
+        yield Difference(target, "function", "present", "missing")
+        return
+    for name in ("driver", "driver_override", *VF_ATTRIBUTES):
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    yield from _netdev_differences(target, want.netdev, have.netdev)
+
+
+def _netdev_differences(
+    target: str, want: Netdev | None, have: Netdev | None
+) -> Iterator[Difference]:
+    if want is None:
+        return
+    if have is None:
+        yield Difference(target, "netdev", want.name, "missing")
+        return
+    for name in NETDEV_ATTRIBUTES:
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+
+
+def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
+    if want is not None and want != have:
+        yield Difference(target, attribute, want, "unknown" if have is None else have)

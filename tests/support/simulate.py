@@ -1,0 +1,181 @@
+"""A node of values: performs a plan on a `NodeState` and refuses what the kernel would refuse.
+
+Every refusal here is one that was seen in the lab or stands in the kernel's source; it raises
+`Refused`, which no plan may ever cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from nodeagent.sriov.actions import (
+    Action,
+    BindPf,
+    BindVf,
+    CreateVfs,
+    OverrideDriver,
+    SetAutoprobe,
+    SetLink,
+    SetVf,
+    Stage,
+    UnbindVf,
+)
+from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.plan import FRESH
+
+ZERO = Mac("00:00:00:00:00:00")
+
+
+class Refused(AssertionError):
+    """The kernel would have said no."""
+
+
+def simulate(state: NodeState, stages: Iterable[Stage]) -> NodeState:
+    """`state` after every action of every stage."""
+    for stage in stages:
+        for action in stage.actions:
+            state = perform(state, action)
+    return state
+
+
+def perform(state: NodeState, action: Action) -> NodeState:
+    """`state` after one action."""
+    if isinstance(action, BindPf):
+        if state.pf(action.pf) is not None:
+            return state
+        pfs = (*state.pfs, Pf(action.pf, 0, True, _fresh_netdev(state, 0)))
+        return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
+    pf = state.pf(action.pf)
+    if pf is None:
+        raise Refused(f"no {action.pf}")
+    return _with_pf(state, _perform_on_pf(state, pf, action))
+
+
+def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
+    match action:
+        case SetAutoprobe():
+            if pf.autoprobe is None:
+                raise Refused("no sriov_drivers_autoprobe")
+            return dataclasses.replace(pf, autoprobe=action.on)
+        case CreateVfs():
+            return _create(state, pf, action.count)
+        case SetVf():
+            return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
+        case OverrideDriver():
+            vf = _vf(pf, action.index)
+            return _with_vf(pf, dataclasses.replace(vf, driver_override=action.driver))
+        case UnbindVf():
+            vf = _vf(pf, action.index)
+            if vf.driver != action.driver:
+                raise Refused(f"vf {vf.index} is bound to {vf.driver}, not {action.driver}")
+            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, netdev=None))
+        case BindVf():
+            return _with_vf(pf, _bind(state, pf, _vf(pf, action.index), action.driver))
+        case SetLink():
+            return _set_link(state, pf, action)
+    raise AssertionError(action)
+
+
+def _create(state: NodeState, pf: Pf, count: int) -> Pf:
+    if pf.numvfs is None:
+        raise Refused("no SR-IOV")
+    if count == pf.numvfs:
+        return pf
+    if count and pf.numvfs:
+        raise Refused(f"EBUSY: numvfs {pf.numvfs} -> {count}")
+    if count and pf.autoprobe:
+        raise Refused("VFs created while probing is on: they would be probed twice")
+    is_device = pf.handle.bus == "pci"
+    vfs = tuple(
+        dataclasses.replace(
+            FRESH,
+            index=index,
+            address=f"{pf.handle.name[:-1]}{index}" if is_device else None,
+            driver=NO_DRIVER if is_device else None,
+            driver_override="" if is_device else None,
+            spoofchk=True,
+            query_rss=None,
+        )
+        for index in range(count)
+    )
+    return dataclasses.replace(pf, numvfs=count, vfs=vfs)
+
+
+def _set_vf(vf: Vf, action: SetVf) -> Vf:
+    fields = {f.name: getattr(action, f.name) for f in dataclasses.fields(action)}
+    del fields["pf"], fields["index"]
+    return dataclasses.replace(vf, **{k: v for k, v in fields.items() if v is not None})
+
+
+def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
+    if vf.driver != NO_DRIVER:
+        raise Refused(f"vf {vf.index} is bound already")
+    if not pf.autoprobe and not vf.driver_override:
+        raise Refused("ENODEV: sriov_drivers_autoprobe is 0")
+    if vf.driver_override not in {"", driver, None}:
+        raise Refused(f"ENODEV: driver_override is {vf.driver_override}")
+    if driver != state.driver:
+        return dataclasses.replace(vf, driver=driver)
+    if pf.netdev is not None and not pf.netdev.up:
+        raise Refused("the VF would come up without its MAC: its PF is down")
+    netdev = _fresh_netdev(state, vf.index)
+    if vf.admin_mac is not None and not vf.admin_mac.is_zero:
+        netdev = dataclasses.replace(netdev, mac=vf.admin_mac)
+    return dataclasses.replace(vf, driver=driver, netdev=netdev)
+
+
+def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
+    vf = None if action.index is None else _vf(pf, action.index)
+    netdev = pf.netdev if vf is None else vf.netdev
+    if netdev is None:
+        raise Refused(f"{action}: no netdev")
+    disturbs = action.mac not in {None, netdev.mac} or action.name not in {None, netdev.name}
+    if disturbs and netdev.up:
+        raise Refused(f"{action}: EBUSY, the link is up")
+    taken = {other.name for other in state.netdevs()} - {netdev.name}
+    if action.name in taken:
+        raise Refused(f"{action}: EEXIST")
+    wrong_mac = vf is not None and action.mac not in {None, vf.admin_mac, netdev.mac}
+    if wrong_mac and vf is not None and vf.admin_mac is not None and not vf.admin_mac.is_zero:
+        raise Refused(f"{action}: EADDRNOTAVAIL, the administrator has set {vf.admin_mac}")
+    if vf is not None and action.mtu and pf.netdev and action.mtu > (pf.netdev.mtu or 0):
+        raise Refused(f"{action}: the PF's MTU is {pf.netdev.mtu}")
+    changes = {
+        name: getattr(action, name)
+        for name in ("name", "mac", "mtu", "up")
+        if getattr(action, name) is not None
+    }
+    netdev = dataclasses.replace(netdev, **changes)
+    if vf is None:
+        return dataclasses.replace(pf, netdev=netdev)
+    return _with_vf(pf, dataclasses.replace(vf, netdev=netdev))
+
+
+def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
+    taken = {netdev.name for netdev in state.netdevs()}
+    name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
+    return Netdev(name, Mac(f"06:00:00:00:00:{seed % 256:02x}"), 1500, False)
+
+
+def _vf(pf: Pf, index: int) -> Vf:
+    vf = pf.vf(index)
+    if vf is None:
+        raise Refused(f"{pf.handle} has no vf {index}")
+    return vf
+
+
+def _with_vf(pf: Pf, vf: Vf) -> Pf:
+    return dataclasses.replace(
+        pf, vfs=tuple(vf if old.index == vf.index else old for old in pf.vfs)
+    )
+
+
+def _with_pf(state: NodeState, pf: Pf) -> NodeState:
+    pfs = tuple(pf if old.handle == pf.handle else old for old in state.pfs)
+    return dataclasses.replace(state, pfs=pfs)
+
+
+def without(state: NodeState, handle: DeviceHandle) -> NodeState:
+    """`state` with that PF gone."""
+    return dataclasses.replace(state, pfs=tuple(pf for pf in state.pfs if pf.handle != handle))

@@ -1,0 +1,155 @@
+"""Hypothesis strategies for nodes: every state that a real node can be in, and a little more."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import strategies as st
+
+from nodeagent.sriov.model import (
+    LINK_STATES,
+    NO_DRIVER,
+    VLAN_PROTOCOLS,
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Vf,
+)
+
+DRIVER = "mlx5_core"
+ZERO = Mac("00:00:00:00:00:00")
+
+macs = st.integers(0, 2**32 - 1).map(
+    lambda n: Mac("02:00:" + ":".join(f"{n:08x}"[i : i + 2] for i in (0, 2, 4, 6)))
+)
+# not the names that the kernel itself gives (ethN): such a clash is for the second look
+names = st.from_regex(r"[a-df-z][a-z0-9]{0,8}", fullmatch=True)
+mtus = st.sampled_from((576, 1400, 1500, 4000, 9000))
+
+
+@st.composite
+def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
+    driver = draw(st.sampled_from((DRIVER, DRIVER, DRIVER, NO_DRIVER, "vfio-pci")))
+    admin = draw(st.one_of(st.just(ZERO), macs))
+    own = draw(st.one_of(st.just(admin), macs)) if not admin.is_zero else draw(macs)
+    netdev = None
+    if driver == DRIVER and draw(st.integers(0, 9)) != 0:
+        mtu = min(draw(mtus), pf_mtu)
+        netdev = Netdev(f"vf{index}", own, mtu, draw(st.booleans()))
+    vlan = draw(st.sampled_from((0, 100, 4094)))
+    return Vf(
+        index=index,
+        address=f"0000:00:00.{index}",
+        driver=driver,
+        driver_override=driver if driver == "vfio-pci" else "",
+        admin_mac=admin,
+        vlan=vlan,
+        qos=draw(st.integers(0, 7)) if vlan else 0,
+        vlan_proto=draw(st.sampled_from(VLAN_PROTOCOLS)) if vlan else "802.1Q",
+        trust=draw(st.booleans()),
+        spoofchk=draw(st.booleans()),
+        link_state=draw(st.sampled_from(LINK_STATES)),
+        min_tx_rate=draw(st.sampled_from((0, 10))),
+        max_tx_rate=draw(st.sampled_from((0, 100))),
+        query_rss=draw(st.sampled_from((None, None))),
+        netdev=netdev,
+    )
+
+
+@st.composite
+def pfs(draw: st.DrawFn, number: int) -> Pf:
+    mtu = draw(mtus)
+    numvfs = draw(st.integers(0, 4))
+    return Pf(
+        handle=DeviceHandle("pci", f"0000:{number:02x}:00.0"),
+        numvfs=numvfs,
+        autoprobe=draw(st.booleans()),
+        netdev=Netdev(f"pf{number}", Mac(f"52:54:00:00:00:{number:02x}"), mtu, draw(st.booleans())),
+        vfs=tuple(draw(vfs(index, mtu)) for index in range(numvfs)),
+    )
+
+
+@st.composite
+def states(draw: st.DrawFn, max_pfs: int = 2) -> NodeState:
+    count = draw(st.integers(0, max_pfs))
+    state = NodeState(DRIVER, ())
+    made = tuple(draw(pfs(number + 1)) for number in range(count))
+    unnamed = sum(1 for pf in made for vf in pf.vfs if vf.netdev is not None) + count
+    chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
+    return dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
+
+
+def _renamed(pf: Pf, chosen: object) -> Pf:
+    def rename(netdev: Netdev | None) -> Netdev | None:
+        if netdev is None:
+            return None
+        return dataclasses.replace(netdev, name=next(chosen))  # type: ignore[call-overload] # an iterator
+
+    return dataclasses.replace(
+        pf,
+        netdev=rename(pf.netdev),
+        vfs=tuple(dataclasses.replace(vf, netdev=rename(vf.netdev)) for vf in pf.vfs),
+    )
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
+    """Want and have of one node: the same PFs, any VFs, sometimes with each other's names."""
+    want = draw(states())
+    if draw(st.booleans()):
+        return want, _visible(draw(disturbed(want)))
+    other = draw(states())
+    have = tuple(
+        dataclasses.replace(known, handle=pf.handle)
+        for pf, known in zip(want.pfs, other.pfs, strict=False)
+    )
+    return want, _visible(dataclasses.replace(want, pfs=have))
+
+
+def _visible(state: NodeState) -> NodeState:
+    """No VF that is bound but whose netdev is away: only time, and no action, brings that back."""
+    return dataclasses.replace(
+        state,
+        pfs=tuple(
+            dataclasses.replace(
+                pf,
+                vfs=tuple(
+                    dataclasses.replace(vf, driver=NO_DRIVER)
+                    if vf.driver == DRIVER and vf.netdev is None
+                    else vf
+                    for vf in pf.vfs
+                ),
+            )
+            for pf in state.pfs
+        ),
+    )
+
+
+@st.composite
+def disturbed(draw: st.DrawFn, state: NodeState) -> NodeState:
+    """The same node after a few things were changed by hand: names shuffled, VFs altered."""
+    netdevs = list(state.netdevs())
+    order = draw(st.permutations([netdev.name for netdev in netdevs]))
+    chosen = iter(order)
+    shuffled = tuple(_renamed(pf, chosen) for pf in state.pfs)
+    return dataclasses.replace(
+        state, pfs=tuple(draw(_disturbed_pf(pf)) for pf in shuffled if draw(st.integers(0, 9)))
+    )
+
+
+@st.composite
+def _disturbed_pf(draw: st.DrawFn, pf: Pf) -> Pf:
+    if draw(st.booleans()):
+        return pf
+    mtu = pf.netdev.mtu or 1500 if pf.netdev else 1500
+    replaced = []
+    for vf in pf.vfs:
+        fresh = draw(vfs(vf.index, mtu))
+        netdev = None
+        if fresh.netdev is not None:
+            name = vf.netdev.name if vf.netdev is not None else None
+            netdev = dataclasses.replace(fresh.netdev, name=name) if name else None
+        replaced.append(dataclasses.replace(fresh, netdev=netdev))
+    return dataclasses.replace(pf, autoprobe=draw(st.booleans()), vfs=tuple(replaced))
