@@ -1,0 +1,267 @@
+"""Every setting of nodeagent, field by field: its variable, its parser, its default, its unit, why.
+
+`Settings` is the one table: a row is a field. Names without a prefix, in the driver container's own
+style, so that an operator's `env:` list carries both kinds. A variable that is set but empty counts
+as not set, which is what an empty `value:` in a pod's manifest means.
+`load()` is the only reader of os.environ.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from nodeagent.errors import ConfigError
+
+MODES: Final = ("sources", "precompiled")
+LONGEST: Final = 604800.0
+"""A week, in seconds: a deadline beyond it is a slip of the pen, not a wish."""
+
+_TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MODULE = re.compile(r"[A-Za-z0-9_-]{1,55}")
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+T = TypeVar("T")
+
+
+def boolean(text: str) -> bool:
+    """What Go's strconv.ParseBool accepts, since operators write their manifests for that."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("true or false (also 1, t, T, TRUE, True; 0, f, F, FALSE, False)")
+
+
+def seconds(text: str) -> float:
+    """A deadline: seconds as a plain number, more than 0 and at most a week."""
+    if _SECONDS.fullmatch(text) and 0 < float(text) <= LONGEST:
+        return float(text)
+    raise ValueError(f"seconds as a plain number, more than 0 and at most {LONGEST:.0f} (a week)")
+
+
+def absolute_path(text: str) -> Path:
+    """An absolute path of printable characters that does not climb (`..`)."""
+    path = Path(text)
+    if text.isprintable() and path.is_absolute() and ".." not in path.parts:
+        return path
+    raise ValueError("an absolute path of printable characters, without '..'")
+
+
+def file_path(text: str) -> Path:
+    """An absolute path that can be a file: anything but `/` itself."""
+    path = absolute_path(text)
+    if path.name:
+        return path
+    raise ValueError("an absolute path of a file, without '..'")
+
+
+def module_name(text: str) -> str:
+    """The name of a kernel module: what modprobe(8) takes and a modprobe.d line can hold."""
+    if _MODULE.fullmatch(text):
+        return text
+    raise ValueError("the name of a kernel module: letters, digits, '_' and '-'")
+
+
+def module_names(text: str) -> tuple[str, ...]:
+    """Module names with colons between them: `mlx5_core:mlx5_ib`."""
+    try:
+        return tuple(module_name(name) for name in text.split(":"))
+    except ValueError:
+        raise ValueError("names of kernel modules with ':' between them") from None
+
+
+def version(text: str) -> str:
+    """A driver version: it becomes part of file names (the toolkit's done flag)."""
+    if _VERSION.fullmatch(text):
+        return text
+    raise ValueError(
+        "a version: letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'"
+    )
+
+
+def present(text: str) -> bool:
+    """True for any text: a variable that only has to be there (NO_COLOR)."""
+    return text != ""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row: a field's name in the environment, its default as text there, unit and reason."""
+
+    name: str
+    parse: Callable[[str], object]
+    default: str | None
+    unit: str
+    reason: str
+
+
+def variable(
+    name: str, parse: Callable[[str], T], default: str | None, reason: str, *, unit: str = ""
+) -> T:
+    """A field of `Settings` with its row; the default goes through the same parser."""
+    row = Variable(name, parse, default, unit, reason)
+    value = None if default is None else parse(default)
+    return cast(T, field(default=cast(Any, value), metadata={"variable": row}))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings, parsed once at the edge: whoever holds one holds valid values."""
+
+    nic_driver_ver: str | None = variable(
+        "NVIDIA_NIC_DRIVER_VER",
+        version,
+        None,
+        "the driver version this node should run; names the toolkit's done flag; `run` needs it",
+    )
+    nic_driver_path: Path | None = variable(
+        "NVIDIA_NIC_DRIVER_PATH",
+        absolute_path,
+        None,
+        "where the driver's sources are; needed in sources mode",
+    )
+    nic_container_ver: str | None = variable(
+        "NVIDIA_NIC_CONTAINER_VER", version, None, "the driver container's version, for the log"
+    )
+    dtk_build: bool = variable(
+        "DTK_OCP_DRIVER_BUILD",
+        boolean,
+        "false",
+        "the OpenShift Driver Toolkit sidecar compiles the driver; wait for its done flag",
+    )
+    dtk_shared_dir: Path = variable(
+        "DTK_OCP_NIC_SHARED_DIR",
+        absolute_path,
+        "/mnt/shared-nvidia-nic-driver-toolkit",
+        "the directory shared with that sidecar; below it one directory a kernel",
+    )
+    blacklist_file: Path = variable(
+        "OFED_BLACKLIST_MODULES_FILE",
+        file_path,
+        "/host/etc/modprobe.d/blacklist-ofed-modules.conf",
+        "keeps the host from loading its own modules while the driver is away",
+    )
+    blacklist_modules: tuple[str, ...] = variable(
+        "OFED_BLACKLIST_MODULES",
+        module_names,
+        "mlx5_core:mlx5_ib:ib_umad:ib_uverbs:ib_ipoib:rdma_cm:rdma_ucm:ib_core:ib_cm",
+        "the modules that file names",
+        unit="colon-separated",
+    )
+    enable_nfsrdma: bool = variable(
+        "ENABLE_NFSRDMA", boolean, "false", "nvme_rdma and rpcrdma belong to the driver too"
+    )
+    ready_path: Path = variable(
+        "DRIVER_READY_PATH",
+        file_path,
+        "/run/mellanox/drivers/.driver-ready",
+        "exists only while the node is proven to be as it was; others wait for it",
+    )
+    lock_path: Path = variable(
+        "LOCK_FILE_PATH",
+        file_path,
+        "/run/mellanox/drivers/.lock",
+        "one driver container a node: a second one exits",
+    )
+    state_dir: Path = variable(
+        "STATE_DIR",
+        file_path,
+        "/run/mellanox/drivers/.nodeagent",
+        "snapshot and journal; the default outlives the container, a hostPath a reboot too",
+    )
+    driver_module: str = variable(
+        "DRIVER_MODULE", module_name, "mlx5_core", "the PFs bound to this driver are ours"
+    )
+    driver_root: Path = variable(
+        "DRIVER_ROOT", absolute_path, "/", "where modinfo and openibd look, for a sidecar"
+    )
+    vf_timeout: float = variable(
+        "VF_TIMEOUT",
+        seconds,
+        "120",
+        "until every VF has its driver and its netdev, and udev has finished with it",
+        unit="s",
+    )
+    pf_timeout: float = variable(
+        "PF_TIMEOUT", seconds, "120", "until every PF is back after the restart", unit="s"
+    )
+    build_timeout: float = variable(
+        "BUILD_TIMEOUT", seconds, "3600", "until the toolkit's done flag exists", unit="s"
+    )
+    restart_timeout: float = variable(
+        "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
+    )
+    bind_delay_sec: str | None = variable(
+        "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"
+    )
+    no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """Parse every variable of the table; ConfigError names variable, value and what is allowed.
+
+        Variables that are not in the table are not looked at.
+        """
+        given: dict[str, Any] = {}
+        for attribute, row in rows():
+            text = environ.get(row.name, "")
+            if text:
+                given[attribute] = _parsed(row, text)
+        settings = cls(**given)
+        settings._check_paths()
+        return settings
+
+    def check_mode(self, mode: str, *, whole_life: bool) -> None:
+        """ConfigError when `mode` lacks a variable it needs. `whole_life`: this is `nodeagent run`.
+
+        `run` takes the driver container's place and asks for the version as that does; a reload by
+        hand of what is installed needs to know no version.
+        """
+        if mode not in MODES:
+            raise ConfigError(f"the mode is {mode!r}; allowed are {' and '.join(MODES)}")
+        if self.nic_driver_ver is None and (whole_life or mode == "sources"):
+            raise ConfigError(
+                "NVIDIA_NIC_DRIVER_VER is not set; it says which driver version this node runs",
+                hint="set it in the pod's environment, for example 25.07-0.9.7.0",
+            )
+        if self.nic_driver_path is None and mode == "sources":
+            raise ConfigError(
+                "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it says where the sources are",
+                hint="set it in the pod's environment, or use precompiled",
+            )
+
+    def _check_paths(self) -> None:
+        """The flag, the lock, the blacklist and the state must not be one and the same file."""
+        seen: dict[Path, str] = {}
+        for attribute, row in rows():
+            if attribute not in {"ready_path", "lock_path", "state_dir", "blacklist_file"}:
+                continue
+            path: Path = getattr(self, attribute)
+            if path in seen:
+                raise ConfigError(f"{row.name} and {seen[path]} are the same path, {path}")
+            seen[path] = row.name
+
+
+def rows() -> tuple[tuple[str, Variable], ...]:
+    """Pairs of field name and row, in the order of the table."""
+    return tuple((each.name, each.metadata["variable"]) for each in fields(Settings))
+
+
+def load() -> Settings:
+    """The settings of this process. The only reader of os.environ."""
+    return Settings.from_environment(os.environ)
+
+
+def _parsed(row: Variable, text: str) -> object:
+    try:
+        return row.parse(text)
+    except ValueError as error:
+        shown = ascii(text if len(text) <= 80 else text[:77] + "...")
+        raise ConfigError(f"{row.name} is {shown}; allowed: {error}") from None

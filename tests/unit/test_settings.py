@@ -1,0 +1,150 @@
+"""Settings: every variable parsed once, and nothing but Settings or ConfigError comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nodeagent.errors import ConfigError
+from nodeagent.settings import Settings, load, rows
+
+NAMES = [row.name for _, row in rows()]
+
+
+def test_defaults_are_those_of_the_driver_container() -> None:
+    settings = Settings.from_environment({})
+    assert settings.ready_path == Path("/run/mellanox/drivers/.driver-ready")
+    assert settings.lock_path == Path("/run/mellanox/drivers/.lock")
+    assert settings.state_dir == Path("/run/mellanox/drivers/.nodeagent")
+    assert settings.driver_module == "mlx5_core"
+    assert settings.blacklist_modules[:2] == ("mlx5_core", "mlx5_ib")
+    assert (settings.vf_timeout, settings.build_timeout) == (120.0, 3600.0)
+    assert settings.dtk_build is False
+    assert settings.no_color is False
+    assert settings == Settings()
+
+
+def test_every_row_says_why() -> None:
+    assert all(row.reason for _, row in rows())
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_booleans_are_those_of_go(text: str) -> None:
+    assert Settings.from_environment({"DTK_OCP_DRIVER_BUILD": text}).dtk_build is True
+
+
+@pytest.mark.parametrize("text", ["0", "f", "F", "FALSE", "false", "False"])
+def test_false_booleans_are_those_of_go(text: str) -> None:
+    assert Settings.from_environment({"ENABLE_NFSRDMA": text}).enable_nfsrdma is False
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_set_but_empty_is_not_set(name: str) -> None:
+    assert Settings.from_environment({name: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("DTK_OCP_DRIVER_BUILD", "yes", "true or false"),
+        ("ENABLE_NFSRDMA", "tRUE", "true or false"),
+        ("VF_TIMEOUT", "0", "more than 0"),
+        ("VF_TIMEOUT", "-1", "more than 0"),
+        ("VF_TIMEOUT", "2m", "plain number"),
+        ("VF_TIMEOUT", "nan", "plain number"),
+        ("BUILD_TIMEOUT", "inf", "plain number"),
+        ("BUILD_TIMEOUT", "604801", "a week"),
+        ("PF_TIMEOUT", " 5", "plain number"),
+        ("PF_TIMEOUT", "٣", "plain number"),
+        ("STATE_DIR", "run/state", "absolute path"),
+        ("STATE_DIR", "/run/../etc", "without '..'"),
+        ("STATE_DIR", "/", "of a file"),
+        ("DRIVER_READY_PATH", "/run/a\nb", "absolute path"),
+        ("DRIVER_READY_PATH", "/run/\udcff", "absolute path"),
+        ("LOCK_FILE_PATH", "/run/a\0b", "absolute path"),
+        ("DRIVER_MODULE", "mlx5 core", "letters, digits"),
+        ("DRIVER_MODULE", "../core", "letters, digits"),
+        ("DRIVER_MODULE", "mlx5_core\n", "letters, digits"),
+        ("OFED_BLACKLIST_MODULES", "mlx5_core mlx5_ib", "':' between them"),
+        ("OFED_BLACKLIST_MODULES", "mlx5_core::mlx5_ib", "':' between them"),
+        ("NVIDIA_NIC_DRIVER_VER", "-rf", "beginning with neither"),
+        ("NVIDIA_NIC_DRIVER_VER", "../25.07", "a version"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(name: str, text: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({name: text})
+    assert caught.value.message.startswith(f"{name} is {text!a}; allowed: ")
+    assert allowed in caught.value.message
+    assert caught.value.exit_code == 78
+
+
+def test_a_long_bad_value_is_cut() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment({"DRIVER_MODULE": "x" * 5000})
+    assert len(caught.value.message) < 250
+
+
+def test_the_flag_is_not_the_lock() -> None:
+    with pytest.raises(ConfigError, match="LOCK_FILE_PATH and DRIVER_READY_PATH are the same"):
+        Settings.from_environment({"LOCK_FILE_PATH": "/run/x", "DRIVER_READY_PATH": "/run/./x"})
+
+
+def test_bind_delay_is_accepted_whatever_it_says() -> None:
+    assert Settings.from_environment({"BIND_DELAY_SEC": "soon"}).bind_delay_sec == "soon"
+
+
+@pytest.mark.parametrize(
+    ("mode", "whole_life", "environ", "missing"),
+    [
+        ("precompiled", True, {}, "NVIDIA_NIC_DRIVER_VER"),
+        ("sources", False, {}, "NVIDIA_NIC_DRIVER_VER"),
+        ("sources", True, {"NVIDIA_NIC_DRIVER_VER": "25.07-0.9.7.0"}, "NVIDIA_NIC_DRIVER_PATH"),
+        ("dtk-build", True, {}, "sources and precompiled"),
+    ],
+)
+def test_a_mode_says_what_it_lacks(
+    mode: str, whole_life: bool, environ: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(ConfigError, match=missing):
+        Settings.from_environment(environ).check_mode(mode, whole_life=whole_life)
+
+
+def test_a_reload_by_hand_needs_no_version() -> None:
+    Settings().check_mode("precompiled", whole_life=False)
+
+
+def test_load_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIVER_MODULE", "netdevsim")
+    assert load().driver_module == "netdevsim"
+
+
+VALUES = st.one_of(
+    st.text(),
+    st.text(st.characters(codec=None)),
+    st.from_regex(r"/[a-z./]{0,12}", fullmatch=True),
+    st.from_regex(r"[0-9.e+-]{1,8}", fullmatch=True),
+    st.sampled_from(["true", "1", "mlx5_core", "a:b", "/run/x", "25.07-0.9.7.0", "120"]),
+)
+
+
+def outcome(environ: dict[str, str]) -> tuple[Settings, str]:
+    try:
+        return Settings.from_environment(environ), ""
+    except ConfigError as error:
+        return Settings(), error.message
+
+
+@given(st.dictionaries(st.one_of(st.sampled_from(NAMES), st.text()), VALUES))
+@example({"VF_TIMEOUT": "9" * 400})
+def test_no_environment_makes_anything_but_settings_or_one_message(environ: dict[str, str]) -> None:
+    settings, message = outcome(environ)
+    assert message.isprintable()
+    assert 0 < settings.vf_timeout <= 604800
+    assert settings.state_dir.is_absolute()
+    assert "\0" not in str(settings.ready_path)
+    assert settings.driver_module.isascii()
