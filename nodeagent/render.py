@@ -1,0 +1,87 @@
+"""Plain text for terminals and pipes: tables, and text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TextIO
+
+SMALLEST: Final = 8
+"""Characters: no column is made narrower than this to fit a terminal."""
+
+_MARK: Final = "\x1b[1;31m"
+_PLAIN: Final = "\x1b[0m"
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where a table goes: how many characters fit a line (None: any number), colour or not."""
+
+    width: int | None = None
+    colour: bool = False
+
+    @classmethod
+    def of(cls, stream: TextIO | None = None, *, colour: bool) -> Screen:
+        """A terminal has a width and, if wished, colour; a pipe has neither: nothing is cut."""
+        stream = stream or sys.stdout
+        if not stream.isatty():
+            return cls()
+        import shutil  # noqa: PLC0415  10 ms that only a terminal costs
+
+        return cls(shutil.get_terminal_size().columns, colour)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A cell that differs from what it should be: coloured where there is colour."""
+
+    text: str
+
+
+Cell = str | Marked
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[Cell]], screen: Screen, *, indent: str = ""
+) -> list[str]:
+    """Lines: headers, then rows, columns two spaces apart, the widest cut when they do not fit."""
+    body = [tuple(row) for row in rows]
+    texts = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in body)]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(headers))]
+    if screen.width is not None:
+        widths = _fitted(widths, screen.width - len(indent))
+    head = _line([*headers], widths, screen)
+    return [(indent + line).rstrip() for line in [head, *(_line(r, widths, screen) for r in body)]]
+
+
+def visible(text: str) -> str:
+    """`text` with everything that is not printable escaped, so that it cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _fitted(widths: list[int], room: int) -> list[int]:
+    widths = list(widths)
+    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > SMALLEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _line(cells: Sequence[Cell], widths: Sequence[int], screen: Screen) -> str:
+    return "  ".join(_padded(cell, n, screen) for cell, n in zip(cells, widths, strict=True))
+
+
+def _padded(cell: Cell, width: int, screen: Screen) -> str:
+    text = _text(cell)
+    if len(text) > width:
+        text = text[: width - 1] + "…"
+    padding = " " * (width - len(text))
+    if screen.colour and isinstance(cell, Marked):
+        return f"{_MARK}{text}{_PLAIN}{padding}"
+    return text + padding
+
+
+def _text(cell: Cell) -> str:
+    return visible(cell.text if isinstance(cell, Marked) else cell)
