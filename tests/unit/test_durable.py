@@ -1,0 +1,203 @@
+"""Files that are whole or not there: whatever fails, the old content stays and nothing is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nodeagent import durable
+from nodeagent.errors import DataError, NoInputError, PermissionDenied, StorageError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o077])
+def _umask(request: pytest.FixtureRequest) -> object:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_umask")
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    durable.make_directory(tmp_path / "a", 0o700)
+    durable.replace(tmp_path / "a/b", b"x", 0o644)
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a/b")) == (0o700, 0o644)
+
+
+def test_replace_keeps_no_temporary_file(tmp_path: Path) -> None:
+    durable.replace(tmp_path / "a", b"one", 0o600)
+    durable.replace(tmp_path / "a", b"two", 0o600)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"two")]
+
+
+def test_replace_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "flag").symlink_to(tmp_path / "target")
+    durable.replace(tmp_path / "flag", b"", 0o644)
+    assert (tmp_path / "target").read_text() == "precious"
+    assert not (tmp_path / "flag").is_symlink()
+
+
+@pytest.mark.parametrize("taken", ["file", "dead link", "directory"])
+def test_create_never_overwrites(tmp_path: Path, taken: str) -> None:
+    path = tmp_path / "open.json"
+    match taken:
+        case "file":
+            path.write_text("first")
+        case "dead link":
+            path.symlink_to(tmp_path / "nowhere")
+        case _:
+            path.mkdir()
+    before = path.lstat().st_ino
+    assert durable.create(path, b"second", 0o600) is False
+    assert path.lstat().st_ino == before
+    assert [p.name for p in tmp_path.iterdir()] == ["open.json"]
+
+
+def test_create_writes_what_was_not_there(tmp_path: Path) -> None:
+    assert durable.create(tmp_path / "a", b"x" * 200_000, 0o600) is True
+    assert (tmp_path / "a").stat().st_size == 200_000
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("write", [durable.replace, durable.create])
+@pytest.mark.parametrize("call", ["fsync", "fchmod", "open"])
+def test_a_full_disk_leaves_everything_as_it_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[Path, bytes, int], object],
+    call: str,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageError) as caught:
+        write(tmp_path / "a", b"new", 0o600)
+    monkeypatch.undo()
+    assert caught.value.message == f"cannot write {tmp_path / 'a'}: No space left on device"
+    assert "make room" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_and_directory_are_synced_in_that_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        if synced[-1] == "file":
+            assert not (tmp_path / "a").exists()
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    durable.replace(tmp_path / "a", b"x", 0o600)
+    assert synced == ["file", "directory"]
+
+
+def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file or directory") as caught:
+        durable.replace(tmp_path / "no/a", b"x", 0o600)
+    assert caught.value.hint == "make its directory first"
+
+
+def test_remove_tells_whether_there_was_one(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("nowhere")
+    assert durable.remove(tmp_path / "a") is True
+    assert durable.remove(tmp_path / "a") is False
+    assert durable.remove(tmp_path / "no/a") is False
+
+
+def test_remove_says_what_it_could_not_remove(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StorageError, match=r"cannot remove .*/a: Is a directory"):
+        durable.remove(tmp_path / "a")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".a.0123.tmp", ".a.4567.tmp", ".b.0123.tmp", "a", ".a"):
+        (tmp_path / name).touch()
+    durable.remove_unfinished(tmp_path / "a")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a", ".b.0123.tmp", "a"]
+    durable.remove_unfinished(tmp_path / "no/a")
+
+
+def test_exists_sees_dead_links(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("nowhere")
+    assert durable.exists(tmp_path / "a")
+    assert not durable.exists(tmp_path / "b")
+    assert not durable.exists(tmp_path / "no/b")
+
+
+def test_read_own_reads_what_is_ours(tmp_path: Path) -> None:
+    durable.replace(tmp_path / "a", b"x", 0o600)
+    assert durable.read_own(tmp_path / "a") == b"x"
+    assert durable.read_own(tmp_path / "b") is None
+    assert durable.read_own(tmp_path / "a/b") is None
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "directory", "world-writable", "foreign"])
+def test_read_own_refuses_what_others_can_have_written(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a"
+    match what:
+        case "link":
+            (tmp_path / "b").write_text("x")
+            path.symlink_to("b")
+        case "fifo":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "world-writable":
+            path.write_text("x")
+            path.chmod(0o666)
+        case "foreign":
+            if os.geteuid() != 0:
+                pytest.skip("only root can give files away")
+            path.write_text("x")
+            os.chown(path, 65534, 65534)
+    with pytest.raises(DataError, match=str(path)):
+        durable.read_own(path)
+
+
+def test_unreadable_says_what_kind_of_trouble_it_is() -> None:
+    def kind(number: int) -> type[Exception]:
+        return type(durable.unreadable(Path("/a"), OSError(number, os.strerror(number))))
+
+    assert kind(errno.EACCES) is PermissionDenied
+    assert kind(errno.ENOENT) is NoInputError
+    assert kind(errno.EIO) is StorageError
+
+
+def test_append_ends_a_torn_line_first(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    assert durable.append(path, b"one\n", sync=True) == 4
+    path.write_bytes(b"one\ntw")
+    assert durable.append(path, b"three\n", sync=False) == 13
+    assert path.read_bytes() == b"one\ntw\nthree\n"
+    assert mode(path) == 0o600 | (mode(path) & 0o044)
+
+
+def test_append_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    (tmp_path / "log").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic"):
+        durable.append(tmp_path / "log", b"y\n", sync=False)
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_file_where_the_directory_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("a", "link"):
+        with pytest.raises(StorageError, match="is not a directory"):
+            durable.make_directory(tmp_path / name, 0o700)
