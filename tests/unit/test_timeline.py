@@ -1,0 +1,162 @@
+"""The timeline: what a journal says about a run, complete, failed, stopped or killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.journal import KINDS, Record
+from nodeagent.render import Screen
+from nodeagent.timeline import lines, report
+
+
+def record(
+    clock: float, kind: str, name: str, run: str = "r1", boot: str = "b1", **facts: str
+) -> Record:
+    at = f"2026-11-21T12:{int(clock) // 60:02d}:{clock % 60:06.3f}Z"
+    return Record(at, clock, boot, run, 1, kind, name, facts)
+
+
+COMPLETE = (
+    record(0, "note", "run", mode="sources"),
+    record(0, "start", "build"),
+    record(1.5, "done", "build"),
+    record(1.5, "note", "srcversion", checkpoint="installed", mlx5_core="B", ib_core="C"),
+    record(1.5, "note", "srcversion", checkpoint="loaded before", mlx5_core="A", ib_core="C"),
+    record(2, "start", "restart"),
+    record(3, "note", "vfs-gone"),
+    record(9, "done", "restart"),
+    record(9, "note", "srcversion", checkpoint="loaded after", mlx5_core="B"),
+    record(9, "start", "restore"),
+    record(12, "note", "vfs-back"),
+    record(14.6, "done", "restore"),
+    record(15, "note", "ready"),
+)
+
+
+def test_a_complete_run() -> None:
+    (run,) = report(COMPLETE)
+    assert (run.run, run.mode, run.result, run.seconds) == ("r1", "sources", "ready", 15)
+    assert [(p.name, p.seconds, p.result) for p in run.phases] == [
+        ("build", 1.5, "done"),
+        ("restart", 7, "done"),
+        ("restore", 5.6, "done"),
+    ]
+    assert [(w.seconds, w.back) for w in run.windows] == [(9, "2026-11-21T12:00:12.000Z")]
+
+
+def test_a_complete_run_as_text() -> None:
+    assert lines(report(COMPLETE), Screen()) == [
+        "run r1  sources  2026-11-21 12:00:00.000 UTC  ready after 15.0 s",
+        "  phase    start         duration   result",
+        "  build    12:00:00.000      1.5 s  done",
+        "  restart  12:00:02.000      7.0 s  done",
+        "  restore  12:00:09.000      5.6 s  done",
+        "  srcversion  installed  loaded before  loaded after",
+        "  ib_core     C          C              -",
+        "  mlx5_core   B          A              B",
+        "  VFs gone from 12:00:03.000 to 12:00:12.000: 9.0 s",
+    ]
+
+
+def test_a_killed_run_is_cut_short_and_the_next_one_ends_its_window() -> None:
+    killed = COMPLETE[:7]
+    again = (
+        record(20, "note", "run", run="r2", mode="sources"),
+        record(20, "start", "restore", run="r2"),
+        record(23, "note", "vfs-back", run="r2"),
+        record(24, "done", "restore", run="r2"),
+        record(24, "note", "ready", run="r2"),
+    )
+    (alone,) = report(killed)
+    assert (alone.result, alone.phases[-1].result) == ("cut short", "cut short")
+    assert alone.phases[-1].seconds is None
+    assert alone.windows[0].back is None
+    assert "they are not back" in lines([alone], Screen())[-1]
+
+    first, second = report(killed + again)
+    assert first.windows == ()
+    assert (second.result, second.windows[0].seconds) == ("ready", 20)
+
+
+def test_a_run_that_is_alive_is_running() -> None:
+    (run,) = report(COMPLETE[:7], now=5.0)
+    assert (run.result, run.seconds) == ("running", 5)
+    assert (run.phases[-1].result, run.phases[-1].seconds) == ("running", 3)
+    assert lines([run], Screen())[0].endswith("running for 5.0 s")
+
+
+def test_only_the_last_run_can_be_alive() -> None:
+    first, second = report(
+        (record(0, "start", "build"), record(9, "start", "build", run="r2")), now=9
+    )
+    assert (first.result, second.result) == ("cut short", "running")
+
+
+def test_a_failed_run_says_why_on_a_harmless_terminal() -> None:
+    records = (
+        record(0, "start", "verify"),
+        record(1, "failed", "verify", message="2 differences:\n  \x1b[2Jvf 3"),
+        record(1, "note", "failed", message="2 differences:\n  \x1b[2Jvf 3"),
+    )
+    (run,) = report(records)
+    assert run.result == "failed"
+    assert lines([run], Screen())[-2:] == ["  2 differences:", "    \\x1b[2Jvf 3"]
+    (unfinished,) = report(records[:2])
+    assert (unfinished.result, unfinished.message) == ("failed", "2 differences:\n  \x1b[2Jvf 3")
+
+
+def test_an_interrupted_run() -> None:
+    (run,) = report((record(0, "start", "build"), record(1, "interrupted", "build")))
+    assert (run.result, run.phases[0].result) == ("interrupted", "interrupted")
+
+
+def test_over_a_reboot_the_wall_clock_counts() -> None:
+    gone = record(600, "note", "vfs-gone")
+    back = dataclasses.replace(record(690, "note", "vfs-back", run="r2", boot="b2"), clock=12.0)
+    first, second = report((gone, back))
+    assert first.windows == ()
+    assert second.windows[0].seconds == 90
+
+
+def test_nothing_on_record() -> None:
+    assert report(()) == ()
+    assert lines((), Screen()) == []
+
+
+NAMES = [
+    "build",
+    "restart",
+    "restore",
+    "run",
+    "ready",
+    "failed",
+    "vfs-gone",
+    "vfs-back",
+    "srcversion",
+]
+
+
+@given(
+    st.lists(
+        st.builds(
+            record,
+            st.floats(0, 3000),
+            st.sampled_from(KINDS),
+            st.sampled_from(NAMES),
+            st.sampled_from(["r1", "r2"]),
+            st.sampled_from(["b1", "b2"]),
+        )
+    ),
+    st.none() | st.floats(0, 4000),
+)
+def test_any_order_of_records_is_reported(records: list[Record], now: float | None) -> None:
+    runs = report(records, now=now)
+    assert {run.run for run in runs} == {record.run for record in records}
+    starts = sum(record.kind == "start" for record in records)
+    assert sum(len(run.phases) for run in runs) == starts
+    assert all(a != b for a, b in itertools.pairwise([run.run for run in runs]))
+    assert all(isinstance(line, str) for line in lines(runs, Screen(width=40, colour=True)))
