@@ -1,0 +1,110 @@
+"""Ready, and staying: what is left of the agent once its work is done.
+
+It holds the lock and waits for SIGTERM or SIGINT; then the ready flag goes, and it exits 0. The
+agent becomes this by execve(2), so that what was heavy (netlink, udev) does not stay in memory: the
+process id and the lock's descriptor remain. Hence this module imports next to nothing, and nothing
+of the package: it runs as a file, with neither site nor the working directory on its path.
+
+Both signals are blocked when it starts, and stay so: one that arrives during the execve is pending,
+not lost, and sigwait(2) takes it. While waiting there is no wake-up at all. A blocked signal is
+kept even for PID 1 of a container, for which the kernel drops signals without a handler.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+USAGE = 64
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def command(lock_fd: int, ready: str, log_format: str) -> list[str]:
+    """The argument list that `main` reads, interpreter first.
+
+    -I -S: neither environment nor site-packages, which it does not need, decide what it imports.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(lock_fd), ready, log_format]
+
+
+def become(lock_fd: int, ready: str, log_format: str) -> None:
+    """Replace this process. Both signals must be blocked already. OSError when it cannot be."""
+    os.stat(__file__)  # while there is still somebody to tell: the interpreter would only exit
+    os.set_inheritable(lock_fd, True)
+    argv = command(lock_fd, ready, log_format)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(argv[0], argv)  # noqa: S606  that there is no shell is the point
+
+
+def until_stopped(ready: str, log_format: str) -> int:
+    """Wait for one of the signals, remove the flag first of all, say so; the exit status."""
+    # A container's PID 1 inherits orphans (an exec probe's children): the kernel reaps them for
+    # whoever ignores SIGCHLD, but not those that are dead already.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _reap()
+    stop = signal.sigwait(STOPPING)
+    try:
+        os.unlink(ready)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _say(log_format, "ERROR", f"cannot remove {ready}: {error.strerror}")
+        return 1
+    _say(log_format, "INFO", f"{signal.Signals(stop).name}: the ready flag is removed, the end")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Arguments: the lock's descriptor, the flag's path, text or json."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    if len(argv) != 3 or not _is_open(argv[0]):
+        by_hand = (
+            "error: nodeagent.hold is what `nodeagent run` becomes when it is ready; "
+            "it needs the lock it holds\nhint: start `nodeagent run`\n"
+        )
+        os.write(2, by_hand.encode())
+        return USAGE
+    return until_stopped(argv[1], argv[2])
+
+
+def _is_open(number: str) -> bool:
+    try:
+        os.fstat(int(number))
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _say(log_format: str, level: str, message: str) -> None:
+    import json  # noqa: PLC0415  only now: while waiting it would only take memory
+    import time  # noqa: PLC0415
+
+    now = time.time()
+    if log_format == "json":
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        line = json.dumps(
+            {
+                "time": f"{clock}.{int(now % 1 * 1000):03d}Z",
+                "level": level.lower(),
+                "logger": "nodeagent.hold",
+                "message": message,
+            }
+        )
+    else:
+        clock = time.strftime("%H:%M:%S", time.gmtime(now))
+        line = f"{clock}.{int(now % 1 * 1000):03d} {level:<5} {message}"
+    os.write(2, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
