@@ -1,0 +1,165 @@
+"""scripts/lab: a node with real SR-IOV functions, emulated, for trying and testing nodeagent."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from emulator import cache, host
+from emulator.build import Builder
+from emulator.host import FAILED, LabError
+from emulator.machine import Options
+from emulator.run import run
+from emulator.session import Command
+
+EPILOG = """\
+examples:
+  scripts/lab run -- ip -br link                  a command in a fresh node; its exit status is ours
+  scripts/lab run --pfs 8 -- nodeagent snapshot   nodeagent from the working tree, as it is now
+  scripts/lab test -k openibd                     pytest in the node (default: tests/lab)
+  scripts/lab shell                               look around
+
+In the node: PFs enp1s0, enp2s0 ... with 7 VFs each to create, on driver build A (lab-driver B puts
+the other build on disk), /etc/init.d/openibd, netdevsim, udevd, the working tree in /opt/nodeagent,
+and the run's directory on the host as /host (what is left in /host/out goes to --out).
+
+Exit status 125 is the lab's own failure: it could not be built, or the node stalled.
+"""
+
+
+def main() -> int:
+    arguments, rest = _parse(sys.argv[1:])
+    builder = Builder(cache.default_root())
+    try:
+        with host.terminated_by_signals():
+            return _perform(arguments, rest, builder)
+    except LabError as error:
+        print(f"lab: {error}\nhint: {error.hint}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        return FAILED
+    except KeyboardInterrupt as signal:
+        print(f"lab: stopped by {signal or 'SIGINT'}", file=sys.stderr)
+        return 143 if str(signal) else 130
+    finally:
+        builder.runner.terminate()
+
+
+def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -> int:
+    match arguments.verb:
+        case "build":
+            builder.ready(_options(arguments), newer=arguments.newer)
+            host.say(f"built: {builder.root}")
+            return 0
+        case "clean":
+            return _clean(builder)
+        case "run":
+            return _run(arguments, builder, rest)
+        case "test":
+            return _run(arguments, builder, _pytest(rest))
+        case _:
+            return run(
+                builder,
+                _options(arguments),
+                Command(["bash", "-i"], timeout=None, terminal=True),
+                None,
+            )
+
+
+def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
+    return run(builder, _options(arguments), Command(argv, arguments.timeout), arguments.out)
+
+
+def _pytest(arguments: list[str]) -> list[str]:
+    given = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+    default = [] if given else ["tests/lab"]
+    return ["python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments, *default]
+
+
+def _clean(builder: Builder) -> int:
+    used = builder.cache.clean()
+    if used:
+        raise LabError(
+            f"a running lab uses {', '.join(used)}", hint="clean again when it has ended"
+        )
+    shutil.rmtree(builder.root)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(arguments.pfs, arguments.mem)
+
+
+def _pfs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 8:
+        raise argparse.ArgumentTypeError("the node has 1 to 8 PFs")
+    return number
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our own arguments, and those for the command or for pytest in the order given."""
+    parser = _parser()
+    ours, theirs = argv, list[str]()
+    if "--" in argv:
+        at = argv.index("--")
+        ours, theirs = argv[:at], argv[at + 1 :]
+    arguments, unknown = parser.parse_known_args(ours)
+    rest = [*unknown, *theirs]
+    if arguments.verb == "run" and not rest:
+        parser.error("nothing to run; scripts/lab run [options] -- COMMAND ...")
+    if arguments.verb not in ("run", "test") and rest:
+        parser.error(f"don't know what to do with {' '.join(rest)}")
+    return arguments, rest
+
+
+def _parser() -> argparse.ArgumentParser:
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--pfs", type=_pfs, default=2, metavar="N", help="PFs, 1 to 8 (default 2)")
+    machine.add_argument(
+        "--mem", type=int, default=1024, metavar="MIB", help="memory in MiB (default 1024)"
+    )
+    limits = argparse.ArgumentParser(add_help=False)
+    limits.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="the node has stalled if the command takes longer (seconds)",
+    )
+    limits.add_argument("--out", type=Path, metavar="DIR", help="where /host/out goes at the end")
+
+    parser = argparse.ArgumentParser(
+        prog="scripts/lab",
+        allow_abbrev=False,
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    build = verbs.add_parser("build", parents=[machine], help="make everything that takes time")
+    build.add_argument("--newer", action="store_true", help="look for newer packages first")
+    in_node = verbs.add_parser(
+        "run",
+        allow_abbrev=False,
+        usage="scripts/lab run [options] -- COMMAND ...",
+        parents=[machine, limits],
+        help="run a command in a fresh node",
+    )
+    in_node.set_defaults(timeout=600)
+    test = verbs.add_parser(
+        "test",
+        allow_abbrev=False,
+        usage="scripts/lab test [options] [pytest arguments]",
+        parents=[machine, limits],
+        help="run pytest in a fresh node",
+    )
+    test.set_defaults(timeout=1800)
+    verbs.add_parser("shell", parents=[machine], help="a shell in a fresh node")
+    verbs.add_parser("clean", help="remove all that was made, unless a running lab uses it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Everything slow is made once: directories named by a hash of all that they are made from.
+
+A directory appears by rename when it is complete, so a build that was killed leaves nothing that
+looks finished. Locks are flock(2) on files beside the directories: exclusive to build or remove,
+shared while in use; the kernel drops them when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from emulator.host import say
+
+
+def default_root() -> Path:
+    """Where the lab keeps what it made: the XDG base directory specification's cache home."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home).absolute() / "nodeagent" / "lab"
+
+
+def digest(*paths: Path) -> str:
+    """Hash of the contents, names and modes of files and of directory trees."""
+    total = hashlib.sha256()
+    for path in paths:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                name = file.relative_to(path.parent).as_posix()
+                total.update(f"{name}\0{file.stat().st_mode & 0o777:o}\0".encode())
+                total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Something that takes time to make. Two with the same name and the same parts are the same."""
+
+    name: str
+    parts: Mapping[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        text = json.dumps([self.name, dict(self.parts)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def directory(self) -> str:
+        return f"{self.name}.{self.key}"
+
+
+class Cache:
+    """The directories, and this process's locks on those that it uses."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._held: list[int] = []
+
+    def get(self, artefact: Artefact, build: Callable[[Path], None]) -> Path:
+        """The artefact's directory, built by `build(empty directory)` if it isn't there.
+
+        It stays locked against removal until this process ends. Older artefacts of the same name
+        are removed when a new one was built, unless someone uses them.
+        """
+        path = self.root / artefact.directory
+        lock = self._lock_file(artefact.directory)
+        self._held.append(lock)
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if path.is_dir():
+                return path
+            self._wait_exclusive(lock, artefact.name)
+            if not path.is_dir():
+                self._build(artefact, path, build)
+                self._remove_where(lambda old: old.stem == artefact.name and old.name != path.name)
+
+    def has(self, artefact: Artefact) -> bool:
+        return (self.root / artefact.directory).is_dir()
+
+    def remove_states_not_of(self, image: str) -> None:
+        """Remove the machine states that were saved with another image: they can't be resumed."""
+        self._remove_where(
+            lambda path: path.name.startswith("state-") and _parts(path).get("image") != image
+        )
+
+    def clean(self) -> list[str]:
+        """Remove everything that no running lab uses. Returns the names of what had to stay."""
+        return self._remove_where(lambda _path: True)
+
+    def _build(self, artefact: Artefact, path: Path, build: Callable[[Path], None]) -> None:
+        work = path.with_name(path.name + ".tmp")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        build(work)
+        (work / "made-from.json").write_text(json.dumps(dict(artefact.parts), indent=1) + "\n")
+        work.rename(path)
+
+    def _remove_where(self, wanted: Callable[[Path], bool]) -> list[str]:
+        stayed = []
+        for path in self.root.glob("*.*"):
+            if not path.is_dir() or not wanted(path):
+                continue
+            lock = self._lock_file(path.name.removesuffix(".tmp"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            except BlockingIOError:
+                stayed.append(path.name)
+            finally:
+                os.close(lock)
+        return stayed
+
+    def _wait_exclusive(self, lock: int, name: str) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build of {name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def _lock_file(self, name: str) -> int:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _parts(path: Path) -> dict[str, str]:
+    made_from = path / "made-from.json"
+    return json.loads(made_from.read_text()) if made_from.exists() else {}

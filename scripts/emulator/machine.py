@@ -1,0 +1,188 @@
+"""The emulated machine: QEMU's command line, starting it, saving and resuming its state."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.packages import QEMU
+from emulator.qmp import Qmp
+
+PROCESSORS = 2
+
+KERNEL_ARGUMENTS = " ".join(
+    (
+        "console=ttyS0 loglevel=4 rdinit=/init audit=0 selinux=0",
+        # Emulation is slow enough without mitigations for a processor that isn't there.
+        "mitigations=off nokaslr nowatchdog no_timer_check rcupdate.rcu_expedited=1",
+        "random.trust_cpu=on",
+        # The TSC of a resumed machine is another host's, or another boot's.
+        "tsc=unstable",
+        # The firmware leaves no room for VF BARs behind the root ports; the kernel finds it.
+        "pci=realloc",
+        # A panic, or the NMI sent to a stalled machine, shows where every processor is.
+        "panic=-1 panic_print=0x40 unknown_nmi_panic",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the machine is like. One saved state per combination."""
+
+    pfs: int = 2
+    memory: int = 1024
+    """MiB."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.pfs}pf-{self.memory}m"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A running QEMU: its monitor, and the sockets behind the guest's virtio-serial ports."""
+
+    process: subprocess.Popen[bytes]
+    qmp: Qmp
+    control: socket.socket
+    out: socket.socket
+    err: socket.socket
+    directory: Path
+    """/host in the guest."""
+    serial: Path
+    """What the guest's kernel printed on ttyS0."""
+    log: Path
+    """What QEMU itself printed."""
+
+
+def qemu_version() -> str:
+    """First line of what QEMU says about itself; a saved state fits only the QEMU that saved it."""
+    shown = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
+    return shown.stdout.partition("\n")[0]
+
+
+def command_line(options: Options, image: Path, files: Path, ports: dict[str, int]) -> list[str]:
+    """QEMU's arguments. `files` holds host/ and the logs, `ports` are open sockets by name."""
+    arguments = [
+        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none"),
+        # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
+        *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
+        *("-accel", "tcg,thread=multi,tb-size=512", "-smp", f"{PROCESSORS}"),
+        *("-m", f"{options.memory}"),
+        # A panic ends in a paused machine that can still be looked at.
+        *("-action", "reboot=shutdown,shutdown=pause"),
+        *("-kernel", f"{image}/vmlinux", "-initrd", f"{image}/initrd.cpio"),
+        *("-append", KERNEL_ARGUMENTS),
+        *("-chardev", f"file,id=serial,path={_value(files / 'serial.log')}"),
+        *("-serial", "chardev:serial"),
+        *("-drive", f"if=none,id=root,file={_value(image / 'root.ext4')},format=raw,snapshot=on"),
+        *("-device", "virtio-blk-pci,drive=root,romfile="),
+        *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
+        *("-fsdev", f"local,id=host,path={_value(files / 'host')},security_model=none"),
+        *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
+        *("-chardev", f"socket,id=qmp,fd={ports['qmp']}", "-mon", "chardev=qmp,mode=control"),
+        *("-device", "virtio-serial-pci"),
+    ]
+    for name in ("ctl", "out", "err"):
+        arguments += ["-chardev", f"socket,id={name},fd={ports[name]}"]
+        arguments += ["-device", f"virtserialport,chardev={name},name=lab.{name}"]
+    for index in range(options.pfs):
+        arguments += _pf(index)
+    return arguments
+
+
+def _pf(index: int) -> list[str]:
+    """A PF behind a root port of its own, so that each is bus N, function 0: enpNs0.
+
+    VFs are functions 0x80 and up of the same bus. A hub port is a network without anything on it:
+    it gives the PF its carrier, and the NIC switches between PF and VFs by itself.
+    """
+    port = f"id=port{index},chassis={index + 1},slot={index + 1}"
+    address = f"bus=pcie.0,addr={0x10 + index // 8:#x}.{index % 8:#x},multifunction=on"
+    return [
+        *("-device", f"pcie-root-port,{port},{address}"),
+        *("-netdev", f"hubport,id=net{index},hubid={index}"),
+        *(
+            "-device",
+            f"igb,bus=port{index},netdev=net{index},romfile=,mac=52:54:00:00:{index:02x}:01",
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def started(options: Options, image: Path, files: Path, *, state: Path | None) -> Iterator[Machine]:
+    """A machine that boots the image, or resumes a saved state; it ends with the context.
+
+    Every connection to QEMU is a socket pair handed down at the start: no names to collide, none
+    left behind. The kernel kills QEMU if this process dies (PR_SET_PDEATHSIG, by setpriv).
+    """
+    (files / "host").mkdir(parents=True, exist_ok=True)
+    pairs = {name: socket.socketpair() for name in ("qmp", "ctl", "out", "err")}
+    ports = {name: theirs.fileno() for name, (_, theirs) in pairs.items()}
+    arguments = ["setpriv", "--pdeathsig", "KILL", *command_line(options, image, files, ports)]
+    if state:
+        arguments += ["-incoming", "defer", "-S"]
+    log = files / "qemu.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=tuple(ports.values()),
+            start_new_session=True,
+        )
+    try:
+        for _, theirs in pairs.values():
+            theirs.close()
+        ours = {name: pair[0] for name, pair in pairs.items()}
+        qmp = Qmp(ours["qmp"])
+        machine = Machine(
+            process,
+            qmp,
+            ours["ctl"],
+            ours["out"],
+            ours["err"],
+            files / "host",
+            files / "serial.log",
+            log,
+        )
+        if state:
+            _resume(qmp, state)
+        yield machine
+    finally:
+        process.kill()
+        process.wait()
+        for mine, _ in pairs.values():
+            mine.close()
+
+
+def save(machine: Machine, state: Path) -> None:
+    """Stop the machine and write its state: memory and devices. Nothing is on a disk."""
+    _report_migration(machine.qmp)
+    machine.qmp.command("stop")
+    machine.qmp.command("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+    machine.qmp.command("migrate", {"uri": f"file:{state}"})
+    machine.qmp.wait_for_event("MIGRATION", 120, status="completed")
+
+
+def _resume(qmp: Qmp, state: Path) -> None:
+    _report_migration(qmp)
+    qmp.command("migrate-incoming", {"uri": f"file:{state}"})
+    qmp.wait_for_event("MIGRATION", 60, status="completed")
+    qmp.command("cont")
+
+
+def _report_migration(qmp: Qmp) -> None:
+    capability = {"capability": "events", "state": True}
+    qmp.command("migrate-set-capabilities", {"capabilities": [capability]})
+
+
+def _value(path: Path) -> str:
+    """A path as a value in one of QEMU's comma-separated options."""
+    return str(path).replace(",", ",,")

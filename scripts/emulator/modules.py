@@ -1,0 +1,108 @@
+"""The modules that Debian doesn't have: netdevsim, and a stand-in for mlx5_core in two builds.
+
+The stand-in is Debian's igb and igbvf built as one module named mlx5_core, so that PFs and VFs both
+bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. A and B differ in MODULE_VERSION,
+which goes into modpost's srcversion: loading the other one is a genuine driver upgrade.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from emulator.host import LabError, Runner, say
+from emulator.kernel import headers_of
+from emulator.packages import Chosen
+
+IGB = (
+    "igb_main igb_ethtool igb_ptp igb_hwmon "
+    "e1000_82575 e1000_i210 e1000_mac e1000_mbx e1000_nvm e1000_phy"
+)
+IGBVF = "vf mbx ethtool netdev"
+
+PROBE = """
+int igbvf_probe(struct pci_dev *pdev, const struct pci_device_id *ent);
+void igbvf_remove(struct pci_dev *pdev);
+static int lab_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
+{ return pdev->is_virtfn ? igbvf_probe(pdev, ent) : igb_probe(pdev, ent); }
+static void lab_remove(struct pci_dev *pdev)
+{ if (pdev->is_virtfn) igbvf_remove(pdev); else igb_remove(pdev); }
+static void lab_shutdown(struct pci_dev *pdev)
+{ if (!pdev->is_virtfn) igb_shutdown(pdev); }
+"""
+VF_IDS = """
+\t{ PCI_VDEVICE(INTEL, 0x10CA), 0 }, /* 82576 VF */
+\t{ PCI_VDEVICE(INTEL, 0x1520), 1 }, /* i350 VF */
+"""
+
+
+def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
+    """Make netdevsim/netdevsim.ko, A/mlx5_core.ko and B/mlx5_core.ko in the directory."""
+    say("modules: netdevsim, and the stand-in for mlx5_core in builds A and B")
+    drivers = kernel / "source" / "drivers" / "net"
+    work = directory / "work"
+    shutil.copytree(drivers / "netdevsim", work / "first" / "netdevsim")
+    _stand_in(drivers / "ethernet" / "intel", work / "first" / "A", "A")
+    _stand_in(drivers / "ethernet" / "intel", work / "second" / "B", "B")
+    # Two of one name can't be made by one make.
+    for part in (work / "first", work / "second"):
+        (part / "Kbuild").write_text(
+            f"obj-m := {' '.join(f'{path.name}/' for path in part.iterdir())}\n"
+        )
+        runner.run(
+            *("make", "-s", f"-j{os.cpu_count()}", "-C", headers_of(kernel, chosen)),
+            *(f"M={part}", "CONFIG_NETDEVSIM=m", "modules"),
+            what="building the kernel modules",
+        )
+    for made in work.rglob("*.ko"):
+        runner.run("strip", "-g", made, what="stripping the kernel modules")
+        target = directory / made.relative_to(made.parent.parent)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(made, target)
+    shutil.rmtree(work)
+
+
+def _stand_in(intel: Path, directory: Path, name: str) -> None:
+    for driver in ("igb", "igbvf"):
+        shutil.copytree(intel / driver, directory / driver)
+    _edit(
+        directory / "igb" / "igb_main.c",
+        (r'(char igb_driver_name\[\] = )"igb"', r'\1"mlx5_core"'),
+        (r"(static const struct pci_device_id igb_pci_tbl\[\] = \{\n)", r"\1" + VF_IDS),
+        (r"(?=static struct pci_driver igb_driver = \{)", PROBE),
+        (r"(\.probe\s*=\s*)igb_probe,", r"\1lab_probe,"),
+        (r"(\.remove\s*=\s*)igb_remove,", r"\1lab_remove,"),
+        (r"(\.shutdown\s*=\s*)igb_shutdown,", r"\1lab_shutdown,"),
+        (r'(MODULE_LICENSE\("GPL v2"\);)', rf'\1\nMODULE_VERSION("24.10-lab{name}");'),
+    )
+    _edit(
+        directory / "igbvf" / "netdev.c",
+        (r'(char igbvf_driver_name\[\] = )"igbvf"', r'\1"mlx5_core"'),
+        (r"static (int igbvf_probe\([^)]*\))", r"\1;\n\1"),
+        (r"static (void igbvf_remove\([^)]*\))", r"\1;\n\1"),
+        # igb has a parameter of the same name.
+        (r"module_param\(debug.*\nMODULE_PARM_DESC\(debug.*\n", ""),
+        # From its device table to the end of the file it is a driver of its own: leave that out.
+        (r"(static const struct pci_device_id igbvf_pci_tbl)", r"#if 0\n\1"),
+        (r"(MODULE_DEVICE_TABLE\(pci, igbvf_pci_tbl\);)(?s:.*)", r"\1\n#endif\n"),
+    )
+    objects = [f"igb/{file}.o" for file in IGB.split()]
+    objects += [f"igbvf/{file}.o" for file in IGBVF.split()]
+    (directory / "Makefile").write_text(
+        f"obj-m := mlx5_core.o\nmlx5_core-y := {' '.join(objects)}\n"
+    )
+
+
+def _edit(path: Path, *changes: tuple[str, str]) -> None:
+    """Replace each pattern, which must occur once: another kernel's source may look different."""
+    text = path.read_text()
+    for pattern, replacement in changes:
+        text, count = re.subn(pattern, replacement, text)
+        if count != 1:
+            raise LabError(
+                f"the stand-in for mlx5_core can't be made from this kernel's {path.name}: "
+                f"{pattern!r} occurs {count} times"
+            )
+    path.write_text(text)
