@@ -1,0 +1,375 @@
+"""Waiting on the kernel: one primitive, and the watches it sleeps on.
+
+An event is only a reason to look again. Whether the wait is over is read from the node by the
+caller's `outstanding`, so a lost, merged or doubled event does no harm. The order that makes this
+safe: subscribe (make the watches), act, look, and only then sleep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import selectors
+import signal
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Protocol, Self
+
+from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableError, WaitTimeout
+
+
+class Watch(Protocol):
+    """An event source: a descriptor to sleep on, readable when something happened."""
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when something has happened."""
+
+    def drain(self) -> None:
+        """Read everything that is queued, never block. Also called with nothing queued."""
+
+
+def wait_until_clear(
+    outstanding: Callable[[], Iterable[object]],
+    *watches: Watch,
+    what: str,
+    timeout: float,
+    resync: float = 5.0,
+) -> None:
+    """Return as soon as `outstanding()` yields nothing; look again at each event.
+
+    `timeout` and `resync` are seconds. A look takes the first item only, so that an `outstanding`
+    written as a generator costs one check a look however many things are awaited. `resync` is the
+    safety net for what the kernel does not announce (a mount over a watched directory): after
+    that long without an event every watch is drained and the node is looked at again.
+
+    Raises WaitTimeout, which lists all that is outstanding at the deadline, and whatever a
+    watch's drain() raises (StopSignal: Stopped).
+    """
+    deadline = time.monotonic() + timeout
+    with selectors.DefaultSelector() as selector:
+        for watch in watches:
+            selector.register(watch, selectors.EVENT_READ, watch)
+        while not _is_clear(outstanding):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                missing = [str(item) for item in outstanding()]
+                if not missing:
+                    return
+                raise WaitTimeout(what, missing, timeout)
+            ready: list[Watch] = [key.data for key, _ in selector.select(min(left, resync))]
+            for watch in ready or watches:
+                watch.drain()
+
+
+_NOTHING = object()
+
+
+def _is_clear(outstanding: Callable[[], Iterable[object]]) -> bool:
+    return next(iter(outstanding()), _NOTHING) is _NOTHING
+
+
+# What one drain() takes in at most, so that no flood of events keeps a wait from its deadline.
+# The rest stays queued, and the descriptor readable.
+_AT_ONCE = 1024
+
+
+class _Held(ABC):
+    """A watch holds a descriptor: a `with` block gives it back."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Unsubscribe."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LinkWatch(_Held):
+    """Network links of this process's network namespace: made, changed, renamed, gone.
+
+    A NETLINK_ROUTE socket in the multicast group RTMGRP_LINK (rtnetlink(7)); the messages are
+    dropped unread. When they come faster than they are drained the kernel says ENOBUFS, which is
+    one more reason to look.
+    """
+
+    RTMGRP_LINK = 1
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            socket.NETLINK_ROUTE,
+        )
+        try:
+            self._socket.bind((0, self.RTMGRP_LINK))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The netlink socket."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Drop every queued message (a datagram is dropped whole, however little of it is read)."""
+        for _ in range(_AT_ONCE):
+            try:
+                self._socket.recv(1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._socket.close()
+
+
+class UdevWatch(_Held):
+    """Network devices that udev has finished with, as it broadcasts them (libudev's monitor).
+
+    udev broadcasts an event after its rules ran and the device was renamed. Its events reach only
+    processes in udevd's own network namespace. `finished` holds the ifindexes broadcast since the
+    subscription and not removed since. After an overflow it may lack some: udev's database
+    (nodeagent.kernel.udev.is_initialized) then has the answer.
+
+    Raises UnavailableError when libudev is not installed.
+    """
+
+    # 300 VFs with a handful of events each, at about 4 KiB of kernel memory a message.
+    RECEIVE_BUFFER = 8 << 20
+
+    def __init__(self) -> None:
+        try:
+            # Loading libudev costs tens of milliseconds, and most commands never watch udev.
+            import pyudev  # noqa: PLC0415
+        except ImportError as error:
+            raise UnavailableError(
+                f"cannot watch udev: {error}", hint="install libudev1 (RHEL: systemd-libs)"
+            ) from error
+        self.finished: set[int] = set()
+        self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
+        self._monitor.filter_by("net")
+        with suppress(PermissionError):  # beyond rmem_max needs CAP_NET_ADMIN
+            self._monitor.set_receive_buffer_size(self.RECEIVE_BUFFER)
+        self._monitor.start()
+        # libudev closes its own descriptor when it is collected; this one clears SO_ERROR.
+        self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
+
+    def fileno(self) -> int:
+        """The monitor's netlink socket."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take in every queued event."""
+        for _ in range(_AT_ONCE):
+            try:
+                device = self._monitor.poll(timeout=0)
+            except OSError as error:
+                # pyudev reports a pending socket error without fetching it, so it would stay.
+                pending = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if errno.ENOBUFS not in (error.errno, pending):
+                    raise
+                continue
+            if device is None:
+                return
+            self._take_in(device.action, device.properties.get("IFINDEX", ""))
+
+    def _take_in(self, action: str, ifindex: str) -> None:
+        if not ifindex.isdecimal():
+            return
+        if action == "remove":
+            self.finished.discard(int(ifindex))
+        else:
+            self.finished.add(int(ifindex))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._socket.close()
+        del self._monitor
+
+
+# linux/inotify.h
+_IN_CLOSE_WRITE = 0x0000_0008
+_IN_MOVED_FROM = 0x0000_0040
+_IN_MOVED_TO = 0x0000_0080
+_IN_CREATE = 0x0000_0100
+_IN_DELETE = 0x0000_0200
+_IN_DELETE_SELF = 0x0000_0400
+_IN_MOVE_SELF = 0x0000_0800
+_IN_ONLYDIR = 0x0100_0000
+
+_SELF = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
+_ENTRIES = _IN_CREATE | _IN_MOVED_TO | _IN_CLOSE_WRITE | _IN_DELETE | _IN_MOVED_FROM
+
+_EVENTS_BUFFER = 64 * 1024
+
+
+class FileWatch(_Held):
+    """A file that may come, change and go, and whose directories may, too (inotify(7)).
+
+    The directory that holds the file is watched for its entries, and while it is missing the
+    nearest one above it that exists. Every directory further up is watched for its own removal
+    and renaming, because the kernel tells nothing to those below: a directory that is replaced
+    is then found under its name again. A mount over one of them is not announced at all; drain()
+    finds that, too, when the wait's safety net calls it.
+
+    Raises KernelError when inotify's limits are reached, NoInputError when a directory on the
+    way may not be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        directory = path.absolute().parent
+        self._chain = [*reversed(directory.parents), directory]
+        self._watched: set[int] = set()
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = int(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        if self._fd < 0:
+            raise _inotify_error("start watching files", ctypes.get_errno(), "instances")
+        try:
+            self._arm()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def fileno(self) -> int:
+        """The inotify descriptor."""
+        return self._fd
+
+    def drain(self) -> None:
+        """Drop every queued event and watch whatever now stands at the path."""
+        with suppress(BlockingIOError):
+            for _ in range(_AT_ONCE):
+                os.read(self._fd, _EVENTS_BUFFER)
+        self._arm()
+
+    def close(self) -> None:
+        """End all watches."""
+        os.close(self._fd)
+
+    def _arm(self) -> None:
+        """Watch the chain as it is now: "/" first, down to the last directory that exists.
+
+        While a mask is being replaced an entry's event may go unseen. That is no loss: whoever
+        makes or drains a watch looks afterwards, and a directory that came is found here.
+        """
+        while True:
+            present: list[tuple[Path, int]] = list(self._present())
+            nearest, _ = present[-1]
+            is_armed = self._add(nearest, _SELF | _ENTRIES) is not None
+            # The next one down may have come before the entries of this one were watched.
+            if is_armed and (len(present) == len(self._chain) or not self._next(present).is_dir()):
+                break
+        current = {watch for _, watch in present}
+        for watch in self._watched - current:
+            self._libc.inotify_rm_watch(self._fd, watch)  # EINVAL: its directory is deleted
+        self._watched = current
+
+    def _present(self) -> Iterator[tuple[Path, int]]:
+        for directory in self._chain:
+            watch = self._add(directory, _SELF)
+            if watch is None:
+                return
+            yield directory, watch
+
+    def _next(self, present: list[tuple[Path, int]]) -> Path:
+        return self._chain[len(present)]
+
+    def _add(self, directory: Path, mask: int) -> int | None:
+        """Watch a directory; on one that is watched already the mask is replaced. None: missing."""
+        watch = int(self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
+        if watch >= 0:
+            return watch
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        if number == errno.EACCES:
+            raise NoInputError(
+                f"cannot watch {directory}: {os.strerror(number)}", hint="run as root"
+            )
+        raise _inotify_error(f"watch {directory}", number, "watches")
+
+
+def _inotify_error(operation: str, number: int, limit: str) -> KernelError:
+    exhausted = number in (errno.EMFILE, errno.ENOSPC)
+    return KernelError(
+        f"cannot {operation}: {os.strerror(number)}",
+        hint=f"raise the sysctl fs.inotify.max_user_{limit}" if exhausted else None,
+        errno=number,
+    )
+
+
+class StopSignal:
+    """SIGTERM and SIGINT as an event source: readable for good once one has come.
+
+    Only the main thread can enter it (signal(2) handlers in Python run there). `requested` says
+    whether a signal has come; drain() then raises Stopped, each time. A second signal changes
+    nothing; the third exits the process at once with status 1. The old handlers are back on exit.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @property
+    def requested(self) -> bool:
+        """True once a signal has come."""
+        return self._count > 0
+
+    def fileno(self) -> int:
+        """The read end of the pipe that the handlers write to."""
+        return self._read_end
+
+    def drain(self) -> None:
+        """Raise Stopped when a signal has come."""
+        if self.requested:
+            raise Stopped
+        # Something else woke us: another signal that has a handler in Python.
+        with suppress(BlockingIOError):
+            os.read(self._read_end, 4096)
+
+    def __enter__(self) -> Self:
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Python runs handlers between bytecodes: a signal just before select(2) would be seen
+        # only after it. The wakeup descriptor is written in the C handler, which ends the select.
+        self._old_wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self._old_handlers = {
+            number: signal.signal(number, self._on_signal) for number in self.SIGNALS
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count >= 3:
+            os._exit(1)
+        # drain() may just have read the byte of the wakeup descriptor: stay readable for good.
+        with suppress(BlockingIOError):
+            os.write(self._write_end, b"!")

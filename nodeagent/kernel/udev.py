@@ -1,0 +1,49 @@
+"""udev's own word, read from /run/udev: whether it runs, and which devices it has finished with."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+_RUN = Path("/run/udev")
+
+
+def is_running(run: Path = _RUN) -> bool:
+    """Tell whether anyone listens on udev's control socket.
+
+    A udevd that was killed leaves the socket's file behind, so the file alone says nothing.
+    Under systemd, systemd listens in udevd's place and starts it when needed: that counts as
+    running. Connecting and hanging up asks nothing of udevd.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as control:
+        try:
+            control.connect(str(run / "control"))
+        except (BlockingIOError, PermissionError):
+            return True  # its queue is full, or it is root's alone: either way there is a listener
+        except OSError:
+            return False
+    return True
+
+
+def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
+    """Tell whether udev has run its rules for a network device, renaming included.
+
+    Its database entry n<ifindex> then has a line I:<microseconds since boot>, which udevd writes
+    after the rename (systemd, src/udev/udev-event.c and sd-device's device-private.c).
+    """
+    try:
+        entry = (run / "data" / f"n{ifindex}").read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+    return any(line.startswith("I:") for line in entry.splitlines())
+
+
+def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
+    """Tell whether udev began with a network device and ended without finishing it.
+
+    When the name that it wants to give is taken, udevd (systemd 252) leaves the database entry
+    that it wrote before the rename (ID_RENAMING=1, no I: line) and goes on to the next event. With
+    no event left (/run/udev/queue is gone) nothing will come any more.
+    """
+    began = (run / "data" / f"n{ifindex}").exists()
+    return began and not (run / "queue").exists() and not is_initialized(ifindex, run)
