@@ -1,0 +1,99 @@
+"""Kernel modules: what is loaded (/sys/module) and what is on disk (modinfo(8)).
+
+The kernel names modules with underscores, people and files also with dashes: both are taken.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nodeagent.errors import UnavailableError
+from nodeagent.kernel import process
+
+_SYSFS = Path("/sys")
+_MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
+
+# include/linux/module.h: MODULE_NAME_LEN is 64 less a long, with its NUL byte.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
+
+
+class NoSuchModule(UnavailableError):
+    """No module of that name is installed for the running kernel."""
+
+
+def valid_module_name(text: str) -> bool:
+    """Tell whether `text` can be a module's name (and cannot be an option or a path)."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_loaded(module: str, sysfs: Path = _SYSFS) -> bool:
+    """Tell whether a module is loaded and its init has ended well.
+
+    /sys/module/<m>/initstate is "coming", "live" or "going" (kernel/module/sysfs.c). A driver
+    that is built into the kernel has a directory there, too, but no initstate: it is no module.
+    """
+    return _attribute(module, "initstate", sysfs) == "live"
+
+
+def loaded_srcversion(module: str, sysfs: Path = _SYSFS) -> str | None:
+    """The loaded module's srcversion; None when it is not loaded or was built without one.
+
+    Only modules with MODULE_VERSION have one, unless the kernel's configuration says
+    MODULE_SRCVERSION_ALL.
+    """
+    return _attribute(module, "srcversion", sysfs)
+
+
+def refcount(module: str, sysfs: Path = _SYSFS) -> int | None:
+    """How many hold the loaded module, modules and others alike; None when it is not loaded."""
+    text = _attribute(module, "refcnt", sysfs)
+    return None if text is None else int(text)
+
+
+def holders(module: str, sysfs: Path = _SYSFS) -> tuple[str, ...]:
+    """The loaded modules that use this one directly, sorted."""
+    directory = _directory(module, sysfs) / "holders"
+    try:
+        return tuple(sorted(entry.name for entry in directory.iterdir()))
+    except FileNotFoundError:
+        return ()
+
+
+def installed_srcversion(module: str, root: Path = Path("/")) -> str | None:
+    """The srcversion of the module that modprobe would load for the running kernel.
+
+    None when it was built without one. Raises NoSuchModule when there is none, UnavailableError
+    when modinfo is missing.
+    """
+    return _modinfo(module, "srcversion", root) or None
+
+
+def installed_filename(module: str, root: Path = Path("/")) -> str:
+    """The path of the module that modprobe would load, or "(builtin)". Raises as above."""
+    return _modinfo(module, "filename", root)
+
+
+def _directory(module: str, sysfs: Path) -> Path:
+    return sysfs / "module" / module.replace("-", "_")
+
+
+def _attribute(module: str, name: str, sysfs: Path) -> str | None:
+    try:
+        return (_directory(module, sysfs) / name).read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _modinfo(module: str, field: str, root: Path) -> str:
+    base = [] if root == Path("/") else ["-b", str(root)]
+    argv = ["modinfo", *base, "-F", field, module]
+    finished = process.run(argv, timeout=_MODINFO_TIMEOUT)
+    if finished.returncode != 0:
+        where = "" if not base else f" under {root}"
+        raise NoSuchModule(
+            f"no module {module} is installed{where} for the running kernel: "
+            f"{finished.errors or f'modinfo exited {finished.returncode}'}",
+            hint="install the driver for this kernel, then run depmod",
+        )
+    return finished.output.strip()

@@ -1,0 +1,257 @@
+"""The one place where commands are run: a deadline, a stop, and every line as it comes."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import selectors
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Self, cast
+
+from nodeagent.errors import Stopped, UnavailableError, WaitTimeout
+from nodeagent.kernel.events import StopSignal
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL, and from SIGKILL to giving up
+KEPT = 1 << 20  # characters of each stream that are kept: the last ones
+_LONGEST_LINE = 64 * 1024  # bytes; what comes without a newline is cut here
+
+# Which package has a command that a minimal image may lack.
+_PACKAGES = {"modinfo": "kmod", "modprobe": "kmod", "depmod": "kmod", "rmmod": "kmod"}
+
+# ECMA-48: CSI sequences (colours, cursor), OSC strings, and two-byte escapes.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended.
+
+    `returncode` is its exit status, or minus the signal's number. `output` and `errors` are what
+    it wrote on stdout and stderr (of each the last MiB), as lines joined by newlines, without
+    colour codes and carriage returns. `seconds` is how long it took.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    output: str
+    errors: str
+    seconds: float
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    stop: StopSignal | None = None,
+    patient: bool = False,
+    on_line: Callable[[str], None] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run a command to its end, in a session of its own, with nothing on stdin.
+
+    `timeout` is in seconds: past it the command's process group gets SIGTERM, 5 s later SIGKILL,
+    and WaitTimeout is raised. On a stop the group is ended in the same way and Stopped is raised;
+    a `patient` run is left to finish within its timeout first (a driver restart must not be
+    killed between its unload and its load). Nothing is started once a stop was requested.
+    `on_line` gets each line of either stream, cleaned, as it comes; `env` replaces the environment.
+    What the command left running in the background is not waited for.
+
+    An exit status other than 0 is returned, not raised. Raises UnavailableError when the command
+    cannot be started.
+    """
+    if stop is not None:
+        stop.drain()
+    deadline = time.monotonic() + timeout
+    log.debug("running %s", shlex.join(argv))
+    with _Child(argv, on_line, env) as child:
+        try:
+            has_ended = child.follow(deadline, stop)
+        except Stopped:
+            if patient:
+                log.info("asked to stop: letting %s finish first", shlex.join(argv))
+            if not (patient and child.follow(deadline)):
+                child.end()
+            raise
+        if not has_ended:
+            raise WaitTimeout(f"{shlex.join(argv)} to end", [child.end()], timeout)
+        return child.finished()
+
+
+class _Child:
+    """A running command: its exit and its two pipes in one selector."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        on_line: Callable[[str], None] | None,
+        env: Mapping[str, str] | None,
+    ) -> None:
+        self._argv = tuple(argv)
+        self._started = time.monotonic()
+        self._process = _start(argv, env)
+        # The child stays a zombie until it is waited for, so neither its pid nor the number of
+        # its process group can be another's before that.
+        self._exit = os.pidfd_open(self._process.pid)
+        self._output = _Stream(cast("IO[bytes]", self._process.stdout), on_line)
+        self._errors = _Stream(cast("IO[bytes]", self._process.stderr), on_line)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._exit, selectors.EVENT_READ)
+        for stream in (self._output, self._errors):
+            self._selector.register(stream, selectors.EVENT_READ, stream)
+
+    def follow(self, until: float, stop: StopSignal | None = None) -> bool:
+        """Take in output until the command has ended (True) or until a monotonic time (False).
+
+        Raises Stopped when the stop comes first.
+        """
+        if stop is not None:
+            self._selector.register(stop, selectors.EVENT_READ)
+        try:
+            while True:
+                left = until - time.monotonic()
+                ready = {key.fd: key.data for key, _ in self._selector.select(max(left, 0))}
+                if self._exit in ready:
+                    self._output.read_rest()
+                    self._errors.read_rest()
+                    return True
+                for stream in filter(None, ready.values()):
+                    if not stream.read():
+                        self._selector.unregister(stream)
+                if stop is not None and stop.fileno() in ready:
+                    stop.drain()
+                if left <= 0:
+                    return False
+        finally:
+            if stop is not None:
+                self._selector.unregister(stop)
+
+    def end(self) -> str:
+        """End the command and its process group; say in words how it went."""
+        self._signal(signal.SIGTERM)
+        if self.follow(time.monotonic() + GRACE):
+            self._signal(signal.SIGKILL)  # those of its group that outlived it
+            return "its end (SIGTERM ended it)"
+        self._signal(signal.SIGKILL)
+        if self.follow(time.monotonic() + GRACE):
+            return "its end (it ignored SIGTERM; SIGKILL ended it)"
+        return f"its end (process {self._process.pid} ignores SIGKILL: it is stuck in the kernel)"
+
+    def finished(self) -> Finished:
+        """The result; the command must have ended."""
+        return Finished(
+            self._argv,
+            self._process.wait(),
+            self._output.text(),
+            self._errors.text(),
+            time.monotonic() - self._started,
+        )
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._signal(signal.SIGKILL)
+            with selectors.SelectSelector() as selector:
+                selector.register(self._exit, selectors.EVENT_READ)
+                selector.select(GRACE)
+            self._process.poll()
+        self._selector.close()
+        os.close(self._exit)
+        self._output.close()
+        self._errors.close()
+
+
+def _start(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        package = _PACKAGES.get(argv[0])
+        raise UnavailableError(
+            f"cannot run {argv[0]}: it, or the interpreter it names, is not there",
+            hint=f"install the package {package}" if package else None,
+        ) from error
+    except OSError as error:
+        raise UnavailableError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
+class _Stream:
+    """One pipe of a command, cut into cleaned lines; the last MiB is kept."""
+
+    def __init__(self, pipe: IO[bytes], on_line: Callable[[str], None] | None) -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe = pipe
+        self._on_line = on_line
+        self._partial = b""
+        self._lines: deque[str] = deque()
+        self._size = 0
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    def read(self) -> int:
+        """Read once; the number of bytes, 0 at the end of the stream. BlockingIOError: none now."""
+        chunk = os.read(self._pipe.fileno(), _LONGEST_LINE)
+        *lines, self._partial = (self._partial + chunk).split(b"\n")
+        for line in lines:
+            self._keep(line)
+        if self._partial and (not chunk or len(self._partial) >= _LONGEST_LINE):
+            self._keep(self._partial)
+            self._partial = b""
+        return len(chunk)
+
+    def read_rest(self) -> None:
+        """Take in what a command that has ended left in the pipe: at most the pipe's size.
+
+        Something it left in the background may go on writing; that is not waited for.
+        """
+        left = fcntl.fcntl(self._pipe.fileno(), fcntl.F_GETPIPE_SZ)
+        with suppress(BlockingIOError):
+            while left > 0 and (count := self.read()) > 0:
+                left -= count
+        if self._partial:
+            self._keep(self._partial)
+            self._partial = b""
+
+    def text(self) -> str:
+        return "\n".join(self._lines)
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def _keep(self, raw: bytes) -> None:
+        line = _ESCAPES.sub("", raw.decode(errors="replace")).replace("\r", "")
+        self._lines.append(line)
+        self._size += len(line) + 1
+        while self._size > KEPT:
+            self._size -= len(self._lines.popleft()) + 1
+        if self._on_line is not None:
+            self._on_line(line)
