@@ -1,0 +1,120 @@
+"""The host must not load its own driver while ours is away: a modprobe.d file for the meantime.
+
+`blacklist NAME` makes modprobe and udev ignore the module's aliases (modprobe.d(5)), so nothing is
+loaded because a device turned up. Loading by name goes on, which is how openibd loads; a line
+`install NAME /bin/false`, which would stop that too, is therefore not written.
+
+The file outlives a reboot: left behind, it would keep the host from loading its NIC driver at
+boot. So it is removed on every way out, and what a killed run left is swept at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nodeagent import durable
+from nodeagent.errors import AgentError, DataError, StorageError
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_OURS = "# written by nodeagent; removed after the reload"
+# The first line of the same file as the driver container writes it, in bash and in Go.
+_CONTAINERS = (
+    "# blacklist ofed-related modules on host to prevent inbox or host OFED driver loading"
+)
+_BODY_LINE = re.compile(r"\s*(#.*|blacklist\s+[A-Za-z0-9_-]+\s*)?")
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def blacklisted(settings: Settings) -> Iterator[None]:
+    """Keep the blacklist file in place for the block, and remove it on every way out.
+
+    Raises StorageError when it cannot be written, or removed after a block that went well; when
+    the block failed, that error is the one raised and a failed removal is only logged.
+    """
+    path = settings.blacklist_file
+    check(settings)
+    durable.replace(path, _content(settings.blacklist_modules).encode(), 0o644)
+    log.debug("wrote %s", path)
+    try:
+        yield
+    except BaseException:
+        try:
+            _remove(path)
+        except AgentError as error:
+            log.error("%s; hint: %s", error, error.hint)  # noqa: TRY400 # no trace: it is no bug
+        raise
+    _remove(path)
+
+
+def check(settings: Settings) -> None:
+    """Raise StorageError when the blacklist could not be written. Touches nothing."""
+    path = settings.blacklist_file
+    another = "or set OFED_BLACKLIST_MODULES_FILE to another place"
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"cannot write {path}: there is no directory {path.parent}",
+            hint=f"mount the host's /etc there, {another}",
+        )
+    if durable.exists(path) and _writer(path) is None:
+        raise StorageError(
+            f"cannot write {path}: what is there was written by someone else, or is a link",
+            hint=f"look at it and move it away, {another}",
+        )
+
+
+def sweep(settings: Settings) -> None:
+    """Remove a blacklist that a killed run left, ours or the driver container's.
+
+    It is told by its first line, and by having nothing but comments and blacklist lines after it;
+    an empty file is one that the driver container did not come to write. Anything else is
+    somebody's, and left alone. Call it while holding the lock.
+    """
+    path = settings.blacklist_file
+    if not path.parent.is_dir():
+        return
+    durable.remove_unfinished(path)
+    if not durable.exists(path):
+        return
+    writer = _writer(path)
+    if writer is None:
+        log.warning("left %s alone: it was written by someone else, or is a link", path)
+    elif durable.remove(path):
+        log.warning("removed the stale %s: %s was killed during a reload", path, writer)
+
+
+def _content(modules: tuple[str, ...]) -> str:
+    facts = f"# pid {os.getpid()}, boot-id {_BOOT_ID.read_text().strip()}"
+    lines = [_OURS, facts, *(f"blacklist {module}" for module in modules)]
+    return "\n".join(lines) + "\n"
+
+
+def _remove(path: Path) -> None:
+    if not durable.exists(path):
+        log.warning("%s was removed by someone else during the reload", path)
+    elif _writer(path) is None:
+        log.warning("%s was replaced by someone else during the reload: left alone", path)
+    else:
+        durable.remove(path)
+
+
+def _writer(path: Path) -> str | None:
+    """Who wrote the file, in words; None when neither we nor the driver container did."""
+    try:
+        content = durable.read_own(path)
+    except DataError:
+        return None
+    first, *rest = (content or b"").decode(errors="replace").splitlines() or [""]
+    if not all(_BODY_LINE.fullmatch(line) for line in rest):
+        return None
+    if first == _OURS:
+        return f"nodeagent ({rest[0].removeprefix('# ')})" if rest else "nodeagent"
+    return "the driver container" if first in (_CONTAINERS, "") else None

@@ -1,0 +1,182 @@
+"""The NIC driver of this node: what is installed, what is loaded, and making the two the same.
+
+srcversion is a hash over a module's sources (modinfo(8), /sys/module/<m>/srcversion): two builds
+of one source have the same, and a module built without one is taken to be what is installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent.driver import blacklist, dtk, openibd
+from nodeagent.errors import ConfigError, KernelError, WaitTimeout
+from nodeagent.kernel import modules
+from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.process import Finished
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_STACK = ("mlx5_core", "mlx5_ib", "ib_core")
+_NFS_RDMA = ("nvme_rdma", "rpcrdma")
+_QUOTED_LINES = 6
+
+
+@dataclass(frozen=True)
+class SrcVersions:
+    """One module's srcversion on disk and in the kernel; None: not there, or built without."""
+
+    module: str
+    installed: str | None
+    loaded: str | None
+
+
+@dataclass(frozen=True)
+class NicDriver:
+    """The driver that DRIVER_MODULE names, and its stack. `mode`: sources or precompiled."""
+
+    settings: Settings
+    mode: str
+    stop: StopSignal | None
+    sysfs: Path = Path("/sys")
+
+    def ensure_built(self) -> None:
+        """Return when the wanted driver is on disk: `precompiled` it is, `sources` is waited for.
+
+        Raises WaitTimeout and Stopped from the wait, ConfigError for a build this version lacks.
+        """
+        if self.mode == "precompiled":
+            return
+        if not self.settings.dtk_build:
+            raise ConfigError(
+                "cannot build the driver: mode sources without the Driver Toolkit "
+                "(DTK_OCP_DRIVER_BUILD=false) is not in this version of nodeagent",
+                hint="set DTK_OCP_DRIVER_BUILD=true beside a toolkit sidecar, or use precompiled",
+            )
+        dtk.wait_for_build(self.settings, os.uname().release, self.stop)
+
+    def srcversions(self) -> tuple[SrcVersions, ...]:
+        """The stack's modules that are installed or loaded, the driver itself first."""
+        return tuple(self._srcversions())
+
+    def loaded_is_installed(self) -> bool:
+        """Tell whether the kernel runs what is on disk, so that nothing needs a reload.
+
+        A module beside the driver's own that is installed and not loaded forces nothing.
+        """
+        return not self._wrong()
+
+    def check_reload_is_safe(self) -> None:
+        """Raise before anything is touched when the reload cannot work.
+
+        UnavailableError: no openibd, no driver installed. StorageError: no place for the blacklist.
+        """
+        openibd.check(self.settings)
+        modules.installed_filename(self.settings.driver_module, self.settings.driver_root)
+        blacklist.check(self.settings)
+
+    def ensure_restarted(self) -> None:
+        """Return when the kernel runs what is on disk; restart the stack if it does not.
+
+        What the restart did is read from the kernel. Raises KernelError when the installed driver
+        is still not the loaded one, WaitTimeout when openibd had to be killed (its hint says what
+        is loaded then), and Stopped, after openibd has ended.
+        """
+        if self.loaded_is_installed():
+            return
+        before = self._loaded(), self.srcversions()
+        started = time.monotonic()
+        with blacklist.blacklisted(self.settings):
+            try:
+                said = openibd.restart(self.settings, self.stop)
+            except WaitTimeout as error:
+                error.hint = self._what_now()
+                raise
+        if wrong := self._wrong(before[0]):
+            has_done_nothing = before == (self._loaded(), self.srcversions())
+            raise KernelError(
+                f"openibd restart did not bring in the installed driver: {'; '.join(wrong)}; "
+                f"openibd exited {said.returncode}, {_last_words(said)}",
+                hint=_NOTHING_DONE
+                if has_done_nothing and not said.returncode
+                else self._what_now(),
+            )
+        log.info(
+            "the installed driver is loaded: %s",
+            ", ".join(f"{each.module} {each.loaded}" for each in self.srcversions()),
+            extra={"elapsed": round(time.monotonic() - started, 3)},
+        )
+
+    def _modules(self) -> tuple[str, ...]:
+        if self.settings.driver_module != "mlx5_core":
+            return (self.settings.driver_module,)
+        return _STACK + (_NFS_RDMA if self.settings.enable_nfsrdma else ())
+
+    def _srcversions(self) -> Iterator[SrcVersions]:
+        for module in self._modules():
+            loaded = modules.loaded_srcversion(module, self.sysfs)
+            try:
+                installed = modules.installed_srcversion(module, self.settings.driver_root)
+            except modules.NoSuchModule:
+                if modules.is_loaded(module, self.sysfs):
+                    yield SrcVersions(module, None, loaded)
+            else:
+                yield SrcVersions(module, installed, loaded)
+
+    def _loaded(self) -> frozenset[str]:
+        return frozenset(each for each in self._modules() if modules.is_loaded(each, self.sysfs))
+
+    def _wrong(self, wanted: frozenset[str] = frozenset()) -> list[str]:
+        """What keeps the kernel from running what is on disk, with `wanted` modules loaded."""
+        driver = self.settings.driver_module
+        loaded = self._loaded()
+        wrong = [] if driver in loaded else [f"{driver} is not loaded: this node has NO NIC driver"]
+        for each in self.srcversions():
+            if each.module in loaded and each.installed != each.loaded:
+                wrong.append(self._described(each))
+            elif each.module in wanted - loaded - {driver}:
+                wrong.append(f"{each.module} was loaded before and is not now")
+        return wrong
+
+    def _described(self, each: SrcVersions) -> str:
+        users = modules.refcount(each.module, self.sysfs)
+        held = ", ".join(modules.holders(each.module, self.sysfs)) or "no module"
+        return (
+            f"{each.module} is loaded as {each.loaded or 'a build without srcversion'}, "
+            f"installed is {each.installed or 'none with a srcversion'} "
+            f"(held by {held}, reference count {users})"
+        )
+
+    def _what_now(self) -> str:
+        driver = self.settings.driver_module
+        wrong = self._wrong()
+        if driver not in self._loaded():
+            return (
+                f"this node has NO NIC driver now: run `modprobe {driver}`, and look at dmesg when "
+                "that fails; nodeagent restores the VFs when it is started again"
+            )
+        if wrong:
+            return (
+                f"{driver} is still loaded, so the node has a driver; end what holds these "
+                "modules (openibd names it) and start nodeagent again"
+            )
+        return (
+            f"the installed {driver} is loaded; load what is missing with modprobe (dmesg says "
+            "why it failed) and start nodeagent again, which restores the VFs"
+        )
+
+
+_NOTHING_DONE = (
+    "the old driver is still loaded; openibd exits 0 without doing anything when "
+    "/etc/infiniband/openib.conf is missing or says ONBOOT=no"
+)
+
+
+def _last_words(said: Finished) -> str:
+    lines = [line.strip() for line in f"{said.output}\n{said.errors}".splitlines() if line.strip()]
+    return f"saying: {' | '.join(lines[-_QUOTED_LINES:])}" if lines else "saying nothing"

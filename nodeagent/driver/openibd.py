@@ -1,0 +1,59 @@
+"""/etc/init.d/openibd: the script that unloads and loads the whole driver stack.
+
+What its exit status is worth: 0 also when it did nothing at all (no openib.conf, ONBOOT=no in
+automatic mode), 1 both when it refused before touching anything and when it left the node without
+a driver. So nobody here believes it: the caller reads the kernel. It traps SIGTERM and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from nodeagent.errors import UnavailableError
+from nodeagent.kernel import process
+from nodeagent.kernel.events import StopSignal
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def script(settings: Settings) -> Path:
+    """Where it is: /etc/init.d/openibd under DRIVER_ROOT."""
+    return settings.driver_root / "etc/init.d/openibd"
+
+
+def check(settings: Settings) -> None:
+    """Raise UnavailableError when there is no openibd, or it cannot be executed."""
+    path = script(settings)
+    if not path.is_file():
+        raise UnavailableError(
+            f"cannot restart the driver: there is no {path}",
+            hint="install the driver's packages (mlnx-ofa_kernel brings it)",
+        )
+    if not os.access(path, os.X_OK):
+        raise UnavailableError(
+            f"cannot restart the driver: {path} is not executable", hint=f"chmod 755 {path}"
+        )
+
+
+def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
+    """Run `openibd restart` to its end, its output going to the log line by line.
+
+    Minutes on a large machine. On a stop it is left to finish first, because between its unload
+    and its load the node has no driver; Stopped is raised afterwards. Only RESTART_TIMEOUT kills
+    it: WaitTimeout.
+    """
+    return process.run(
+        [str(script(settings)), "restart"],
+        timeout=settings.restart_timeout,
+        stop=stop,
+        patient=True,
+        on_line=_log_line,
+    )
+
+
+def _log_line(line: str) -> None:
+    if text := line.strip():
+        log.info("openibd: %s", text)

@@ -1,0 +1,83 @@
+"""Running openibd: a small executable in its place."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodeagent.driver import openibd
+from nodeagent.errors import Stopped, UnavailableError, WaitTimeout
+from nodeagent.kernel import process
+from nodeagent.kernel.events import StopSignal
+from nodeagent.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return replace(Settings(), driver_root=tmp_path, restart_timeout=5.0)
+
+
+def install(settings: Settings, body: str) -> Path:
+    script = openibd.script(settings)
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_missing(settings: Settings) -> None:
+    with pytest.raises(UnavailableError, match="there is no"):
+        openibd.check(settings)
+
+
+def test_not_executable(settings: Settings) -> None:
+    install(settings, "").chmod(0o644)
+    with pytest.raises(UnavailableError, match="not executable") as caught:
+        openibd.check(settings)
+    assert (caught.value.hint or "").startswith("chmod 755 ")
+
+
+def test_output_is_streamed_to_the_log(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(
+        settings,
+        r"""printf 'Unloading HCA driver:   \033[60G[\033[1;32m  OK  \033[0;39m]\r\n\r\n'
+        echo "verb $1"; echo trouble >&2; exit 1""",
+    )
+    openibd.check(settings)
+    caplog.set_level(logging.INFO)
+    finished = openibd.restart(settings, None)
+    assert finished.returncode == 1
+    assert set(caplog.messages) == {
+        "openibd: Unloading HCA driver:   [  OK  ]",
+        "openibd: verb restart",
+        "openibd: trouble",
+    }
+
+
+def test_stop_lets_it_finish(settings: Settings, tmp_path: Path) -> None:
+    """It is not even sent a signal: between unload and load the node has no driver."""
+    loaded = tmp_path / "loaded"
+    install(settings, f"trap 'echo hit > {tmp_path}/signalled' TERM; sleep 0.5; echo > {loaded}")
+    with StopSignal() as stop:
+        timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Stopped):
+            openibd.restart(settings, stop)
+        timer.join()
+    assert loaded.exists()
+    assert not (tmp_path / "signalled").exists()
+
+
+def test_only_the_deadline_kills_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    install(settings, "trap '' TERM INT; while :; do sleep 0.1; done")
+    with pytest.raises(WaitTimeout, match=r"openibd restart to end; .*SIGKILL ended it"):
+        openibd.restart(replace(settings, restart_timeout=0.3), None)
