@@ -95,6 +95,7 @@ class WaitTimeout(AgentError):
 
     def __init__(self, what: str, missing: Sequence[str], seconds: float) -> None:
         self.missing = tuple(missing)
+        self.seconds = seconds
         super().__init__(
             f"timed out after {seconds:g} s waiting for {what}; still missing: "
             + ", ".join(self.missing)

@@ -1,0 +1,164 @@
+"""sysfs: the devices of a driver, their VFs, and the attributes that create and bind them.
+
+What the kernel does behind these files (Linux 6.12):
+
+- `sriov_numvfs` (drivers/pci/iov.c): the same number again is a no-op, another one is EBUSY unless
+  it goes through 0, more than `sriov_totalvfs` is ERANGE, no driver bound is ENOENT. The write
+  returns when the functions exist; with autoprobe on, their drivers may be probed inside it.
+- `virtfnN` links appear one by one during that write, before each function's uevent.
+- `bind` is ENODEV for a VF while its PF's `sriov_drivers_autoprobe` is 0, unless `driver_override`
+  is set; `drivers_probe` returns no error when no driver takes the device. So a bind counts when
+  the `driver` link says so.
+- netdevsim has `sriov_numvfs` with the same rules, and neither functions nor autoprobe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import KernelError
+
+NO_DRIVER: Final = "none"
+
+
+@dataclass(frozen=True)
+class Sysfs:
+    """The sysfs tree under `root`. Devices are named by bus and name, `pci` and `0000:01:00.0`."""
+
+    root: Path = Path("/sys")
+
+    def device(self, bus: str, name: str) -> Path:
+        """The directory of a device, whether it exists or not."""
+        return self.root / "bus" / bus / "devices" / name
+
+    def physical_functions(self, driver: str) -> tuple[tuple[str, str], ...]:
+        """Bus and name, sorted, of each device bound to `driver` that is not itself a VF."""
+        found = []
+        for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
+            bus = directory.parent.parent.name
+            for link in directory.iterdir():
+                is_device = link.is_symlink() and self.device(bus, link.name).exists()
+                if is_device and not (link / "physfn").exists():
+                    found.append((bus, link.name))
+        return tuple(sorted(found))
+
+    def exists(self, bus: str, name: str) -> bool:
+        """Whether the device is there."""
+        return self.device(bus, name).exists()
+
+    def numvfs(self, bus: str, name: str) -> int | None:
+        """How many VFs the PF has now; None for a device without SR-IOV."""
+        return _number(self.device(bus, name) / "sriov_numvfs")
+
+    def autoprobe(self, bus: str, name: str) -> bool | None:
+        """`sriov_drivers_autoprobe`; None where there is no such attribute."""
+        value = _number(self.device(bus, name) / "sriov_drivers_autoprobe")
+        return None if value is None else bool(value)
+
+    def has_functions(self, bus: str) -> bool:
+        """Whether this bus's VFs are devices of their own, with a driver each."""
+        return bus == "pci"
+
+    def functions(self, bus: str, name: str) -> dict[int, str]:
+        """The name of each VF's device by VF index, from the PF's `virtfnN` links."""
+        found = {}
+        with os.scandir(self.device(bus, name)) as entries:
+            for entry in entries:
+                if entry.name.startswith("virtfn") and entry.name[6:].isdecimal():
+                    target = _link(Path(entry.path))
+                    if target is not None:
+                        found[int(entry.name[6:])] = target
+        return found
+
+    def function(self, bus: str, name: str, index: int) -> str | None:
+        """The device of VF `index`; None unless its `physfn` link points back to this PF."""
+        function = _link(self.device(bus, name) / f"virtfn{index}")
+        if function is None or _link(self.device(bus, function) / "physfn") != name:
+            return None
+        return function
+
+    def driver(self, bus: str, name: str) -> str:
+        """The driver the device is bound to, or `none`."""
+        return _link(self.device(bus, name) / "driver") or NO_DRIVER
+
+    def driver_override(self, bus: str, name: str) -> str | None:
+        """The driver that alone may bind to the device; "" if any may; None: no such attribute."""
+        text = _text(self.device(bus, name) / "driver_override")
+        return "" if text == "(null)" else text
+
+    def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
+        """ifindexes of the device's network interfaces in this namespace, lowest first.
+
+        A virtio device's lie one level down (`virtioN/net`).
+        """
+        device = self.device(bus, name)
+        found = [_number(path) for path in device.glob("net/*/ifindex")]
+        found += [_number(path) for path in device.glob("virtio*/net/*/ifindex")]
+        return tuple(sorted(index for index in found if index is not None))
+
+    def set_numvfs(self, bus: str, name: str, count: int) -> None:
+        """Create or remove VFs. Blocks until the functions exist or are gone."""
+        _write(self.device(bus, name) / "sriov_numvfs", str(count))
+
+    def set_autoprobe(self, bus: str, name: str, on: bool) -> None:
+        """Whether VFs that are created from now on are probed at once."""
+        _write(self.device(bus, name) / "sriov_drivers_autoprobe", str(int(on)))
+
+    def set_driver_override(self, bus: str, name: str, driver: str) -> None:
+        """The driver that alone may bind; "" lets any (a bare newline clears it)."""
+        _write(self.device(bus, name) / "driver_override", f"{driver}\n")
+
+    def bind(self, bus: str, name: str, driver: str) -> None:
+        """Bind a device to a driver that knows its ID. Blocks while it is probed."""
+        _write(self.root / "bus" / bus / "drivers" / driver / "bind", name)
+
+    def unbind(self, bus: str, name: str, driver: str) -> None:
+        """Take a device from its driver. Blocks while it is removed."""
+        _write(self.root / "bus" / bus / "drivers" / driver / "unbind", name)
+
+    def probe(self, bus: str, name: str) -> None:
+        """Let the drivers of the bus look at an unbound device (driver_override decides)."""
+        _write(self.root / "bus" / bus / "drivers_probe", name)
+
+
+def _write(path: Path, value: str) -> None:
+    """One write(2), as sysfs wants it. KernelError names the file, the value and the refusal."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelError(
+            f"cannot write {value.strip()!r} to {path}: {_reason(error)}", errno=error.errno
+        ) from error
+
+
+def _text(path: Path) -> str | None:
+    """An attribute's text; None when it is not there, or went while it was being read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _link(path: Path) -> str | None:
+    """The last part of a symlink's target; None when there is no such link."""
+    try:
+        return path.readlink().name
+    except OSError:
+        return None
+
+
+def _reason(error: OSError) -> str:
+    return f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"

@@ -1,0 +1,133 @@
+"""The story: reload the driver and put the node's SR-IOV state back, exactly, proven.
+
+Every verb is an *ensure*, so that resuming after a crash is running it again from the top. What
+the kernel forgets is on disk: the open snapshot. It is taken right before the unload, never
+overwritten, and closed only when verify passed and the ready flag is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import RestoreFailed
+from nodeagent.journal import Journal
+from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.sriov.node import Node
+from nodeagent.sriov.perform import perform
+from nodeagent.sriov.plan import differences, plan
+
+log = logging.getLogger(__name__)
+
+ROUNDS: Final = 3
+"""Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
+
+
+def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
+    """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
+
+    With nothing to reload and no snapshot open, no device is touched. Raises AgentError with the
+    ready flag absent and the snapshot, if one was taken, open for the next start.
+    """
+    journal.clear_ready()
+    with journal.step("build"):
+        driver.ensure_built()
+    note_srcversions(journal, driver)
+    if driver.loaded_is_installed() and not journal.has_open_snapshot():
+        log.info("the loaded driver is the installed one and nothing is left to restore")
+        journal.set_ready()
+        return
+    with journal.step("preflight"):
+        driver.check_reload_is_safe()
+    with journal.step("snapshot"):
+        snapshot = journal.open_snapshot() or journal.save(take_snapshot(node, driver))
+    with journal.step("restart"):
+        restart(node, journal, driver, snapshot)
+    with journal.step("restore"):
+        restore(node, snapshot.state)
+        journal.note("vfs-back")
+    with journal.step("verify"):
+        verify(node, snapshot.state)
+    journal.set_ready()
+    journal.close_snapshot()
+
+
+def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+    """The installed driver is loaded and every PF of the snapshot is back."""
+    if not driver.loaded_is_installed():
+        journal.note("vfs-gone")
+        driver.ensure_restarted()
+        note_srcversions(journal, driver)
+    node.wait_for_pfs(snapshot.state)
+
+
+def restore(node: Node, want: NodeState) -> None:
+    """Plan, perform, look again, until nothing is left to do.
+
+    Raises RestoreFailed with a line for each failed action and each thing that differs, when a
+    plan could not be performed or three in a row did not lead there.
+    """
+    failures: tuple[str, ...] = ()
+    for _ in range(ROUNDS):
+        have = node.observe()
+        stages = plan(want, have)
+        if not stages:
+            return
+        before, failures = failures, perform(node, stages)
+        if failures and failures == before:
+            break
+    left = differences(want, node.observe())
+    if left:
+        raise RestoreFailed(
+            f"{len(left)} attributes could not be restored",
+            (*failures, *map(str, left)),
+            hint="the snapshot stays open: remove the cause and start again, or see `verify`",
+        )
+
+
+def verify(node: Node, want: NodeState) -> None:
+    """Look at the node once more; RestoreFailed names every difference."""
+    left = differences(want, node.observe())
+    if left:
+        raise RestoreFailed(
+            f"{len(left)} attributes are not as they were",
+            map(str, left),
+            hint="the snapshot stays open: start again, or see `nodeagent plan`",
+        )
+
+
+def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
+    """What the node looks like now, with when and where that was."""
+    loaded = ((each.module, each.loaded) for each in driver.srcversions())
+    return Snapshot(
+        taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        machine_id=machine_id(),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        kernel=os.uname().release,
+        srcversions=tuple((module, text) for module, text in loaded if text is not None),
+        state=node.observe(),
+    )
+
+
+def machine_id() -> str:
+    """The host's machine-id(5), through the driver pod's mount of /etc where that is what we have.
+
+    "" where there is none: such a snapshot is not bound to a machine.
+    """
+    for path in (Path("/host/etc/machine-id"), Path("/etc/machine-id")):
+        if path.is_file():
+            return path.read_text(encoding="ascii", errors="replace").strip()
+    return ""
+
+
+def note_srcversions(journal: Journal, driver: NicDriver) -> None:
+    """A checkpoint for the timeline: each module's srcversion, on disk and in the kernel."""
+    now = driver.srcversions()
+    installed = {each.module: each.installed or "none" for each in now}
+    loaded = {each.module: each.loaded or "none" for each in now}
+    journal.note("srcversion", checkpoint="installed", **installed)
+    journal.note("srcversion", checkpoint="loaded", **loaded)

@@ -1,0 +1,246 @@
+"""The node as it is: observed as a `NodeState`, waited for, and changed stage by stage.
+
+Reading costs one rtnetlink dump for the node and one request a PF, however many VFs there are;
+the rest are sysfs links. Nothing here decides what to change: that is `nodeagent.sriov.plan`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from nodeagent.errors import UnavailableError
+from nodeagent.kernel import udev
+from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+
+log = logging.getLogger(__name__)
+
+# phys_port_name of a VF's or subfunction's representor, also on another controller (devlink-port)
+REPRESENTOR: Final = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
+Devices = dict[tuple[str, str], list[Link]]
+Target = tuple[DeviceHandle, int | None]
+"""A PF (index None) or a VF: identity is the PF's address and the VF's index, never a name."""
+
+
+def target_name(target: Target) -> str:
+    """`pci/0000:01:00.0` or `pci/0000:01:00.0 vf 3`."""
+    handle, index = target
+    return str(handle) if index is None else f"{handle} vf {index}"
+
+
+class Node:
+    """This node's PFs of one driver, through sysfs and rtnetlink. A context manager."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stop: StopSignal | None = None,
+        *,
+        sysfs: Sysfs | None = None,
+        rtnl: Rtnl | None = None,
+        udev_run: Path = Path("/run/udev"),
+    ) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.sysfs = sysfs or Sysfs()
+        self.rtnl = rtnl or Rtnl()
+        self.udev_run = udev_run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rtnl.close()
+
+    def observe(self) -> NodeState:
+        """The state of every PF bound to the driver, and of its VFs.
+
+        UnavailableError when a device reports something that no device can be.
+        """
+        devices = self.links_by_device()
+        driver = self.settings.driver_module
+        try:
+            pfs = tuple(
+                self._observe_pf(DeviceHandle(bus, name), devices)
+                for bus, name in self.sysfs.physical_functions(driver)
+            )
+            return NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
+        except ValueError as error:
+            raise UnavailableError(
+                f"cannot make sense of the PFs of {driver}: {error}",
+                hint="something may be changing them right now; try again",
+            ) from error
+
+    def links_by_device(self) -> Devices:
+        """The network interfaces of this namespace by parent device (bus, name): one dump."""
+        devices: Devices = {}
+        for link in self.rtnl.links().values():
+            if link.bus is not None and link.device is not None:
+                devices.setdefault((link.bus, link.device), []).append(link)
+        return devices
+
+    def link_of(self, target: Target, devices: Devices) -> Link | None:
+        """The netdev of a PF or VF: for a PF its own port, never a representor."""
+        device = self.device_of(target)
+        if device is None:
+            return None
+        own = (link for link in devices.get(device, []) if not _is_representor(link))
+        return min(own, key=lambda link: link.index, default=None)
+
+    def device_of(self, target: Target) -> tuple[str, str] | None:
+        """Bus and name of the device whose interface this is; None while a VF has no function."""
+        handle, index = target
+        if index is None:
+            return handle.bus, handle.name
+        if not self.sysfs.has_functions(handle.bus):
+            return None
+        function = self.sysfs.function(handle.bus, handle.name, index)
+        return None if function is None else (handle.bus, function)
+
+    @contextmanager
+    def watches(self) -> Iterator[tuple[Watch, ...]]:
+        """What a wait for devices sleeps on. Subscribe before acting, so that nothing is missed."""
+        with ExitStack() as held:
+            watches: list[Watch] = [held.enter_context(LinkWatch())]
+            if udev.is_running(self.udev_run):
+                watches.append(held.enter_context(UdevWatch()))
+            else:
+                log.info("no udevd listens: interfaces count as settled once they exist")
+            if self.stop is not None:
+                watches.append(self.stop)
+            yield tuple(watches)
+
+    def wait_for_pfs(self, state: NodeState) -> None:
+        """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it."""
+        targets: list[Target] = [(pf.handle, None) for pf in state.pfs if pf.netdev is not None]
+        with self.watches() as watches:
+            self.wait_settled(targets, watches, "PFs", self.settings.pf_timeout)
+
+    def wait_settled(
+        self, targets: Iterable[Target], watches: tuple[Watch, ...], what: str, timeout: float
+    ) -> None:
+        """Wait until each target is bound, has its netdev, and udev has finished with it."""
+        finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
+
+        def reason(target: Target) -> str | None:
+            return self.unsettled(target, finished)
+
+        wait_until_clear(outstanding(targets, reason), *watches, what=what, timeout=timeout)
+
+    def unsettled(self, target: Target, finished: Collection[int] = ()) -> str | None:
+        """Why a PF or VF is not settled yet; None when it is.
+
+        `finished`: ifindexes that udev has broadcast, which is its word even for an interface that
+        it failed to rename and never entered into its database.
+        """
+        device = self.device_of(target)
+        if device is None or not self.sysfs.exists(*device):
+            return f"{target_name(target)} (no such function)"
+        where = target_name(target) if target[1] is None else f"{target_name(target)} ({device[1]})"
+        if self.sysfs.driver(*device) == NO_DRIVER:
+            return f"{where}: bound to no driver"
+        interfaces = self.sysfs.interfaces(*device)
+        if not interfaces:
+            return f"{where}: no network interface"
+        index = interfaces[0]
+        if index in finished or udev.is_initialized(index, self.udev_run):
+            return None
+        if udev.has_given_up(index, self.udev_run) or not udev.is_running(self.udev_run):
+            return None
+        return f"{where}: udev has not finished with its interface"
+
+    def _observe_pf(self, handle: DeviceHandle, devices: Devices) -> Pf:
+        bus, name = handle.bus, handle.name
+        numvfs = self.sysfs.numvfs(bus, name)
+        link = self.link_of((handle, None), devices)
+        infos = self._vf_infos(link) if numvfs else {}
+        functions = self.sysfs.functions(bus, name) if self.sysfs.has_functions(bus) else {}
+        indexes = sorted(index for index in {*infos, *functions} if index < (numvfs or 0))
+        return Pf(
+            handle=handle,
+            numvfs=numvfs,
+            autoprobe=self.sysfs.autoprobe(bus, name),
+            netdev=_netdev(link),
+            vfs=tuple(
+                self._observe_vf(handle, index, functions.get(index), infos.get(index), devices)
+                for index in indexes
+            ),
+        )
+
+    def _vf_infos(self, link: Link | None) -> dict[int, VfInfo]:
+        return {} if link is None else {info.index: info for info in self.rtnl.vfs(link.index)}
+
+    def _observe_vf(
+        self,
+        handle: DeviceHandle,
+        index: int,
+        function: str | None,
+        info: VfInfo | None,
+        devices: Devices,
+    ) -> Vf:
+        own = devices.get((handle.bus, function or ""), [])
+        return Vf(
+            index=index,
+            address=function,
+            driver=None if function is None else self.sysfs.driver(handle.bus, function),
+            driver_override=function and self.sysfs.driver_override(handle.bus, function),
+            netdev=_netdev(min(own, key=lambda link: link.index, default=None)),
+            **({} if info is None else _held_by_pf(info)),
+        )
+
+
+def outstanding(
+    targets: Iterable[Target], reason: Callable[[Target], str | None]
+) -> Callable[[], Iterator[str]]:
+    """A look that begins where the last one stopped, for `wait_until_clear`.
+
+    While something is missing a look costs one check; only when nothing seems to be missing any
+    more is everything checked once again, because what has come may have gone.
+    """
+    waiting = list(targets)
+    start = 0
+
+    def look() -> Iterator[str]:
+        nonlocal start
+        for step in range(len(waiting)):
+            position = (start + step) % len(waiting)
+            missing = reason(waiting[position])
+            if missing is not None:
+                start = position
+                yield missing
+
+    return look
+
+
+def _held_by_pf(info: VfInfo) -> dict[str, Any]:
+    return {
+        "admin_mac": None if info.mac is None else Mac(info.mac),
+        "vlan": info.vlan,
+        "qos": info.qos,
+        "vlan_proto": info.vlan_proto,
+        "trust": info.trust,
+        "spoofchk": info.spoofchk,
+        "link_state": info.link_state,
+        "min_tx_rate": info.min_tx_rate,
+        "max_tx_rate": info.max_tx_rate,
+        "query_rss": info.query_rss,
+    }
+
+
+def _netdev(link: Link | None) -> Netdev | None:
+    if link is None:
+        return None
+    mac = None if link.mac is None else Mac(link.mac)
+    return Netdev(name=link.name, mac=mac, mtu=link.mtu, up=link.up)
+
+
+def _is_representor(link: Link) -> bool:
+    return link.phys_port_name is not None and bool(REPRESENTOR.fullmatch(link.phys_port_name))
