@@ -63,7 +63,7 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
             return run(
                 builder,
                 _options(arguments),
-                Command(["bash", "-i"], timeout=None, terminal=True),
+                Command(["bash", "-i"], terminal=True),
                 None,
             )
 
@@ -75,7 +75,9 @@ def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> in
 def _pytest(arguments: list[str]) -> list[str]:
     given = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
     default = [] if given else ["tests/lab"]
-    return ["python3", "-m", "pytest", "-p", "no:cacheprovider", *arguments, *default]
+    # hypothesis' plugin would build its table of Unicode first: 4 s of every run.
+    without = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+    return ["python3", "-m", "pytest", *without, *arguments, *default]
 
 
 def _clean(builder: Builder) -> int:

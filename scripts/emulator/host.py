@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 FAILED = 125
-"""Exit status of everything that is the lab's own failure and not the command's, as docker has it."""
+"""Exit status when the lab itself failed and not the command, as docker has it."""
 
 WORKS_WITHOUT_LAB = "linters and unit tests still work without the lab: scripts/test --no-lab"
+
+LOG_BYTES = 4 << 20
 
 _started = time.monotonic()
 
@@ -37,39 +40,42 @@ class Runner:
     """Runs the host's tools; what they print goes to one log file, not to the reader.
 
     Every tool gets a session of its own, so that `terminate()` (from another thread, or after a
-    signal) ends it with all of its children: mmdebstrap and make have many.
+    signal) ends it with all of its children: mmdebstrap and make have many. If this process is
+    killed, the kernel sends the tool SIGTERM (PR_SET_PDEATHSIG, by setpriv).
     """
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.rename(log.with_suffix(".old"))
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._terminated = False
 
     def run(
         self,
-        *argv: str | Path,
+        *argv: object,
         what: str,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """Run a tool to its end. LabError, with the end of what it printed, unless it exits 0."""
         with self.log.open("ab") as log:
-            log.write(f"\n$ {' '.join(map(str, argv))}\n".encode())
+            words = [str(word) for word in argv]
+            log.write(f"\n$ {' '.join(words)}\n".encode())
             log.flush()
             start = log.tell()
-            status = self._wait(argv, log.fileno(), cwd, env)
+            status = self._wait(words, log.fileno(), cwd, env)
         if status:
             raise LabError(
-                f"{what} failed: {' '.join(map(str, argv))} exited {status}\n"
-                f"{_last_lines(self.log, start)}",
+                f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(self.log, start)}",
                 hint=f"the whole log: {self.log}; then run it again. {WORKS_WITHOUT_LAB}",
             )
 
     def _wait(
         self,
-        argv: Sequence[str | Path],
+        argv: Sequence[str],
         output: int,
         cwd: Path | None,
         env: Mapping[str, str] | None,
@@ -79,7 +85,7 @@ class Runner:
                 raise LabError("stopped")
             try:
                 process = subprocess.Popen(
-                    argv,
+                    ["setpriv", "--pdeathsig", "TERM", *argv],
                     cwd=cwd,
                     env={**os.environ, **(env or {}), "DEBIAN_FRONTEND": "noninteractive"},
                     stdin=subprocess.DEVNULL,
@@ -105,19 +111,30 @@ class Runner:
                     os.killpg(process.pid, signal.SIGTERM)
 
 
-def output_of(*argv: str | Path, what: str) -> str:
+def output_of(*argv: object, what: str) -> str:
     """What a quick tool prints on stdout. LabError unless it exits 0."""
+    words = [str(word) for word in argv]
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise LabError(f"{what}: cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode:
-        raise LabError(
-            f"{what}: {' '.join(map(str, argv))} exited {done.returncode}: {done.stderr.strip()}"
-        )
+        raise LabError(f"{what}: {' '.join(words)} exited {done.returncode}: {done.stderr.strip()}")
     return done.stdout
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """An exclusive flock(2) on a file or directory; without `wait`, BlockingIOError if taken."""
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,18 +1,16 @@
-"""The guest's disk and initramfs: a minimal Debian, the kernel's modules, ours, and Python packages."""
+"""The guest's disk and initramfs: Debian, kernel modules, and the lab's own files."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.host import LabError, Runner, say
-from emulator.packages import Apt, Chosen
 
 GUEST = Path(__file__).parent / "guest"
-REQUIREMENTS = Path(__file__).parent.parent / "requirements.lock"
-PYTHON = "/usr/bin/python3"
-SIZE = "640M"
+SIZE = "768M"
 
 MODULES = """
     virtio_blk ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
@@ -27,113 +25,77 @@ MODULES = """
 """Put into the guest with what they depend on. A name that this kernel has built in, or does not
 have at all, is passed over."""
 
-INITRAMFS_MODULES = ("virtio_blk", "ext4", "overlay")
+INITRAMFS_MODULES = "virtio_blk ext4 overlay"
 
 
-def make_rootfs(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:
-    """A tar of the guest's Debian, before anything of ours is in it."""
-    say(f"root file system: {len(chosen.guest)} packages of {chosen.suite} and what they need")
-    runner.run(
-        *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
-        '--aptopt=APT::Install-Recommends "false"',
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
-        f"--include={','.join(chosen.guest)}",
-        *(chosen.suite, directory / "rootfs.tar", apt.sources()),
-        what="making the guest's root file system",
-    )
+@dataclass(frozen=True)
+class Ingredients:
+    """Directories of the parts, and the kernel's release."""
+
+    release: str
+    kernel: Path
+    modules: Path
+    debian: Path
+    python: Path
 
 
-def make_site(runner: Runner, directory: Path) -> None:
-    """The Python packages of requirements.lock, as site/ for the guest's python3.
-
-    The guest's Debian is the host's, so the host's python3 picks the right files and compiles them.
-    Byte code without a source check: stat and read of the source cost more under emulation.
-    """
-    say("python packages of requirements.lock")
-    environment = directory / "venv"
-    runner.run(PYTHON, "-m", "venv", environment, what="making a venv to run pip")
-    runner.run(
-        *(environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"),
-        *("--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"),
-        *("--target", directory / "site", "-r", REQUIREMENTS),
-        what="installing the python packages",
-    )
-    runner.run(
-        *(PYTHON, "-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash"),
-        *("-s", directory / "site", "-p", "/usr/local/lib/site-packages", directory / "site"),
-        what="compiling the python packages",
-    )
-    shutil.rmtree(environment)
-
-
-def make_image(
-    chosen: Chosen,
-    kernel: Path,
-    modules: Path,
-    rootfs: Path,
-    site: Path,
-    runner: Runner,
-    directory: Path,
-) -> None:
+def make(parts: Ingredients, runner: Runner, directory: Path) -> None:
     """root.ext4, initrd.cpio and vmlinux, ready to boot."""
-    say("image: modules, packages and the lab's own files into root.ext4 and initrd.cpio")
+    say("image: modules, packages and the lab's own files on one disk")
     root = directory / "root"
     root.mkdir()
     runner.run(
-        "tar",
-        "-C",
-        root,
-        "-xf",
-        rootfs / "rootfs.tar",
-        "--exclude=./dev/*",
+        *("tar", "-C", root, "-xf", parts.debian / "rootfs.tar", "--exclude=./dev/*"),
         what="unpacking the root file system",
     )
-    _install_modules(chosen.kernel, kernel, modules, root, runner)
-    _install_python(site, root)
+    _install_modules(parts, root, runner)
+    _install_python(parts.python / "site", root)
     shutil.copytree(GUEST / "root", root, dirs_exist_ok=True, symlinks=True)
     _tidy(root)
+    # No journal and no checksums: the disk is only ever read.
     runner.run(
         *("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-d", root),
         *(directory / "root.ext4", SIZE),
         what="making the guest's disk",
     )
-    _make_initramfs(chosen.kernel, root, directory)
-    shutil.copy(kernel / "vmlinux", directory / "vmlinux")
+    _make_initramfs(parts.release, root, directory / "initrd.cpio", runner)
+    shutil.copy(parts.kernel / "vmlinux", directory / "vmlinux")
     shutil.rmtree(root)
 
 
-def _install_modules(release: str, kernel: Path, modules: Path, root: Path, runner: Runner) -> None:
-    """The chosen modules, decompressed: the guest has better things to do than xz.
+def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
+    """The listed modules, decompressed: the guest has better things to do than xz.
 
     The stand-in's build A lies in updates/, where depmod prefers it to the kernel's own mlx5_core,
-    and both builds in /opt/lab, where lab-driver finds them.
+    and both builds in /opt/lab/driver, where lab-driver finds them.
     """
-    runner.run("depmod", "-b", kernel, release, what="reading the kernel's modules")
-    source = kernel / "lib" / "modules" / release
-    target = root / "lib" / "modules" / release
+    runner.run("depmod", "-b", parts.kernel, parts.release, what="indexing the kernel's modules")
+    source = parts.kernel / "lib" / "modules" / parts.release
+    target = root / "lib" / "modules" / parts.release
     target.mkdir(parents=True)
     for name in ("modules.builtin", "modules.builtin.modinfo"):
         shutil.copy(source / name, target / name)
     order = (source / "modules.order").read_text()
     (target / "modules.order").write_text(order.replace(".ko.xz", ".ko"))
-    for module in _with_dependencies(kernel, release, MODULES.split()):
+    for module in _with_dependencies(parts.kernel, parts.release, MODULES):
         path = target / module.relative_to(source)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(module, path)
-        if path.suffix == ".xz":
-            runner.run("xz", "-d", path, what="decompressing a kernel module")
+    compressed = list(target.rglob("*.ko.xz"))
+    if compressed:
+        runner.run("xz", "-d", *compressed, what="decompressing the kernel's modules")
     (target / "updates").mkdir()
-    shutil.copy(modules / "netdevsim" / "netdevsim.ko", target / "updates")
-    shutil.copy(modules / "A" / "mlx5_core.ko", target / "updates")
-    for name in ("A", "B"):
-        shutil.copytree(modules / name, root / "opt" / "lab" / "driver" / name)
-    runner.run("depmod", "-b", root, release, what="indexing the guest's modules")
+    shutil.copy(parts.modules / "netdevsim" / "netdevsim.ko", target / "updates")
+    shutil.copy(parts.modules / "A" / "mlx5_core.ko", target / "updates")
+    for build in ("A", "B"):
+        shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)
+    runner.run("depmod", "-b", root, parts.release, what="indexing the guest's modules")
 
 
-def _with_dependencies(root: Path, release: str, names: list[str]) -> list[Path]:
+def _with_dependencies(root: Path, release: str, names: str) -> list[Path]:
     """Files of the modules and of all that they need, each after what it needs."""
     files: dict[Path, None] = {}
-    for name in names:
+    for name in names.split():
         shown = subprocess.run(
             ["modprobe", "-d", root, "-S", release, "--show-depends", name],
             capture_output=True,
@@ -151,49 +113,33 @@ def _install_python(site: Path, root: Path) -> None:
     if python is None:
         raise LabError("the guest's root file system has no python3")
     target = root / "usr" / "local" / "lib" / python.name / "dist-packages"
-    shutil.copytree(site / "site", target, dirs_exist_ok=True)
+    shutil.copytree(site, target, dirs_exist_ok=True)
 
 
 def _tidy(root: Path) -> None:
-    for path in (
-        "usr/share/doc",
-        "usr/share/man",
-        "usr/share/locale",
-        "var/lib/apt/lists",
-        "var/cache/apt",
-    ):
-        shutil.rmtree(root / path, ignore_errors=True)
+    shutil.rmtree(root / "var" / "lib" / "apt", ignore_errors=True)
+    shutil.rmtree(root / "var" / "cache", ignore_errors=True)
     (root / "etc" / "mtab").unlink(missing_ok=True)
     (root / "etc" / "mtab").symlink_to("/proc/mounts")
     (root / "etc" / "hostname").write_text("lab\n")
     (root / "etc" / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
 
 
-def _make_initramfs(release: str, root: Path, directory: Path) -> None:
+def _make_initramfs(release: str, root: Path, archive: Path, runner: Runner) -> None:
     """busybox, the modules that the disk needs, and guest/initramfs/init."""
-    tree = directory / "initramfs"
+    tree = archive.with_name("initramfs")
     for name in ("bin", "m", "proc", "sys", "dev", "root"):
         (tree / name).mkdir(parents=True)
-    shutil.copy(
-        next(
-            path
-            for path in (root / "bin" / "busybox", root / "usr" / "bin" / "busybox")
-            if path.exists()
-        ),
-        tree / "bin" / "busybox",
-    )
+    busybox = next(path for path in root.glob("usr/bin/busybox"))
+    shutil.copy(busybox, tree / "bin" / "busybox")
     shutil.copy(GUEST / "initramfs" / "init", tree / "init")
-    modules = _with_dependencies(root, release, list(INITRAMFS_MODULES))
+    modules = _with_dependencies(root, release, INITRAMFS_MODULES)
     for module in modules:
         shutil.copy(module, tree / "m")
     (tree / "modules").write_text("".join(f"{module.name}\n" for module in modules))
-    names = subprocess.run(["find", "."], cwd=tree, capture_output=True, check=True)
-    with (directory / "initrd.cpio").open("wb") as archive:
-        subprocess.run(
-            ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
-            cwd=tree,
-            input=names.stdout,
-            stdout=archive,
-            check=True,
-        )
+    runner.run(
+        *("sh", "-c", 'cd "$1" && find . | cpio -o -H newc --quiet -R 0:0 >"$2"', "sh"),
+        *(tree, archive),
+        what="making the guest's initramfs",
+    )
     shutil.rmtree(tree)

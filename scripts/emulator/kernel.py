@@ -21,19 +21,14 @@ def fetch(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:
     debs = directory / "debs"
     debs.mkdir()
     common = chosen.kernel.removesuffix("-amd64")
-    apt.download(
-        debs,
-        *(
-            f"{name}={chosen.version}"
-            for name in (
-                f"linux-image-{chosen.kernel}",
-                f"linux-headers-{chosen.kernel}",
-                f"linux-headers-{common}-common",
-                f"linux-kbuild-{common}",
-                f"linux-source-{KERNEL}",
-            )
-        ),
+    names = (
+        f"linux-image-{chosen.kernel}",
+        f"linux-headers-{chosen.kernel}",
+        f"linux-headers-{common}-common",
+        f"linux-kbuild-{common}",
+        f"linux-source-{KERNEL}",
     )
+    apt.download(debs, *(f"{name}={chosen.version}" for name in names))
     # bookworm's packages hold lib/modules, later ones usr/lib/modules: one place for both.
     (directory / "usr" / "lib").mkdir(parents=True)
     (directory / "lib").symlink_to("usr/lib")

@@ -7,6 +7,7 @@ missing tools are installed on the host.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -15,13 +16,16 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, output_of, say
+from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of, say
 
 KERNEL = "6.12"
-GUEST_PACKAGES = tuple(
-    "udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3 "
-    "rdma-core ibverbs-providers ibverbs-utils".split()
-)
+GUEST_PACKAGES = """
+    udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
+    rdma-core ibverbs-providers ibverbs-utils
+"""
+QEMU = "qemu-system-x86_64"
+QEMU_VERSION = (8, 2)
+"""igb came with 8.0, writing a machine's state to a file without a shell with 8.2."""
 HOST_TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "depmod": "kmod",
@@ -31,8 +35,13 @@ HOST_TOOLS = {
     "mke2fs": "e2fsprogs",
     "make": "make",
     "bc": "bc",
+    "strip": "binutils",
 }
-QEMU = "qemu-system-x86_64"
+"""Commands and the packages that bring them."""
+
+
+class MirrorMovedOn(LabError):
+    """What the lists promise can't be had (any more): fetching them again may help."""
 
 
 @dataclass(frozen=True)
@@ -56,104 +65,141 @@ class Apt:
 
     def __init__(self, root: Path, runner: Runner) -> None:
         self.root = root
-        self.suite = _debian_suite()
+        self.sources = root / "lab.sources"
         self._run = runner.run
         self._conf = root / "apt.conf"
 
     def update(self) -> None:
         """Fetch the package lists of the suite, its updates, backports and security."""
+        say("package lists of this machine's mirror")
         for directory in ("lists/partial", "archives/partial"):
             (self.root / directory).mkdir(parents=True, exist_ok=True)
-        (self.root / "lab.sources").write_text(_sources(self.suite))
+        self.sources.write_text(_sources(debian_suite()))
         self._conf.write_text(
             'Dir::Etc::sourcelist "/dev/null";\n'
             f'Dir::Etc::sourceparts "{self.root}";\n'
             f'Dir::State::lists "{self.root}/lists";\n'
             f'Dir::Cache "{self.root}";\n'
             'Acquire::Languages "none";\n'
-            # The lists are ours and under a home: apt's sandbox user could not read them.
+            # The lists are ours and may be under a home: apt's sandbox user could not read them.
             'APT::Sandbox::User "root";\n'
             'DPkg::Lock::Timeout "300";\n'
         )
-        self._run("apt-get", "-q", "-c", self._conf, "update", what="fetching the package lists")
+        self._run(
+            *("apt-get", "-q", "-c", self._conf, "--error-on=any", "update"),
+            what="fetching the package lists",
+        )
 
     def choose(self) -> Chosen:
         """The newest 6.12 kernel whose image, headers and source all can be had, and the rest."""
+        suite = debian_suite()
         pattern = re.compile(rf"linux-image-({re.escape(KERNEL)}\.\d+[^-]*-amd64)")
-        names = self._cache("pkgnames", f"linux-image-{KERNEL}.").split()
+        names = self._ask("pkgnames", f"linux-image-{KERNEL}.").split()
         releases = [match[1] for name in names if (match := pattern.fullmatch(name))]
         sources = self._versions(f"linux-source-{KERNEL}")
         for release in sorted(releases, key=_numbers, reverse=True):
             headers = f"linux-headers-{release}"
             version = next(iter(self._versions(f"linux-image-{release}")), None)
             if version in sources and version in self._versions(headers):
-                compiler = re.search(r"gcc-\d+", self._cache("show", f"{headers}={version}"))
+                compiler = re.search(r"gcc-\d+", self._ask("show", f"{headers}={version}"))
                 if compiler:
-                    return Chosen(self.suite, release, version, compiler[0], self._guest())
+                    return Chosen(suite, release, version, compiler[0], self._guest())
         raise LabError(
-            f"no {KERNEL} kernel with headers and source in this machine's package sources "
-            f"({self.suite}, its security updates and backports)",
+            f"this machine's package sources for {suite}, its security updates and backports have "
+            f"no {KERNEL} kernel together with its headers and source",
             hint=f"see what `apt-get indextargets` lists. {WORKS_WITHOUT_LAB}",
         )
 
     def download(self, directory: Path, *packages: str) -> None:
         """Put the .deb files of `name=version` packages into a directory."""
-        self._run(
-            *("apt-get", "-q", "-c", self._conf, "download", *packages),
-            cwd=directory,
-            what=f"downloading {', '.join(packages)}",
-        )
+        try:
+            self._run(
+                *("apt-get", "-q", "-c", self._conf, "download", *packages),
+                cwd=directory,
+                what="downloading packages",
+            )
+        except LabError as error:
+            raise MirrorMovedOn(str(error), hint=error.hint) from error
 
     def install_tools(self, compiler: str) -> None:
-        """Install what is missing of the host's tools. Needs root."""
+        """Install what is missing of the host's tools; QEMU of the backports on bookworm."""
         missing = [package for tool, package in HOST_TOOLS.items() if not shutil.which(tool)]
         missing += [] if shutil.which(compiler) else [compiler]
-        missing += [] if _has_venv() else ["python3-venv"]
-        missing += [] if _has_libelf() else ["libelf1"]
-        target = []
-        if not qemu_has_igb():
+        missing += [] if importlib.util.find_spec("ensurepip") else ["python3-venv"]
+        # objtool, which the kernel's build runs on every object file, is linked with it.
+        missing += [] if list(Path("/usr/lib").glob("*/libelf.so.1")) else ["libelf1"]
+        backports = []
+        if not _qemu_is_fit():
             missing.append("qemu-system-x86")
-            if self.suite == "bookworm":  # bookworm itself has QEMU 7.2; igb came with 8.0
-                target = ["-t", "bookworm-backports"]
+            # bookworm itself has QEMU 7.2
+            backports = ["-t", "bookworm-backports"] if debian_suite() == "bookworm" else []
         if not missing:
             return
+        require_host()
         say(f"installing on this machine: {' '.join(missing)}")
-        self._run(
-            *("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf, *target),
-            *("install", *missing),
-            what="installing the host's tools",
-        )
+        try:
+            with locked(self.root / "lock"):
+                self._run(
+                    *(
+                        "apt-get",
+                        "-q",
+                        "-y",
+                        "--no-install-recommends",
+                        "-c",
+                        self._conf,
+                        *backports,
+                    ),
+                    *("install", *missing),
+                    what="installing the host's tools",
+                )
+        except LabError as error:
+            raise MirrorMovedOn(str(error), hint=error.hint) from error
+        if not _qemu_is_fit():
+            raise LabError(
+                f"{shutil.which(QEMU) or QEMU} is not a QEMU {QEMU_VERSION[0]}.{QEMU_VERSION[1]} "
+                "or later with the igb NIC, although the package is installed",
+                hint=f"is an older one first on PATH? {WORKS_WITHOUT_LAB}",
+            )
 
-    def sources(self) -> Path:
-        return self.root / "lab.sources"
+    def transport(self) -> Path:
+        """A file with how this machine's apt reaches its mirror: proxies, certificates."""
+        settings = output_of("apt-config", "dump", what="asking apt for its settings")
+        wanted = re.compile(r"Acquire::(http|https|ftp|tor)::|Acquire::Retries")
+        path = self.root / "transport.conf"
+        lines = [line for line in settings.splitlines() if wanted.match(line)]
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
 
     def _guest(self) -> dict[str, str]:
-        return {name: next(iter(self._versions(name)), "") for name in GUEST_PACKAGES}
+        return {name: next(iter(self._versions(name)), "") for name in GUEST_PACKAGES.split()}
 
     def _versions(self, package: str) -> list[str]:
-        lines = self._cache("madison", package).splitlines()
+        """Versions that the lists have, newest first."""
+        lines = self._ask("madison", package).splitlines()
         return [line.split("|")[1].strip() for line in lines]
 
-    def _cache(self, *arguments: str) -> str:
+    def _ask(self, *arguments: str) -> str:
         return output_of("apt-cache", "-c", self._conf, *arguments, what="reading package lists")
 
 
-def choose(root: Path, runner: Runner, *, again: bool = False) -> Chosen:
+def choose(apt: Apt, *, again: bool = False) -> Chosen:
     """The packages chosen at the first build; `again` looks for newer ones.
 
     Kept in a file, so that a lab that is built needs neither network nor root.
     """
-    remembered = root / f"chosen-{_debian_suite()}.json"
+    remembered = apt.root / "chosen.json"
     if remembered.exists() and not again:
-        return Chosen(**json.loads(remembered.read_text()))
+        chosen = Chosen(**json.loads(remembered.read_text()))
+        if chosen.suite == debian_suite():
+            return chosen
     require_host()
-    say("package lists of this machine's mirror")
-    apt = Apt(root / "apt", runner)
-    apt.update()
-    chosen = apt.choose()
-    new = remembered.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(asdict(chosen), indent=1) + "\n")
-    new.rename(remembered)
+    apt.root.mkdir(parents=True, exist_ok=True)
+    with locked(apt.root / "lock"):
+        apt.update()
+        chosen = apt.choose()
+        new = remembered.with_suffix(".new")
+        new.write_text(json.dumps(asdict(chosen), indent=1) + "\n")
+        new.rename(remembered)
     return chosen
 
 
@@ -161,7 +207,7 @@ def require_host() -> None:
     """LabError unless this host can build the lab: Debian with apt, root, amd64."""
     lacking = []
     if not shutil.which("apt-get"):
-        lacking.append("apt-get (Debian 12 or 13 is needed: the guest is made of its packages)")
+        lacking.append("apt-get (the guest is made of Debian's packages)")
     if os.geteuid() != 0:
         lacking.append("root (to install tools and to make the guest's root file system)")
     if os.uname().machine != "x86_64":
@@ -170,50 +216,42 @@ def require_host() -> None:
         raise LabError(f"cannot build the lab here, missing: {'; '.join(lacking)}")
 
 
-def qemu_has_igb() -> bool:
-    """Whether the host's QEMU emulates the igb NIC (QEMU 8.0 and later)."""
+def debian_suite() -> str:
+    """Code name of the host's Debian."""
+    release = Path("/etc/os-release")
+    lines = release.read_text().splitlines() if release.exists() else []
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    if fields.get("ID") != "debian" or "VERSION_CODENAME" not in fields:
+        name = fields.get("PRETTY_NAME", "something without /etc/os-release").strip('"')
+        raise LabError(f"cannot build the lab here: it needs Debian 12 or 13, this is {name}")
+    return fields["VERSION_CODENAME"]
+
+
+def _qemu_is_fit() -> bool:
     if not shutil.which(QEMU):
         return False
     devices = subprocess.run([QEMU, "-device", "help"], capture_output=True, text=True, check=False)
-    return 'name "igb"' in devices.stdout
-
-
-def _has_venv() -> bool:
-    return bool(list(Path("/usr/lib").glob("python3.*/ensurepip/__init__.py")))
-
-
-def _has_libelf() -> bool:
-    """objtool, which the kernel's build runs on every object file, is linked with it."""
-    return Path("/usr/lib/x86_64-linux-gnu/libelf.so.1").exists()
-
-
-def _debian_suite() -> str:
-    release = Path("/etc/os-release")
-    fields = (
-        dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
-        if release.exists()
-        else {}
+    shown = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
+    version = re.search(r"version (\d+)\.(\d+)", shown.stdout)
+    return (
+        'name "igb"' in devices.stdout
+        and version is not None
+        and (int(version[1]), int(version[2])) >= QEMU_VERSION
     )
-    if fields.get("ID") != "debian" or "VERSION_CODENAME" not in fields:
-        raise LabError(
-            f"the lab needs Debian 12 or 13, this is {fields.get('PRETTY_NAME', 'something else')}"
-        )
-    return fields["VERSION_CODENAME"]
 
 
 def _sources(suite: str) -> str:
     """A deb822 sources file with this machine's own mirror of the suite and of its security."""
     targets = output_of(
         *("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"),
-        *("Created-By: Packages",),
+        "Created-By: Packages",
         what="asking apt for this machine's mirror",
     )
-    mirrors = dict(reversed([line.split() for line in targets.splitlines()]))
+    mirrors = dict(line.split(maxsplit=1) for line in reversed(targets.splitlines()))
     main = mirrors.get(suite) or mirrors.get("stable") or mirrors.get("oldstable")
     if main is None:
         raise LabError(
-            f"apt has no package source for {suite} (apt-get indextargets lists "
-            f"{', '.join(mirrors) or 'none'})",
+            f"apt has no package source for {suite}, but for {', '.join(mirrors) or 'nothing'}",
             hint=f"add one to /etc/apt/sources.list.d. {WORKS_WITHOUT_LAB}",
         )
     stanzas = [_stanza(main, suite, f"{suite}-updates", f"{suite}-backports")]

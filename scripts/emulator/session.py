@@ -14,13 +14,12 @@ import time
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from emulator.machine import Machine
 from emulator.qmp import QmpError
 
 SILENCE_SECONDS = 60
-"""The agent says something every 5 s. Under emulation on a busy host it may be late, not this late."""
+"""The agent says something every 5 s; on a busy host it may be late, but not as late as this."""
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -41,11 +40,10 @@ class Command:
     """What to run in the guest."""
 
     argv: list[str]
-    timeout: float | None
-    """Seconds."""
+    timeout: float | None = None
+    """Seconds until the machine counts as stalled."""
     terminal: bool = False
-    tree: bool = True
-    """Whether the run directory holds tree.tar to unpack."""
+    """Run it on a terminal, with our stdin as its keyboard; else its stdin is empty."""
 
 
 def wait_ready(machine: Machine, timeout: float) -> None:
@@ -68,76 +66,81 @@ def run(machine: Machine, command: Command) -> int:
         "directory": "/opt/nodeagent",
         "environment": ENVIRONMENT | ({"TERM": "xterm"} if command.terminal else {}),
         "terminal": [size.lines, size.columns] if command.terminal else None,
-        "tree": command.tree,
     }
     machine.control.sendall(json.dumps(request).encode() + b"\n")
     with _raw_terminal() if command.terminal else contextlib.nullcontext():
-        return _follow(machine, command)
+        return _Conversation(machine).until_end(command)
 
 
-def _follow(machine: Machine, command: Command) -> int:
-    """Pass the output on until the agent tells the exit status and all output has been read."""
-    deadline = time.monotonic() + command.timeout if command.timeout else None
-    counts = {machine.out: 0, machine.err: 0}
-    targets = {machine.out: sys.stdout.fileno(), machine.err: sys.stderr.fileno()}
-    told = b""
-    with selectors.DefaultSelector() as selector:
-        for source in (machine.control, machine.out, machine.err, machine.qmp):
-            selector.register(source, selectors.EVENT_READ)
-        if command.terminal:
-            selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        while True:
-            ready = selector.select(_patience(deadline))
-            _check_time(ready, deadline, command)
-            for source in (key.fileobj for key, _ in ready):
-                if source is machine.qmp:
-                    _check_events(machine)
-                elif source is machine.control:
-                    told += _receive(machine.control)
-                elif isinstance(source, socket.socket):
-                    data = _receive(source)
-                    counts[source] += len(data)
-                    _write(targets[source], data)
-                elif data := os.read(sys.stdin.fileno(), 4096):
-                    machine.out.sendall(data)
-                else:
-                    machine.out.sendall(b"\x04")
-                    selector.unregister(sys.stdin.fileno())
-            end = _end(told)
-            if end and counts[machine.out] >= end["out"] and counts[machine.err] >= end["err"]:
-                return int(end["exit"])
+class _Conversation:
+    """What came from the guest so far, and what to do with what comes next."""
 
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.missing = {"out": 0, "err": 0}
+        """Bytes that the agent wrote and we have not read; only known at the end."""
+        self.status: int | None = None
+        self.control = b""
+        self.selector = selectors.DefaultSelector()
 
-def _end(told: bytes) -> dict[str, Any] | None:
-    last = told.rpartition(b"\n")[0].rpartition(b"\n")[2]
-    message: dict[str, Any] = json.loads(last) if last else {}
-    return message if "exit" in message else None
+    def until_end(self, command: Command) -> int:
+        """Pass output on until the agent tells the exit status and all output was read."""
+        machine = self.machine
+        deadline = time.monotonic() + command.timeout if command.timeout else float("inf")
+        with self.selector as selector:
+            selector.register(machine.control, selectors.EVENT_READ, self.hear_agent)
+            selector.register(machine.qmp, selectors.EVENT_READ, self.hear_qemu)
+            selector.register(machine.out, selectors.EVENT_READ, self.pass_stdout)
+            selector.register(machine.err, selectors.EVENT_READ, self.pass_stderr)
+            if command.terminal:
+                selector.register(sys.stdin, selectors.EVENT_READ, self.pass_keys)
+            while self.status is None or any(self.missing.values()):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Stalled(f"{command.argv[0]} has not ended after {command.timeout:.0f} s")
+                events = selector.select(min(left, SILENCE_SECONDS))
+                if not events and left > SILENCE_SECONDS:
+                    raise Stalled(f"no sign of life for {SILENCE_SECONDS} s")
+                for key, _ in events:
+                    key.data()
+        return self.status
 
+    def hear_agent(self) -> None:
+        *lines, self.control = (self.control + _receive(self.machine.control)).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "exit" in message:
+                self.status = message["exit"]
+                self.missing = {name: self.missing[name] + message[name] for name in self.missing}
 
-def _patience(deadline: float | None) -> float:
-    if deadline is None:
-        return SILENCE_SECONDS
-    return min(SILENCE_SECONDS, max(0.0, deadline - time.monotonic()))
+    def hear_qemu(self) -> None:
+        try:
+            events = self.machine.qmp.events()
+        except QmpError as error:
+            raise Stalled(f"{error}, status {self.machine.process.poll()}") from error
+        for event in events:
+            if event["event"] == "SHUTDOWN":
+                raise Stalled(f"the guest went down by itself ({event['data']['reason']})")
 
+    def pass_stdout(self) -> None:
+        self.pass_output("out", self.machine.out, sys.stdout.fileno())
 
-def _check_time(ready: object, deadline: float | None, command: Command) -> None:
-    if deadline is not None and time.monotonic() >= deadline:
-        raise Stalled(f"{command.argv[0]} has not ended after {command.timeout:.0f} s")
-    if not ready:
-        raise Stalled(f"no sign of life for {SILENCE_SECONDS} s")
+    def pass_stderr(self) -> None:
+        self.pass_output("err", self.machine.err, sys.stderr.fileno())
 
+    def pass_output(self, name: str, source: socket.socket, target: int) -> None:
+        data = _receive(source)
+        self.missing[name] -= len(data)
+        while data:
+            data = data[os.write(target, data) :]
 
-def _check_events(machine: Machine) -> None:
-    try:
-        events = machine.qmp.events()
-    except QmpError as error:
-        raise Stalled(f"{error} with status {machine.process.poll()}") from error
-    for event in events:
-        if event["event"] in ("SHUTDOWN", "GUEST_PANICKED"):
-            reason = event.get("data", {}).get("reason", "panic")
-            raise Stalled(f"the guest went down by itself ({reason})")
-        if event["event"] == "STOP":
-            raise Stalled("the machine was stopped")
+    def pass_keys(self) -> None:
+        keys = os.read(sys.stdin.fileno(), 4096)
+        if keys:
+            self.machine.out.sendall(keys)
+        else:
+            self.machine.out.sendall(b"\x04")  # what the end of a file is on a terminal
+            self.selector.unregister(sys.stdin)
 
 
 def _receive(source: socket.socket) -> bytes:
@@ -145,11 +148,6 @@ def _receive(source: socket.socket) -> bytes:
     if not data:
         raise Stalled("QEMU has ended")
     return data
-
-
-def _write(target: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(target, data) :]
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def main() -> None:
     send(control, {"ready": True})
     request = receive(control)
     time.clock_settime_ns(time.CLOCK_REALTIME, request["clock_ns"])
-    prepare(request)
+    prepare()
     if request["terminal"]:
         status = run_on_terminal(request, control, out)
     else:
@@ -55,12 +55,11 @@ class Port:
             data = data[count:]
 
 
-def prepare(request: dict[str, Any]) -> None:
+def prepare() -> None:
     """The share that only exists from now on, and the working tree that came with it."""
-    script = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none host /host"
-    if request["tree"]:
-        script += " && tar -C /opt/nodeagent -xf /host/tree.tar"
-    subprocess.run(["/bin/sh", "-c", script], check=True)
+    share = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none host /host"
+    unpack = "tar -C /opt/nodeagent -xf /host/tree.tar"
+    subprocess.run(["/bin/sh", "-c", f"{share} && {unpack}"], check=True)
 
 
 def run(request: dict[str, Any], control: int, out: Port, err: Port) -> int:
@@ -69,12 +68,14 @@ def run(request: dict[str, Any], control: int, out: Port, err: Port) -> int:
     The command writes to pipes and not to the ports: a port can be opened only once, and
     /dev/stdout would open it again.
     """
+    pipes = {os.pipe(): out, os.pipe(): err}
+    (_, stdout), (_, stderr) = pipes
     try:
         process = subprocess.Popen(
             request["command"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             cwd=request["directory"],
             env=request["environment"],
             start_new_session=True,
@@ -82,9 +83,9 @@ def run(request: dict[str, Any], control: int, out: Port, err: Port) -> int:
     except OSError as error:
         err.write(f"lab: cannot run {request['command'][0]}: {error.strerror}\n".encode())
         return 127 if error.errno == errno.ENOENT else 126
-    assert process.stdout
-    assert process.stderr
-    ports = {process.stdout.fileno(): out, process.stderr.fileno(): err}
+    os.close(stdout)
+    os.close(stderr)
+    ports = {pipe: port for (pipe, _), port in pipes.items()}
     ended = os.pidfd_open(process.pid)
     pump(ports, ended, control)
     # What it wrote last. Children that it left behind may hold the pipes open: no wait for them.
@@ -108,7 +109,8 @@ def run_on_terminal(request: dict[str, Any], control: int, port: Port) -> int:
     os.set_blocking(terminal, False)
     while data := read_available(terminal):
         port.write(data)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if status >= 0 else 128 - status
 
 
 def pump(routes: dict[int, Port], ended: int, control: int) -> None:

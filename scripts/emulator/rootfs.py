@@ -1,0 +1,52 @@
+"""The guest's Debian and its Python packages, before anything of the lab is in them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from emulator.host import Runner, say
+from emulator.packages import Apt, Chosen
+
+PYTHON = "/usr/bin/python3"
+REQUIREMENTS = Path(__file__).parent.parent / "requirements.lock"
+
+
+def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:
+    """rootfs.tar: the packages that were chosen, and what they need."""
+    say(f"root file system: {len(chosen.guest)} packages of {chosen.suite} and what they need")
+    runner.run(
+        *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
+        '--aptopt=APT::Install-Recommends "false"',
+        f"--aptopt={apt.transport()}",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        f"--include={','.join(chosen.guest)}",
+        chosen.suite,
+        directory / "rootfs.tar",
+        apt.sources,
+        what="making the guest's root file system",
+    )
+
+
+def make_python(runner: Runner, directory: Path) -> None:
+    """site/: the packages of requirements.lock, compiled.
+
+    The guest's Debian is the host's, so the host's python3 picks the right files and compiles them.
+    Byte code without a source check: stat and read of the source cost more under emulation.
+    """
+    say(f"python packages of {REQUIREMENTS.name}")
+    environment = directory / "venv"
+    site = directory / "site"
+    runner.run(PYTHON, "-m", "venv", environment, what="making a venv to run pip")
+    runner.run(
+        *(environment / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"),
+        *("--target", site, "-r", REQUIREMENTS),
+        what="installing the python packages",
+    )
+    runner.run(
+        *(PYTHON, "-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash"),
+        *("-s", site, "-p", "/usr/local/lib/site-packages", site),
+        what="compiling the python packages",
+    )
+    shutil.rmtree(environment)
