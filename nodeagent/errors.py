@@ -7,6 +7,7 @@ An exception that is not an AgentError is a bug and shows its traceback.
 
 from __future__ import annotations
 
+import errno as errnos
 from collections.abc import Iterable, Sequence
 
 DIFFERS = 1
@@ -119,3 +120,9 @@ class Stopped(AgentError):
 
     def __init__(self) -> None:
         super().__init__("stopped by a signal")
+
+
+def reason(error: OSError) -> str:
+    """The kernel's refusal for a message: `EBUSY: Device or resource busy`."""
+    name = errnos.errorcode.get(error.errno or 0, str(error.errno))
+    return f"{name}: {error.strerror}"

@@ -1,8 +1,6 @@
 """rtnetlink: read all links and a PF's VF list, change links and VFs by ifindex.
 
-pyroute2 encodes and decodes the messages (its classes follow if_link.h); the socket is our own,
-because pyroute2 0.9 runs an asyncio loop for each synchronous call, and because several requests
-in one datagram are acknowledged one by one and answered in one round trip.
+pyroute2 encodes and decodes the messages: its classes follow if_link.h.
 
 Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 
@@ -18,33 +16,19 @@ Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from pyroute2.netlink import nla, nlmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
-NLMSG_ERROR: Final = 2
-NLMSG_DONE: Final = 3
-NLM_F_REQUEST: Final = 0x1
-NLM_F_ACK: Final = 0x4
-NLM_F_DUMP_INTR: Final = 0x10
-NLM_F_CAPPED: Final = 0x100
-NLM_F_ACK_TLVS: Final = 0x200
-NLM_F_DUMP: Final = 0x300
-NLMSGERR_ATTR_MSG: Final = 1
-SOL_NETLINK: Final = 270
-NETLINK_CAP_ACK: Final = 10
-NETLINK_EXT_ACK: Final = 11
 RTEXT_FILTER_VF: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 8
 IFF_UP: Final = 0x1
@@ -53,10 +37,6 @@ U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
 LINK_STATES: Final = ("auto", "enable", "disable")
 PROTOCOLS: Final = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
-# each acknowledgement takes about 1.3 KiB of the socket's 208 KiB; beyond that they are dropped
-BATCH: Final = 64
-RECEIVE_BYTES: Final = 512 * 1024
-DUMP_TRIES: Final = 8
 
 
 class _VlanInfo(nla):  # type: ignore[misc] # pyroute2 is untyped
@@ -167,45 +147,17 @@ class VfChange:
 Change = LinkChange | VfChange
 
 
-class Rtnl:
-    """A NETLINK_ROUTE socket of one thread. `requests` counts the messages sent, for the bench."""
+class Rtnl(Netlink):
+    """A NETLINK_ROUTE socket."""
 
     def __init__(self) -> None:
-        self.requests = 0
-        self._sequence = 0
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        super().__init__(socket.NETLINK_ROUTE)
 
     def links(self) -> dict[int, Link]:
-        """Every interface of this network namespace, by ifindex: one request, however many.
-
-        The kernel marks a dump that was overtaken by a change (NLM_F_DUMP_INTR); such a dump is
-        asked for again, because it may lack a link. KernelError when that happens every time.
-        """
-        for _ in range(DUMP_TRIES):
-            sequence = self._send([_get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)])
-            replies = list(self._replies(sequence))
-            if not any(flags & NLM_F_DUMP_INTR for _, flags, _ in replies):
-                messages = (_decoded(body) for kind, _, body in replies if kind != NLMSG_DONE)
-                return {link.index: link for link in map(_link, messages)}
-        raise KernelError(
-            f"cannot list the network interfaces: they changed during each of {DUMP_TRIES} dumps",
-            hint="something creates and removes interfaces without pause: `ip monitor link`",
-        )
+        """Every interface of this network namespace, by ifindex: one request, however many."""
+        request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
+        links = (_link(_decoded(body)) for body in self.dump(request, "network interfaces"))
+        return {link.index: link for link in links}
 
     def vfs(self, index: int) -> tuple[VfInfo, ...]:
         """The VF list of the PF whose interface is `index`, sorted: one request.
@@ -215,12 +167,12 @@ class Rtnl:
         is short because it wrapped at 64 KiB: a cut list is never taken for the truth.
         """
         mask = RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS
-        sequence = self._send([_get_link(index, 0, mask)])
-        _, _, body = next(iter(self._replies(sequence)))
-        if isinstance(body, OSError):
+        try:
+            (body,) = self.ask(_get_link(index, 0, mask))
+        except OSError as error:
             raise KernelError(
-                f"cannot read the VFs of interface {index}: {body.strerror}", errno=body.errno
-            )
+                f"cannot read the VFs of interface {index}: {error.strerror}", errno=error.errno
+            ) from error
         message = _decoded(body)
         listed = message.get_attr("IFLA_VFINFO_LIST")
         found = tuple(map(_vf_info, listed.get_attrs("IFLA_VF_INFO"))) if listed else ()
@@ -234,88 +186,8 @@ class Rtnl:
         return tuple(sorted(found, key=lambda vf: vf.index))
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Send all changes; for each, in order, None or why the kernel refused it.
-
-        The changes are independent messages: one that is refused does not hold up the others. The
-        OSError's text carries the driver's own words (extended ack), where there are any.
-        """
-        results: list[OSError | None] = []
-        messages = [_set_link(change) for change in changes]
-        for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
-            first = self._send(batch)
-            answers: dict[int, OSError | None] = {}
-            while len(answers) < len(batch):
-                for sequence, kind, _, body in self._receive():
-                    if kind == NLMSG_ERROR and first <= sequence < first + len(batch):
-                        answers[sequence] = body if isinstance(body, OSError) else None
-            results.extend(answers[first + n] for n in range(len(batch)))
-        return results
-
-    def _send(self, messages: Sequence[bytearray]) -> int:
-        """Number and send messages in one datagram; the first one's sequence number."""
-        first = self._sequence + 1
-        datagram = bytearray()
-        for message in messages:
-            self._sequence += 1
-            self.requests += 1
-            struct.pack_into("=I", message, 8, self._sequence)
-            datagram += message
-            datagram += bytes(-len(message) % 4)
-        self._socket.send(datagram)
-        return first
-
-    def _replies(self, sequence: int) -> Iterator[tuple[int, int, bytes | OSError]]:
-        """Everything that answers request `sequence`, up to its end."""
-        while True:
-            for number, kind, flags, body in self._receive():
-                if number != sequence:
-                    continue
-                yield kind, flags, body
-                if kind in {NLMSG_DONE, NLMSG_ERROR} or not flags & 0x2:  # NLM_F_MULTI
-                    return
-
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes | OSError]]:
-        """The messages of one datagram: sequence, type, flags, and the message or the refusal."""
-        data = self._socket.recv(RECEIVE_BYTES)
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, sequence = struct.unpack_from("=IHHI", data, offset)
-            if length < 16:
-                break
-            message = data[offset : offset + length]
-            yield (
-                sequence,
-                kind,
-                flags,
-                _refusal(message, flags) if kind == NLMSG_ERROR else message,
-            )
-            offset += (length + 3) & ~3
-
-
-def _refusal(message: bytes, flags: int) -> OSError | bytes:
-    """NLMSG_ERROR as an OSError; the message itself where it only acknowledges (error 0)."""
-    (code,) = struct.unpack_from("=i", message, 16)
-    if code == 0:
-        return message
-    said = os.strerror(-code)
-    if flags & NLM_F_ACK_TLVS:
-        # struct nlmsgerr: error, then the request's header alone if capped, else all of it
-        (request,) = struct.unpack_from("=I", message, 20)
-        offset = 20 + (16 if flags & NLM_F_CAPPED else (request + 3) & ~3)
-        for kind, value in _attributes(message, offset):
-            if kind == NLMSGERR_ATTR_MSG:
-                said += f" ({value.rstrip(bytes(1)).decode(errors='replace')})"
-    return OSError(-code, said)
-
-
-def _attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
+        """Send all changes; for each, in order, None or why the kernel refused it."""
+        return self.send([_set_link(change) for change in changes])
 
 
 def _encoded(message: Any) -> bytearray:
@@ -386,9 +258,7 @@ def _vlan_attributes(vf: int, vlan: int, qos: int, proto: str | None) -> Iterato
     yield "IFLA_VF_VLAN_LIST", {"attrs": [("IFLA_VF_VLAN_INFO", info)]}
 
 
-def _decoded(body: bytes | OSError) -> Any:
-    if isinstance(body, OSError):
-        raise KernelError(f"rtnetlink: {body.strerror}", errno=body.errno)
+def _decoded(body: bytes) -> Any:
     message = _LinkMessage(body)
     message.decode()
     return message
@@ -443,9 +313,3 @@ def _vlan_of(info: Any) -> tuple[int | None, int | None, str | None]:
 
 def _flag(value: int | None) -> bool | None:
     return None if value is None or value == U32 else bool(value)
-
-
-def describe(error: OSError) -> str:
-    """The kernel's refusal for a message: `EBUSY: Device or resource busy`."""
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    return f"{name}: {error.strerror}"

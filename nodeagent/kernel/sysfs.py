@@ -14,13 +14,12 @@ What the kernel does behind these files (Linux 6.12):
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, reason
 
 NO_DRIVER: Final = "none"
 
@@ -135,7 +134,7 @@ def _write(path: Path, value: str) -> None:
             os.close(fd)
     except OSError as error:
         raise KernelError(
-            f"cannot write {value.strip()!r} to {path}: {_reason(error)}", errno=error.errno
+            f"cannot write {value.strip()!r} to {path}: {reason(error)}", errno=error.errno
         ) from error
 
 
@@ -158,7 +157,3 @@ def _link(path: Path) -> str | None:
         return path.readlink().name
     except OSError:
         return None
-
-
-def _reason(error: OSError) -> str:
-    return f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from nodeagent.errors import KernelError, WaitTimeout
-from nodeagent.kernel import parallel, rtnl
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel import parallel
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, VfChange, VfInfo
 from nodeagent.sriov.actions import (
@@ -213,10 +213,10 @@ def _await_functions(
 
 
 def _timed_out(
-    late: WaitTimeout, targets: Iterable[Target], reason: Callable[[Target], str | None]
+    late: WaitTimeout, targets: Iterable[Target], why: Callable[[Target], str | None]
 ) -> Failures:
     """A line for each target that is still missing, with the wait that gave up on it."""
-    named = ((target, reason(target)) for target in targets)
+    named = ((target, why(target)) for target in targets)
     return [
         (target, f"{text} after {late.seconds:g} s") for target, text in named if text is not None
     ]
@@ -280,7 +280,7 @@ def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | Non
 
 
 def _vf_refusal(target: Target, part: str, error: OSError) -> str:
-    return f"{target_name(target)}: cannot set its {part}: {rtnl.describe(error)}"
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}"
 
 
 # rtnetlink: the netdevs themselves
@@ -320,7 +320,7 @@ def _link_change(action: SetLink, link: Link) -> LinkChange | None:
 
 def _link_refusal(target: Target, part: str, error: OSError) -> str:
     hint = "; another interface has that name" if error.errno == errno.EEXIST else ""
-    return f"{target_name(target)}: cannot set its {part}: {rtnl.describe(error)}{hint}"
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}{hint}"
 
 
 # sending: in one batch, and what was refused once more in parts

@@ -1,0 +1,164 @@
+"""A netlink socket of our own: numbered requests, dumps that are whole, a batch of changes.
+
+pyroute2 encodes and decodes the messages; its sockets are not used, because pyroute2 0.9 runs an
+asyncio loop for each synchronous call, and because several requests in one datagram are
+acknowledged one by one and answered in one round trip (netlink(7), net/netlink/af_netlink.c).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final, Self
+
+from nodeagent.errors import KernelError
+
+NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
+NLM_F_REQUEST: Final = 0x1
+NLM_F_MULTI: Final = 0x2
+NLM_F_ACK: Final = 0x4
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_CAPPED: Final = 0x100
+NLM_F_ACK_TLVS: Final = 0x200
+NLM_F_DUMP: Final = 0x300
+NLMSGERR_ATTR_MSG: Final = 1
+SOL_NETLINK: Final = 270
+NETLINK_CAP_ACK: Final = 10
+NETLINK_EXT_ACK: Final = 11
+# each acknowledgement takes about 1.3 KiB of the socket's 208 KiB; beyond that they are dropped
+BATCH: Final = 64
+RECEIVE_BYTES: Final = 512 * 1024
+DUMP_TRIES: Final = 8
+
+
+class Netlink:
+    """A socket of one netlink protocol, for one thread. `requests` counts the messages sent."""
+
+    def __init__(self, protocol: int) -> None:
+        self.requests = 0
+        self._sequence = 0
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
+        )
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def ask(self, message: bytearray) -> list[bytes]:
+        """The messages that answer one request. OSError when the kernel refuses it."""
+        _, bodies = self._asked(message)
+        return bodies
+
+    def dump(self, message: bytearray, what: str) -> list[bytes]:
+        """Everything of one kind. `message` has NLM_F_DUMP; `what` is for the error.
+
+        The kernel marks a dump that was overtaken by a change (NLM_F_DUMP_INTR); such a dump is
+        asked for again, because it may lack something. KernelError when that happens every time.
+        """
+        for _ in range(DUMP_TRIES):
+            interrupted, bodies = self._asked(message)
+            if not interrupted:
+                return bodies
+        raise KernelError(
+            f"cannot list {what}: they changed during each of {DUMP_TRIES} dumps",
+            hint="something changes them without pause: `ip monitor` shows what",
+        )
+
+    def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
+        """Send requests with NLM_F_ACK; for each, in order, None or why the kernel refused it.
+
+        They are independent: one that is refused does not hold up the others. The OSError's text
+        carries the driver's own words (extended ack), where there are any.
+        """
+        results: list[OSError | None] = []
+        for start in range(0, len(messages), BATCH):
+            batch = messages[start : start + BATCH]
+            first = self._send(batch)
+            answers: dict[int, OSError | None] = {}
+            while len(answers) < len(batch):
+                for sequence, kind, _, body in self._receive():
+                    if kind == NLMSG_ERROR and first <= sequence < first + len(batch):
+                        answers[sequence] = body if isinstance(body, OSError) else None
+            results.extend(answers[first + n] for n in range(len(batch)))
+        return results
+
+    def _send(self, messages: Sequence[bytearray]) -> int:
+        """Number and send messages in one datagram; the first one's sequence number."""
+        first = self._sequence + 1
+        datagram = bytearray()
+        for message in messages:
+            self._sequence += 1
+            self.requests += 1
+            struct.pack_into("=I", message, 8, self._sequence)
+            datagram += message
+            datagram += bytes(-len(message) % 4)
+        self._socket.send(datagram)
+        return first
+
+    def _asked(self, message: bytearray) -> tuple[bool, list[bytes]]:
+        """Send one request and take in all that answers it; whether a dump was overtaken."""
+        sequence = self._send([message])
+        interrupted, bodies = False, []
+        while True:
+            for number, kind, flags, body in self._receive():
+                if number != sequence:
+                    continue
+                if isinstance(body, OSError):
+                    raise body
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if kind not in {NLMSG_DONE, NLMSG_ERROR}:
+                    bodies.append(body)
+                if kind in {NLMSG_DONE, NLMSG_ERROR} or not flags & NLM_F_MULTI:
+                    return interrupted, bodies
+
+    def _receive(self) -> Iterator[tuple[int, int, int, bytes | OSError]]:
+        """The messages of one datagram: sequence, type, flags, and the message or the refusal."""
+        data = self._socket.recv(RECEIVE_BYTES)
+        offset = 0
+        while offset + 16 <= len(data):
+            length, kind, flags, sequence = struct.unpack_from("=IHHI", data, offset)
+            if length < 16:
+                break
+            message = data[offset : offset + length]
+            body = _refusal(message, flags) if kind == NLMSG_ERROR else message
+            yield sequence, kind, flags, body
+            offset += (length + 3) & ~3
+
+
+def _refusal(message: bytes, flags: int) -> OSError | bytes:
+    """NLMSG_ERROR as an OSError; the message itself where it only acknowledges (error 0)."""
+    (code,) = struct.unpack_from("=i", message, 16)
+    if code == 0:
+        return message
+    said = os.strerror(-code)
+    if flags & NLM_F_ACK_TLVS:
+        # struct nlmsgerr: error, then the request's header alone if capped, else all of it
+        (request,) = struct.unpack_from("=I", message, 20)
+        offset = 20 + (16 if flags & NLM_F_CAPPED else (request + 3) & ~3)
+        for kind, value in attributes(message, offset):
+            if kind == NLMSGERR_ATTR_MSG:
+                said += f" ({value.rstrip(bytes(1)).decode(errors='replace')})"
+    return OSError(-code, said)
+
+
+def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Type and payload of each attribute from `offset` to the end; flag bits are masked off."""
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
