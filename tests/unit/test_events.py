@@ -269,7 +269,12 @@ def test_file_comes(tmp_path: Path, way: str) -> None:
         "renamed in place": lambda: (flag.parent / "other").rename(flag),
     }
     came: list[float] = []
-    timer = later(0.05, lambda: (actions[way](), came.append(time.monotonic())))
+
+    def come() -> None:
+        actions[way]()
+        came.append(time.monotonic())
+
+    timer = later(0.05, come)
     ended = wait_for(flag)
     timer.join()
     assert ended - came[0] < 0.1
