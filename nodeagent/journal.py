@@ -18,7 +18,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ class Journal:
         self.last_path = settings.state_dir / "last-snapshot.json"
         self.records_path = settings.state_dir / "journal.jsonl"
         self.old_records_path = settings.state_dir / "journal.old.jsonl"
-        self.run = secrets.token_hex(4)
+        self.run = os.urandom(4).hex()
         self._boot = ""
         self._recording = True
 
@@ -266,7 +265,7 @@ def _busy(path: Path) -> BusyError:
     pids = [pid for pid in lock_holders(path) if pid > 0]
     by = f"process {pids[0]}" if pids else "a process in another container"
     return BusyError(
-        f"{path} is locked by {by}: another driver agent is at work on this node",
+        f"{path} is locked by {by}: another agent runs on this node",
         hint="`nodeagent status` shows what it does; an agent in a pod ends with its pod",
     )
 

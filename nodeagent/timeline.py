@@ -30,7 +30,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The srcversions of the driver's modules at one moment: pairs of module and srcversion."""
+    """One look at the driver's modules: pairs of module and srcversion (`none`: it has none).
+
+    `name` is `installed` (what modinfo says of the disk) or `loaded` (what /sys/module says).
+    """
 
     name: str
     at: str
@@ -133,9 +136,8 @@ def _phases(records: Sequence[Record], now: float | None) -> Iterator[Phase]:
 def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
     for record in records:
         if record.kind == "note" and record.name == "srcversion":
-            modules = {k: v for k, v in record.facts.items() if k != "checkpoint"}
-            name = record.facts.get("checkpoint", record.at)
-            yield Checkpoint(name, record.at, tuple(sorted(modules.items())))
+            versions = tuple((k, v) for k, v in record.facts.items() if k != "checkpoint")
+            yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
 
 
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
@@ -177,10 +179,16 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
 def _srcversion_table(
     checkpoints: Sequence[Checkpoint],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    modules = sorted({module for each in checkpoints for module, _ in each.srcversions})
-    columns = [(each.name, dict(each.srcversions)) for each in checkpoints]
-    headers = ("srcversion", *(name for name, _ in columns))
-    return headers, [(m, *(known.get(m, "-") for _, known in columns)) for m in modules]
+    """A row a module: installed, loaded at first and, when there was a second look, at last."""
+    installed = [dict(each.srcversions) for each in checkpoints if each.name == "installed"]
+    loaded = [dict(each.srcversions) for each in checkpoints if each.name == "loaded"]
+    looks = (installed[-1:] or [{}], loaded[:1] or [{}], loaded[1:][-1:] or [{}])
+    rows: list[tuple[str, ...]] = []
+    for module in dict.fromkeys(name for each in checkpoints for name, _ in each.srcversions):
+        row = tuple(look[0].get(module, "-") for look in looks)
+        if set(row) - {"none", "-"}:
+            rows.append((module, *row))
+    return ("srcversion", "installed", "loaded before", "loaded after"), rows
 
 
 def _back(window: Window) -> str:

@@ -20,16 +20,19 @@ def record(
     return Record(at, clock, boot, run, 1, kind, name, facts)
 
 
+INSTALLED = {"mlx5_core": "B", "mlx5_ib": "C", "ib_core": "none"}
+
 COMPLETE = (
     record(0, "note", "run", mode="sources"),
     record(0, "start", "build"),
     record(1.5, "done", "build"),
-    record(1.5, "note", "srcversion", checkpoint="installed", mlx5_core="B", ib_core="C"),
-    record(1.5, "note", "srcversion", checkpoint="loaded before", mlx5_core="A", ib_core="C"),
+    record(1.5, "note", "srcversion", checkpoint="installed", **INSTALLED),
+    record(1.5, "note", "srcversion", checkpoint="loaded", **(INSTALLED | {"mlx5_core": "A"})),
     record(2, "start", "restart"),
     record(3, "note", "vfs-gone"),
     record(9, "done", "restart"),
-    record(9, "note", "srcversion", checkpoint="loaded after", mlx5_core="B"),
+    record(9, "note", "srcversion", checkpoint="installed", **INSTALLED),
+    record(9, "note", "srcversion", checkpoint="loaded", **INSTALLED),
     record(9, "start", "restore"),
     record(12, "note", "vfs-back"),
     record(14.6, "done", "restore"),
@@ -56,8 +59,8 @@ def test_a_complete_run_as_text() -> None:
         "  restart  12:00:02.000      7.0 s  done",
         "  restore  12:00:09.000      5.6 s  done",
         "  srcversion  installed  loaded before  loaded after",
-        "  ib_core     C          C              -",
         "  mlx5_core   B          A              B",
+        "  mlx5_ib     C          C              C",
         "  VFs gone from 12:00:03.000 to 12:00:12.000: 9.0 s",
     ]
 
