@@ -1,0 +1,170 @@
+"""The life of the process: root, signals, lock, the reload, ready, staying, the end.
+
+Two locks keep two of us from one node. The driver container's own (LOCK_FILE_PATH) is held for
+life, as the contract has it: one agent a node. The work lock beside it is held only while devices
+are changed. So an operator can restore by hand while an agent that is ready holds the first and
+touches nothing; not while one is at work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from nodeagent import hold
+from nodeagent import reload as story
+from nodeagent.driver import blacklist
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
+from nodeagent.journal import Journal, lock
+from nodeagent.kernel.events import StopSignal
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import Snapshot
+from nodeagent.sriov.node import Node
+
+log = logging.getLogger(__name__)
+
+
+def run(mode: str, settings: Settings, log_format: str) -> int:
+    """The agent's whole life. Does not return when all is well: the process becomes the holder.
+
+    Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
+    caller may have SIGTERM and SIGINT blocked, so that none is lost before there is a handler.
+    """
+    require_root("loads drivers and writes the settings of VFs")
+    settings.check_mode(mode, whole_life=True)
+    with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        with _flag_only_when_proven(journal):
+            _work(mode, settings, journal, stop)
+            return _stay(lock_fd, journal, stop, log_format)
+
+
+def reload_once(mode: str, settings: Settings) -> None:
+    """The same without staying: the ready flag stays, and with it the proof."""
+    require_root("loads drivers and writes the settings of VFs")
+    settings.check_mode(mode, whole_life=False)
+    with StopSignal() as stop, lock(settings.lock_path):
+        journal = Journal(settings)
+        with _flag_only_when_proven(journal):
+            _work(mode, settings, journal, stop)
+
+
+def take_snapshot(settings: Settings) -> Snapshot:
+    """The node as it is now."""
+    require_root("reads the settings of VFs")
+    with StopSignal() as stop, Node(settings, stop) as node:
+        return story.take_snapshot(node, _installed(settings, stop))
+
+
+def restore(snapshot: Snapshot, settings: Settings) -> None:
+    """Make the node what the snapshot says, and prove it. Neither flag nor snapshot is touched.
+
+    BusyError while an agent is at work; one that is ready does no harm and suffers none.
+    """
+    require_root("writes the settings of VFs")
+    with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
+        story.restore(node, snapshot.state)
+        story.verify(node, snapshot.state)
+
+
+def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:
+    """DataError when the snapshot was taken on another machine. One without an id fits any."""
+    if snapshot.machine_id and machine_id and snapshot.machine_id != machine_id:
+        raise DataError(
+            f"the snapshot of {snapshot.taken_at} was taken on another machine: "
+            f"its machine-id is {snapshot.machine_id}, this one's is {machine_id}",
+            hint=hint,
+        )
+
+
+def require_devices(now: Snapshot) -> None:
+    """UnavailableError when there is no device whose state could be told."""
+    if not now.state.pfs:
+        raise UnavailableError(
+            f"no device on this node is bound to the driver {now.state.driver}",
+            hint="DRIVER_MODULE names the driver; it may not be loaded, see `nodeagent status`",
+        )
+
+
+def require_root(why: str) -> None:
+    """PermissionDenied for anybody else. A privilege that root lacks is told by the kernel."""
+    if os.geteuid() != 0:
+        raise PermissionDenied(f"this needs root: it {why}", hint="use sudo, or a privileged pod")
+
+
+@contextmanager
+def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
+    """No flag while working, and none when the work ends in an error of any kind."""
+    journal.clear_ready()
+    try:
+        yield
+    except BaseException as error:
+        journal.clear_ready()
+        if isinstance(error, AgentError):
+            journal.note("failed", message=error.message)
+        raise
+
+
+def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    if settings.bind_delay_sec is not None:
+        log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
+    versions = {
+        "driver": settings.nic_driver_ver or "as installed",
+        "container": settings.nic_container_ver or "unknown",
+    }
+    log.info("start", extra={"mode": mode, **versions})
+    journal.note("run", mode=mode, **versions)
+    driver = NicDriver(settings, mode, stop)
+    with lock(_work_lock(settings)):
+        blacklist.sweep(settings)
+        if (snapshot := journal.open_snapshot()) is not None:
+            hint = f"move {journal.open_path} away when this node came from a copy"
+            check_same_machine(snapshot, story.machine_id(), hint=hint)
+        with Node(settings, stop) as node:
+            story.reload(node, journal, driver)
+    journal.note("ready")
+
+
+def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> int:
+    """Become the holder; 0 after a signal that came too late to stop the start.
+
+    The signals are blocked first: one from before has been counted when sigmask returns, one from
+    now on is pending until the holder asks for it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+    log.info("ready: %s", journal.ready_path)
+    if stop.requested:
+        journal.clear_ready()
+        return 0
+    ready = str(journal.ready_path)
+    try:
+        hold.become(lock_fd, ready, log_format)
+    except OSError as error:
+        log.warning("staying as we are, with all that is in memory: %s", error)
+    return hold.until_stopped(ready, log_format)
+
+
+@contextmanager
+def _by_hand(settings: Settings) -> Iterator[None]:
+    """Keep others out while devices are changed by hand; a holder that is ready may stay."""
+    with lock(_work_lock(settings)), ExitStack() as held:
+        try:
+            held.enter_context(lock(settings.lock_path))
+        except BusyError:
+            if not Journal(settings).is_ready():
+                raise
+        yield
+
+
+def _work_lock(settings: Settings) -> Path:
+    return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
+
+
+def _installed(settings: Settings, stop: StopSignal) -> NicDriver:
+    return NicDriver(settings, "precompiled", stop)

@@ -1,0 +1,421 @@
+"""The agent's life: the flag only when proven, one agent a node, no signal lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from nodeagent import agent, hold
+from nodeagent import reload as story
+from nodeagent.errors import (
+    BusyError,
+    ConfigError,
+    DataError,
+    KernelError,
+    PermissionDenied,
+    Stopped,
+    UnavailableError,
+)
+from nodeagent.journal import Journal, lock
+from nodeagent.kernel.events import StopSignal, wait_until_clear
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import DeviceHandle, NodeState, Pf, Snapshot
+
+ROOT = Path(agent.__file__).resolve().parents[1]
+SNAPSHOT = Snapshot(
+    taken_at="2026-11-21T12:03:04Z",
+    machine_id="a" * 32,
+    boot_id="b",
+    kernel="6.12",
+    srcversions=(),
+    state=NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0")),)),
+)
+
+Story = Callable[[Any, Journal, Any], None]
+
+
+class NoNode:
+    """Stands where the node would: no unit test opens netlink sockets."""
+
+    def __init__(self, settings: Settings, stop: StopSignal | None) -> None:
+        self.stop = stop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def proven(node: Any, journal: Journal, driver: Any) -> None:
+    """A story that ends well."""
+    journal.set_ready()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        nic_driver_ver="25.07-0.9.7.0",
+        ready_path=tmp_path / "run/.ready",
+        lock_path=tmp_path / "run/.lock",
+        state_dir=tmp_path / "run/state",
+        blacklist_file=tmp_path / "blacklist.conf",
+    )
+
+
+@pytest.fixture
+def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[[Story], None]:
+    """Say what the story does."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(agent, "Node", NoNode)
+    monkeypatch.setattr(story, "machine_id", lambda: "a" * 32)
+    return lambda told: monkeypatch.setattr(story, "reload", told)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    child = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.signal(signal.SIGCHLD, child)
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
+    """What the agent became; the holder itself is not started."""
+    calls: list[tuple[int, str, str]] = []
+    monkeypatch.setattr(hold, "become", lambda *call: calls.append(call))
+    monkeypatch.setattr(hold, "until_stopped", lambda ready, log_format: 0)
+    return calls
+
+
+def test_when_proven_it_becomes_the_holder_with_lock_and_flag(
+    settings: Settings, tell: Callable[[Story], None], became: list[tuple[int, str, str]]
+) -> None:
+    tell(proven)
+    assert agent.run("precompiled", settings, "text") == 0
+    ((_, ready, log_format),) = became
+    assert (ready, log_format) == (str(settings.ready_path), "text")
+    assert settings.ready_path.exists()
+    names = [(record.kind, record.name) for record in Journal(settings).records()]
+    assert names == [("note", "run"), ("note", "ready")]
+
+
+def test_the_signals_are_blocked_when_it_becomes_the_holder(
+    settings: Settings, tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(proven)
+    masks: list[object] = []
+    monkeypatch.setattr(
+        hold, "become", lambda *_: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    )
+    monkeypatch.setattr(hold, "until_stopped", lambda *_: 0)
+    agent.run("precompiled", settings, "text")
+    assert {signal.SIGTERM, signal.SIGINT} <= masks[0]  # type: ignore[operator] # a set of signals
+
+
+def test_a_flag_from_before_is_gone_while_working(
+    settings: Settings, tell: Callable[[Story], None], became: list[object]
+) -> None:
+    seen: list[bool] = []
+    settings.ready_path.parent.mkdir()
+    settings.ready_path.touch()
+    tell(lambda node, journal, driver: seen.append(journal.is_ready()))
+    agent.run("precompiled", settings, "text")
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("error", [KernelError("no driver"), Stopped(), ZeroDivisionError()])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_error_takes_the_flag_with_it(
+    settings: Settings, tell: Callable[[Story], None], error: Exception, when: str
+) -> None:
+    def told(node: Any, journal: Journal, driver: Any) -> None:
+        if when == "after":
+            journal.set_ready()
+        raise error
+
+    tell(told)
+    with pytest.raises(type(error)):
+        agent.run("precompiled", settings, "text")
+    assert not settings.ready_path.exists()
+    with lock(settings.lock_path):
+        pass
+
+
+def test_a_failure_is_on_record(settings: Settings, tell: Callable[[Story], None]) -> None:
+    def told(node: Any, journal: Journal, driver: Any) -> None:
+        raise KernelError("no driver")
+
+    tell(told)
+    with pytest.raises(KernelError):
+        agent.reload_once("precompiled", settings)
+    last = Journal(settings).records()[-1]
+    assert (last.name, last.facts) == ("failed", {"message": "no driver"})
+
+
+def test_a_reload_by_hand_leaves_the_flag(
+    settings: Settings, tell: Callable[[Story], None]
+) -> None:
+    tell(proven)
+    agent.reload_once("precompiled", dataclasses.replace(settings, nic_driver_ver=None))
+    assert settings.ready_path.exists()
+    with lock(settings.lock_path):
+        pass
+
+
+# Signals
+
+
+def test_a_signal_while_waiting_ends_the_start(
+    settings: Settings, tell: Callable[[Story], None]
+) -> None:
+    def told(node: Any, journal: Journal, driver: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
+
+    tell(told)
+    with pytest.raises(Stopped):
+        agent.run("precompiled", settings, "text")
+    assert not settings.ready_path.exists()
+
+
+def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
+    settings: Settings, tell: Callable[[Story], None], became: list[object]
+) -> None:
+    def told(node: Any, journal: Journal, driver: Any) -> None:
+        journal.set_ready()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    tell(told)
+    assert agent.run("precompiled", settings, "text") == 0
+    assert not settings.ready_path.exists()
+    assert became == []
+
+
+def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
+    settings: Settings, tell: Callable[[Story], None]
+) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    def told(node: Any, journal: Journal, driver: Any) -> None:
+        wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
+
+    tell(told)
+    with pytest.raises(Stopped):
+        agent.run("precompiled", settings, "text")
+
+
+def test_without_the_execve_it_holds_as_it_is(
+    settings: Settings,
+    tell: Callable[[Story], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def cannot(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError(8, "Exec format error")
+
+    tell(proven)
+    monkeypatch.setattr(hold, "become", cannot)
+    assert agent.run("precompiled", settings, "text") == 0
+    assert not settings.ready_path.exists()
+    assert "staying as we are" in caplog.text
+
+
+WHOLE_LIFE = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from nodeagent import agent, logs
+from nodeagent.settings import Settings
+
+class NoNode:
+    def __init__(self, settings, stop): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+
+logs.configure(log_format="text", verbose=False)
+os.geteuid = lambda: 0
+agent.Node = NoNode
+agent.story.reload = lambda node, journal, driver: journal.set_ready()
+run = Path({run!r})
+agent.run("precompiled", Settings(nic_driver_ver="1", ready_path=run / "ready",
+    lock_path=run / "lock", state_dir=run / "state", blacklist_file=run / "b/b.conf"), "text")
+"""
+
+
+def test_a_whole_life(tmp_path: Path) -> None:
+    code = WHOLE_LIFE.format(root=str(ROOT), run=str(tmp_path / "run"))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        while b"ready:" not in (line := process.stderr.readline()):
+            assert line, "it ended before it was ready"
+        with pytest.raises(BusyError, match=str(process.pid)), lock(tmp_path / "run/lock"):
+            pass
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        assert b"SIGTERM: the ready flag is removed" in process.stderr.read()
+        assert not (tmp_path / "run/ready").exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# Who may do what
+
+
+def test_a_second_agent_is_refused_and_disturbs_nothing(
+    settings: Settings, tell: Callable[[Story], None]
+) -> None:
+    tell(proven)
+    Journal(settings).set_ready()
+    with lock(settings.lock_path), pytest.raises(BusyError):
+        agent.run("precompiled", settings, "text")
+    assert settings.ready_path.exists()
+    assert Journal(settings).records() == ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda settings: agent.run("precompiled", settings, "text"),
+        lambda settings: agent.reload_once("precompiled", settings),
+        agent.take_snapshot,
+        lambda settings: agent.restore(SNAPSHOT, settings),
+    ],
+)
+def test_without_root_it_says_what_for(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    call: Callable[[Settings], object],
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PermissionDenied, match=r"needs root: it (loads|reads|writes)"):
+        call(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_version_touches_nothing(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    tell(proven)
+    with pytest.raises(ConfigError, match="NVIDIA_NIC_DRIVER_VER"):
+        agent.run("precompiled", dataclasses.replace(settings, nic_driver_ver=None), "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch, tell: Callable[[Story], None]) -> list[str]:
+    """What was done to the node by hand."""
+    done: list[str] = []
+    monkeypatch.setattr(story, "restore", lambda node, want: done.append("restore"))
+    monkeypatch.setattr(story, "verify", lambda node, want: done.append("verify"))
+    return done
+
+
+def test_restoring_by_hand_beside_an_agent_that_is_ready(
+    settings: Settings, restored: list[str]
+) -> None:
+    Journal(settings).set_ready()
+    Journal(settings).save(SNAPSHOT)
+    with lock(settings.lock_path):
+        agent.restore(SNAPSHOT, settings)
+    assert restored == ["restore", "verify"]
+    assert Journal(settings).is_ready()
+    assert Journal(settings).has_open_snapshot()
+
+
+def test_not_beside_one_that_is_at_work(settings: Settings, restored: list[str]) -> None:
+    with lock(settings.lock_path), pytest.raises(BusyError):
+        agent.restore(SNAPSHOT, settings)
+    assert restored == []
+
+
+def test_two_hands_do_not_meet(settings: Settings, restored: list[str]) -> None:
+    Journal(settings).set_ready()
+    with lock(settings.lock_path.with_name(".lock.work")), pytest.raises(BusyError):
+        agent.restore(SNAPSHOT, settings)
+    assert restored == []
+
+
+def test_an_error_of_the_restore_itself_is_not_taken_for_a_busy_lock(
+    settings: Settings, restored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(node: Any, want: NodeState) -> None:
+        raise BusyError("the device is busy")
+
+    monkeypatch.setattr(story, "restore", busy)
+    Journal(settings).set_ready()
+    with pytest.raises(BusyError, match="the device is busy"):
+        agent.restore(SNAPSHOT, settings)
+
+
+# What it refuses, sweeps and says
+
+
+def test_an_open_snapshot_of_another_machine_stops_the_start(
+    settings: Settings, tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(proven)
+    monkeypatch.setattr(story, "machine_id", lambda: "f" * 32)
+    Journal(settings).save(SNAPSHOT)
+    with pytest.raises(DataError, match="taken on another machine") as caught:
+        agent.run("precompiled", settings, "text")
+    assert str(settings.state_dir) in (caught.value.hint or "")
+    assert not settings.ready_path.exists()
+    assert Journal(settings).has_open_snapshot()
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("", "a"), ("a", ""), ("a", "a")])
+def test_a_snapshot_without_an_id_fits_any_machine(theirs: str, ours: str) -> None:
+    agent.check_same_machine(dataclasses.replace(SNAPSHOT, machine_id=theirs), ours, hint="")
+
+
+def test_a_stale_blacklist_is_swept(
+    settings: Settings, tell: Callable[[Story], None], became: list[object]
+) -> None:
+    settings.blacklist_file.write_text("")
+    tell(proven)
+    agent.run("precompiled", settings, "text")
+    assert not settings.blacklist_file.exists()
+
+
+@pytest.mark.parametrize(("given", "warnings"), [(None, 0), ("4", 1)])
+def test_bind_delay_is_ignored_with_one_warning(
+    settings: Settings,
+    tell: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+    given: str | None,
+    warnings: int,
+) -> None:
+    tell(proven)
+    agent.reload_once("precompiled", dataclasses.replace(settings, bind_delay_sec=given))
+    found = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert len([r for r in found if "BIND_DELAY_SEC" in r.message]) == warnings == len(found)
+
+
+def test_a_node_without_devices_is_told_so() -> None:
+    agent.require_devices(SNAPSHOT)
+    empty = dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core"))
+    with pytest.raises(UnavailableError, match="bound to the driver mlx5_core"):
+        agent.require_devices(empty)
