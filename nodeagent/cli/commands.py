@@ -1,0 +1,346 @@
+"""The commands. Each imports what it needs when it runs, so that help and status stay quick."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nodeagent import logs, settings
+from nodeagent.cli.output import screen, write, write_json, write_lines
+from nodeagent.errors import DIFFERS, DataError, NoInputError
+from nodeagent.settings import Settings
+
+if TYPE_CHECKING:
+    from nodeagent.render import Cell
+    from nodeagent.sriov.actions import Stage
+    from nodeagent.sriov.model import NodeState, Snapshot
+
+
+@dataclass
+class Call:
+    """One call of the program: filled in as its arguments are parsed."""
+
+    command: str | None = None
+    verbose: bool = False
+    log_format: str = "text"
+
+    def settings(self) -> Settings:
+        """The settings, and from here on a log that is written as they say."""
+        loaded = settings.load()
+        self.configure_logs(colour=not loaded.no_color)
+        return loaded
+
+    def configure_logs(self, *, colour: bool = False) -> None:
+        """Write the log as the arguments say."""
+        logs.configure(log_format=self.log_format, verbose=self.verbose, colour=colour)
+
+
+output = click.option(
+    "--output", type=click.Choice(["text", "json"]), default="text", help="For people or programs."
+)
+snapshot_file = click.option(
+    "--snapshot",
+    "source",
+    metavar="FILE",
+    help="A snapshot, - for stdin. Default: the open one, else the last.",
+)
+foreign = click.option("--foreign", is_flag=True, help="Accept a snapshot of another machine.")
+mode = click.Choice(settings.MODES)
+
+
+@click.command("run")
+@click.argument("mode", type=mode)
+@click.pass_obj
+def run(call: Call, mode: str) -> int:
+    """Reload if needed, restore, verify, be ready, stay.
+
+    The agent's whole life, in the place of the driver container's entrypoint. `sources` waits for
+    the Driver Toolkit to build the driver, `precompiled` takes the one that is installed. Ends with
+    status 0 on SIGTERM once it is ready, with 1 in any other case.
+    """
+    # As PID 1 of a container a signal without a handler is dropped: it waits until there is one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    from nodeagent import agent
+
+    return agent.run(mode, call.settings(), call.log_format)
+
+
+@click.command("reload")
+@click.argument("mode", type=mode, default="precompiled")
+@click.pass_obj
+def reload(call: Call, mode: str) -> None:
+    """The same once, without staying.
+
+    Reloads only if the loaded driver is not the installed one, or if an earlier reload has not
+    been finished. The ready flag stays. The default is the driver that is installed now.
+    """
+    from nodeagent import agent
+
+    agent.reload_once(mode, call.settings())
+
+
+@click.command("snapshot")
+@click.option("-o", "--file", "target", metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.option(
+    "--output", type=click.Choice(["text", "json"]), default="json", help="For people or programs."
+)
+@click.pass_obj
+def snapshot(call: Call, target: str | None, output: str) -> None:
+    """Print or write the node's SR-IOV state."""
+    from nodeagent import agent, durable
+    from nodeagent.render import Screen
+    from nodeagent.sriov import table
+    from nodeagent.sriov.model import snapshot_to_json
+
+    loaded = call.settings()
+    taken = agent.take_snapshot(loaded)
+    agent.require_devices(taken)
+    if output == "json":
+        text = snapshot_to_json(taken)
+    else:
+        place = screen(loaded) if target is None else Screen()
+        text = "".join(f"{line}\n" for line in table.lines(taken.state, place))
+    if target is None:
+        write(text)
+    else:
+        durable.replace(Path(target), text.encode(), 0o600)
+
+
+@click.command("plan")
+@snapshot_file
+@click.option("--after-reload", is_flag=True, help="What a reload of the driver would ask for.")
+@output
+@click.pass_obj
+def plan(call: Call, source: str | None, after_reload: bool, output: str) -> None:
+    """Print what restore would do, as lines to paste.
+
+    With --after-reload: what restoring the node as it is now, or the given snapshot, would take
+    once the driver has been reloaded.
+    """
+    from nodeagent import agent
+    from nodeagent.sriov.plan import after_reload as reloaded
+    from nodeagent.sriov.plan import plan
+
+    loaded = call.settings()
+    if not after_reload:
+        wanted = _needed(source, loaded)
+        now = agent.take_snapshot(loaded)
+        _warn_if_foreign(wanted, now)
+        want, have = wanted.state, now.state
+    else:
+        wanted = _chosen(source, loaded, or_last=False) or agent.take_snapshot(loaded)
+        agent.require_devices(wanted)
+        want, have = wanted.state, reloaded(wanted.state)
+    _write_plan(plan(want, have), want, have, output)
+
+
+@click.command("restore")
+@snapshot_file
+@click.option("--dry-run", is_flag=True, help="Print the plan, touch nothing.")
+@foreign
+@output
+@click.pass_obj
+def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output: str) -> None:
+    """Make the node what a snapshot says, and verify.
+
+    For recovery by hand: beside an agent that is ready it may be used, beside one at work it is
+    refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
+    finished what was begun.
+    """
+    from nodeagent import agent
+    from nodeagent.sriov.plan import plan
+
+    loaded = call.settings()
+    wanted = _needed(source, loaded)
+    now = agent.take_snapshot(loaded)
+    if foreign or dry_run:
+        _warn_if_foreign(wanted, now)
+    else:
+        agent.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+    stages = plan(wanted.state, now.state)
+    if not dry_run:
+        agent.restore(wanted, loaded)
+    _write_plan(stages, wanted.state, now.state, output, done=not dry_run)
+
+
+@click.command("verify")
+@snapshot_file
+@output
+@click.pass_obj
+def verify(call: Call, source: str | None, output: str) -> int:
+    """Show what differs from a snapshot, want against have.
+
+    Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
+    """
+    from nodeagent import agent
+    from nodeagent.render import Marked, table
+    from nodeagent.sriov.plan import differences
+
+    loaded = call.settings()
+    wanted = _needed(source, loaded)
+    now = agent.take_snapshot(loaded)
+    _warn_if_foreign(wanted, now)
+    found = differences(wanted.state, now.state)
+    if output == "json":
+        plain = [asdict(each) for each in found]
+        write_json({"same": not found, "taken_at": wanted.taken_at, "differences": plain})
+    elif found:
+        rows: list[tuple[Cell, ...]] = [
+            (d.target, d.attribute, str(d.want), Marked(str(d.have))) for d in found
+        ]
+        write_lines(table(("target", "attribute", "want", "have"), rows, screen(loaded)))
+    else:
+        state = wanted.state
+        write_lines([f"{len(state.pfs)} PFs, {state.vf_count} VFs: nothing differs"])
+    return DIFFERS if found else 0
+
+
+@click.command("status")
+@output
+@click.pass_obj
+def status(call: Call, output: str) -> int:
+    """Where this node stands: phase, driver, ready or what is missing.
+
+    Ends with status 0 when the node is ready, 1 when it is not.
+    """
+    from nodeagent import status
+    from nodeagent.driver.nic import NicDriver
+
+    loaded = call.settings()
+    found = status.look(loaded, NicDriver(loaded, "precompiled", None))
+    if output == "json":
+        write_json(asdict(found))
+    else:
+        write_lines(status.lines(found, screen(loaded)))
+    return 0 if found.ready else DIFFERS
+
+
+@click.command("timeline")
+@click.option("--last", type=click.IntRange(min=1), default=1, metavar="N", help="The last N runs.")
+@output
+@click.pass_obj
+def timeline(call: Call, last: int, output: str) -> None:
+    """Phases of the last runs, srcversions, how long the VFs were gone."""
+    import time
+
+    from nodeagent import timeline
+    from nodeagent.journal import Journal, lock_holders
+
+    loaded = call.settings()
+    alive = bool(lock_holders(loaded.lock_path))
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) if alive else None
+    journal = Journal(loaded)
+    runs = timeline.report(journal.records(), now=now)[-last:]
+    if output == "json":
+        write_json([asdict(run) for run in runs])
+    elif runs:
+        write_lines(timeline.lines(runs, screen(loaded)))
+    else:
+        write_lines([f"no run on record in {journal.records_path}"])
+
+
+@click.command("settings")
+@output
+@click.pass_obj
+def show_settings(call: Call, output: str) -> None:
+    """Every environment variable: its value now, and why it is there."""
+    from nodeagent.render import Marked, table
+
+    loaded = call.settings()
+    rows: list[tuple[Cell, ...]] = []
+    plain = []
+    for attribute, row in settings.rows():
+        value = _shown(getattr(loaded, attribute))
+        is_default = getattr(loaded, attribute) == getattr(settings.Settings(), attribute)
+        reason = f"{row.reason} ({row.unit})" if row.unit else row.reason
+        rows.append((row.name, value if is_default else Marked(value), reason))
+        plain.append(
+            {"variable": row.name, "value": value, "default": row.default}
+            | {"unit": row.unit, "reason": row.reason}
+        )
+    if output == "json":
+        write_json(plain)
+    else:
+        write_lines(table(("variable", "value", "reason"), rows, screen(loaded)))
+
+
+ALL = (run, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+
+
+def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
+    """The snapshot that was asked for; else the open one, else the last one, else None."""
+    from nodeagent.journal import Journal, unseal
+
+    if source is not None:
+        return unseal(_content(source), "stdin" if source == "-" else source, sealed=False)
+    journal = Journal(loaded)
+    return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
+
+
+def _needed(source: str | None, loaded: Settings) -> Snapshot:
+    found = _chosen(source, loaded)
+    if found is None:
+        raise NoInputError(
+            f"there is no snapshot in {loaded.state_dir}: no reload has begun on this node",
+            hint="`nodeagent snapshot -o FILE` takes one; --snapshot FILE uses it",
+        )
+    return found
+
+
+def _content(source: str) -> bytes:
+    from nodeagent import durable
+
+    try:
+        file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
+        with file:
+            content = file.read(durable.LARGEST + 1)
+    except OSError as error:
+        raise durable.unreadable(Path(source), error) from error
+    if len(content) > durable.LARGEST:
+        raise DataError(f"{source} is no snapshot: it is larger than any can be")
+    return content
+
+
+def _warn_if_foreign(wanted: Snapshot, now: Snapshot) -> None:
+    if wanted.machine_id and now.machine_id and wanted.machine_id != now.machine_id:
+        click.echo("warning: the snapshot was taken on another machine", err=True)
+
+
+def _write_plan(
+    stages: Sequence[Stage], want: NodeState, have: NodeState, output: str, *, done: bool = False
+) -> None:
+    from nodeagent.sriov import lines
+
+    actions = sum(len(stage.actions) for stage in stages)
+    if output == "json":
+        plain = [
+            {"name": stage.name, "lines": [lines.line(each, want, have) for each in stage.actions]}
+            for stage in stages
+        ]
+        write_json({"done": done, "actions": actions, "stages": plain})
+    elif not stages:
+        write_lines(["# nothing to do: nothing differs"])
+    elif done:
+        write_lines([f"restored with {actions} actions: nothing differs"])
+    else:
+        write_lines(lines.lines(stages, want, have))
+
+
+def _shown(value: object) -> str:
+    """A setting as it would stand in the environment."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ":".join(value)
+    return str(value)

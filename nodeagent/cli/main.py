@@ -1,0 +1,109 @@
+"""From arguments to an exit status: the group of commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+
+from nodeagent import logs
+from nodeagent.cli import commands
+from nodeagent.cli.page import Page
+from nodeagent.errors import DIFFERS, USAGE, AgentError
+
+SOFTWARE: Final = 70
+"""A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
+INTERRUPTED: Final = 130
+TROUBLE: Final = 2
+
+log = logging.getLogger(__name__)
+
+
+@click.group(
+    cls=Page,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    subcommand_metavar="COMMAND …",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log every write.")
+@click.option(
+    "--log-format", type=click.Choice(logs.FORMATS), default="text", help="How stderr is written."
+)
+@click.pass_context
+def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
+    """Reloads this node's NIC driver and puts its SR-IOV configuration back exactly as it was.
+
+    Saves every PF and VF before the driver goes, restores what differs afterwards, and says ready
+    when nothing does.
+    """
+    call: commands.Call = ctx.obj
+    call.command, call.verbose, call.log_format = ctx.invoked_subcommand, verbose, log_format
+    if call.command is None:
+        raise click.UsageError("a command is missing", ctx)
+
+
+for _command in commands.ALL:
+    nodeagent.add_command(_command)
+
+
+def main() -> NoReturn:
+    """The program: never returns, and exits with a status of the help page."""
+    sys.exit(status_of(sys.argv[1:]))
+
+
+def status_of(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; the exit status."""
+    call = commands.Call()
+    try:
+        done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)
+    except click.ClickException as error:
+        _say_usage(error)
+        return _failed(call, USAGE)
+    except click.Abort:
+        return _failed(call, INTERRUPTED)
+    except AgentError as error:
+        _say(call, error)
+        return _failed(call, error.exit_code)
+    except Exception:  # a bug: its traceback is the message, and its status is not Python's 1
+        _say_bug(call)
+        return _failed(call, SOFTWARE)
+    return done if isinstance(done, int) else 0
+
+
+def _failed(call: commands.Call, status: int) -> int:
+    """The driver container's contract knows 0 and 1; verify's 1 means that something differs."""
+    if call.command == "run":
+        return DIFFERS
+    return max(status, TROUBLE) if call.command == "verify" else status
+
+
+def _say(call: commands.Call, error: AgentError) -> None:
+    """One message and one hint: a line of the agent's log, or two lines for whoever typed it."""
+    if call.command == "run" or call.log_format == "json":
+        call.configure_logs()
+        hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""
+        extra = {"hint": error.hint} if error.hint and call.log_format == "json" else {}
+        log.error("%s%s", error.message, hint, extra=extra)
+        return
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def _say_usage(error: click.ClickException) -> None:
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    click.echo(f"error: {error.format_message()}", err=True)
+    if ctx is not None:
+        click.echo(f"hint: {ctx.command_path} --help", err=True)
+
+
+def _say_bug(call: commands.Call) -> None:
+    if call.log_format == "json":
+        call.configure_logs()
+        log.exception("a bug in nodeagent")
+    else:
+        traceback.print_exc()

@@ -1,0 +1,61 @@
+"""The help page: what this is in two lines, commands by task, what files and environment matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+SECTIONS: Final = {
+    "The agent": ("run", "reload"),
+    "By hand": ("snapshot", "plan", "restore", "verify"),
+    "To look at": ("status", "timeline", "settings"),
+}
+
+FILES: Final = (
+    (".driver-ready", "exists only while the node is proven to be right"),
+    (".lock", "one agent a node"),
+    (".nodeagent/", "the open and the last snapshot, the journal"),
+)
+
+ENVIRONMENT: Final = (
+    ("NVIDIA_NIC_DRIVER_VER", "the driver version; `run` needs it"),
+    ("DTK_OCP_DRIVER_BUILD", "wait for the Driver Toolkit's build (false)"),
+    ("DRIVER_MODULE", "the driver whose devices are ours (mlx5_core)"),
+    ("STATE_DIR", "where the snapshots and the journal are"),
+    ("VF_TIMEOUT, PF_TIMEOUT", "deadlines in seconds (120)"),
+)
+
+EXIT: Final = (
+    ("0", "done; verify: nothing differs; status: ready"),
+    ("1", "something differs or is left; run: any failure"),
+    ("64, 78", "a wrong argument; a wrong environment variable"),
+    ("65, 66, 74", "a file is damaged or foreign; missing; not writable"),
+    ("69, 71", "a device, tool or driver is missing; the kernel refused"),
+    ("75, 77", "busy, or a wait timed out; root is needed"),
+)
+
+
+class Page(click.Group):
+    """The group of all commands, with a help page that is sorted by task."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands by task, each with the first line of its help; then the options."""
+        for title, names in SECTIONS.items():
+            found = [(name, self.commands[name].get_short_help_str(70)) for name in names]
+            _definitions(formatter, title, found)
+        click.Command.format_options(self, ctx, formatter)
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Files, environment and exit status."""
+        _definitions(formatter, "Files in /run/mellanox/drivers", FILES)
+        _definitions(formatter, "Environment (all: nodeagent settings)", ENVIRONMENT)
+        _definitions(formatter, "Exit status", EXIT)
+
+
+def _definitions(
+    formatter: click.HelpFormatter, title: str, pairs: Sequence[tuple[str, str]]
+) -> None:
+    with formatter.section(title):
+        formatter.write_dl(pairs, col_max=30)
