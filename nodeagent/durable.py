@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EEXIST, ELOOP, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Final
 
@@ -109,7 +109,7 @@ def unreadable(path: Path, error: OSError) -> AgentError:
     what = f"cannot read {path}: {error.strerror}"
     if error.errno in {EACCES, EPERM}:
         return PermissionDenied(what, hint="run it as root")
-    if error.errno in {ENOENT, ENOTDIR}:
+    if error.errno in {ENOENT, ENOTDIR, EISDIR}:
         return NoInputError(what)
     if error.errno == ELOOP:
         return DataError(f"{path} is a link; nodeagent follows none", hint="move it away")

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import AgentError
@@ -16,6 +17,8 @@ from nodeagent.render import Cell, Marked, Screen, table, visible
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.timeline import Run, report
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,14 @@ class Status:
 def look(settings: Settings, driver: NicDriver) -> Status:
     """The status now. Whatever cannot be read becomes a line of `missing`, never an error."""
     journal = Journal(settings)
-    holders = lock_holders(settings.lock_path)
     trouble: list[str] = []
+    holders = lock_holders(settings.lock_path)
     now = time.clock_gettime(time.CLOCK_BOOTTIME) if holders else None
-    last: Run | None = None
-    versions: tuple[SrcVersions, ...] = ()
-    snapshot: Snapshot | None = None
-    ready = False
-    try:
-        ready = journal.is_ready()
-        versions = driver.srcversions()
-        last = next(reversed(report(journal.records(), now=now)), None)
-        snapshot = journal.open_snapshot()
-    except AgentError as error:
-        trouble.append(error.message)
+    ready = _tried(journal.is_ready, trouble) or False
+    versions = _tried(driver.srcversions, trouble) or ()
+    runs = _tried(lambda: report(journal.records(), now=now), trouble) or ()
+    snapshot = _tried(journal.open_snapshot, trouble)
+    last = runs[-1] if runs else None
     return Status(
         ready=ready,
         phase=_phase(ready, last, alive=bool(holders)),
@@ -72,6 +69,14 @@ def look(settings: Settings, driver: NicDriver) -> Status:
 def lines(status: Status, screen: Screen) -> list[str]:
     """The status as people read it."""
     return list(_lines(status, screen))
+
+
+def _tried(read: Callable[[], T], trouble: list[str]) -> T | None:
+    try:
+        return read()
+    except AgentError as error:
+        trouble.append(error.message)
+        return None
 
 
 def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:

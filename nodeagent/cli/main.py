@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
     cls=Page,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    subcommand_metavar="COMMAND …",
+    subcommand_metavar="COMMAND ...",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log every write.")
 @click.option(
@@ -96,7 +96,7 @@ def _say(call: commands.Call, error: AgentError) -> None:
 
 def _say_usage(error: click.ClickException) -> None:
     ctx = error.ctx if isinstance(error, click.UsageError) else None
-    click.echo(f"error: {error.format_message()}", err=True)
+    click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
     if ctx is not None:
         click.echo(f"hint: {ctx.command_path} --help", err=True)
 

@@ -1,0 +1,700 @@
+"""The command line: what is printed where, which status it ends with, and what it never imports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent import agent, cli, errors
+from nodeagent.cli.main import nodeagent as group
+from nodeagent.cli.main import status_of
+from nodeagent.cli.page import SECTIONS
+from nodeagent.journal import Journal, lock, seal
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import (
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Snapshot,
+    Vf,
+    snapshot_from_json,
+    snapshot_to_json,
+)
+
+ROOT = Path(cli.__file__).resolve().parents[2]
+
+PF = DeviceHandle("pci", "0000:01:00.0")
+STATE = NodeState(
+    "mlx5_core",
+    (
+        Pf(
+            PF,
+            numvfs=2,
+            autoprobe=True,
+            netdev=Netdev("ens1f0np0", Mac("02:00:00:00:00:01"), 9000, True),
+            vfs=(
+                Vf(
+                    0,
+                    address="0000:01:00.2",
+                    driver="mlx5_core",
+                    admin_mac=Mac("02:00:00:00:00:10"),
+                    vlan=100,
+                    qos=3,
+                    vlan_proto="802.1ad",
+                    trust=True,
+                    min_tx_rate=0,
+                    max_tx_rate=1000,
+                    netdev=Netdev("ens1f0v0", Mac("02:00:00:00:00:10"), 1500, True),
+                ),
+                Vf(1, address="0000:01:00.3", driver="none"),
+            ),
+        ),
+    ),
+)
+SNAPSHOT = Snapshot("2026-11-21T12:03:04Z", "a" * 32, "b", "6.12", (("mlx5_core", "8EB2"),), STATE)
+EMPTY = dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core"))
+
+
+def changed(**vf_fields: Any) -> Snapshot:
+    """The snapshot with other values at VF 0."""
+    (pf,) = STATE.pfs
+    vf = dataclasses.replace(pf.vfs[0], **vf_fields)
+    other = dataclasses.replace(pf, vfs=(vf, pf.vfs[1]))
+    return dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core", (other,)))
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Every command works below tmp_path, as root, on a machine without the driver."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in [name for name in os.environ if name.startswith(("NVIDIA_", "DTK_", "OFED_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DRIVER_READY_PATH", str(run / ".ready"))
+    monkeypatch.setenv("LOCK_FILE_PATH", str(run / ".lock"))
+    monkeypatch.setenv("STATE_DIR", str(run / "state"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    return Settings.from_environment(os.environ)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], None]:
+    """Say what the node looks like."""
+    return lambda now: monkeypatch.setattr(agent, "take_snapshot", lambda settings: now)
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+# The help page
+
+
+def test_help_names_every_command_by_task(capsys: Captured) -> None:
+    assert status_of(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(group.commands)
+    for name in group.commands:
+        assert re.search(rf"^  {name} +\S", page, re.MULTILINE)
+    for word in ("NVIDIA_NIC_DRIVER_VER", ".driver-ready", "Exit status"):
+        assert word in page
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def test_the_exit_statuses_of_the_page_are_those_of_the_errors(capsys: Captured) -> None:
+    status_of(["--help"])
+    page = capsys.readouterr().out.partition("Exit status:")[2]
+    listed = {int(number) for number in re.findall(r"\b\d+\b", page)}
+    codes = {
+        getattr(errors, name).exit_code
+        for name in dir(errors)
+        if isinstance(getattr(errors, name), type) and hasattr(getattr(errors, name), "exit_code")
+    }
+    assert codes - {143} <= listed
+
+
+@pytest.mark.parametrize("name", [name for names in SECTIONS.values() for name in names])
+def test_every_command_has_help(name: str, capsys: Captured) -> None:
+    assert status_of([name, "-h"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: nodeagent {name}")
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ([], 64),
+        (["nonsense"], 64),
+        (["--nonsense"], 64),
+        (["status", "--output", "xml"], 64),
+        (["timeline", "--last", "0"], 64),
+        (["verify", "--nonsense"], 64),
+        (["reload", "dtk-build"], 64),
+        (["run"], 1),
+        (["run", "nonsense"], 1),
+        (["run", "sources", "precompiled"], 1),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], status: int, capsys: Captured) -> None:
+    assert status_of(arguments) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"error: [^\n]+\nhint: nodeagent.* --help\n", said.err)
+
+
+# Errors: one message, one hint, the right status
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    for name in ("run", "reload_once", "take_snapshot"):
+        monkeypatch.setattr(agent, name, fail)
+
+
+def test_an_error_is_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    failing(monkeypatch, errors.KernelError("cannot set it: Device or resource busy", hint="wait"))
+    assert status_of(["snapshot"]) == 71
+    assert capsys.readouterr() == (
+        "",
+        "error: cannot set it: Device or resource busy\nhint: wait\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.KernelError("no"), errors.RestoreFailed("no", []), errors.Stopped(), KeyError("a bug")],
+)
+def test_run_knows_0_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, error: BaseException
+) -> None:
+    failing(monkeypatch, error)
+    assert status_of(["run", "precompiled"]) == 1
+    assert re.search(r"ERROR (no|stopped by a signal)|KeyError: 'a bug'", capsys.readouterr().err)
+
+
+def test_an_error_of_run_is_a_line_of_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    failing(monkeypatch, errors.KernelError("no driver", hint="run modprobe"))
+    status_of(["run", "precompiled"])
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3} ERROR no driver\n    hint: run modprobe\n", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("command", [["run", "precompiled"], ["reload"], ["verify"]])
+def test_an_error_in_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, settings: Settings, command: list[str]
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    failing(monkeypatch, errors.KernelError("no driver", hint="run modprobe"))
+    assert status_of(["--log-format", "json", *command]) in {1, 71}
+    said = json.loads(capsys.readouterr().err)
+    assert (said["level"], said["message"], said["hint"]) == ("error", "no driver", "run modprobe")
+
+
+def test_a_bug_shows_its_traceback_and_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    failing(monkeypatch, KeyError("a bug"))
+    assert status_of(["reload"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+    assert status_of(["--log-format", "json", "reload"]) == 70
+    assert "KeyError" in json.loads(capsys.readouterr().err)["message"]
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    assert status_of(["snapshot"]) == 130
+
+
+@pytest.mark.parametrize(("command", "status"), [(["run", "precompiled"], 1), (["status"], 78)])
+def test_a_bad_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: list[str], status: int
+) -> None:
+    monkeypatch.setenv("VF_TIMEOUT", "soon")
+    assert status_of(command) == status
+    assert "VF_TIMEOUT is 'soon'; allowed: seconds" in capsys.readouterr().err
+
+
+def test_without_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, settings: Settings, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    wanted = tmp_path / "wanted.json"
+    wanted.write_text(snapshot_to_json(SNAPSHOT))
+    monkeypatch.setenv("NVIDIA_NIC_DRIVER_VER", "25.07-0.9.7.0")
+    given = ["--snapshot", str(wanted)]
+    calls = [["snapshot"], ["plan", *given], ["restore", *given], ["verify", *given], ["reload"]]
+    for call in calls:
+        assert status_of(call) == 77, call
+        assert capsys.readouterr().err.startswith("error: this needs root: it ")
+    assert status_of(["run", "precompiled"]) == 1
+    assert list(tmp_path.iterdir()) == [wanted]
+
+
+# snapshot
+
+
+def test_snapshot_prints_json(node: Callable[[Snapshot], None], capsys: Captured) -> None:
+    node(SNAPSHOT)
+    assert status_of(["snapshot"]) == 0
+    assert snapshot_from_json(capsys.readouterr().out, "stdout") == SNAPSHOT
+
+
+def test_snapshot_writes_a_file_whole(
+    node: Callable[[Snapshot], None], capsys: Captured, tmp_path: Path
+) -> None:
+    node(SNAPSHOT)
+    assert status_of(["snapshot", "-o", str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "out.json").read_text() == snapshot_to_json(SNAPSHOT)
+    assert status_of(["snapshot", "-o", str(tmp_path / "no/out.json")]) == 74
+    assert "make its directory first" in capsys.readouterr().err
+
+
+def test_snapshot_as_a_table(node: Callable[[Snapshot], None], capsys: Captured) -> None:
+    node(SNAPSHOT)
+    assert status_of(["snapshot", "--output", "text"]) == 0
+    header, pf, vf, unbound = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["device", "driver", "netdev"]
+    assert pf.split()[:6] == [
+        "pci/0000:01:00.0", "mlx5_core", "ens1f0np0", "02:00:00:00:00:01", "9000", "on",
+    ]  # fmt: skip
+    assert vf.endswith("02:00:00:00:00:10  100 qos 3 802.1ad  on     -         -      0-1000")
+    assert unbound.split() == ["vf", "1", "none", *"-" * 10]
+
+
+def test_snapshot_without_a_device(node: Callable[[Snapshot], None], capsys: Captured) -> None:
+    node(EMPTY)
+    assert status_of(["snapshot"]) == 69
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no device on this node is bound to the driver mlx5_core" in said.err
+
+
+# plan, restore, verify
+
+
+def test_plan_prints_lines_to_paste(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(changed(trust=False))
+    assert status_of(["plan"]) == 0
+    assert capsys.readouterr().out == "# set VFs\nip link set dev ens1f0np0 vf 0 trust on\n"
+    assert status_of(["plan", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "done": False,
+        "actions": 1,
+        "stages": [{"name": "set VFs", "lines": ["ip link set dev ens1f0np0 vf 0 trust on"]}],
+    }
+
+
+def test_plan_with_nothing_to_do(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(SNAPSHOT)
+    assert status_of(["plan"]) == 0
+    assert capsys.readouterr().out == "# nothing to do: nothing differs\n"
+
+
+def test_plan_after_reload_is_about_the_node_as_it_is(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    Journal(settings).save(changed(trust=False))
+    Journal(settings).close_snapshot()
+    node(SNAPSHOT)
+    assert status_of(["plan", "--after-reload"]) == 0
+    lines = capsys.readouterr().out
+    assert "echo 2 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs" in lines
+    assert "trust on" in lines
+    node(EMPTY)
+    assert status_of(["plan", "--after-reload"]) == 69
+
+
+def test_plan_after_reload_of_a_file_needs_no_node(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    failing(monkeypatch, errors.PermissionDenied("it looked"))
+    (tmp_path / "s.json").write_text(snapshot_to_json(SNAPSHOT))
+    assert status_of(["plan", "--after-reload", "--snapshot", str(tmp_path / "s.json")]) == 0
+    assert "sriov_numvfs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plan", "restore", "verify"])
+def test_without_any_snapshot(
+    command: str, node: Callable[[Snapshot], None], capsys: Captured
+) -> None:
+    node(SNAPSHOT)
+    assert status_of([command]) == 66
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "there is no snapshot in" in said.err
+    assert "hint: `nodeagent snapshot -o FILE`" in said.err
+
+
+@pytest.mark.parametrize("command", ["plan", "restore", "verify"])
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 65),
+        (b"{", 65),
+        (b"\xff\xfe\0", 65),
+        (b'{"schema": 99}', 65),
+        (seal(SNAPSHOT).replace("9000", "9001").encode(), 65),
+        (None, 66),
+    ],
+)
+def test_an_unreadable_snapshot(
+    command: str, content: bytes | None, status: int, capsys: Captured, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert status_of([command, "--snapshot", str(path)]) == status
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert str(path) in said.err
+
+
+def test_a_directory_is_no_snapshot(capsys: Captured, tmp_path: Path) -> None:
+    assert status_of(["verify", "--snapshot", str(tmp_path)]) == 66
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_a_damaged_open_snapshot_is_not_passed_over_for_the_last(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    journal = Journal(settings)
+    journal.save(SNAPSHOT)
+    journal.close_snapshot()
+    journal.open_path.write_text("{")
+    journal.open_path.chmod(0o600)
+    node(SNAPSHOT)
+    assert status_of(["verify"]) == 65
+    assert str(journal.open_path) in capsys.readouterr().err
+
+
+def test_verify_when_nothing_differs(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(SNAPSHOT)
+    assert status_of(["verify"]) == 0
+    assert capsys.readouterr().out == "1 PFs, 2 VFs: nothing differs\n"
+
+
+def test_verify_when_something_differs(
+    node: Callable[[Snapshot], None], capsys: Captured, settings: Settings
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(changed(trust=False, vlan=200))
+    assert status_of(["verify"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "target                 attribute  want  have",
+        "pci/0000:01:00.0 vf 0  vlan       100   200",
+        "pci/0000:01:00.0 vf 0  trust      True  False",
+    ]
+    assert status_of(["verify", "--output", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["same"] is False
+    assert said["differences"][0] == {
+        "target": "pci/0000:01:00.0 vf 0",
+        "attribute": "vlan",
+        "want": 100,
+        "have": 200,
+    }
+
+
+@pytest.mark.parametrize(
+    "error", [errors.AgentError("bare"), errors.RestoreFailed("no", []), KeyError("a bug")]
+)
+def test_verify_never_says_1_in_trouble(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, error: Exception
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    failing(monkeypatch, error)
+    assert status_of(["verify"]) >= 2
+
+
+def test_verify_reads_stdin(
+    node: Callable[[Snapshot], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(snapshot_to_json(SNAPSHOT))
+    node(SNAPSHOT)
+    with path.open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert status_of(["verify", "--snapshot", "-"]) == 0
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
+    """What restore was called with."""
+    calls: list[Snapshot] = []
+    monkeypatch.setattr(agent, "restore", lambda snapshot, settings: calls.append(snapshot))
+    return calls
+
+
+def test_restore(
+    node: Callable[[Snapshot], None],
+    capsys: Captured,
+    settings: Settings,
+    restored: list[Snapshot],
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(changed(trust=False))
+    assert status_of(["restore"]) == 0
+    assert capsys.readouterr().out == "restored with 1 actions: nothing differs\n"
+    assert restored == [SNAPSHOT]
+    assert Journal(settings).has_open_snapshot()
+
+
+def test_a_dry_run_touches_nothing(
+    node: Callable[[Snapshot], None],
+    capsys: Captured,
+    settings: Settings,
+    restored: list[Snapshot],
+) -> None:
+    Journal(settings).save(SNAPSHOT)
+    node(changed(trust=False))
+    assert status_of(["restore", "--dry-run"]) == 0
+    assert "trust on" in capsys.readouterr().out
+    assert restored == []
+
+
+def test_a_snapshot_of_another_machine(
+    node: Callable[[Snapshot], None],
+    capsys: Captured,
+    settings: Settings,
+    restored: list[Snapshot],
+) -> None:
+    foreign = dataclasses.replace(SNAPSHOT, machine_id="f" * 32)
+    Journal(settings).save(foreign)
+    node(SNAPSHOT)
+    assert status_of(["restore"]) == 65
+    assert "hint: --foreign accepts it" in capsys.readouterr().err
+    assert restored == []
+    for command in (["verify"], ["plan"], ["restore", "--dry-run"], ["restore", "--foreign"]):
+        assert status_of(command) == 0
+        assert capsys.readouterr().err == "warning: the snapshot was taken on another machine\n"
+    assert restored == [foreign]
+
+
+def test_restore_says_what_is_left(
+    node: Callable[[Snapshot], None],
+    capsys: Captured,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise errors.RestoreFailed("1 attributes could not be restored", ["vf 0 trust"])
+
+    Journal(settings).save(SNAPSHOT)
+    node(changed(trust=False))
+    monkeypatch.setattr(agent, "restore", fail)
+    assert status_of(["restore"]) == 1
+    assert capsys.readouterr().err == "error: 1 attributes could not be restored\n  vf 0 trust\n"
+
+
+# status, timeline, settings
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None, str | None], None]:
+    """Say what srcversions mlx5_core has, installed and loaded."""
+    from nodeagent.driver.nic import NicDriver, SrcVersions  # noqa: PLC0415
+
+    def say(installed: str | None, loaded: str | None) -> None:
+        found = (SrcVersions("mlx5_core", installed, loaded),)
+        monkeypatch.setattr(NicDriver, "srcversions", lambda self: found)
+
+    return say
+
+
+def test_status_when_ready(
+    settings: Settings, capsys: Captured, modules: Callable[[str, str], None]
+) -> None:
+    modules("8EB2", "8EB2")
+    Journal(settings).set_ready()
+    with lock(settings.lock_path):
+        assert status_of(["status"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "phase     ready",
+        "ready     yes",
+        f"agent     process {os.getpid()}",
+        "",
+        "srcversion  installed  loaded",
+        "mlx5_core   8EB2       8EB2",
+    ]
+
+
+def test_status_says_what_is_missing(
+    settings: Settings, capsys: Captured, modules: Callable[[str, str], None]
+) -> None:
+    modules("1069", "8EB2")
+    journal = Journal(settings)
+    journal.save(SNAPSHOT)
+    with pytest.raises(errors.KernelError), journal.step("restart"):
+        raise errors.KernelError("no driver\nnone at all")
+    assert status_of(["status"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "phase     failed in restart",
+        "ready     no",
+        "agent     none: nobody holds the lock",
+        "snapshot  open, taken 2026-11-21T12:03:04Z: 1 PFs, 2 VFs",
+        "",
+        "srcversion  installed  loaded",
+        "mlx5_core   1069       8EB2",
+        "",
+        "not ready:",
+        f"  {settings.ready_path} is not there",
+        "  mlx5_core is loaded as 8EB2, installed is 1069",
+        "  a reload is in flight: the VFs are not proven to be as they were",
+        "  the last run failed: no driver",
+        "  none at all",
+    ]
+
+
+def test_status_of_an_agent_at_work(
+    settings: Settings, capsys: Captured, modules: Callable[[str, str], None]
+) -> None:
+    modules("1069", "8EB2")
+    with lock(settings.lock_path), Journal(settings).step("build"):
+        assert status_of(["status", "--output", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["phase"], said["agent"]) == ("running in build", os.getpid())
+    assert said["srcversions"] == [{"module": "mlx5_core", "installed": "1069", "loaded": "8EB2"}]
+
+
+def test_status_of_a_node_where_nothing_ever_ran(
+    capsys: Captured, tmp_path: Path, modules: Callable[[str, str], None]
+) -> None:
+    modules("8EB2", "8EB2")
+    assert status_of(["status"]) == 1
+    assert capsys.readouterr().out.startswith("phase     no run on record\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_of_what_cannot_be_read_is_a_line_and_not_an_end(
+    settings: Settings, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nodeagent.driver.nic import NicDriver  # noqa: PLC0415
+
+    def fail(self: object) -> None:
+        raise errors.UnavailableError("there is no modinfo")
+
+    monkeypatch.setattr(NicDriver, "srcversions", fail)
+    journal = Journal(settings)
+    journal.set_ready()
+    journal.save(SNAPSHOT)
+    journal.open_path.write_text("{")
+    assert status_of(["status"]) == 0
+    said = capsys.readouterr().out
+    assert "could not be read:\n  there is no modinfo\n" in said
+    assert "open-snapshot.json is damaged" in said
+
+
+def test_timeline(settings: Settings, capsys: Captured) -> None:
+    assert status_of(["timeline"]) == 0
+    assert capsys.readouterr().out.startswith("no run on record")
+    for mode in ("sources", "precompiled"):
+        journal = Journal(settings)
+        journal.note("run", mode=mode)
+        with journal.step("build"):
+            pass
+        journal.note("ready")
+    assert status_of(["timeline"]) == 0
+    last = capsys.readouterr().out
+    assert "precompiled" in last
+    assert "sources" not in last
+    assert status_of(["timeline", "--last", "5", "--output", "json"]) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert [run["mode"] for run in runs] == ["sources", "precompiled"]
+    assert runs[0]["phases"][0]["name"] == "build"
+
+
+def test_settings_shows_every_variable(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIVER_MODULE", "netdevsim")
+    assert status_of(["settings"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^DRIVER_MODULE +netdevsim +the PFs bound", text, re.MULTILINE)
+    assert re.search(r"^VF_TIMEOUT +120 .*\(s\)$", text, re.MULTILINE)
+    assert status_of(["settings", "--output", "json"]) == 0
+    rows = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["OFED_BLACKLIST_MODULES"]["value"].startswith("mlx5_core:mlx5_ib:")
+    assert rows["DRIVER_MODULE"]["default"] == "mlx5_core"
+
+
+# The program as a program
+
+
+def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "nodeagent", *arguments],
+        cwd=ROOT,
+        capture_output=options.pop("capture_output", True),
+        timeout=30,
+        check=False,
+        **options,
+    )
+
+
+HEAVY = {"pyroute2", "pyudev", "psutil"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["timeline"], ["settings"]])
+def test_what_is_heavy_is_not_imported_to_look(arguments: list[str]) -> None:
+    code = (
+        f"import sys; from nodeagent.cli.main import status_of; status_of({arguments!r}); "
+        "print('imported:', *sys.modules)"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    imported = set(out.partition("imported:")[2].split())
+    assert not HEAVY & imported
+    if arguments == ["--help"]:
+        assert not {"nodeagent.journal", "nodeagent.sriov.model", "subprocess"} & imported
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as out:
+        done = program("settings", capture_output=False, stdout=out, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_full_disk_behind_stdout_is_said() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = program("settings", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 74
+    assert b"cannot write to stdout: No space left on device" in done.stderr
+
+
+def test_a_terminal_of_another_alphabet() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    assert program("--help", env=environment).returncode == 0
+
+
+def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["nodeagent", "nonsense"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 64
