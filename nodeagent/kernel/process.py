@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self, cast
 
-from nodeagent.errors import Stopped, UnavailableError, WaitTimeout
+from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class _Child:
         self._process = _start(argv, env)
         # The child stays a zombie until it is waited for, so neither its pid nor the number of
         # its process group can be another's before that.
-        self._exit = os.pidfd_open(self._process.pid)
+        self._exit = _pidfd(self._process)
         self._output = _Stream(cast("IO[bytes]", self._process.stdout), on_line)
         self._errors = _Stream(cast("IO[bytes]", self._process.stderr), on_line)
         self._selector = selectors.DefaultSelector()
@@ -201,6 +202,19 @@ def _start(argv: Sequence[str], env: Mapping[str, str] | None) -> subprocess.Pop
         ) from error
     except OSError as error:
         raise UnavailableError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
+def _pidfd(child: subprocess.Popen[bytes]) -> int:
+    try:
+        return os.pidfd_open(child.pid)
+    except OSError as error:
+        child.kill()
+        child.communicate()
+        raise KernelError(
+            f"cannot watch a child process: {error.strerror}",
+            hint="pidfd_open(2) needs Linux 5.3" if error.errno == errno.ENOSYS else None,
+            errno=error.errno,
+        ) from error
 
 
 class _Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.errors import Stopped, UnavailableError, WaitTimeout
+from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import run
@@ -244,6 +245,16 @@ def test_a_bug_in_on_line_leaves_no_process() -> None:
     with pytest.raises(ZeroDivisionError):
         run(["/bin/sh", "-c", "echo $$; sleep 60"], timeout=5, on_line=broken)
     assert is_gone(pids[0])
+
+
+def test_an_old_kernel_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pidfd_open(pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(KernelError) as caught:
+        sh("sleep 60")
+    assert "Linux 5.3" in (caught.value.hint or "")
 
 
 def test_no_descriptor_is_left() -> None:
