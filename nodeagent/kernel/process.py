@@ -208,8 +208,8 @@ def _pidfd(child: subprocess.Popen[bytes]) -> int:
     try:
         return os.pidfd_open(child.pid)
     except OSError as error:
-        child.kill()
-        child.communicate()
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
         raise KernelError(
             f"cannot watch a child process: {error.strerror}",
             hint="pidfd_open(2) needs Linux 5.3" if error.errno == errno.ENOSYS else None,

@@ -253,7 +253,7 @@ def test_an_old_kernel_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(os, "pidfd_open", pidfd_open)
     with pytest.raises(KernelError) as caught:
-        sh("sleep 60")
+        sh("sleep 60; true")
     assert "Linux 5.3" in (caught.value.hint or "")
 
 
