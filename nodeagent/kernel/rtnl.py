@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pyroute2.netlink import nla, nlmsg
+from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
@@ -29,9 +29,13 @@ from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netli
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
+RTM_NEWLINKPROP: Final = 108
+RTM_DELLINKPROP: Final = 109
 RTEXT_FILTER_VF: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 8
 IFF_UP: Final = 0x1
+IFF_PROMISC: Final = 0x100
+IFF_ALLMULTI: Final = 0x200
 IFF_LOWER_UP: Final = 0x10000
 U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
@@ -66,14 +70,22 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         (1, "IFLA_ADDRESS", "l2addr"),
         (3, "IFLA_IFNAME", "asciiz"),
         (4, "IFLA_MTU", "uint32"),
+        (13, "IFLA_TXQLEN", "uint32"),
+        (20, "IFLA_IFALIAS", "asciiz"),
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
+        (27, "IFLA_GROUP", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
         (38, "IFLA_PHYS_PORT_NAME", "asciiz"),
+        (52, "IFLA_PROP_LIST", "proplist"),
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
         (57, "IFLA_PARENT_DEV_BUS_NAME", "asciiz"),
     )
     vflist = _VfList
+
+    class proplist(nla):  # type: ignore[misc] # noqa: N801 # pyroute2: untyped, and found by name
+        nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
+        nla_flags = NLA_F_NESTED  # newer attributes are refused without it
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,12 @@ class Link:
     bus: str | None
     device: str | None
     phys_port_name: str | None
+    altnames: tuple[str, ...] = ()
+    promisc: bool = False
+    allmulti: bool = False
+    txqueuelen: int | None = None
+    group: int = 0
+    alias: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,20 @@ class LinkChange:
     mac: str | None = None
     mtu: int | None = None
     up: bool | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    txqueuelen: int | None = None
+    group: int | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class AltnameChange:
+    """Give the interface `index` an alternative name, or take one away."""
+
+    index: int
+    altname: str
+    add: bool
 
 
 @dataclass(frozen=True)
@@ -144,7 +176,7 @@ class VfChange:
     query_rss: bool | None = None
 
 
-Change = LinkChange | VfChange
+Change = LinkChange | AltnameChange | VfChange
 
 
 class Rtnl(Netlink):
@@ -205,6 +237,8 @@ def _get_link(index: int, flags: int, mask: int) -> bytearray:
 
 
 def _set_link(change: Change) -> bytearray:
+    if isinstance(change, AltnameChange):
+        return _set_altname(change)
     message = _LinkMessage()
     message["header"]["type"] = RTM_SETLINK
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
@@ -218,13 +252,30 @@ def _set_link(change: Change) -> bytearray:
         for name, value in (
             ("IFLA_ADDRESS", change.mac),
             ("IFLA_MTU", change.mtu),
+            ("IFLA_TXQLEN", change.txqueuelen),
+            ("IFLA_GROUP", change.group),
             ("IFLA_IFNAME", change.name),
+            ("IFLA_IFALIAS", change.alias),
         )
         if value is not None
     ]
-    if change.up is not None:
-        message["change"] = IFF_UP
-        message["flags"] = IFF_UP if change.up else 0
+    for bit, wanted in (
+        (IFF_UP, change.up),
+        (IFF_PROMISC, change.promisc),
+        (IFF_ALLMULTI, change.allmulti),
+    ):
+        if wanted is not None:
+            message["change"] |= bit
+            message["flags"] |= bit if wanted else 0
+    return _encoded(message)
+
+
+def _set_altname(change: AltnameChange) -> bytearray:
+    message = _LinkMessage()
+    message["header"]["type"] = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+    message["index"] = change.index
+    message["attrs"] = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", change.altname)]})]
     return _encoded(message)
 
 
@@ -266,6 +317,7 @@ def _decoded(body: bytes) -> Any:
 
 def _link(message: Any) -> Link:
     mac = message.get_attr("IFLA_ADDRESS")
+    names = message.get_attr("IFLA_PROP_LIST")
     return Link(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -276,6 +328,12 @@ def _link(message: Any) -> Link:
         bus=message.get_attr("IFLA_PARENT_DEV_BUS_NAME"),
         device=message.get_attr("IFLA_PARENT_DEV_NAME"),
         phys_port_name=message.get_attr("IFLA_PHYS_PORT_NAME"),
+        altnames=tuple(sorted(names.get_attrs("IFLA_ALT_IFNAME"))) if names is not None else (),
+        promisc=bool(message["flags"] & IFF_PROMISC),
+        allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        txqueuelen=message.get_attr("IFLA_TXQLEN"),
+        group=message.get_attr("IFLA_GROUP") or 0,
+        alias=message.get_attr("IFLA_IFALIAS") or "",
     )
 
 

@@ -126,6 +126,12 @@ class SetLink:
     mac: Mac | None = None
     mtu: int | None = None
     up: bool | None = None
+    altnames: tuple[str, ...] | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    txqueuelen: int | None = None
+    group: int | None = None
+    alias: str | None = None
 
 
 Action = BindPf | SetAutoprobe | CreateVfs | SetVf | OverrideDriver | UnbindVf | BindVf | SetLink

@@ -5,6 +5,7 @@ Interface names are looked up in the state the node has, then in the one it shal
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from nodeagent.sriov.actions import (
@@ -54,7 +55,7 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
             text = f"ip link set dev {name} vf {action.index} {' '.join(_vf_words(action))}"
         case SetLink():
             name = _name(action.pf, action.index, have, want)
-            text = f"ip link set dev {name} {' '.join(_link_words(action))}"
+            text = "; ".join(_link_commands(action, name))
     return text
 
 
@@ -96,6 +97,14 @@ def _vf_words(action: SetVf) -> Iterator[str]:
         yield f"trust {'on' if action.trust else 'off'}"
 
 
+def _link_commands(action: SetLink, name: str) -> Iterator[str]:
+    words = list(_link_words(action))
+    if words:
+        yield f"ip link set dev {name} {' '.join(words)}"
+    for altname in action.altnames or ():
+        yield f"ip link property add dev {action.name or name} altname {shlex.quote(altname)}"
+
+
 def _link_words(action: SetLink) -> Iterator[str]:
     if action.mac is not None:
         yield f"address {action.mac}"
@@ -103,5 +112,14 @@ def _link_words(action: SetLink) -> Iterator[str]:
         yield f"mtu {action.mtu}"
     if action.name is not None:
         yield f"name {action.name}"
+    if action.txqueuelen is not None:
+        yield f"txqueuelen {action.txqueuelen}"
+    if action.group is not None:
+        yield f"group {action.group}"
+    if action.alias is not None:
+        yield f"alias {shlex.quote(action.alias)}"
+    for word, flag in (("promisc", action.promisc), ("allmulticast", action.allmulti)):
+        if flag is not None:
+            yield f"{word} {'on' if flag else 'off'}"
     if action.up is not None:
         yield "up" if action.up else "down"

@@ -28,6 +28,8 @@ NO_DRIVER: Final = "none"
 LINK_STATES: Final = ("auto", "enable", "disable")
 VLAN_PROTOCOLS: Final = ("802.1Q", "802.1ad")
 U32: Final = 0xFFFFFFFF
+IFALIASZ: Final = 256
+ALTIFNAMSIZ: Final = 128
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -81,17 +83,33 @@ class DeviceHandle:
 class Netdev:
     """A network interface of a PF or a VF, in the host's network namespace.
 
-    `up` is the administrative state (IFF_UP), never the operational one.
+    `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
+    are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
+    `altnames` are sorted; `alias` is free text, "" for none.
     """
 
     name: str
-    mac: Mac | None
-    mtu: int | None
-    up: bool | None
+    mac: Mac | None = None
+    mtu: int | None = None
+    up: bool | None = None
+    altnames: tuple[str, ...] | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    txqueuelen: int | None = None
+    group: int | None = None
+    alias: str | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
         _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
+        _check_range("txqueuelen", self.txqueuelen, 0, U32)
+        _check_range("group", self.group, 0, U32)
+        for altname in self.altnames or ():
+            check_altname(altname)
+        if self.altnames is not None and list(self.altnames) != sorted(set(self.altnames)):
+            raise ValueError(f"altnames {self.altnames} are not unique and sorted")
+        if self.alias is not None and len(self.alias.encode()) >= IFALIASZ:
+            raise ValueError("an alias of 256 bytes or more")
 
 
 @dataclass(frozen=True)
@@ -149,7 +167,18 @@ VF_ATTRIBUTES: Final = (
 )
 """The fields of `Vf` that its PF holds and that are written through the PF (`ip link … vf N …`)."""
 
-NETDEV_ATTRIBUTES: Final = ("name", "mac", "mtu", "up")
+NETDEV_ATTRIBUTES: Final = (
+    "name",
+    "mac",
+    "mtu",
+    "up",
+    "altnames",
+    "promisc",
+    "allmulti",
+    "txqueuelen",
+    "group",
+    "alias",
+)
 
 
 @dataclass(frozen=True)
@@ -235,6 +264,13 @@ def check_interface_name(name: str) -> str:
         raise ValueError(f"{name!r} is not an interface name")
     if any(c in "/:" or c.isspace() or not c.isprintable() for c in name):
         raise ValueError(f"{name!r} is not an interface name")
+    return name
+
+
+def check_altname(name: str) -> str:
+    """The kernel's rule for alternative names (ALTIFNAMSIZ, uapi/linux/if.h), or ValueError."""
+    if not 0 < len(name.encode()) < ALTIFNAMSIZ or not name.isprintable() or " " in name:
+        raise ValueError(f"{name!r} is not an alternative interface name")
     return name
 
 
@@ -348,6 +384,12 @@ def _netdev(plain: Any) -> Netdev:
         mac=fields.maybe("mac", _mac),
         mtu=fields.maybe("mtu", _integer),
         up=fields.maybe("up", _boolean),
+        altnames=fields.maybe("altnames", _tuple_of(_string)),
+        promisc=fields.maybe("promisc", _boolean),
+        allmulti=fields.maybe("allmulti", _boolean),
+        txqueuelen=fields.maybe("txqueuelen", _integer),
+        group=fields.maybe("group", _integer),
+        alias=fields.maybe("alias", _string),
     )
 
 

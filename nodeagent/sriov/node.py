@@ -239,7 +239,18 @@ def _netdev(link: Link | None) -> Netdev | None:
     if link is None:
         return None
     mac = None if link.mac is None else Mac(link.mac)
-    return Netdev(name=link.name, mac=mac, mtu=link.mtu, up=link.up)
+    return Netdev(
+        name=link.name,
+        mac=mac,
+        mtu=link.mtu,
+        up=link.up,
+        altnames=link.altnames,
+        promisc=link.promisc,
+        allmulti=link.allmulti,
+        txqueuelen=link.txqueuelen,
+        group=link.group,
+        alias=link.alias,
+    )
 
 
 def _is_representor(link: Link) -> bool:

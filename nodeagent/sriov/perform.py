@@ -11,12 +11,13 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
-from nodeagent.kernel.events import Watch, wait_until_clear
-from nodeagent.kernel.rtnl import Change, Link, LinkChange, VfChange, VfInfo
+from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
 from nodeagent.sriov.actions import (
     Action,
     BindPf,
@@ -31,6 +32,7 @@ from nodeagent.sriov.actions import (
 )
 from nodeagent.sriov.model import NO_DRIVER, DeviceHandle
 from nodeagent.sriov.node import Node, Target, outstanding, target_name
+from nodeagent.sriov.plan import TEMPORARY_NAME
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,20 @@ VF_PARTS: Final = (
     ("query_rss", ("query_rss",)),
     ("trust", ("trust",)),
 )
-LINK_PARTS: Final = (("MAC", ("mac",)), ("MTU", ("mtu",)), ("name", ("name",)), ("state", ("up",)))
+LINK_PARTS: Final = (
+    ("MAC", ("mac",)),
+    ("MTU", ("mtu",)),
+    ("name", ("name",)),
+    ("txqueuelen", ("txqueuelen",)),
+    ("group", ("group",)),
+    ("alias", ("alias",)),
+    ("promisc", ("promisc",)),
+    ("allmulti", ("allmulti",)),
+    ("state", ("up",)),
+)
+UDEV_FOLLOWS: Final = 5.0
+"""Seconds. How long udevd may take to run its rules for a rename before we look without it."""
+LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
 TOGETHER: Final = (("vlan", "qos", "vlan_proto"), ("min_tx_rate", "max_tx_rate"))
 
 Failures = list[tuple[Target, str]]
@@ -298,24 +313,89 @@ def _set_links(
         failures = _timed_out(late, awaited, node.unsettled)
     late_ones = {target for target, _ in failures}
     devices = node.links_by_device()
+    links = [link for group in devices.values() for link in group]
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = node.link_of(_target(action), devices)
         # one that udev may still rename is left alone: once it is up it could not be renamed
         if link is not None and _target(action) not in late_ones:
-            change = _link_change(action, link)
-            changes += [(_target(action), change)] if change is not None else []
-    return failures + _send(node, changes, LINK_PARTS, _link_refusal)
+            changes += [(_target(action), change) for change in _link_changes(action, link)]
+    cleared = list(_names_cleared(changes, links))
+    new_names = {change.index for _, change in _renames(changes)}
+    with _udev_follows(new_names, watches):
+        refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
+        new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
+    return failures + refused
 
 
-def _link_change(action: SetLink, link: Link) -> LinkChange | None:
-    """What of `action` is not so already. None: nothing."""
-    left = {
+def _renames(changes: Iterable[tuple[Target, Change]]) -> list[tuple[Target, LinkChange]]:
+    return [
+        (target, change)
+        for target, change in changes
+        if isinstance(change, LinkChange) and change.name is not None
+    ]
+
+
+def _names_cleared(
+    changes: Iterable[tuple[Target, Change]], links: Sequence[Link]
+) -> Iterator[tuple[Target, Change]]:
+    """What has to go first where one of our interfaces has a name that another is to get.
+
+    A name that moves on anyway (a swap) makes way by a temporary one, unique by its ifindex. An
+    alternative name goes: udevd gives an interface that was renamed its path's name as one
+    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST). All of it
+    goes in the same batch as the renames, so that udevd cannot give it back in between.
+    """
+    renames = _renames(changes)
+    wanted = {change.name: target for target, change in renames}
+    moving = {change.index: target for target, change in renames}
+    for link in links:
+        if link.name in wanted and link.index in moving:
+            temporary = f"{TEMPORARY_NAME}{link.index}"
+            yield moving[link.index], LinkChange(link.index, name=temporary)
+        for altname in link.altnames:
+            if altname in wanted:
+                yield wanted[altname], AltnameChange(link.index, altname, add=False)
+
+
+@contextmanager
+def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[None]:
+    """After a rename udevd runs its rules for the `move` event, and may add an altname: wait.
+
+    Not for one whose rename was refused: no event comes of it.
+    """
+    udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
+    if udev_watch is None or not renamed:
+        yield
+        return
+    udev_watch.drain()
+    udev_watch.finished -= renamed
+    yield
+
+    def not_followed() -> Iterator[str]:
+        return (f"interface {index}" for index in sorted(renamed - udev_watch.finished))
+
+    try:
+        wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_FOLLOWS)
+    except WaitTimeout as late:
+        log.debug("udev said nothing of renamed interfaces: %s", late.message)
+
+
+def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
+    """What of `action` is not so already; names first, because a name may be another's altname."""
+    if action.altnames is not None:
+        gone = set(link.altnames) - set(action.altnames)
+        yield from (AltnameChange(link.index, name, add=False) for name in sorted(gone))
+    left: dict[str, Any] = {
         name: getattr(action, name)
-        for name in ("name", "mac", "mtu", "up")
-        if getattr(action, name) not in {None, getattr(link, name)}
+        for name in LINK_FIELDS
+        if getattr(action, name) is not None and getattr(action, name) != getattr(link, name)
     }
-    return LinkChange(link.index, **left) if left else None
+    if left:
+        yield LinkChange(link.index, **left)
+    if action.altnames is not None:
+        new = set(action.altnames) - set(link.altnames)
+        yield from (AltnameChange(link.index, name, add=True) for name in sorted(new))
 
 
 def _link_refusal(target: Target, part: str, error: OSError) -> str:
@@ -357,6 +437,9 @@ def _send(
 def _parts(
     change: Change, parts: Sequence[tuple[str, tuple[str, ...]]]
 ) -> Iterator[tuple[str, Change]]:
+    if isinstance(change, AltnameChange):
+        yield f"altname {change.altname}", change
+        return
     every = {name for _, names in parts for name in names}
     for label, names in parts:
         if any(getattr(change, name) is not None for name in names):

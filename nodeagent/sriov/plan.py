@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from nodeagent.sriov.actions import (
     STAGES,
@@ -64,6 +64,17 @@ a driver starts from something else, the next look at the node finds the differe
 """
 
 
+FRESH_LINK: Final[dict[str, object]] = {
+    "altnames": (),
+    "promisc": False,
+    "allmulti": False,
+    "txqueuelen": 1000,
+    "group": 0,
+    "alias": "",
+}
+"""What every new Ethernet interface starts from (ether_setup(), DEFAULT_TX_QUEUE_LEN)."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One attribute that is not as wanted. Its text is the line that people see."""
@@ -99,17 +110,16 @@ def after_reload(state: NodeState) -> NodeState:
     1500 is the MTU of a fresh Ethernet device (ETH_DATA_LEN, alloc_etherdev). Autoprobe belongs to
     the PCI device, not to the driver, and outlives it.
     """
+    return dataclasses.replace(state, pfs=tuple(map(_reloaded, state.pfs)))
+
+
+def _reloaded(pf: Pf) -> Pf:
+    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK}
     return dataclasses.replace(
-        state,
-        pfs=tuple(
-            dataclasses.replace(
-                pf,
-                numvfs=None if pf.numvfs is None else 0,
-                vfs=(),
-                netdev=pf.netdev and dataclasses.replace(pf.netdev, mtu=1500, up=False),
-            )
-            for pf in state.pfs
-        ),
+        pf,
+        numvfs=None if pf.numvfs is None else 0,
+        vfs=(),
+        netdev=pf.netdev and dataclasses.replace(pf.netdev, **fresh),
     )
 
 
@@ -271,11 +281,13 @@ def _either(want: Vf, have: Vf, name: str) -> object:
 
 
 def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, object]:
-    changes = {
-        name: getattr(want, name)
-        for name in NETDEV_ATTRIBUTES
-        if getattr(want, name) is not None
-        and (have is None or getattr(want, name) != getattr(have, name))
+    """The attributes that differ; `have` is None for an interface yet to come."""
+    wanted = {name: getattr(want, name) for name in NETDEV_ATTRIBUTES}
+    known = FRESH_LINK if have is None else {name: getattr(have, name) for name in wanted}
+    changes: dict[str, object] = {
+        name: value
+        for name, value in wanted.items()
+        if value is not None and (name not in known or value != known[name])
     }
     if have is not None and have.up and want.up and _disturbs(changes):
         changes["up"] = True

@@ -21,8 +21,17 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.plan import FRESH
+from nodeagent.sriov.model import (
+    NETDEV_ATTRIBUTES,
+    NO_DRIVER,
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Vf,
+)
+from nodeagent.sriov.plan import FRESH, FRESH_LINK
 
 ZERO = Mac("00:00:00:00:00:00")
 
@@ -143,7 +152,7 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
         raise Refused(f"{action}: the PF's MTU is {pf.netdev.mtu}")
     changes = {
         name: getattr(action, name)
-        for name in ("name", "mac", "mtu", "up")
+        for name in NETDEV_ATTRIBUTES
         if getattr(action, name) is not None
     }
     netdev = dataclasses.replace(netdev, **changes)
@@ -155,7 +164,8 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
 def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
     taken = {netdev.name for netdev in state.netdevs()}
     name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
-    return Netdev(name, Mac(f"06:00:00:00:00:{seed % 256:02x}"), 1500, False)
+    mac = Mac(f"06:00:00:00:00:{seed % 256:02x}")
+    return Netdev(name, mac, 1500, False, **FRESH_LINK)  # type: ignore[arg-type] # by name
 
 
 def _vf(pf: Pf, index: int) -> Vf:

@@ -30,6 +30,23 @@ mtus = st.sampled_from((576, 1400, 1500, 4000, 9000))
 
 
 @st.composite
+def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
+    """An interface with the attributes that any has."""
+    return Netdev(
+        name=name,
+        mac=mac,
+        mtu=mtu,
+        up=draw(st.booleans()),
+        altnames=draw(st.sampled_from(((), (f"{name}-alt",), (f"{name}-alt", f"{name}-b")))),
+        promisc=draw(st.booleans()),
+        allmulti=draw(st.booleans()),
+        txqueuelen=draw(st.sampled_from((0, 1000, 5000))),
+        group=draw(st.sampled_from((0, 7))),
+        alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),
+    )
+
+
+@st.composite
 def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
     driver = draw(st.sampled_from((DRIVER, DRIVER, DRIVER, NO_DRIVER, "vfio-pci")))
     admin = draw(st.one_of(st.just(ZERO), macs))
@@ -37,7 +54,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
     netdev = None
     if driver == DRIVER and draw(st.integers(0, 9)) != 0:
         mtu = min(draw(mtus), pf_mtu)
-        netdev = Netdev(f"vf{index}", own, mtu, draw(st.booleans()))
+        netdev = draw(netdevs(f"vf{index}", own, mtu))
     vlan = draw(st.sampled_from((0, 100, 4094)))
     return Vf(
         index=index,
@@ -66,7 +83,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         handle=DeviceHandle("pci", f"0000:{number:02x}:00.0"),
         numvfs=numvfs,
         autoprobe=draw(st.booleans()),
-        netdev=Netdev(f"pf{number}", Mac(f"52:54:00:00:00:{number:02x}"), mtu, draw(st.booleans())),
+        netdev=draw(netdevs(f"pf{number}", Mac(f"52:54:00:00:00:{number:02x}"), mtu)),
         vfs=tuple(draw(vfs(index, mtu)) for index in range(numvfs)),
     )
 
