@@ -25,6 +25,9 @@ _TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MODULE = re.compile(r"[A-Za-z0-9_-]{1,55}")
+_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL = re.compile(r"([A-Za-z0-9._-]{1,253}/)?[A-Za-z0-9._-]{1,63}=[A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9.:%_-]{1,253}")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 T = TypeVar("T")
@@ -84,6 +87,51 @@ def version(text: str) -> str:
     raise ValueError(
         "a version: letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'"
     )
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """A parser of words: one of `allowed`."""
+
+    def word(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(" or ".join(allowed))
+
+    return word
+
+
+def object_name(text: str) -> str:
+    """A name of a Kubernetes object: it becomes part of a request's path."""
+    if _OBJECT.fullmatch(text):
+        return text
+    raise ValueError("a name of a Kubernetes object: a-z, 0-9, '-' and '.'")
+
+
+def object_names(text: str) -> tuple[str, ...]:
+    """Names with commas between them: `kube-system,default`."""
+    return tuple(object_name(name) for name in text.split(","))
+
+
+def label_selectors(text: str) -> tuple[str, ...]:
+    """`key=value` with commas between them; any one of them chooses."""
+    found = tuple(text.split(","))
+    if all(_LABEL.fullmatch(each) for each in found):
+        return found
+    raise ValueError("labels as key=value with ',' between them")
+
+
+def host(text: str) -> str:
+    """A host's name or address, as the kubelet sets it."""
+    if _HOST.fullmatch(text):
+        return text
+    raise ValueError("a host's name or address")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536:
+        return int(text)
+    raise ValueError("a TCP port, 1 to 65535")
 
 
 def present(text: str) -> bool:
@@ -200,6 +248,96 @@ class Settings:
     )
     bind_delay_sec: str | None = variable(
         "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"
+    )
+    cluster_integration: str = variable(
+        "CLUSTER_INTEGRATION",
+        one_of("auto", "on", "off"),
+        "auto",
+        "tell the cluster after a reload; auto: in a pod that knows its NODE_NAME",
+    )
+    node_name: str | None = variable(
+        "NODE_NAME",
+        object_name,
+        None,
+        "this node's name in the cluster, from the downward API (spec.nodeName)",
+    )
+    api_host: str | None = variable(
+        "KUBERNETES_SERVICE_HOST", host, None, "the API server; the kubelet sets it in a pod"
+    )
+    api_port: int | None = variable(
+        "KUBERNETES_SERVICE_PORT", port, None, "its port; the kubelet sets it in a pod"
+    )
+    service_account_dir: Path = variable(
+        "SERVICE_ACCOUNT_DIR",
+        absolute_path,
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+        "the pod's token and ca.crt; read anew for each request",
+    )
+    kubeconfig: Path | None = variable(
+        "KUBECONFIG", file_path, None, "for people: used in place of the pod's ServiceAccount"
+    )
+    api_timeout: float = variable(
+        "API_TIMEOUT",
+        seconds,
+        "30",
+        "until a request that fails is given up, all its retries counted",
+        unit="s",
+    )
+    device_plugin_namespaces: tuple[str, ...] = variable(
+        "DEVICE_PLUGIN_NAMESPACES",
+        object_names,
+        "kube-system,sriov-network-operator,openshift-sriov-network-operator,"
+        "intel-device-plugins-operator,nvidia-network-operator,default",
+        "where device plugin pods are looked for",
+        unit="comma-separated",
+    )
+    device_plugin_selectors: tuple[str, ...] = variable(
+        "DEVICE_PLUGIN_SELECTORS",
+        label_selectors,
+        "app=sriov-device-plugin,app=kube-sriov-device-plugin,app=sriovdp,"
+        "name=sriov-device-plugin,component=sriov-device-plugin",
+        "labels of device plugin pods; any one of them makes it one",
+        unit="comma-separated",
+    )
+    device_plugin_config: Path = variable(
+        "DEVICE_PLUGIN_CONFIG",
+        file_path,
+        "/etc/pcidp/config.json",
+        "the device plugin's resource list, on the host",
+    )
+    device_plugin_timeout: float = variable(
+        "DEVICE_PLUGIN_TIMEOUT",
+        seconds,
+        "180",
+        "until new device plugin pods are ready and the node's allocatable is what it was",
+        unit="s",
+    )
+    allocatable_settle: float = variable(
+        "ALLOCATABLE_SETTLE",
+        seconds,
+        "12",
+        "an allocatable that never changed is believed after that long: the kubelet reports "
+        "each 10 s",
+        unit="s",
+    )
+    node_events: bool = variable(
+        "NODE_EVENTS", boolean, "true", "an Event on the node for what happened to its driver"
+    )
+    node_condition: bool = variable(
+        "NODE_CONDITION", boolean, "false", "a condition NicDriverReady on the node"
+    )
+    node_annotations: bool = variable(
+        "NODE_ANNOTATIONS",
+        boolean,
+        "false",
+        "annotations on the node: srcversion, last reload, its duration",
+    )
+    operator_namespaces: tuple[str, ...] = variable(
+        "OPERATOR_NAMESPACES",
+        object_names,
+        "openshift-sriov-network-operator,sriov-network-operator",
+        "where the SR-IOV operator is; the first that exists is taken",
+        unit="comma-separated",
     )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 

@@ -1,0 +1,1 @@
+"""What talks to the API server: short processes only, never imported by the resident agent."""

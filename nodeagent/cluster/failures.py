@@ -1,0 +1,80 @@
+"""How a request to the API server can fail: each with its own message and exit code.
+
+| what | class | exit |
+| the server forbids it, or does not know our token | Forbidden | 77 |
+| no server answered: network, TLS, time-out, 5xx | Unreachable | 69 |
+| the object or the kind is not there | NotFound | 66 |
+| somebody else was faster | Conflict | 75 |
+| the server calls the request wrong | Refused | 65 |
+"""
+
+from __future__ import annotations
+
+from nodeagent.errors import (
+    AgentError,
+    BusyError,
+    DataError,
+    NoInputError,
+    PermissionDenied,
+    UnavailableError,
+)
+
+
+class Forbidden(PermissionDenied):
+    """401 or 403."""
+
+
+class Unreachable(UnavailableError):
+    """No answer, or no useful one, for as long as the caller's patience lasted."""
+
+
+class NotFound(NoInputError):
+    """404."""
+
+
+class Conflict(BusyError):
+    """409: the object exists, or is no longer the one that was meant."""
+
+
+class Refused(DataError):
+    """400, 422 and whatever else the server will not do however often it is asked."""
+
+
+class Gone(Exception):
+    """410: the resourceVersion is too old to watch from. Never leaves nodeagent.cluster.client."""
+
+
+def refusal(what: str, status: int, said: str) -> AgentError:
+    """The failure for an answer that will be the same however often it is asked for."""
+    match status:
+        case 401:
+            return Forbidden(
+                f"cannot {what}: the API server does not accept our token: {said}",
+                hint="look at SERVICE_ACCOUNT_DIR/token: expired, or of another cluster",
+            )
+        case 403:
+            return Forbidden(
+                f"cannot {what}: forbidden: {said}",
+                hint="grant it: manifests/rbac.yaml has exactly what nodeagent uses",
+            )
+        case 404:
+            return NotFound(f"cannot {what}: {said}")
+        case 409:
+            return Conflict(f"cannot {what}: {said}")
+    return Refused(f"cannot {what}: {said}")
+
+
+def unreachable(what: str, where: str, said: str) -> AgentError:
+    """The failure when nobody answered, or only to say that it is too much now."""
+    return Unreachable(
+        f"cannot {what}: {where} is not reachable: {said}",
+        hint="nothing was changed; try again when the API server answers",
+    )
+
+
+def untrusted(what: str, where: str, said: str) -> AgentError:
+    """The failure when somebody answered who may not be the API server."""
+    return Unreachable(
+        f"cannot {what}: the certificate of {where} does not come from our CA: {said}",
+        hint="look at SERVICE_ACCOUNT_DIR/ca.crt, and for a proxy in between",
+    )
