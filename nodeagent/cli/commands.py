@@ -93,14 +93,13 @@ def reload(call: Call, mode: str) -> None:
 @click.pass_obj
 def snapshot(call: Call, target: str | None, output: str) -> None:
     """Print or write the node's SR-IOV state."""
-    from nodeagent import agent, durable
+    from nodeagent import durable
     from nodeagent.render import Screen
     from nodeagent.sriov import table
     from nodeagent.sriov.model import snapshot_to_json
 
     loaded = call.settings()
-    taken = agent.take_snapshot(loaded)
-    agent.require_devices(taken)
+    taken = _taken(loaded)
     if output == "json":
         text = snapshot_to_json(taken)
     else:
@@ -123,20 +122,17 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
     With --after-reload: what restoring the node as it is now, or the given snapshot, would take
     once the driver has been reloaded.
     """
-    from nodeagent import agent
     from nodeagent.sriov.plan import after_reload as reloaded
     from nodeagent.sriov.plan import plan
 
     loaded = call.settings()
-    if not after_reload:
-        wanted = _needed(source, loaded)
-        now = agent.take_snapshot(loaded)
-        _warn_if_foreign(wanted, now)
-        want, have = wanted.state, now.state
+    if after_reload:
+        want = (_chosen(source, loaded, or_last=False) or _taken(loaded)).state
+        have = reloaded(want)
     else:
-        wanted = _chosen(source, loaded, or_last=False) or agent.take_snapshot(loaded)
-        agent.require_devices(wanted)
-        want, have = wanted.state, reloaded(wanted.state)
+        wanted = _needed(source, loaded)
+        now = _observed(loaded, wanted)
+        want, have = wanted.state, now.state
     _write_plan(plan(want, have), want, have, output)
 
 
@@ -153,18 +149,15 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
     finished what was begun.
     """
-    from nodeagent import agent
     from nodeagent.sriov.plan import plan
 
     loaded = call.settings()
     wanted = _needed(source, loaded)
-    now = agent.take_snapshot(loaded)
-    if foreign or dry_run:
-        _warn_if_foreign(wanted, now)
-    else:
-        agent.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+    now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
     stages = plan(wanted.state, now.state)
     if not dry_run:
+        from nodeagent import agent
+
         agent.restore(wanted, loaded)
     _write_plan(stages, wanted.state, now.state, output, done=not dry_run)
 
@@ -178,14 +171,12 @@ def verify(call: Call, source: str | None, output: str) -> int:
 
     Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
     """
-    from nodeagent import agent
     from nodeagent.render import Marked, table
     from nodeagent.sriov.plan import differences
 
     loaded = call.settings()
     wanted = _needed(source, loaded)
-    now = agent.take_snapshot(loaded)
-    _warn_if_foreign(wanted, now)
+    now = _observed(loaded, wanted)
     found = differences(wanted.state, now.state)
     if output == "json":
         plain = [asdict(each) for each in found]
@@ -307,9 +298,27 @@ def _content(source: str) -> bytes:
     return content
 
 
-def _warn_if_foreign(wanted: Snapshot, now: Snapshot) -> None:
-    if wanted.machine_id and now.machine_id and wanted.machine_id != now.machine_id:
-        click.echo("warning: the snapshot was taken on another machine", err=True)
+def _taken(loaded: Settings) -> Snapshot:
+    """The node as it is; UnavailableError when it has no device of ours."""
+    from nodeagent import agent
+
+    now = agent.take_snapshot(loaded)
+    agent.require_devices(now)
+    return now
+
+
+def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True) -> Snapshot:
+    """The node as it is, which may be without its devices; is it the node of the snapshot?"""
+    from nodeagent import agent
+
+    now = agent.take_snapshot(loaded)
+    try:
+        agent.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+    except DataError as error:
+        if not accept_foreign:
+            raise
+        click.echo(f"warning: {error.message}", err=True)
+    return now
 
 
 def _write_plan(

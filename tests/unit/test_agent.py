@@ -280,6 +280,20 @@ def test_a_whole_life(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_whenever_sigterm_comes_no_flag_is_left(tmp_path: Path) -> None:
+    """From the start of the interpreter until it holds; before there is a handler it just ends."""
+    for trial in range(10):
+        run = tmp_path / f"run{trial}"
+        code = WHOLE_LIFE.format(root=str(ROOT), run=str(run))
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=trial * 0.04)
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode in {0, 1, -signal.SIGTERM}
+        assert not (run / "ready").exists(), trial
+
+
 # Who may do what
 
 
