@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from emulator import cache, host
@@ -31,9 +33,8 @@ Exit status 125 is the lab's own failure: it could not be built, or the node sta
 
 def main() -> int:
     arguments, rest = _parse(sys.argv[1:])
-    builder = Builder(cache.default_root())
     try:
-        with host.terminated_by_signals():
+        with host.terminated_by_signals(), _builder() as builder:
             return _perform(arguments, rest, builder)
     except LabError as error:
         print(f"lab: {error}\nhint: {error.hint}", file=sys.stderr)
@@ -43,6 +44,20 @@ def main() -> int:
     except KeyboardInterrupt as signal:
         print(f"lab: stopped by {signal or 'SIGINT'}", file=sys.stderr)
         return 143 if str(signal) else 130
+
+
+@contextlib.contextmanager
+def _builder() -> Iterator[Builder]:
+    root = cache.default_root()
+    try:
+        builder = Builder(root)
+    except OSError as error:
+        raise LabError(
+            f"cannot keep what the lab is made of in {root}: {error.strerror}",
+            hint=f"name another place by XDG_CACHE_HOME. {host.WORKS_WITHOUT_LAB}",
+        ) from error
+    try:
+        yield builder
     finally:
         builder.runner.terminate()
 

@@ -15,7 +15,7 @@ SIZE = "768M"
 MODULES = """
     virtio_blk ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
     igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa
-    ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw
+    ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
     8021q dummy veth macvlan macvtap ipvlan bridge bonding team team_mode_activebackup vrf ifb
     sch_ingress sch_htb sch_prio sch_fq sch_fq_codel sch_mqprio

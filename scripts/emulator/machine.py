@@ -25,7 +25,7 @@ KERNEL_ARGUMENTS = " ".join(
         # The firmware leaves no room for VF BARs behind the root ports; the kernel finds it.
         "pci=realloc",
         # A panic, or the NMI sent to a stalled machine, shows where every processor is.
-        "panic=-1 oops=panic panic_print=0x40 unknown_nmi_panic",
+        "panic=-1 oops=panic panic_print=0x40 unknown_nmi_panic sysrq_always_enabled",
     )
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from emulator.qmp import QmpError
 from emulator.session import Stalled
 
 LINES = 60
+TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|WARNING:|unknown reason")
+"""Where the kernel's trouble begins, when the back traces after it fill the last lines."""
+HARMLESS = re.compile(r".*warning: hub \d+ is not connected to host network\n")
+"""A hub with nothing but a PF on it is what we want."""
 MONITOR = (
     "info status",
     "info cpus",
@@ -39,12 +44,10 @@ def _report(machine: Machine, reason: str, root: Path) -> LabError:
     directory.mkdir(parents=True)
     state = directory / "cpu-state.txt"
     state.write_text(_processors(machine))
-    for log in (machine.serial, machine.log):
-        if log.exists():
-            (directory / log.name).write_bytes(log.read_bytes())
-    serial = directory / machine.serial.name
-    _show(f"the last {LINES} lines on the guest's serial port", serial)
-    _show("what QEMU said", directory / machine.log.name)
+    serial = directory / "serial.log"
+    serial.write_bytes(machine.serial.read_bytes() if machine.serial.exists() else b"")
+    _show(f"the last {LINES} lines on the guest's serial port", serial.read_text(errors="replace"))
+    _show("what QEMU said", HARMLESS.sub("", machine.log.read_text(errors="replace")))
     return LabError(
         f"the emulated node failed: {reason}",
         hint=f"serial log: {serial}, CPU state: {state}. Nothing was retried",
@@ -52,24 +55,28 @@ def _report(machine: Machine, reason: str, root: Path) -> LabError:
 
 
 def _processors(machine: Machine) -> str:
-    """The monitor's view, QEMU's threads, and, after an NMI, the guest kernel's own view."""
+    """The monitor's view and QEMU's threads; the guest kernel puts its own on the serial port.
+
+    It is asked for all tasks' stacks by sysrq keys, and for the processors' by an NMI.
+    """
     parts = []
     try:
         for command in MONITOR:
             parts.append(f"### {command}")
             arguments = {"command-line": command}
             parts.append(machine.qmp.command("human-monitor-command", arguments, timeout=10))
+        for key in ("9", "t"):  # all messages to the console, then the tasks
+            keys = [{"type": "qcode", "data": name} for name in ("alt", "sysrq", key)]
+            machine.qmp.command("send-key", {"keys": keys}, timeout=10)
+            _wait_quiet(machine.serial)
         machine.qmp.command("inject-nmi", timeout=10)
         _wait_quiet(machine.serial)
     except QmpError as error:
         parts.append(str(error))
     for task in sorted(Path(f"/proc/{machine.process.pid}/task").glob("*")):
         parts.append(f"### QEMU thread {task.name}")
-        for name in ("comm", "wchan", "stat"):
-            try:
-                parts.append(f"{name}: {(task / name).read_text().strip()}")
-            except OSError as error:
-                parts.append(f"{name}: {error.strerror}")
+        with contextlib.suppress(OSError):  # it ended just now
+            parts += [(task / name).read_text()[:100].strip() for name in ("wchan", "stat")]
     return "\n".join(parts) + "\n"
 
 
@@ -82,7 +89,12 @@ def _wait_quiet(serial: Path, seconds: float = 5) -> None:
         time.sleep(1)
 
 
-def _show(title: str, path: Path) -> None:
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    if lines:
-        print(f"--- {title}", *lines[-LINES:], "---", sep="\n", file=sys.stderr)
+def _show(title: str, text: str) -> None:
+    lines = text.splitlines()
+    if not lines:
+        return
+    last = max(0, len(lines) - LINES)
+    trouble = next((at for at, line in enumerate(lines[:last]) if TROUBLE.search(line)), last)
+    first = lines[trouble : min(trouble + 20, last)]
+    print(f"--- {title}", file=sys.stderr)
+    print(*first, *(["..."] if first else []), *lines[last:], "---", sep="\n", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What shows and measures nodeagent in the emulated node: scripts/demo and scripts/bench."""

@@ -1,0 +1,130 @@
+"""scripts/bench inside the emulated node: the same restore by three ways, and what observe() costs.
+
+Usage: python3 -m showcase.bench_node RUNS REFERENCE_RUNS RESULT. The ways take turns, so that a
+busy host slows all of them. Before each the driver is unloaded and loaded (which is what a reload
+does to VFs), and afterwards, outside of the timing, iproute2 and sysfs must show the same state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent import agent, settings
+from nodeagent.journal import Journal
+from nodeagent.sriov.node import Node
+from showcase import vfs
+from showcase.vfs import State
+
+HERE = Path(__file__).parent
+WORK = Path("/run/lab/bench")
+OBSERVATIONS = 5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A node whose VFs are all set, what that looks like, and a snapshot of it for nodeagent."""
+
+    pfs: tuple[vfs.Pf, ...]
+    want: State
+    snapshot: Path
+
+    def floor(self) -> dict[str, float]:
+        return {"seconds": timed([str(HERE / "floor.sh"), str(WORK / "recipe")])}
+
+    def reference(self) -> dict[str, float]:
+        return {"seconds": timed([str(HERE / "reference.sh"), str(WORK / "recipe")])}
+
+    def nodeagent(self) -> dict[str, float]:
+        """`nodeagent reload` with a snapshot open and the driver as installed: it restores.
+
+        The step is what the journal has on record; the process is all of it, interpreter included.
+        """
+        shutil.copy(self.snapshot, WORK / "state" / "open-snapshot.json")
+        process = timed(["nodeagent", "reload"])
+        run = json.loads(vfs.run("nodeagent", "timeline", "--output", "json"))[-1]
+        step = next(phase["seconds"] for phase in run["phases"] if phase["name"] == "restore")
+        return {"seconds": step, "process": round(process, 3)}
+
+    def trial(self, way: Callable[[], dict[str, float]]) -> dict[str, float]:
+        vfs.wipe()
+        found = way()
+        if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
+            sys.exit(f"bench: {way.__name__} did not restore everything:\n" + "\n".join(wrong))
+        say(f"{way.__name__}: {found['seconds']:.2f} s")
+        return found
+
+
+def main(runs: int, reference_runs: int, result: Path) -> None:
+    os.environ |= {
+        "STATE_DIR": str(WORK / "state"),
+        "DRIVER_READY_PATH": str(WORK / "ready"),
+        "LOCK_FILE_PATH": str(WORK / "lock"),
+        "OFED_BLACKLIST_MODULES_FILE": str(WORK / "blacklist.conf"),
+    }
+    bench = prepared()
+    ways = {"floor": bench.floor, "nodeagent": bench.nodeagent, "reference": bench.reference}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    observed = observe()
+    for _ in range(runs):
+        found["floor"].append(bench.trial(bench.floor))
+        found["nodeagent"].append(bench.trial(bench.nodeagent))
+    for _ in range(reference_runs):
+        found["reference"].append(bench.trial(bench.reference))
+    size = {"pfs": len(bench.pfs), "vfs": len(bench.pfs) * vfs.VFS}
+    result.write_text(json.dumps(size | found | {"observe": observed}))
+
+
+def prepared() -> Bench:
+    """Set every VF, and save what nodeagent is to restore."""
+    pfs = vfs.present()
+    say(f"setting {len(pfs)} x {vfs.VFS} VFs")
+    vfs.Recipe(pfs).write(WORK / "recipe")
+    timed([str(HERE / "floor.sh"), str(WORK / "recipe")])
+    loaded = settings.load()
+    journal = Journal(loaded)
+    journal.save(agent.take_snapshot(loaded))
+    snapshot = WORK / "snapshot.json"
+    shutil.copy(journal.open_path, snapshot)
+    return Bench(pfs, vfs.state(pfs), snapshot)
+
+
+def observe() -> dict[str, object]:
+    """What one look at the whole node takes: seconds of each try, and rtnetlink requests."""
+    seconds = []
+    with Node(settings.load()) as node:
+        for _ in range(OBSERVATIONS):
+            before = node.rtnl.requests
+            began = time.monotonic()
+            node.observe()
+            seconds.append(round(time.monotonic() - began, 4))
+        requests = node.rtnl.requests - before
+    say(f"observe: {min(seconds):.3f} s")
+    return {"seconds": seconds, "requests": requests}
+
+
+def timed(argv: list[str]) -> float:
+    """Seconds that a command takes, which must succeed."""
+    began = time.monotonic()
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    if done.returncode:
+        sys.exit(f"bench: {argv[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    if os.environ.get("BENCH_VERBOSE"):
+        print(done.stderr, file=sys.stderr)
+    return round(seconds, 3)
+
+
+def say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

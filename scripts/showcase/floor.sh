@@ -1,0 +1,30 @@
+#!/bin/bash
+# The floor for scripts/bench: the shortest way to make the VFs of vfs.Recipe that is still right.
+# Each VF is probed once; everything is known beforehand (addresses, names, values), nothing is
+# looked at, nothing is checked. What is left is what the kernel and udev take.
+set -euo pipefail
+cd "${1:?usage: floor.sh DIRECTORY (of Recipe.write)}"
+devices=/sys/bus/pci/devices
+mapfile -t pfs <pfs
+
+ip -batch prepare.ip
+for pf in "${pfs[@]}"; do
+    {
+        echo 0 >"$devices/$pf/sriov_drivers_autoprobe"
+        echo 7 >"$devices/$pf/sriov_numvfs"
+    } &
+done
+wait
+ip -batch held.ip
+for pf in "${pfs[@]}"; do
+    {
+        echo 1 >"$devices/$pf/sriov_drivers_autoprobe"
+        while read -r vf; do
+            echo "$vf" >/sys/bus/pci/drivers/mlx5_core/bind
+        done <"$pf.vfs"
+    } &
+done
+wait
+udevadm settle
+ip -batch own.ip
+ip -batch late.ip
