@@ -246,16 +246,18 @@ def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, .
         {(a.pf, None) for a in actions if a.min_tx_rate or a.max_tx_rate}, key=str
     )
 
-    def missing(target: Target) -> str | None:
-        link = node.link_of(target, node.links_by_device())
-        has_carrier = link is not None and link.carrier
-        return None if has_carrier else f"{target_name(target)}: no carrier, for its VFs' rates,"
+    def without_carrier() -> list[Target]:
+        """All PFs in one dump: a look costs the same however many they are."""
+        devices = node.links_by_device() if targets else {}
+        links = [(target, node.link_of(target, devices)) for target in targets]
+        return [target for target, link in links if link is None or not link.carrier]
 
     timeout = node.settings.pf_timeout
     try:
-        wait_until_clear(outstanding(targets, missing), *watches, what="carrier", timeout=timeout)
+        wait_until_clear(without_carrier, *watches, what="carrier", timeout=timeout)
     except WaitTimeout as late:
-        return _timed_out(late, targets, missing)
+        text = f"no carrier, for its VFs' rates, after {late.seconds:g} s"
+        return [(target, f"{target_name(target)}: {text}") for target in without_carrier()]
     return []
 
 
