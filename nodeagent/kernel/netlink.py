@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, reason
 
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
@@ -66,10 +66,16 @@ class Netlink:
         """Everything of one kind. `message` has NLM_F_DUMP; `what` is for the error.
 
         The kernel marks a dump that was overtaken by a change (NLM_F_DUMP_INTR); such a dump is
-        asked for again, because it may lack something. KernelError when that happens every time.
+        asked for again, because it may lack something. KernelError when that happens every time,
+        or when the kernel refuses.
         """
         for _ in range(DUMP_TRIES):
-            interrupted, bodies = self._asked(message)
+            try:
+                interrupted, bodies = self._asked(message)
+            except OSError as error:
+                raise KernelError(
+                    f"cannot list {what}: {reason(error)}", errno=error.errno
+                ) from error
             if not interrupted:
                 return bodies
         raise KernelError(
