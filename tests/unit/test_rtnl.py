@@ -145,7 +145,7 @@ def _top_level(message: bytes) -> Iterator[tuple[int, int, int]]:
     return _attributes_at(message, 32)
 
 
-def _attributes_at(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+def _attributes_at(data: bytes | bytearray, at: int) -> Iterator[tuple[int, int, int]]:
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
         yield at, length, kind
