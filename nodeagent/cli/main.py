@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from nodeagent import logs
-from nodeagent.cli import commands
+from nodeagent.cli import cluster, commands
 from nodeagent.cli.page import Page
 from nodeagent.errors import DIFFERS, USAGE, AgentError
 
@@ -46,7 +46,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in commands.ALL:
+for _command in (*commands.ALL, *cluster.ALL):
     nodeagent.add_command(_command)
 
 

@@ -14,7 +14,7 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import urllib3
@@ -56,13 +56,15 @@ def _pause(seconds: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """What is listed and watched."""
+class Listing:
+    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion."""
 
     kind: Kind
     namespace: str | None
     labels: str
     fields: str
+    objects: Objects
+    version: str
 
 
 @dataclass
@@ -99,7 +101,14 @@ class Client:
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> list[Object]:
         """All objects that the selectors choose, page by page."""
-        return [*self._listed(_Watched(kind, namespace, labels, fields))[0].values()]
+        listing = self.listing(kind, namespace, labels=labels, fields=fields)
+        return [*listing.objects.values()]
+
+    def listing(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Listing:
+        """The same with the moment it is of, so that `follow_from` misses nothing after it."""
+        return self._listed(Listing(kind, namespace, labels, fields, {}, ""))
 
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         """Conflict when it exists."""
@@ -178,10 +187,16 @@ class Client:
         to look again without a change (math.inf: never). State is compared, not events counted:
         what happened while a watch was cut is found by listing anew.
         """
+        listing = self.listing(kind, namespace, labels=labels, fields=fields)
+        return self.follow_from(listing, look, timeout=timeout)
+
+    def follow_from(
+        self, listing: Listing, look: Callable[[Objects], float], *, timeout: float = math.inf
+    ) -> bool:
+        """`follow`, from a listing taken earlier: before something was done to its objects."""
         deadline = time.monotonic() + timeout
-        what = _Watched(kind, namespace, labels, fields)
-        version: str | None
-        objects, version = self._listed(what)
+        objects = dict(listing.objects)
+        version: str | None = listing.version
         failed = 0
         while True:
             rest = look(objects)
@@ -192,9 +207,10 @@ class Client:
                 return False
             try:
                 if version is None:
-                    objects, version = self._listed(what)
+                    found = self._listed(listing)
+                    objects, version = dict(found.objects), found.version
                     continue
-                version = self._watched(what, version, objects, look, min(rest, left))
+                version = self._watched(listing, version, objects, look, min(rest, left))
                 failed = 0
             except Gone:
                 version = None
@@ -205,8 +221,8 @@ class Client:
                 log.debug("%s", error.message)
                 self.pause(max(0.0, min(_backoff(failed), left)))
 
-    def _listed(self, what: _Watched) -> tuple[dict[str, Object], str]:
-        """Objects by UID, and the resourceVersion from which a watch continues."""
+    def _listed(self, what: Listing) -> Listing:
+        """What `what` chooses, as it is now."""
         path, token = what.kind.path(None, what.namespace), None
         found: dict[str, Object] = {}
         while True:
@@ -226,11 +242,12 @@ class Client:
             found.update({each["metadata"]["uid"]: each for each in page["items"]})
             token = page["metadata"].get("continue")
             if not token:
-                return found, str(page["metadata"]["resourceVersion"])
+                version = page["metadata"]["resourceVersion"]
+                return replace(what, objects=found, version=version)
 
     def _watched(
         self,
-        what: _Watched,
+        what: Listing,
         version: str,
         objects: dict[str, Object],
         look: Callable[[Objects], float],

@@ -15,6 +15,7 @@ from nodeagent.cluster.access import Access
 from nodeagent.cluster.client import Client
 from nodeagent.settings import Settings
 from tests.cluster import proxy as proxies
+from tests.cluster.commands import Pod
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import ADMIN_TOKEN, ApiError, Object, Server, custom_resources, running
 
@@ -96,6 +97,26 @@ def settings(
         operator_namespaces=(namespace,),
         state_dir=tmp_path / "state",
         device_plugin_config=tmp_path / "pcidp.json",
+    )
+
+
+@pytest.fixture
+def pod(settings: Settings) -> Pod:
+    """A process in a pod with those settings."""
+    return Pod(
+        {
+            "NODE_NAME": str(settings.node_name),
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(settings.api_port),
+            "SERVICE_ACCOUNT_DIR": str(settings.service_account_dir),
+            "API_TIMEOUT": "2",
+            "DEVICE_PLUGIN_NAMESPACES": ",".join(settings.device_plugin_namespaces),
+            "DEVICE_PLUGIN_TIMEOUT": "10",
+            "ALLOCATABLE_SETTLE": "1",
+            "OPERATOR_NAMESPACES": ",".join(settings.operator_namespaces),
+            "STATE_DIR": str(settings.state_dir),
+            "DEVICE_PLUGIN_CONFIG": str(settings.device_plugin_config),
+        }
     )
 
 

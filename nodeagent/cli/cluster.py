@@ -1,0 +1,171 @@
+"""The commands that talk to the API server: short processes, none of them is the agent."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from nodeagent.cli.commands import Call, output
+from nodeagent.cli.output import write_json, write_lines
+from nodeagent.errors import NO_INPUT, BusyError, Stopped
+from nodeagent.settings import Settings
+
+if TYPE_CHECKING:
+    from nodeagent.cluster.client import Client
+    from nodeagent.cluster.device_plugin import Restarted
+
+log = logging.getLogger(__name__)
+
+NO_PODS: Final = NO_INPUT
+"""`device-plugin restart`: there is none. Information, not a failure, but not a restart either."""
+
+
+@click.group("device-plugin")
+def device_plugin() -> None:
+    """Restart device plugins, prune their list."""
+
+
+@device_plugin.command("restart")
+@click.option("--wait", is_flag=True, help="Until the node's allocatable has what it had.")
+@output
+@click.pass_obj
+def restart(call: Call, wait: bool, output: str) -> int:
+    """Restart every device plugin pod on this node.
+
+    With --wait, until each has a successor that is ready and the node's allocatable has, for each
+    resource, what it had before the reload. Ends with status 66 when this node has no device plugin
+    pods, 69 when the API server is not reachable, 75 when the wait timed out, 77 when it is
+    forbidden, 78 without NODE_NAME.
+    """
+    from nodeagent.cluster import device_plugin
+
+    loaded, node = _this_node(call)
+    done = device_plugin.restart(connect(loaded), loaded, node, wait=wait)
+    if done is None:
+        log.info(
+            "no device plugin pods on node %s in %s with any of %s: nothing to restart",
+            node,
+            ", ".join(loaded.device_plugin_namespaces),
+            ", ".join(loaded.device_plugin_selectors),
+        )
+        return NO_PODS
+    if output == "json":
+        write_json(asdict(done))
+    else:
+        write_lines(_restarted_lines(done, wait=wait))
+    return 0
+
+
+@device_plugin.command("record")
+@output
+@click.pass_obj
+def record(call: Call, output: str) -> None:
+    """Record what the node can give to pods now, for `restart --wait`.
+
+    While a reload is in flight an earlier record is kept.
+    """
+    from nodeagent.cluster import allocatable
+    from nodeagent.journal import Journal
+
+    loaded, node = _this_node(call)
+    in_flight = Journal(loaded).has_open_snapshot()
+    taken = allocatable.save(connect(loaded), node, loaded.state_dir, in_flight=in_flight)
+    if output == "json":
+        write_json(asdict(taken))
+    else:
+        write_lines(f"{name}: {count}" for name, count in taken.resources.items())
+
+
+@device_plugin.command("prune")
+@click.option("--dry-run", is_flag=True, help="Print what would go, touch nothing.")
+@click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
+@click.pass_obj
+def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
+    """Remove entries of devices that are gone from the device plugin's list.
+
+    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed.
+    Refused while a reload is in flight, because then every VF is gone.
+    """
+    from nodeagent.cluster import nodeeni, pcidp
+
+    if watch_nodeeni:
+        if dry_run:
+            raise click.UsageError("--watch-nodeeni and --dry-run exclude each other")
+        loaded, node = _this_node(call)
+        client = connect(loaded)
+        nodeeni.watch(client, loaded, node, _restarter(client, loaded, node))
+        return
+    loaded = call.settings()
+    _refuse_in_flight(loaded)
+    pruned = pcidp.prune_file(loaded.device_plugin_config, pcidp.present_on(), dry_run=dry_run)
+    if pruned is None or not pruned.removed:
+        write_lines([f"{loaded.device_plugin_config}: nothing is to be removed"])
+        return
+    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in pruned.removed)
+    if not dry_run:
+        loaded, node = _this_node(call)
+        _restarter(connect(loaded), loaded, node)()
+
+
+ALL = (device_plugin,)
+
+
+def connect(loaded: Settings) -> Client:
+    """A client, after which SIGTERM ends this process in order."""
+    from nodeagent.cluster import access
+    from nodeagent.cluster.client import Client
+
+    found = access.find(loaded)
+    signal.signal(signal.SIGTERM, _stop)
+    return Client(found, patience=loaded.api_timeout)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _this_node(call: Call) -> tuple[Settings, str]:
+    """The settings and NODE_NAME, which is checked before any client is made."""
+    from nodeagent.cluster import access
+
+    loaded = call.settings()
+    return loaded, access.node_name(loaded)
+
+
+def _restarter(client: Client, loaded: Settings, node: str) -> Callable[[], None]:
+    from nodeagent.cluster import device_plugin
+
+    def restart() -> None:
+        done = device_plugin.restart(client, loaded, node, wait=False)
+        for name in done.deleted if done else ():
+            log.info("restarted the device plugin %s", name)
+        if done is None:
+            log.info("no device plugin pods on node %s: nothing to restart", node)
+
+    return restart
+
+
+def _refuse_in_flight(loaded: Settings) -> None:
+    from nodeagent.journal import Journal
+
+    if Journal(loaded).has_open_snapshot():
+        raise BusyError(
+            "a reload is in flight: devices that seem gone come back",
+            hint="`nodeagent status` shows how far it is; prune when the node is ready",
+        )
+
+
+def _restarted_lines(done: Restarted, *, wait: bool) -> list[str]:
+    said = [f"restarted {name}" for name in done.deleted]
+    said += [f"left {name}: no controller would make it again" for name in done.left]
+    said += [f"not admitted: {line}" for line in done.failed]
+    if wait:
+        given = ", ".join(f"{name} {count}" for name, count in done.resources.items())
+        said.append(f"allocatable after {done.seconds:.1f} s: {given or 'no extended resources'}")
+    return said

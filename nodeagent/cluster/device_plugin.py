@@ -1,0 +1,208 @@
+"""Device plugins discover devices once, when they start: after a reload they are started again.
+
+Every matching pod on the node goes, by UID: an old one that terminates and a new one may stand side
+by side. Their DaemonSets make new ones; a pod that nobody would make again is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from nodeagent.cluster import allocatable
+from nodeagent.cluster.client import Client, Listing, Object, Objects
+from nodeagent.cluster.failures import Conflict, NotFound
+from nodeagent.cluster.kinds import POD
+from nodeagent.errors import WaitTimeout
+from nodeagent.settings import Settings
+
+CLOCKS: timedelta = timedelta(seconds=5)
+"""How far the clocks of node and API server may be apart when pods are told from older ones."""
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """What a restart did. Pods are `namespace/name`.
+
+    `left` are pods that no controller would make again; `failed` are lines on pods that were not
+    admitted to the node meanwhile; `resources` is the allocatable that was waited for.
+    """
+
+    deleted: tuple[str, ...]
+    left: tuple[str, ...]
+    failed: tuple[str, ...]
+    resources: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Device plugin pods: the listings that have some, and each pod once, by UID."""
+
+    listings: tuple[Listing, ...]
+    pods: Mapping[str, Object]
+
+
+def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Restarted | None:
+    """Restart every device plugin pod on `node`; None when there is none anywhere on it.
+
+    With `wait`: until each has a successor that is ready, and the node's allocatable has what it
+    had before the reload (or now, when no reload is on record). Raises Forbidden, Unreachable,
+    or WaitTimeout, which names what is missing.
+    """
+    began = time.monotonic()
+    record = allocatable.load(settings.state_dir) if wait else None
+    found = _find(client, settings, node)
+    if not found.pods:
+        return None
+    before = allocatable.listing(client, node) if wait else None
+    since = _since(record)
+    going = {uid: pod for uid, pod in found.pods.items() if _comes_back(pod)}
+    for uid, pod in going.items():
+        _delete(client, pod, uid)
+    want: Mapping[str, int] = {}
+    if before is not None:
+        want = record.resources if record else allocatable.of_node(*before.objects.values())
+        try:
+            _wait_for_successors(client, found.listings, going, _left(settings, began))
+            allocatable.wait(
+                client,
+                before,
+                want,
+                timeout=_left(settings, began),
+                settle=settings.allocatable_settle,
+            )
+        except WaitTimeout as error:
+            raise _explained(error, failed_pods(client, node, since), settings) from error
+        allocatable.forget(settings.state_dir)
+    return Restarted(
+        deleted=tuple(map(_name, going.values())),
+        left=tuple(_name(pod) for uid, pod in found.pods.items() if uid not in going),
+        failed=failed_pods(client, node, since) if wait else (),
+        resources=want,
+        seconds=time.monotonic() - began,
+    )
+
+
+def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
+    """Lines on pods that the kubelet did not admit since then: no device was there to give."""
+    selector = f"spec.nodeName={node},status.phase=Failed"
+    return tuple(
+        f"{_name(pod)}: {pod['status'].get('message', 'no message')}"
+        for pod in client.list_all(POD, fields=selector)
+        if pod["status"].get("reason") == "UnexpectedAdmissionError"
+        and datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) >= since - CLOCKS
+    )
+
+
+def grouped(selectors: Sequence[str]) -> tuple[str, ...]:
+    """`key=value` selectors as few label selectors: one a key. The server cannot OR over keys."""
+    values: dict[str, list[str]] = {}
+    for each in selectors:
+        key, _, value = each.partition("=")
+        values.setdefault(key, []).append(value)
+    return tuple(f"{key} in ({','.join(each)})" for key, each in values.items())
+
+
+def _find(client: Client, settings: Settings, node: str) -> _Found:
+    listings = []
+    pods: dict[str, Object] = {}
+    for labels in grouped(settings.device_plugin_selectors):
+        listing = client.listing(POD, labels=labels, fields=f"spec.nodeName={node}")
+        ours = {
+            uid: pod
+            for uid, pod in listing.objects.items()
+            if pod["metadata"]["namespace"] in settings.device_plugin_namespaces
+            and pod.get("status", {}).get("phase") not in {"Failed", "Succeeded"}
+        }
+        if ours.keys() - pods.keys():
+            listings.append(replace(listing, objects=ours))
+        pods |= ours
+    return _Found(tuple(listings), pods)
+
+
+def _delete(client: Client, pod: Object, uid: str) -> None:
+    """Delete the pod; one that goes already, or has gone, needs no more."""
+    meta = pod["metadata"]
+    if meta.get("deletionTimestamp"):
+        return
+    try:
+        client.delete(POD, meta["name"], meta["namespace"], uid=uid)
+    except (Conflict, NotFound):
+        return  # gone by itself: what has its name now is new
+
+
+def _wait_for_successors(
+    client: Client, listings: Iterable[Listing], going: Mapping[str, Object], timeout: float
+) -> None:
+    deadline = time.monotonic() + timeout
+    for listing in listings:
+        old = {uid: pod for uid, pod in listing.objects.items() if uid in going}
+        latest: list[str] = []
+
+        def look(objects: Objects, old: Objects = old, latest: list[str] = latest) -> float:
+            latest[:] = _without_successor(old, objects)
+            return float("inf") if latest else 0.0
+
+        left = max(0.0, deadline - time.monotonic())
+        if old and not client.follow_from(listing, look, timeout=left):
+            raise WaitTimeout("new device plugin pods", latest, timeout)
+
+
+def _without_successor(old: Objects, now: Objects) -> list[str]:
+    """A line for each pod that is still there, or whose owner has no new one that is ready."""
+    missing = []
+    for uid, pod in old.items():
+        if uid in now:
+            missing.append(f"{_name(pod)}: still there, uid {uid}")
+            continue
+        new = [
+            each
+            for new_uid, each in now.items()
+            if new_uid not in old and _owner(each) == _owner(pod)
+        ]
+        if not new:
+            missing.append(f"{_name(pod)}: no successor")
+        elif not any(map(_is_ready, new)):
+            missing.append(f"{_name(pod)}: its successor {_name(new[-1])} is not ready")
+    return missing
+
+
+def _explained(error: WaitTimeout, failed: Sequence[str], settings: Settings) -> WaitTimeout:
+    """The same with pods that were not admitted, which is often how it is noticed."""
+    missing = [*error.missing, *(f"not admitted: {line}" for line in failed)]
+    said = WaitTimeout(str(error.message.partition(" waiting for ")[2].partition(";")[0]),
+                       missing, settings.device_plugin_timeout)  # fmt: skip
+    said.hint = "look at the device plugin's log; `nodeagent verify` says whether the VFs are right"
+    return said
+
+
+def _left(settings: Settings, began: float) -> float:
+    return max(0.0, began + settings.device_plugin_timeout - time.monotonic())
+
+
+def _since(record: allocatable.Record | None) -> datetime:
+    return datetime.fromisoformat(record.taken_at) if record else datetime.now(UTC)
+
+
+def _comes_back(pod: Object) -> bool:
+    """A controller makes another; a mirror pod's deletion restarts nothing."""
+    mirror = "kubernetes.io/config.mirror" in pod["metadata"].get("annotations", {})
+    return _owner(pod) is not None and not mirror
+
+
+def _owner(pod: Object) -> str | None:
+    owners = pod["metadata"].get("ownerReferences", ())
+    return next((str(each["uid"]) for each in owners if each.get("controller")), None)
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return ready and not pod["metadata"].get("deletionTimestamp")
+
+
+def _name(pod: Object) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"

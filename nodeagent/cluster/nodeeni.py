@@ -1,0 +1,109 @@
+"""NodeENI objects own entries of the device plugin's list: when one is deleted, its entries go.
+
+What is owned is remembered on disk and compared with what is, so that a deletion is found also when
+nobody watched. The remembered state is forgotten only after the entries are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from nodeagent import durable
+from nodeagent.cluster import pcidp
+from nodeagent.cluster.client import Client, Object, Objects
+from nodeagent.cluster.kinds import NODE, NODE_ENI
+from nodeagent.errors import DataError
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Owned = frozenset[tuple[str, str]]
+"""Pairs of resource (`prefix/name`) and PCI address."""
+
+
+def watch(
+    client: Client,
+    settings: Settings,
+    node: str,
+    changed: Callable[[], None],
+    *,
+    timeout: float = math.inf,
+) -> None:
+    """Prune whenever a NodeENI of this node goes; call `changed` when the file did.
+
+    Runs for `timeout` seconds with one watch. Raises what the client raises when the first look
+    fails; later failures are waited out.
+    """
+    labels = client.get(NODE, node)["metadata"].get("labels", {})
+
+    def look(objects: Objects) -> float:
+        now = owned(objects, labels)
+        if settle(now, settings):
+            changed()
+        return math.inf
+
+    client.follow(NODE_ENI, look, timeout=timeout)
+
+
+def settle(now: Owned, settings: Settings) -> bool:
+    """Remove what was owned and is no more; True when the file changed."""
+    path = settings.state_dir / "nodeeni.json"
+    before = _load(path)
+    gone = before - now
+    removed: tuple[str, ...] = ()
+    if gone:
+        pruned = pcidp.prune_file(
+            settings.device_plugin_config, lambda name, address: _owns(gone, now, name, address)
+        )
+        removed = pruned.removed if pruned else ()
+        for line in removed:
+            log.info("removed from %s: %s", settings.device_plugin_config, line)
+    if now != before:
+        durable.make_directory(settings.state_dir, 0o700)
+        durable.replace(path, json.dumps(sorted(now)).encode() + b"\n", 0o600)
+    return bool(removed)
+
+
+def owned(objects: Objects, labels: dict[str, str]) -> Owned:
+    """What the NodeENIs that choose a node with these labels own."""
+    pairs = (_pair(each) for each in objects.values() if _chooses(each, labels))
+    return frozenset(pair for pair in pairs if pair is not None)
+
+
+def _pair(eni: Object) -> tuple[str, str] | None:
+    spec = eni.get("spec", {})
+    resource, address = spec.get("dpdkResourceName"), spec.get("dpdkPCIAddress")
+    return (str(resource), str(address)) if resource and address else None
+
+
+def _chooses(eni: Object, labels: dict[str, str]) -> bool:
+    selector = eni.get("spec", {}).get("nodeSelector") or {}
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _owns(gone: Owned, now: Owned, name: str, address: str) -> bool:
+    """An entry may be written without its prefix; what another NodeENI still owns stays."""
+
+    def among(pairs: Owned) -> bool:
+        return any(
+            address == its and name in {resource, resource.rpartition("/")[2]}
+            for resource, its in pairs
+        )
+
+    return among(gone) and not among(now)
+
+
+def _load(path: Path) -> Owned:
+    data = durable.read_own(path)
+    if data is None:
+        return frozenset()
+    try:
+        return frozenset((str(resource), str(address)) for resource, address in json.loads(data))
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{path} is damaged", hint="remove it, then look at the list once"
+        ) from None
