@@ -39,7 +39,7 @@ class Sysfs:
         found = []
         for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
             bus = directory.parent.parent.name
-            for link in directory.iterdir():
+            for link in _entries(directory):
                 is_device = link.is_symlink() and self.device(bus, link.name).exists()
                 if is_device and not (link / "physfn").exists():
                     found.append((bus, link.name))
@@ -65,12 +65,11 @@ class Sysfs:
     def functions(self, bus: str, name: str) -> dict[int, str]:
         """The name of each VF's device by VF index, from the PF's `virtfnN` links."""
         found = {}
-        with os.scandir(self.device(bus, name)) as entries:
-            for entry in entries:
-                if entry.name.startswith("virtfn") and entry.name[6:].isdecimal():
-                    target = _link(Path(entry.path))
-                    if target is not None:
-                        found[int(entry.name[6:])] = target
+        for entry in _entries(self.device(bus, name)):
+            if entry.name.startswith("virtfn") and entry.name[6:].isdecimal():
+                target = _link(entry)
+                if target is not None:
+                    found[int(entry.name[6:])] = target
         return found
 
     def function(self, bus: str, name: str, index: int) -> str | None:
@@ -136,6 +135,14 @@ def _write(path: Path, value: str) -> None:
         raise KernelError(
             f"cannot write {value.strip()!r} to {path}: {reason(error)}", errno=error.errno
         ) from error
+
+
+def _entries(directory: Path) -> list[Path]:
+    """What is in a directory; nothing when it is not there, or went while it was being read."""
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _text(path: Path) -> str | None:
