@@ -16,10 +16,11 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import RestoreFailed
 from nodeagent.journal import Journal
+from nodeagent.sriov.differences import differences
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
-from nodeagent.sriov.plan import differences, plan
+from nodeagent.sriov.plan import plan
 
 log = logging.getLogger(__name__)
 

@@ -172,7 +172,7 @@ def verify(call: Call, source: str | None, output: str) -> int:
     Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
     """
     from nodeagent.render import Marked, table
-    from nodeagent.sriov.plan import differences
+    from nodeagent.sriov.differences import differences
 
     loaded = call.settings()
     wanted = _needed(source, loaded)
@@ -247,18 +247,20 @@ def show_settings(call: Call, output: str) -> None:
     rows: list[tuple[Cell, ...]] = []
     plain = []
     for attribute, row in settings.rows():
-        value = _shown(getattr(loaded, attribute))
-        is_default = getattr(loaded, attribute) == getattr(settings.Settings(), attribute)
-        reason = f"{row.reason} ({row.unit})" if row.unit else row.reason
-        rows.append((row.name, value if is_default else Marked(value), reason))
+        value = row.shown(getattr(loaded, attribute))
+        default = row.shown(getattr(settings.Settings(), attribute))
+        origin = settings.origin(row)
+        cell = value if value == default else Marked(value)
+        rows.append((row.name, cell, default, row.unit, origin, row.reason))
         plain.append(
-            {"variable": row.name, "value": value, "default": row.default}
-            | {"unit": row.unit, "reason": row.reason}
+            {"variable": row.name, "value": value, "default": default}
+            | {"unit": row.unit, "origin": origin, "reason": row.reason}
         )
     if output == "json":
         write_json(plain)
     else:
-        write_lines(table(("variable", "value", "reason"), rows, screen(loaded)))
+        headers = ("variable", "value", "default", "unit", "origin", "reason")
+        write_lines(table(headers, rows, screen(loaded)))
 
 
 ALL = (run, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
@@ -339,17 +341,3 @@ def _write_plan(
         write_lines([f"restored with {actions} actions: nothing differs"])
     else:
         write_lines(lines.lines(stages, want, have))
-
-
-def _shown(value: object) -> str:
-    """A setting as it would stand in the environment."""
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:g}"
-        case tuple():
-            return ":".join(value)
-    return str(value)

@@ -98,6 +98,15 @@ class Sysfs:
         found += [_number(path) for path in device.glob("virtio*/net/*/ifindex")]
         return tuple(sorted(index for index in found if index is not None))
 
+    def ports(self, bus: str, name: str) -> dict[str, int]:
+        """ifindex by phys_port_name, of the device's interfaces that have one."""
+        found = {}
+        for directory in self.device(bus, name).glob("net/*"):
+            port, index = _text(directory / "phys_port_name"), _number(directory / "ifindex")
+            if port and index is not None:
+                found[port] = index
+        return found
+
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
         _write(self.device(bus, name) / "sriov_numvfs", str(count))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.sriov.model import DeviceHandle, Mac
+from nodeagent.sriov.model import DeviceHandle, Mac, Param, Port
 
 STAGES: Final = (
     # name, why it stands where it stands
@@ -19,6 +19,7 @@ STAGES: Final = (
     ("remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"),
     ("take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"),
     ("free names", "two netdevs that swap names need a third name in between (EEXIST)"),
+    ("set parameters", "flow_steering_mode and such decide how the eswitch is made"),
     (
         "prepare PFs",
         "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
@@ -27,10 +28,12 @@ STAGES: Final = (
     ("create VFs", "virtfnN links appear one by one while the write is still blocking"),
     ("unbind VFs", "an admin MAC reaches a VF's netdev only when the VF is bound again"),
     ("set VFs", "what the PF holds is in place before the VF's driver looks at it"),
+    ("set eswitch", "after legacy's attributes are set, before VFs are bound (representors)"),
     ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
     ("bind VFs", "each VF is probed once, and comes up right"),
     ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
+    ("set representors", "they exist once the eswitch is in switchdev mode"),
     (
         "set VFs late",
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
@@ -86,6 +89,28 @@ class SetVf:
 
 
 @dataclass(frozen=True)
+class SetParam:
+    """Ensure the runtime value of a devlink parameter."""
+
+    pf: DeviceHandle
+    param: Param
+
+
+@dataclass(frozen=True)
+class SetEswitch:
+    """Ensure the eswitch's mode and, in switchdev, how it parses. None: leave alone.
+
+    Some drivers (ice) change the mode only while there are no VFs: whoever performs this removes
+    unbound VFs, sets the mode and creates them again where the first order is refused.
+    """
+
+    pf: DeviceHandle
+    mode: str | None = None
+    inline_mode: str | None = None
+    encap_mode: str | None = None
+
+
+@dataclass(frozen=True)
 class OverrideDriver:
     """Ensure a VF's `driver_override`; "" clears it."""
 
@@ -118,10 +143,10 @@ class BindVf:
 
 @dataclass(frozen=True)
 class SetLink:
-    """Ensure attributes of a PF's (`index` None) or a VF's own netdev. None: leave alone."""
+    """Ensure attributes of a netdev: a PF's, a VF's or a representor's. None: leave alone."""
 
     pf: DeviceHandle
-    index: int | None
+    index: Port
     name: str | None = None
     mac: Mac | None = None
     mtu: int | None = None
@@ -134,7 +159,18 @@ class SetLink:
     alias: str | None = None
 
 
-Action = BindPf | SetAutoprobe | CreateVfs | SetVf | OverrideDriver | UnbindVf | BindVf | SetLink
+Action = (
+    BindPf
+    | SetAutoprobe
+    | CreateVfs
+    | SetParam
+    | SetEswitch
+    | SetVf
+    | OverrideDriver
+    | UnbindVf
+    | BindVf
+    | SetLink
+)
 
 
 @dataclass(frozen=True)

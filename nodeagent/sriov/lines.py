@@ -15,12 +15,14 @@ from nodeagent.sriov.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetEswitch,
     SetLink,
+    SetParam,
     SetVf,
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Pf
+from nodeagent.sriov.model import DeviceHandle, NodeState, Port
 
 
 def lines(stages: Iterable[Stage], want: NodeState, have: NodeState) -> list[str]:
@@ -42,6 +44,13 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
             text = f"echo {int(action.on)} > {pf}/sriov_drivers_autoprobe"
         case CreateVfs():
             text = f"echo {action.count} > {pf}/sriov_numvfs"
+        case SetParam(param=param):
+            value = str(param.value).lower() if isinstance(param.value, bool) else param.value
+            text = (
+                f"devlink dev param set {action.pf} name {param.name} value {value} cmode runtime"
+            )
+        case SetEswitch():
+            text = f"devlink dev eswitch set {action.pf} {' '.join(_eswitch_words(action))}"
         case OverrideDriver():
             text = f"echo {action.driver} > {pf}/virtfn{action.index}/driver_override"
         case UnbindVf():
@@ -59,22 +68,24 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
     return text
 
 
-def _name(pf: DeviceHandle, index: int | None, *states: NodeState) -> str:
-    """The netdev's name in the first state that knows it, else its device's address."""
+def _name(pf: DeviceHandle, port: Port, *states: NodeState) -> str:
+    """The netdev's name in the first state that knows it, else what it belongs to."""
     for state in states:
-        netdev = _netdev(state.pf(pf), index)
+        known = state.pf(pf)
+        netdev = None if known is None else known.netdev_of(port)
         if netdev is not None:
             return netdev.name
-    return str(pf) if index is None else f"{pf}/vf{index}"
+    return str(pf) if port is None else f"{pf}/{port}"
 
 
-def _netdev(pf: Pf | None, index: int | None) -> Netdev | None:
-    if pf is None:
-        return None
-    if index is None:
-        return pf.netdev
-    vf = pf.vf(index)
-    return None if vf is None else vf.netdev
+def _eswitch_words(action: SetEswitch) -> Iterator[str]:
+    for word, value in (
+        ("mode", action.mode),
+        ("inline-mode", action.inline_mode),
+        ("encap-mode", action.encap_mode),
+    ):
+        if value is not None:
+            yield f"{word} {value}"
 
 
 def _vf_words(action: SetVf) -> Iterator[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -31,6 +31,17 @@ U32: Final = 0xFFFFFFFF
 IFALIASZ: Final = 256
 ALTIFNAMSIZ: Final = 128
 
+ESWITCH_MODES: Final = ("legacy", "switchdev")
+INLINE_MODES: Final = ("none", "link", "network", "transport")
+ENCAP_MODES: Final = ("none", "basic")
+# phys_port_name of a port that stands for a function, also one of another controller
+# (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
+REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
+
+Port = int | str | None
+"""Whose netdev: None for the PF's own, a number for a VF's, a phys_port_name for a representor."""
+
+_PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
@@ -182,11 +193,42 @@ NETDEV_ATTRIBUTES: Final = (
 
 
 @dataclass(frozen=True)
+class Param:
+    """A devlink parameter's runtime value; `kind` is its type as devlink numbers it."""
+
+    name: str
+    kind: int
+    value: bool | int | str
+
+    def __post_init__(self) -> None:
+        if not _PARAM.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a devlink parameter")
+        _check_range("kind", self.kind, 0, 0xFF)
+        if type(self.value) not in {bool, int, str}:
+            raise ValueError(f"{self.value!r} is not a value of a devlink parameter")
+        if isinstance(self.value, str) and not self.value.isprintable():
+            raise ValueError(f"{self.value!r} is not printable")
+
+
+@dataclass(frozen=True)
+class Representor:
+    """A port of the eswitch that stands for a VF: `port` is its phys_port_name, `pf0vf3`."""
+
+    port: str
+    netdev: Netdev
+
+    def __post_init__(self) -> None:
+        if not REPRESENTOR.fullmatch(self.port):
+            raise ValueError(f"{self.port!r} is not a representor's port")
+
+
+@dataclass(frozen=True)
 class Pf:
     """One physical function bound to the driver.
 
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
-    `sriov_drivers_autoprobe` (netdevsim). `vfs` is sorted by index.
+    `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
+    driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name.
     """
 
     handle: DeviceHandle
@@ -194,9 +236,19 @@ class Pf:
     autoprobe: bool | None = None
     netdev: Netdev | None = None
     vfs: tuple[Vf, ...] = ()
+    eswitch_mode: str | None = None
+    inline_mode: str | None = None
+    encap_mode: str | None = None
+    params: tuple[Param, ...] = ()
+    representors: tuple[Representor, ...] = ()
 
     def __post_init__(self) -> None:
         _check_range("numvfs", self.numvfs, 0, 0xFFFF)
+        _check_one_of("eswitch_mode", self.eswitch_mode, ESWITCH_MODES)
+        _check_one_of("inline_mode", self.inline_mode, INLINE_MODES)
+        _check_one_of("encap_mode", self.encap_mode, ENCAP_MODES)
+        _check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
+        _check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
         indexes = [vf.index for vf in self.vfs]
         if indexes != sorted(set(indexes)):
             raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")
@@ -206,6 +258,27 @@ class Pf:
     def vf(self, index: int) -> Vf | None:
         """The VF with that index, or None."""
         return next((vf for vf in self.vfs if vf.index == index), None)
+
+    def representor(self, port: str) -> Representor | None:
+        """The representor with that port, or None."""
+        return next((each for each in self.representors if each.port == port), None)
+
+    def netdevs(self) -> Iterator[tuple[Port, Netdev]]:
+        """Every netdev of this PF, of its VFs and of its representors, with whose it is."""
+        if self.netdev is not None:
+            yield None, self.netdev
+        yield from ((vf.index, vf.netdev) for vf in self.vfs if vf.netdev is not None)
+        yield from ((each.port, each.netdev) for each in self.representors)
+
+    def netdev_of(self, port: Port) -> Netdev | None:
+        """The netdev of the PF itself, of a VF or of a representor, or None."""
+        if port is None:
+            return self.netdev
+        if isinstance(port, int):
+            vf = self.vf(port)
+            return None if vf is None else vf.netdev
+        representor = self.representor(port)
+        return None if representor is None else representor.netdev
 
 
 @dataclass(frozen=True)
@@ -230,11 +303,9 @@ class NodeState:
         return next((pf for pf in self.pfs if pf.handle == handle), None)
 
     def netdevs(self) -> Iterable[Netdev]:
-        """Every netdev of every PF and VF."""
+        """Every netdev of every PF, VF and representor."""
         for pf in self.pfs:
-            if pf.netdev is not None:
-                yield pf.netdev
-            yield from (vf.netdev for vf in pf.vfs if vf.netdev is not None)
+            yield from (netdev for _, netdev in pf.netdevs())
 
     @property
     def vf_count(self) -> int:
@@ -277,6 +348,11 @@ def check_altname(name: str) -> str:
 def _check_range(what: str, value: int | None, low: int, high: int) -> None:
     if value is not None and not low <= value <= high:
         raise ValueError(f"{what} {value} is not within {low} and {high}")
+
+
+def _check_sorted(what: str, names: list[str]) -> None:
+    if names != sorted(set(names)):
+        raise ValueError(f"{what} {names} are not unique and sorted")
 
 
 def _check_one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
@@ -351,7 +427,33 @@ def _pf(plain: Any) -> Pf:
         autoprobe=fields.maybe("autoprobe", _boolean),
         netdev=fields.maybe("netdev", _netdev),
         vfs=fields.take("vfs", _tuple_of(_vf)),
+        eswitch_mode=fields.maybe("eswitch_mode", _string),
+        inline_mode=fields.maybe("inline_mode", _string),
+        encap_mode=fields.maybe("encap_mode", _string),
+        params=fields.maybe("params", _tuple_of(_devlink_param)) or (),
+        representors=fields.maybe("representors", _tuple_of(_representor)) or (),
     )
+
+
+def _devlink_param(plain: Any) -> Param:
+    fields = _Fields("parameter", plain)
+    return fields.build(
+        Param,
+        name=fields.take("name", _string),
+        kind=fields.take("kind", _integer),
+        value=fields.take("value", _anything),
+    )
+
+
+def _representor(plain: Any) -> Representor:
+    fields = _Fields("representor", plain)
+    return fields.build(
+        Representor, port=fields.take("port", _string), netdev=fields.take("netdev", _netdev)
+    )
+
+
+def _anything(plain: Any) -> Any:
+    return plain
 
 
 def _vf(plain: Any) -> Vf:
@@ -410,10 +512,10 @@ class _Fields:
     def maybe(self, name: str, parse: Callable[[Any], T]) -> T | None:
         return self._parsed(name, parse) if name in self.left else None
 
-    def build(self, kind: Callable[..., T], **values: object) -> T:
+    def build(self, make: Callable[..., T], /, **values: object) -> T:
         if self.left:
             raise ValueError(f"{self.what} has unknown members: {', '.join(sorted(self.left))}")
-        return kind(**values)
+        return make(**values)
 
     def _parsed(self, name: str, parse: Callable[[Any], T]) -> T:
         try:

@@ -7,33 +7,46 @@ the rest are sysfs links. Nothing here decides what to change: that is `nodeagen
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from nodeagent.errors import UnavailableError
+from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import udev
+from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.model import (
+    NO_DRIVER,
+    REPRESENTOR,
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    Port,
+    Representor,
+    Vf,
+)
 
 log = logging.getLogger(__name__)
 
-# phys_port_name of a VF's or subfunction's representor, also on another controller (devlink-port)
-REPRESENTOR: Final = re.compile(r"(c\d+)?pf\d+(vf|sf)\d+")
 Devices = dict[tuple[str, str], list[Link]]
-Target = tuple[DeviceHandle, int | None]
-"""A PF (index None) or a VF: identity is the PF's address and the VF's index, never a name."""
+Target = tuple[DeviceHandle, Port]
+"""A PF (None), a VF (its index) or a representor (its port): never a name."""
 
 
 def target_name(target: Target) -> str:
-    """`pci/0000:01:00.0` or `pci/0000:01:00.0 vf 3`."""
-    handle, index = target
-    return str(handle) if index is None else f"{handle} vf {index}"
+    """`pci/0000:01:00.0`, `pci/0000:01:00.0 vf 3`, `pci/0000:01:00.0 representor pf0vf3`."""
+    handle, port = target
+    if port is None:
+        return str(handle)
+    return f"{handle} vf {port}" if isinstance(port, int) else f"{handle} representor {port}"
 
 
 class Node:
@@ -46,12 +59,15 @@ class Node:
         *,
         sysfs: Sysfs | None = None,
         rtnl: Rtnl | None = None,
+        devlink: Callable[[], Devlink] = Devlink,
         udev_run: Path = Path("/run/udev"),
     ) -> None:
         self.settings = settings
         self.stop = stop
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
+        self.devlink = devlink
+        self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
 
     def __enter__(self) -> Self:
@@ -67,10 +83,12 @@ class Node:
         """
         devices = self.links_by_device()
         driver = self.settings.driver_module
+        found = self.sysfs.physical_functions(driver)
         try:
+            switches = self._observe_devlink(set(found))
             pfs = tuple(
-                self._observe_pf(DeviceHandle(bus, name), devices)
-                for bus, name in self.sysfs.physical_functions(driver)
+                self._observe_pf(DeviceHandle(*device), devices, switches.get(device, {}))
+                for device in found
             )
             return NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
         except ValueError as error:
@@ -88,17 +106,21 @@ class Node:
         return devices
 
     def link_of(self, target: Target, devices: Devices) -> Link | None:
-        """The netdev of a PF or VF: for a PF its own port, never a representor."""
+        """The netdev of a PF, a VF or a representor: for a PF its own port, never another's."""
         device = self.device_of(target)
         if device is None:
             return None
-        own = (link for link in devices.get(device, []) if not _is_representor(link))
+        links = devices.get(device, [])
+        if isinstance(target[1], str):
+            own = [link for link in links if link.phys_port_name == target[1]]
+        else:
+            own = [link for link in links if not _is_representor(link)]
         return min(own, key=lambda link: link.index, default=None)
 
     def device_of(self, target: Target) -> tuple[str, str] | None:
         """Bus and name of the device whose interface this is; None while a VF has no function."""
         handle, index = target
-        if index is None:
+        if not isinstance(index, int):
             return handle.bus, handle.name
         if not self.sysfs.has_functions(handle.bus):
             return None
@@ -144,20 +166,45 @@ class Node:
         device = self.device_of(target)
         if device is None or not self.sysfs.exists(*device):
             return f"{target_name(target)} (no such function)"
-        where = target_name(target) if target[1] is None else f"{target_name(target)} ({device[1]})"
+        where = target_name(target)
+        if isinstance(target[1], int):
+            where += f" ({device[1]})"
         if self.sysfs.driver(*device) == NO_DRIVER:
             return f"{where}: bound to no driver"
-        interfaces = self.sysfs.interfaces(*device)
-        if not interfaces:
+        index = self._interface(target, device)
+        if index is None:
             return f"{where}: no network interface"
-        index = interfaces[0]
         if index in finished or udev.is_initialized(index, self.udev_run):
             return None
         if udev.has_given_up(index, self.udev_run) or not udev.is_running(self.udev_run):
             return None
         return f"{where}: udev has not finished with its interface"
 
-    def _observe_pf(self, handle: DeviceHandle, devices: Devices) -> Pf:
+    def _interface(self, target: Target, device: tuple[str, str]) -> int | None:
+        """The ifindex of a target's netdev, from sysfs.
+
+        Which interface is which port is read once for all representors, and again when one is
+        missing or gone: with 300 of them a look at each would be 300 looks at all.
+        """
+        port = target[1]
+        if not isinstance(port, str):
+            return next(iter(self.sysfs.interfaces(*device)), None)
+        known = self._ports.get(device, {}).get(port)
+        if known is None or not udev.is_initialized(known, self.udev_run):
+            self._ports[device] = self.sysfs.ports(*device)
+        return self._ports[device].get(port)
+
+    def _observe_devlink(self, ours: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """What devlink tells of our devices, as fields of `Pf`: a request a device that has it."""
+        with self.devlink() as devlink:
+            devices = [device for device in devlink.devices() if device in ours]
+            params = devlink.params() if devices else {}
+            return {
+                device: _devlink_fields(devlink.eswitch(device), params.get(device, ()))
+                for device in devices
+            }
+
+    def _observe_pf(self, handle: DeviceHandle, devices: Devices, switch: dict[str, Any]) -> Pf:
         bus, name = handle.bus, handle.name
         numvfs = self.sysfs.numvfs(bus, name)
         link = self.link_of((handle, None), devices)
@@ -173,6 +220,8 @@ class Node:
                 self._observe_vf(handle, index, functions.get(index), infos.get(index), devices)
                 for index in indexes
             ),
+            representors=_representors(devices.get((bus, name), [])),
+            **switch,
         )
 
     def _vf_infos(self, link: Link | None) -> dict[int, VfInfo]:
@@ -250,6 +299,24 @@ def _netdev(link: Link | None) -> Netdev | None:
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,
+    )
+
+
+def _devlink_fields(eswitch: Eswitch, params: Iterable[devlink_edge.Param]) -> dict[str, Any]:
+    return {
+        "eswitch_mode": eswitch.mode,
+        "inline_mode": eswitch.inline_mode,
+        "encap_mode": eswitch.encap_mode,
+        "params": tuple(Param(param.name, param.kind, param.value) for param in params),
+    }
+
+
+def _representors(links: Iterable[Link]) -> tuple[Representor, ...]:
+    found = {link.phys_port_name: link for link in links if _is_representor(link)}
+    return tuple(
+        Representor(port, netdev)
+        for port, link in sorted(found.items(), key=lambda item: str(item[0]))
+        if port is not None and (netdev := _netdev(link)) is not None
     )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.sriov.actions import (
@@ -25,7 +24,9 @@ from nodeagent.sriov.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetEswitch,
     SetLink,
+    SetParam,
     SetVf,
     Stage,
     UnbindVf,
@@ -34,14 +35,19 @@ from nodeagent.sriov.model import (
     NETDEV_ATTRIBUTES,
     NO_DRIVER,
     VF_ATTRIBUTES,
-    DeviceHandle,
     Mac,
     Netdev,
     NodeState,
     Pf,
+    Port,
     Vf,
 )
 
+ESWITCH: Final = (
+    ("mode", "eswitch_mode"),
+    ("inline_mode", "inline_mode"),
+    ("encap_mode", "encap_mode"),
+)
 RATES: Final = ("min_tx_rate", "max_tx_rate")
 VLAN: Final = ("vlan", "qos", "vlan_proto")
 TEMPORARY_NAME: Final = "natmp"
@@ -75,19 +81,6 @@ FRESH_LINK: Final[dict[str, object]] = {
 """What every new Ethernet interface starts from (ether_setup(), DEFAULT_TX_QUEUE_LEN)."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One attribute that is not as wanted. Its text is the line that people see."""
-
-    target: str
-    attribute: str
-    want: object
-    have: object
-
-    def __str__(self) -> str:
-        return f"{self.target} {self.attribute}: want {self.want}, have {self.have}"
-
-
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     """The stages that turn `have` into `want`; PFs that `want` does not name are left alone."""
     found: dict[str, list[Action]] = {name: [] for name, _ in STAGES}
@@ -97,11 +90,6 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     for stage, action in _freed_names(want, have):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
-
-
-def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
-    """Every attribute of `want` that `have` does not have, in the order of devices."""
-    return tuple(itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs))
 
 
 def after_reload(state: NodeState) -> NodeState:
@@ -119,6 +107,8 @@ def _reloaded(pf: Pf) -> Pf:
         pf,
         numvfs=None if pf.numvfs is None else 0,
         vfs=(),
+        eswitch_mode=None if pf.eswitch_mode is None else "legacy",
+        representors=(),
         netdev=pf.netdev and dataclasses.replace(pf.netdev, **fresh),
     )
 
@@ -145,12 +135,38 @@ def _pf_actions(want: Pf, have: Pf | None, driver: str) -> Iterator[Step]:
         step
         for vf in want.vfs
         for step in _vf_actions(
-            want.handle, vf, next((known for known in present if known.index == vf.index), None)
+            want, have, vf, next((known for known in present if known.index == vf.index), None)
         )
     ]
     yield from _autoprobe(want, have, creates, vf_steps)
+    yield from _devlink(want, have, creates)
     yield from _pf_link(want, have, vf_steps)
     yield from vf_steps
+
+
+def _devlink(want: Pf, have: Pf, creates: bool) -> Iterator[Step]:
+    known = {param.name: param.value for param in have.params}
+    for param in want.params:
+        if known.get(param.name) != param.value:
+            yield "set parameters", SetParam(want.handle, param)
+    changes = {
+        field: getattr(want, attribute)
+        for field, attribute in ESWITCH
+        if getattr(want, attribute) not in {None, getattr(have, attribute)}
+    }
+    if creates and want.numvfs and want.eswitch_mode == "switchdev":
+        # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
+        changes["mode"] = want.eswitch_mode
+    if changes:
+        yield "set eswitch", SetEswitch(want.handle, **changes)
+    for each in want.representors:
+        link = _link_changes(each.netdev, None if creates else have.netdev_of(each.port))
+        if link:
+            yield "set representors", SetLink(want.handle, each.port, **link)
+
+
+def _changes_mode(want: Pf, have: Pf) -> bool:
+    return want.eswitch_mode not in {None, have.eswitch_mode}
 
 
 def _must_create(want: Pf, have: Pf) -> bool:
@@ -182,7 +198,7 @@ def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
     if want.netdev is None:
         return
     first = _link_changes(want.netdev, have.netdev)
-    last: dict[str, object] = {}
+    last: dict[str, Any] = {}
     lowers = have.netdev is not None and (have.netdev.mtu or 0) > (want.netdev.mtu or 0)
     if "mtu" in first and lowers:
         last["mtu"] = first.pop("mtu")
@@ -192,39 +208,44 @@ def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
     if have.netdev is not None and have.netdev.up and first.get("up") and not _disturbs(first):
         del first["up"]
     if first:
-        yield "prepare PFs", SetLink(want.handle, None, **first)  # type: ignore[arg-type] # by name
+        yield "prepare PFs", SetLink(want.handle, None, **first)
     if last:
-        yield "finish PFs", SetLink(want.handle, None, **last)  # type: ignore[arg-type] # by name
+        yield "finish PFs", SetLink(want.handle, None, **last)
 
 
-def _vf_actions(pf: DeviceHandle, want: Vf, have: Vf | None) -> Iterator[Step]:
+def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
     changes = _vf_changes(want, have)
-    binds, unbinds = _binding(want, have)
+    binds, unbinds = _binding(want, have, _changes_mode(pf, now))
     address = want.address or (have and have.address) or ""
     if unbinds and have is not None and have.driver is not None:
-        yield "unbind VFs", UnbindVf(pf, want.index, address, have.driver)
-    late: dict[str, object] = {name: changes.pop(name) for name in RATES if name in changes}
+        yield "unbind VFs", UnbindVf(pf.handle, want.index, address, have.driver)
+    late: dict[str, Any] = {}
+    if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
+        late |= {name: changes.pop(name) for name in RATES if name in changes}
     if binds and _keeps_another_mac(want) and want.netdev is not None:
         late["admin_mac"] = want.admin_mac
         changes["admin_mac"] = want.netdev.mac
     if changes:
-        yield "set VFs", SetVf(pf, want.index, **changes)  # type: ignore[arg-type] # by name
+        yield "set VFs", SetVf(pf.handle, want.index, **changes)
     if late:
-        yield "set VFs late", SetVf(pf, want.index, **late)  # type: ignore[arg-type] # by name
+        yield "set VFs late", SetVf(pf.handle, want.index, **late)
     override = want.driver_override
     if override is not None and override != (have.driver_override if have else ""):
-        yield "set VFs", OverrideDriver(pf, want.index, address, override)
+        yield "set VFs", OverrideDriver(pf.handle, want.index, address, override)
     if binds and want.driver is not None:
-        yield "bind VFs", BindVf(pf, want.index, address, want.driver, bool(override))
+        yield "bind VFs", BindVf(pf.handle, want.index, address, want.driver, bool(override))
     if want.netdev is not None:
         known = None if have is None or binds else have.netdev
         link = _link_changes(want.netdev, known)
         if link:
-            yield "set VF netdevs", SetLink(pf, want.index, **link)  # type: ignore[arg-type] # by name
+            yield "set VF netdevs", SetLink(pf.handle, want.index, **link)
 
 
-def _binding(want: Vf, have: Vf | None) -> tuple[bool, bool]:
-    """Whether the VF must be bound, and whether it must be unbound first."""
+def _binding(want: Vf, have: Vf | None, new_mode: bool) -> tuple[bool, bool]:
+    """Whether the VF must be bound, and whether it must be unbound first.
+
+    `new_mode`: the eswitch's mode changes, which mlx5 wants to see with its VFs unbound.
+    """
     has = have.driver if have is not None else NO_DRIVER
     if want.driver is None or has is None:
         return False, False
@@ -232,7 +253,7 @@ def _binding(want: Vf, have: Vf | None) -> tuple[bool, bool]:
     if want.driver != has:
         return want.driver != NO_DRIVER, bound
     # the right driver, but its netdev came up with another MAC than the PF's admin MAC gives it
-    stale = bound and have is not None and _needs_another_bind(want, have)
+    stale = bound and have is not None and (new_mode or _needs_another_bind(want, have))
     return stale, stale
 
 
@@ -260,7 +281,7 @@ def _keeps_another_mac(want: Vf) -> bool:
     return own != want.admin_mac
 
 
-def _vf_changes(want: Vf, have: Vf | None) -> dict[str, object]:
+def _vf_changes(want: Vf, have: Vf | None) -> dict[str, Any]:
     """The attributes held by the PF that differ; `have` is None for a VF yet to be created."""
     have = have or FRESH
     changes = {
@@ -280,11 +301,11 @@ def _either(want: Vf, have: Vf, name: str) -> object:
     return getattr(have, name) if value is None else value
 
 
-def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, object]:
+def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, Any]:
     """The attributes that differ; `have` is None for an interface yet to come."""
     wanted = {name: getattr(want, name) for name in NETDEV_ATTRIBUTES}
     known = FRESH_LINK if have is None else {name: getattr(have, name) for name in wanted}
-    changes: dict[str, object] = {
+    changes = {
         name: value
         for name, value in wanted.items()
         if value is not None and (name not in known or value != known[name])
@@ -314,57 +335,18 @@ def _freed_names(want: NodeState, have: NodeState) -> Iterator[Step]:
                 yield "free names", SetLink(pf.handle, index, name=next(spare_names))
 
 
-def _netdev_pairs(want: Pf, have: Pf | None) -> Iterator[tuple[int | None, Netdev, Netdev, bool]]:
-    """The netdevs of a PF that are wanted and are there: index, wanted, now, and whether it stays.
+def _netdev_pairs(want: Pf, have: Pf | None) -> Iterator[tuple[Port, Netdev, Netdev, bool]]:
+    """The netdevs of a PF that are wanted and are there: whose, wanted, now, and whether it stays.
 
-    A netdev does not stay when its VF is bound anew.
+    A netdev does not stay when its VF is bound anew, a representor when the VFs are made anew.
     """
     if have is None:
         return
-    if want.netdev is not None and have.netdev is not None:
-        yield None, want.netdev, have.netdev, True
-    if _must_create(want, have):
-        return
-    for vf in want.vfs:
-        now = have.vf(vf.index)
-        if now is not None and vf.netdev is not None and now.netdev is not None:
-            yield vf.index, vf.netdev, now.netdev, _binding(vf, now) == (False, False)
-
-
-def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
-    target = str(want.handle)
-    have = state.pf(want.handle)
-    if have is None:
-        yield Difference(target, "driver", state.driver, "not bound, or no such device")
-        return
-    for name in ("numvfs", "autoprobe"):
-        yield from _difference(target, name, getattr(want, name), getattr(have, name))
-    yield from _netdev_differences(target, want.netdev, have.netdev)
-    for vf in want.vfs:
-        yield from _vf_differences(f"{target} vf {vf.index}", vf, have.vf(vf.index))
-
-
-def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
-    if have is None:
-        yield Difference(target, "function", "present", "missing")
-        return
-    for name in ("driver", "driver_override", *VF_ATTRIBUTES):
-        yield from _difference(target, name, getattr(want, name), getattr(have, name))
-    yield from _netdev_differences(target, want.netdev, have.netdev)
-
-
-def _netdev_differences(
-    target: str, want: Netdev | None, have: Netdev | None
-) -> Iterator[Difference]:
-    if want is None:
-        return
-    if have is None:
-        yield Difference(target, "netdev", want.name, "missing")
-        return
-    for name in NETDEV_ATTRIBUTES:
-        yield from _difference(target, name, getattr(want, name), getattr(have, name))
-
-
-def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
-    if want is not None and want != have:
-        yield Difference(target, attribute, want, "unknown" if have is None else have)
+    creates = _must_create(want, have)
+    for port, wanted in want.netdevs():
+        now = have.netdev_of(port)
+        if now is None or (creates and port is not None):
+            continue
+        vf, known = (want.vf(port), have.vf(port)) if isinstance(port, int) else (None, None)
+        stays = vf is None or _binding(vf, known, _changes_mode(want, have)) == (False, False)
+        yield port, wanted, now, stays

@@ -16,7 +16,9 @@ from nodeagent.sriov.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetEswitch,
     SetLink,
+    SetParam,
     SetVf,
     Stage,
     UnbindVf,
@@ -29,6 +31,7 @@ from nodeagent.sriov.model import (
     Netdev,
     NodeState,
     Pf,
+    Representor,
     Vf,
 )
 from nodeagent.sriov.plan import FRESH, FRESH_LINK
@@ -53,7 +56,8 @@ def perform(state: NodeState, action: Action) -> NodeState:
     if isinstance(action, BindPf):
         if state.pf(action.pf) is not None:
             return state
-        pfs = (*state.pfs, Pf(action.pf, 0, True, _fresh_netdev(state, 0)))
+        fresh = Pf(action.pf, 0, True, _fresh_netdev(state, 0), eswitch_mode="legacy")
+        pfs = (*state.pfs, fresh)
         return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
     pf = state.pf(action.pf)
     if pf is None:
@@ -69,6 +73,11 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return dataclasses.replace(pf, autoprobe=action.on)
         case CreateVfs():
             return _create(state, pf, action.count)
+        case SetParam(param=param):
+            others = {each.name: each for each in pf.params} | {param.name: param}
+            return dataclasses.replace(pf, params=tuple(v for _, v in sorted(others.items())))
+        case SetEswitch():
+            return _set_eswitch(state, pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -108,7 +117,37 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
         )
         for index in range(count)
     )
-    return dataclasses.replace(pf, numvfs=count, vfs=vfs)
+    return _with_representors(state, dataclasses.replace(pf, numvfs=count, vfs=vfs))
+
+
+def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
+    if pf.eswitch_mode is None:
+        raise Refused("EOPNOTSUPP: no eswitch")
+    if action.mode not in {None, pf.eswitch_mode}:
+        if any(vf.driver == state.driver for vf in pf.vfs):
+            raise Refused("the eswitch's mode changes while VFs are bound")
+        pf = dataclasses.replace(pf, eswitch_mode=action.mode)
+    pf = dataclasses.replace(
+        pf,
+        inline_mode=action.inline_mode or pf.inline_mode,
+        encap_mode=action.encap_mode or pf.encap_mode,
+    )
+    return _with_representors(state, pf)
+
+
+def _with_representors(state: NodeState, pf: Pf) -> Pf:
+    """In switchdev each VF has one, in legacy none has (netdevsim, nsim_dev_port_add_all)."""
+    if pf.eswitch_mode != "switchdev":
+        return dataclasses.replace(pf, representors=())
+    taken = {netdev.name for netdev in state.netdevs()}
+    names = (f"eth{n}" for n in range(10_000, 99_999))
+    free = (name for name in names if name not in taken)
+    made = (
+        pf.representor(f"pf0vf{vf.index}")
+        or Representor(f"pf0vf{vf.index}", dataclasses.replace(_fresh_netdev(state, 0), name=name))
+        for vf, name in zip(pf.vfs, free, strict=False)
+    )
+    return dataclasses.replace(pf, representors=tuple(sorted(made, key=lambda each: each.port)))
 
 
 def _set_vf(vf: Vf, action: SetVf) -> Vf:
@@ -135,8 +174,8 @@ def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
 
 
 def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
-    vf = None if action.index is None else _vf(pf, action.index)
-    netdev = pf.netdev if vf is None else vf.netdev
+    vf = _vf(pf, action.index) if isinstance(action.index, int) else None
+    netdev = pf.netdev_of(action.index)
     if netdev is None:
         raise Refused(f"{action}: no netdev")
     disturbs = action.mac not in {None, netdev.mac} or action.name not in {None, netdev.name}
@@ -156,6 +195,10 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
         if getattr(action, name) is not None
     }
     netdev = dataclasses.replace(netdev, **changes)
+    if isinstance(action.index, str):
+        changed = Representor(action.index, netdev)
+        others = (changed if each.port == action.index else each for each in pf.representors)
+        return dataclasses.replace(pf, representors=tuple(others))
     if vf is None:
         return dataclasses.replace(pf, netdev=netdev)
     return _with_vf(pf, dataclasses.replace(vf, netdev=netdev))

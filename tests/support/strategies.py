@@ -14,7 +14,9 @@ from nodeagent.sriov.model import (
     Mac,
     Netdev,
     NodeState,
+    Param,
     Pf,
+    Representor,
     Vf,
 )
 
@@ -79,12 +81,17 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
     numvfs = draw(st.integers(0, 4))
+    mode = draw(st.sampled_from(("legacy", "legacy", "switchdev")))
+    ports = [f"pf0vf{index}" for index in range(numvfs)] if mode == "switchdev" else []
     return Pf(
         handle=DeviceHandle("pci", f"0000:{number:02x}:00.0"),
         numvfs=numvfs,
         autoprobe=draw(st.booleans()),
         netdev=draw(netdevs(f"pf{number}", Mac(f"52:54:00:00:00:{number:02x}"), mtu)),
         vfs=tuple(draw(vfs(index, mtu)) for index in range(numvfs)),
+        eswitch_mode=mode,
+        params=draw(st.sampled_from(((), (Param("flow_steering_mode", 5, "smfs"),)))),
+        representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
     )
 
 
@@ -93,7 +100,7 @@ def states(draw: st.DrawFn, max_pfs: int = 2) -> NodeState:
     count = draw(st.integers(0, max_pfs))
     state = NodeState(DRIVER, ())
     made = tuple(draw(pfs(number + 1)) for number in range(count))
-    unnamed = sum(1 for pf in made for vf in pf.vfs if vf.netdev is not None) + count
+    unnamed = sum(1 for pf in made for _ in pf.netdevs())
     chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
     return dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
 
@@ -108,6 +115,9 @@ def _renamed(pf: Pf, chosen: object) -> Pf:
         pf,
         netdev=rename(pf.netdev),
         vfs=tuple(dataclasses.replace(vf, netdev=rename(vf.netdev)) for vf in pf.vfs),
+        representors=tuple(
+            Representor(each.port, rename(each.netdev) or each.netdev) for each in pf.representors
+        ),
     )
 
 
@@ -116,13 +126,34 @@ def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
     """Want and have of one node: the same PFs, any VFs, sometimes with each other's names."""
     want = draw(states())
     if draw(st.booleans()):
-        return want, _visible(draw(disturbed(want)))
+        return want, _own_names(want, _visible(draw(disturbed(want))))
     other = draw(states())
     have = tuple(
         dataclasses.replace(known, handle=pf.handle)
         for pf, known in zip(want.pfs, other.pfs, strict=False)
     )
-    return want, _visible(dataclasses.replace(want, pfs=have))
+    return want, _own_names(want, _visible(dataclasses.replace(want, pfs=have)))
+
+
+def _own_names(want: NodeState, have: NodeState) -> NodeState:
+    """No wanted name is held by a VF whose netdev is not ours to write: nobody could free it."""
+    number = iter(range(1000))
+
+    def pf_with_own_names(pf: Pf) -> Pf:
+        wanted = want.pf(pf.handle)
+        return dataclasses.replace(
+            pf,
+            vfs=tuple(
+                vf
+                if vf.netdev is None or (wanted and wanted.netdev_of(vf.index))
+                else dataclasses.replace(
+                    vf, netdev=dataclasses.replace(vf.netdev, name=f"e{next(number)}")
+                )
+                for vf in pf.vfs
+            ),
+        )
+
+    return dataclasses.replace(have, pfs=tuple(map(pf_with_own_names, have.pfs)))
 
 
 def _visible(state: NodeState) -> NodeState:

@@ -18,9 +18,10 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.differences import differences
 from nodeagent.sriov.lines import lines
 from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.plan import after_reload, differences, plan
+from nodeagent.sriov.plan import after_reload, plan
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import pairs, states
 

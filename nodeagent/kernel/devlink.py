@@ -1,0 +1,227 @@
+"""devlink: the eswitch of a PF and the driver's runtime parameters (uapi/linux/devlink.h).
+
+pyroute2's devlink has neither, so the messages are written here: a generic netlink header and flat
+attributes. A device without a devlink instance (igb) simply is not in the list; a kernel without
+devlink has no such generic netlink family.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+
+NETLINK_GENERIC: Final = 16
+GENL_ID_CTRL: Final = 0x10
+CTRL_CMD_GETFAMILY: Final = 3
+CTRL_ATTR_FAMILY_ID: Final = 1
+CTRL_ATTR_FAMILY_NAME: Final = 2
+CMD_GET: Final = 1
+CMD_ESWITCH_GET: Final = 29
+CMD_ESWITCH_SET: Final = 30
+CMD_PARAM_GET: Final = 38
+CMD_PARAM_SET: Final = 39
+BUS_NAME: Final = 1
+DEV_NAME: Final = 2
+ESWITCH_MODE: Final = 25
+ESWITCH_INLINE_MODE: Final = 26
+ESWITCH_ENCAP_MODE: Final = 62
+PARAM: Final = 80
+PARAM_NAME: Final = 81
+PARAM_TYPE: Final = 83
+PARAM_VALUES_LIST: Final = 84
+PARAM_VALUE: Final = 85
+PARAM_VALUE_DATA: Final = 86
+PARAM_VALUE_CMODE: Final = 87
+CMODE_RUNTIME: Final = 0
+HEADER: Final = 20  # struct nlmsghdr and struct genlmsghdr
+
+MODES: Final = ("legacy", "switchdev")
+INLINE_MODES: Final = ("none", "link", "network", "transport")
+ENCAP_MODES: Final = ("none", "basic")
+
+# DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
+NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
+NLA_STRING: Final = 5
+NLA_FLAG: Final = 6
+
+Device = tuple[str, str]
+"""Bus and name: `pci`, `0000:01:00.0`."""
+
+
+@dataclass(frozen=True)
+class Eswitch:
+    """A PF's eswitch. None: the driver does not report it."""
+
+    mode: str | None = None
+    inline_mode: str | None = None
+    encap_mode: str | None = None
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter's runtime value; `kind` is its NLA type, which setting it needs again."""
+
+    name: str
+    kind: int
+    value: bool | int | str
+
+
+class Devlink(Netlink):
+    """A generic netlink socket of the devlink family."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_GENERIC)
+        self._family = self._find_family()
+
+    def devices(self) -> tuple[Device, ...]:
+        """Every device that has a devlink instance: one request."""
+        if self._family is None:
+            return ()
+        bodies = self.dump(self._message(CMD_GET, NLM_F_DUMP), "devlink devices")
+        return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
+
+    def eswitch(self, device: Device) -> Eswitch:
+        """The eswitch of one device; all None where its driver has none (EOPNOTSUPP)."""
+        try:
+            (body,) = self.ask(self._message(CMD_ESWITCH_GET, 0, *_handle(device)))
+        except OSError as error:
+            if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
+                return Eswitch()
+            raise
+        found = dict(attributes(body, HEADER))
+        return Eswitch(
+            mode=_named(MODES, found.get(ESWITCH_MODE)),
+            inline_mode=_named(INLINE_MODES, found.get(ESWITCH_INLINE_MODE)),
+            encap_mode=_named(ENCAP_MODES, found.get(ESWITCH_ENCAP_MODE)),
+        )
+
+    def set_eswitch(self, device: Device, wanted: Eswitch) -> None:
+        """Set what is not None. Blocks while representors come or go. OSError when refused."""
+        parts = [*_handle(device)]
+        if wanted.mode is not None:
+            parts.append((ESWITCH_MODE, struct.pack("=H", MODES.index(wanted.mode))))
+        if wanted.inline_mode is not None:
+            number = INLINE_MODES.index(wanted.inline_mode)
+            parts.append((ESWITCH_INLINE_MODE, struct.pack("=B", number)))
+        if wanted.encap_mode is not None:
+            number = ENCAP_MODES.index(wanted.encap_mode)
+            parts.append((ESWITCH_ENCAP_MODE, struct.pack("=B", number)))
+        self._do(CMD_ESWITCH_SET, *parts)
+
+    def params(self) -> dict[Device, tuple[Param, ...]]:
+        """The runtime parameters of all devices, sorted by name: one request."""
+        if self._family is None:
+            return {}
+        found: dict[Device, list[Param]] = {}
+        for body in self.dump(self._message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
+            message = dict(attributes(body, HEADER))
+            param = _param(dict(attributes(message.get(PARAM, b""))))
+            if param is not None:
+                found.setdefault(_device(message), []).append(param)
+        return {device: tuple(sorted(p, key=lambda p: p.name)) for device, p in found.items()}
+
+    def set_param(self, device: Device, param: Param) -> None:
+        """Set a parameter's runtime value. OSError when refused."""
+        self._do(
+            CMD_PARAM_SET,
+            *_handle(device),
+            (PARAM_NAME, param.name.encode() + b"\0"),
+            (PARAM_TYPE, struct.pack("=B", param.kind)),
+            (PARAM_VALUE_CMODE, struct.pack("=B", CMODE_RUNTIME)),
+            *_data(param),
+        )
+
+    def _find_family(self) -> int | None:
+        name = (CTRL_ATTR_FAMILY_NAME, b"devlink\0")
+        try:
+            (body,) = self.ask(_genl(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, name))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        number = dict(attributes(body, HEADER))[CTRL_ATTR_FAMILY_ID]
+        return int(struct.unpack("=H", number)[0])
+
+    def _message(self, command: int, flags: int, *parts: tuple[int, bytes]) -> bytearray:
+        if self._family is None:
+            raise OSError(errno.EOPNOTSUPP, "this kernel has no devlink")
+        return _genl(self._family, command, flags, *parts)
+
+    def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
+        (error,) = self.send([self._message(command, NLM_F_ACK, *parts)])
+        if error is not None:
+            raise error
+
+
+def _genl(family: int, command: int, flags: int, *parts: tuple[int, bytes]) -> bytearray:
+    """A generic netlink request: struct nlmsghdr, struct genlmsghdr, attributes."""
+    body = b"".join(
+        struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+        for kind, payload in parts
+    )
+    header = struct.pack("=IHHII", HEADER + len(body), family, NLM_F_REQUEST | flags, 0, 0)
+    return bytearray(header + struct.pack("=BBH", command, 1, 0) + body)
+
+
+def _handle(device: Device) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+    bus, name = device
+    return (BUS_NAME, bus.encode() + b"\0"), (DEV_NAME, name.encode() + b"\0")
+
+
+def _device(message: dict[int, bytes]) -> Device:
+    return _text(message[BUS_NAME]), _text(message[DEV_NAME])
+
+
+def _text(payload: bytes) -> str:
+    return payload.rstrip(b"\0").decode(errors="replace")
+
+
+def _named(names: tuple[str, ...], payload: bytes | None) -> str | None:
+    """The name of an enum's value; None when it is not there or from a newer kernel."""
+    if payload is None:
+        return None
+    number = int.from_bytes(payload, "little")
+    return names[number] if number < len(names) else None
+
+
+def _param(message: dict[int, bytes]) -> Param | None:
+    """A parameter of which the driver reports a runtime value, else None."""
+    if PARAM_NAME not in message or PARAM_TYPE not in message:
+        return None
+    kind = message[PARAM_TYPE][0]
+    for nested in _values(message.get(PARAM_VALUES_LIST, b"")):
+        if nested.get(PARAM_VALUE_CMODE, b"\xff")[0] == CMODE_RUNTIME:
+            value = _value(kind, nested.get(PARAM_VALUE_DATA))
+            return None if value is None else Param(_text(message[PARAM_NAME]), kind, value)
+    return None
+
+
+def _values(payload: bytes) -> Iterator[dict[int, bytes]]:
+    for kind, value in attributes(payload):
+        if kind == PARAM_VALUE:
+            yield dict(attributes(value))
+
+
+def _value(kind: int, payload: bytes | None) -> bool | int | str | None:
+    if kind == NLA_FLAG:
+        return payload is not None
+    if payload is None:
+        return None
+    if kind == NLA_STRING:
+        return _text(payload)
+    form = NLA_FORMATS.get(kind)
+    return None if form is None else int(struct.unpack_from(form, payload)[0])
+
+
+def _data(param: Param) -> list[tuple[int, bytes]]:
+    """The value as an attribute; a flag that is off is an attribute that is not there."""
+    if param.kind == NLA_FLAG:
+        return [(PARAM_VALUE_DATA, b"")] if param.value else []
+    if param.kind == NLA_STRING:
+        return [(PARAM_VALUE_DATA, str(param.value).encode() + b"\0")]
+    return [(PARAM_VALUE_DATA, struct.pack(NLA_FORMATS[param.kind], param.value))]

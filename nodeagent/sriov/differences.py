@@ -1,0 +1,75 @@
+"""What differs between two states, attribute by attribute: the lines of `verify`.
+
+Nothing differs exactly when the plan is empty; a property test holds the two together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One attribute that is not as wanted. Its text is the line that people see."""
+
+    target: str
+    attribute: str
+    want: object
+    have: object
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.attribute}: want {self.want}, have {self.have}"
+
+
+def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
+    """Every attribute of `want` that `have` does not have, in the order of devices."""
+    return tuple(itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs))
+
+
+def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
+    target = str(want.handle)
+    have = state.pf(want.handle)
+    if have is None:
+        yield Difference(target, "driver", state.driver, "not bound, or no such device")
+        return
+    for name in ("numvfs", "autoprobe", "eswitch_mode", "inline_mode", "encap_mode"):
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    yield from _netdev_differences(target, want.netdev, have.netdev)
+    known = {param.name: param.value for param in have.params}
+    for param in want.params:
+        yield from _difference(target, param.name, param.value, known.get(param.name))
+    for vf in want.vfs:
+        yield from _vf_differences(f"{target} vf {vf.index}", vf, have.vf(vf.index))
+    for each in want.representors:
+        now = have.netdev_of(each.port)
+        yield from _netdev_differences(f"{target} representor {each.port}", each.netdev, now)
+
+
+def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
+    if have is None:
+        yield Difference(target, "function", "present", "missing")
+        return
+    for name in ("driver", "driver_override", *VF_ATTRIBUTES):
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    yield from _netdev_differences(target, want.netdev, have.netdev)
+
+
+def _netdev_differences(
+    target: str, want: Netdev | None, have: Netdev | None
+) -> Iterator[Difference]:
+    if want is None:
+        return
+    if have is None:
+        yield Difference(target, "netdev", want.name, "missing")
+        return
+    for name in NETDEV_ATTRIBUTES:
+        yield from _difference(target, name, getattr(want, name), getattr(have, name))
+
+
+def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
+    if want is not None and want != have:
+        yield Difference(target, attribute, want, "unknown" if have is None else have)

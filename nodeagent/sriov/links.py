@@ -1,0 +1,252 @@
+"""The netlink half of a plan: what a PF holds for its VFs, and the interfaces themselves.
+
+Each action looks first: one request a PF, one dump for all interfaces. What differs goes out in
+batches, by ifindex, which a rename cannot break.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from nodeagent.errors import WaitTimeout, reason
+from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
+from nodeagent.sriov.actions import SetLink, SetVf
+from nodeagent.sriov.failures import Failures, target_of, timed_out
+from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.plan import TEMPORARY_NAME
+
+log = logging.getLogger(__name__)
+
+VF_PARTS: Final = (
+    ("MAC", ("mac",)),
+    ("VLAN", ("vlan", "qos", "vlan_proto")),
+    ("rate", ("min_tx_rate", "max_tx_rate")),
+    ("spoofchk", ("spoofchk",)),
+    ("link state", ("link_state",)),
+    ("query_rss", ("query_rss",)),
+    ("trust", ("trust",)),
+)
+LINK_PARTS: Final = (
+    ("MAC", ("mac",)),
+    ("MTU", ("mtu",)),
+    ("name", ("name",)),
+    ("txqueuelen", ("txqueuelen",)),
+    ("group", ("group",)),
+    ("alias", ("alias",)),
+    ("promisc", ("promisc",)),
+    ("allmulti", ("allmulti",)),
+    ("state", ("up",)),
+)
+UDEV_FOLLOWS: Final = 5.0
+"""Seconds. How long udevd may take to run its rules for a rename before we look without it."""
+LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
+TOGETHER: Final = (("vlan", "qos", "vlan_proto"), ("min_tx_rate", "max_tx_rate"))
+
+
+def await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+    """igb computes a rate from the link's speed: it takes one only while the PF has carrier."""
+    targets: list[Target] = sorted(
+        {(a.pf, None) for a in actions if a.min_tx_rate or a.max_tx_rate}, key=str
+    )
+
+    def without_carrier() -> list[Target]:
+        """All PFs in one dump: a look costs the same however many they are."""
+        devices = node.links_by_device() if targets else {}
+        links = [(target, node.link_of(target, devices)) for target in targets]
+        return [target for target, link in links if link is None or not link.carrier]
+
+    timeout = node.settings.pf_timeout
+    try:
+        wait_until_clear(without_carrier, *watches, what="carrier", timeout=timeout)
+    except WaitTimeout as late:
+        text = f"no carrier, for its VFs' rates, after {late.seconds:g} s"
+        return [(target, f"{target_name(target)}: {text}") for target in without_carrier()]
+    return []
+
+
+def set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
+    devices = node.links_by_device()
+    changes: list[tuple[Target, Change]] = []
+    failures: Failures = []
+    for pf in sorted({action.pf for action in actions}):
+        link = node.link_of((pf, None), devices)
+        if link is None:
+            failures.append(((pf, None), f"{pf}: has no interface to set its VFs through"))
+            continue
+        have = {info.index: info for info in node.rtnl.vfs(link.index)}
+        for action in actions:
+            if action.pf == pf:
+                change = _vf_change(action, link, have.get(action.index))
+                changes += [((pf, action.index), change)] if change is not None else []
+    return failures + _send(node, changes, VF_PARTS, _vf_refusal)
+
+
+def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
+    """What of `action` is not so already; VLAN and rates as a whole. None: nothing."""
+    wanted = {
+        "mac" if field.name == "admin_mac" else field.name: getattr(action, field.name)
+        for field in dataclasses.fields(action)
+        if field.name not in {"pf", "index"}
+    }
+    left = {
+        name: value
+        for name, value in wanted.items()
+        if value is not None and (have is None or getattr(have, name) != value)
+    }
+    for names in TOGETHER:
+        if any(name in left for name in names):
+            left.update({name: wanted[name] for name in names})
+    return VfChange(link.index, action.index, **left) if left else None
+
+
+def _vf_refusal(target: Target, part: str, error: OSError) -> str:
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}"
+
+
+def set_links(
+    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    awaited = [target for target in map(target_of, actions) if target not in lost]
+    timeout = node.settings.vf_timeout
+    failures: Failures = []
+    try:
+        node.wait_settled(awaited, watches, "network interfaces", timeout)
+    except WaitTimeout as late:
+        failures = timed_out(late, awaited, node.unsettled)
+    late_ones = {target for target, _ in failures}
+    devices = node.links_by_device()
+    links = [link for group in devices.values() for link in group]
+    changes: list[tuple[Target, Change]] = []
+    for action in actions:
+        link = node.link_of(target_of(action), devices)
+        # one that udev may still rename is left alone: once it is up it could not be renamed
+        if link is not None and target_of(action) not in late_ones:
+            changes += [(target_of(action), change) for change in _link_changes(action, link)]
+    cleared = list(_names_cleared(changes, links))
+    new_names = {change.index for _, change in _renames(changes)}
+    with _udev_follows(new_names, watches):
+        refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
+        new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
+    return failures + refused
+
+
+def _renames(changes: Iterable[tuple[Target, Change]]) -> list[tuple[Target, LinkChange]]:
+    return [
+        (target, change)
+        for target, change in changes
+        if isinstance(change, LinkChange) and change.name is not None
+    ]
+
+
+def _names_cleared(
+    changes: Iterable[tuple[Target, Change]], links: Sequence[Link]
+) -> Iterator[tuple[Target, Change]]:
+    """What has to go first where one of our interfaces has a name that another is to get.
+
+    A name that moves on anyway (a swap) makes way by a temporary one, unique by its ifindex. An
+    alternative name goes: udevd gives an interface that was renamed its path's name as one
+    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST). All of it
+    goes in the same batch as the renames, so that udevd cannot give it back in between.
+    """
+    renames = _renames(changes)
+    wanted = {change.name: target for target, change in renames}
+    moving = {change.index: target for target, change in renames}
+    for link in links:
+        if link.name in wanted and link.index in moving:
+            temporary = f"{TEMPORARY_NAME}{link.index}"
+            yield moving[link.index], LinkChange(link.index, name=temporary)
+        for altname in link.altnames:
+            if altname in wanted:
+                yield wanted[altname], AltnameChange(link.index, altname, add=False)
+
+
+@contextmanager
+def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[None]:
+    """After a rename udevd runs its rules for the `move` event, and may add an altname: wait.
+
+    Not for one whose rename was refused: no event comes of it.
+    """
+    udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
+    if udev_watch is None or not renamed:
+        yield
+        return
+    udev_watch.drain()
+    udev_watch.finished -= renamed
+    yield
+
+    def not_followed() -> Iterator[str]:
+        return (f"interface {index}" for index in sorted(renamed - udev_watch.finished))
+
+    try:
+        wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_FOLLOWS)
+    except WaitTimeout as late:
+        log.debug("udev said nothing of renamed interfaces: %s", late.message)
+
+
+def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
+    """What of `action` is not so already; names first, because a name may be another's altname."""
+    if action.altnames is not None:
+        gone = set(link.altnames) - set(action.altnames)
+        yield from (AltnameChange(link.index, name, add=False) for name in sorted(gone))
+    left: dict[str, Any] = {
+        name: getattr(action, name)
+        for name in LINK_FIELDS
+        if getattr(action, name) is not None and getattr(action, name) != getattr(link, name)
+    }
+    if left:
+        yield LinkChange(link.index, **left)
+    if action.altnames is not None:
+        new = set(action.altnames) - set(link.altnames)
+        yield from (AltnameChange(link.index, name, add=True) for name in sorted(new))
+
+
+def _link_refusal(target: Target, part: str, error: OSError) -> str:
+    hint = "; another interface has that name" if error.errno == errno.EEXIST else ""
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}{hint}"
+
+
+def _send(
+    node: Node,
+    changes: Sequence[tuple[Target, Change]],
+    parts: Sequence[tuple[str, tuple[str, ...]]],
+    refusal: Callable[[Target, str, OSError], str],
+) -> Failures:
+    """Send all changes; a refused one again part by part, to do what can be done and name the rest.
+
+    The kernel ends a message at the first attribute it refuses.
+    """
+    refused = [
+        (target, change)
+        for (target, change), error in zip(
+            changes, node.rtnl.change([change for _, change in changes]), strict=True
+        )
+        if error is not None
+    ]
+    single = [
+        (target, name, part) for target, change in refused for name, part in _parts(change, parts)
+    ]
+    results = node.rtnl.change([part for _, _, part in single])
+    return [
+        (target, refusal(target, name, error))
+        for (target, name, _), error in zip(single, results, strict=True)
+        if error is not None
+    ]
+
+
+def _parts(
+    change: Change, parts: Sequence[tuple[str, tuple[str, ...]]]
+) -> Iterator[tuple[str, Change]]:
+    if isinstance(change, AltnameChange):
+        yield f"altname {change.altname}", change
+        return
+    every = {name for _, names in parts for name in names}
+    for label, names in parts:
+        if any(getattr(change, name) is not None for name in names):
+            others: dict[str, Any] = dict.fromkeys(every - set(names))
+            yield label, dataclasses.replace(change, **others)
