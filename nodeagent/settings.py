@@ -2,141 +2,44 @@
 
 `Settings` is the one table: a row is a field. Names without a prefix, in the driver container's own
 style, so that an operator's `env:` list carries both kinds. A variable that is set but empty counts
-as not set, which is what an empty `value:` in a pod's manifest means.
+as not set, which is what an empty `value:` in a pod's manifest means; only for lists of words does
+it mean none, as the driver container has it.
 `load()` is the only reader of os.environ.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from nodeagent.errors import ConfigError
+from nodeagent.parse import (
+    absolute_path,
+    boolean,
+    file_path,
+    host,
+    label_selectors,
+    module_name,
+    module_names,
+    module_words,
+    object_name,
+    object_names,
+    one_of,
+    port,
+    present,
+    seconds,
+    version,
+)
 
 MODES: Final = ("sources", "precompiled")
-LONGEST: Final = 604800.0
-"""A week, in seconds: a deadline beyond it is a slip of the pen, not a wish."""
 
-_TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
-_FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_MODULE = re.compile(r"[A-Za-z0-9_-]{1,55}")
-_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_LABEL = re.compile(r"([A-Za-z0-9._-]{1,253}/)?[A-Za-z0-9._-]{1,63}=[A-Za-z0-9._-]{0,63}")
-_HOST = re.compile(r"[A-Za-z0-9.:%_-]{1,253}")
-_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+WORDS: Final = "space-separated"
+_SEPARATORS: Final = {"colon-separated": ":", "comma-separated": ",", WORDS: " "}
 
 T = TypeVar("T")
-
-
-def boolean(text: str) -> bool:
-    """What Go's strconv.ParseBool accepts, since operators write their manifests for that."""
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError("true or false (also 1, t, T, TRUE, True; 0, f, F, FALSE, False)")
-
-
-def seconds(text: str) -> float:
-    """A deadline: seconds as a plain number, more than 0 and at most a week."""
-    if _SECONDS.fullmatch(text) and 0 < float(text) <= LONGEST:
-        return float(text)
-    raise ValueError(f"seconds as a plain number, more than 0 and at most {LONGEST:.0f} (a week)")
-
-
-def absolute_path(text: str) -> Path:
-    """An absolute path of printable characters that does not climb (`..`)."""
-    path = Path(text)
-    if text.isprintable() and path.is_absolute() and ".." not in path.parts:
-        return path
-    raise ValueError("an absolute path of printable characters, without '..'")
-
-
-def file_path(text: str) -> Path:
-    """An absolute path that can be a file: anything but `/` itself."""
-    path = absolute_path(text)
-    if path.name:
-        return path
-    raise ValueError("an absolute path of a file, without '..'")
-
-
-def module_name(text: str) -> str:
-    """The name of a kernel module: what modprobe(8) takes and a modprobe.d line can hold."""
-    if _MODULE.fullmatch(text):
-        return text
-    raise ValueError("the name of a kernel module: letters, digits, '_' and '-'")
-
-
-def module_names(text: str) -> tuple[str, ...]:
-    """Module names with colons between them: `mlx5_core:mlx5_ib`."""
-    try:
-        return tuple(module_name(name) for name in text.split(":"))
-    except ValueError:
-        raise ValueError("names of kernel modules with ':' between them") from None
-
-
-def version(text: str) -> str:
-    """A driver version: it becomes part of file names (the toolkit's done flag)."""
-    if _VERSION.fullmatch(text):
-        return text
-    raise ValueError(
-        "a version: letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'"
-    )
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """A parser of words: one of `allowed`."""
-
-    def word(text: str) -> str:
-        if text in allowed:
-            return text
-        raise ValueError(" or ".join(allowed))
-
-    return word
-
-
-def object_name(text: str) -> str:
-    """A name of a Kubernetes object: it becomes part of a request's path."""
-    if _OBJECT.fullmatch(text):
-        return text
-    raise ValueError("a name of a Kubernetes object: a-z, 0-9, '-' and '.'")
-
-
-def object_names(text: str) -> tuple[str, ...]:
-    """Names with commas between them: `kube-system,default`."""
-    return tuple(object_name(name) for name in text.split(","))
-
-
-def label_selectors(text: str) -> tuple[str, ...]:
-    """`key=value` with commas between them; any one of them chooses."""
-    found = tuple(text.split(","))
-    if all(_LABEL.fullmatch(each) for each in found):
-        return found
-    raise ValueError("labels as key=value with ',' between them")
-
-
-def host(text: str) -> str:
-    """A host's name or address, as the kubelet sets it."""
-    if _HOST.fullmatch(text):
-        return text
-    raise ValueError("a host's name or address")
-
-
-def port(text: str) -> int:
-    """A TCP port."""
-    if text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536:
-        return int(text)
-    raise ValueError("a TCP port, 1 to 65535")
-
-
-def present(text: str) -> bool:
-    """True for any text: a variable that only has to be there (NO_COLOR)."""
-    return text != ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +51,24 @@ class Variable:
     default: str | None
     unit: str
     reason: str
+
+    def given(self, environ: Mapping[str, str]) -> str | None:
+        """The variable's text; None when it counts as not set."""
+        text = environ.get(self.name)
+        return text if text or self.unit == WORDS else None
+
+    def shown(self, value: object) -> str:
+        """A value as it would stand in the environment; `-` for none."""
+        match value:
+            case None:
+                return "-"
+            case bool():
+                return str(value).lower()
+            case float():
+                return f"{value:g}"
+            case tuple():
+                return _SEPARATORS[self.unit].join(value) or "(none)"
+        return str(value)
 
 
 def variable(
@@ -203,8 +124,58 @@ class Settings:
         "the modules that file names",
         unit="colon-separated",
     )
+    auxiliary_modules: tuple[str, ...] = variable(
+        "MLX5_AUXILIARY_MODULES",
+        module_words,
+        "mlx5_vdpa mlx5_fwctl mlx5_dpll",
+        "hold the driver and openibd does not unload them: unloaded before, loaded again after",
+        unit=WORDS,
+    )
+    unload_storage_modules: bool = variable(
+        "UNLOAD_STORAGE_MODULES",
+        boolean,
+        "false",
+        "storage modules may be unloaded for a reload; false: one that is loaded stops it",
+    )
+    storage_modules: tuple[str, ...] = variable(
+        "STORAGE_MODULES",
+        module_words,
+        "ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma xprtrdma",
+        "which those are",
+        unit=WORDS,
+    )
+    unload_third_party_modules: bool = variable(
+        "UNLOAD_THIRD_PARTY_RDMA_MODULES",
+        boolean,
+        "false",
+        "other vendors' RDMA modules may be unloaded, and are kept away, for a reload",
+    )
+    third_party_modules: tuple[str, ...] = variable(
+        "THIRD_PARTY_RDMA_MODULES",
+        module_words,
+        "bnxt_re efa erdma iw_cxgb4 hfi1 hns_roce ionic_rdma irdma ib_qib mana_ib ocrdma qedr "
+        "rdma_rxe siw vmw_pvrdma",
+        "which those are",
+        unit=WORDS,
+    )
+    skip_preflight: bool = variable(
+        "SKIP_PREFLIGHT_CHECKS",
+        boolean,
+        "true",
+        "false: every finding of `nodeagent preflight` stops a reload; what would leave the node "
+        "without its driver always does",
+    )
+    allow_uplink_reload: bool = variable(
+        "ALLOW_UPLINK_RELOAD",
+        boolean,
+        "false",
+        "reload although the node's own uplink is on these PFs: it is cut off meanwhile",
+    )
     enable_nfsrdma: bool = variable(
-        "ENABLE_NFSRDMA", boolean, "false", "nvme_rdma and rpcrdma belong to the driver too"
+        "ENABLE_NFSRDMA",
+        boolean,
+        "false",
+        "nvme_rdma and rpcrdma belong to the driver too; rpcrdma is loaded after a reload",
     )
     ready_path: Path = variable(
         "DRIVER_READY_PATH",
@@ -349,8 +320,8 @@ class Settings:
         """
         given: dict[str, Any] = {}
         for attribute, row in rows():
-            text = environ.get(row.name, "")
-            if text:
+            text = row.given(environ)
+            if text is not None:
                 given[attribute] = _parsed(row, text)
         settings = cls(**given)
         settings._check_paths()
@@ -395,6 +366,11 @@ def rows() -> tuple[tuple[str, Variable], ...]:
 def load() -> Settings:
     """The settings of this process. The only reader of os.environ."""
     return Settings.from_environment(os.environ)
+
+
+def origin(row: Variable) -> str:
+    """Where this process has a row's value from: `environment` or `default`."""
+    return "default" if row.given(os.environ) is None else "environment"
 
 
 def _parsed(row: Variable, text: str) -> object:

@@ -642,14 +642,21 @@ def test_timeline(settings: Settings, capsys: Captured) -> None:
 
 def test_settings_shows_every_variable(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIVER_MODULE", "netdevsim")
+    monkeypatch.setenv("MLX5_AUXILIARY_MODULES", "")
     assert status_of(["settings"]) == 0
     text = capsys.readouterr().out
-    assert re.search(r"^DRIVER_MODULE +netdevsim +the PFs bound", text, re.MULTILINE)
-    assert re.search(r"^VF_TIMEOUT +120 .*\(s\)$", text, re.MULTILINE)
+    pattern = r"^DRIVER_MODULE +netdevsim +mlx5_core +environment +the PFs bound"
+    assert re.search(pattern, text, re.MULTILINE)
+    assert re.search(r"^VF_TIMEOUT +120 +120 +s +default +until every VF", text, re.MULTILINE)
+    assert re.search(
+        r"^MLX5_AUXILIARY_MODULES +\(none\) +mlx5_vdpa mlx5_fwctl ", text, re.MULTILINE
+    )
     assert status_of(["settings", "--output", "json"]) == 0
     rows = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["OFED_BLACKLIST_MODULES"]["value"].startswith("mlx5_core:mlx5_ib:")
     assert rows["DRIVER_MODULE"]["default"] == "mlx5_core"
+    assert rows["DRIVER_MODULE"]["origin"] == "environment"
+    assert rows["PF_TIMEOUT"]["origin"] == "default"
 
 
 # The program as a program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodeagent.errors import ConfigError
-from nodeagent.settings import Settings, load, rows
+from nodeagent.settings import WORDS, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]
 
@@ -42,7 +43,7 @@ def test_false_booleans_are_those_of_go(text: str) -> None:
     assert Settings.from_environment({"ENABLE_NFSRDMA": text}).enable_nfsrdma is False
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [row.name for _, row in rows() if row.unit != WORDS])
 def test_set_but_empty_is_not_set(name: str) -> None:
     assert Settings.from_environment({name: ""}) == Settings()
 
@@ -81,6 +82,115 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, text: str, allowed
     assert caught.value.message.startswith(f"{name} is {text!a}; allowed: ")
     assert allowed in caught.value.message
     assert caught.value.exit_code == 78
+
+
+ROWS = {
+    "NVIDIA_NIC_DRIVER_VER": (None, ("25.10-1.2.8.0", "25.10-1.2.8.0"), "a version"),
+    "NVIDIA_NIC_DRIVER_PATH": (None, ("/root/src", Path("/root/src")), "src"),
+    "NVIDIA_NIC_CONTAINER_VER": (None, ("1.2", "1.2"), "a b"),
+    "DTK_OCP_DRIVER_BUILD": (False, ("1", True), "on"),
+    "DTK_OCP_NIC_SHARED_DIR": (
+        Path("/mnt/shared-nvidia-nic-driver-toolkit"),
+        ("/mnt/shared-doca-driver-toolkit", Path("/mnt/shared-doca-driver-toolkit")),
+        "shared",
+    ),
+    "OFED_BLACKLIST_MODULES_FILE": (
+        Path("/host/etc/modprobe.d/blacklist-ofed-modules.conf"),
+        ("/etc/modprobe.d/b.conf", Path("/etc/modprobe.d/b.conf")),
+        "/",
+    ),
+    "OFED_BLACKLIST_MODULES": (
+        (
+            "mlx5_core",
+            "mlx5_ib",
+            "ib_umad",
+            "ib_uverbs",
+            "ib_ipoib",
+            "rdma_cm",
+            "rdma_ucm",
+            "ib_core",
+            "ib_cm",
+        ),
+        ("mlx5_core:ib_core", ("mlx5_core", "ib_core")),
+        "mlx5_core ib_core",
+    ),
+    "MLX5_AUXILIARY_MODULES": (
+        ("mlx5_vdpa", "mlx5_fwctl", "mlx5_dpll"),
+        ("mlx5_vdpa  mlx5-dpll", ("mlx5_vdpa", "mlx5-dpll")),
+        "mlx5_vdpa:mlx5_dpll",
+    ),
+    "UNLOAD_STORAGE_MODULES": (False, ("true", True), "yes"),
+    "STORAGE_MODULES": (
+        (
+            "ib_iser",
+            "ib_isert",
+            "ib_srp",
+            "ib_srpt",
+            "nvme_rdma",
+            "nvmet_rdma",
+            "rpcrdma",
+            "xprtrdma",
+        ),
+        ("", ()),
+        "nvme_rdma,rpcrdma",
+    ),
+    "UNLOAD_THIRD_PARTY_RDMA_MODULES": (False, ("T", True), "2"),
+    "THIRD_PARTY_RDMA_MODULES": (
+        (
+            "bnxt_re",
+            "efa",
+            "erdma",
+            "iw_cxgb4",
+            "hfi1",
+            "hns_roce",
+            "ionic_rdma",
+            "irdma",
+            "ib_qib",
+            "mana_ib",
+            "ocrdma",
+            "qedr",
+            "rdma_rxe",
+            "siw",
+            "vmw_pvrdma",
+        ),
+        ("siw", ("siw",)),
+        "-r",
+    ),
+    "SKIP_PREFLIGHT_CHECKS": (True, ("0", False), "no"),
+    "ALLOW_UPLINK_RELOAD": (False, ("true", True), "ja"),
+    "ENABLE_NFSRDMA": (False, ("true", True), "tRUE"),
+    "DRIVER_READY_PATH": (
+        Path("/run/mellanox/drivers/.driver-ready"),
+        ("/run/ready", Path("/run/ready")),
+        "ready",
+    ),
+    "LOCK_FILE_PATH": (
+        Path("/run/mellanox/drivers/.lock"),
+        ("/run/lock", Path("/run/lock")),
+        "/run/../lock",
+    ),
+    "STATE_DIR": (
+        Path("/run/mellanox/drivers/.nodeagent"),
+        ("/var/lib/nodeagent", Path("/var/lib/nodeagent")),
+        "state",
+    ),
+    "DRIVER_MODULE": ("mlx5_core", ("netdevsim", "netdevsim"), "-r"),
+    "DRIVER_ROOT": (Path("/"), ("/proc/7/root", Path("/proc/7/root")), "root"),
+    "VF_TIMEOUT": (120.0, ("2.5", 2.5), "2s"),
+    "PF_TIMEOUT": (120.0, ("600", 600.0), "0"),
+    "BUILD_TIMEOUT": (3600.0, ("7200", 7200.0), "inf"),
+    "RESTART_TIMEOUT": (600.0, ("60", 60.0), "-1"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_default_a_good_value_and_a_bad_one(name: str) -> None:
+    default, (text, value), bad = ROWS[name]
+    attribute = {row.name: attribute for attribute, row in rows()}[name]
+    assert getattr(Settings.from_environment({}), attribute) == default
+    assert getattr(Settings.from_environment({name: text}), attribute) == value
+    with pytest.raises(ConfigError, match=f"^{name} is {re.escape(ascii(bad))}; allowed: "):
+        Settings.from_environment({name: bad})
 
 
 def test_a_long_bad_value_is_cut() -> None:

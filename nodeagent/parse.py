@@ -1,0 +1,138 @@
+"""From the text of an environment variable to a value: every parser of the settings.
+
+A parser returns the value or raises ValueError with what is allowed, in words that follow
+"allowed: ". What it lets through is safe where it is used: in paths, command lines and files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+LONGEST: Final = 604800.0
+"""A week, in seconds: a deadline beyond it is a slip of the pen, not a wish."""
+
+_TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
+_OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL = re.compile(r"([A-Za-z0-9._-]{1,253}/)?[A-Za-z0-9._-]{1,63}=[A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"[A-Za-z0-9.:%_-]{1,253}")
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+def boolean(text: str) -> bool:
+    """What Go's strconv.ParseBool accepts, since operators write their manifests for that."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError("true or false (also 1, t, T, TRUE, True; 0, f, F, FALSE, False)")
+
+
+def seconds(text: str) -> float:
+    """A deadline: seconds as a plain number, more than 0 and at most a week."""
+    if _SECONDS.fullmatch(text) and 0 < float(text) <= LONGEST:
+        return float(text)
+    raise ValueError(f"seconds as a plain number, more than 0 and at most {LONGEST:.0f} (a week)")
+
+
+def absolute_path(text: str) -> Path:
+    """An absolute path of printable characters that does not climb (`..`)."""
+    path = Path(text)
+    if text.isprintable() and path.is_absolute() and ".." not in path.parts:
+        return path
+    raise ValueError("an absolute path of printable characters, without '..'")
+
+
+def file_path(text: str) -> Path:
+    """An absolute path that can be a file: anything but `/` itself."""
+    path = absolute_path(text)
+    if path.name:
+        return path
+    raise ValueError("an absolute path of a file, without '..'")
+
+
+def module_name(text: str) -> str:
+    """The name of a kernel module: what modprobe(8) takes and a modprobe.d line can hold."""
+    if _MODULE.fullmatch(text):
+        return text
+    raise ValueError("the name of a kernel module: letters, digits, '_' and '-', not '-' first")
+
+
+def module_names(text: str) -> tuple[str, ...]:
+    """Module names with colons between them: `mlx5_core:mlx5_ib`."""
+    try:
+        return tuple(module_name(name) for name in text.split(":"))
+    except ValueError:
+        raise ValueError("names of kernel modules with ':' between them") from None
+
+
+def module_words(text: str) -> tuple[str, ...]:
+    """Module names with spaces between them: `mlx5_vdpa mlx5_dpll`. None at all is allowed."""
+    try:
+        return tuple(module_name(name) for name in text.split())
+    except ValueError:
+        raise ValueError("names of kernel modules with spaces between them") from None
+
+
+def version(text: str) -> str:
+    """A driver version: it becomes part of file names (the toolkit's done flag)."""
+    if _VERSION.fullmatch(text):
+        return text
+    raise ValueError(
+        "a version: letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'"
+    )
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """A parser of words: one of `allowed`."""
+
+    def word(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(" or ".join(allowed))
+
+    return word
+
+
+def object_name(text: str) -> str:
+    """A name of a Kubernetes object: it becomes part of a request's path."""
+    if _OBJECT.fullmatch(text):
+        return text
+    raise ValueError("a name of a Kubernetes object: a-z, 0-9, '-' and '.'")
+
+
+def object_names(text: str) -> tuple[str, ...]:
+    """Names with commas between them: `kube-system,default`."""
+    return tuple(object_name(name) for name in text.split(","))
+
+
+def label_selectors(text: str) -> tuple[str, ...]:
+    """`key=value` with commas between them; any one of them chooses."""
+    found = tuple(text.split(","))
+    if all(_LABEL.fullmatch(each) for each in found):
+        return found
+    raise ValueError("labels as key=value with ',' between them")
+
+
+def host(text: str) -> str:
+    """A host's name or address, as the kubelet sets it."""
+    if _HOST.fullmatch(text):
+        return text
+    raise ValueError("a host's name or address")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536:
+        return int(text)
+    raise ValueError("a TCP port, 1 to 65535")
+
+
+def present(text: str) -> bool:
+    """True for any text: a variable that only has to be there (NO_COLOR)."""
+    return text != ""
