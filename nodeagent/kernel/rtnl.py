@@ -17,7 +17,7 @@ Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,7 +110,7 @@ class Link:
     allmulti: bool = False
     txqueuelen: int | None = None
     group: int = 0
-    alias: str = ""
+    alias: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def _link(message: Any) -> Link:
     names = message.get_attr("IFLA_PROP_LIST")
     return Link(
         index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
+        name=_name(message.get_attr("IFLA_IFNAME")),
         mac=mac if mac is not None and len(mac) == len("00:00:00:00:00:00") else None,
         mtu=message.get_attr("IFLA_MTU"),
         up=bool(message["flags"] & IFF_UP),
@@ -328,13 +328,30 @@ def _link(message: Any) -> Link:
         bus=message.get_attr("IFLA_PARENT_DEV_BUS_NAME"),
         device=message.get_attr("IFLA_PARENT_DEV_NAME"),
         phys_port_name=message.get_attr("IFLA_PHYS_PORT_NAME"),
-        altnames=tuple(sorted(names.get_attrs("IFLA_ALT_IFNAME"))) if names is not None else (),
+        altnames=() if names is None else _altnames(names.get_attrs("IFLA_ALT_IFNAME")),
         promisc=bool(message["flags"] & IFF_PROMISC),
         allmulti=bool(message["flags"] & IFF_ALLMULTI),
         txqueuelen=message.get_attr("IFLA_TXQLEN"),
         group=message.get_attr("IFLA_GROUP") or 0,
-        alias=message.get_attr("IFLA_IFALIAS") or "",
+        alias=_alias(message.get_attr("IFLA_IFALIAS")),
     )
+
+
+def _name(value: str | bytes) -> str:
+    """dev_valid_name() lets bytes through that are no UTF-8; pyroute2 leaves those as bytes."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
+def _altnames(values: Iterable[str | bytes]) -> tuple[str, ...]:
+    """The kernel checks nothing but the length of an altname: what is not printable is left out."""
+    return tuple(sorted(value for value in values if isinstance(value, str) and value.isprintable()))
+
+
+def _alias(value: str | bytes | None) -> str | None:
+    """"" for none; None, which is never compared and never written, for what is not printable."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _vf_info(info: Any) -> VfInfo:

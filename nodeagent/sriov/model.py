@@ -121,6 +121,8 @@ class Netdev:
             raise ValueError(f"altnames {self.altnames} are not unique and sorted")
         if self.alias is not None and len(self.alias.encode()) >= IFALIASZ:
             raise ValueError("an alias of 256 bytes or more")
+        if self.alias is not None and not self.alias.isprintable():
+            raise ValueError(f"{self.alias!r} is not an alias")
 
 
 @dataclass(frozen=True)
@@ -339,8 +341,11 @@ def check_interface_name(name: str) -> str:
 
 
 def check_altname(name: str) -> str:
-    """The kernel's rule for alternative names (ALTIFNAMSIZ, uapi/linux/if.h), or ValueError."""
-    if not 0 < len(name.encode()) < ALTIFNAMSIZ or not name.isprintable() or " " in name:
+    """A printable name that the kernel takes (ALTIFNAMSIZ, uapi/linux/if.h), or ValueError.
+
+    It checks the length and nothing else: `a b` and `a/b` are alternative names.
+    """
+    if not 0 < len(name.encode()) < ALTIFNAMSIZ or not name.isprintable():
         raise ValueError(f"{name!r} is not an alternative interface name")
     return name
 
