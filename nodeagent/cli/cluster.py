@@ -113,7 +113,54 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
         _restarter(connect(loaded), loaded, node)()
 
 
-ALL = (device_plugin,)
+@click.group("node")
+def node() -> None:
+    """Tell the cluster about this node; wait for its gates."""
+
+
+timeout = click.option(
+    "--timeout", type=click.FloatRange(min=0), default=None, help="Seconds. Default: for ever."
+)
+
+
+@node.command("announce")
+@click.pass_obj
+def announce(call: Call) -> None:
+    """Say what happened to the driver since it was last said.
+
+    Events, and where they are switched on a condition and annotations. What could not be said
+    stays on record, and is said by the next call, in order and once.
+    """
+    from nodeagent.cluster import announce
+    from nodeagent.journal import Journal
+
+    loaded, node = _this_node(call)
+    announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
+
+
+@node.command("wait-safe-load")
+@timeout
+@click.pass_obj
+def wait_safe_load(call: Call, timeout: float | None) -> None:
+    """Wait until the driver may be loaded: the safe-load annotation is gone."""
+    from nodeagent.cluster import gates
+
+    loaded, node = _this_node(call)
+    gates.wait_for_safe_load(connect(loaded), node, timeout=_seconds(timeout))
+
+
+@node.command("wait-mofed")
+@timeout
+@click.pass_obj
+def wait_mofed(call: Call, timeout: float | None) -> None:
+    """Wait until the Network Operator's mofed.wait label is not true."""
+    from nodeagent.cluster import gates
+
+    loaded, node = _this_node(call)
+    gates.wait_for_driver(connect(loaded), node, timeout=_seconds(timeout))
+
+
+ALL = (device_plugin, node)
 
 
 def connect(loaded: Settings) -> Client:
@@ -124,6 +171,10 @@ def connect(loaded: Settings) -> Client:
     found = access.find(loaded)
     signal.signal(signal.SIGTERM, _stop)
     return Client(found, patience=loaded.api_timeout)
+
+
+def _seconds(timeout: float | None) -> float:
+    return float("inf") if timeout is None else timeout
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

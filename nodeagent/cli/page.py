@@ -11,7 +11,7 @@ SECTIONS: Final = {
     "The agent": ("run", "reload"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
     "To look at": ("status", "timeline", "settings"),
-    "In the cluster": ("device-plugin",),
+    "In the cluster": ("device-plugin", "node"),
 }
 
 FILES: Final = (

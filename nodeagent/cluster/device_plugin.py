@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from nodeagent.cluster import allocatable
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import Conflict, NotFound
+from nodeagent.cluster.gates import closed
 from nodeagent.cluster.kinds import POD
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
@@ -75,7 +76,9 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
                 settle=settings.allocatable_settle,
             )
         except WaitTimeout as error:
-            raise _explained(error, failed_pods(client, node, since), settings) from error
+            found_out = [f"not admitted: {line}" for line in failed_pods(client, node, since)]
+            found_out += _held_back(before)
+            raise _explained(error, found_out, settings) from error
         allocatable.forget(settings.state_dir)
     return Restarted(
         deleted=tuple(map(_name, going.values())),
@@ -170,11 +173,15 @@ def _without_successor(old: Objects, now: Objects) -> list[str]:
     return missing
 
 
-def _explained(error: WaitTimeout, failed: Sequence[str], settings: Settings) -> WaitTimeout:
-    """The same with pods that were not admitted, which is often how it is noticed."""
-    missing = [*error.missing, *(f"not admitted: {line}" for line in failed)]
-    said = WaitTimeout(str(error.message.partition(" waiting for ")[2].partition(";")[0]),
-                       missing, settings.device_plugin_timeout)  # fmt: skip
+def _held_back(before: Listing) -> list[str]:
+    """What the node itself says about why no device plugin comes."""
+    return [f"the node says wait: {line}" for n in before.objects.values() for line in closed(n)]
+
+
+def _explained(error: WaitTimeout, found_out: Sequence[str], settings: Settings) -> WaitTimeout:
+    """The same, over the whole time that was given, with what the cluster says about it."""
+    missing = [*error.missing, *found_out]
+    said = WaitTimeout("device plugins", missing, settings.device_plugin_timeout)
     said.hint = "look at the device plugin's log; `nodeagent verify` says whether the VFs are right"
     return said
 

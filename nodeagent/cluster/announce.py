@@ -1,0 +1,223 @@
+"""What happened to the node's driver, said to the cluster: Events, a condition, annotations.
+
+The journal is the queue. What was said last is remembered beside it, so that what could not be said
+while the API server was away is said later, in order, and once: an Event's name comes from what it
+says, and an Event that is there already is counted up, unless it was this very record that it told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from nodeagent import durable
+from nodeagent.cluster.client import MANAGER, Client, Object
+from nodeagent.cluster.failures import Conflict
+from nodeagent.cluster.kinds import EVENT, NODE
+from nodeagent.journal import Record
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NAMESPACE: Final = "default"
+"""Where Events about objects without a namespace belong (pkg/apis/core/validation/events.go)."""
+CONDITION: Final = "NicDriverReady"
+PREFIX: Final = "nodeagent"
+OLDEST: Final = timedelta(days=1)
+LONGEST: Final = 1000
+"""Characters of an Event's message; the server takes 1024."""
+
+_FAILED: Final = {
+    "restore": "VFRestoreFailed",
+    "verify": "VFRestoreFailed",
+    "preflight": "DriverReloadRefused",
+}
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One thing to say: `reason` is a code that people search for; `key` tells records apart."""
+
+    reason: str
+    message: str
+    at: str
+    key: str
+
+    @property
+    def is_warning(self) -> bool:
+        """A failure."""
+        return self.reason.endswith(("Failed", "Refused"))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the cluster has been told: the last happening, and the state that the node shows."""
+
+    at: str = ""
+    key: str = ""
+    state: str = ""
+
+
+def happenings(records: Sequence[Record]) -> tuple[Happening, ...]:
+    """What is worth saying, in order."""
+    return tuple(_happenings(records))
+
+
+def announce(client: Client, settings: Settings, node: str, records: Sequence[Record]) -> int:
+    """Say what has not been said yet; the number of Events.
+
+    Raises what the client raises; what was said until then stays said.
+    """
+    path = settings.state_dir / "said.json"
+    said = _load(path)
+    found = happenings(records)
+    new = _unsaid(found, said)
+    for each in new if settings.node_events else ():
+        _create(client, node, each)
+        said = Said(each.at, each.key, said.state)
+        _save(path, said)
+    shown = _shown(settings, found, records)
+    state = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
+    if shown and state != said.state:
+        _show(client, node, shown)
+        _save(path, Said(said.at, said.key, state))
+    return len(new) if settings.node_events else 0
+
+
+def condition(last: Happening) -> Object:
+    """The node's condition after the last thing that happened."""
+    ready = last.reason == "DriverReady"
+    return {
+        "type": CONDITION,
+        "status": "True" if ready else "False",
+        "reason": last.reason,
+        "message": last.message,
+        "lastTransitionTime": _seconds(last.at),
+        "lastHeartbeatTime": _seconds(last.at),
+    }
+
+
+def last_reload(records: Sequence[Record]) -> dict[str, str]:
+    """srcversion of the loaded driver, when it was last reloaded, and how long that took."""
+    shown: dict[str, str] = {}
+    began: Record | None = None
+    for record in records:
+        if record.name == "srcversion" and record.facts.get("checkpoint") == "loaded":
+            modules = {k: v for k, v in record.facts.items() if k != "checkpoint"}
+            shown[f"{PREFIX}/srcversion"] = next(iter(modules.values()), "none")
+        elif record.kind == "start" and record.name == "restart":
+            began = began or record
+        elif record.kind == "note" and record.name == "ready":
+            if began is not None:
+                shown[f"{PREFIX}/last-reload"] = record.at
+                if began.boot == record.boot:
+                    shown[f"{PREFIX}/last-reload-seconds"] = f"{record.clock - began.clock:.1f}"
+            began = None
+    return shown
+
+
+def _happenings(records: Sequence[Record]) -> Iterator[Happening]:
+    for record in records:
+        if record.kind == "start" and record.name == "restart":
+            yield _happening(record, "DriverReloadStarted", "the NIC driver is being reloaded")
+        elif record.kind == "failed":
+            message = f"{record.name} failed: {record.facts.get('message', 'no message')}"
+            yield _happening(record, _FAILED.get(record.name, "DriverReloadFailed"), message)
+        elif record.kind == "note" and record.name == "ready":
+            yield _happening(record, "DriverReady", "the NIC driver is loaded, the VFs are right")
+
+
+def _happening(record: Record, reason: str, message: str) -> Happening:
+    cut = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}")
+
+
+def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:
+    """Those after the last that was said; by time when that has left the journal."""
+    oldest = (datetime.now(UTC) - OLDEST).isoformat()
+    keys = [each.key for each in found]
+    if said.key in keys:
+        return found[keys.index(said.key) + 1 :]
+    return [each for each in found if each.at > max(said.at, oldest)]
+
+
+def _create(client: Client, node: str, happening: Happening) -> None:
+    """One Event; one that says the same is counted up, but for the same record only once."""
+    text = f"{node}\n{happening.reason}\n{happening.message}"
+    name = f"{node[:200]}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    at = _seconds(happening.at)
+    event: Object = {
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "annotations": {f"{PREFIX}/record": happening.key},
+        },
+        # the node's name as its UID, as the kubelet does: `kubectl describe node` looks for that
+        "involvedObject": {"kind": "Node", "name": node, "uid": node, "apiVersion": "v1"},
+        "reason": happening.reason,
+        "message": happening.message,
+        "type": "Warning" if happening.is_warning else "Normal",
+        "source": {"component": MANAGER, "host": node},
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
+    try:
+        client.create(EVENT, event, NAMESPACE)
+    except Conflict:
+        there = client.get(EVENT, name, NAMESPACE)
+        if there["metadata"].get("annotations", {}).get(f"{PREFIX}/record") == happening.key:
+            return
+        again = {
+            "metadata": {"annotations": {f"{PREFIX}/record": happening.key}},
+            "count": int(there.get("count") or 1) + 1,
+            "lastTimestamp": at,
+        }
+        client.merge(EVENT, name, again, NAMESPACE)
+    log.info("told the cluster: %s", happening.reason)
+
+
+def _shown(
+    settings: Settings, found: Sequence[Happening], records: Sequence[Record]
+) -> dict[str, Object]:
+    """What the node shall show: its condition and annotations, as far as they are wanted."""
+    shown: dict[str, Object] = {}
+    if settings.node_condition and found:
+        shown["condition"] = condition(found[-1])
+    if settings.node_annotations and found:
+        shown["annotations"] = last_reload(records)
+    return shown
+
+
+def _show(client: Client, node: str, shown: dict[str, Object]) -> None:
+    if "condition" in shown:
+        status = {"status": {"conditions": [shown["condition"]]}}
+        client.merge(NODE, node, status, status=True)
+    if "annotations" in shown:
+        client.merge(NODE, node, {"metadata": {"annotations": shown["annotations"]}})
+
+
+def _seconds(at: str) -> str:
+    """RFC 3339 to the second, as metav1.Time is."""
+    return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _load(path: Path) -> Said:
+    """What was said. A file that is none means nothing was: to say it twice does no harm."""
+    data = durable.read_own(path)
+    try:
+        return Said(**json.loads(data)) if data else Said()
+    except (ValueError, TypeError):
+        log.warning("%s is damaged; Events may be counted twice", path)
+        return Said()
+
+
+def _save(path: Path, said: Said) -> None:
+    durable.make_directory(path.parent, 0o700)
+    durable.replace(path, json.dumps(asdict(said)).encode() + b"\n", 0o600)

@@ -1,0 +1,54 @@
+"""What others say on the Node about when the driver may be touched: awaited, never written.
+
+The Network Operator's init container sets the safe-load annotation and waits until the operator has
+cordoned and drained the node and removes it. The operator's mofed.wait label keeps device plugins
+away while the driver is not ready.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from nodeagent.cluster import allocatable
+from nodeagent.cluster.client import Client, Object, Objects
+from nodeagent.errors import WaitTimeout
+
+SAFE_LOAD: Final = "nvidia.com/ofed-driver-upgrade.driver-wait-for-safe-load"
+UPGRADE_STATE: Final = "nvidia.com/ofed-driver-upgrade-state"
+MOFED_WAIT: Final = "network.nvidia.com/operator.mofed.wait"
+
+
+def closed(node: Object) -> tuple[str, ...]:
+    """A line for each gate that says wait."""
+    meta = node["metadata"]
+    labels = meta.get("labels", {})
+    found = []
+    if SAFE_LOAD in meta.get("annotations", {}):
+        state = labels.get(UPGRADE_STATE, "no upgrade state")
+        found.append(f"annotation {SAFE_LOAD} ({state})")
+    if labels.get(MOFED_WAIT) == "true":
+        found.append(f"label {MOFED_WAIT}=true")
+    return tuple(found)
+
+
+def wait_for_safe_load(client: Client, node: str, *, timeout: float = math.inf) -> None:
+    """Return when the driver may be loaded: the safe-load annotation is gone, or never was."""
+    _wait(client, node, SAFE_LOAD, "the node to be drained", timeout)
+
+
+def wait_for_driver(client: Client, node: str, *, timeout: float = math.inf) -> None:
+    """Return when the Network Operator says that the driver is ready: mofed.wait is not true."""
+    _wait(client, node, MOFED_WAIT, "the Network Operator to open the node", timeout)
+
+
+def _wait(client: Client, node: str, gate: str, what: str, timeout: float) -> None:
+    latest: list[str] = []
+
+    def look(objects: Objects) -> float:
+        lines = [line for each in objects.values() for line in closed(each) if gate in line]
+        latest[:] = lines or ([] if objects else [f"the node {node}"])
+        return math.inf if latest else 0.0
+
+    if not client.follow_from(allocatable.listing(client, node), look, timeout=timeout):
+        raise WaitTimeout(what, latest, timeout)
