@@ -16,7 +16,7 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import RestoreFailed
 from nodeagent.journal import Journal
-from nodeagent.sriov.differences import differences
+from nodeagent.sriov.differences import differences, shared_macs, unseen
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
@@ -92,25 +92,35 @@ def restore(node: Node, want: NodeState) -> None:
 
 def verify(node: Node, want: NodeState) -> None:
     """Look at the node once more; RestoreFailed names every difference."""
-    left = differences(want, node.observe())
+    have = node.observe()
+    left = differences(want, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
+    for shared in shared_macs(have):
+        log.warning("VFs share a MAC, as they did before: %s", shared)
 
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     """What the node looks like now, with when and where that was."""
     loaded = ((each.module, each.loaded) for each in driver.srcversions())
+    state = node.observe()
+    for vf in unseen(state):
+        log.warning(
+            "%s: its interface is in another network namespace (a pod's?); what its PF holds for "
+            "it is restored, the interface comes back in the host's namespace",
+            vf,
+        )
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
         kernel=os.uname().release,
         srcversions=tuple((module, text) for module, text in loaded if text is not None),
-        state=node.observe(),
+        state=state,
     )
 
 

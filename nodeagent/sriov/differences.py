@@ -30,6 +30,29 @@ def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     return tuple(itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs))
 
 
+def shared_macs(state: NodeState) -> tuple[str, ...]:
+    """A line for each MAC that more than one VF's interface has: a race's work, or a person's.
+
+    A PF's interface and a representor may share a VF's address; two VFs may not (SNO#720).
+    """
+    owners: dict[str, list[str]] = {}
+    for pf in state.pfs:
+        for vf in pf.vfs:
+            if vf.netdev is not None and vf.netdev.mac is not None and not vf.netdev.mac.is_zero:
+                owners.setdefault(vf.netdev.mac, []).append(f"{pf.handle} vf {vf.index}")
+    return tuple(f"{mac}: {', '.join(vfs)}" for mac, vfs in owners.items() if len(vfs) > 1)
+
+
+def unseen(state: NodeState) -> tuple[str, ...]:
+    """VFs bound to the NIC's own driver whose interface is not in this network namespace."""
+    return tuple(
+        f"{pf.handle} vf {vf.index}"
+        for pf in state.pfs
+        for vf in pf.vfs
+        if vf.driver == state.driver and vf.netdev is None
+    )
+
+
 def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
     target = str(want.handle)
     have = state.pf(want.handle)

@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from nodeagent.errors import DataError
@@ -259,11 +260,19 @@ class Pf:
 
     def vf(self, index: int) -> Vf | None:
         """The VF with that index, or None."""
-        return next((vf for vf in self.vfs if vf.index == index), None)
+        return self._vfs_by_index.get(index)
 
     def representor(self, port: str) -> Representor | None:
         """The representor with that port, or None."""
-        return next((each for each in self.representors if each.port == port), None)
+        return self._representors_by_port.get(port)
+
+    @cached_property
+    def _vfs_by_index(self) -> dict[int, Vf]:
+        return {vf.index: vf for vf in self.vfs}
+
+    @cached_property
+    def _representors_by_port(self) -> dict[str, Representor]:
+        return {each.port: each for each in self.representors}
 
     def netdevs(self) -> Iterator[tuple[Port, Netdev]]:
         """Every netdev of this PF, of its VFs and of its representors, with whose it is."""

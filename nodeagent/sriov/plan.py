@@ -130,13 +130,10 @@ def _pf_actions(want: Pf, have: Pf | None, driver: str) -> Iterator[Step]:
         yield "remove VFs", CreateVfs(want.handle, 0)
     if creates and want.numvfs:
         yield "create VFs", CreateVfs(want.handle, want.numvfs)
-    present = () if creates else have.vfs
     vf_steps = [
         step
         for vf in want.vfs
-        for step in _vf_actions(
-            want, have, vf, next((known for known in present if known.index == vf.index), None)
-        )
+        for step in _vf_actions(want, have, vf, None if creates else have.vf(vf.index))
     ]
     yield from _autoprobe(want, have, creates, vf_steps)
     yield from _devlink(want, have, creates)
