@@ -344,11 +344,13 @@ def _name(value: str | bytes) -> str:
 
 def _altnames(values: Iterable[str | bytes]) -> tuple[str, ...]:
     """The kernel checks nothing but the length of an altname: what is not printable is left out."""
-    return tuple(sorted(value for value in values if isinstance(value, str) and value.isprintable()))
+    return tuple(
+        sorted(value for value in values if isinstance(value, str) and value.isprintable())
+    )
 
 
 def _alias(value: str | bytes | None) -> str | None:
-    """"" for none; None, which is never compared and never written, for what is not printable."""
+    """Empty for none; None, which is never compared and never written, for what is not printable."""
     if value is None:
         return ""
     return value if isinstance(value, str) and value.isprintable() else None
