@@ -252,7 +252,7 @@ def _vf_infos(change: VfChange) -> list[Any]:
         txqueuelen=u32,
         group=u32,
         alias=st.text(
-            st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=60
+            st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=60
         ),
     )
 )
@@ -376,6 +376,20 @@ def test_alternative_names_come_and_go(alone: Rtnl) -> None:
     assert refused.errno == errno.EEXIST
     assert removed is None
     assert alone.links()[1].altnames == ("b",)
+
+
+def test_names_of_any_bytes_are_told_apart_from_ours(alone: Rtnl) -> None:
+    """The kernel takes them all: another's odd interface must not end our look at the node."""
+    changes = [AltnameChange(1, name, add=True) for name in ("a b", "a/b", "\x1b[2J", "QQQQ")]
+    messages = [rtnl._set_link(change) for change in changes]
+    messages += [rtnl._set_link(LinkChange(1, name="QQQQ", alias="QQQQ"))]
+    odd = [bytearray(bytes(message).replace(b"QQQQ", b"\xff\xfeQ\xc3")) for message in messages[:4]]
+    last = bytearray(bytes(messages[4]).replace(b"QQQQ", b"\xff\xfeR\xc3"))
+    assert alone.send([*odd, last]) == [None] * 5
+    (link,) = alone.links().values()
+    assert link.name == "\\xff\\xfeR\\xc3"
+    assert link.altnames == ("a b", "a/b")
+    assert link.alias is None
 
 
 def test_300_changes_each_have_their_own_answer(alone: Rtnl) -> None:
