@@ -350,7 +350,7 @@ def _altnames(values: Iterable[str | bytes]) -> tuple[str, ...]:
 
 
 def _alias(value: str | bytes | None) -> str | None:
-    """Empty for none; None, which is never compared and never written, for what is not printable."""
+    """Empty for none; None (never compared, never written) for what is not printable."""
     if value is None:
         return ""
     return value if isinstance(value, str) and value.isprintable() else None
