@@ -73,7 +73,7 @@ class Builder:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.cache = Cache(root)
-        self.runner = Runner(root / "build.log")
+        self.runner = Runner(root / "logs")
         self._apt = Apt(root / "apt", self.runner)
 
     def ready(self, options: Options, *, newer: bool = False) -> tuple[Path, Path]:

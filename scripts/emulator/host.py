@@ -18,8 +18,6 @@ FAILED = 125
 
 WORKS_WITHOUT_LAB = "linters and unit tests still work without the lab: scripts/test --no-lab"
 
-LOG_BYTES = 4 << 20
-
 _started = time.monotonic()
 
 
@@ -37,18 +35,16 @@ def say(message: str) -> None:
 
 
 class Runner:
-    """Runs the host's tools; what they print goes to one log file, not to the reader.
+    """Runs the host's tools; what they print goes to a log file each, not to the reader.
 
     Every tool gets a session of its own, so that `terminate()` (from another thread, or after a
     signal) ends it with all of its children: mmdebstrap and make have many. If this process is
     killed, the kernel sends the tool SIGTERM (PR_SET_PDEATHSIG, by setpriv).
     """
 
-    def __init__(self, log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = log
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            log.rename(log.with_suffix(".old"))
+    def __init__(self, logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self.logs = logs
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._terminated = False
@@ -60,18 +56,20 @@ class Runner:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Run a tool to its end. LabError, with the end of what it printed, unless it exits 0."""
-        with self.log.open("ab") as log:
-            words = [str(word) for word in argv]
-            log.write(f"\n$ {' '.join(words)}\n".encode())
-            log.flush()
-            start = log.tell()
-            status = self._wait(words, log.fileno(), cwd, env)
+        """Run a tool to its end. LabError, with the end of its log, unless it exits 0.
+
+        Only the log of a tool that failed is kept.
+        """
+        words = [str(word) for word in argv]
+        log = self.logs / f"{what.replace(' ', '-')}.{time.time_ns()}.log"
+        with log.open("wb") as output:
+            status = self._wait(words, output.fileno(), cwd, env)
         if status:
             raise LabError(
-                f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(self.log, start)}",
-                hint=f"the whole log: {self.log}; then run it again. {WORKS_WITHOUT_LAB}",
+                f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(log)}",
+                hint=f"the whole log: {log}; then run it again. {WORKS_WITHOUT_LAB}",
             )
+        log.unlink()
 
     def _wait(
         self,
@@ -154,8 +152,6 @@ def terminated_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _last_lines(path: Path, start: int, lines: int = 30) -> str:
-    with path.open("rb") as log:
-        log.seek(start)
-        text = log.read().decode(errors="replace")
+def _last_lines(log: Path, lines: int = 30) -> str:
+    text = log.read_text(errors="replace")
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])

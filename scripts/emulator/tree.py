@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -28,31 +29,25 @@ def pack(target: Path) -> None:
 
 
 def _files() -> list[str]:
+    names = _known_to_git() if shutil.which("git") else None
+    if names is None:
+        found = (path for part in PARTS for path in [ROOT / part, *(ROOT / part).rglob("*")])
+        names = [
+            path.relative_to(ROOT).as_posix() for path in found if path.parent.name != "__pycache__"
+        ]
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def _known_to_git() -> list[str] | None:
+    """None where there is no checkout, as in an unpacked tar of the tree."""
+    which = ("--cached", "--others", "--exclude-standard", "--deduplicate")
     listing = subprocess.run(
-        [
-            "git",
-            "-C",
-            ROOT,
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "--deduplicate",
-            *PARTS,
-        ],
+        ["git", "-C", ROOT, "ls-files", "-z", *which, *PARTS],
         capture_output=True,
         text=True,
         check=False,
     )
-    if listing.returncode == 0:
-        names = [name for name in listing.stdout.split("\0") if name]
-    else:  # not a git checkout, or no git on this machine
-        found = (path for part in PARTS for path in [ROOT / part, *(ROOT / part).rglob("*")])
-        names = [
-            path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts
-        ]
-    return [name for name in names if (ROOT / name).is_file()]
+    return None if listing.returncode else [name for name in listing.stdout.split("\0") if name]
 
 
 def _add_byte_code(tar: tarfile.TarFile, path: Path, name: str) -> None:
