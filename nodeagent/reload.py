@@ -72,15 +72,14 @@ def restore(node: Node, want: NodeState) -> None:
     Raises RestoreFailed with a line for each failed action and each thing that differs, when a
     plan could not be performed or three in a row did not lead there.
     """
-    failures: tuple[str, ...] = ()
+    node.given_up.clear()
+    failures: dict[str, None] = {}
     for _ in range(ROUNDS):
         have = node.observe()
         stages = plan(want, have)
         if not stages:
             return
-        before, failures = failures, perform(node, stages)
-        if failures and failures == before:
-            break
+        failures |= dict.fromkeys(perform(node, stages))
     left = differences(want, node.observe())
     if left:
         raise RestoreFailed(

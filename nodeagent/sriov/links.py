@@ -49,28 +49,44 @@ LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
 TOGETHER: Final = (("vlan", "qos", "vlan_proto"), ("min_tx_rate", "max_tx_rate"))
 
 
-def await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
-    """igb computes a rate from the link's speed: it takes one only while the PF has carrier."""
-    targets: list[Target] = sorted(
-        {(a.pf, None) for a in actions if a.min_tx_rate or a.max_tx_rate}, key=str
-    )
+def set_vfs(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+    """Set what PFs hold for their VFs. A rate that a PF refuses without carrier is tried again.
 
-    def without_carrier() -> list[Target]:
-        """All PFs in one dump: a look costs the same however many they are."""
-        devices = node.links_by_device() if targets else {}
-        links = [(target, node.link_of(target, devices)) for target in targets]
-        return [target for target, link in links if link is None or not link.carrier]
+    igb computes a rate from the link's speed, and says EINVAL while there is none; mlx5 does not
+    care. So the carrier is waited for only after a refusal.
+    """
+    failures = _set_vfs(node, actions)
+    refused = {target for target, _ in failures}
+    again = [a for a in actions if (a.pf, a.index) in refused and (a.min_tx_rate or a.max_tx_rate)]
+    if not again or not _without_carrier(node, again):
+        return failures
+    late = _await_carrier(node, again, watches)
+    retried = {(a.pf, a.index) for a in again}
+    kept = [failure for failure in failures if failure[0] not in retried]
+    return kept + late + _set_vfs(node, again)
 
-    timeout = node.settings.pf_timeout
+
+def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
+    """The PFs of these actions that have no carrier: one dump, however many they are."""
+    devices = node.links_by_device()
+    targets: list[Target] = sorted({(a.pf, None) for a in actions}, key=str)
+    links = [(target, node.link_of(target, devices)) for target in targets]
+    return [target for target, link in links if link is None or not link.carrier]
+
+
+def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+    def without() -> list[Target]:
+        return _without_carrier(node, actions)
+
     try:
-        wait_until_clear(without_carrier, *watches, what="carrier", timeout=timeout)
+        wait_until_clear(without, *watches, what="carrier", timeout=node.settings.pf_timeout)
     except WaitTimeout as late:
         text = f"no carrier, for its VFs' rates, after {late.seconds:g} s"
-        return [(target, f"{target_name(target)}: {text}") for target in without_carrier()]
+        return [(target, f"{target_name(target)}: {text}") for target in without()]
     return []
 
 
-def set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
+def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
     devices = node.links_by_device()
     changes: list[tuple[Target, Change]] = []
     failures: Failures = []
@@ -112,21 +128,14 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 def set_links(
     node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    awaited = [target for target in map(target_of, actions) if target not in lost]
-    timeout = node.settings.vf_timeout
-    failures: Failures = []
-    try:
-        node.wait_settled(awaited, watches, "network interfaces", timeout)
-    except WaitTimeout as late:
-        failures = timed_out(late, awaited, node.unsettled)
-    late_ones = {target for target, _ in failures}
+    failures = _await_links(node, list(map(target_of, actions)), watches, lost)
     devices = node.links_by_device()
     links = [link for group in devices.values() for link in group]
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = node.link_of(target_of(action), devices)
         # one that udev may still rename is left alone: once it is up it could not be renamed
-        if link is not None and target_of(action) not in late_ones:
+        if link is not None and target_of(action) not in node.given_up:
             changes += [(target_of(action), change) for change in _link_changes(action, link)]
     cleared = list(_names_cleared(changes, links))
     new_names = {change.index for _, change in _renames(changes)}
@@ -134,6 +143,26 @@ def set_links(
         refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
         new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
     return failures + refused
+
+
+def _await_links(
+    node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Wait until all are settled, but not for what cannot come and not twice for what did not."""
+    waited_for = {target for target in targets if target in node.given_up}
+    node.given_up -= {target for target in waited_for if node.unsettled(target) is None}
+    awaited = [
+        target
+        for target in targets
+        if target not in node.given_up and (target not in lost or node.is_bound(target))
+    ]
+    try:
+        node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
+    except WaitTimeout as late:
+        failures = timed_out(late, awaited, node.unsettled)
+        node.given_up |= {target for target, _ in failures}
+        return failures
+    return []
 
 
 def _renames(changes: Iterable[tuple[Target, Change]]) -> list[tuple[Target, LinkChange]]:

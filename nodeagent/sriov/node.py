@@ -67,6 +67,8 @@ class Node:
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
         self.devlink = devlink
+        self.given_up: set[Target] = set()
+        """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
 
@@ -126,6 +128,11 @@ class Node:
             return None
         function = self.sysfs.function(handle.bus, handle.name, index)
         return None if function is None else (handle.bus, function)
+
+    def is_bound(self, target: Target) -> bool:
+        """Whether there is a device with a driver, so that its interface may still come."""
+        device = self.device_of(target)
+        return device is not None and self.sysfs.driver(*device) != NO_DRIVER
 
     @contextmanager
     def watches(self) -> Iterator[tuple[Watch, ...]]:

@@ -14,7 +14,7 @@ from nodeagent.kernel.events import Watch
 from nodeagent.sriov.actions import SetLink, SetVf, Stage
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
-from nodeagent.sriov.links import await_carrier, set_links, set_vfs
+from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.node import Node, Target
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,13 @@ def _tally(stage: Stage, failed: Failures) -> str:
 def _perform_stage(
     node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """One stage. `lost` are the targets whose failure is known: nobody waits for them again."""
+    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
     writes = [action for action in stage.actions if not isinstance(action, SetVf | SetLink)]
     failures = write_devices(node, writes)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
     if vf_actions:
-        failures += await_carrier(node, vf_actions, watches)
-        failures += set_vfs(node, vf_actions)
+        failures += set_vfs(node, vf_actions, watches)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)
