@@ -53,8 +53,16 @@ class _VlanList(ifinfmsg.vflist.vfinfo.vf_vlist):  # type: ignore[misc] # pyrout
     ivvi = _VlanInfo
 
 
+class _Guid(nla):  # type: ignore[misc] # pyroute2 is untyped
+    """struct ifla_vf_guid: a u32, four bytes of padding, and the GUID as a number."""
+
+    fields = (("vf", "I"), ("__pad", "4x"), ("guid", "Q"))
+
+
 class _VfInfoMessage(ifinfmsg.vflist.vfinfo):  # type: ignore[misc] # pyroute2 is untyped
     vf_vlist = _VlanList
+    vf_ib_node_guid = _Guid
+    vf_ib_port_guid = _Guid
 
 
 class _VfList(ifinfmsg.vflist):  # type: ignore[misc] # pyroute2 is untyped
@@ -128,6 +136,8 @@ class VfInfo:
     min_tx_rate: int | None
     max_tx_rate: int | None
     query_rss: bool | None
+    node_guid: str | None = None
+    port_guid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,8 @@ class VfChange:
     min_tx_rate: int | None = None
     max_tx_rate: int | None = None
     query_rss: bool | None = None
+    node_guid: str | None = None
+    port_guid: str | None = None
 
 
 Change = LinkChange | AltnameChange | VfChange
@@ -283,6 +295,10 @@ def _vf_attributes(change: VfChange) -> Iterator[tuple[str, Any]]:
     vf = change.vf
     if change.mac is not None:
         yield "IFLA_VF_MAC", {"vf": vf, "mac": change.mac}
+    if change.node_guid is not None:
+        yield "IFLA_VF_IB_NODE_GUID", {"vf": vf, "guid": int(change.node_guid.replace(":", ""), 16)}
+    if change.port_guid is not None:
+        yield "IFLA_VF_IB_PORT_GUID", {"vf": vf, "guid": int(change.port_guid.replace(":", ""), 16)}
     if change.vlan is not None:
         yield from _vlan_attributes(vf, change.vlan, change.qos or 0, change.vlan_proto)
     if change.min_tx_rate is not None or change.max_tx_rate is not None:
@@ -375,6 +391,8 @@ def _vf_info(info: Any) -> VfInfo:
         min_tx_rate=field("IFLA_VF_RATE", "min_tx_rate"),
         max_tx_rate=field("IFLA_VF_RATE", "max_tx_rate"),
         query_rss=_flag(field("IFLA_VF_RSS_QUERY_EN", "rss_query_en")),
+        node_guid=_guid(field("IFLA_VF_IB_NODE_GUID", "guid")),
+        port_guid=_guid(field("IFLA_VF_IB_PORT_GUID", "guid")),
     )
 
 
@@ -386,6 +404,11 @@ def _vlan_of(info: Any) -> tuple[int | None, int | None, str | None]:
         return entry["vlan"], entry["qos"], PROTOCOLS.get(entry["proto"])
     entry = info.get_attr("IFLA_VF_VLAN")
     return (None, None, None) if entry is None else (entry["vlan"], entry["qos"], None)
+
+
+def _guid(number: int | None) -> str | None:
+    """A GUID as text; zero is one that nobody has set."""
+    return number.to_bytes(8, "big").hex(":") if number else None
 
 
 def _flag(value: int | None) -> bool | None:

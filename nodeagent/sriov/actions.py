@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.sriov.model import DeviceHandle, Mac, Param, Port
+from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port
 
 STAGES: Final = (
     # name, why it stands where it stands
@@ -86,6 +86,8 @@ class SetVf:
     min_tx_rate: int | None = None
     max_tx_rate: int | None = None
     query_rss: bool | None = None
+    node_guid: Guid | None = None
+    port_guid: Guid | None = None
 
 
 @dataclass(frozen=True)

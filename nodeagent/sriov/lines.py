@@ -91,6 +91,9 @@ def _eswitch_words(action: SetEswitch) -> Iterator[str]:
 def _vf_words(action: SetVf) -> Iterator[str]:
     if action.admin_mac is not None:
         yield f"mac {action.admin_mac}"
+    for word, guid in (("node_guid", action.node_guid), ("port_guid", action.port_guid)):
+        if guid is not None:
+            yield f"{word} {guid}"
     if action.vlan is not None:
         yield f"vlan {action.vlan} qos {action.qos or 0}"
         if action.vlan_proto is not None and action.vlan:

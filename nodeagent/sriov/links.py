@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 VF_PARTS: Final = (
     ("MAC", ("mac",)),
+    ("node GUID", ("node_guid",)),
+    ("port GUID", ("port_guid",)),
     ("VLAN", ("vlan", "qos", "vlan_proto")),
     ("rate", ("min_tx_rate", "max_tx_rate")),
     ("spoofchk", ("spoofchk",)),

@@ -44,6 +44,7 @@ Port = int | str | None
 
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
 _DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -66,6 +67,18 @@ class Mac(str):
     def is_zero(self) -> bool:
         """All zero: no administrator has set this address (`IFLA_VF_MAC` of a fresh VF)."""
         return self == "00:00:00:00:00:00"
+
+
+class Guid(str):
+    """An InfiniBand GUID, lower case with colons: `02:11:22:33:44:55:66:77`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Guid:
+        lowered = text.lower()
+        if not _GUID.fullmatch(lowered):
+            raise ValueError(f"{text!r} is not a GUID")
+        return super().__new__(cls, lowered)
 
 
 @dataclass(frozen=True, order=True)
@@ -133,7 +146,7 @@ class Vf:
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
-    Mbit/s, 0 for unlimited.
+    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here.
     """
 
     index: int
@@ -150,6 +163,8 @@ class Vf:
     min_tx_rate: int | None = None
     max_tx_rate: int | None = None
     query_rss: bool | None = None
+    node_guid: Guid | None = None
+    port_guid: Guid | None = None
     netdev: Netdev | None = None
 
     def __post_init__(self) -> None:
@@ -178,6 +193,8 @@ VF_ATTRIBUTES: Final = (
     "min_tx_rate",
     "max_tx_rate",
     "query_rss",
+    "node_guid",
+    "port_guid",
 )
 """The fields of `Vf` that its PF holds and that are written through the PF (`ip link … vf N …`)."""
 
@@ -488,6 +505,8 @@ def _vf(plain: Any) -> Vf:
         min_tx_rate=fields.maybe("min_tx_rate", _integer),
         max_tx_rate=fields.maybe("max_tx_rate", _integer),
         query_rss=fields.maybe("query_rss", _boolean),
+        node_guid=fields.maybe("node_guid", _guid),
+        port_guid=fields.maybe("port_guid", _guid),
         netdev=fields.maybe("netdev", _netdev),
     )
 
@@ -555,6 +574,10 @@ _boolean = _exactly(bool)
 
 def _mac(plain: Any) -> Mac:
     return Mac(_string(plain))
+
+
+def _guid(plain: Any) -> Guid:
+    return Guid(_string(plain))
 
 
 def _tuple_of(parse: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:

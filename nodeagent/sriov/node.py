@@ -24,6 +24,7 @@ from nodeagent.sriov.model import (
     NO_DRIVER,
     REPRESENTOR,
     DeviceHandle,
+    Guid,
     Mac,
     Netdev,
     NodeState,
@@ -288,6 +289,8 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
         "min_tx_rate": info.min_tx_rate,
         "max_tx_rate": info.max_tx_rate,
         "query_rss": info.query_rss,
+        "node_guid": None if info.node_guid is None else Guid(info.node_guid),
+        "port_guid": None if info.port_guid is None else Guid(info.port_guid),
     }
 
 

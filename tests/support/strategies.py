@@ -11,6 +11,7 @@ from nodeagent.sriov.model import (
     NO_DRIVER,
     VLAN_PROTOCOLS,
     DeviceHandle,
+    Guid,
     Mac,
     Netdev,
     NodeState,
@@ -72,7 +73,9 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         link_state=draw(st.sampled_from(LINK_STATES)),
         min_tx_rate=draw(st.sampled_from((0, 10))),
         max_tx_rate=draw(st.sampled_from((0, 100))),
-        query_rss=draw(st.sampled_from((None, None))),
+        query_rss=None,
+        node_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:77")))),
+        port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
     )
 
