@@ -84,6 +84,8 @@ class FakeTree:
             directory = self.device(link.device, link.bus) / "net" / link.name
             directory.mkdir(parents=True)
             (directory / "ifindex").write_text(f"{link.index}\n")
+            if link.phys_port_name is not None:
+                (directory / "phys_port_name").write_text(f"{link.phys_port_name}\n")
 
     def hide(self, link: Link) -> None:
         """The reverse of `show`."""

@@ -1,0 +1,359 @@
+"""What happens by itself on a fake node: functions, drivers, interfaces, udevd, and time.
+
+What comes late comes after a number of ticks, and a tick is one drain of a watch: time passes only
+while the program waits, so that nothing sleeps and nothing depends on luck.
+
+A netdev is a `Link` and what a PF holds for a VF is a `VfInfo`, the very types of the real edge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nodeagent.kernel.devlink import Eswitch, Param
+from nodeagent.kernel.rtnl import Link, VfInfo
+from tests.support.fake_tree import FakeTree
+
+ZERO = "00:00:00:00:00:00"
+PF1, PF2 = "0000:01:00.0", "0000:02:00.0"
+DRIVER = "mlx5_core"
+IGB_VF = VfInfo(0, ZERO, 0, 0, "802.1Q", True, False, "auto", 0, 0, None)
+NETDEVSIM_VF = VfInfo(0, ZERO, 0, 0, None, False, False, "auto", 0, 0, False)
+
+
+@dataclass
+class Delays:
+    """In ticks; 0 is at once, inside the write."""
+
+    functions: int = 0
+    netdev: int = 1
+    rename: int = 1
+    carrier: int = 1
+
+
+@dataclass
+class FakeVf:
+    """One VF: what its PF holds, and its function (None where VFs are no devices)."""
+
+    held: VfInfo
+    function: str | None
+    pf_has_set_mac: bool = False
+
+
+@dataclass
+class FakePf:
+    """One PF. `eswitch` is None for a device without devlink, which igb is."""
+
+    bus: str
+    name: str
+    mac: str
+    numvfs: int = 0
+    totalvfs: int = 7
+    vfs: dict[int, FakeVf] = field(default_factory=dict)
+    eswitch: Eswitch | None = None
+    params: dict[str, Param] = field(default_factory=dict)
+
+
+class FakeWatch:
+    """A descriptor that the fake makes readable when something changes or is on its way."""
+
+    kernel: FakeKernel
+
+    def __init__(self) -> None:
+        self.finished: set[int] = set()
+        is_busy = int(self.kernel.is_busy())
+        self.descriptor = os.eventfd(is_busy, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.kernel.watches.append(self)
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def drain(self) -> None:
+        try:
+            os.eventfd_read(self.descriptor)
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        self.kernel.watches.remove(self)
+        os.close(self.descriptor)
+
+
+def is_representor(link: Link) -> bool:
+    """Whether the interface stands for a VF: its port is `pf0vfN`."""
+    return (link.phys_port_name or "").startswith("pf0vf")
+
+
+class FakeKernel:
+    """The truth about the node, and its physics."""
+
+    def __init__(self, root: Path) -> None:
+        self.tree = FakeTree(root / "sys")
+        self.udev_run = root / "udev"
+        self.delays = Delays()
+        self.pfs: dict[str, FakePf] = {}
+        self.links: dict[int, Link] = {}
+        self.elsewhere: set[int] = set()  # ifindexes that are in another network namespace
+        self.never: set[str] = set()  # devices whose interface does not come
+        self.names: dict[str, str] = {}  # what udev calls the interface of a device
+        self.watches: list[FakeWatch] = []
+        self.lock = threading.RLock()
+        self._pending: list[tuple[int, Callable[[], None]]] = []
+        self._indexes = itertools.count(2)
+        self._macs = itertools.count(1)
+        (self.udev_run / "data").mkdir(parents=True)
+        self._udevd: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._udevd.bind(str(self.udev_run / "control"))
+        self._udevd.listen()
+
+    # time
+
+    def tick(self) -> None:
+        """One tick: what is due happens; whoever watches is woken while more is to come."""
+        with self.lock:
+            due = [do for ticks, do in self._pending if ticks <= 1]
+            self._pending = [(ticks - 1, do) for ticks, do in self._pending if ticks > 1]
+            for do in due:
+                do()
+            if due or self._pending:
+                self.wake()
+
+    def is_busy(self) -> bool:
+        """Whether something is on its way."""
+        return bool(self._pending)
+
+    def settle(self) -> None:
+        """Everything that is on its way comes."""
+        while self._pending:
+            self.tick()
+
+    def later(self, ticks: int, do: Callable[[], None]) -> None:
+        """`do` after so many ticks."""
+        if ticks == 0:
+            do()
+        else:
+            self._pending.append((ticks, do))
+        self.wake()
+
+    def wake(self) -> None:
+        """Every watch becomes readable."""
+        for watch in self.watches:
+            os.eventfd_write(watch.descriptor, 1)
+
+    # functions and drivers
+
+    def function(self, index: int, pf: str = PF1) -> str:
+        """The PCI address of a VF: offset 128, stride 2, as igb has it."""
+        slot = 128 + 2 * index
+        return f"{pf[:8]}{slot >> 3:02x}.{slot & 7}"
+
+    def create_vfs(self, pf: FakePf, count: int) -> None:
+        """The functions of `count` VFs, at once or one by one later."""
+        pf.numvfs = count
+        self.tree.set(pf.bus, pf.name, "sriov_numvfs", str(count))
+        is_device = pf.bus == "pci"
+        kind = IGB_VF if is_device else NETDEVSIM_VF
+        for index in range(count):
+            function = self.function(index, pf.name) if is_device else None
+            pf.vfs[index] = FakeVf(dataclasses.replace(kind, index=index), function)
+            if is_device:
+                self._add_later(pf, index)
+        self.update_representors(pf)
+
+    def remove_vfs(self, pf: FakePf) -> None:
+        """numvfs becomes 0: functions go, and with them their interfaces, wherever those are."""
+        for index, vf in pf.vfs.items():
+            if vf.function is not None and self.tree.device(vf.function).exists():
+                self.release("pci", vf.function)
+                self.tree.remove_function(pf.name, index, vf.function)
+        pf.vfs.clear()
+        pf.numvfs = 0
+        self.tree.set(pf.bus, pf.name, "sriov_numvfs", "0")
+        self.update_representors(pf)
+
+    def update_representors(self, pf: FakePf) -> None:
+        """In switchdev each VF has one, in legacy none has."""
+        is_switch = pf.eswitch is not None and pf.eswitch.mode == "switchdev"
+        wanted = {f"pf0vf{index}" for index in pf.vfs} if is_switch else set()
+        for link in [link for link in self.links.values() if link.device == pf.name]:
+            if is_representor(link) and link.phys_port_name not in wanted:
+                self._remove_link(link)
+            wanted.discard(link.phys_port_name or "")
+        for port in sorted(wanted):
+            self._add_representor_later(pf, port)
+
+    def autoprobes(self, name: str) -> bool:
+        """pci_device_can_probe(): a VF asks its PF."""
+        physfn = self.tree.device(name) / "physfn"
+        return not physfn.exists() or (physfn / "sriov_drivers_autoprobe").read_text() == "1\n"
+
+    def attach(self, name: str, driver: str, bus: str = "pci") -> None:
+        """The device is bound, and its driver makes an interface."""
+        self.tree.drive(bus, name, driver)
+        if driver == DRIVER and name not in self.never:
+            self.later(self.delays.netdev, lambda: self._add_netdev(bus, name))
+
+    def release(self, bus: str, name: str) -> None:
+        """The driver lets go of the device."""
+        for link in [link for link in self.links.values() if link.device == name]:
+            self._remove_link(link)
+        self.tree.undrive(bus, name)
+        self.wake()
+
+    def _remove_link(self, link: Link) -> None:
+        self.tree.hide(link)
+        del self.links[link.index]
+        self.elsewhere.discard(link.index)
+        (self.udev_run / "data" / f"n{link.index}").unlink(missing_ok=True)
+
+    def _add_representor_later(self, pf: FakePf, port: str) -> None:
+        mac = self._own_mac()
+
+        def add() -> None:
+            if pf.eswitch is not None and pf.eswitch.mode == "switchdev":
+                self._announce(self.new_link(self._ethernet(), mac, pf.bus, pf.name, port))
+
+        self.later(self.delays.netdev, add)
+
+    def _add_later(self, pf: FakePf, index: int) -> None:
+        self.later(self.delays.functions, lambda: self._add_function(pf, index))
+
+    def _add_function(self, pf: FakePf, index: int) -> None:
+        vf = pf.vfs.get(index)
+        if vf is None or vf.function is None:
+            return
+        self.tree.make_function(pf.name, index, vf.function)
+        self.names.setdefault(vf.function, f"{self.names[pf.name]}v{index}")
+        if self.autoprobes(vf.function):
+            self.attach(vf.function, DRIVER)
+
+    # interfaces
+
+    def link(self, device: str) -> Link:
+        """The interface of a device."""
+        links = (link for link in self.links.values() if link.device == device)
+        return next(link for link in links if not is_representor(link))
+
+    def vf_of(self, function: str | None) -> tuple[FakePf, FakeVf] | None:
+        """The PF and the VF whose device that is."""
+        for pf in self.pfs.values():
+            for vf in pf.vfs.values():
+                if function is not None and vf.function == function:
+                    return pf, vf
+        return None
+
+    def is_taken(self, name: str) -> bool:
+        """Whether an interface has that name or alternative name."""
+        here = (link for link in self.links.values() if link.index not in self.elsewhere)
+        return any(name == link.name or name in link.altnames for link in here)
+
+    def change(self, index: int, **changes: object) -> None:
+        """Give an interface other attributes, if it is still there."""
+        link = self.links.get(index)
+        if link is not None:
+            self.tree.hide(link)
+            changed = dataclasses.replace(link, **changes)  # type: ignore[arg-type] # by name
+            self.links[index] = changed
+            if index not in self.elsewhere:
+                self.tree.show(changed)
+            self.wake()
+
+    def new_link(
+        self, name: str, mac: str, bus: str | None, device: str | None, port: str | None = None
+    ) -> Link:
+        """An interface, down, as alloc_etherdev() makes it."""
+        index = 1 if name == "lo" else next(self._indexes)
+        link = Link(index, name, mac, 1500, False, False, bus, device, port, txqueuelen=1000)
+        self.links[index] = link
+        self.tree.show(link)
+        return link
+
+    def _add_netdev(self, bus: str, name: str) -> None:
+        has_one = any(link.device == name for link in self.links.values())
+        if not has_one and self.tree.driver(name, bus) == DRIVER:
+            self._announce(self.new_link(self._ethernet(), self._mac(name), bus, name))
+
+    def _announce(self, link: Link) -> None:
+        if self._udevd is not None:
+            (self.udev_run / "queue").touch()
+            self.later(self.delays.rename, lambda: self._udev_finishes(link.index))
+
+    def _ethernet(self) -> str:
+        return next(name for n in itertools.count() if not self.is_taken(name := f"eth{n}"))
+
+    def _own_mac(self) -> str:
+        number = f"{next(self._macs):06x}"
+        return f"06:00:00:{number[:2]}:{number[2:4]}:{number[4:]}"
+
+    def _mac(self, device: str) -> str:
+        """A VF asks its PF for its MAC when it is bound: a PF that is down gives none."""
+        found = self.vf_of(device)
+        if found is None:
+            return self.pfs[device].mac
+        pf, vf = found
+        own = self._own_mac()
+        if not any(link.up for link in self.links.values() if link.device == pf.name):
+            return own
+        if not vf.pf_has_set_mac:
+            vf.held = dataclasses.replace(vf.held, mac=own)
+        return vf.held.mac or own
+
+    # udevd
+
+    def stop_udevd(self) -> None:
+        """udevd is killed: its socket's file stays, and nobody listens."""
+        if self._udevd is not None:
+            self._udevd.close()
+            self._udevd = None
+
+    def udev_sees_rename(self, index: int) -> None:
+        """Another has renamed an interface: udevd will run its rules for the `move` event."""
+        if self._udevd is not None:
+            self.later(self.delays.rename, lambda: self._udev_follows(index))
+
+    def udev_writes(self, index: int, text: str) -> None:
+        """An entry of udev's database."""
+        (self.udev_run / "data" / f"n{index}").write_text(text)
+
+    def _path_name(self, link: Link) -> str:
+        name = self.names.get(link.device or "", link.name)
+        return f"{name}_{link.phys_port_name}" if is_representor(link) else name
+
+    def _udev_finishes(self, index: int) -> None:
+        """Rename, then the database, then the broadcast; a rename that fails leaves no I: line."""
+        link = self.links.get(index)
+        if self._udevd is None or link is None or index in self.elsewhere:
+            return
+        wanted = self._path_name(link)
+        if wanted == link.name:
+            self.udev_writes(index, "I:1\n")
+        elif link.up or self.is_taken(wanted):
+            self.udev_writes(index, "E:ID_RENAMING=1\n")
+        else:
+            self.change(index, name=wanted)
+            self.udev_writes(index, "I:1\n")
+        self._udev_broadcasts(index)
+        if not self._pending:
+            (self.udev_run / "queue").unlink(missing_ok=True)
+
+    def _udev_follows(self, index: int) -> None:
+        """The path's name becomes an alternative one (AlternativeNamesPolicy), where it is free."""
+        link = self.links.get(index)
+        if self._udevd is None or link is None:
+            return
+        path_name = self._path_name(link)
+        if not self.is_taken(path_name):
+            self.change(index, altnames=tuple(sorted({*link.altnames, path_name})))
+        self._udev_broadcasts(index)
+
+    def _udev_broadcasts(self, index: int) -> None:
+        for watch in self.watches:
+            watch.finished.add(index)
+        self.wake()

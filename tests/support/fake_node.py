@@ -1,0 +1,280 @@
+"""A node that reacts: one fake for the whole of sysfs, rtnetlink, devlink and udev.
+
+The sysfs tree is made of real files and symlinks, which `nodeagent.kernel.sysfs.Sysfs` opens and
+reads like any other; `write(2)` alone is intercepted, in one place. `FakeRtnl` and `FakeDevlink`
+answer with the same truth. What happens by itself is in fake_kernel, what a write does in
+fake_rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import sysfs as real_sysfs
+from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
+from nodeagent.kernel.events import StopSignal, UdevWatch
+from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.settings import Settings
+from nodeagent.sriov import links as real_links
+from nodeagent.sriov import node as real_node
+from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.node import Node
+from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
+from tests.support.fake_rules import FakeRules
+
+
+@contextmanager
+def fake_node(monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> Iterator[FakeNode]:
+    """A node without PFs. Its path is short: udev's socket has to fit into 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="node") as directory:
+        node = FakeNode(Path(directory), monkeypatch, igb=igb)
+        try:
+            yield node
+        finally:
+            node.close()
+
+
+class FakeNode(FakeRules):
+    """The node, and what a test may do to it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> None:
+        super().__init__(root, igb=igb)
+        self.without_info: set[tuple[str, int]] = set()
+        self._attach(monkeypatch)
+        for driver in (DRIVER, "vfio-pci"):
+            self.tree.make_driver("pci", driver)
+        self.add_link("lo")
+
+    def _attach(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = self
+
+        class FakeLinkWatch(FakeWatch):
+            kernel = fake
+
+            def drain(self) -> None:
+                super().drain()
+                fake.tick()
+
+            def __enter__(self) -> FakeLinkWatch:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self.close()
+
+        class FakeUdevWatch(FakeWatch, UdevWatch):
+            kernel = fake
+
+        monkeypatch.setattr(real_node, "LinkWatch", FakeLinkWatch)
+        for module in (real_node, real_links):
+            monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
+        monkeypatch.setattr(real_sysfs, "os", _WatchedOs(self))
+
+    def close(self) -> None:
+        """End udevd and let every held write go."""
+        self.stop_udevd()
+        for fault in self.faults.values():
+            if fault.held is not None:
+                fault.held.set()
+
+    def node(self, settings: Settings, stop: StopSignal | None = None) -> Node:
+        """The program's view of this node."""
+        return Node(
+            settings,
+            stop,
+            sysfs=Sysfs(self.tree.root),
+            rtnl=FakeRtnl(self),
+            devlink=lambda: FakeDevlink(self),
+            udev_run=self.udev_run,
+        )
+
+    # what a test may do to the node
+
+    def add_pf(self, name: str = PF1, *, bus: str = "pci", totalvfs: int = 7) -> FakePf:
+        """A PF that is bound, up, named and settled, without VFs."""
+        number = len(self.pfs) + 1
+        pf = self.pfs[name] = FakePf(bus, name, f"52:54:00:00:00:{number:02x}", totalvfs=totalvfs)
+        self.names[name] = f"ens{number}np0"
+        self.tree.make_device(bus, name)
+        self.tree.make_driver(bus, DRIVER)
+        self.tree.drive(bus, name, DRIVER)
+        self.tree.set(bus, name, "sriov_numvfs", "0")
+        if bus == "pci":
+            self.tree.set(bus, name, "sriov_drivers_autoprobe", "1")
+        self.add_link(self.names[name], pf.mac, bus=bus, device=name, up=True, carrier=True)
+        return pf
+
+    def add_link(
+        self, name: str, mac: str = ZERO, *, bus: str | None = None, device: str | None = None,
+        **facts: object,
+    ) -> Link:  # fmt: skip
+        """An interface that is there, and that udev has finished with."""
+        port = facts.pop("phys_port_name", None)
+        link = self.new_link(name, mac, bus, device, None if port is None else str(port))
+        self.change(link.index, **facts)
+        self.udev_writes(link.index, "I:1\n")
+        return self.links[link.index]
+
+    def set_up(self, state: NodeState) -> None:
+        """The PFs of `state` and all that it says of them, whatever the rules of writing are."""
+        for pf in state.pfs:
+            self.add_pf(pf.handle.name, bus=pf.handle.bus)
+        for pf in state.pfs:
+            self.give(pf)
+
+    def give(self, state: Pf) -> None:
+        """Make a PF that is there, and its VFs, what `state` says."""
+        pf = self.pfs[state.handle.name]
+        kept, self.delays = self.delays, Delays(0, 0, 0, 0)
+        if state.eswitch_mode is not None:
+            pf.eswitch = Eswitch(state.eswitch_mode, state.inline_mode, state.encap_mode)
+            pf.params = {p.name: Param(p.name, p.kind, p.value) for p in state.params}
+        if pf.bus == "pci":
+            self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
+        self.create_vfs(pf, state.numvfs or 0)
+        for vf in state.vfs:
+            self._give_vf(pf, vf)
+        if pf.bus == "pci":
+            self.tree.set(
+                pf.bus, pf.name, "sriov_drivers_autoprobe", str(int(bool(state.autoprobe)))
+            )
+        if state.netdev is not None:
+            self._give_netdev(self.link(pf.name), state.netdev)
+        ports = {
+            link.phys_port_name: link for link in self.links.values() if link.device == pf.name
+        }
+        for representor in state.representors:
+            self._give_netdev(ports[representor.port], representor.netdev)
+        self.delays = kept
+
+    def _give_vf(self, pf: FakePf, state: Vf) -> None:
+        vf = pf.vfs[state.index]
+        held = {f.name: getattr(state, f.name) for f in dataclasses.fields(VfInfo)[2:]}
+        vf.held = VfInfo(state.index, state.admin_mac, **held)
+        vf.pf_has_set_mac = vf.held.mac not in {None, ZERO}
+        if vf.function is None:
+            return
+        self.tree.set("pci", vf.function, "driver_override", state.driver_override or "(null)")
+        if state.driver not in {None, NO_DRIVER}:
+            self.attach(vf.function, state.driver or "")
+        if state.netdev is not None:
+            self._give_netdev(self.link(vf.function), state.netdev)
+        elif state.driver == DRIVER:
+            self.move_away(vf.function)
+
+    def _give_netdev(self, link: Link, wanted: Netdev) -> None:
+        every = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
+        changes = {name: value for name, value in every.items() if value is not None}
+        self.change(link.index, **changes, carrier=bool(wanted.up))
+
+    def move_away(self, device: str) -> None:
+        """The device's interface goes into another network namespace."""
+        link = self.link(device)
+        self.elsewhere.add(link.index)
+        self.tree.hide(link)
+
+    def unplug(self, name: str) -> None:
+        """The PF is gone, with everything on it."""
+        pf = self.pfs.pop(name)
+        self.remove_vfs(pf)
+        self.release(pf.bus, name)
+        self.tree.remove_device(pf.bus, name)
+
+    def restart(self) -> None:
+        """The driver is unloaded and loaded: VFs, names, MTUs and states are gone."""
+        for pf in self.pfs.values():
+            self.remove_vfs(pf)
+            self.release(pf.bus, pf.name)
+        for pf in self.pfs.values():
+            self.attach(pf.name, DRIVER, pf.bus)
+
+
+class FakeRtnl(Rtnl):
+    """rtnetlink of a FakeNode; `requests` counts messages, as the real one does."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.requests = 0
+        self.closed = False
+        self._node = node
+
+    def close(self) -> None:
+        self.closed = True
+
+    def links(self) -> dict[int, Link]:
+        self.requests += 1
+        here = self._node.links.items()
+        return {index: link for index, link in here if index not in self._node.elsewhere}
+
+    def vfs(self, index: int) -> tuple[VfInfo, ...]:
+        self.requests += 1
+        link = self._node.links.get(index)
+        if link is None or index in self._node.elsewhere:
+            raise KernelError(f"cannot read the VFs of interface {index}", errno=errno.ENODEV)
+        pf = self._node.pfs[link.device or ""]
+        hidden = self._node.without_info
+        return tuple(vf.held for n, vf in sorted(pf.vfs.items()) if (pf.name, n) not in hidden)
+
+    def change(self, changes: Sequence[Change]) -> list[OSError | None]:
+        self.requests += len(changes)
+        return [self._changed(change) for change in changes]
+
+    def _changed(self, change: Change) -> OSError | None:
+        try:
+            self._node.link_change(change)
+        except OSError as error:
+            return error
+        return None
+
+
+class FakeDevlink(Devlink):
+    """devlink of a FakeNode: the PFs that have an eswitch."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def close(self) -> None:
+        return
+
+    def devices(self) -> tuple[Device, ...]:
+        return tuple((pf.bus, pf.name) for pf in self._node.pfs.values() if pf.eswitch is not None)
+
+    def eswitch(self, device: Device) -> Eswitch:
+        return self._node.pfs[device[1]].eswitch or Eswitch()
+
+    def set_eswitch(self, device: Device, wanted: Eswitch) -> None:
+        self._node.devlink_change(self._node.pfs[device[1]], "eswitch", wanted)
+
+    def params(self) -> dict[Device, tuple[Param, ...]]:
+        pfs = self._node.pfs.values()
+        return {
+            (pf.bus, pf.name): tuple(pf.params[name] for name in sorted(pf.params)) for pf in pfs
+        }
+
+    def set_param(self, device: Device, param: Param) -> None:
+        self._node.devlink_change(self._node.pfs[device[1]], param.name, param)
+
+
+class _WatchedOs:
+    """`os` as nodeagent.kernel.sysfs sees it: all is real but write(2) on a file of the tree."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def write(self, fd: int, data: bytes) -> int:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if not path.is_relative_to(self._node.tree.root):
+            return os.write(fd, data)
+        self._node.sysfs_write(path, data.decode())
+        return len(data)

@@ -1,0 +1,266 @@
+"""What the kernel and its drivers make of each write to a fake node, and the faults in the way.
+
+The rules are those of drivers/pci/iov.c, drivers/base/bus.c, net/core/rtnetlink.c and igb; each
+refusal was seen in the lab or stands in the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent.kernel.devlink import Eswitch, Param
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
+from tests.support.fake_kernel import DRIVER, ZERO, FakeKernel, FakePf
+
+# the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
+LINK_ORDER = ("mac", "mtu", "group", "name", "alias", "up", "promisc", "allmulti", "txqueuelen")
+FOREVER = 1_000_000
+
+
+@dataclass(frozen=True)
+class Write:
+    """One attribute written, or tried: a device or `0000:01:00.0 vf 3`, its attribute, a value."""
+
+    target: str
+    attribute: str
+    value: object
+
+
+@dataclass
+class Fault:
+    """What happens to a write instead: refused with `errno`; without one, silently ignored.
+
+    `held`: it blocks until that event is set, and is then performed. `count`: a number of VFs that
+    is made in place of the one asked for.
+    """
+
+    errno: int | None = None
+    times: int = FOREVER
+    held: threading.Event | None = None
+    count: int | None = None
+
+
+class FakeRules(FakeKernel):
+    """The node and its writes. `trace` is told of each, before and after, and may raise."""
+
+    def __init__(self, root: Path, *, igb: bool) -> None:
+        super().__init__(root)
+        self.igb = igb
+        self.faults: dict[tuple[str, str], Fault] = {}
+        self.writes: list[Write] = []
+        self.trace: Callable[[str], None] = lambda _: None
+
+    def plant(self, target: str, attribute: str, fault: Fault) -> Fault:
+        """From now on a write to that attribute of that target meets the fault."""
+        self.faults[target, attribute] = fault
+        return fault
+
+    def written(self, *attributes: str) -> list[Write]:
+        """The writes of these attributes, in order."""
+        return [write for write in self.writes if write.attribute in attributes]
+
+    # the ways in
+
+    def sysfs_write(self, path: Path, value: str) -> None:
+        """What write(2) on a file of the tree does."""
+        text = value.strip()
+        if path.name in {"bind", "unbind", "drivers_probe"}:
+            self._perform(Write(text, path.name, path.parent.name), self._bus_write)
+        else:
+            self._perform(Write(path.parent.name, path.name, text), self._device_write)
+
+    def link_change(self, change: Change) -> None:
+        """One RTM_SETLINK or RTM_NEWLINKPROP: attributes in the kernel's order, up to a refusal."""
+        link = self.links.get(change.index)
+        if link is None or change.index in self.elsewhere:
+            raise _refusal(errno.ENODEV)
+        target = link.device or link.name
+        if isinstance(change, VfChange):
+            for attribute, value in _vf_attributes(change):
+                self._perform(Write(f"{target} vf {change.vf}", attribute, value), self._set_vf)
+        elif isinstance(change, AltnameChange):
+            write = Write(target, "altname", (change.altname, change.add))
+            self._perform(write, lambda write: self._set_altname(link.index, write))
+        else:
+            for attribute in LINK_ORDER:
+                if getattr(change, attribute) is not None:
+                    write = Write(target, attribute, getattr(change, attribute))
+                    self._perform(write, lambda write: self._set_link(link.index, write))
+
+    def devlink_change(self, pf: FakePf, attribute: str, value: object) -> None:
+        """DEVLINK_CMD_ESWITCH_SET or DEVLINK_CMD_PARAM_SET."""
+        if pf.eswitch is None:
+            raise _refusal(errno.EOPNOTSUPP)
+        self._perform(Write(pf.name, attribute, value), self._set_devlink)
+
+    def _perform(self, write: Write, do: Callable[[Write], None]) -> None:
+        with self.lock:
+            self.trace(f"before {write}")
+            self.writes.append(write)
+            fault = self.faults.get((write.target, write.attribute))
+            if fault is not None:
+                fault.times -= 1
+                fault = None if fault.times < 0 else fault
+        if fault is not None and fault.held is not None:
+            fault.held.wait()
+        with self.lock:
+            if fault is not None and fault.errno is not None:
+                raise _refusal(fault.errno)
+            if fault is not None and fault.count is not None:
+                do(dataclasses.replace(write, value=str(fault.count)))
+            elif fault is None or fault.held is not None:
+                do(write)
+            self.trace(f"after {write}")
+
+    def _bus_write(self, write: Write) -> None:
+        """bind_store(), unbind_store() and drivers_probe_store() of drivers/base/bus.c."""
+        name, now = write.target, self.tree.driver(write.target)
+        if not self.tree.device(name).exists():
+            raise _refusal(errno.ENODEV)
+        if write.attribute == "unbind":
+            if now != write.value:
+                raise _refusal(errno.ENODEV)
+            self.release("pci", name)
+            return
+        override = self.tree.get(name, "driver_override").replace("(null)", "")
+        takes = override or DRIVER  # vfio-pci knows no device but by its override
+        may = bool(override) or self.autoprobes(name)
+        if write.attribute == "drivers_probe":
+            if now is None and may:
+                self.attach(name, takes)
+        elif now is not None:
+            raise _refusal(errno.EBUSY)
+        elif not may or takes != write.value:
+            raise _refusal(errno.ENODEV)
+        else:
+            self.attach(name, takes)
+
+    def _device_write(self, write: Write) -> None:
+        name, text = write.target, str(write.value)
+        if write.attribute == "sriov_numvfs":
+            self._set_numvfs(self.pfs[name], int(text))
+        else:
+            is_cleared = write.attribute == "driver_override" and not text
+            self.tree.set("pci", name, write.attribute, "(null)" if is_cleared else text)
+
+    def _set_numvfs(self, pf: FakePf, count: int) -> None:
+        """sriov_numvfs_store() of drivers/pci/iov.c."""
+        if count > pf.totalvfs:
+            raise _refusal(errno.ERANGE)
+        if count == pf.numvfs:
+            return
+        if self.tree.driver(pf.name, pf.bus) is None:
+            raise _refusal(errno.ENOENT)
+        if count == 0:
+            self.remove_vfs(pf)
+        elif pf.numvfs:
+            raise _refusal(errno.EBUSY)
+        else:
+            self.create_vfs(pf, count)
+
+    def _set_vf(self, write: Write) -> None:
+        name, _, number = write.target.partition(" vf ")
+        vf = self.pfs[name].vfs.get(int(number))
+        if vf is None:
+            raise _refusal(errno.EINVAL)
+        changes: dict[str, object] = {write.attribute: write.value}
+        match write.attribute, write.value:
+            case "vlan", (vlan, qos, protocol):
+                changes = {"vlan": vlan, "qos": qos, "vlan_proto": protocol}
+            case "rate", (lowest, highest):
+                changes = {"min_tx_rate": lowest, "max_tx_rate": highest}
+        if self.igb:
+            self._check_igb(name, changes)
+        vf.held = dataclasses.replace(vf.held, **changes)  # type: ignore[arg-type] # by name
+        if write.attribute == "mac":
+            vf.pf_has_set_mac = write.value != ZERO
+
+    def _check_igb(self, pf: str, changes: dict[str, object]) -> None:
+        """igb_ndo_set_vf_*() of drivers/net/ethernet/intel/igb/igb_main.c."""
+        if changes.keys() & {"link_state", "query_rss"}:
+            raise _refusal(errno.EOPNOTSUPP)
+        if changes.get("vlan_proto", "802.1Q") != "802.1Q":
+            raise _refusal(errno.EPROTONOSUPPORT)
+        if "max_tx_rate" in changes and (changes["min_tx_rate"] or not self.link(pf).carrier):
+            raise _refusal(errno.EINVAL)
+
+    def _set_link(self, index: int, write: Write) -> None:
+        link, attribute, value = self.links[index], write.attribute, write.value
+        if value == getattr(link, attribute):
+            return
+        if attribute in {"name", "mac"} and link.up:
+            raise _refusal(errno.EBUSY)
+        if attribute == "name" and self.is_taken(str(value)):
+            raise _refusal(errno.EEXIST)
+        self._check_vf_link(link, write)
+        if attribute == "up":
+            self.change(index, up=value, carrier=False)
+            if value:
+                self.later(self.delays.carrier, lambda: self.change(index, carrier=True))
+            return
+        self.change(index, **{attribute: value})
+        if attribute == "name":
+            self.udev_sees_rename(index)
+
+    def _check_vf_link(self, link: Link, write: Write) -> None:
+        found = self.vf_of(link.device)
+        if found is None:
+            return
+        pf, vf = found
+        if write.attribute == "mac":
+            if vf.pf_has_set_mac and write.value != vf.held.mac:
+                raise _refusal(errno.EADDRNOTAVAIL)
+            vf.held = dataclasses.replace(vf.held, mac=str(write.value))
+        if write.attribute == "mtu" and int(str(write.value)) > self.link(pf.name).mtu:
+            raise _refusal(errno.EINVAL)
+
+    def _set_altname(self, index: int, write: Write) -> None:
+        altnames = {*self.links[index].altnames}
+        match write.value:
+            case (str(name), True):
+                if self.is_taken(name):
+                    raise _refusal(errno.EEXIST)
+                altnames.add(name)
+            case (str(name), False):
+                altnames.discard(name)
+        self.change(index, altnames=tuple(sorted(altnames)))
+
+    def _set_devlink(self, write: Write) -> None:
+        pf = self.pfs[write.target]
+        match write.value:
+            case Param() as param:
+                pf.params[param.name] = param
+            case Eswitch() as wanted if pf.eswitch is not None:
+                bound = (self.tree.driver(vf.function) for vf in pf.vfs.values() if vf.function)
+                if wanted.mode not in {None, pf.eswitch.mode} and any(bound):
+                    raise _refusal(errno.EBUSY)  # mlx5: unbind the VFs first
+                given = {k: v for k, v in dataclasses.asdict(wanted).items() if v is not None}
+                pf.eswitch = dataclasses.replace(pf.eswitch, **given)
+                self.update_representors(pf)
+
+
+def _vf_attributes(change: VfChange) -> list[tuple[str, object]]:
+    """The attributes of one VF, in order; VLAN and rates as the tuples that the kernel takes."""
+    vlan = (change.vlan, change.qos or 0, change.vlan_proto or "802.1Q")
+    rates = (change.min_tx_rate or 0, change.max_tx_rate or 0)
+    is_rated = change.min_tx_rate is not None or change.max_tx_rate is not None
+    every = (
+        ("mac", change.mac),
+        ("vlan", None if change.vlan is None else vlan),
+        ("rate", rates if is_rated else None),
+        ("spoofchk", change.spoofchk),
+        ("link_state", change.link_state),
+        ("query_rss", change.query_rss),
+        ("trust", change.trust),
+    )
+    return [(name, value) for name, value in every if value is not None]
+
+
+def _refusal(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
