@@ -124,5 +124,10 @@ class Stopped(AgentError):
 
 def reason(error: OSError) -> str:
     """The kernel's refusal for a message: `EBUSY: Device or resource busy`."""
-    name = errnos.errorcode.get(error.errno or 0, str(error.errno))
+    number = error.errno or 0
+    name = _KERNEL_NAMES.get(number) or errnos.errorcode.get(number, str(error.errno))
     return f"{name}: {error.strerror}"
+
+
+# Python's table has the last of two names of one number; people search for the kernel's
+_KERNEL_NAMES = {errnos.EOPNOTSUPP: "EOPNOTSUPP", errnos.EDEADLK: "EDEADLK"}
