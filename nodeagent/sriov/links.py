@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from nodeagent.errors import WaitTimeout, reason
+from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
 from nodeagent.sriov.actions import SetLink, SetVf
@@ -97,7 +97,11 @@ def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
         if link is None:
             failures.append(((pf, None), f"{pf}: has no interface to set its VFs through"))
             continue
-        have = {info.index: info for info in node.rtnl.vfs(link.index)}
+        try:
+            have = {info.index: info for info in node.rtnl.vfs(link.index)}
+        except KernelError as error:
+            failures.append(((pf, None), f"{pf}: {error.message}"))
+            continue
         for action in actions:
             if action.pf == pf:
                 change = _vf_change(action, link, have.get(action.index))
