@@ -1,0 +1,54 @@
+"""What a lab test starts from, and nodeagent's own files.
+
+A fixture looks first: making VFs takes seconds here, and after a good test they are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import lab
+from tests.support.lab import PF1, Nodeagent, State
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_after_boot() -> Iterator[None]:
+    """Whatever a module did: build A, no VFs, no faults afterwards."""
+    yield
+    lab.clean("A")
+
+
+@pytest.fixture
+def nodeagent(tmp_path: Path) -> Iterator[Nodeagent]:
+    """The command line; what it leaves running is ended with the test."""
+    agent = Nodeagent(tmp_path)
+    yield agent
+    agent.end()
+    lab.remove_faults()
+
+
+@pytest.fixture
+def no_vfs() -> None:
+    """No VFs; build A or B, on disk and loaded."""
+    lab.clean()
+
+
+@pytest.fixture(scope="session")
+def remembered() -> dict[str, State]:
+    """What a node looks like that other tests may take over, if it still looks like that."""
+    return {}
+
+
+@pytest.fixture
+def three_vfs(remembered: dict[str, State]) -> State:
+    """Three VFs on the first PF, none on the second; what the node looks like then."""
+    lab.remove_faults()
+    lab.put_loaded_build_on_disk()
+    if remembered.get("three VFs") != lab.read():
+        lab.clean()
+        lab.make_vfs(PF1, 3)
+        remembered["three VFs"] = lab.read()
+    return lab.read()

@@ -1,0 +1,528 @@
+"""The emulated node in a test's hands: VFs made with iproute2, state read with iproute2, faults.
+
+Nothing here uses nodeagent: what it sets up and what it reads are what nodeagent is held against.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+PCI: Final = Path("/sys/bus/pci/devices")
+NETDEVSIM: Final = Path("/sys/bus/netdevsim")
+PF1: Final = "0000:01:00.0"
+PF2: Final = "0000:02:00.0"
+RUN: Final = Path("/run/lab")
+SWITCHES: Final = RUN / "openibd.switches"
+OPENIBD_LOG: Final = RUN / "openibd.log"
+HOOKS: Final = Path("/etc/infiniband")
+RULES: Final = Path("/run/udev/rules.d")
+BLACKLIST: Final = Path("/etc/modprobe.d/blacklist-ofed-modules.conf")
+DRIVER_VERSION: Final = "25.10-1.2.8.0"
+DONE_FLAG: Final = "dtk_done_compile_25_10_1_2_8_0"
+PATIENCE: Final = 120.0
+"""Seconds until something that must come counts as never coming. The guest is slow."""
+
+State = dict[str, Any]
+
+
+def sh(command: str, timeout: float = PATIENCE) -> str:
+    """What a shell command prints; it must succeed."""
+    done = subprocess.run(
+        ["/bin/bash", "-euc", command], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def ip(*lines: str) -> None:
+    """Lines for ip(8), in one batch; each must succeed."""
+    text = "\n".join(lines)
+    done = subprocess.run(
+        ["ip", "-batch", "-"],
+        input=text,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stderr}"
+
+
+def settle() -> None:
+    """Return when udev has handled every event."""
+    sh("udevadm settle --timeout=100")
+
+
+# PFs and VFs
+
+
+def pfs() -> list[str]:
+    """The PCI addresses of all PFs."""
+    return sorted(path.parent.name for path in PCI.glob("*/sriov_totalvfs"))
+
+
+def vf(pf: str, index: int) -> str:
+    """The PCI address of a VF."""
+    return (PCI / pf / f"virtfn{index}").resolve(strict=True).name
+
+
+def vfs(pf: str) -> dict[int, str]:
+    """The PCI addresses of a PF's VFs by index."""
+    found = (PCI / pf).glob("virtfn*")
+    return {int(link.name.removeprefix("virtfn")): link.resolve().name for link in sorted(found)}
+
+
+def name(address: str) -> str:
+    """The name of a device's one network interface."""
+    (path,) = (PCI / address / "net").iterdir()
+    return path.name
+
+
+def driver(address: str) -> str | None:
+    """The driver that a device is bound to."""
+    link = PCI / address / "driver"
+    return link.resolve().name if link.exists() else None
+
+
+def create_vfs(pf: str, count: int) -> None:
+    """Make VFs on a PF that is up, each probed and named by udev."""
+    ip(f"link set {name(pf)} up")
+    (PCI / pf / "sriov_numvfs").write_text(str(count))
+    settle()
+
+
+def unbind(address: str) -> None:
+    """Take a device from its driver."""
+    (PCI / address / "driver" / "unbind").write_text(address)
+
+
+def rebind(address: str) -> None:
+    """Unbind and bind to the same driver: an igb VF takes up its admin MAC then."""
+    before = (PCI / address / "driver").resolve()
+    (before / "unbind").write_text(address)
+    (before / "bind").write_text(address)
+
+
+def give_to(driver_name: str, address: str) -> None:
+    """Bind a device to another driver by driver_override, as for a virtual machine."""
+    sh(f"modprobe {driver_name}")
+    unbind(address)
+    (PCI / address / "driver_override").write_text(f"{driver_name}\n")
+    Path("/sys/bus/pci/drivers_probe").write_text(address)
+    assert driver(address) == driver_name
+
+
+def await_carrier(pf: str) -> None:
+    """A PF that is up has its link some 2 s later; igb takes a rate only then."""
+    carrier = PCI / pf / "net" / name(pf) / "carrier"
+    eventually(lambda: carrier.read_text() == "1\n", f"carrier of {pf}")
+
+
+def make_vfs(pf: str, count: int, *, mtu: int = 1500, rates: bool = False) -> None:
+    """VFs in which everything differs: MACs, VLAN, QoS, trust, spoofchk, MTU, state, rates."""
+    ip(f"link set {name(pf)} mtu {mtu}")
+    create_vfs(pf, count)
+    if rates:
+        await_carrier(pf)
+        ip(*(f"link set {name(pf)} vf {n} max_tx_rate {100 * (n + 1)}" for n in range(count)))
+    bus = int(pf[5:7], 16)
+    on, off = ("on", "off"), ("off", "on")
+    for index, address in vfs(pf).items():
+        ip(
+            f"link set {name(pf)} vf {index} mac 02:00:00:00:{bus:02x}:{index:02x}",
+            f"link set {name(pf)} vf {index} vlan {100 + index} qos {index % 8}",
+            f"link set {name(pf)} vf {index} trust {on[index % 2]}",
+            f"link set {name(pf)} vf {index} spoofchk {off[index % 2]}",
+        )
+        rebind(address)
+    settle()
+    for index, address in vfs(pf).items():
+        state = "up" if index % 3 else "down"
+        ip(f"link set {name(address)} mtu {min(mtu, 1500 + 100 * index)} {state}")
+
+
+# The state, as iproute2 and sysfs tell it
+
+
+def read() -> State:
+    """Every PF by address: its number of VFs, autoprobe, interface; each VF's everything."""
+    links = {
+        link["parentdev"]: link
+        for link in json.loads(sh("ip -d -j link show"))
+        if link.get("parentbus") == "pci" and link["link_type"] == "ether"
+    }
+    return {pf: _read_pf(pf, links) for pf in pfs() if driver(pf) is not None}
+
+
+def _read_pf(pf: str, links: Mapping[str, State]) -> State:
+    told = {int(vf["vf"]): vf for vf in links[pf]["vfinfo_list"]}
+    return {
+        "numvfs": _number(PCI / pf / "sriov_numvfs"),
+        "autoprobe": _number(PCI / pf / "sriov_drivers_autoprobe"),
+        "driver": driver(pf),
+        "interface": read_interface(links.get(pf)),
+        "vfs": {
+            index: {
+                "driver": driver(address),
+                "override": (PCI / address / "driver_override").read_text(),
+                "told by its PF": told[index],
+                "interface": read_interface(links.get(address)),
+            }
+            for index, address in vfs(pf).items()
+        },
+    }
+
+
+def read_interface(link: State | None) -> State | None:
+    """What is kept of an interface: names, MAC, MTU, administrative state."""
+    if link is None:
+        return None
+    kept = {key: link.get(key) for key in ("ifname", "altnames", "ifalias", "address", "mtu")}
+    return kept | {"up": "UP" in link["flags"]}
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+# The driver and its restart
+
+
+@cache
+def srcversion_of(build: str) -> str:
+    """The srcversion of the lab's build A or B."""
+    return sh(f"modinfo -F srcversion /opt/lab/driver/{build}/mlx5_core.ko").strip()
+
+
+def loaded() -> str | None:
+    """The srcversion of the loaded driver; None when there is none."""
+    path = Path("/sys/module/mlx5_core/srcversion")
+    return path.read_text().strip() if path.exists() else None
+
+
+def put_on_disk(build: str) -> None:
+    """Install a build, unless it is there already. What is loaded stays."""
+    if sh("modinfo -F srcversion mlx5_core").strip() != srcversion_of(build):
+        sh(f"lab-driver {build}")
+
+
+def put_loaded_build_on_disk() -> None:
+    """No upgrade waits for a reload."""
+    if loaded() is not None:
+        put_on_disk("A" if loaded() == srcversion_of("A") else "B")
+
+
+def put_other_build_on_disk() -> str:
+    """An upgrade has happened on disk: the srcversion that a reload will bring."""
+    build = "B" if loaded() == srcversion_of("A") else "A"
+    put_on_disk(build)
+    return srcversion_of(build)
+
+
+def restarts() -> list[str]:
+    """Words of openibd's log since the test began: `begin`, `end`."""
+    return [line.split()[0] for line in OPENIBD_LOG.read_text().splitlines()]
+
+
+def hook(moment: str, command: str) -> None:
+    """Have openibd run a command: pre-stop, post-stop, pre-start or post-start."""
+    path = HOOKS / f"{moment}-hook.sh"
+    path.write_text(f"#!/bin/bash\n{command}\n")
+    path.chmod(0o755)
+
+
+def kernel_directory() -> str:
+    """This kernel's directory below the toolkit's shared one."""
+    return os.uname().release.replace("+", "_")
+
+
+# udev and its faults
+
+
+def udevd_pid() -> int | None:
+    """The main process of udevd."""
+    done = subprocess.run(
+        ["pgrep", "-o", "-x", "systemd-udevd"], capture_output=True, text=True, check=False
+    )
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def kill_udevd() -> None:
+    """No udevd from here on, killed so that its socket's file stays."""
+    pid = udevd_pid()
+    assert pid is not None
+    end = os.pidfd_open(pid)
+    sh("pkill -KILL -x systemd-udevd")
+    readable, _, _ = select.select([end], [], [], PATIENCE)
+    os.close(end)
+    assert readable
+
+
+def start_udevd() -> None:
+    """Have an udevd that has seen every device."""
+    if udevd_pid() is None:
+        sh("/lib/systemd/systemd-udevd --daemon && udevadm trigger --action=add -s net")
+        settle()
+
+
+@contextmanager
+def program_for(address: str, command: str) -> Iterator[None]:
+    """udev runs a command on a device's new interface (`%k`) before it does anything else."""
+    rule = RULES / "00-lab.rules"
+    RULES.mkdir(exist_ok=True)
+    device = f'SUBSYSTEM=="net", ACTION=="add", KERNELS=="{address}"'
+    rule.write_text(f"{device}, PROGRAM=\"/bin/sh -c '{command}'\"\n")
+    sh("udevadm control --reload")
+    try:
+        yield
+    finally:
+        rule.unlink()
+        if udevd_pid() is not None:
+            sh("udevadm control --reload")
+
+
+class Gate:
+    """Something stops where a test wants it, tells the test, and goes on when the test says so.
+
+    `script` is what has to be run there, by udev or a hook: two named pipes, no clock.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._reached = RUN / f"{label}.reached"
+        self._open = RUN / f"{label}.open"
+        self.script = f"echo >{self._reached}; read x <{self._open}"
+
+    def __enter__(self) -> Self:
+        for path in (self._reached, self._open):
+            os.mkfifo(path)
+        # both ends of each: neither side's open(2) waits for the other
+        self._arrival = os.open(self._reached, os.O_RDWR | os.O_NONBLOCK)
+        self._release = os.open(self._open, os.O_RDWR | os.O_NONBLOCK)
+        return self
+
+    def wait(self) -> None:
+        """Return when something has arrived at the gate."""
+        readable, _, _ = select.select([self._arrival], [], [], PATIENCE)
+        assert readable, "nothing came to the gate"
+        os.read(self._arrival, 1)
+
+    def open(self) -> None:
+        """Let one that waits go on."""
+        os.write(self._release, b"\n")
+
+    def __exit__(self, *_: object) -> None:
+        os.write(self._release, b"\n" * 8)
+        for path in (self._reached, self._open):
+            path.unlink()
+        os.close(self._arrival)
+        os.close(self._release)
+
+
+# nodeagent, as a process
+
+
+class Started:
+    """nodeagent, running: its log as it comes, its output and status when it has ended."""
+
+    def __init__(self, argv: list[str], environment: Mapping[str, str]) -> None:
+        self.argv = argv
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        """What it has written on stderr so far."""
+        with self._news:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str) -> str:
+        """The log's line that matches, as soon as it is there."""
+        seen = 0
+        with self._news:
+            while True:
+                found = [line for line in self._lines[seen:] if re.search(pattern, line)]
+                if found:
+                    return found[0].rstrip("\n")
+                assert self._reader.is_alive(), f"it ended without {pattern!r} in its log"
+                seen = len(self._lines)
+                assert self._news.wait(PATIENCE), f"no {pattern!r} in its log"
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Its exit status."""
+        status = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return status
+
+    def output(self) -> str:
+        """What it has written on stdout, once it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit status after a signal."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def kill_all(self) -> None:
+        """SIGKILL to it and all that it has started, as when a container is killed."""
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.process.kill()
+        for pid in children.stdout.split():
+            with suppress(ProcessLookupError):
+                os.killpg(int(pid), signal.SIGKILL)
+        self.wait()
+
+    def end(self) -> None:
+        """Whatever it does, it is over; its log is shown where a test fails."""
+        if self.process.poll() is None:
+            self.kill_all()
+        said = f"$ {' '.join(self.argv)} -> {self.process.returncode}\n{self.log}\n"
+        sys.stderr.write(said)
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+
+class Nodeagent:
+    """The command line, with files of its own below a directory of the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state_dir = directory / "state"
+        self.ready = directory / "run" / "ready"
+        self.shared = directory / "shared"
+        self.environment = {
+            **os.environ,
+            "STATE_DIR": str(self.state_dir),
+            "DRIVER_READY_PATH": str(self.ready),
+            "LOCK_FILE_PATH": str(directory / "run" / "lock"),
+            "OFED_BLACKLIST_MODULES_FILE": str(BLACKLIST),
+            "NVIDIA_NIC_DRIVER_VER": DRIVER_VERSION,
+            "NVIDIA_NIC_DRIVER_PATH": "/usr/src/driver",
+            "DTK_OCP_DRIVER_BUILD": "true",
+            "DTK_OCP_NIC_SHARED_DIR": str(self.shared),
+        }
+        self.done_flag = self.shared / kernel_directory() / DONE_FLAG
+        self._started: list[Started] = []
+
+    @property
+    def open_snapshot(self) -> Path:
+        """Exists while a reload is unfinished."""
+        return self.state_dir / "open-snapshot.json"
+
+    def start(self, *arguments: str, under: tuple[str, ...] = (), **settings: object) -> Started:
+        """Start it with arguments, and settings as environment variables."""
+        given = {key: str(value) for key, value in settings.items()}
+        started = Started([*under, "nodeagent", *arguments], self.environment | given)
+        self._started.append(started)
+        return started
+
+    def call(self, *arguments: str, status: int = 0, **settings: object) -> Started:
+        """Run it to its end, which must have that status."""
+        started = self.start(*arguments, under=(), **settings)
+        assert started.wait() == status, started.log
+        return started
+
+    def finish_build(self) -> None:
+        """Play the toolkit: the done flag appears."""
+        self.done_flag.parent.mkdir(parents=True, exist_ok=True)
+        self.done_flag.touch()
+
+    def end(self) -> None:
+        """End what is still running."""
+        for started in self._started:
+            started.end()
+
+
+# A node as if nothing had happened
+
+
+def remove_faults() -> None:
+    """No gates, hooks, rules, namespaces or dummies; udevd runs and works."""
+    for path in (*RUN.iterdir(), *RULES.glob("*"), *HOOKS.glob("*-hook.sh")):
+        path.unlink()
+    BLACKLIST.unlink(missing_ok=True)
+    OPENIBD_LOG.touch()
+    if udevd_pid() is None:
+        start_udevd()
+    else:
+        sh("udevadm control --start-exec-queue --reload")
+    for line in sh("ip netns").splitlines():
+        sh(f"ip netns delete {line.split()[0]}")
+    for line in sh("ip -o link show type dummy").splitlines():
+        ip(f"link delete {line.split(': ')[1]}")
+    if NETDEVSIM.exists():
+        sh("modprobe -r netdevsim")
+    settle()
+
+
+def clean(build: str | None = None) -> None:
+    """No faults, no VFs, PFs as after boot, the driver on disk is the loaded one (`build`).
+
+    Quick when it is so already.
+    """
+    remove_faults()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_remove_vfs, pfs()))
+    put_loaded_build_on_disk()
+    if build is not None:
+        put_on_disk(build)
+    wanted = sh("modinfo -F srcversion mlx5_core").strip()
+    if loaded() != wanted or not all(map(_is_fresh, pfs())):
+        sh("if [ -d /sys/module/mlx5_core ]; then modprobe -r mlx5_core; fi; modprobe mlx5_core")
+    settle()
+    ip(*(f"link set {name(pf)} down mtu 1500" for pf in pfs()))
+
+
+def _remove_vfs(pf: str) -> None:
+    (PCI / pf / "sriov_drivers_autoprobe").write_text("1")
+    numvfs = PCI / pf / "sriov_numvfs"
+    if driver(pf) is not None and numvfs.read_text() != "0\n":
+        numvfs.write_text("0")
+
+
+def _is_fresh(pf: str) -> bool:
+    return driver(pf) == "mlx5_core" and name(pf) == f"enp{int(pf[5:7], 16)}s0"
+
+
+def eventually(is_so: Callable[[], object], what: str) -> None:
+    """Return as soon as it is so. For what sysfs alone knows: it tells nobody."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so within {PATIENCE:g} s: {what}"
+        time.sleep(0.02)
