@@ -11,8 +11,9 @@ from typing import Final, NoReturn
 import click
 
 from nodeagent import logs
-from nodeagent.cli import cluster, commands
+from nodeagent.cli import cluster, commands, diagnosis
 from nodeagent.cli.page import Page
+from nodeagent.cli.preflight import preflight
 from nodeagent.errors import DIFFERS, USAGE, AgentError
 
 SOFTWARE: Final = 70
@@ -46,7 +47,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in (*commands.ALL, *cluster.ALL):
+for _command in (*commands.ALL, preflight, *cluster.ALL):
     nodeagent.add_command(_command)
 
 

@@ -10,8 +10,8 @@ import click
 SECTIONS: Final = {
     "The agent": ("run", "reload"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
-    "To look at": ("status", "timeline", "settings"),
-    "In the cluster": ("device-plugin", "node"),
+    "To look at": ("preflight", "status", "timeline", "settings"),
+    "In the cluster": ("device-plugin", "node", "network", "operator"),
 }
 
 FILES: Final = (

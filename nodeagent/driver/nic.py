@@ -44,6 +44,7 @@ class NicDriver:
     mode: str
     stop: StopSignal | None
     sysfs: Path = Path("/sys")
+    proc: Path = Path("/proc")
 
     def ensure_built(self) -> None:
         """Return when the wanted driver is on disk: `precompiled` it is, `sources` is waited for.
@@ -72,13 +73,17 @@ class NicDriver:
         return not self._wrong()
 
     def check_reload_is_safe(self) -> None:
-        """Raise before anything is touched when the reload cannot work.
+        """Raise PreflightFailed, before anything is touched, when something blocks the reload.
 
-        UnavailableError: no openibd, no driver installed. StorageError: no place for the blacklist.
+        What does not block is logged. With nothing to reload there is nothing to look at.
         """
-        openibd.check(self.settings)
-        modules.installed_filename(self.settings.driver_module, self.settings.driver_root)
-        blacklist.check(self.settings)
+        if self.loaded_is_installed():
+            return
+        # it looks at every process, with psutil, which `status` need not load
+        from nodeagent.driver import preflight  # noqa: PLC0415
+
+        look = preflight.Look(self.settings, self.sysfs, self.proc)
+        preflight.enforce(look.findings())
 
     def ensure_restarted(self) -> None:
         """Return when the kernel runs what is on disk; restart the stack if it does not.

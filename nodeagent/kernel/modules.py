@@ -6,6 +6,8 @@ The kernel names modules with underscores, people and files also with dashes: bo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.errors import UnavailableError
@@ -60,6 +62,59 @@ def holders(module: str, sysfs: Path = _SYSFS) -> tuple[str, ...]:
         return ()
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A loaded module: the modules that use it, and how many hold it, those among them."""
+
+    name: str
+    refcount: int
+    holders: tuple[str, ...]
+
+    @property
+    def unexplained(self) -> int:
+        """References that no module explains: an open device, a mount, a user in the kernel."""
+        return max(0, self.refcount - len(self.holders))
+
+
+def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Loaded]:
+    """Every loaded module by name, from /sys/module and /proc/modules (proc(5)).
+
+    Either may be a moment older than the other; a holder that only one of them has, holds.
+    """
+    listed: dict[str, tuple[int, set[str]]] = {}
+    try:
+        lines = (proc / "modules").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    for line in lines:
+        name, _size, count, users = line.split()[:4]
+        # "-" for none, and [permanent] for a module that cannot be unloaded
+        names = {user for user in users.split(",") if user and user[0] not in "-["}
+        listed[name] = (int(count) if count.isdecimal() else 0, names)
+    found = {}
+    for directory in (sysfs / "module").glob("*/initstate"):
+        name = directory.parent.name
+        if not is_loaded(name, sysfs):
+            continue
+        count_there, users_there = listed.get(name, (0, set()))
+        both = tuple(sorted({*holders(name, sysfs), *users_there}))
+        found[name] = Loaded(name, refcount(name, sysfs) or count_there, both)
+    return found
+
+
+def held_through(module: str, loaded: Mapping[str, Loaded]) -> dict[str, str]:
+    """Every module that uses `module`, directly or not, and through which one it does."""
+    found: dict[str, str] = {}
+    queue = [module]
+    while queue:
+        through = queue.pop(0)
+        if through in loaded:
+            new = [each for each in loaded[through].holders if each not in found]
+            found |= dict.fromkeys(new, through)
+            queue += new
+    return found
+
+
 def installed_srcversion(module: str, root: Path = Path("/")) -> str | None:
     """The srcversion of the module that modprobe would load for the running kernel.
 
@@ -72,6 +127,11 @@ def installed_srcversion(module: str, root: Path = Path("/")) -> str | None:
 def installed_filename(module: str, root: Path = Path("/")) -> str:
     """The path of the module that modprobe would load, or "(builtin)". Raises as above."""
     return _modinfo(module, "filename", root)
+
+
+def installed_field(module: str, field: str, root: Path = Path("/")) -> str:
+    """One field of modinfo(8): vermagic, signer, depends; "" when the module has none."""
+    return _modinfo(module, field, root)
 
 
 def _directory(module: str, sysfs: Path) -> Path:

@@ -9,112 +9,29 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nodeagent.driver import dtk
-from nodeagent.driver.nic import NicDriver, SrcVersions
+from nodeagent.driver.nic import SrcVersions
+from nodeagent.driver.preflight import PreflightFailed
 from nodeagent.errors import (
     ConfigError,
     KernelError,
     Stopped,
-    StorageError,
-    UnavailableError,
     WaitTimeout,
 )
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
-from nodeagent.settings import Settings
-
-MODINFO = """#!/bin/sh
-for module; do :; done
-file={root}/installed/$module
-if ! test -e "$file"; then echo "modinfo: ERROR: Module $module not found." >&2; exit 1; fi
-case "$*" in *srcversion*) cat "$file" ;; *) echo "$file.ko" ;; esac
-"""
-
-# What a script of a test can do to the kernel.
-OPENIBD = """#!/bin/sh
-unload() {{ rm -r "{root}/sys/module/$1"; }}
-load() {{
-    mkdir -p "{root}/sys/module/$1/holders"
-    echo live > "{root}/sys/module/$1/initstate"
-    echo 0 > "{root}/sys/module/$1/refcnt"
-    test -s "{root}/installed/$1" && cp "{root}/installed/$1" "{root}/sys/module/$1/srcversion"
-}}
-echo "$1" >> {root}/openibd.calls
-cp {root}/modprobe.d/blacklist.conf {root}/blacklist.seen
-{body}
-"""
-
-RESTART = """
-unload mlx5_core; echo 'Unloading HCA driver: [  OK  ]'
-load mlx5_core; echo 'Loading HCA driver and Access Layer: [  OK  ]'
-"""
-
-
-@dataclass
-class Host:
-    """A node in a directory."""
-
-    root: Path
-    driver: NicDriver
-
-    def loaded(self, module: str, srcversion: str | None, holders: tuple[str, ...] = ()) -> None:
-        directory = self.root / "sys/module" / module
-        (directory / "holders").mkdir(parents=True)
-        (directory / "initstate").write_text("live\n")
-        (directory / "refcnt").write_text(f"{len(holders)}\n")
-        if srcversion is not None:
-            (directory / "srcversion").write_text(f"{srcversion}\n")
-        for holder in holders:
-            (directory / "holders" / holder).touch()
-
-    def installed(self, module: str, srcversion: str) -> None:
-        (self.root / "installed").mkdir(exist_ok=True)
-        (self.root / "installed" / module).write_text(f"{srcversion}\n" if srcversion else "")
-
-    def openibd(self, body: str) -> None:
-        self._script("etc/init.d/openibd", OPENIBD.format(root=self.root, body=body))
-
-    def modinfo(self) -> None:
-        self._script("bin/modinfo", MODINFO.format(root=self.root))
-
-    def calls(self) -> list[str]:
-        path = self.root / "openibd.calls"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def has_blacklist(self) -> bool:
-        return (self.root / "modprobe.d/blacklist.conf").exists()
-
-    def _script(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
+from tests.support.host import RESTART, Host, make
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Build A loaded, build B installed, and an openibd that does its work."""
-    settings = replace(
-        Settings(),
-        driver_root=tmp_path,
-        blacklist_file=tmp_path / "modprobe.d/blacklist.conf",
-        dtk_shared_dir=tmp_path / "shared",
-        restart_timeout=5.0,
-        build_timeout=0.1,
-    )
-    host = Host(tmp_path, NicDriver(settings, "precompiled", None, sysfs=tmp_path / "sys"))
-    settings.blacklist_file.parent.mkdir()
-    host.modinfo()
-    host.openibd(RESTART)
-    host.loaded("mlx5_core", "AAAA")
-    host.installed("mlx5_core", "BBBB")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    return host
+    return make(tmp_path)
 
 
 def failure(host: Host) -> KernelError:
@@ -245,19 +162,19 @@ def test_reload_is_safe(host: Host) -> None:
 
 def test_no_openibd(host: Host) -> None:
     (host.root / "etc/init.d/openibd").unlink()
-    with pytest.raises(UnavailableError, match="openibd"):
+    with pytest.raises(PreflightFailed, match=r"there is no .*openibd"):
         host.driver.check_reload_is_safe()
 
 
 def test_no_driver_installed(host: Host) -> None:
     (host.root / "installed/mlx5_core").unlink()
-    with pytest.raises(UnavailableError, match="no module mlx5_core is installed"):
+    with pytest.raises(PreflightFailed, match="no module mlx5_core is installed"):
         host.driver.check_reload_is_safe()
 
 
 def test_no_place_for_the_blacklist(host: Host) -> None:
     host.driver.settings.blacklist_file.parent.rmdir()
-    with pytest.raises(StorageError):
+    with pytest.raises(PreflightFailed, match="there is no directory"):
         host.driver.check_reload_is_safe()
 
 

@@ -1,0 +1,52 @@
+"""`nodeagent preflight`: what would make a reload fail, or hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from nodeagent.cli.commands import Call, output
+from nodeagent.cli.output import write_json, write_lines
+from nodeagent.errors import DIFFERS
+
+if TYPE_CHECKING:
+    from nodeagent.driver.preflight import Finding
+
+
+@click.command("preflight")
+@output
+@click.pass_obj
+def preflight(call: Call, output: str) -> int:
+    """Show what would make a reload fail or hurt.
+
+    `run` and `reload` look at the same before they touch anything. Ends with status 0 when nothing
+    blocks a reload, 1 when something does.
+    """
+    from nodeagent import agent
+    from nodeagent.driver.preflight import Look
+
+    loaded = call.settings()
+    agent.require_root("looks at every process")
+    findings = Look(loaded).findings()
+    blocks = any(finding.blocks for finding in findings)
+    if output == "json":
+        write_json({"blocks": blocks, "findings": [asdict(each) for each in findings]})
+    else:
+        write_lines(_lines(findings))
+    return DIFFERS if blocks else 0
+
+
+def _lines(findings: Iterable[Finding]) -> Iterator[str]:
+    from nodeagent.render import visible
+
+    count = blocking = 0
+    for each in findings:
+        count, blocking = count + 1, blocking + each.blocks
+        yield f"{'BLOCKS' if each.blocks else 'warns':6}  {each.check}: {visible(each.what)}"
+        yield f"        why: {visible(each.why)}"
+        if each.remedy:
+            yield f"        do:  {visible(each.remedy)}"
+    yield f"{count} findings, {blocking} of them block a reload" if count else "nothing found"

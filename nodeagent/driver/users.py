@@ -1,0 +1,103 @@
+"""Which processes use the devices: open files below /dev, and packet sockets on an interface."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# include/linux/proc_ns.h: PROC_PID_INIT_INO, the inode of the host's own PID namespace.
+_HOST_PIDS = "pid:[4026531836]"
+
+# A kubelet's cgroup: .../kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope, where the
+# systemd driver writes the uid's "-" as "_".
+_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
+_CONTAINER = re.compile(r"([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class User:
+    """A process, what of ours it holds, and the container or pod it runs in ("" for none)."""
+
+    pid: int
+    name: str
+    holds: tuple[str, ...]
+    where: str
+
+    def __str__(self) -> str:
+        place = f" in {self.where}" if self.where else ""
+        return f"{self.name} (pid {self.pid}{place}) holds {', '.join(self.holds)}"
+
+
+def sees_the_host(proc: Path = Path("/proc")) -> bool:
+    """Tell whether /proc shows the host's processes (a pod's does so only with hostPID)."""
+    try:
+        return str((proc / "self/ns/pid").readlink()) == _HOST_PIDS
+    except OSError:
+        return False
+
+
+def of_files(directory: Path, proc: Path = Path("/proc")) -> tuple[User, ...]:
+    """The processes that have files below `directory` open. Needs root for those of others."""
+    return tuple(_users(lambda target: target.startswith(f"{directory}/") and target, proc))
+
+
+def of_interfaces(names: Mapping[int, str], proc: Path = Path("/proc")) -> tuple[User, ...]:
+    """The processes with a packet socket (packet(7)) on one of these interfaces (by ifindex).
+
+    /proc/net/packet (net/packet/af_packet.c) is that of this network namespace.
+    """
+    sockets: dict[str, str] = {}
+    try:
+        lines = (proc / "net/packet").read_text().splitlines()[1:]
+    except FileNotFoundError:
+        return ()
+    for line in lines:
+        _sk, _count, _type, _protocol, index, _running, _memory, _user, inode = line.split()[:9]
+        if int(index) in names:
+            sockets[f"socket:[{inode}]"] = f"a packet socket on {names[int(index)]}"
+    return tuple(_users(sockets.get, proc)) if sockets else ()
+
+
+def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[User]:
+    """`ours` says what an open file is to be called; nothing, when it is none of ours."""
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        held = sorted(
+            {str(name) for f in _open_files(proc / str(process.pid)) if (name := ours(f))}
+        )
+        if held:
+            try:
+                name = process.name()
+            except psutil.NoSuchProcess:
+                continue
+            yield User(process.pid, name, tuple(held), _where(proc / str(process.pid)))
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """What its descriptors point to. psutil tells regular files only, and these are devices."""
+    try:
+        entries = [*(process / "fd").iterdir()]
+    except OSError:  # it has ended, or is another's
+        return
+    for entry in entries:
+        try:
+            yield str(entry.readlink()).removesuffix(" (deleted)")
+        except OSError:
+            continue
+
+
+def _where(process: Path) -> str:
+    try:
+        text = (process / "cgroup").read_text()
+    except OSError:
+        return ""
+    pod, container = _POD.search(text), _CONTAINER.search(text)
+    parts = [f"pod {pod[1].replace('_', '-')}"] if pod else []
+    parts += [f"container {container[1][:12]}"] if container else []
+    return ", ".join(parts)

@@ -1,0 +1,114 @@
+"""Preflight on the emulated node: real modules, devices, namespaces and processes that hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support import lab
+from tests.support.lab import PF1, Nodeagent
+
+pytestmark = pytest.mark.usefixtures("no_vfs")
+
+
+def findings(agent: Nodeagent, **environment: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit status, and the findings by check."""
+    done = agent.start("preflight", "--output", "json", **environment)
+    status = done.wait()
+    told = json.loads(done.output())
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in told["findings"]:
+        found.setdefault(each["check"], []).append(each)
+    assert told["blocks"] is bool(status)
+    return status, found
+
+
+@contextmanager
+def rxe(interface: str) -> Iterator[None]:
+    """Soft RoCE on an interface: uverbs devices, and modules that use ib_core."""
+    lab.sh(f"modprobe rdma_rxe; rdma link add rxe0 type rxe netdev {interface}")
+    try:
+        yield
+    finally:
+        lab.sh("rdma link delete rxe0 || true; modprobe -r rdma_rxe ib_uverbs || true")
+
+
+def test_nothing_is_found_on_a_clean_node(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    assert findings(nodeagent) == (0, {})
+
+
+def test_a_soft_roce_device_on_a_vf_and_who_has_it_open(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    lab.create_vfs(PF1, 2)
+    with rxe(lab.name(lab.vf(PF1, 0))):
+        status, found = findings(nodeagent)
+        assert status == 1
+        assert "rdma_rxe" in found["third-party"][0]["what"]
+        assert "ib_uverbs" in found["third-party"][0]["why"]
+        holder = subprocess.Popen(["sleep", "60"], stdin=open("/dev/infiniband/uverbs0"))  # noqa: SIM115
+        try:
+            status, found = findings(nodeagent, UNLOAD_THIRD_PARTY_RDMA_MODULES="true")
+        finally:
+            holder.kill()
+            holder.wait()
+        (process,) = found["processes"]
+        assert f"sleep (pid {holder.pid}) holds /dev/infiniband/uverbs0" == process["what"]
+        assert status == 0
+
+
+def test_vfs_in_a_namespace_and_with_another_driver(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    lab.create_vfs(PF1, 3)
+    lab.give_to("pci-stub", lab.vf(PF1, 1))
+    lab.sh(f"ip netns add pod; ip link set {lab.name(lab.vf(PF1, 2))} netns pod")
+    try:
+        status, found = findings(nodeagent)
+        given, away = found["vfs"]
+        assert f"VF 1 ({lab.vf(PF1, 1)}, pci-stub)" in given["what"]
+        assert away["what"].endswith(f"a pod's: VF 2 ({lab.vf(PF1, 2)})")
+        assert status == 0
+        assert findings(nodeagent, SKIP_PREFLIGHT_CHECKS="false")[0] == 1
+    finally:
+        lab.sh("ip netns delete pod")
+
+
+def test_the_uplink_stops_a_reload_before_anything_is_touched(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    before = lab.loaded()
+    name = lab.name(PF1)
+    lab.sh(f"ip link set {name} up; ip addr add 192.0.2.2/24 dev {name}")
+    lab.sh(f"ip route add default via 192.0.2.1 dev {name}")
+    try:
+        status, found = findings(nodeagent)
+        assert (status, found["uplink"][0]["blocks"]) == (1, True)
+        done = nodeagent.call("reload", status=1)
+        assert f"uplink: {name} on {PF1} is the default route" in done.log
+        assert lab.loaded() == before
+        assert lab.restarts() == []
+    finally:
+        lab.sh(f"ip addr flush dev {name}")
+
+
+def test_a_packet_capture_is_named(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    code = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n"
+        f"s.bind(({lab.name(PF1)!r}, 3))\nprint(flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        ["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as capture:
+        assert capture.stdout is not None
+        capture.stdout.readline()
+        _, found = findings(nodeagent)
+        assert capture.stdin is not None
+        capture.stdin.close()
+    (process,) = found["processes"]
+    assert f"(pid {capture.pid}) holds a packet socket on pci/{PF1}" in process["what"]
