@@ -1,7 +1,8 @@
 """What happens by itself on a fake node: functions, drivers, interfaces, udevd, and time.
 
 What comes late comes after a number of ticks, and a tick is one drain of a watch: time passes only
-while the program waits, so that nothing sleeps and nothing depends on luck.
+while the program waits. When it waits and nothing is on its way, time jumps beyond every deadline.
+So nothing sleeps, and nothing depends on how fast the machine is.
 
 A netdev is a `Link` and what a PF holds for a VF is a `VfInfo`, the very types of the real edge.
 """
@@ -13,6 +14,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,8 @@ from tests.support.fake_tree import FakeTree
 ZERO = "00:00:00:00:00:00"
 PF1, PF2 = "0000:01:00.0", "0000:02:00.0"
 DRIVER = "mlx5_core"
+AGES = 1e6
+"""Seconds: longer than anybody waits for anything."""
 IGB_VF = VfInfo(0, ZERO, 0, 0, "802.1Q", True, False, "auto", 0, 0, None)
 NETDEVSIM_VF = VfInfo(0, ZERO, 0, 0, None, False, False, "auto", 0, 0, False)
 
@@ -62,24 +66,17 @@ class FakePf:
 
 
 class FakeWatch:
-    """A descriptor that the fake makes readable when something changes or is on its way."""
+    """A descriptor that is always readable: to wait is to let time pass, which `drain` does."""
 
     kernel: FakeKernel
 
     def __init__(self) -> None:
         self.finished: set[int] = set()
-        is_busy = int(self.kernel.is_busy())
-        self.descriptor = os.eventfd(is_busy, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.descriptor = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.kernel.watches.append(self)
 
     def fileno(self) -> int:
         return self.descriptor
-
-    def drain(self) -> None:
-        try:
-            os.eventfd_read(self.descriptor)
-        except BlockingIOError:
-            return
 
     def close(self) -> None:
         self.kernel.watches.remove(self)
@@ -102,9 +99,11 @@ class FakeKernel:
         self.links: dict[int, Link] = {}
         self.elsewhere: set[int] = set()  # ifindexes that are in another network namespace
         self.never: set[str] = set()  # devices whose interface does not come
+        self.missing: set[str] = set()  # functions that do not come
         self.names: dict[str, str] = {}  # what udev calls the interface of a device
         self.watches: list[FakeWatch] = []
         self.lock = threading.RLock()
+        self.skipped = 0.0
         self._pending: list[tuple[int, Callable[[], None]]] = []
         self._indexes = itertools.count(2)
         self._macs = itertools.count(1)
@@ -115,15 +114,25 @@ class FakeKernel:
 
     # time
 
+    def pass_time(self) -> None:
+        """Somebody waits: one tick, or, when nothing is on its way, the end of all patience."""
+        with self.lock:
+            if self._pending:
+                self.tick()
+            else:
+                self.skipped += AGES
+
+    def monotonic(self) -> float:
+        """What a wait takes for the time, in seconds."""
+        return time.monotonic() + self.skipped
+
     def tick(self) -> None:
-        """One tick: what is due happens; whoever watches is woken while more is to come."""
+        """One tick: what is due happens."""
         with self.lock:
             due = [do for ticks, do in self._pending if ticks <= 1]
             self._pending = [(ticks - 1, do) for ticks, do in self._pending if ticks > 1]
             for do in due:
                 do()
-            if due or self._pending:
-                self.wake()
 
     def is_busy(self) -> bool:
         """Whether something is on its way."""
@@ -140,12 +149,6 @@ class FakeKernel:
             do()
         else:
             self._pending.append((ticks, do))
-        self.wake()
-
-    def wake(self) -> None:
-        """Every watch becomes readable."""
-        for watch in self.watches:
-            os.eventfd_write(watch.descriptor, 1)
 
     # functions and drivers
 
@@ -205,7 +208,6 @@ class FakeKernel:
         for link in [link for link in self.links.values() if link.device == name]:
             self._remove_link(link)
         self.tree.undrive(bus, name)
-        self.wake()
 
     def _remove_link(self, link: Link) -> None:
         self.tree.hide(link)
@@ -227,7 +229,7 @@ class FakeKernel:
 
     def _add_function(self, pf: FakePf, index: int) -> None:
         vf = pf.vfs.get(index)
-        if vf is None or vf.function is None:
+        if vf is None or vf.function is None or vf.function in self.missing:
             return
         self.tree.make_function(pf.name, index, vf.function)
         self.names.setdefault(vf.function, f"{self.names[pf.name]}v{index}")
@@ -263,7 +265,6 @@ class FakeKernel:
             self.links[index] = changed
             if index not in self.elsewhere:
                 self.tree.show(changed)
-            self.wake()
 
     def new_link(
         self, name: str, mac: str, bus: str | None, device: str | None, port: str | None = None
@@ -356,4 +357,3 @@ class FakeKernel:
     def _udev_broadcasts(self, index: int) -> None:
         for watch in self.watches:
             watch.finished.add(index)
-        self.wake()

@@ -15,10 +15,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import events
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -62,8 +64,7 @@ class FakeNode(FakeRules):
             kernel = fake
 
             def drain(self) -> None:
-                super().drain()
-                fake.tick()
+                fake.pass_time()
 
             def __enter__(self) -> FakeLinkWatch:
                 return self
@@ -74,9 +75,13 @@ class FakeNode(FakeRules):
         class FakeUdevWatch(FakeWatch, UdevWatch):
             kernel = fake
 
+            def drain(self) -> None:
+                return
+
         monkeypatch.setattr(real_node, "LinkWatch", FakeLinkWatch)
         for module in (real_node, real_links):
             monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
+        monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=self.monotonic))
         monkeypatch.setattr(real_sysfs, "os", _WatchedOs(self))
 
     def close(self) -> None:

@@ -183,7 +183,7 @@ class FakeRules(FakeKernel):
 
     def _check_igb(self, pf: str, changes: dict[str, object]) -> None:
         """igb_ndo_set_vf_*() of drivers/net/ethernet/intel/igb/igb_main.c."""
-        if changes.keys() & {"link_state", "query_rss"}:
+        if changes.keys() & {"link_state", "query_rss", "node_guid", "port_guid"}:
             raise _refusal(errno.EOPNOTSUPP)
         if changes.get("vlan_proto", "802.1Q") != "802.1Q":
             raise _refusal(errno.EPROTONOSUPPORT)
@@ -258,6 +258,8 @@ def _vf_attributes(change: VfChange) -> list[tuple[str, object]]:
         ("link_state", change.link_state),
         ("query_rss", change.query_rss),
         ("trust", change.trust),
+        ("node_guid", change.node_guid),
+        ("port_guid", change.port_guid),
     )
     return [(name, value) for name, value in every if value is not None]
 

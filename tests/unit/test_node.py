@@ -20,7 +20,6 @@ from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
 
 HANDLE = DeviceHandle("pci", PF1)
 PATIENT = dataclasses.replace(Settings(), vf_timeout=30.0, pf_timeout=30.0)
-HASTY = dataclasses.replace(Settings(), vf_timeout=0.05, pf_timeout=0.05)
 
 
 @pytest.fixture
@@ -299,14 +298,14 @@ def test_the_one_that_does_not_come_back_is_named(fake: FakeNode) -> None:
     fake.never.add(PF2)
     fake.restart()
     with pytest.raises(WaitTimeout) as caught:
-        fake.node(HASTY).wait_for_pfs(state)
+        fake.node(PATIENT).wait_for_pfs(state)
     assert caught.value.missing == ("pci/0000:02:00.0: no network interface",)
     assert "PFs" in caught.value.message
 
 
 def test_a_pf_that_never_had_an_interface_is_not_awaited(fake: FakeNode) -> None:
     state = NodeState("mlx5_core", (Pf(HANDLE, 0, True, None),))
-    fake.node(HASTY).wait_for_pfs(state)
+    fake.node(PATIENT).wait_for_pfs(state)
 
 
 def test_a_stop_ends_the_wait(fake: FakeNode) -> None:
@@ -375,7 +374,7 @@ def test_udevs_broadcast_is_its_word_too(fake: FakeNode) -> None:
     node = fake.node(PATIENT)
     with node.watches() as watches:
         fake.create_vfs(fake.pfs[PF1], 2)
-        fake.later(10_000, fake.wake)  # the queue never empties
+        fake.later(10_000, fake.settle)  # the queue never empties
         node.wait_settled([(HANDLE, 0), (HANDLE, 1)], watches, "VFs", 30.0)
     assert settled(fake, 0) is not None
 
@@ -387,7 +386,7 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
     with node.watches() as watches:
         fake.create_vfs(fake.pfs[PF1], 7)
         with pytest.raises(WaitTimeout) as caught:
-            node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 0.05)
+            node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
     assert caught.value.missing == (
         "pci/0000:01:00.0 vf 1 (0000:01:10.2): no network interface",
         "pci/0000:01:00.0 vf 5 (0000:01:11.2): no network interface",
@@ -396,9 +395,9 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
 
 def test_an_interface_that_was_there_before_the_wait_needs_no_event(fake: FakeNode) -> None:
     with_vfs(fake, 7)
-    node = fake.node(HASTY)
+    node = fake.node(PATIENT)
     with node.watches() as watches:
-        node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 0.05)
+        node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
 
 
 # a look that begins where the last one stopped

@@ -175,6 +175,7 @@ macs = st.integers(0, 2**48 - 1).map(
     lambda n: ":".join(f"{n:012x}"[i : i + 2] for i in range(0, 12, 2))
 )
 flags = st.none() | st.booleans()
+guids = st.none() | st.integers(1, 2**64 - 1).map(lambda n: n.to_bytes(8, "big").hex(":"))
 u32 = st.integers(0, 0xFFFFFFFF)
 vf_changes = st.builds(
     VfChange,
@@ -190,6 +191,8 @@ vf_changes = st.builds(
     min_tx_rate=u32,
     max_tx_rate=u32,
     query_rss=flags,
+    node_guid=guids,
+    port_guid=guids,
 )
 
 
