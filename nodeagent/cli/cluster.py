@@ -45,7 +45,7 @@ def restart(call: Call, wait: bool, output: str) -> int:
     """
     from nodeagent.cluster import device_plugin
 
-    loaded, node = _this_node(call)
+    loaded, node = this_node(call)
     done = device_plugin.restart(connect(loaded), loaded, node, wait=wait)
     if done is None:
         log.info(
@@ -73,7 +73,7 @@ def record(call: Call, output: str) -> None:
     from nodeagent.cluster import allocatable
     from nodeagent.journal import Journal
 
-    loaded, node = _this_node(call)
+    loaded, node = this_node(call)
     in_flight = Journal(loaded).has_open_snapshot()
     taken = allocatable.save(connect(loaded), node, loaded.state_dir, in_flight=in_flight)
     if output == "json":
@@ -97,7 +97,7 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
     if watch_nodeeni:
         if dry_run:
             raise click.UsageError("--watch-nodeeni and --dry-run exclude each other")
-        loaded, node = _this_node(call)
+        loaded, node = this_node(call)
         client = connect(loaded)
         nodeeni.watch(client, loaded, node, _restarter(client, loaded, node))
         return
@@ -109,7 +109,7 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
         return
     write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in pruned.removed)
     if not dry_run:
-        loaded, node = _this_node(call)
+        loaded, node = this_node(call)
         _restarter(connect(loaded), loaded, node)()
 
 
@@ -134,7 +134,7 @@ def announce(call: Call) -> None:
     from nodeagent.cluster import announce
     from nodeagent.journal import Journal
 
-    loaded, node = _this_node(call)
+    loaded, node = this_node(call)
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
 
 
@@ -145,7 +145,7 @@ def wait_safe_load(call: Call, timeout: float | None) -> None:
     """Wait until the driver may be loaded: the safe-load annotation is gone."""
     from nodeagent.cluster import gates
 
-    loaded, node = _this_node(call)
+    loaded, node = this_node(call)
     gates.wait_for_safe_load(connect(loaded), node, timeout=_seconds(timeout))
 
 
@@ -156,7 +156,7 @@ def wait_mofed(call: Call, timeout: float | None) -> None:
     """Wait until the Network Operator's mofed.wait label is not true."""
     from nodeagent.cluster import gates
 
-    loaded, node = _this_node(call)
+    loaded, node = this_node(call)
     gates.wait_for_driver(connect(loaded), node, timeout=_seconds(timeout))
 
 
@@ -181,7 +181,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise Stopped
 
 
-def _this_node(call: Call) -> tuple[Settings, str]:
+def this_node(call: Call) -> tuple[Settings, str]:
     """The settings and NODE_NAME, which is checked before any client is made."""
     from nodeagent.cluster import access
 

@@ -47,7 +47,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in (*commands.ALL, preflight, *cluster.ALL):
+for _command in (*commands.ALL, preflight, *cluster.ALL, *diagnosis.ALL):
     nodeagent.add_command(_command)
 
 

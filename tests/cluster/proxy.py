@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,6 +62,8 @@ class Proxy:
         self.port = port
         self.seen: list[Seen] = []
         self.faults: list[Fault] = []
+        self.logs: dict[str, Callable[[], str]] = {}
+        """By a pod's name: its log, which a server without kubelets cannot give."""
         self.lock = threading.Lock()
 
     def fail(self, **how: Any) -> None:
@@ -135,24 +137,35 @@ class _Handler(BaseHTTPRequestHandler):
                 self._cut()
             elif fault.status:
                 self._refuse(fault)
+            elif "/log?" in self.path and self._log() is not None:
+                self._answer(200, "text/plain", self._log() or "")
             else:
                 self._forward(body, fault)
         except (OSError, http.client.HTTPException):
             self._cut()
+
+    def _log(self) -> str | None:
+        found = (log for name, log in self.proxy.logs.items() if f"/{name}/log" in self.path)
+        log = next(found, None)
+        return None if log is None else log()
 
     def _refuse(self, fault: Fault) -> None:
         reasons = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError"}
         text = json.dumps(
             {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": fault.status,
              "reason": reasons.get(fault.status, ""), "message": "the proxy says so"}
-        ).encode()  # fmt: skip
-        self.seen.status, self.seen.sent = fault.status, len(text)
-        self.send_response(fault.status)
-        for name, value in {"Content-Type": "application/json", **fault.headers}.items():
+        )  # fmt: skip
+        self._answer(fault.status, "application/json", text, **fault.headers)
+
+    def _answer(self, status: int, content_type: str, text: str, **headers: str) -> None:
+        body = text.encode()
+        self.seen.status, self.seen.sent = status, len(body)
+        self.send_response(status)
+        for name, value in {"Content-Type": content_type, **headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(body)
 
     def _forward(self, body: bytes | None, fault: Fault) -> None:
         server = self.proxy.server

@@ -8,6 +8,7 @@ import signal
 from tests.cluster.commands import Pod
 from tests.cluster.conftest import eventually
 from tests.cluster.kubelet import Plugin
+from tests.cluster.operator import CNI, NADS, Operator, attachment, network
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Server
 
@@ -67,3 +68,37 @@ def test_prune_without_a_list_asks_nobody(pod: Pod, proxy: Proxy) -> None:
     done = pod.run("device-plugin", "prune")
     assert done.returncode == 0, done.stderr
     assert proxy.count() == 0
+
+
+def test_network_check_ends_like_diff(pod: Pod, server: Server, namespace: str) -> None:
+    good = pod.run("network", "check", "-n", namespace)
+    assert (good.returncode, "nothing is wrong" in good.stdout) == (0, True), good.stderr
+    path = f"{CNI}/namespaces/{namespace}/{NADS}"
+    server.create(path, attachment("bad", "openshift.io/vfs", in_config=False))
+    bad = pod.run("network", "check", "-n", namespace)
+    assert bad.returncode == 1
+    (line,) = bad.stdout.splitlines()
+    assert line.startswith(f"{namespace}/bad: no-resource-in-config: ")
+    plain = json.loads(pod.run("network", "check", "-n", namespace, "--output", "json").stdout)
+    assert plain[0]["code"] == "no-resource-in-config"
+
+
+def test_network_wait_prints_how_long_it_took(pod: Pod, server: Server, namespace: str) -> None:
+    path = f"{CNI}/namespaces/{namespace}/{NADS}"
+    server.create(path, attachment("net", "openshift.io/vfs"))
+    done = pod.run("network", "wait", "net", "-n", namespace)
+    assert done.stdout.startswith(f"{namespace}/net complete after "), done.stderr
+    late = pod.run("network", "wait", "other", "-n", namespace, "--timeout", "0")
+    assert late.returncode == 75
+    assert f"hint: no SriovNetwork asks for {namespace}/other" in late.stderr
+    assert pod.run("network", "wait", "../x", "-n", namespace).returncode == 64
+
+
+def test_operator_check_has_a_status(
+    pod: Pod, server: Server, proxy: Proxy, namespace: str
+) -> None:
+    assert pod.run("operator", "check").returncode == 1
+    with Operator(server, proxy, namespace).playing():
+        network(server, namespace, "net", "vfs", namespace)
+        done = pod.run("operator", "check")
+    assert (done.returncode, "is working" in done.stdout) == (0, True), done.stdout + done.stderr

@@ -1,0 +1,112 @@
+"""The commands that look into the cluster and say what is wrong there. They never repair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from nodeagent.cli.cluster import connect, this_node
+from nodeagent.cli.commands import Call, output
+from nodeagent.cli.output import write_json, write_lines
+from nodeagent.errors import DIFFERS
+from nodeagent.render import visible
+
+if TYPE_CHECKING:
+    from nodeagent.cluster.findings import Finding
+    from nodeagent.cluster.operators import Verdict
+
+
+@click.group("network")
+def network() -> None:
+    """Diagnose networks that pods ask for; wait for them."""
+
+
+@network.command("check")
+@click.option("-n", "--namespace", metavar="N", help="Only networks in N. Default: all.")
+@output
+@click.pass_obj
+def check_networks(call: Call, namespace: str | None, output: str) -> int:
+    """Show what is wrong with the networks that concern this node.
+
+    One line a finding: what, the evidence, the owner, and what to change there. Writes nothing.
+    Ends with status 0 when nothing is wrong, 1 when something is, 64 and above in trouble.
+    """
+    from nodeagent.cluster import networks
+
+    loaded, node = this_node(call)
+    found = networks.check(connect(loaded), loaded, node, namespace=namespace)
+    if output == "json":
+        write_json([asdict(each) for each in found])
+    else:
+        write_lines(_lines(found) if found else [f"networks of node {node}: nothing is wrong"])
+    return DIFFERS if found else 0
+
+
+@network.command("wait")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("-n", "--namespace", metavar="NS", required=True)
+@click.option("--timeout", type=click.FloatRange(min=0), default=120.0, help="Seconds.  [120]")
+@output
+@click.pass_obj
+def wait(call: Call, names: Sequence[str], namespace: str, timeout: float, output: str) -> None:
+    """Wait until each network exists, is complete, and stays so for a moment.
+
+    Prints how long each took. Ends with status 75 at the time-out, and says then which of the
+    known causes the evidence supports.
+    """
+    from nodeagent.cluster import arrivals
+    from nodeagent.parse import object_name
+
+    for name in (*names, namespace):
+        try:
+            object_name(name)
+        except ValueError as error:
+            raise click.UsageError(f"{name!r} is not {error}") from None
+    loaded = call.settings()
+    arrived = arrivals.wait(connect(loaded), loaded, names, namespace, timeout=timeout)
+    if output == "json":
+        write_json([asdict(each) for each in arrived])
+    else:
+        shown = ((f"{namespace}/{each.name}", each.seconds) for each in arrived)
+        write_lines(f"{name} complete after {seconds:.2f} s" for name, seconds in shown)
+
+
+@click.group("operator")
+def operator() -> None:
+    """Is the SR-IOV operator at work? Keep and put back its settings."""
+
+
+@operator.command("check")
+@output
+@click.pass_obj
+def check_operator(call: Call, output: str) -> int:
+    """Judge the SR-IOV operator by evidence: working, slow, silent, absent, unknown.
+
+    Takes up to 30 s, the time a working controller needs to notice an object. Ends with status 0
+    when it works and its webhooks do, 1 when not, 64 and above in trouble.
+    """
+    from nodeagent.cluster import operators
+
+    loaded = call.settings()
+    verdict = operators.check(connect(loaded), loaded)
+    if output == "json":
+        write_json(asdict(verdict))
+    else:
+        write_lines(_verdict_lines(verdict))
+    return DIFFERS if verdict.findings or verdict.state in {"silent", "absent", "slow"} else 0
+
+
+ALL = (network, operator)
+
+
+def _lines(found: Sequence[Finding]) -> Iterator[str]:
+    yield from (visible(str(each)) for each in found)
+
+
+def _verdict_lines(verdict: Verdict) -> Iterator[str]:
+    yield f"the SR-IOV operator in {verdict.namespace} is {verdict.state}"
+    yield from (f"  {visible(line)}" for line in verdict.evidence)
+    yield from _lines(verdict.findings)

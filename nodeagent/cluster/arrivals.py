@@ -1,0 +1,138 @@
+"""Waiting for networks: until each exists, is complete, and has stayed so for a moment.
+
+One watch for any number of them. On time-out: which of the known causes the evidence supports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.cluster import kinds, operators
+from nodeagent.cluster.client import Client, Object, Objects
+from nodeagent.cluster.failures import Forbidden, NotFound
+from nodeagent.cluster.findings import age, last_change, name_of, now
+from nodeagent.cluster.networks import incomplete, owner
+from nodeagent.errors import WaitTimeout
+from nodeagent.settings import Settings
+
+STABLE: Final = 1.0
+"""Seconds that a complete network must stay as it is: an operator's overwriting takes 20 ms."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A network that is there: seconds from the wait's beginning until it was complete."""
+
+    name: str
+    seconds: float
+
+
+@dataclass
+class _Progress:
+    """What is known of one network: since when it is complete, and in which version."""
+
+    missing: str = "does not exist"
+    version: str = ""
+    since: float = 0.0
+
+
+def wait(
+    client: Client, settings: Settings, names: Sequence[str], namespace: str, *, timeout: float
+) -> tuple[Arrival, ...]:
+    """Return when all are there. WaitTimeout names, for each that is not, the likely causes."""
+    began = time.monotonic()
+    progress = {name: _Progress() for name in names}
+
+    def look(objects: Objects) -> float:
+        moment = time.monotonic()
+        by_name = {each["metadata"]["name"]: each for each in objects.values()}
+        for name, known in progress.items():
+            _update(known, by_name.get(name), moment)
+        return max(_remaining(known, moment) for known in progress.values())
+
+    fields = f"metadata.name={names[0]}" if len(names) == 1 else ""
+    done = client.follow(
+        kinds.NETWORK_ATTACHMENT, look, namespace=namespace, timeout=timeout, fields=fields
+    )
+    late = {name: known.missing for name, known in progress.items() if known.missing}
+    if not done:
+        raise _late(client, settings, late or dict.fromkeys(names, "changes"), namespace, timeout)
+    return tuple(Arrival(name, known.since - began) for name, known in progress.items())
+
+
+def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
+    if attachment is None:
+        known.missing, known.version = "does not exist", ""
+        return
+    if attachment["metadata"].get("deletionTimestamp"):
+        held = ", ".join(attachment["metadata"].get("finalizers", ())) or "no finalizer"
+        known.missing, known.version = f"is being deleted, the deletion in flight ({held})", ""
+        return
+    trouble = incomplete(attachment)
+    if not attachment.get("spec", {}).get("config"):
+        trouble = [("no-config", "no spec.config", "")]
+    known.missing = f"incomplete: {trouble[0][1]} (owner: {owner(attachment)})" if trouble else ""
+    version = str(attachment["metadata"]["resourceVersion"])
+    if version != known.version:
+        known.version, known.since = version, moment
+
+
+def _remaining(known: _Progress, moment: float) -> float:
+    return float("inf") if known.missing else max(0.0, known.since + STABLE - moment)
+
+
+def _late(
+    client: Client, settings: Settings, late: dict[str, str], namespace: str, timeout: float
+) -> WaitTimeout:
+    missing = [f"{namespace}/{name} {why}" for name, why in late.items()]
+    try:
+        causes = [*_causes(client, settings, set(late), namespace)]
+    except Forbidden as error:
+        causes = [f"the causes could not be looked for: {error.message}"]
+    said = WaitTimeout("networks", missing, timeout)
+    said.hint = "; ".join(causes) or "no known cause fits; see `nodeagent operator check`"
+    return said
+
+
+def _causes(client: Client, settings: Settings, names: set[str], namespace: str) -> Iterator[str]:
+    """The known causes that the evidence supports, the most certain ones first."""
+    try:
+        space = client.get(kinds.NAMESPACE, namespace)
+    except NotFound:
+        yield f"the namespace {namespace} does not exist: create it"
+        return
+    if space["metadata"].get("deletionTimestamp"):
+        yield f"the namespace {namespace} is being deleted: use another, or wait until it is gone"
+        return
+    try:
+        networks = client.list_all(kinds.SRIOV_NETWORK)
+    except NotFound:
+        yield "the cluster has no SriovNetwork: the operator is not installed"
+        return
+    asked = {
+        name: each
+        for each in networks
+        for space_name, name in [operators.target(each)]
+        if space_name == namespace and name in names
+    }
+    for name in sorted(names - asked.keys()):
+        yield f"no SriovNetwork asks for {namespace}/{name}"
+    for network in asked.values():
+        where = network["metadata"]["namespace"]
+        if where not in settings.operator_namespaces:
+            yield f"SriovNetwork {name_of(network)} is not in the operator's namespace"
+    if asked:
+        yield from _operator_causes(client, settings, [*asked.values()])
+
+
+def _operator_causes(
+    client: Client, settings: Settings, networks: Sequence[Object]
+) -> Iterator[str]:
+    verdict = operators.check(client, settings)
+    yield from map(str, verdict.findings)
+    if verdict.state == "slow":
+        waits = max(age(last_change(each), now()) for each in networks)
+        yield f"the operator is at work but slow: {waits:.0f} s so far, 30 to 120 s were seen"

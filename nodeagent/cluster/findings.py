@@ -1,0 +1,54 @@
+"""What a diagnosis finds: what is wrong with what, the evidence, whose it is, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. `code` is for programs; `change` says what to change at the owner, never here."""
+
+    subject: str
+    code: str
+    evidence: str
+    owner: str
+    change: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.code}: {self.evidence}; owner: {self.owner}; {self.change}"
+
+
+def age(stamp: str, now: datetime) -> float:
+    """Seconds since a timestamp of the API server (RFC 3339)."""
+    return (now - datetime.fromisoformat(stamp)).total_seconds()
+
+
+def last_change(thing: Object) -> str:
+    """When somebody last changed the object's content, as far as managedFields tell.
+
+    A status that a controller writes is not content; it is what the controller did.
+    """
+    meta = thing["metadata"]
+    times = [
+        str(each["time"])
+        for each in meta.get("managedFields", ())
+        if "time" in each and "f:status" not in each.get("fieldsV1", {})
+    ]
+    return max([*times, str(meta["creationTimestamp"])], key=datetime.fromisoformat)
+
+
+def name_of(thing: Object) -> str:
+    """`namespace/name`, or `name` for what has no namespace."""
+    meta = thing["metadata"]
+    return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
+
+
+def now() -> datetime:
+    """The present moment, UTC."""
+    return datetime.now(UTC)

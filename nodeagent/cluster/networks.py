@@ -1,0 +1,326 @@
+"""The networks that pods ask for: are they complete, can this node serve them, who spoils them?
+
+Never writes: an operator that owns a NetworkAttachmentDefinition overwrites a patched one within
+20 ms. What helps is to name the owner and what to change there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from nodeagent.cluster import allocatable, kinds
+from nodeagent.cluster.client import Client, Listing, Object, Objects
+from nodeagent.cluster.failures import NotFound
+from nodeagent.cluster.findings import Finding, age, last_change, name_of, now
+from nodeagent.cluster.kinds import Kind
+from nodeagent.cluster.operators import target
+from nodeagent.settings import Settings
+
+RESOURCE: Final = "k8s.v1.cni.cncf.io/resourceName"
+OWNER_REF: Final = "sriovnetwork.openshift.io/owner-ref"
+CNIS: Final = frozenset({"sriov", "ib-sriov"})
+"""CNI plugins that take a VF: they need `resourceName` in the annotation and in spec.config."""
+LOOK: Final = 2.0
+"""Seconds of watching for managers that overwrite each other: they answer within 20 ms."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the cluster has that bears on this node's networks, and what changed while watching."""
+
+    node: Object
+    attachments: Sequence[Object]
+    networks: Sequence[Object]
+    policies: Sequence[Object]
+    namespaces: Mapping[str, Object]
+    operator_namespaces: Sequence[str]
+    writes: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    """By UID of a NetworkAttachmentDefinition: (manager, spec.config) as they followed."""
+
+
+def check(
+    client: Client, settings: Settings, node: str, *, namespace: str | None = None
+) -> tuple[Finding, ...]:
+    """Everything that is wrong with the networks that concern this node. Watches for 2 s."""
+    return tuple(findings(look(client, settings, node, namespace=namespace)))
+
+
+def look(
+    client: Client, settings: Settings, node: str, *, namespace: str | None, seconds: float = LOOK
+) -> View:
+    """Gather what `findings` judges."""
+    this = next(iter(allocatable.listing(client, node).objects.values()))
+    networks = _optional(client, kinds.SRIOV_NETWORK)
+    policies = _optional(client, kinds.SRIOV_POLICY)
+    namespaces = {each["metadata"]["name"]: each for each in client.list_all(kinds.NAMESPACE)}
+    listing = _listing(client, kinds.NETWORK_ATTACHMENT, namespace)
+    attachments: dict[str, Object] = {}
+    writes: dict[str, list[tuple[str, str]]] = {}
+
+    def note(objects: Objects) -> float:
+        attachments.clear()
+        attachments.update(objects)
+        for uid, each in objects.items():
+            write = (_manager(each), str(each.get("spec", {}).get("config", "")))
+            if writes.setdefault(uid, [])[-1:] != [write]:
+                writes[uid].append(write)
+        return math.inf
+
+    if listing is not None:
+        client.follow_from(listing, note, timeout=seconds if listing.objects else 0)
+    return View(
+        node=this,
+        attachments=[*attachments.values()],
+        networks=[each for each in networks if namespace in {None, target(each)[0]}],
+        policies=policies,
+        namespaces=namespaces,
+        operator_namespaces=settings.operator_namespaces,
+        writes=writes,
+    )
+
+
+def findings(view: View) -> Iterator[Finding]:
+    """One finding for each thing that is wrong; pure."""
+    made = {(n["metadata"]["namespace"], n["metadata"]["name"]): n for n in view.attachments}
+    for network in view.networks:
+        if _concerns(view, str(network.get("spec", {}).get("resourceName", ""))):
+            yield from _network_findings(view, network, made.get(target(network)))
+    for attachment in view.attachments:
+        yield from _attachment_findings(view, attachment)
+
+
+def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
+    """What keeps it from serving a pod: triples of code, evidence, and what to change."""
+    text = attachment.get("spec", {}).get("config") or ""
+    if not text:
+        return []  # Multus then reads a file of the network's name on the node
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        return [("config-not-json", f"spec.config: {error}", "make spec.config valid JSON")]
+    plugin = _sriov_plugin(config)
+    if plugin is None:
+        return []
+    annotated = attachment["metadata"].get("annotations", {}).get(RESOURCE)
+    configured = plugin.get("resourceName")
+    found = []
+    if not annotated:
+        found.append(
+            (
+                "no-resource-annotation",
+                f"type {plugin['type']} and no annotation {RESOURCE}",
+                f"set the annotation {RESOURCE}, or no VF is given to the pod",
+            )
+        )
+    if not configured:
+        found.append(
+            (
+                "no-resource-in-config",
+                f"type {plugin['type']} and no resourceName in spec.config",
+                'put "resourceName" into spec.config, or pods fail with "VF pci addr is required"',
+            )
+        )
+    if annotated and configured and annotated != configured:
+        found.append(
+            (
+                "resource-mismatch",
+                f"the annotation says {annotated}, spec.config says {configured}",
+                "make both the same",
+            )
+        )
+    return found
+
+
+def owner(attachment: Object) -> str:
+    """Who makes this object, by its own words: references, the operator's mark, or who wrote it."""
+    meta = attachment["metadata"]
+    references = [f"{each['kind']} {each['name']}" for each in meta.get("ownerReferences", ())]
+    mark = meta.get("annotations", {}).get(OWNER_REF)
+    return (
+        ", ".join([*references, *([mark] if mark else [])])
+        or f"field manager {_manager(attachment)}"
+    )
+
+
+def _attachment_findings(view: View, attachment: Object) -> Iterator[Finding]:
+    subject, whose = name_of(attachment), owner(attachment)
+    for code, evidence, change in incomplete(attachment):
+        yield Finding(subject, code, evidence, whose, f"{change}: at the owner, not here")
+    resource = _resource(attachment)
+    if resource and _concerns(view, resource):
+        yield from _resource_findings(view, subject, whose, resource)
+    yield from _orphan_findings(view, attachment, subject)
+    yield from _fight_findings(view, attachment, subject, whose)
+    space = view.namespaces.get(attachment["metadata"]["namespace"])
+    if space is not None and _terminating(space):
+        yield Finding(
+            subject,
+            "namespace-terminating",
+            f"namespace {space['metadata']['name']} is being deleted",
+            whose,
+            "wait until the namespace is gone, or use another one",
+        )
+
+
+def _network_findings(view: View, network: Object, made: Object | None) -> Iterator[Finding]:
+    subject = f"SriovNetwork {name_of(network)}"
+    space, name = target(network)
+    there = view.namespaces.get(space)
+    whose = f"field manager {_manager(network)}"
+    if there is None:
+        evidence, change = f"namespace {space} does not exist", f"create the namespace {space}"
+        yield Finding(subject, "namespace-missing", evidence, whose, change)
+    elif _terminating(there):
+        evidence = f"namespace {space} is being deleted"
+        change = "wait until it is gone, or use another namespace"
+        yield Finding(subject, "namespace-terminating", evidence, whose, change)
+    elif made is None:
+        ago = age(last_change(network), now())
+        yield Finding(
+            subject,
+            "no-attachment",
+            f"no NetworkAttachmentDefinition {space}/{name}, {ago:.0f} s after its last change",
+            "the SR-IOV operator",
+            _why_none(view, network),
+        )
+
+
+def _why_none(view: View, network: Object) -> str:
+    space = network["metadata"]["namespace"]
+    if space not in view.operator_namespaces:
+        known = " or ".join(view.operator_namespaces)
+        return f"move the SriovNetwork to the operator's namespace ({known}); it is in {space}"
+    return "`nodeagent operator check` says whether the operator is at work"
+
+
+def _resource_findings(view: View, subject: str, whose: str, resource: str) -> Iterator[Finding]:
+    have = allocatable.of_node(view.node)
+    node = view.node["metadata"]["name"]
+    if have.get(resource):
+        return
+    makers = [name_of(policy) for policy in view.policies if _makes(policy, resource)]
+    if resource in have:
+        evidence = f"{resource}: 0 allocatable on {node}"
+        change = "restart the device plugin (`nodeagent device-plugin restart`), see its log"
+        yield Finding(subject, "resource-empty", evidence, "the device plugin", change)
+    elif makers:
+        evidence = f"{node} has no {resource}, although {', '.join(makers)} makes it here"
+        change = "`nodeagent device-plugin restart`; see SriovNetworkNodeState of this node"
+        yield Finding(subject, "resource-missing", evidence, "the device plugin", change)
+    else:
+        evidence = f"{node} has no {resource}, and no SriovNetworkNodePolicy makes it"
+        change = "correct the name at the owner, or make a policy for it"
+        yield Finding(subject, "resource-unknown", evidence, whose, change)
+
+
+def _orphan_findings(view: View, attachment: Object, subject: str) -> Iterator[Finding]:
+    mark = attachment["metadata"].get("annotations", {}).get(OWNER_REF)
+    if not mark or "sriovnetwork" not in mark.lower():
+        return
+    name = mark.rpartition("/")[2]
+    if name not in {network["metadata"]["name"] for network in view.networks}:
+        yield Finding(
+            subject,
+            "owner-missing",
+            f"its owner {mark} is not there",
+            "the SR-IOV operator",
+            "make the owner again, or delete this object: nobody keeps it up to date",
+        )
+
+
+def _fight_findings(view: View, attachment: Object, subject: str, whose: str) -> Iterator[Finding]:
+    """Two managers in turn, or content that comes back after it was changed."""
+    writes = view.writes.get(attachment["metadata"]["uid"], ())
+    managers = list(dict.fromkeys(manager for manager, _ in writes))
+    contents = [content for _, content in writes]
+    came_back = any(
+        contents[at] in contents[: at - 1] and contents[at] != contents[at - 1]
+        for at in range(2, len(contents))
+    )
+    if came_back:
+        version = attachment["metadata"]["resourceVersion"]
+        yield Finding(
+            subject,
+            "overwritten",
+            f"spec.config changed {len(writes) - 1} times in {LOOK:g} s and came back, written by "
+            f"{' and '.join(managers)}, resourceVersion {version}",
+            whose,
+            "stop the other writer: what the owner makes cannot be patched, change the owner",
+        )
+
+
+def _concerns(view: View, resource: str) -> bool:
+    """The resource is this node's, or should be, or nobody's; not that of other nodes only."""
+    if not resource or _has(allocatable.of_node(view.node), resource):
+        return bool(resource)
+    makers = [policy for policy in view.policies if _makes(policy, resource)]
+    labels = view.node["metadata"].get("labels", {})
+    return not makers or any(_chooses(policy, labels) for policy in makers)
+
+
+def _has(have: Mapping[str, int], resource: str) -> bool:
+    return any(resource in {name, name.rpartition("/")[2]} for name in have)
+
+
+def _makes(policy: Object, resource: str) -> bool:
+    name = policy.get("spec", {}).get("resourceName")
+    return bool(name) and name == resource.rpartition("/")[2]
+
+
+def _chooses(policy: Object, labels: Mapping[str, str]) -> bool:
+    selector = policy.get("spec", {}).get("nodeSelector") or {}
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _resource(attachment: Object) -> str:
+    annotated = attachment["metadata"].get("annotations", {}).get(RESOURCE)
+    if annotated:
+        return str(annotated)
+    try:
+        config = json.loads(attachment.get("spec", {}).get("config") or "{}")
+    except ValueError:
+        return ""
+    return str((_sriov_plugin(config) or {}).get("resourceName") or "")
+
+
+def _sriov_plugin(config: object) -> dict[str, str] | None:
+    """The VF-taking plugin of a CNI configuration, alone or in a list."""
+    if not isinstance(config, dict):
+        return None
+    plugins = config.get("plugins", [config])
+    found = (each for each in plugins if isinstance(each, dict) and each.get("type") in CNIS)
+    return next(found, None)
+
+
+def _manager(thing: Object) -> str:
+    """Who wrote spec last, by managedFields."""
+    entries = [
+        each
+        for each in thing["metadata"].get("managedFields", ())
+        if "f:spec" in each.get("fieldsV1", {})
+    ]
+    latest: Object = max(entries, key=lambda each: str(each.get("time", "")), default={})
+    return str(latest.get("manager", "unknown"))
+
+
+def _terminating(namespace: Object) -> bool:
+    return bool(namespace["metadata"].get("deletionTimestamp"))
+
+
+def _optional(client: Client, kind: Kind) -> list[Object]:
+    """All of a kind that the cluster may not know."""
+    try:
+        return client.list_all(kind)
+    except NotFound:
+        return []
+
+
+def _listing(client: Client, kind: Kind, namespace: str | None) -> Listing | None:
+    try:
+        return client.listing(kind, namespace)
+    except NotFound:
+        return None

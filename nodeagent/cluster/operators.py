@@ -1,0 +1,353 @@
+"""Is the SR-IOV operator's controller at work, or silent after a restart? By evidence.
+
+The field case: after a restart the log says "Starting workers" and never again "Reconciling", with
+no error; networks that are made then stay without their NetworkAttachmentDefinition. A controller
+that starts reconciles every object once, so a silent one shows within seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+import time
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from nodeagent.cluster import kinds
+from nodeagent.cluster.client import Client, Object, Objects
+from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
+from nodeagent.cluster.findings import Finding, age, last_change, name_of, now
+from nodeagent.settings import Settings
+
+PATIENCE: Final = 10.0
+"""Seconds that a working controller may take to notice an object. Normal is 2 to 3."""
+SLOW: Final = 120.0
+"""Seconds: the longest that a working controller was seen to take."""
+WITHIN: Final = 25.0
+"""Seconds in which a check ends; a silent controller is to be named within 30."""
+LOG_LIMIT: Final = 4 * 1024 * 1024
+OPERATOR: Final = "name=sriov-network-operator"
+
+_STARTING = re.compile(r"Starting workers", re.IGNORECASE)
+_RECONCILING = re.compile(r"\bReconciling\b.*SriovNetwork\b|\bReconciling SriovNetwork\b")
+_CONTROLLER = re.compile(r"sriovnetwork\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the log tells: when the workers began, what they did since; seconds are ages.
+
+    `started` is None when the log does not reach back to the start, or could not be read.
+    """
+
+    started: datetime | None
+    reconciled: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`state` is working, slow, silent, absent or unknown; `evidence` is for people to judge by."""
+
+    state: str
+    namespace: str
+    evidence: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def check(client: Client, settings: Settings, *, within: float = WITHIN) -> Verdict:
+    """Judge the operator. Raises Forbidden or Unreachable when nothing can be known."""
+    deadline = time.monotonic() + within
+    namespace = namespace_of(client, settings)
+    if namespace is None:
+        return _absent(", ".join(settings.operator_namespaces), "no such namespace")
+    pods = [
+        pod
+        for pod in client.list_all(kinds.POD, namespace, labels=OPERATOR)
+        if not pod["metadata"].get("deletionTimestamp")
+    ]
+    if not pods:
+        return _absent(namespace, f"no pod with {OPERATOR}")
+    leases = client.list_all(kinds.LEASE, namespace)
+    pod = _leader(pods, leases)
+    networks = _networks(client, namespace)
+    log = _read_log(client, pod)
+    waiting = _wait_for_networks(client, networks, log, deadline)
+    if networks and not log.reconciled:
+        log = _read_log(client, pod)  # it had the time of the wait to say something
+    evidence = (
+        *_pod_evidence(pod),
+        *_lease_evidence(leases, pod),
+        *_log_evidence(log),
+        *_event_evidence(client, namespace),
+        *(f"{name_of(each)}: {_since(each):.0f} s without effect" for each in waiting),
+    )
+    state = _state(log, waiting, pod, has_work=bool(networks))
+    findings = [*_webhook_findings(client, namespace)]
+    if state == "silent":
+        findings.insert(0, _silent(pod, log, waiting))
+    return Verdict(state, namespace, evidence, tuple(findings))
+
+
+def namespace_of(client: Client, settings: Settings) -> str | None:
+    """The operator's namespace: the first of those configured that exists."""
+    for name in settings.operator_namespaces:
+        try:
+            client.get(kinds.NAMESPACE, name)
+        except NotFound:
+            continue
+        return name
+    return None
+
+
+def read_log(lines: Sequence[str]) -> Log:
+    """The log since the workers of the SriovNetwork controller last began.
+
+    Lines carry the kubelet's timestamp first: `2025-11-11T12:43:30.447698451Z message`.
+    """
+    started: datetime | None = None
+    reconciled = 0
+    for line in lines:
+        stamp, _, message = line.partition(" ")
+        if _STARTING.search(message) and _CONTROLLER.search(message):
+            started, reconciled = _time(stamp) or started, 0
+        elif _RECONCILING.search(message):
+            reconciled += 1
+    return Log(started, reconciled)
+
+
+def unserved(networks: Objects, attachments: Sequence[Object]) -> list[Object]:
+    """Networks that have no NetworkAttachmentDefinition."""
+    made = {
+        (nad["metadata"]["namespace"], nad["metadata"]["name"]): nad
+        for nad in attachments
+        if not nad["metadata"].get("deletionTimestamp")
+    }
+    return [each for each in networks.values() if target(each) not in made]
+
+
+def target(network: Object) -> tuple[str, str]:
+    """Namespace and name of the NetworkAttachmentDefinition that the operator makes for it."""
+    meta = network["metadata"]
+    namespace = network.get("spec", {}).get("networkNamespace") or meta["namespace"]
+    return str(namespace), str(meta["name"])
+
+
+def _leader(pods: Sequence[Object], leases: Sequence[Object]) -> Object:
+    """The pod that holds a lease, else the last one: the others only wait for it to go."""
+    for pod in pods:
+        if any(_holds(pod, lease) for lease in leases):
+            return pod
+    return pods[-1]
+
+
+def _holds(pod: Object, lease: Object) -> bool:
+    """The holder is `pod-name_uuid` (client-go's leaderelection, as controller-runtime uses it)."""
+    holder = str(lease.get("spec", {}).get("holderIdentity") or "")
+    return holder.partition("_")[0] == str(pod["metadata"]["name"])
+
+
+def _networks(client: Client, namespace: str) -> Objects:
+    try:
+        return client.listing(kinds.SRIOV_NETWORK, namespace).objects
+    except NotFound:
+        return {}
+
+
+def _wait_for_networks(
+    client: Client, networks: Objects, log: Log, deadline: float
+) -> list[Object]:
+    """Networks that the controller had time to serve and did not.
+
+    Young ones are given time, and so is a controller that has only just begun.
+    """
+    if not networks:
+        return []
+    waiting: list[Object] = []
+
+    def look(attachments: Objects) -> float:
+        waiting[:] = unserved(networks, [*attachments.values()])
+        youngest = min((_since(each) for each in waiting), default=math.inf)
+        if log.started is not None and not log.reconciled:
+            youngest = min(youngest, (now() - log.started).total_seconds())
+        return max(0.0, PATIENCE - youngest)
+
+    left = max(0.0, deadline - time.monotonic())
+    try:
+        client.follow(kinds.NETWORK_ATTACHMENT, look, timeout=left)
+    except NotFound:
+        return [*networks.values()]
+    return [each for each in waiting if _since(each) >= PATIENCE]
+
+
+def _state(log: Log, waiting: Sequence[Object], pod: Object, *, has_work: bool) -> str:
+    """A controller that starts reconciles every object once: none, although there are some, tells.
+
+    Without its log a slow one cannot be told from a silent one before SLOW seconds.
+    """
+    if log.trouble or (log.started is None and not log.reconciled and not waiting):
+        oldest = max((_since(each) for each in waiting), default=0.0)
+        return "silent" if min(oldest, _up(pod)) > SLOW else "unknown"
+    if log.reconciled:
+        return "slow" if waiting else "working"
+    started = _up(pod) if log.started is None else (now() - log.started).total_seconds()
+    if not has_work or started < PATIENCE:
+        return "unknown"
+    return "silent"
+
+
+def _silent(pod: Object, log: Log, waiting: Sequence[Object]) -> Finding:
+    began = f"workers started {log.started:%H:%M:%S}" if log.started else "no start in the log"
+    return Finding(
+        name_of(pod),
+        "controller-silent",
+        f"{began}, {log.reconciled} times Reconciling since; "
+        + ", ".join(f"{name_of(each)} waits {_since(each):.0f} s" for each in waiting),
+        "the SR-IOV operator",
+        f"delete the pod {name_of(pod)}, check again; if it stays silent report it upstream",
+    )
+
+
+def _read_log(client: Client, pod: Object) -> Log:
+    meta = pod["metadata"]
+    names = [each["name"] for each in pod["spec"]["containers"]]
+    container = next((name for name in names if "operator" in name), names[0])
+    hasty = replace(client, patience=min(3.0, client.patience))
+    try:
+        return read_log(
+            hasty.log_lines(meta["name"], meta["namespace"], container, limit=LOG_LIMIT)
+        )
+    except (Forbidden, NotFound, Refused, Unreachable) as error:
+        return Log(None, 0, error.message)
+
+
+def _pod_evidence(pod: Object) -> Iterator[str]:
+    restarts = sum(int(s.get("restartCount", 0)) for s in _statuses(pod))
+    yield f"pod {name_of(pod)} up {_up(pod):.0f} s, {restarts} restarts"
+
+
+def _lease_evidence(leases: Sequence[Object], pod: Object) -> Iterator[str]:
+    held = [lease for lease in leases if _holds(pod, lease)]
+    if not held:
+        yield "no lease is held by the pod: it does not lead"
+    for each in held:
+        spec = each["spec"]
+        seconds = age(spec["renewTime"], now())
+        late = seconds > float(spec.get("leaseDurationSeconds") or 15)
+        yield f"lease {name_of(each)} renewed {seconds:.0f} s ago" + (": stale" if late else "")
+
+
+def _log_evidence(log: Log) -> Iterator[str]:
+    if log.trouble:
+        yield f"log: {log.trouble}"
+    elif log.started is None:
+        yield f"log: no start of the controller in it; {log.reconciled} times Reconciling"
+    else:
+        ago = (now() - log.started).total_seconds()
+        yield f"log: workers started {ago:.0f} s ago, {log.reconciled} times Reconciling since"
+
+
+def _event_evidence(client: Client, namespace: str) -> Iterator[str]:
+    stamps = [
+        str(each.get("lastTimestamp") or each.get("eventTime") or "")
+        for each in client.list_all(kinds.EVENT, namespace)
+    ]
+    newest = max(filter(None, stamps), default="")
+    yield f"last event {age(newest, now()):.0f} s ago" if newest else "no events"
+
+
+def _webhook_findings(client: Client, namespace: str) -> Iterator[Finding]:
+    for kind in (kinds.VALIDATING, kinds.MUTATING):
+        for each in client.list_all(kind):
+            for hook in each.get("webhooks", ()):
+                service = hook.get("clientConfig", {}).get("service") or {}
+                if service.get("namespace") == namespace:
+                    yield from _hook_findings(client, each, hook, service)
+
+
+def _hook_findings(
+    client: Client, configuration: Object, hook: Object, service: Object
+) -> Iterator[Finding]:
+    subject = f"{configuration['metadata']['name']}/{hook['name']}"
+    if not _has_endpoints(client, service["name"], service["namespace"]):
+        yield Finding(
+            subject,
+            "webhook-without-endpoints",
+            f"service {service['namespace']}/{service['name']} has no ready endpoint, "
+            f"failurePolicy {hook.get('failurePolicy', 'Fail')}",
+            "the SR-IOV operator",
+            "bring its webhook pods up, or set enableOperatorWebhook: false in SriovOperatorConfig",
+        )
+    trouble = ca_trouble(hook["clientConfig"].get("caBundle") or "", now())
+    if trouble:
+        yield Finding(
+            subject,
+            "webhook-ca",
+            f"caBundle {trouble}",
+            "whoever issues the operator's certificates (service-ca, cert-manager)",
+            "renew the webhook's certificate and its caBundle",
+        )
+
+
+def ca_trouble(bundle: str, at: datetime) -> str:
+    """What is wrong with a caBundle (base64 of PEM); "" when nothing is."""
+    if not bundle:
+        return "is empty"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=b64decode(bundle, validate=True).decode("ascii"))
+    except (ValueError, ssl.SSLError) as error:
+        return f"is no certificate: {error}"
+    ends = [ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()]
+    if ends and max(ends) < at.timestamp():
+        return "has expired"
+    return ""
+
+
+def _has_endpoints(client: Client, name: str, namespace: str) -> bool:
+    try:
+        endpoints = client.get(kinds.ENDPOINTS, name, namespace)
+    except NotFound:
+        return False
+    return any(each.get("addresses") for each in endpoints.get("subsets") or ())
+
+
+def _absent(namespace: str, why: str) -> Verdict:
+    finding = Finding(
+        namespace,
+        "operator-absent",
+        why,
+        "the cluster's administrator",
+        "install the operator, or set OPERATOR_NAMESPACES",
+    )
+    return Verdict("absent", namespace, (), (finding,))
+
+
+def _since(network: Object) -> float:
+    return age(last_change(network), now())
+
+
+def _up(pod: Object) -> float:
+    starts = [
+        each["state"]["running"]["startedAt"]
+        for each in _statuses(pod)
+        if "running" in each.get("state", {})
+    ]
+    return age(max([*starts, pod["metadata"]["creationTimestamp"]]), now())
+
+
+def _statuses(pod: Object) -> Sequence[Object]:
+    found: Sequence[Object] = pod.get("status", {}).get("containerStatuses") or ()
+    return found
+
+
+def _time(stamp: str) -> datetime | None:
+    """The kubelet's timestamp has nanoseconds; Python reads up to microseconds."""
+    try:
+        return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", stamp))
+    except ValueError:
+        return None
