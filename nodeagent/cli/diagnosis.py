@@ -1,9 +1,11 @@
-"""The commands that look into the cluster and say what is wrong there. They never repair."""
+"""The commands that look into the cluster, and keep what an operator needs to be itself again."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,12 +13,14 @@ import click
 from nodeagent.cli.cluster import connect, this_node
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import DIFFERS
+from nodeagent.errors import DIFFERS, DataError
 from nodeagent.render import visible
 
 if TYPE_CHECKING:
     from nodeagent.cluster.findings import Finding
     from nodeagent.cluster.operators import Verdict
+
+log = logging.getLogger(__name__)
 
 
 @click.group("network")
@@ -97,6 +101,53 @@ def check_operator(call: Call, output: str) -> int:
     else:
         write_lines(_verdict_lines(verdict))
     return DIFFERS if verdict.findings or verdict.state in {"silent", "absent", "slow"} else 0
+
+
+@operator.command("capture")
+@click.option("-o", "--file", "target", metavar="FILE", required=True, help="Where to write.")
+@click.pass_obj
+def capture(call: Call, target: str) -> None:
+    """Write what a reinstall of the operator needs to a file.
+
+    Subscription, OperatorGroup, CatalogSource, image mirrors, SriovOperatorConfig, policies and
+    networks, without what the server populates and without anything secret.
+    """
+    from nodeagent import durable
+    from nodeagent.cluster import capture
+
+    loaded = call.settings()
+    taken = capture.capture(connect(loaded), loaded)
+    durable.replace(Path(target).absolute(), taken.text.encode(), 0o600)
+    for each in taken.withheld:
+        log.warning("left out, because it may be secret: %s; set it by hand after a restore", each)
+    write_lines([f"{taken.count} objects in {target}"])
+
+
+@operator.command("restore")
+@click.argument("source", metavar="FILE")
+@click.option("--dry-run", is_flag=True, help="Print the difference, change nothing.")
+@click.pass_obj
+def restore(call: Call, source: str, dry_run: bool) -> int:
+    """Put back what `capture` wrote, by server-side apply, in order.
+
+    Prints the difference. Ends with status 0 when all is as in the file, 1 when something differs
+    still or its kind is not served yet: run it again when the operator is installed.
+    """
+    from nodeagent import durable
+    from nodeagent.cluster import capture
+
+    loaded = call.settings()
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except OSError as error:
+        raise durable.unreadable(Path(source), error) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8: {error}") from None
+    done = True
+    for each in capture.restore(connect(loaded), text, source, dry_run=dry_run):
+        write_lines([f"{each.state:<10} {each.name}", *(f"    {visible(x)}" for x in each.lines)])
+        done = done and each.state not in {"different", "not served"}
+    return 0 if done else DIFFERS
 
 
 ALL = (network, operator)
