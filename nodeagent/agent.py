@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nodeagent import hold
+from nodeagent import aftermath, hold
 from nodeagent import reload as story
 from nodeagent.driver import blacklist
 from nodeagent.driver.nic import NicDriver
@@ -41,7 +41,8 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
         with _flag_only_when_proven(journal):
-            _work(mode, settings, journal, stop)
+            with aftermath.around(settings):
+                _work(mode, settings, journal, stop)
             return _stay(lock_fd, journal, stop, log_format)
 
 
@@ -51,7 +52,7 @@ def reload_once(mode: str, settings: Settings) -> None:
     settings.check_mode(mode, whole_life=False)
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
-        with _flag_only_when_proven(journal):
+        with _flag_only_when_proven(journal), aftermath.around(settings):
             _work(mode, settings, journal, stop)
 
 
