@@ -42,6 +42,8 @@ def _announce(client: Client, settings: Settings, node: str, journal: Journal) -
 def _restart(client: Client, settings: Settings, node: str, journal: Journal) -> None:
     moment = due(journal, settings.state_dir)
     if not moment:
+        if not journal.has_open_snapshot():
+            allocatable.forget(settings.state_dir)  # recorded for a reload that was not needed
         return
     done = device_plugin.restart(client, settings, node, wait=True)
     if done is None:
