@@ -94,7 +94,9 @@ def run(
             raise
         if not has_ended:
             raise WaitTimeout(f"{shlex.join(argv)} to end", [child.end()], timeout)
-        return child.finished()
+        finished = child.finished()
+    log.debug("%s exited %d after %.3f s", argv[0], finished.returncode, finished.seconds)
+    return finished
 
 
 class _Child:
