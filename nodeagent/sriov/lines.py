@@ -26,7 +26,6 @@ from nodeagent.sriov.actions import (
 )
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
 
-
 Known = dict[tuple[DeviceHandle, Port], Netdev]
 
 
