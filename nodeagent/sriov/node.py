@@ -68,7 +68,7 @@ class Node:
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
         self.devlink = devlink
-        self.given_up: set[Target] = set()
+        self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
