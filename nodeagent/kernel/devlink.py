@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
 
 NETLINK_GENERIC: Final = 16
@@ -48,6 +50,8 @@ ENCAP_MODES: Final = ("none", "basic")
 NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
 NLA_STRING: Final = 5
 NLA_FLAG: Final = 6
+
+_NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
 
 Device = tuple[str, str]
 """Bus and name: `pci`, `0000:01:00.0`."""
@@ -86,13 +90,21 @@ class Devlink(Netlink):
         return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
 
     def eswitch(self, device: Device) -> Eswitch:
-        """The eswitch of one device; all None where its driver has none (EOPNOTSUPP)."""
+        """The eswitch of one device; all None where its driver has none, or does not manage it.
+
+        mlx5 says EOPNOTSUPP for a port that is not Ethernet or a PF that is not the eswitch's
+        manager (a DPU's host), and some releases EPERM or EINVAL; ENODEV is a device without
+        devlink. KernelError for anything else: what could not be read must not be taken for none.
+        """
         try:
             (body,) = self.ask(self._message(CMD_ESWITCH_GET, 0, *_handle(device)))
         except OSError as error:
-            if error.errno in {errno.EOPNOTSUPP, errno.ENODEV}:
+            if error.errno in _NO_ESWITCH:
                 return Eswitch()
-            raise
+            raise KernelError(
+                f"cannot read the eswitch of {'/'.join(device)}: {reason(error)}",
+                errno=error.errno,
+            ) from error
         found = dict(attributes(body, HEADER))
         return Eswitch(
             mode=_named(MODES, found.get(ESWITCH_MODE)),
@@ -185,7 +197,7 @@ def _named(names: tuple[str, ...], payload: bytes | None) -> str | None:
     """The name of an enum's value; None when it is not there or from a newer kernel."""
     if payload is None:
         return None
-    number = int.from_bytes(payload, "little")
+    number = int.from_bytes(payload, sys.byteorder)
     return names[number] if number < len(names) else None
 
 
