@@ -50,7 +50,7 @@ from nodeagent.sriov.model import (
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
-from tests.support.strategies import states
+from tests.support.strategies import pairs, states
 
 
 class Crash(BaseException):
@@ -715,6 +715,25 @@ def test_whatever_an_igb_node_is_like_a_reload_leaves_it_so(
         fake.restart()
         host.restore(before)
         assert differences(before, host.state()) == ()
+
+
+@given(pairs())
+@relaxed
+def test_from_any_state_to_any_other(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[NodeState, NodeState]
+) -> None:
+    """Not after a reload, but after somebody has been at it: VFs fewer, renamed, taken."""
+    want, have = pair
+    with fake_node(monkeypatch, igb=False) as fake:
+        fake.set_up(have)
+        for pf in want.pfs:
+            if pf.handle.name not in fake.pfs:
+                fake.add_pf(pf.handle.name)
+                if pf.eswitch_mode is not None:
+                    fake.pfs[pf.handle.name].eswitch = Eswitch("legacy")
+        host = on_disk(fake, fake.udev_run)
+        host.restore(want)
+        assert differences(want, host.state()) == ()
 
 
 def as_igb(state: NodeState) -> NodeState:
