@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from nodeagent.sriov.actions import (
     Action,
+    AddStacked,
     BindPf,
     BindVf,
     CreateVfs,
@@ -22,6 +23,7 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, NodeState, Port
 
 
@@ -65,6 +67,8 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
         case SetLink():
             name = _name(action.pf, action.index, have, want)
             text = "; ".join(_link_commands(action, name))
+        case AddStacked():
+            text = stacked_line(action.thing)
     return text
 
 
