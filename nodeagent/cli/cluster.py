@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import NO_INPUT, BusyError, Stopped
+from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,19 +64,23 @@ def restart(call: Call, wait: bool, output: str) -> int:
 
 
 @device_plugin.command("record")
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As of. Default: now.")
 @output
 @click.pass_obj
-def record(call: Call, output: str) -> None:
+def record(call: Call, at: datetime | None, output: str) -> None:
     """Record what the node can give to pods now, for `restart --wait`.
 
-    While a reload is in flight an earlier record is kept.
+    While a reload is in flight, or device plugins have not been restarted after the last one, an
+    earlier record is kept.
     """
-    from nodeagent.cluster import allocatable
+    from nodeagent.cluster import after_reload, allocatable
     from nodeagent.journal import Journal
 
     loaded, node = this_node(call)
-    in_flight = Journal(loaded).has_open_snapshot()
-    taken = allocatable.save(connect(loaded), node, loaded.state_dir, in_flight=in_flight)
+    journal = Journal(loaded)
+    kept = journal.has_open_snapshot() or bool(after_reload.due(journal, loaded.state_dir))
+    stamp = at.isoformat() if at else None
+    taken = allocatable.save(connect(loaded), node, loaded.state_dir, in_flight=kept, at=stamp)
     if output == "json":
         write_json(asdict(taken))
     else:
@@ -136,6 +141,25 @@ def announce(call: Call) -> None:
 
     loaded, node = this_node(call)
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
+
+
+@node.command("after-reload")
+@click.option("--patience", type=click.FloatRange(min=0), help="Seconds. Default: API_TIMEOUT.")
+@click.pass_obj
+def after_reload(call: Call, patience: float | None) -> int:
+    """Announce, and restart device plugins if a reload asks for it.
+
+    The agent starts it when its work is done, and waits for nothing of it. Ends with status 1 when
+    something could not be done: the next call does it.
+    """
+    from nodeagent.cluster import after_reload
+    from nodeagent.journal import Journal
+
+    loaded, node = this_node(call)
+    client = connect(loaded)
+    client.patience = loaded.api_timeout if patience is None else patience
+    done = after_reload.after_reload(client, loaded, node, Journal(loaded))
+    return 0 if done else DIFFERS
 
 
 @node.command("wait-safe-load")

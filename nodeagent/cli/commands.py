@@ -90,9 +90,16 @@ def reload(call: Call, mode: str) -> None:
 @click.option(
     "--output", type=click.Choice(["text", "json"]), default="json", help="For people or programs."
 )
+@click.option("--diff", "pair", nargs=2, metavar="A B", help="Compare two snapshots instead.")
 @click.pass_obj
-def snapshot(call: Call, target: str | None, output: str) -> None:
-    """Print or write the node's SR-IOV state."""
+def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] | None) -> int:
+    """Print or write the node's SR-IOV state.
+
+    With --diff: what differs between two files of it; ends with status 0 when nothing does, 1 when
+    something does.
+    """
+    if pair is not None:
+        return _compare(call.settings(), *pair)
     from nodeagent import durable
     from nodeagent.render import Screen
     from nodeagent.sriov import table
@@ -109,6 +116,7 @@ def snapshot(call: Call, target: str | None, output: str) -> None:
         write(text)
     else:
         durable.replace(Path(target), text.encode(), 0o600)
+    return 0
 
 
 @click.command("plan")
@@ -274,6 +282,26 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
         return unseal(_content(source), "stdin" if source == "-" else source, sealed=False)
     journal = Journal(loaded)
     return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
+
+
+def _compare(loaded: Settings, first: str, second: str) -> int:
+    """Print what differs between two snapshots, each attribute once; the exit status."""
+    from nodeagent.journal import unseal
+    from nodeagent.render import Marked, table
+    from nodeagent.sriov.differences import differences
+
+    one, two = (unseal(_content(name), name, sealed=False).state for name in (first, second))
+    found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in differences(one, two)}
+    for d in differences(two, one):
+        found.setdefault((d.target, d.attribute), (str(d.have), str(d.want)))
+    rows: list[tuple[Cell, ...]] = [
+        (target, attribute, a, Marked(b)) for (target, attribute), (a, b) in sorted(found.items())
+    ]
+    if rows:
+        write_lines(table(("target", "attribute", first, second), rows, screen(loaded)))
+    else:
+        write_lines(["nothing differs"])
+    return DIFFERS if rows else 0
 
 
 def _needed(source: str | None, loaded: Settings) -> Snapshot:

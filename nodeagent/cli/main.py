@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import click
 
 from nodeagent import logs
-from nodeagent.cli import cluster, commands, diagnosis
+from nodeagent.cli import cluster, commands, diagnosis, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
 from nodeagent.errors import DIFFERS, USAGE, AgentError
@@ -49,6 +49,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
 
 for _command in (*commands.ALL, preflight, *cluster.ALL, *diagnosis.ALL):
     nodeagent.add_command(_command)
+cluster.node.add_command(report.report)
 
 
 def main() -> NoReturn:

@@ -65,10 +65,3 @@ def node_name(settings: Settings) -> str:
             hint="set it from the downward API: valueFrom.fieldRef.fieldPath: spec.nodeName",
         )
     return settings.node_name
-
-
-def wanted(settings: Settings) -> bool:
-    """CLUSTER_INTEGRATION: on, or auto in a pod."""
-    if settings.cluster_integration == "auto":
-        return settings.api_host is not None and settings.node_name is not None
-    return settings.cluster_integration == "on"

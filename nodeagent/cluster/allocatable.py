@@ -56,15 +56,17 @@ def path(state_dir: Path) -> Path:
     return state_dir / "allocatable.json"
 
 
-def save(client: Client, node: str, state_dir: Path, *, in_flight: bool) -> Record:
-    """Record what the node can give now.
+def save(
+    client: Client, node: str, state_dir: Path, *, in_flight: bool, at: str | None = None
+) -> Record:
+    """Record what the node can give now; `at` is when that was asked for.
 
     While a reload is in flight an existing record is kept: what the node can give now is damage.
     """
     kept = load(state_dir)
     if in_flight and kept is not None and kept.node == node:
         return kept
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = at or datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(node, now, of_node(client.get(NODE, node)))
     plain = {"node": node, "taken_at": now, "resources": dict(record.resources)}
     durable.make_directory(state_dir, 0o700)

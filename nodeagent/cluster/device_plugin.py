@@ -89,6 +89,15 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
     )
 
 
+def pods(client: Client, settings: Settings, node: str) -> list[str]:
+    """A line for each device plugin pod on the node."""
+    return [
+        f"{_name(pod)}: {'ready' if _is_ready(pod) else 'not ready'}, "
+        f"since {pod['metadata']['creationTimestamp']}"
+        for pod in _find(client, settings, node).pods.values()
+    ]
+
+
 def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
     """Lines on pods that the kubelet did not admit since then: no device was there to give."""
     selector = f"spec.nodeName={node},status.phase=Failed"

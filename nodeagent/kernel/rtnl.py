@@ -17,7 +17,7 @@ Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -340,37 +340,41 @@ def _decoded(body: bytes) -> Any:
     return message
 
 
+def _by_name(message: Any) -> dict[str, Any]:
+    """The attributes in one pass: get_attr() walks all fifty for each name it is asked for."""
+    return {slot.name: slot.value for slot in message["attrs"] if slot.name != "UNKNOWN"}
+
+
 def _link(message: Any) -> Link:
-    mac = message.get_attr("IFLA_ADDRESS")
-    names = message.get_attr("IFLA_PROP_LIST")
+    given = _by_name(message)
+    mac, names = given.get("IFLA_ADDRESS"), given.get("IFLA_PROP_LIST")
     return Link(
         index=message["index"],
-        name=_name(message.get_attr("IFLA_IFNAME")),
+        name=_name(given["IFLA_IFNAME"]),
         mac=mac if mac is not None and len(mac) == len("00:00:00:00:00:00") else None,
-        mtu=message.get_attr("IFLA_MTU"),
+        mtu=given["IFLA_MTU"],
         up=bool(message["flags"] & IFF_UP),
         carrier=bool(message["flags"] & IFF_LOWER_UP),
-        bus=message.get_attr("IFLA_PARENT_DEV_BUS_NAME"),
-        device=message.get_attr("IFLA_PARENT_DEV_NAME"),
-        phys_port_name=message.get_attr("IFLA_PHYS_PORT_NAME"),
+        bus=given.get("IFLA_PARENT_DEV_BUS_NAME"),
+        device=given.get("IFLA_PARENT_DEV_NAME"),
+        phys_port_name=given.get("IFLA_PHYS_PORT_NAME"),
         altnames=() if names is None else _altnames(names.get_attrs("IFLA_ALT_IFNAME")),
         promisc=bool(message["flags"] & IFF_PROMISC),
         allmulti=bool(message["flags"] & IFF_ALLMULTI),
-        txqueuelen=message.get_attr("IFLA_TXQLEN"),
-        group=message.get_attr("IFLA_GROUP") or 0,
-        alias=_alias(message.get_attr("IFLA_IFALIAS")),
-        parent=_parent(message),
-        master=message.get_attr("IFLA_MASTER"),
-        info=message.get_attr("IFLA_LINKINFO") or b"",
+        txqueuelen=given.get("IFLA_TXQLEN"),
+        group=given.get("IFLA_GROUP") or 0,
+        alias=_alias(given.get("IFLA_IFALIAS")),
+        parent=_parent(given),
+        master=given.get("IFLA_MASTER"),
+        info=given.get("IFLA_LINKINFO") or b"",
     )
 
 
-def _parent(message: Any) -> int | None:
+def _parent(given: Mapping[str, Any]) -> int | None:
     """IFLA_LINK; beside IFLA_LINK_NETNSID it is a number of another namespace's."""
-    if message.get_attr("IFLA_LINK_NETNSID") is not None:
+    if given.get("IFLA_LINK_NETNSID") is not None:
         return None
-    index: int | None = message.get_attr("IFLA_LINK")
-    return index
+    return given.get("IFLA_LINK")
 
 
 def _name(value: str | bytes) -> str:
@@ -393,11 +397,13 @@ def _alias(value: str | bytes | None) -> str | None:
 
 
 def _vf_info(info: Any) -> VfInfo:
+    given = _by_name(info)
+
     def field(attribute: str, name: str) -> Any:
-        value = info.get_attr(attribute)
+        value = given.get(attribute)
         return None if value is None else value[name]
 
-    vlan, qos, protocol = _vlan_of(info)
+    vlan, qos, protocol = _vlan_of(given)
     state = field("IFLA_VF_LINK_STATE", "link_state")
     return VfInfo(
         index=field("IFLA_VF_MAC", "vf"),
@@ -416,13 +422,13 @@ def _vf_info(info: Any) -> VfInfo:
     )
 
 
-def _vlan_of(info: Any) -> tuple[int | None, int | None, str | None]:
+def _vlan_of(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
     """VLAN, QoS and protocol; the list has all three (Linux 4.9), IFLA_VF_VLAN lacks the last."""
-    listed = info.get_attr("IFLA_VF_VLAN_LIST")
+    listed = given.get("IFLA_VF_VLAN_LIST")
     entry = listed.get_attr("IFLA_VF_VLAN_INFO") if listed is not None else None
     if entry is not None:
         return entry["vlan"], entry["qos"], PROTOCOLS.get(entry["proto"])
-    entry = info.get_attr("IFLA_VF_VLAN")
+    entry = given.get("IFLA_VF_VLAN")
     return (None, None, None) if entry is None else (entry["vlan"], entry["qos"], None)
 
 

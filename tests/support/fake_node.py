@@ -34,11 +34,13 @@ from nodeagent.sriov.node import Node
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
 
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 
 @contextmanager
 def fake_node(monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> Iterator[FakeNode]:
     """A node without PFs. Its path is short: udev's socket has to fit into 108 bytes."""
-    with tempfile.TemporaryDirectory(prefix="node") as directory:
+    with tempfile.TemporaryDirectory(prefix="node", dir=IN_MEMORY) as directory:
         node = FakeNode(Path(directory), monkeypatch, igb=igb)
         try:
             yield node
@@ -163,18 +165,20 @@ class FakeNode(FakeRules):
 
     def _give_vf(self, pf: FakePf, state: Vf) -> None:
         vf = pf.vfs[state.index]
+        if vf.function is not None:
+            self._give_function(vf.function, state)
         held = {f.name: getattr(state, f.name) for f in dataclasses.fields(VfInfo)[2:]}
         vf.held = VfInfo(state.index, state.admin_mac, **held)
         vf.pf_has_set_mac = vf.held.mac not in {None, ZERO}
-        if vf.function is None:
-            return
-        self.tree.set("pci", vf.function, "driver_override", state.driver_override or "(null)")
+
+    def _give_function(self, function: str, state: Vf) -> None:
+        self.tree.set("pci", function, "driver_override", state.driver_override or "(null)")
         if state.driver not in {None, NO_DRIVER}:
-            self.attach(vf.function, state.driver or "")
+            self.attach(function, state.driver or "")
         if state.netdev is not None:
-            self._give_netdev(self.link(vf.function), state.netdev)
+            self._give_netdev(self.link(function), state.netdev)
         elif state.driver == DRIVER:
-            self.move_away(vf.function)
+            self.move_away(function)
 
     def _give_netdev(self, link: Link, wanted: Netdev) -> None:
         every = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}

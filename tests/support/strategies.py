@@ -158,11 +158,17 @@ def _some(draw: st.DrawFn, names: list[str]) -> list[str]:
     return [name for name in names if draw(st.integers(0, 3)) == 0]
 
 
+def called(netdev: Netdev, name: str) -> Netdev:
+    """The interface with another name, and altnames to match: no two share a name of any kind."""
+    altnames = tuple(alt.replace(netdev.name, name, 1) for alt in netdev.altnames or ())
+    return dataclasses.replace(netdev, name=name, altnames=altnames)
+
+
 def _renamed(pf: Pf, chosen: object) -> Pf:
     def rename(netdev: Netdev | None) -> Netdev | None:
         if netdev is None:
             return None
-        return dataclasses.replace(netdev, name=next(chosen))  # type: ignore[call-overload] # an iterator
+        return called(netdev, next(chosen))  # type: ignore[call-overload] # an iterator
 
     return dataclasses.replace(
         pf,
@@ -251,6 +257,6 @@ def _disturbed_pf(draw: st.DrawFn, pf: Pf) -> Pf:
         netdev = None
         if fresh.netdev is not None:
             name = vf.netdev.name if vf.netdev is not None else None
-            netdev = dataclasses.replace(fresh.netdev, name=name) if name else None
+            netdev = called(fresh.netdev, name) if name else None
         replaced.append(dataclasses.replace(fresh, netdev=netdev))
     return dataclasses.replace(pf, autoprobe=draw(st.booleans()), vfs=tuple(replaced))

@@ -714,3 +714,23 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 64
+
+
+def test_two_snapshots_compared(capsys: Captured, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text(snapshot_to_json(SNAPSHOT))
+    two.write_text(snapshot_to_json(changed(vlan=200, trust=None, query_rss=True)))
+    assert status_of(["snapshot", "--diff", str(one), str(two)]) == 1
+    said = capsys.readouterr().out
+    for attribute, a, b in (("vlan", "100", "200"), ("trust", "True", "unknown")):
+        assert re.search(rf"vf 0 +{attribute} +{a} +{b}$", said, re.MULTILINE)
+    assert re.search(r"vf 0 +query_rss +unknown +True$", said, re.MULTILINE)
+    assert status_of(["snapshot", "--diff", str(one), str(one)]) == 0
+    assert capsys.readouterr().out == "nothing differs\n"
+
+
+def test_a_snapshot_compared_with_what_is_none(capsys: Captured, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    one.write_text(snapshot_to_json(SNAPSHOT))
+    assert status_of(["snapshot", "--diff", str(one), str(tmp_path / "none")]) == errors.NO_INPUT
+    assert "none" in capsys.readouterr().err

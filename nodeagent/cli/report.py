@@ -1,0 +1,112 @@
+"""One page for a ticket: what the node and the cluster know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from nodeagent.cli.cluster import connect, this_node
+from nodeagent.cli.commands import Call
+from nodeagent.cli.output import write_lines
+from nodeagent.errors import AgentError
+from nodeagent.render import Screen, visible
+from nodeagent.settings import Settings
+
+if TYPE_CHECKING:
+    from nodeagent.cluster.client import Client
+
+
+@click.command("report")
+@click.pass_obj
+def report(call: Call) -> None:
+    """One page for a ticket: driver, VFs, device plugin, allocatable, networks, timeline.
+
+    What cannot be told is said in its place; the rest is printed all the same.
+    """
+    loaded, name = this_node(call)
+    write_lines([f"node {name}"])
+    for title, section in _sections(loaded, name):
+        write_lines(["", title, *(f"  {visible(line)}" for line in _told(section))])
+
+
+def _sections(loaded: Settings, name: str) -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
+    yield "driver", lambda: _driver(loaded)
+    yield "VFs against the last snapshot", lambda: _vfs(loaded)
+    connected: list[Client] = []
+
+    def client() -> Client:
+        if not connected:
+            connected.append(connect(loaded))
+        return connected[0]
+
+    yield "device plugin", lambda: _device_plugin(client(), loaded, name)
+    yield "allocatable", lambda: _allocatable(client(), loaded, name)
+    yield "networks", lambda: _networks(client(), loaded, name)
+    yield "timeline", lambda: _timeline(loaded)
+
+
+def _told(section: Callable[[], Iterable[str]]) -> list[str]:
+    try:
+        return [*section()]
+    except AgentError as error:
+        return [f"cannot be told: {line}" for line in error.message.splitlines()]
+
+
+def _driver(loaded: Settings) -> Iterable[str]:
+    from nodeagent import status
+    from nodeagent.driver.nic import NicDriver
+
+    found = status.look(loaded, NicDriver(loaded, "precompiled", None))
+    return (line for line in status.lines(found, Screen()) if line)
+
+
+def _vfs(loaded: Settings) -> Iterable[str]:
+    from nodeagent import agent
+    from nodeagent.journal import Journal
+    from nodeagent.sriov.differences import differences
+
+    journal = Journal(loaded)
+    wanted = journal.open_snapshot() or journal.last_snapshot()
+    if wanted is None:
+        return ["no snapshot: no reload has begun on this node"]
+    found = differences(wanted.state, agent.take_snapshot(loaded).state)
+    state = wanted.state
+    same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
+    return [str(each) for each in found] or [same]
+
+
+def _device_plugin(client: Client, loaded: Settings, name: str) -> Iterable[str]:
+    from nodeagent.cluster import device_plugin
+
+    return device_plugin.pods(client, loaded, name) or ["no pods on this node"]
+
+
+def _allocatable(client: Client, loaded: Settings, name: str) -> Iterable[str]:
+    from nodeagent.cluster import allocatable, gates
+
+    (this,) = allocatable.listing(client, name).objects.values()
+    record = allocatable.load(loaded.state_dir)
+    have = allocatable.of_node(this)
+    yield from (f"{resource}: {count}" for resource, count in have.items())
+    if not have:
+        yield "no extended resources"
+    if record is not None:
+        lines = allocatable.short(record.resources, have)
+        yield from (f"before the reload of {record.taken_at}: {line}" for line in lines)
+    yield from (f"the node says wait: {line}" for line in gates.closed(this))
+
+
+def _networks(client: Client, loaded: Settings, name: str) -> Iterable[str]:
+    from nodeagent.cluster import networks
+
+    return [str(each) for each in networks.check(client, loaded, name)] or ["nothing is wrong"]
+
+
+def _timeline(loaded: Settings) -> Iterable[str]:
+    from nodeagent import timeline
+    from nodeagent.journal import Journal
+
+    runs = timeline.report(Journal(loaded).records())[-1:]
+    return timeline.lines(runs, Screen()) or ["no run on record"]
