@@ -33,14 +33,23 @@ Known = dict[tuple[DeviceHandle, Port], Netdev]
 
 def lines(stages: Iterable[Stage], want: NodeState, have: NodeState) -> list[str]:
     """The plan as lines for a root shell: `# stage` comments, ip(8), and echo into sysfs."""
-    known = {(pf.handle, port): netdev for pf in have.pfs for port, netdev in pf.netdevs()}
     text = []
-    for stage in stages:
-        text.append(f"# {stage.name}")
-        for action in stage.actions:
-            text.append(_line(action, want, known))
-            _follow(action, known)
+    for name, commands in by_stage(stages, want, have):
+        text += [f"# {name}", *commands]
     return text
+
+
+def by_stage(
+    stages: Iterable[Stage], want: NodeState, have: NodeState
+) -> Iterator[tuple[str, list[str]]]:
+    """Each stage's name and its lines, one an action."""
+    known = {(pf.handle, port): netdev for pf in have.pfs for port, netdev in pf.netdevs()}
+    for stage in stages:
+        commands = []
+        for action in stage.actions:
+            commands.append(_line(action, want, known))
+            _follow(action, known)
+        yield stage.name, commands
 
 
 def _follow(action: Action, known: Known) -> None:

@@ -73,7 +73,7 @@ class Node:
         self.rtnl = rtnl or Rtnl()
         self.devlink = devlink
         self.stack = stack
-        self.given_up: set[Target] = set()
+        self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run

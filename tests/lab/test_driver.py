@@ -364,3 +364,48 @@ def test_udev_is_running_and_a_killed_one_is_not() -> None:
     subprocess.run([command, "--daemon"], check=True, timeout=20)
     assert udev.is_running()
     sh("udevadm settle")
+
+
+# --- the stack beside the driver: the distribution's ib_core, which has no srcversion ---
+
+
+@pytest.fixture
+def ib_core() -> Iterator[None]:
+    """Loaded with RDMA devices exclusive to a namespace; a pod's namespace exists."""
+    sh("modprobe -r ib_uverbs ib_core; modprobe ib_core netns_mode=0; ip netns add pod")
+    yield
+    sh("ip netns delete pod; modprobe -r ib_core")
+
+
+def test_a_module_without_srcversion_is_compared_by_its_build_id(
+    driver: NicDriver, ib_core: None
+) -> None:
+    (found,) = [each for each in driver.srcversions() if each.module == "ib_core"]
+    assert (found.installed or "").startswith("build-id ")
+    assert found.installed == found.loaded
+    assert dict(driver.modules_loaded())["ib_core"] == found.loaded
+
+
+def test_rdma_netns_mode_is_as_before(driver: NicDriver, ib_core: None) -> None:
+    """With a namespace there, `rdma system set` could not change it back."""
+    assert modules.parameter("ib_core", "netns_mode") == "N"
+    HOOK.write_text("#!/bin/sh\nmodprobe -r ib_core; modprobe ib_core\n")
+    HOOK.chmod(0o755)
+    driver.ensure_restarted()
+    assert modules.parameter("ib_core", "netns_mode") == "N"
+    assert not list(Path("/etc/modprobe.d").glob("zz-nodeagent*"))
+
+
+def test_a_module_of_before_is_loaded_again(driver: NicDriver, ib_core: None) -> None:
+    before = [name for name, _ in driver.modules_loaded()]
+    HOOK.write_text("#!/bin/sh\nmodprobe -r ib_core\n")
+    HOOK.chmod(0o755)
+    error = failure(driver)
+    assert "ib_core was loaded before and is not now" in error.message
+    driver.ensure_companions(before)
+    assert modules.is_loaded("ib_core")
+
+
+def test_the_driver_tells_its_version(driver: NicDriver) -> None:
+    """The stand-in reports the kernel's release, as drivers of the kernel do."""
+    assert driver.version()
