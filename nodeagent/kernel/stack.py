@@ -47,6 +47,7 @@ BRIDGE_VLAN_INFO: Final = 2
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO = 1, 2, 3, 4, 6
 IFA_FLAGS, IFA_RT_PRIORITY, IFA_PROTO = 8, 9, 11
 IFA_F_TEMPORARY, IFA_F_STABLE_PRIVACY = 0x01, 0x800
+IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
 ADMIN_FLAGS: Final = 0x712
 """IFA_F_NODAD, _HOMEADDRESS, _MANAGETEMPADDR, _NOPREFIXROUTE, _MCAUTOJOIN."""
 IFAPROT_KERNEL_LL: Final = 3
@@ -101,6 +102,18 @@ class StackEdge(Netlink):
             routes=routes,
             lost=(*lost, *routes_lost, *self._qdiscs(ours)),
         )
+
+    def tentative(self, indexes: Collection[int]) -> set[str]:
+        """IPv6 addresses of these interfaces that the kernel does not use yet (DAD, RFC 4862)."""
+        header = struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0)
+        found = set()
+        for body in self.dump(request(RTM_GETADDR, NLM_F_DUMP, header), "IPv6 addresses"):
+            (index,) = struct.unpack_from("=I", body, 20)
+            own = dict(attributes(body, 24))
+            (flags,) = struct.unpack("=I", own[IFA_FLAGS])
+            if index in indexes and flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) == IFA_F_TENTATIVE:
+                found.add(str(ip_address(own[IFA_ADDRESS])))
+        return found
 
     def _addresses(self, ours: Ours) -> tuple[Address, ...]:
         now = time.time()

@@ -6,12 +6,15 @@ program refers to. The ifindex is looked up when it is used.
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from nodeagent.errors import reason
+from nodeagent.errors import WaitTimeout, reason
 from nodeagent.kernel import stack_messages as messages
+from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
@@ -27,7 +30,10 @@ from nodeagent.sriov.stack import (
     devices_of,
 )
 
-EEXIST: Final = 17
+log = logging.getLogger(__name__)
+
+DAD_TIMEOUT: Final = 10.0
+"""Seconds. DAD itself takes one or two, from the moment when the link has carrier."""
 
 
 def add_stacked(node: Node, actions: Sequence[AddStacked]) -> Failures:
@@ -71,10 +77,56 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
     failures += _join(node, edge, members, links)
     indexes = {name: link.index for name, link in links.items()}
     for group in _groups(others):
-        now = time.time()
-        sent = [_message(action.thing, indexes, now) for action in group]
-        failures += _refusals(group, edge.send(sent))
+        failures += _send(node, edge, group, indexes)
     return failures
+
+
+def _send(
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
+) -> Failures:
+    """Send a group; a route from an IPv6 address that is tentative yet is refused and sent again.
+
+    The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
+    """
+    with AddressWatch() as watch:
+        results = edge.send([_message(action.thing, indexes, time.time()) for action in actions])
+        pairs = list(zip(actions, results, strict=True))
+        again = [
+            action
+            for action, error in pairs
+            if error is not None
+            and error.errno == errno.EINVAL
+            and isinstance(action.thing, Route)
+            and ":" in (action.thing.src or "")
+        ]
+        if not again:
+            return _refusals(actions, results)
+        _await_addresses(node, edge, again, indexes, watch)
+    others = [(action, error) for action, error in pairs if action not in again]
+    retried = edge.send([_message(action.thing, indexes, time.time()) for action in again])
+    left = [action for action, _ in others] + again
+    return _refusals(left, [error for _, error in others] + retried)
+
+
+def _await_addresses(
+    node: Node,
+    edge: StackEdge,
+    actions: Sequence[AddStacked],
+    indexes: Mapping[str, int],
+    watch: AddressWatch,
+) -> None:
+    sources = {a.thing.src for a in actions if isinstance(a.thing, Route)}
+    ours = set(indexes.values())
+    watches: list[Watch] = [watch] if node.stop is None else [watch, node.stop]
+    try:
+        wait_until_clear(
+            lambda: sorted(edge.tentative(ours) & sources),
+            *watches,
+            what="IPv6 addresses",
+            timeout=DAD_TIMEOUT,
+        )
+    except WaitTimeout as late:
+        log.debug("%s", late.message)
 
 
 def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
@@ -145,7 +197,7 @@ def _refusals(actions: Sequence[AddStacked], results: Sequence[OSError | None]) 
     return [
         (target_of(action), f"{_title(action.thing)}: {reason(error)}")
         for action, error in zip(actions, results, strict=True)
-        if error is not None and error.errno != EEXIST
+        if error is not None and error.errno != errno.EEXIST
     ]
 
 

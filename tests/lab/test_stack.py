@@ -45,8 +45,11 @@ address add 10.7.0.1 peer 10.7.0.2/32 dev {PF}
 address add 2001:db8::10/64 dev {PF}
 address add 2001:db8::11/64 dev {PF} nodad valid_lft 9000 preferred_lft 8000
 address add 2001:db8::12/64 dev {PF} nodad home
+address add 2001:db8::13/64 dev {PF}
 route add default via 192.0.2.1 dev {PF} metric 100 proto dhcp src 192.0.2.10
 route add default via 2001:db8::1 dev {PF} metric 1024 proto ra
+route add 2001:db8:5::/48 via 2001:db8::1 dev {PF} src 2001:db8::12
+route add 2001:db8:6::/48 via 2001:db8::1 dev {PF} src 2001:db8::13
 route add 203.0.113.0/24 via 192.0.2.1 dev {PF} table 100 mtu 1400
 route add 203.0.113.0/25 via 192.168.77.1 dev {PF} onlink tos 0x10
 route add 169.254.0.0/16 dev {PF} scope link metric 1000
@@ -108,9 +111,10 @@ def test_all_that_stood_on_the_interfaces_stands_again(nodeagent: Nodeagent, vir
     lab.settle()
     lab.ip(f"link add link {BONDED} name {BONDED}.5 type vlan id 5")
     lab.ip(f"link set {BONDED} up", f"link set {BONDED}.5 up")
-    for line in SET_UP.split("\n"):
-        if line:
-            lab.ip(line)
+    for line in filter(None, SET_UP.split("\n")):
+        if line.endswith("src 2001:db8::13"):
+            lab.eventually(_settled_addresses, "IPv6 addresses")
+        lab.ip(line)
     lab.ip("link set dummy7 master bond7")
     lab.sh(f"bridge link set dev {PF}v1 cost 55 hairpin on isolated on learning off priority 9")
     lab.sh(f"bridge vlan add dev {PF}v1 vid 10 pvid untagged; bridge vlan del dev {PF}v1 vid 1")
@@ -146,6 +150,10 @@ def _only(these: Any, those: Any) -> list[str]:
         for pair in item.items()
         if item not in those and json.dumps(pair) not in flat
     ]
+
+
+def _settled_addresses() -> bool:
+    return "tentative" not in lab.sh("ip address")
 
 
 def _settled() -> bool:
