@@ -109,14 +109,14 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
 
 
 @st.composite
-def states(draw: st.DrawFn, max_pfs: int = 2) -> NodeState:
+def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeState:
     count = draw(st.integers(0, max_pfs))
     state = NodeState(DRIVER, ())
     made = tuple(draw(pfs(number + 1)) for number in range(count))
     unnamed = sum(1 for pf in made for _ in pf.netdevs())
     chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
     state = dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
-    return dataclasses.replace(state, stack=draw(stacks(state)))
+    return dataclasses.replace(state, stack=draw(stacks(state)) if stacked else None)
 
 
 @st.composite
