@@ -215,6 +215,18 @@ def test_sigterm_during_the_restart_waits_for_it(driver: NicDriver) -> None:
     assert runs() == ["begin", "end"]
 
 
+def test_the_driver_in_another_containers_root(driver: NicDriver) -> None:
+    """As a sidecar sees it: through /proc/<pid>/root, here that of init."""
+    settings = replace(driver.settings, driver_root=Path("/proc/1/root"))
+    sidecar = replace(driver, settings=settings)
+    (before,) = [each for each in sidecar.srcversions() if each.module == "mlx5_core"]
+    assert before.installed != before.loaded
+    sidecar.check_reload_is_safe()
+    switch("fail=load", "once")
+    sidecar.ensure_restarted()
+    assert modules.loaded_srcversion("mlx5_core") == before.installed
+
+
 # --- the toolkit's flag, by a process of its own ---
 
 TOOLKIT = """

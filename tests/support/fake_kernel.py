@@ -108,6 +108,7 @@ class FakeKernel:
         self._pending: list[tuple[int, Callable[[], None]]] = []
         self._indexes = itertools.count(2)
         self._macs = itertools.count(1)
+        self._events = 0
         (self.udev_run / "data").mkdir(parents=True)
         self._udevd: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._udevd.bind(str(self.udev_run / "control"))
@@ -283,9 +284,7 @@ class FakeKernel:
             self._announce(self.new_link(self._ethernet(), self._mac(name), bus, name))
 
     def _announce(self, link: Link) -> None:
-        if self._udevd is not None:
-            (self.udev_run / "queue").touch()
-            self.later(self.delays.rename, lambda: self._udev_finishes(link.index))
+        self._udev_later(lambda: self._udev_finishes(link.index))
 
     def _ethernet(self) -> str:
         return next(name for n in itertools.count() if not self.is_taken(name := f"eth{n}"))
@@ -320,8 +319,22 @@ class FakeKernel:
 
     def udev_sees_rename(self, index: int) -> None:
         """Another has renamed an interface: udevd will run its rules for the `move` event."""
-        if self._udevd is not None:
-            self.later(self.delays.rename, lambda: self._udev_follows(index))
+        self._udev_later(lambda: self._udev_follows(index))
+
+    def _udev_later(self, do: Callable[[], None]) -> None:
+        """An event for udevd; its queue's file is there until it has no more."""
+        if self._udevd is None:
+            return
+        self._events += 1
+        (self.udev_run / "queue").touch()
+
+        def event() -> None:
+            do()
+            self._events -= 1
+            if self._events == 0:
+                (self.udev_run / "queue").unlink(missing_ok=True)
+
+        self.later(self.delays.rename, event)
 
     def udev_writes(self, index: int, text: str) -> None:
         """An entry of udev's database."""
@@ -345,8 +358,6 @@ class FakeKernel:
             self.change(index, name=wanted)
             self.udev_writes(index, "I:1\n")
         self._udev_broadcasts(index)
-        if not self._pending:
-            (self.udev_run / "queue").unlink(missing_ok=True)
 
     def _udev_follows(self, index: int) -> None:
         """The path's name becomes an alternative one (AlternativeNamesPolicy), where it is free."""

@@ -374,7 +374,9 @@ def test_udevs_broadcast_is_its_word_too(fake: FakeNode) -> None:
     node = fake.node(PATIENT)
     with node.watches() as watches:
         fake.create_vfs(fake.pfs[PF1], 2)
-        fake.later(10_000, fake.settle)  # the queue never empties
+        fake.delays.rename = 10_000  # one more event, and the queue is not empty for ages
+        fake.udev_sees_rename(fake.link(PF1).index)
+        fake.delays.rename = 1
         node.wait_settled([(HANDLE, 0), (HANDLE, 1)], watches, "VFs", 30.0)
     assert settled(fake, 0) is not None
 

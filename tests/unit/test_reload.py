@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,11 +32,21 @@ from nodeagent.errors import (
     WaitTimeout,
 )
 from nodeagent.journal import Journal
+from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.reload import reload, restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.sriov.differences import differences
-from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.model import (
+    NO_DRIVER,
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Representor,
+    Vf,
+)
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -54,6 +65,7 @@ class FakeDriver:
         self.installed, self.loaded = "B", "A"
         self.restarts = 0
         self.refusal: AgentError | None = None
+        self.companions: AgentError | None = None
         self.unsafe: AgentError | None = None
 
     def ensure_built(self) -> None:
@@ -69,13 +81,15 @@ class FakeDriver:
         return self.loaded == self.installed
 
     def is_loaded(self) -> bool:
-        return True
+        return self.loaded != "none"
 
     def version(self) -> str:
         return "25.10"
 
     def ensure_companions(self, before: Iterable[str]) -> None:
         assert "mlx5_core" in before
+        if self.companions is not None:
+            raise self.companions
 
     def check_reload_is_safe(self) -> None:
         if self.unsafe is not None:
@@ -134,22 +148,22 @@ def mac(number: int) -> Mac:
     return Mac(f"02:00:00:00:00:{number:02x}")
 
 
-def vf(index: int, **facts: object) -> Vf:
+def vf(number: int, **facts: object) -> Vf:
     """A VF with everything set that igb takes."""
     made = Vf(
-        index=index,
+        index=number,
         driver="mlx5_core",
         driver_override="",
-        admin_mac=mac(index),
-        vlan=100 + index,
-        qos=index,
+        admin_mac=mac(number),
+        vlan=100 + number,
+        qos=number,
         vlan_proto="802.1Q",
         trust=True,
         spoofchk=False,
         link_state="auto",
         min_tx_rate=0,
         max_tx_rate=0,
-        netdev=Netdev(f"net{index}", mac(index), 1400, True, ("alt" + str(index),), False, False),
+        netdev=Netdev(f"net{number}", mac(number), 1400, True, (f"alt{number}",), False, False),
     )
     return dataclasses.replace(made, **facts)  # type: ignore[arg-type] # a test's shorthand
 
@@ -351,6 +365,32 @@ def test_a_vf_that_never_gets_its_netdev(host: Host) -> None:
     assert host.driver.restarts == 1
 
 
+@pytest.mark.parametrize("refused", ["sriov_numvfs", "eswitch"])
+@pytest.mark.parametrize(("netdev", "rename"), [(0, 2), (2, 0), (2, 2)])
+def test_what_came_late_but_came_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: str, netdev: int, rename: int
+) -> None:
+    """In the first round there is nothing to wait for; in the second it is on its way."""
+    with fake_node(monkeypatch, igb=False) as fake:
+        uplink = Netdev("uplink0", Mac("52:54:00:00:00:01"), 1500, True)
+        unbound = vf(0, driver=NO_DRIVER, netdev=None)
+        representor = Representor("pf0vf0", Netdev("rep0", mtu=1400, up=True))
+        pf = Pf(DeviceHandle("pci", PF1), 1, True, uplink, (unbound,), "switchdev")
+        fake.set_up(NodeState("mlx5_core", (dataclasses.replace(pf, representors=(representor,)),)))
+        host = on_disk(fake, tmp_path)
+        before = host.state()
+        fake.delays = Delays(0, netdev, rename, 0)
+        fake.plant(PF1, refused, Fault(errno.EBUSY, times=1))
+        if refused == "eswitch":
+            fake.pfs[PF1].eswitch = Eswitch("legacy")
+            fake.update_representors(fake.pfs[PF1])
+        else:
+            fake.restart()
+            fake.settle()
+        host.restore(before)
+        assert differences(before, host.state()) == ()
+
+
 def test_a_name_that_somebody_else_has_taken(host: Host) -> None:
     host.driver.fake.add_link("taken", "02:00:00:00:00:99")
     before = host.state()
@@ -398,6 +438,66 @@ def test_damage_is_never_taken_for_intent(host: Host) -> None:
     host.start()
     assert host.state() == before
     assert host.driver.restarts == 4
+
+
+def test_a_failed_restart_leaves_the_vfs_as_they_were_on_the_old_driver(host: Host) -> None:
+    before = host.state()
+    host.driver.refusal = KernelError("openibd did not bring in the installed driver")
+    with pytest.raises(KernelError, match="openibd did not"):
+        host.start()
+    assert host.state() == before
+    assert host.journal.has_open_snapshot()
+    assert not host.journal.is_ready()
+
+
+def test_a_failed_restart_that_left_no_driver_touches_nothing_more(host: Host) -> None:
+    host.driver.refusal = KernelError("this node has NO NIC driver")
+    host.driver.loaded = "none"
+    with pytest.raises(KernelError, match="NO NIC driver"):
+        host.start()
+    assert host.fake.writes == []
+    assert host.journal.has_open_snapshot()
+
+
+def test_what_fails_after_a_failed_restart_does_not_hide_it(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.driver.refusal = KernelError("openibd did not bring in the installed driver")
+    host.driver.companions = KernelError("mlx5_ib did not load")
+    host.fake.plant(f"{PF1} vf 1", "trust", Fault(errno.EPERM))
+    with pytest.raises(KernelError, match="openibd did not"):
+        host.start()
+    assert "mlx5_ib did not load" in caplog.text
+    assert f"pci/{PF1} vf 1 trust: want True, have False" in caplog.text
+    assert host.fake.tree.driver(host.fake.function(0)) == "mlx5_core"
+
+
+def test_a_stop_during_the_restart_is_no_failure_of_it(host: Host) -> None:
+    before = host.state()
+    host.driver.refusal = Stopped()
+    with pytest.raises(Stopped):
+        host.start()
+    assert host.fake.writes == []
+    assert host.journal.has_open_snapshot()
+    host.driver.refusal = None
+    host.start()
+    assert host.state() == before
+
+
+def test_a_write_that_blocks_is_named_and_the_next_start_finishes(host: Host) -> None:
+    before = host.state()
+    function = host.fake.function(0)
+    fault = host.fake.plant(function, "bind", Fault(held=threading.Event()))
+    hasty = dataclasses.replace(host.settings, vf_timeout=0.3)
+    with pytest.raises(RestoreFailed) as caught:
+        dataclasses.replace(host, settings=hasty).start()
+    assert any("still blocked in the kernel" in line for line in caught.value.failures)
+    assert host.journal.has_open_snapshot()
+    assert fault.held is not None
+    fault.held.set()
+    host.fake.faults.clear()
+    host.start()
+    assert host.state() == before
 
 
 def test_another_driver_is_installed_before_the_work_is_finished(host: Host) -> None:
@@ -546,6 +646,35 @@ def test_stopped_at_every_step_the_next_start_makes_it_what_it_was(
 # any node
 
 
+def test_50_vfs_that_are_no_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """netdevsim takes every attribute; its VFs have neither functions nor netdevs."""
+    with fake_node(monkeypatch, igb=False) as fake:
+        fake.add_pf("netdevsim1", bus="netdevsim", totalvfs=64)
+        vfs = tuple(
+            vf(
+                index % 8,
+                index=index,
+                driver=None,
+                driver_override=None,
+                netdev=None,
+                vlan_proto="802.1ad" if index % 2 else "802.1Q",
+                link_state=("auto", "enable", "disable")[index % 3],
+                min_tx_rate=10,
+                max_tx_rate=1000 + index,
+                query_rss=True,
+            )
+            for index in range(50)
+        )
+        netdev = Netdev("eni1np1", Mac("52:54:00:00:00:01"), 3000, True)
+        fake.give(Pf(DeviceHandle("netdevsim", "netdevsim1"), 50, None, netdev, vfs, "legacy"))
+        host = on_disk(fake, tmp_path)
+        before = host.state()
+        assert before.pfs[0].vfs[7].max_tx_rate == 1007
+        host.start()
+        assert host.state() == before
+        assert host.journal.is_ready()
+
+
 relaxed = hypothesis_settings(
     max_examples=60,
     deadline=None,
@@ -569,6 +698,49 @@ def test_whatever_the_node_is_like_a_reload_leaves_it_so(
         fake.writes.clear()
         host.restore(before)
         assert fake.writes == []
+
+
+@given(states(stacked=False))
+@relaxed
+def test_whatever_an_igb_node_is_like_a_reload_leaves_it_so(
+    monkeypatch: pytest.MonkeyPatch, state: NodeState
+) -> None:
+    """No rate without carrier, no MAC from a PF that is down, and none but the administrator's."""
+    state = as_igb(state)
+    with fake_node(monkeypatch) as fake:
+        fake.set_up(state)
+        host = on_disk(fake, fake.udev_run)
+        before = host.state()
+        assert differences(state, before) == ()
+        fake.restart()
+        host.restore(before)
+        assert differences(before, host.state()) == ()
+
+
+def as_igb(state: NodeState) -> NodeState:
+    """The node as far as igb can be like it."""
+
+    def learned(each: Vf) -> Mac | None:
+        """A VF that was given no MAC has told its PF the one that it made up."""
+        is_set = each.admin_mac is not None and not each.admin_mac.is_zero
+        return each.admin_mac if is_set or each.netdev is None else each.netdev.mac
+
+    def igb_vf(each: Vf) -> Vf:
+        return dataclasses.replace(
+            each,
+            admin_mac=learned(each),
+            vlan_proto="802.1Q",
+            link_state="auto",
+            min_tx_rate=0,
+            node_guid=None,
+            port_guid=None,
+        )
+
+    def igb_pf(pf: Pf) -> Pf:
+        vfs = tuple(map(igb_vf, pf.vfs))
+        return Pf(pf.handle, pf.numvfs, pf.autoprobe, pf.netdev, vfs)
+
+    return dataclasses.replace(state, pfs=tuple(map(igb_pf, state.pfs)))
 
 
 @given(states(stacked=False), st.data())
