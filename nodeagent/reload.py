@@ -147,6 +147,8 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "it is restored, the interface comes back in the host's namespace",
             vf,
         )
+    for lost in state.stack.lost if state.stack is not None else ():
+        log.warning("%s: the reload takes it away, and it is not put back", lost)
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),

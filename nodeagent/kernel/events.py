@@ -106,7 +106,7 @@ class LinkWatch(_Held):
     one more reason to look.
     """
 
-    RTMGRP_LINK = 1
+    GROUPS = 0x1  # RTMGRP_LINK
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -115,7 +115,7 @@ class LinkWatch(_Held):
             socket.NETLINK_ROUTE,
         )
         try:
-            self._socket.bind((0, self.RTMGRP_LINK))
+            self._socket.bind((0, self.GROUPS))
         except OSError:
             self._socket.close()
             raise
@@ -138,6 +138,12 @@ class LinkWatch(_Held):
     def close(self) -> None:
         """Leave the group."""
         self._socket.close()
+
+
+class AddressWatch(LinkWatch):
+    """IPv6 addresses of this namespace: added, gone, and found to be nobody else's (DAD)."""
+
+    GROUPS = 0x100  # RTMGRP_IPV6_IFADDR
 
 
 class UdevWatch(_Held):

@@ -17,7 +17,7 @@ Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,12 +78,16 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         (1, "IFLA_ADDRESS", "l2addr"),
         (3, "IFLA_IFNAME", "asciiz"),
         (4, "IFLA_MTU", "uint32"),
+        (5, "IFLA_LINK", "uint32"),
+        (10, "IFLA_MASTER", "uint32"),
         (13, "IFLA_TXQLEN", "uint32"),
+        (18, "IFLA_LINKINFO", "cdata"),
         (20, "IFLA_IFALIAS", "asciiz"),
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
         (27, "IFLA_GROUP", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
+        (37, "IFLA_LINK_NETNSID", "uint32"),
         (38, "IFLA_PHYS_PORT_NAME", "asciiz"),
         (52, "IFLA_PROP_LIST", "proplist"),
         (56, "IFLA_PARENT_DEV_NAME", "asciiz"),
@@ -101,7 +105,9 @@ class Link:
     """One network interface of the host's namespace.
 
     `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
-    device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP.
+    device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP. `parent` is the
+    ifindex of the interface in this namespace that it stands on, `master` that of the one it is a
+    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`.
     """
 
     index: int
@@ -119,6 +125,9 @@ class Link:
     txqueuelen: int | None = None
     group: int = 0
     alias: str | None = ""
+    parent: int | None = None
+    master: int | None = None
+    info: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -355,7 +364,17 @@ def _link(message: Any) -> Link:
         txqueuelen=given.get("IFLA_TXQLEN"),
         group=given.get("IFLA_GROUP") or 0,
         alias=_alias(given.get("IFLA_IFALIAS")),
+        parent=_parent(given),
+        master=given.get("IFLA_MASTER"),
+        info=given.get("IFLA_LINKINFO") or b"",
     )
+
+
+def _parent(given: Mapping[str, Any]) -> int | None:
+    """IFLA_LINK; beside IFLA_LINK_NETNSID it is a number of another namespace's."""
+    if given.get("IFLA_LINK_NETNSID") is not None:
+        return None
+    return given.get("IFLA_LINK")
 
 
 def _name(value: str | bytes) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port
+from nodeagent.sriov.stack import Stacked
 
 STAGES: Final = (
     # name, why it stands where it stands
@@ -39,6 +40,11 @@ STAGES: Final = (
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
     ),
     ("finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"),
+    ("add children", "a VLAN or MACVLAN names its parent by ifindex, and is up only if that is"),
+    ("join masters", "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go"),
+    ("add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"),
+    ("add neighbours", "a permanent neighbour goes when its link goes down (neigh_flush_dev())"),
+    ("add routes", "a route needs its source address, its gateway's subnet, and links that are up"),
 )
 
 
@@ -161,6 +167,18 @@ class SetLink:
     alias: str | None = None
 
 
+@dataclass(frozen=True)
+class AddStacked:
+    """Ensure one thing that stands on a netdev: a child, a port, an address, a neighbour, a route.
+
+    `pf` and `index` say whose netdev that is (of a multipath route, the first).
+    """
+
+    pf: DeviceHandle
+    index: Port
+    thing: Stacked
+
+
 Action = (
     BindPf
     | SetAutoprobe
@@ -172,6 +190,7 @@ Action = (
     | UnbindVf
     | BindVf
     | SetLink
+    | AddStacked
 )
 
 

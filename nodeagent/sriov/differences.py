@@ -10,6 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.plan_stack import owners_of
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Route,
+    Stack,
+    Stacked,
+    devices_of,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,8 @@ class Difference:
 
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     """Every attribute of `want` that `have` does not have, in the order of devices."""
-    return tuple(itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs))
+    devices = itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs)
+    return (*devices, *_stack_differences(want, have))
 
 
 def shared_macs(state: NodeState) -> tuple[str, ...]:
@@ -96,3 +108,26 @@ def _netdev_differences(
 def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
     if want is not None and want != have:
         yield Difference(target, attribute, want, "unknown" if have is None else have)
+
+
+def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
+    owners = owners_of(want)
+    there = {place(thing): thing for thing in (have.stack or Stack()).things()}
+    present = set(there.values())
+    for thing in (want.stack or Stack()).things():
+        if thing not in present and any(dev in owners for dev in devices_of(thing)):
+            dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
+            kind = type(thing).__name__.lower()
+            yield Difference(dev, kind, thing, there.get(place(thing), "missing"))
+
+
+def place(thing: Stacked) -> tuple[object, ...]:
+    """What can be there only once."""
+    match thing:
+        case Child() | Membership():
+            return type(thing), thing.dev
+        case Address() | Neighbour():
+            return type(thing), thing.dev, thing.address
+        case Route():
+            return Route, thing

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from nodeagent.sriov.actions import (
     Action,
+    AddStacked,
     BindPf,
     BindVf,
     CreateVfs,
@@ -24,6 +25,7 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
@@ -102,6 +104,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             now = known.get((action.pf, action.index))
             has = (now and now.altnames) or ()
             text = "; ".join(_link_commands(action, name, has))
+        case AddStacked():
+            text = stacked_line(action.thing)
     return text
 
 

@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from nodeagent.errors import DataError
+from nodeagent.sriov.stack import Stack, stack_from_plain
 
 SCHEMA: Final = 1
 NO_DRIVER: Final = "none"
@@ -311,10 +312,11 @@ class Pf:
 
 @dataclass(frozen=True)
 class NodeState:
-    """Every PF bound to `driver`, sorted by handle, with its VFs."""
+    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them."""
 
     driver: str
     pfs: tuple[Pf, ...] = ()
+    stack: Stack | None = None
 
     def __post_init__(self) -> None:
         if not _DRIVER.fullmatch(self.driver):
@@ -445,7 +447,10 @@ def _snapshot(plain: Any) -> Snapshot:
 def _node_state(plain: Any) -> NodeState:
     fields = _Fields("state", plain)
     return fields.build(
-        NodeState, driver=fields.take("driver", _string), pfs=fields.take("pfs", _tuple_of(_pf))
+        NodeState,
+        driver=fields.take("driver", _string),
+        pfs=fields.take("pfs", _tuple_of(_pf)),
+        stack=fields.maybe("stack", stack_from_plain),
     )
 
 

@@ -6,8 +6,9 @@ the rest are sysfs links. Nothing here decides what to change: that is `nodeagen
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from nodeagent.kernel import udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
+from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import (
@@ -34,6 +36,7 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
+from nodeagent.sriov.stack import Stack
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class Node:
         sysfs: Sysfs | None = None,
         rtnl: Rtnl | None = None,
         devlink: Callable[[], Devlink] = Devlink,
+        stack: Callable[[], StackEdge] = StackEdge,
         udev_run: Path = Path("/run/udev"),
     ) -> None:
         self.settings = settings
@@ -68,6 +72,7 @@ class Node:
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
         self.devlink = devlink
+        self.stack = stack
         self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
@@ -84,7 +89,8 @@ class Node:
 
         UnavailableError when a device reports something that no device can be.
         """
-        devices = self.links_by_device()
+        links = self.rtnl.links()
+        devices = _by_device(links)
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
         try:
@@ -93,7 +99,8 @@ class Node:
                 self._observe_pf(DeviceHandle(*device), devices, switches.get(device, {}))
                 for device in found
             )
-            return NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
+            state = NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
+            return dataclasses.replace(state, stack=self._observe_stack(state, links))
         except ValueError as error:
             raise UnavailableError(
                 f"cannot make sense of the PFs of {driver}: {error}",
@@ -102,11 +109,16 @@ class Node:
 
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
-        devices: Devices = {}
-        for link in self.rtnl.links().values():
-            if link.bus is not None and link.device is not None:
-                devices.setdefault((link.bus, link.device), []).append(link)
-        return devices
+        return _by_device(self.rtnl.links())
+
+    def _observe_stack(self, state: NodeState, links: Mapping[int, Link]) -> Stack | None:
+        """What stands on all our netdevs; None where there are none to stand on."""
+        names = {netdev.name for netdev in state.netdevs()}
+        roots = {index for index, link in links.items() if link.name in names}
+        if not roots:
+            return None
+        with self.stack() as edge:
+            return edge.read(links, roots)
 
     def link_of(self, target: Target, devices: Devices) -> Link | None:
         """The netdev of a PF, a VF or a representor: for a PF its own port, never another's."""
@@ -275,6 +287,14 @@ def outstanding(
                 yield missing
 
     return look
+
+
+def _by_device(links: Mapping[int, Link]) -> Devices:
+    devices: Devices = {}
+    for link in links.values():
+        if link.bus is not None and link.device is not None:
+            devices.setdefault((link.bus, link.device), []).append(link)
+    return devices
 
 
 def _held_by_pf(info: VfInfo) -> dict[str, Any]:

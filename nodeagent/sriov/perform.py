@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 
 from nodeagent.kernel.events import Watch
-from nodeagent.sriov.actions import SetLink, SetVf, Stage
+from nodeagent.sriov.actions import AddStacked, SetLink, SetVf, Stage
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.node import Node, Target
+from nodeagent.sriov.stacking import add_stacked
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _perform_stage(
     node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
-    writes = [action for action in stage.actions if not isinstance(action, SetVf | SetLink)]
+    writes = [a for a in stage.actions if not isinstance(a, SetVf | SetLink | AddStacked)]
     failures = write_devices(node, writes)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
@@ -58,4 +59,7 @@ def _perform_stage(
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)
+    stacked = [action for action in stage.actions if isinstance(action, AddStacked)]
+    if stacked:
+        failures += add_stacked(node, stacked)
     return failures

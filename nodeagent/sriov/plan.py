@@ -42,6 +42,8 @@ from nodeagent.sriov.model import (
     Port,
     Vf,
 )
+from nodeagent.sriov.plan_stack import stack_actions
+from nodeagent.sriov.stack import Stack
 
 ESWITCH: Final = (
     ("mode", "eswitch_mode"),
@@ -87,7 +89,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     for pf in want.pfs:
         for stage, action in _pf_actions(pf, have.pf(pf.handle), want.driver):
             found[stage].append(action)
-    for stage, action in _freed_names(want, have):
+    for stage, action in itertools.chain(_freed_names(want, have), stack_actions(want, have)):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
 
@@ -98,7 +100,8 @@ def after_reload(state: NodeState) -> NodeState:
     1500 is the MTU of a fresh Ethernet device (ETH_DATA_LEN, alloc_etherdev). Autoprobe belongs to
     the PCI device, not to the driver, and outlives it.
     """
-    return dataclasses.replace(state, pfs=tuple(map(_reloaded, state.pfs)))
+    pfs = tuple(map(_reloaded, state.pfs))
+    return dataclasses.replace(state, pfs=pfs, stack=state.stack and Stack())
 
 
 def _reloaded(pf: Pf) -> Pf:

@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +25,14 @@ from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
+from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import links as real_links
 from nodeagent.sriov import node as real_node
 from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.node import Node
+from nodeagent.sriov.stack import Stack
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
 
@@ -46,6 +48,20 @@ def fake_node(monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> Iterator[
             yield node
         finally:
             node.close()
+
+
+class FakeStack(StackEdge):
+    """Nothing stands on the interfaces of this node, and nobody is asked."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def close(self) -> None:
+        """There is no socket."""
+
+    def read(self, links: Mapping[int, Link], roots: Collection[int]) -> Stack:
+        """Nothing."""
+        return Stack()
 
 
 class FakeNode(FakeRules):
@@ -101,6 +117,7 @@ class FakeNode(FakeRules):
             sysfs=Sysfs(self.tree.root),
             rtnl=FakeRtnl(self),
             devlink=lambda: FakeDevlink(self),
+            stack=FakeStack,
             udev_run=self.udev_run,
         )
 

@@ -7,10 +7,12 @@ Every refusal here is one that was seen in the lab or stands in the kernel's sou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nodeagent.sriov.actions import (
     Action,
+    AddStacked,
     BindPf,
     BindVf,
     CreateVfs,
@@ -23,6 +25,7 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.differences import place
 from nodeagent.sriov.model import (
     NETDEV_ATTRIBUTES,
     NO_DRIVER,
@@ -35,7 +38,26 @@ from nodeagent.sriov.model import (
     Vf,
 )
 from nodeagent.sriov.plan import FRESH, FRESH_LINK
+from nodeagent.sriov.plan_stack import owners_of_netdevs
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Route,
+    Stack,
+    Stacked,
+    devices_of,
+    renamed,
+)
 
+FIELDS = {
+    Child: "children",
+    Membership: "memberships",
+    Address: "addresses",
+    Neighbour: "neighbours",
+    Route: "routes",
+}
 ZERO = Mac("00:00:00:00:00:00")
 
 
@@ -53,6 +75,12 @@ def simulate(state: NodeState, stages: Iterable[Stage]) -> NodeState:
 
 def perform(state: NodeState, action: Action) -> NodeState:
     """`state` after one action."""
+    if isinstance(action, AddStacked):
+        return _add(state, action)
+    return _followed(state, _performed(state, action), action)
+
+
+def _performed(state: NodeState, action: Action) -> NodeState:
     if isinstance(action, BindPf):
         if state.pf(action.pf) is not None:
             return state
@@ -63,6 +91,50 @@ def perform(state: NodeState, action: Action) -> NodeState:
     if pf is None:
         raise Refused(f"no {action.pf}")
     return _with_pf(state, _perform_on_pf(state, pf, action))
+
+
+def _add(state: NodeState, action: AddStacked) -> NodeState:
+    thing, stack = action.thing, state.stack or Stack()
+    known = {netdev.name for netdev in state.netdevs()} | {child.dev for child in stack.children}
+    if not isinstance(thing, Child) and not known.issuperset(devices_of(thing)):
+        raise Refused(f"ENODEV: {thing}")
+    field = FIELDS[type(thing)]
+    others = (each for each in getattr(stack, field) if place(each) != place(thing))
+    return dataclasses.replace(state, stack=dataclasses.replace(stack, **{field: (*others, thing)}))
+
+
+def _followed(before: NodeState, after: NodeState, action: Action) -> NodeState:
+    """What stands on a netdev dies with it, follows its name, and partly goes when it goes down."""
+    now = {owner: name for name, owner in owners_of_netdevs(after)}
+    names = {name: now.get(owner) for name, owner in owners_of_netdevs(before)}
+    flushed = None
+    if isinstance(action, SetLink) and action.up is False:
+        flushed = next((n for o, n in now.items() if o == (action.pf, action.index)), None)
+    return with_stack(after, names, flushed)
+
+
+def with_stack(
+    state: NodeState, names: Mapping[str, str | None], flushed: str | None = None
+) -> NodeState:
+    """`state` without what stands on nothing; `names`: what interfaces are called now."""
+    if state.stack is None:
+        return state
+    moved = {old: new for old, new in names.items() if new is not None}
+    alive = {netdev.name for netdev in state.netdevs()}
+    kept: dict[str, list[Stacked]] = {field: [] for field in FIELDS.values()}
+    for old in state.stack.things():
+        if any(names.get(dev, dev) is None for dev in devices_of(old)):
+            continue
+        thing = renamed(old, moved)
+        if not alive.issuperset(devices_of(thing)):
+            continue
+        if flushed in devices_of(thing) and isinstance(thing, Neighbour | Route):
+            continue
+        kept[FIELDS[type(thing)]].append(thing)
+        if isinstance(thing, Child):
+            alive.add(thing.dev)
+    made: dict[str, Any] = {field: tuple(things) for field, things in kept.items()}
+    return dataclasses.replace(state, stack=dataclasses.replace(state.stack, **made))
 
 
 def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:

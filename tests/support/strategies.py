@@ -20,6 +20,16 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Nexthop,
+    Route,
+    Stack,
+)
+from tests.support.simulate import with_stack
 
 DRIVER = "mlx5_core"
 ZERO = Mac("00:00:00:00:00:00")
@@ -99,13 +109,53 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
 
 
 @st.composite
-def states(draw: st.DrawFn, max_pfs: int = 2) -> NodeState:
+def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeState:
     count = draw(st.integers(0, max_pfs))
     state = NodeState(DRIVER, ())
     made = tuple(draw(pfs(number + 1)) for number in range(count))
     unnamed = sum(1 for pf in made for _ in pf.netdevs())
     chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
-    return dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
+    state = dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
+    return dataclasses.replace(state, stack=draw(stacks(state)) if stacked else None)
+
+
+@st.composite
+def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
+    """What may stand on the netdevs of `state`: each kind on some of them."""
+    netdevs = list(state.netdevs())
+    if not netdevs or not draw(st.booleans()):
+        return None
+    names = [netdev.name for netdev in netdevs]
+    up = [netdev.name for netdev in netdevs if netdev.up]
+    children = tuple(
+        Child(f"{name}.Z", name, "vlan", (("id", draw(st.integers(1, 3))),), None, 1500, False)
+        for name in _some(draw, names)
+    )
+    children += tuple(
+        Child(f"{child.dev}.Y", child.dev, "macvlan", (("mode", 4),), None, 1500, False)
+        for child in children[:1]
+    )
+    devices = names + [child.dev for child in children]
+    return Stack(
+        children=children,
+        memberships=tuple(
+            Membership(name, "br7", "bridge", (("cost", draw(st.integers(1, 3))),))
+            for name in _some(draw, devices)
+        ),
+        addresses=tuple(
+            Address(name, f"10.0.0.{n}/24", flags=draw(st.sampled_from((0, 0x200))))
+            for n, name in enumerate(_some(draw, devices))
+        ),
+        neighbours=tuple(Neighbour(n, "10.0.0.9", "02:00:00:00:00:09") for n in _some(draw, up)),
+        routes=tuple(
+            Route("10.7.0.0/16", (Nexthop(name), Nexthop(up[0], "10.0.0.9", 2)), 100 + n)
+            for n, name in enumerate(_some(draw, up))
+        ),
+    )
+
+
+def _some(draw: st.DrawFn, names: list[str]) -> list[str]:
+    return [name for name in names if draw(st.integers(0, 3)) == 0]
 
 
 def called(netdev: Netdev, name: str) -> Netdev:
@@ -135,13 +185,13 @@ def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
     """Want and have of one node: the same PFs, any VFs, sometimes with each other's names."""
     want = draw(states())
     if draw(st.booleans()):
-        return want, _own_names(want, _visible(draw(disturbed(want))))
+        return want, with_stack(_own_names(want, _visible(draw(disturbed(want)))), {})
     other = draw(states())
     have = tuple(
         dataclasses.replace(known, handle=pf.handle)
         for pf, known in zip(want.pfs, other.pfs, strict=False)
     )
-    return want, _own_names(want, _visible(dataclasses.replace(want, pfs=have)))
+    return want, with_stack(_own_names(want, _visible(dataclasses.replace(want, pfs=have))), {})
 
 
 def _own_names(want: NodeState, have: NodeState) -> NodeState:

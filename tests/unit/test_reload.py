@@ -682,7 +682,7 @@ relaxed = hypothesis_settings(
 )
 
 
-@given(states())
+@given(states(stacked=False))
 @relaxed
 def test_whatever_the_node_is_like_a_reload_leaves_it_so(
     monkeypatch: pytest.MonkeyPatch, state: NodeState
@@ -700,7 +700,7 @@ def test_whatever_the_node_is_like_a_reload_leaves_it_so(
         assert fake.writes == []
 
 
-@given(states())
+@given(states(stacked=False))
 @relaxed
 def test_whatever_an_igb_node_is_like_a_reload_leaves_it_so(
     monkeypatch: pytest.MonkeyPatch, state: NodeState
@@ -762,7 +762,7 @@ def as_igb(state: NodeState) -> NodeState:
     return dataclasses.replace(state, pfs=tuple(map(igb_pf, state.pfs)))
 
 
-@given(states(), st.data())
+@given(states(stacked=False), st.data())
 @relaxed
 def test_however_late_odd_and_busy_the_node_is_it_is_what_it_was(
     monkeypatch: pytest.MonkeyPatch, state: NodeState, data: st.DataObject

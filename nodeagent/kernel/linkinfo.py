@@ -1,0 +1,164 @@
+"""IFLA_LINKINFO: what kind of interface this is, and what of port; both ways, by tables.
+
+Numbers and sizes are those of uapi/linux/if_link.h. What a table does not have is either state
+(a bridge port's timers), or found nowhere in a node's configuration (MACVLAN's source addresses).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nodeagent.kernel.netlink import attributes
+
+INFO_KIND: Final = 1
+INFO_DATA: Final = 2
+INFO_SLAVE_KIND: Final = 4
+INFO_SLAVE_DATA: Final = 5
+BOND_PERM_HWADDR: Final = 4
+NLA_F_NESTED: Final = 0x8000
+VLAN_FLAGS: Final = 2
+VLAN_FLAGS_MASK: Final = 0x1F
+"""Those of Linux 6.12; one that the kernel does not know is refused (vlan_dev_change_flags())."""
+VLAN_MAPS: Final = {3: "egress", 4: "ingress"}
+VLAN_QOS_MAPPING: Final = 1
+
+Table = dict[str, tuple[int, str]]
+
+_MACVLAN: Final[Table] = {"mode": (1, "=I"), "flags": (2, "=H"), "bcqueuelen": (7, "=I")}
+_IPVLAN: Final[Table] = {"mode": (1, "=H"), "flags": (2, "=H")}
+DATA: Final[dict[str, Table]] = {
+    "vlan": {"id": (1, "=H"), "protocol": (5, ">H")},
+    "macvlan": _MACVLAN,
+    "macvtap": _MACVLAN,
+    "ipvlan": _IPVLAN,
+    "ipvtap": _IPVLAN,
+}
+PORT_DATA: Final[dict[str, Table]] = {
+    "bond": {"queue_id": (5, "=H"), "prio": (9, "=I"), "actor_port_prio": (10, "=H")},
+    "bridge": {
+        "priority": (2, "=H"),
+        "cost": (3, "=I"),
+        "hairpin": (4, "=B"),
+        "guard": (5, "=B"),
+        "root_block": (6, "=B"),
+        "fastleave": (7, "=B"),
+        "learning": (8, "=B"),
+        "flood": (9, "=B"),
+        "proxy_arp": (10, "=B"),
+        "proxy_arp_wifi": (12, "=B"),
+        "mcast_router": (25, "=B"),
+        "mcast_flood": (27, "=B"),
+        "mcast_to_unicast": (28, "=B"),
+        "vlan_tunnel": (29, "=B"),
+        "bcast_flood": (30, "=B"),
+        "group_fwd_mask": (31, "=H"),
+        "neigh_suppress": (32, "=B"),
+        "isolated": (33, "=B"),
+        "mcast_hosts_limit": (37, "=I"),
+        "locked": (39, "=B"),
+        "mab": (40, "=B"),
+        "mcast_max_groups": (42, "=I"),
+        "neigh_vlan_suppress": (43, "=B"),
+    },
+}
+
+Pairs = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class LinkInfo:
+    """Kind and attributes of an interface, and of the port that it is; None: neither.
+
+    `port_mac` is the MAC that a bond gives back to its port (IFLA_BOND_SLAVE_PERM_HWADDR).
+    """
+
+    kind: str | None = None
+    data: Pairs = ()
+    port_kind: str | None = None
+    port_data: Pairs = ()
+    port_mac: str | None = None
+
+
+def decoded(raw: bytes) -> LinkInfo:
+    """The payload of IFLA_LINKINFO."""
+    found = dict(attributes(raw))
+    kind, port_kind = _kind(found.get(INFO_KIND)), _kind(found.get(INFO_SLAVE_KIND))
+    data = _pairs(DATA.get(kind or "", {}), found.get(INFO_DATA, b""))
+    if kind == "vlan":
+        data = tuple(sorted((*data, *_vlan_pairs(found.get(INFO_DATA, b"")))))
+    ports = _pairs(PORT_DATA.get(port_kind or "", {}), found.get(INFO_SLAVE_DATA, b""))
+    mac = None
+    if port_kind == "bond":
+        mac = dict(attributes(found.get(INFO_SLAVE_DATA, b""))).get(BOND_PERM_HWADDR, b"").hex(":")
+    return LinkInfo(kind, data, port_kind, ports, mac or None)
+
+
+def child_info(kind: str, data: Pairs) -> bytes:
+    """The payload of IFLA_LINKINFO that makes an interface of `kind`."""
+    return attribute(INFO_KIND, kind.encode()) + nested(INFO_DATA, _encoded_data(kind, data))
+
+
+def port_info(kind: str, data: Pairs) -> bytes:
+    """The payload of IFLA_LINKINFO that sets attributes of a port of `kind`."""
+    values = b"".join(_encoded(PORT_DATA[kind], data))
+    return attribute(INFO_SLAVE_KIND, kind.encode()) + nested(INFO_SLAVE_DATA, values)
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One netlink attribute with its padding."""
+    padding = bytes(-len(payload) % 4)
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + padding
+
+
+def nested(kind: int, payload: bytes) -> bytes:
+    """One attribute that holds others."""
+    return attribute(kind | NLA_F_NESTED, payload)
+
+
+def _kind(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.rstrip(b"\0").decode(errors="backslashreplace")
+
+
+def _pairs(table: Table, raw: bytes) -> Pairs:
+    values = dict(attributes(raw)) if table else {}
+    return tuple(
+        (name, struct.unpack_from(form, values[number])[0])
+        for name, (number, form) in sorted(table.items())
+        if len(values.get(number, b"")) >= struct.calcsize(form)
+    )
+
+
+def _vlan_pairs(raw: bytes) -> Iterator[tuple[str, int]]:
+    """Flags (struct ifla_vlan_flags) and priority maps (struct ifla_vlan_qos_mapping)."""
+    for number, payload in attributes(raw):
+        if number == VLAN_FLAGS:
+            yield "flags", struct.unpack_from("=I", payload)[0]
+        if number in VLAN_MAPS:
+            for _, mapping in attributes(payload):
+                source, target = struct.unpack_from("=II", mapping)
+                yield f"{VLAN_MAPS[number]}.{source}", target
+
+
+def _encoded_data(kind: str, data: Pairs) -> bytes:
+    values = b"".join(_encoded(DATA[kind], data))
+    if kind == "vlan":
+        flags = dict(data).get("flags", 0)
+        values += attribute(VLAN_FLAGS, struct.pack("=II", flags, VLAN_FLAGS_MASK))
+        for number, direction in VLAN_MAPS.items():
+            mappings = b"".join(
+                attribute(VLAN_QOS_MAPPING, struct.pack("=II", int(name.split(".")[1]), target))
+                for name, target in data
+                if name.startswith(f"{direction}.")
+            )
+            values += nested(number, mappings) if mappings else b""
+    return values
+
+
+def _encoded(table: Table, data: Iterable[tuple[str, int]]) -> Iterator[bytes]:
+    for name, value in data:
+        if name in table:
+            number, form = table[name]
+            yield attribute(number, struct.pack(form, value))

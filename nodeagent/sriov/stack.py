@@ -1,0 +1,343 @@
+"""What was stacked on our netdevs in the host's namespace, as values; it dies with them.
+
+Everything names interfaces by their names: these are put back before anything is stacked on them.
+Numbers are the kernel's (rtnetlink(7), uapi/linux/rtnetlink.h, if_addr.h, neighbour.h), because
+tables, protocols and scopes have no other names that hold on every node. `None` and the empty
+tuple mean: not set.
+
+What is not here comes by itself, or survives. The kernel makes routes of protocol `kernel`, the
+local table's, and the link-local address of protocol `kernel_ll` when an address is added and when
+the link goes up. Rules with iif or oif stay: the kernel detaches them by name and attaches them
+again when an interface of that name comes (fib_rules_event(), net/core/fib_rules.c). Bonds,
+bridges, VRFs and teams stay, with their addresses: they lose their ports only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, Final
+
+U32: Final = 0xFFFFFFFF
+CHILD_KINDS: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+MASTER_KINDS: Final = ("bond", "bridge", "team", "vrf")
+
+Pairs = tuple[tuple[str, int], ...]
+"""Attributes as the driver of a link has them, sorted by name: `(("id", 100),)`."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """An interface on top of another: a VLAN, MACVLAN, MACVTAP, IPVLAN or IPVTAP.
+
+    `data` is what its kind has: a VLAN's id, protocol, flags, and `egress.N`, `ingress.N` for its
+    priority maps; mode and flags of the others. `mac` is None where it is its parent's (IPVLAN).
+    """
+
+    dev: str
+    parent: str
+    kind: str
+    data: Pairs
+    mac: str | None
+    mtu: int
+    up: bool
+
+    def __post_init__(self) -> None:
+        _check_one_of("kind", self.kind, CHILD_KINDS)
+        _check_pairs(self.data)
+        _check_numbers(self, 0x7FFFFFFF, "mtu")
+
+    def __str__(self) -> str:
+        data = "".join(f" {name} {value}" for name, value in self.data)
+        state = "up" if self.up else "down"
+        return f"{self.kind}{data} on {self.parent}, {self.mac or 'no MAC'}, {self.mtu}, {state}"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """An interface as port of a bond, bridge, team or VRF. `data`: the port's own attributes.
+
+    `vlans` is a bridge port's VLAN table: ids, each with its BRIDGE_VLAN_INFO_* flags. A bond
+    remembers what MAC its port had before (`mac`), and loses its own (`master_mac`) with its last
+    port; neither is compared: what shows, the port's MAC now, is an attribute of its netdev.
+    """
+
+    dev: str
+    master: str
+    kind: str
+    data: Pairs = ()
+    vlans: tuple[tuple[int, int], ...] = ()
+    mac: str | None = field(default=None, compare=False)
+    master_mac: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_one_of("kind", self.kind, MASTER_KINDS)
+        _check_pairs(self.data)
+        for vid, flags in self.vlans:
+            _check_within("VLAN", vid, 4095)
+            _check_within("flags", flags, 0xFFFF)
+
+    def __str__(self) -> str:
+        data = "".join(f" {name} {value}" for name, value in self.data)
+        vlans = f" vlans {','.join(str(vid) for vid, _ in self.vlans)}" if self.vlans else ""
+        return f"port of {self.kind} {self.master}{data}{vlans}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address with its prefix length: `192.0.2.10/24`. `peer`: of a point-to-point link.
+
+    `flags` are those that an administrator sets (IFA_F_NODAD, _HOMEADDRESS, _NOPREFIXROUTE,
+    _MANAGETEMPADDR, _MCAUTOJOIN). `expires`: it has a lifetime; then the `_until` are Unix times in
+    seconds. They are not compared: the kernel counts down in seconds of its own.
+    """
+
+    dev: str
+    address: str
+    scope: int = 0
+    flags: int = 0
+    peer: str | None = None
+    broadcast: str | None = None
+    label: str | None = None
+    metric: int | None = None
+    proto: int = 0
+    expires: bool = False
+    valid_until: int | None = field(default=None, compare=False)
+    preferred_until: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        ip_interface(self.address)
+        for address in (self.peer and self.peer.partition("/")[0], self.broadcast):
+            if address:
+                ip_address(address)
+        _check_numbers(self, U32, "flags", "metric")
+        _check_numbers(self, 0xFF, "scope", "proto")
+
+    def __str__(self) -> str:
+        return _words(self, "address", self.address)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A permanent neighbour, or one that is answered for (`proxy`, then without `lladdr`)."""
+
+    dev: str
+    address: str
+    lladdr: str | None = None
+    proxy: bool = False
+    flags: int = 0
+
+    def __post_init__(self) -> None:
+        ip_address(self.address)
+        _check_numbers(self, 0xFF, "flags")
+
+    def __str__(self) -> str:
+        return _words(self, "address", self.address)
+
+
+@dataclass(frozen=True)
+class Nexthop:
+    """Where a route goes: `dev` (None: not ours to say), `via` a gateway. `weight` is from 1."""
+
+    dev: str | None
+    via: str | None = None
+    weight: int = 1
+    onlink: bool = False
+
+    def __post_init__(self) -> None:
+        if self.via is not None:
+            ip_address(self.via)
+        if not 1 <= self.weight <= 256:
+            raise ValueError(f"weight {self.weight} is not within 1 and 256")
+
+    def __str__(self) -> str:
+        via = f"via {self.via} " if self.via else ""
+        return f"{via}dev {self.dev}{' onlink' if self.onlink else ''}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route by one or several nexthops of which at least one is ours.
+
+    `metrics` are RTAX_* by number (mtu is 2), `kind` is RTN_* (1: unicast). `expires_at` is a Unix
+    time, and not compared.
+    """
+
+    dst: str
+    nexthops: tuple[Nexthop, ...]
+    table: int = 254
+    metric: int = 0
+    kind: int = 1
+    proto: int = 3
+    scope: int = 0
+    tos: int = 0
+    src: str | None = None
+    pref: int | None = None
+    metrics: tuple[tuple[int, int], ...] = ()
+    expires: bool = False
+    expires_at: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        ip_network(self.dst)
+        if not self.nexthops:
+            raise ValueError(f"route {self.dst} goes nowhere")
+        if self.src is not None:
+            ip_address(self.src)
+        _check_numbers(self, U32, "table", "metric")
+        _check_numbers(self, 0xFF, "kind", "proto", "scope", "tos", "pref")
+        for number, value in self.metrics:
+            _check_within("metric", number, 0xFF)
+            _check_within("metric", value, U32)
+
+    def __str__(self) -> str:
+        hops = ", ".join(map(str, self.nexthops))
+        return f"{self.dst} {hops} table {self.table} metric {self.metric} proto {self.proto}"
+
+    @property
+    def is_v6(self) -> bool:
+        """Whether it is an IPv6 route."""
+        return ":" in self.dst
+
+
+Stacked = Child | Membership | Address | Neighbour | Route
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All that is stacked on our netdevs.
+
+    `children` with parents first, the rest in the kernel's order, which for addresses means
+    something (primary and secondary). `lost` is in words: what dies with our netdevs and is not put
+    back.
+    """
+
+    children: tuple[Child, ...] = ()
+    memberships: tuple[Membership, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    routes: tuple[Route, ...] = ()
+    lost: tuple[str, ...] = field(default=(), compare=False)
+
+    def things(self) -> Iterator[Stacked]:
+        """Everything, in the order in which it can be put back."""
+        yield from self.children
+        yield from self.memberships
+        yield from self.addresses
+        yield from self.neighbours
+        yield from self.routes
+
+
+def devices_of(thing: Stacked) -> tuple[str, ...]:
+    """The interfaces that have to be there before `thing`, without its own if it is one."""
+    if isinstance(thing, Child):
+        return (thing.parent,)
+    if isinstance(thing, Route):
+        return tuple(hop.dev for hop in thing.nexthops if hop.dev is not None)
+    return (thing.dev,)
+
+
+def renamed(thing: Stacked, names: Mapping[str, str]) -> Stacked:
+    """`thing` where interfaces have other names: `names` maps the old to the new ones."""
+    if isinstance(thing, Route):
+        hops = tuple(replace(hop, dev=names.get(hop.dev or "", hop.dev)) for hop in thing.nexthops)
+        return replace(thing, nexthops=hops)
+    if isinstance(thing, Child):
+        return replace(thing, parent=names.get(thing.parent, thing.parent))
+    return replace(thing, dev=names.get(thing.dev, thing.dev))
+
+
+def roots(stack: Stack) -> dict[str, str]:
+    """Each child's name, and the name of the netdev that it stands on in the end."""
+    found: dict[str, str] = {}
+    for child in stack.children:
+        found[child.dev] = found.get(child.parent, child.parent)
+    return found
+
+
+def _words(value: Any, *without: str) -> str:
+    """`192.0.2.10/24 dev enp1s0 label x`: the fields that are set."""
+    first = [getattr(value, without[0])]
+    for each in dataclasses.fields(value):
+        now = getattr(value, each.name)
+        if each.name not in without and each.compare and now != each.default:
+            first.append(each.name if now is True else f"{each.name} {now}")
+    return " ".join(map(str, first))
+
+
+def _check_within(what: str, value: int, high: int) -> None:
+    if not 0 <= value <= high:
+        raise ValueError(f"{what} {value} is not within 0 and {high}")
+
+
+def _check_numbers(value: Any, high: int, *names: str) -> None:
+    for name in names:
+        number = getattr(value, name)
+        if number is not None:
+            _check_within(name, number, high)
+
+
+def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{what} {value!r} is none of {', '.join(allowed)}")
+
+
+def _check_pairs(pairs: Pairs) -> None:
+    names = [name for name, _ in pairs]
+    if names != sorted(set(names)):
+        raise ValueError(f"{names} are not unique and sorted")
+    for name, value in pairs:
+        _check_within(name, value, U32)
+
+
+def stack_from_plain(plain: Any) -> Stack:
+    """A `Stack` from what `json` read: each member by the type that its field is annotated with.
+
+    ValueError or TypeError say what is wrong.
+    """
+    made: Stack = _typed(Stack, plain)
+    return made
+
+
+def _typed(kind: Any, plain: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _made(kind, plain)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {types.UnionType, typing.Union}:
+        (inner,) = (each for each in arguments if each is not types.NoneType)
+        return _typed(inner, plain)
+    if origin is tuple:
+        return _tuple(arguments, plain)
+    # bool is a subclass of int: `type() is` keeps `true` out of numbers
+    if type(plain) is not kind:
+        raise TypeError(f"{plain!r} is not of type {kind.__name__}")
+    return plain
+
+
+def _tuple(arguments: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
+    if not isinstance(plain, list):
+        raise TypeError(f"{plain!r} is not a list")
+    if arguments[-1] is Ellipsis:
+        return tuple(_typed(arguments[0], item) for item in plain)
+    if len(plain) != len(arguments):
+        raise ValueError(f"{plain!r} has not {len(arguments)} members")
+    return tuple(_typed(kind, item) for kind, item in zip(arguments, plain, strict=True))
+
+
+def _made(kind: type, plain: Any) -> Any:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{kind.__name__} is not an object")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(plain) - set(hints))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has unknown members: {', '.join(unknown)}")
+    for each in dataclasses.fields(kind):
+        optional = type(None) in typing.get_args(hints[each.name])
+        if each.default is dataclasses.MISSING and each.name not in plain and not optional:
+            raise ValueError(f"{kind.__name__} has no {each.name!r}")
+    values = {name: _typed(hints[name], value) for name, value in plain.items()}
+    required = {f.name: None for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    return kind(**{**required, **values})

@@ -1,0 +1,217 @@
+"""Putting back what stood on our netdevs: children, ports, addresses, neighbours, routes.
+
+By name and not by handle: names are restored before, and they are what a bond or a VLAN of another
+program refers to. The ifindex is looked up when it is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from nodeagent.errors import WaitTimeout, reason
+from nodeagent.kernel import stack_messages as messages
+from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
+from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack import StackEdge, membership_of
+from nodeagent.sriov.actions import AddStacked
+from nodeagent.sriov.failures import Failures, target_of
+from nodeagent.sriov.node import Node
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Route,
+    Stacked,
+    devices_of,
+)
+
+log = logging.getLogger(__name__)
+
+DAD_TIMEOUT: Final = 10.0
+"""Seconds. DAD itself takes one or two, from the moment when the link has carrier."""
+
+
+def add_stacked(node: Node, actions: Sequence[AddStacked]) -> Failures:
+    """Perform the actions of a stage, of one kind; what another interface's absence stops is named.
+
+    Children go level by level, because each needs its parent's ifindex.
+    """
+    with node.stack() as edge:
+        children = [action for action in actions if isinstance(action.thing, Child)]
+        failures: Failures = []
+        for level in _levels(children):
+            failures += _add(node, edge, level)
+        return failures + _add(node, edge, [a for a in actions if a not in children])
+
+
+def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:
+    """Parents before what stands on them."""
+    left = list(children)
+    while left:
+        to_come = {action.thing.dev for action in left if isinstance(action.thing, Child)}
+        level = [a for a in left if not to_come & set(devices_of(a.thing))]
+        yield level or left
+        left = [action for action in left if level and action not in level]
+
+
+def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures:
+    if not actions:
+        return []
+    links = {link.name: link for link in node.rtnl.links().values()}
+    failures: Failures = []
+    possible: list[AddStacked] = []
+    for action in actions:
+        missing = [name for name in _needed(action.thing) if name not in links]
+        if missing:
+            text = f"{_title(action.thing)}: there is no interface {', '.join(missing)}"
+            failures.append((target_of(action), text))
+        else:
+            possible.append(action)
+    members = [action for action in possible if isinstance(action.thing, Membership)]
+    others = [action for action in possible if action not in members]
+    failures += _join(node, edge, members, links)
+    indexes = {name: link.index for name, link in links.items()}
+    for group in _groups(others):
+        failures += _send(node, edge, group, indexes)
+    return failures
+
+
+def _send(
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
+) -> Failures:
+    """Send a group; a route from an IPv6 address that is tentative yet is refused and sent again.
+
+    The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
+    """
+    with AddressWatch() as watch:
+        results = edge.send([_message(action.thing, indexes, time.time()) for action in actions])
+        pairs = list(zip(actions, results, strict=True))
+        again = [
+            action
+            for action, error in pairs
+            if error is not None
+            and error.errno == errno.EINVAL
+            and isinstance(action.thing, Route)
+            and ":" in (action.thing.src or "")
+        ]
+        if not again:
+            return _refusals(actions, results)
+        _await_addresses(node, edge, again, indexes, watch)
+    others = [(action, error) for action, error in pairs if action not in again]
+    retried = edge.send([_message(action.thing, indexes, time.time()) for action in again])
+    left = [action for action, _ in others] + again
+    return _refusals(left, [error for _, error in others] + retried)
+
+
+def _await_addresses(
+    node: Node,
+    edge: StackEdge,
+    actions: Sequence[AddStacked],
+    indexes: Mapping[str, int],
+    watch: AddressWatch,
+) -> None:
+    sources = {a.thing.src for a in actions if isinstance(a.thing, Route)}
+    ours = set(indexes.values())
+    watches: list[Watch] = [watch] if node.stop is None else [watch, node.stop]
+    try:
+        wait_until_clear(
+            lambda: sorted(edge.tentative(ours) & sources),
+            *watches,
+            what="IPv6 addresses",
+            timeout=DAD_TIMEOUT,
+        )
+    except WaitTimeout as late:
+        log.debug("%s", late.message)
+
+
+def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
+    """In the order in which the kernel takes them (`in_order`, `gateways_last`)."""
+    by_thing = {action.thing: action for action in actions}
+    addresses = [thing for thing in by_thing if isinstance(thing, Address)]
+    routes = [thing for thing in by_thing if isinstance(thing, Route)]
+    rest = [thing for thing in by_thing if isinstance(thing, Child | Neighbour)]
+    things = (rest, messages.in_order(addresses), messages.gateways_last(routes))
+    return [[by_thing[thing] for thing in group] for group in things if group]
+
+
+def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearray:
+    match thing:
+        case Child():
+            return messages.child_message(thing, indexes)
+        case Address():
+            return messages.address_message(thing, indexes[thing.dev], now)
+        case Neighbour():
+            return messages.neighbour_message(thing, indexes[thing.dev])
+        case Route():
+            return messages.route_message(thing, indexes, now)
+        case Membership():
+            raise AssertionError("a port takes several messages: _join()")
+
+
+def _join(
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
+) -> Failures:
+    """Make ports, then look at what the master gave them, and set what is to be different."""
+    if not actions:
+        return []
+    failures: Failures = []
+    for action, member in _members(actions):
+        link, master = links[member.dev], links[member.master]
+        if link.master != master.index:
+            sent = list(messages.join_messages(member, link, master.index))
+            failures += _refusals([action] * len(sent), edge.send(sent))
+    now = node.rtnl.links()
+    tables = edge.vlans() if any(m.kind == "bridge" for _, m in _members(actions)) else {}
+    for action, member in _members(actions):
+        sent = list(_port_settings(member, now, links[member.dev].index, tables))
+        failures += _refusals([action] * len(sent), edge.send(sent))
+    return failures
+
+
+def _port_settings(
+    member: Membership,
+    links: Mapping[int, Link],
+    index: int,
+    tables: Mapping[int, tuple[tuple[int, int], ...]],
+) -> Iterator[bytearray]:
+    """What is to be set once it is a port; nothing where it did not become one."""
+    have = membership_of(links[index], links) if index in links else None
+    if have is None or have.master != member.master:
+        return
+    master = links[links[index].master or 0]
+    if member.master_mac not in {None, master.mac}:
+        yield messages.mac_message(master.index, member.master_mac or "")
+    yield from messages.port_messages(member, have, tables.get(index, ()), index)
+
+
+def _members(actions: Iterable[AddStacked]) -> Iterable[tuple[AddStacked, Membership]]:
+    return [(a, a.thing) for a in actions if isinstance(a.thing, Membership)]
+
+
+def _refusals(actions: Sequence[AddStacked], results: Sequence[OSError | None]) -> Failures:
+    return [
+        (target_of(action), f"{_title(action.thing)}: {reason(error)}")
+        for action, error in zip(actions, results, strict=True)
+        if error is not None and error.errno != errno.EEXIST
+    ]
+
+
+def _title(thing: Stacked) -> str:
+    match thing:
+        case Child():
+            return f"cannot make {thing.kind} {thing.dev} on {thing.parent}"
+        case Membership():
+            return f"cannot make {thing.dev} a port of {thing.kind} {thing.master}"
+        case _:
+            return f"cannot add {type(thing).__name__.lower()} {thing}"
+
+
+def _needed(thing: Stacked) -> tuple[str, ...]:
+    if isinstance(thing, Membership):
+        return (thing.dev, thing.master)
+    return devices_of(thing)

@@ -1,0 +1,316 @@
+"""What stands on netdevs: values, JSON, rtnetlink both ways, order, lines."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodeagent.errors import DataError
+from nodeagent.kernel import linkinfo, stack_messages
+from nodeagent.kernel.linkinfo import attribute
+from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack import (
+    Ours,
+    address_of,
+    children_of,
+    membership_of,
+    neighbour_of,
+    qdisc_of,
+    route_of,
+)
+from nodeagent.sriov.differences import differences
+from nodeagent.sriov.lines_stack import stacked_line
+from nodeagent.sriov.model import (
+    DeviceHandle,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Snapshot,
+    snapshot_from_json,
+    snapshot_to_json,
+)
+from nodeagent.sriov.plan import after_reload, plan
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Nexthop,
+    Route,
+    Stack,
+    Stacked,
+)
+
+NOW = 1_800_000_000.0
+MAC = "52:54:00:00:00:01"
+OURS = Ours({2: "enp1s0", 3: "bond0", 7: "enp1s0.100"}, {2, 7}, {2: MAC, 7: MAC})
+INDEXES = {name: index for index, name in OURS.names.items()}
+
+v4 = st.ip_addresses(v=4).map(str)
+v6 = st.ip_addresses(v=6).filter(lambda a: not a.is_link_local).map(str)
+devs = st.sampled_from(("enp1s0", "enp1s0.100"))
+numbers = st.integers(0, 0xFFFFFFFF)
+addresses = st.builds(
+    Address,
+    dev=devs,
+    address=st.one_of(
+        st.builds("{}/{}".format, v4, st.integers(0, 32)),
+        st.builds("{}/{}".format, v6, st.integers(0, 128)),
+    ),
+    scope=st.sampled_from((0, 200, 253)),
+    flags=st.sampled_from((0, 0x200, 0x12)),
+    metric=st.one_of(st.none(), st.integers(1, 5000)),
+    proto=st.sampled_from((0, 4)),
+)
+hops = st.builds(Nexthop, dev=devs, via=st.one_of(st.none(), v4, v6), weight=st.integers(1, 256))
+routes = st.builds(
+    Route,
+    dst=st.sampled_from(("0.0.0.0/0", "10.1.0.0/16", "::/0", "2001:db8::/48")),
+    nexthops=st.lists(hops, min_size=2, max_size=4).map(tuple),
+    table=numbers,
+    metric=numbers,
+    kind=st.sampled_from((1, 2)),
+    proto=st.sampled_from((3, 4, 9, 16)),
+    scope=st.sampled_from((0, 253)),
+    src=st.one_of(st.none(), v4),
+    metrics=st.sampled_from(((), ((2, 1400),), ((2, 9000), (8, 1360)))),
+)
+neighbours = st.builds(
+    Neighbour, dev=devs, address=st.one_of(v4, v6), lladdr=st.just("02:00:00:00:00:01")
+)
+CHILD = Child(
+    "enp1s0.100",
+    "enp1s0",
+    "vlan",
+    (("egress.1", 3), ("flags", 1), ("id", 100), ("protocol", 0x8100)),
+    MAC,
+    1500,
+    True,
+)
+MEMBER = Membership("enp1s0", "br0", "bridge", (("cost", 55),), ((1, 6), (10, 0)))
+ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
+ROUTE = Route("0.0.0.0/0", (Nexthop("enp1s0", "192.0.2.1"),), metric=100, proto=16)
+ALL = Stack((CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,))
+
+
+def node(stack: Stack | None) -> NodeState:
+    netdev = Netdev("enp1s0", Mac(MAC), 1500, True)
+    return NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0"), netdev=netdev),), stack)
+
+
+def snapshot(stack: Stack | None) -> Snapshot:
+    return Snapshot("2026-11-21T00:00:00Z", "", "", "6.12", (), node(stack))
+
+
+@given(
+    st.builds(
+        Stack,
+        addresses=st.lists(addresses).map(tuple),
+        routes=st.lists(routes).map(tuple),
+        neighbours=st.lists(neighbours).map(tuple),
+    )
+)
+def test_json_both_ways(stack: Stack) -> None:
+    assert snapshot_from_json(snapshot_to_json(snapshot(stack)), "x") == snapshot(stack)
+
+
+@pytest.mark.parametrize("stack", [None, Stack(), ALL])
+def test_json_of_everything(stack: Stack | None) -> None:
+    assert snapshot_from_json(snapshot_to_json(snapshot(stack)), "x") == snapshot(stack)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("192.0.2.10/24", "192.0.2.300/24"),
+        ('"cost",', '"cost", 1,'),
+        ('"table": 254', '"table": "main"'),
+        ('"kind": "vlan"', '"kind": "wlan"'),
+        ('"weight": 1', '"weight": 0'),
+        ('"metric": 100', '"metrik": 100'),
+        ('"up": true\n', '"up": 1\n'),
+    ],
+)
+def test_json_that_is_none_of_ours(good: str, bad: str) -> None:
+    text = snapshot_to_json(snapshot(ALL))
+    assert good in text
+    with pytest.raises(DataError, match="x"):
+        snapshot_from_json(text.replace(good, bad), "x")
+
+
+@given(addresses)
+def test_addresses_both_ways(address: Address) -> None:
+    body = bytes(stack_messages.address_message(address, INDEXES[address.dev], NOW))
+    assert address_of(body, OURS, NOW) == address
+
+
+def test_what_is_left_of_a_lifetime() -> None:
+    address = Address(
+        "enp1s0", "2001:db8::1/64", expires=True, valid_until=int(NOW) + 900, preferred_until=None
+    )
+    later = bytes(stack_messages.address_message(address, 2, NOW + 100))
+    found = address_of(later, OURS, NOW + 100)
+    assert found == address
+    assert found is not None
+    assert found.valid_until == NOW + 900
+    gone = address_of(bytes(stack_messages.address_message(address, 2, NOW + 1000)), OURS, NOW)
+    assert gone is not None
+    assert gone.valid_until == NOW + stack_messages.GRACE
+
+
+@pytest.mark.parametrize(
+    ("address", "proto", "flags"),
+    [
+        ("fe80::5054:ff:fe00:1", 0, 0x80),
+        ("fe80::1", 3, 0x80),
+        ("fe80::abcd", 0, 0x880),
+        ("2001:db8::77", 0, 0x01),
+    ],
+)
+def test_the_kernel_makes_it_itself(address: str, proto: int, flags: int) -> None:
+    made = Address("enp1s0", f"{address}/64", proto=proto, flags=flags)
+    assert address_of(bytes(stack_messages.address_message(made, 2, NOW)), OURS, NOW) is None
+
+
+def test_a_link_local_that_somebody_gave_is_kept() -> None:
+    given_one = Address("enp1s0", "fe80::1/64", scope=253)
+    body = bytes(stack_messages.address_message(given_one, 2, NOW))
+    assert address_of(body, OURS, NOW) == given_one
+    assert address_of(body, replace(OURS, indexes={7}), NOW) is None
+
+
+@given(routes)
+def test_routes_both_ways(route: Route) -> None:
+    assert route_of(bytes(stack_messages.route_message(route, INDEXES, NOW)), OURS, NOW) == route
+
+
+@given(hops)
+def test_a_route_with_one_nexthop(hop: Nexthop) -> None:
+    route = Route("10.0.0.0/8", (replace(hop, weight=1, onlink=True),))
+    assert route_of(bytes(stack_messages.route_message(route, INDEXES, NOW)), OURS, NOW) == route
+
+
+def test_routes_that_are_not_ours_or_the_kernels_own_are_left_out() -> None:
+    for route in (
+        replace(ROUTE, nexthops=(Nexthop("bond0", "192.0.2.1"),)),
+        replace(ROUTE, proto=2),
+    ):
+        body = bytes(stack_messages.route_message(route, INDEXES, NOW))
+        assert route_of(body, OURS, NOW) is None
+
+
+def test_a_route_with_what_is_not_put_back_is_named() -> None:
+    body = bytes(stack_messages.route_message(ROUTE, INDEXES, NOW))
+    body += attribute(30, struct.pack("=I", 5))
+    assert route_of(body, OURS, NOW) == "route 0.0.0.0/0 with nexthop id"
+
+
+@given(neighbours)
+def test_neighbours_both_ways(neighbour: Neighbour) -> None:
+    body = bytes(stack_messages.neighbour_message(neighbour, INDEXES[neighbour.dev]))
+    assert neighbour_of(body, OURS) == neighbour
+
+
+def test_a_proxy_has_no_address_of_its_own() -> None:
+    proxy = Neighbour("enp1s0", "192.0.2.200", proxy=True)
+    assert neighbour_of(bytes(stack_messages.neighbour_message(proxy, 2)), OURS) == proxy
+
+
+def test_only_a_qdisc_that_somebody_made_is_lost() -> None:
+    for handle, text in ((0, None), (0x70000, "qdisc htb 7: on enp1s0")):
+        header = bytes(16) + struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFFF, 0)
+        assert qdisc_of(header + attribute(1, b"htb\0"), OURS) == text
+
+
+def link(index: int, name: str, **more: object) -> Link:
+    return Link(index, name, MAC, 1500, True, True, None, None, None, **more)  # type: ignore[arg-type] # by name
+
+
+def test_children_come_after_their_parents_and_others_are_named() -> None:
+    vlan = linkinfo.child_info("vlan", CHILD.data)
+    links = {
+        9: link(9, "enp1s0"),
+        4: link(4, "macvlan0", parent=5, info=linkinfo.child_info("macvlan", (("mode", 4),))),
+        5: link(5, "enp1s0.100", parent=9, info=vlan),
+        6: link(6, "vx0", parent=9, info=attribute(linkinfo.INFO_KIND, b"vxlan\0")),
+        8: link(8, "other", parent=77),
+    }
+    children, lost = children_of(links, {9})
+    assert [child.dev for child in children] == ["enp1s0.100", "macvlan0"]
+    assert children[0] == CHILD
+    assert lost == ("vxlan vx0 on enp1s0",)
+
+
+def test_a_port_and_its_attributes() -> None:
+    info = linkinfo.port_info("bridge", (("cost", 55), ("hairpin", 1), ("isolated", 0)))
+    links = {2: link(2, "enp1s0", master=3, info=info), 3: link(3, "br0")}
+    data = (("cost", 55), ("hairpin", 1), ("isolated", 0))
+    assert membership_of(links[2], links) == Membership("enp1s0", "br0", "bridge", data)
+    assert membership_of(links[3], links) is None
+
+
+def test_a_port_of_a_bond_is_taken_down_and_has_its_own_mac_before_it_joins() -> None:
+    member = Membership("enp1s0", "bond0", "bond", mac="02:00:00:00:00:09")
+    kinds = [message[4] for message in stack_messages.join_messages(member, link(2, "enp1s0"), 3)]
+    assert kinds == [19, 19, 19]
+    bridge = Membership("enp1s0", "br0", "bridge")
+    assert len(list(stack_messages.join_messages(bridge, link(2, "enp1s0"), 3))) == 1
+
+
+def test_order() -> None:
+    near = Route("192.0.2.0/24", (Nexthop("enp1s0"),))
+    assert stack_messages.gateways_last([ROUTE, near]) == [near, ROUTE]
+    first, second, third = (Address("e", a) for a in ("10.0.0.1/8", "fd00::1/64", "fd00::2/64"))
+    assert stack_messages.in_order([first, second, third]) == [first, third, second]
+
+
+def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
+    want = node(ALL)
+    stages = plan(want, after_reload(want))
+    assert [stage.name for stage in stages][-5:] == [
+        *("add children", "join masters", "add addresses", "add neighbours", "add routes"),
+    ]
+    text = [str(difference) for difference in differences(want, after_reload(want))]
+    assert (
+        "enp1s0 route: want 0.0.0.0/0 via 192.0.2.1 dev enp1s0 table 254 metric 100 proto 16, "
+        "have missing"
+    ) in text
+
+
+def test_what_is_there_beyond_what_is_wanted_stays() -> None:
+    assert plan(node(Stack()), node(ALL)) == ()
+    assert plan(node(None), node(ALL)) == ()
+
+
+@pytest.mark.parametrize(
+    ("thing", "line"),
+    [
+        (
+            CHILD,
+            f"ip link add link enp1s0 name enp1s0.100 address {MAC} mtu 1500 type vlan"
+            " egress-qos-map 1:3 id 100 protocol 802.1Q && ip link set dev enp1s0.100 up",
+        ),
+        (
+            MEMBER,
+            "ip link set dev enp1s0 master br0; ip link set dev enp1s0 type bridge_slave cost 55;"
+            " bridge vlan add dev enp1s0 vid 1 pvid untagged; bridge vlan add dev enp1s0 vid 10",
+        ),
+        (ADDRESS, "ip address replace 192.0.2.10/24 dev enp1s0 broadcast 192.0.2.255"),
+        (
+            ROUTE,
+            "ip route append unicast 0.0.0.0/0 via 192.0.2.1 dev enp1s0"
+            " table 254 proto 16 scope 0 metric 100",
+        ),
+        (
+            Neighbour("enp1s0", "192.0.2.1", MAC),
+            f"ip neighbour replace 192.0.2.1 lladdr {MAC} nud permanent dev enp1s0",
+        ),
+    ],
+)
+def test_lines(thing: Stacked, line: str) -> None:
+    assert stacked_line(thing) == line
