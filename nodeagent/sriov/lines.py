@@ -16,12 +16,14 @@ from nodeagent.sriov.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
+    SetEthtool,
     SetLink,
     SetParam,
     SetVf,
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.ethtool import commands as ethtool_commands
 from nodeagent.sriov.model import DeviceHandle, NodeState, Port
 
 
@@ -65,6 +67,9 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
         case SetLink():
             name = _name(action.pf, action.index, have, want)
             text = "; ".join(_link_commands(action, name))
+        case SetEthtool():
+            name = _name(action.pf, action.index, have, want)
+            text = "; ".join(ethtool_commands(action.values, name))
     return text
 
 

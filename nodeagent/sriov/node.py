@@ -6,8 +6,9 @@ the rest are sysfs links. Nothing here decides what to change: that is `nodeagen
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
+from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.sysfs import Sysfs
@@ -32,12 +34,16 @@ from nodeagent.sriov.model import (
     Pf,
     Port,
     Representor,
+    Setting,
     Vf,
 )
 
 log = logging.getLogger(__name__)
 
 Devices = dict[tuple[str, str], list[Link]]
+SettingsByIndex = Mapping[int, tuple[Setting, ...]]
+"""What ethtool tells of an interface, by ifindex."""
+
 Target = tuple[DeviceHandle, Port]
 """A PF (None), a VF (its index) or a representor (its port): never a name."""
 
@@ -60,6 +66,7 @@ class Node:
         *,
         sysfs: Sysfs | None = None,
         rtnl: Rtnl | None = None,
+        ethtool: Ethtool | None = None,
         devlink: Callable[[], Devlink] = Devlink,
         udev_run: Path = Path("/run/udev"),
     ) -> None:
@@ -67,6 +74,7 @@ class Node:
         self.stop = stop
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
+        self.ethtool = ethtool or Ethtool()
         self.devlink = devlink
         self.given_up: set[Target] = set()
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
@@ -78,6 +86,7 @@ class Node:
 
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
+        self.ethtool.close()
 
     def observe(self) -> NodeState:
         """The state of every PF bound to the driver, and of its VFs.
@@ -85,12 +94,15 @@ class Node:
         UnavailableError when a device reports something that no device can be.
         """
         devices = self.links_by_device()
+        settings = self.ethtool.settings(
+            [each.index for each in itertools.chain(*devices.values())]
+        )
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
         try:
             switches = self._observe_devlink(set(found))
             pfs = tuple(
-                self._observe_pf(DeviceHandle(*device), devices, switches.get(device, {}))
+                self._observe_pf(DeviceHandle(*device), devices, settings, switches.get(device, {}))
                 for device in found
             )
             return NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
@@ -212,7 +224,13 @@ class Node:
                 for device in devices
             }
 
-    def _observe_pf(self, handle: DeviceHandle, devices: Devices, switch: dict[str, Any]) -> Pf:
+    def _observe_pf(
+        self,
+        handle: DeviceHandle,
+        devices: Devices,
+        settings: SettingsByIndex,
+        switch: dict[str, Any],
+    ) -> Pf:
         bus, name = handle.bus, handle.name
         numvfs = self.sysfs.numvfs(bus, name)
         link = self.link_of((handle, None), devices)
@@ -223,12 +241,19 @@ class Node:
             handle=handle,
             numvfs=numvfs,
             autoprobe=self.sysfs.autoprobe(bus, name),
-            netdev=_netdev(link),
+            netdev=_netdev(link, settings),
             vfs=tuple(
-                self._observe_vf(handle, index, functions.get(index), infos.get(index), devices)
+                self._observe_vf(
+                    handle,
+                    index,
+                    functions.get(index),
+                    infos.get(index),
+                    devices=devices,
+                    settings=settings,
+                )
                 for index in indexes
             ),
-            representors=_representors(devices.get((bus, name), [])),
+            representors=_representors(devices.get((bus, name), []), settings),
             **switch,
         )
 
@@ -241,7 +266,9 @@ class Node:
         index: int,
         function: str | None,
         info: VfInfo | None,
+        *,
         devices: Devices,
+        settings: SettingsByIndex,
     ) -> Vf:
         own = devices.get((handle.bus, function or ""), [])
         return Vf(
@@ -249,7 +276,7 @@ class Node:
             address=function,
             driver=None if function is None else self.sysfs.driver(handle.bus, function),
             driver_override=function and self.sysfs.driver_override(handle.bus, function),
-            netdev=_netdev(min(own, key=lambda link: link.index, default=None)),
+            netdev=_netdev(min(own, key=lambda link: link.index, default=None), settings),
             **({} if info is None else _held_by_pf(info)),
         )
 
@@ -294,7 +321,7 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
     }
 
 
-def _netdev(link: Link | None) -> Netdev | None:
+def _netdev(link: Link | None, settings: SettingsByIndex) -> Netdev | None:
     if link is None:
         return None
     mac = None if link.mac is None else Mac(link.mac)
@@ -309,6 +336,7 @@ def _netdev(link: Link | None) -> Netdev | None:
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,
+        ethtool=settings.get(link.index),
     )
 
 
@@ -321,12 +349,12 @@ def _devlink_fields(eswitch: Eswitch, params: Iterable[devlink_edge.Param]) -> d
     }
 
 
-def _representors(links: Iterable[Link]) -> tuple[Representor, ...]:
+def _representors(links: Iterable[Link], settings: SettingsByIndex) -> tuple[Representor, ...]:
     found = {link.phys_port_name: link for link in links if _is_representor(link)}
     return tuple(
         Representor(port, netdev)
         for port, link in sorted(found.items(), key=lambda item: str(item[0]))
-        if port is not None and (netdev := _netdev(link)) is not None
+        if port is not None and (netdev := _netdev(link, settings)) is not None
     )
 
 
