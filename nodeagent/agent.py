@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nodeagent import aftermath, hold
+from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
 from nodeagent.driver import blacklist
 from nodeagent.driver.nic import NicDriver
@@ -40,10 +40,14 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
     with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
-        with _flag_only_when_proven(journal):
-            with aftermath.around(settings):
-                _work(mode, settings, journal, stop)
-            return _stay(lock_fd, journal, stop, log_format)
+        try:
+            with _flag_only_when_proven(journal), debug.commands_on_record(settings):
+                with aftermath.around(settings):
+                    _work(mode, settings, journal, stop)
+                return _stay(lock_fd, journal, stop, log_format)
+        except AgentError as error:
+            debug.pause(settings, error, stop)
+            raise
 
 
 def reload_once(mode: str, settings: Settings) -> None:

@@ -40,6 +40,13 @@ def seconds(text: str) -> float:
     raise ValueError(f"seconds as a plain number, more than 0 and at most {LONGEST:.0f} (a week)")
 
 
+def pause(text: str) -> float:
+    """Seconds as a plain number, at most a week; 0 is none."""
+    if _SECONDS.fullmatch(text) and float(text) <= LONGEST:
+        return float(text)
+    raise ValueError(f"seconds as a plain number, at most {LONGEST:.0f} (a week)")
+
+
 def absolute_path(text: str) -> Path:
     """An absolute path of printable characters that does not climb (`..`)."""
     path = Path(text)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import RestoreFailed
+from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.sriov.differences import differences, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
@@ -59,12 +60,46 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
 
 
 def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
-    """The installed driver is loaded and every PF of the snapshot is back."""
-    if not driver.loaded_is_installed():
-        journal.note("vfs-gone")
-        driver.ensure_restarted()
+    """The installed driver is loaded, every module and every PF of the snapshot is back."""
+    before = tuple(module for module, _ in snapshot.srcversions)
+    try:
+        if not driver.loaded_is_installed():
+            journal.note("vfs-gone")
+            driver.ensure_restarted()
+            note_srcversions(journal, driver)
+        driver.ensure_companions(before)
+    except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
+        salvage(node, journal, driver, snapshot)
+        raise
     node.wait_for_pfs(snapshot.state)
+    journal.note("driver", version=driver.version() or "unknown")
+
+
+def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+    """After a failed restart: modules and VFs as they were, on whatever driver runs then.
+
+    As far as it goes: what fails here is logged, because the restart's own error is the one to
+    raise. The snapshot stays open all the same.
+    """
+    if not driver.is_loaded():
+        return
+    log.warning("the restart failed: putting the VFs back on the driver that is loaded")
+    before = tuple(module for module, _ in snapshot.srcversions)
+    verbs: tuple[Callable[[], None], ...] = (
+        lambda: driver.ensure_companions(before),
+        lambda: node.wait_for_pfs(snapshot.state),
+        lambda: restore(node, snapshot.state),
+    )
+    failures = 0
+    for verb in verbs:
+        try:
+            verb()
+        except (KernelError, WaitTimeout, RestoreFailed) as error:
+            failures += 1
+            log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+    if not failures:
+        journal.note("vfs-back")
 
 
 def restore(node: Node, want: NodeState) -> None:
@@ -108,7 +143,6 @@ def verify(node: Node, want: NodeState) -> None:
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     """What the node looks like now, with when and where that was."""
-    loaded = ((each.module, each.loaded) for each in driver.srcversions())
     state = node.observe()
     for vf in unseen(state):
         log.warning(
@@ -121,7 +155,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
         machine_id=machine_id(),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
         kernel=os.uname().release,
-        srcversions=tuple((module, text) for module, text in loaded if text is not None),
+        srcversions=driver.modules_loaded(),
         state=state,
     )
 

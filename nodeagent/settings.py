@@ -28,6 +28,7 @@ from nodeagent.parse import (
     object_name,
     object_names,
     one_of,
+    pause,
     port,
     present,
     seconds,
@@ -216,6 +217,25 @@ class Settings:
     )
     restart_timeout: float = variable(
         "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
+    )
+    debug: bool = variable(
+        "ENTRYPOINT_DEBUG",
+        boolean,
+        "false",
+        "write every command to the file below; wait before exiting after a failure",
+    )
+    debug_log_file: Path = variable(
+        "DEBUG_LOG_FILE",
+        file_path,
+        "/tmp/entrypoint_debug_cmds.log",  # noqa: S108  the container's; links are not followed
+        "that file",
+    )
+    debug_sleep: float = variable(
+        "DEBUG_SLEEP_SEC_ON_EXIT",
+        pause,
+        "300",
+        "how long `run` waits after a failure with ENTRYPOINT_DEBUG; a signal ends it at once",
+        unit="s",
     )
     bind_delay_sec: str | None = variable(
         "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped
+from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped, UnavailableError
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,9 +28,19 @@ NO_PODS: Final = NO_INPUT
 """`device-plugin restart`: there is none. Information, not a failure, but not a restart either."""
 
 
+def require_client() -> None:
+    """UnavailableError where the library is missing: an agent without the cluster needs none."""
+    if importlib.util.find_spec("kubernetes") is None:
+        raise UnavailableError(
+            "the Python package kubernetes is not installed: no command can ask the API server",
+            hint="pip install nodeagent brings it",
+        )
+
+
 @click.group("device-plugin")
 def device_plugin() -> None:
     """Restart device plugins, prune their list."""
+    require_client()
 
 
 @device_plugin.command("restart")
@@ -121,6 +132,7 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
 @click.group("node")
 def node() -> None:
     """Tell the cluster about this node; wait for its gates."""
+    require_client()
 
 
 timeout = click.option(

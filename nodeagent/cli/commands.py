@@ -358,10 +358,7 @@ def _write_plan(
 
     actions = sum(len(stage.actions) for stage in stages)
     if output == "json":
-        plain = [
-            {"name": stage.name, "lines": [lines.line(each, want, have) for each in stage.actions]}
-            for stage in stages
-        ]
+        plain = [{"name": name, "lines": text} for name, text in lines.by_stage(stages, want, have)]
         write_json({"done": done, "actions": actions, "stages": plain})
     elif not stages:
         write_lines(["# nothing to do: nothing differs"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent.cli.cluster import connect, this_node
+from nodeagent.cli.cluster import connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 @click.group("network")
 def network() -> None:
     """Diagnose networks that pods ask for; wait for them."""
+    require_client()
 
 
 @network.command("check")
@@ -80,7 +81,8 @@ def wait(call: Call, names: Sequence[str], namespace: str, timeout: float, outpu
 
 @click.group("operator")
 def operator() -> None:
-    """Is the SR-IOV operator at work? Keep and put back its settings."""
+    """Judge the SR-IOV operator; keep and put back its settings."""
+    require_client()
 
 
 @operator.command("check")

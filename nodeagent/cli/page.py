@@ -26,6 +26,7 @@ ENVIRONMENT: Final = (
     ("DRIVER_MODULE", "the driver whose devices are ours (mlx5_core)"),
     ("STATE_DIR", "where the snapshots and the journal are"),
     ("VF_TIMEOUT, PF_TIMEOUT", "deadlines in seconds (120)"),
+    ("NODE_NAME, KUBECONFIG", "for the commands in the cluster"),
 )
 
 EXIT: Final = (

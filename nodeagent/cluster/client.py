@@ -237,6 +237,8 @@ class Client:
                     _continue=token,
                 )
             except Gone:
+                if token is None:
+                    raise Unreachable(f"cannot list {what.kind}: the first page is gone") from None
                 token, found = None, {}  # the pages took too long: from the first one again
                 continue
             found.update({each["metadata"]["uid"]: each for each in page["items"]})

@@ -68,7 +68,7 @@ def unreachable(what: str, where: str, said: str) -> AgentError:
     """The failure when nobody answered, or only to say that it is too much now."""
     return Unreachable(
         f"cannot {what}: {where} is not reachable: {said}",
-        hint="nothing was changed; try again when the API server answers",
+        hint="try again when the API server answers; what was done stays done",
     )
 
 

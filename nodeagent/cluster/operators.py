@@ -34,7 +34,7 @@ OPERATOR: Final = "name=sriov-network-operator"
 
 _STARTING = re.compile(r"Starting workers", re.IGNORECASE)
 _RECONCILING = re.compile(r"\bReconciling\b.*SriovNetwork\b|\bReconciling SriovNetwork\b")
-_CONTROLLER = re.compile(r"sriovnetwork\b", re.IGNORECASE)
+_CONTROLLER = re.compile(r"""\bcontroller(?:Kind)?["']?\s*[:=]\s*["']?(\w+)""")
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,20 @@ def read_log(lines: Sequence[str]) -> Log:
     reconciled = 0
     for line in lines:
         stamp, _, message = line.partition(" ")
-        if _STARTING.search(message) and _CONTROLLER.search(message):
+        if _STARTING.search(message) and _is_ours(message):
             started, reconciled = _time(stamp) or started, 0
         elif _RECONCILING.search(message):
             reconciled += 1
     return Log(started, reconciled)
+
+
+def _is_ours(message: str) -> bool:
+    """The line is about the SriovNetwork controller: every controller of the operator logs alike.
+
+    controller-runtime names it as `"controller": "sriovnetwork"`, with the kind beside it.
+    """
+    names = {name.lower() for name in _CONTROLLER.findall(message)}
+    return not names or "sriovnetwork" in names
 
 
 def unserved(networks: Objects, attachments: Sequence[Object]) -> list[Object]:

@@ -42,7 +42,8 @@ def blacklisted(settings: Settings) -> Iterator[None]:
     """
     path = settings.blacklist_file
     check(settings)
-    durable.replace(path, _content(settings.blacklist_modules).encode(), 0o644)
+    away = settings.third_party_modules if settings.unload_third_party_modules else ()
+    durable.replace(path, _content(settings.blacklist_modules + away).encode(), 0o644)
     log.debug("wrote %s", path)
     try:
         yield

@@ -1,7 +1,8 @@
 """The NIC driver of this node: what is installed, what is loaded, and making the two the same.
 
 srcversion is a hash over a module's sources (modinfo(8), /sys/module/<m>/srcversion): two builds
-of one source have the same, and a module built without one is taken to be what is installed.
+of one source have the same. Where neither side has one, the linker's build-id is compared, or the
+version; a module with none of these is taken to be what is installed.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.driver import blacklist, dtk, openibd
-from nodeagent.errors import ConfigError, KernelError, WaitTimeout
-from nodeagent.kernel import modules
+from nodeagent.driver import blacklist, dtk, neighbours, openibd, rdma
+from nodeagent.errors import AgentError, ConfigError, KernelError, WaitTimeout
+from nodeagent.kernel import ethtool, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import Finished
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,10 @@ _QUOTED_LINES = 6
 
 @dataclass(frozen=True)
 class SrcVersions:
-    """One module's srcversion on disk and in the kernel; None: not there, or built without."""
+    """One module's srcversion on disk and in the kernel; None: not there, or built without.
+
+    Without any srcversion it is `build-id <hash>` or `version <text>`, of both sides alike.
+    """
 
     module: str
     installed: str | None
@@ -85,36 +90,115 @@ class NicDriver:
         look = preflight.Look(self.settings, self.sysfs, self.proc)
         preflight.enforce(look.findings())
 
+    def modules_loaded(self) -> tuple[tuple[str, str], ...]:
+        """The modules that a reload takes away and must bring again, with their srcversions."""
+        known = {each.module: each.loaded for each in self.srcversions()}
+        names = (*self._modules(), *self._auxiliary())
+        loaded = [name for name in names if modules.is_loaded(name, self.sysfs)]
+        texts = (known.get(n) or modules.loaded_srcversion(n, self.sysfs) for n in loaded)
+        return tuple((name, text or "none") for name, text in zip(loaded, texts, strict=True))
+
     def ensure_restarted(self) -> None:
         """Return when the kernel runs what is on disk; restart the stack if it does not.
 
-        What the restart did is read from the kernel. Raises KernelError when the installed driver
-        is still not the loaded one, WaitTimeout when openibd had to be killed (its hint says what
-        is loaded then), and Stopped, after openibd has ended.
+        What the restart did is read from the kernel. When it left no driver, the installed one and
+        then the host's own are tried. Raises KernelError when the installed driver is still not
+        the loaded one, or something holds it, WaitTimeout when openibd had to be killed (its hint
+        says what is loaded then), and Stopped, after openibd has ended.
         """
         if self.loaded_is_installed():
             return
         before = self._loaded(), self.srcversions()
         started = time.monotonic()
-        with blacklist.blacklisted(self.settings):
-            try:
-                said = openibd.restart(self.settings, self.stop)
-            except WaitTimeout as error:
+        neighbours.load_dependencies(self._modules(), self.settings, self.sysfs)
+        try:
+            with (
+                blacklist.blacklisted(self.settings),
+                rdma.netns_mode_kept(self.settings, self.sysfs),
+            ):
+                neighbours.send_away(self.settings, self.sysfs)
+                try:
+                    said = openibd.restart(self.settings, self.stop)
+                finally:
+                    self._bring_back()
+        except WaitTimeout as error:
+            if self._wrong(before[0]):
                 error.hint = self._what_now()
                 raise
-        if wrong := self._wrong(before[0]):
-            has_done_nothing = before == (self._loaded(), self.srcversions())
-            raise KernelError(
-                f"openibd restart did not bring in the installed driver: {'; '.join(wrong)}; "
-                f"openibd exited {said.returncode}, {_last_words(said)}",
-                hint=_NOTHING_DONE
-                if has_done_nothing and not said.returncode
-                else self._what_now(),
-            )
+            log.warning("%s; all the same the installed driver is loaded", error.message)
+        else:
+            self._judge(before, said)
         log.info(
             "the installed driver is loaded: %s",
             ", ".join(f"{each.module} {each.loaded}" for each in self.srcversions()),
             extra={"elapsed": round(time.monotonic() - started, 3)},
+        )
+
+    def ensure_companions(self, before: Iterable[str]) -> None:
+        """Load again what was loaded before and is not: the stack's own, auxiliary modules.
+
+        With ENABLE_NFSRDMA rpcrdma, too. KernelError names all that can't be loaded; rpcrdma that
+        was not loaded before is only logged then.
+        """
+        rdma.sweep(self.settings)
+        wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
+        failed = []
+        for module in wanted:
+            try:
+                modules.load(module, self.settings.driver_root)
+            except KernelError as error:
+                failed.append(error.message)
+        if failed:
+            raise KernelError(
+                f"loaded before the restart, and not any more: {'; '.join(failed)}",
+                hint="dmesg has the kernel's reason; is it installed for this driver?",
+            )
+        if self.settings.enable_nfsrdma and not modules.is_loaded("rpcrdma", self.sysfs):
+            try:
+                modules.load("rpcrdma", self.settings.driver_root)
+            except KernelError as error:
+                log.warning("no NFS over RDMA: %s", error.message)
+
+    def is_loaded(self) -> bool:
+        """Tell whether any build of the driver runs."""
+        return modules.is_loaded(self.settings.driver_module, self.sysfs)
+
+    def version(self) -> str:
+        """The version that the driver reports on one of its interfaces (ethtool -i), or ""."""
+        tree = Sysfs(self.sysfs)
+        for bus, device in tree.physical_functions(self.settings.driver_module):
+            for path in sorted((tree.device(bus, device) / "net").glob("*")):
+                return ethtool.driver_version(path.name)
+        return ""
+
+    def _bring_back(self) -> None:
+        """Rather any driver than none: the installed one, else the host's own."""
+        driver, root = self.settings.driver_module, self.settings.driver_root
+        trees = [None] + ([neighbours.HOST] if neighbours.has_host_tree(self.settings) else [])
+        for tree in trees:
+            if self.is_loaded():
+                return
+            which = f"the installed {driver}" if tree is None else f"the host's own {driver}"
+            log.warning("openibd left this node without a driver: loading %s", which)
+            try:
+                modules.load(driver, root, tree=tree)
+            except AgentError as error:
+                log.warning("%s", error.message)
+
+    def _judge(
+        self, before: tuple[frozenset[str], tuple[SrcVersions, ...]], said: Finished
+    ) -> None:
+        """KernelError when the kernel does not run what is on disk, or lost a module of before."""
+        wrong = self._wrong(before[0])
+        if not wrong:
+            if said.returncode:
+                log.warning("openibd exited %d, %s", said.returncode, _last_words(said))
+            return
+        has_done_nothing = before == (self._loaded(), self.srcversions())
+        raise KernelError(
+            f"openibd restart did not bring in the installed driver: {'; '.join(wrong)}; "
+            f"openibd exited {said.returncode}, {_last_words(said)}",
+            hint=_NOTHING_DONE if has_done_nothing and not said.returncode else self._what_now(),
         )
 
     def _modules(self) -> tuple[str, ...]:
@@ -122,16 +206,36 @@ class NicDriver:
             return (self.settings.driver_module,)
         return _STACK + (_NFS_RDMA if self.settings.enable_nfsrdma else ())
 
+    def _auxiliary(self) -> tuple[str, ...]:
+        own = self._modules()
+        return tuple(name for name in self.settings.auxiliary_modules if name not in own)
+
     def _srcversions(self) -> Iterator[SrcVersions]:
         for module in self._modules():
             loaded = modules.loaded_srcversion(module, self.sysfs)
+            is_loaded = modules.is_loaded(module, self.sysfs)
             try:
                 installed = modules.installed_srcversion(module, self.settings.driver_root)
             except modules.NoSuchModule:
-                if modules.is_loaded(module, self.sysfs):
+                if is_loaded:
                     yield SrcVersions(module, None, loaded)
             else:
-                yield SrcVersions(module, installed, loaded)
+                if is_loaded and loaded is None and installed is None:
+                    yield self._without_srcversion(module)
+                else:
+                    yield SrcVersions(module, installed, loaded)
+
+    def _without_srcversion(self, module: str) -> SrcVersions:
+        """What else there is to compare; nothing where one side lacks it."""
+        root = self.settings.driver_root
+        ids = modules.installed_build_id(module, root), modules.loaded_build_id(module, self.sysfs)
+        if all(ids):
+            return SrcVersions(module, f"build-id {ids[0]}", f"build-id {ids[1]}")
+        version = modules.installed_field(module, "version", root)
+        loaded_version = modules.loaded_version(module, self.sysfs)
+        if version and loaded_version:
+            return SrcVersions(module, f"version {version}", f"version {loaded_version}")
+        return SrcVersions(module, None, None)
 
     def _loaded(self) -> frozenset[str]:
         return frozenset(each for each in self._modules() if modules.is_loaded(each, self.sysfs))
@@ -167,8 +271,9 @@ class NicDriver:
             )
         if wrong:
             return (
-                f"{driver} is still loaded, so the node has a driver; end what holds these "
-                "modules (openibd names it) and start nodeagent again"
+                f"{driver} is still loaded, so the node has a driver; end what holds the modules "
+                "(openibd names it), or see in dmesg why the installed ones do not load, and start "
+                "nodeagent again"
             )
         return (
             f"the installed {driver} is loaded; load what is missing with modprobe (dmesg says "

@@ -18,10 +18,12 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_SCRIPT = "/etc/init.d/openibd"
+
 
 def script(settings: Settings) -> Path:
-    """Where it is: /etc/init.d/openibd under DRIVER_ROOT."""
-    return settings.driver_root / "etc/init.d/openibd"
+    """Where it is: /etc/init.d/openibd under DRIVER_ROOT, which is its root when it runs."""
+    return settings.driver_root / _SCRIPT[1:]
 
 
 def check(settings: Settings) -> None:
@@ -46,7 +48,7 @@ def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
     it: WaitTimeout.
     """
     return process.run(
-        [str(script(settings)), "restart"],
+        process.in_root(settings.driver_root, [_SCRIPT, "restart"]),
         timeout=settings.restart_timeout,
         stop=stop,
         patient=True,

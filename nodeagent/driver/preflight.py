@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nodeagent.driver import blacklist, openibd, uplink, users
+from nodeagent.driver.neighbours import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
 from nodeagent.kernel.modules import Loaded
@@ -22,7 +23,6 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PEERMEM = "nvidia_peermem"
 MLX5 = "mlx5_core"
 NEEDED_BYTES = 16 * 1024 * 1024
 """For the snapshot and the journal: no snapshot of a node comes near a megabyte."""

@@ -5,16 +5,19 @@ The kernel names modules with underscores, people and files also with dashes: bo
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.errors import UnavailableError
+from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import process
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
+_LOAD_TIMEOUT = 120.0  # seconds; probing a device can take tens of them
 
 # include/linux/module.h: MODULE_NAME_LEN is 64 less a long, with its NUL byte.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
@@ -129,6 +132,60 @@ def installed_filename(module: str, root: Path = Path("/")) -> str:
     return _modinfo(module, "filename", root)
 
 
+def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
+    """The linker's hash over the loaded module; None when it was linked without one."""
+    try:
+        note = (_directory(module, sysfs) / "notes/.note.gnu.build-id").read_bytes()
+    except FileNotFoundError:
+        return None
+    return _build_id(note)
+
+
+def installed_build_id(module: str, root: Path = Path("/")) -> str | None:
+    """The same of the module on disk; None too when it is packed in a way unknown here (zstd)."""
+    path = Path(_modinfo(module, "filename", root))
+    try:
+        match path.suffix:
+            case ".ko":
+                return _build_id(path.read_bytes())
+            case ".xz":
+                return _build_id(lzma.decompress(path.read_bytes()))
+            case ".gz":
+                return _build_id(gzip.decompress(path.read_bytes()))
+    except (OSError, lzma.LZMAError, EOFError):
+        return None
+    return None
+
+
+def loaded_version(module: str, sysfs: Path = _SYSFS) -> str | None:
+    """The loaded module's MODULE_VERSION; None when it has none."""
+    return _attribute(module, "version", sysfs)
+
+
+def parameter(module: str, name: str, sysfs: Path = _SYSFS) -> str | None:
+    """A parameter of a loaded module as it is now; None when there is none."""
+    return _attribute(module, f"parameters/{name}", sysfs)
+
+
+def load(module: str, root: Path = Path("/"), *, tree: Path | None = None) -> None:
+    """Load a module and what it needs, by name, a blacklist notwithstanding (modprobe(8)).
+
+    `root` is the root directory of modprobe, `tree` the one under which it looks for
+    lib/modules. KernelError with modprobe's own words when it fails.
+    """
+    where = [] if tree is None else ["-d", str(tree)]
+    _changed(["modprobe", *where, module], root, f"cannot load the module {module}")
+
+
+def unload(module: str, root: Path = Path("/")) -> None:
+    """Unload this module alone; KernelError when it is in use.
+
+    Not by `modprobe -r`: that unloads what it depended on as well, and for mlx5_vdpa this is the
+    driver.
+    """
+    _changed(["rmmod", module], root, f"cannot unload the module {module}")
+
+
 def installed_field(module: str, field: str, root: Path = Path("/")) -> str:
     """One field of modinfo(8): vermagic, signer, depends; "" when the module has none."""
     return _modinfo(module, field, root)
@@ -143,6 +200,22 @@ def _attribute(module: str, name: str, sysfs: Path) -> str | None:
         return (_directory(module, sysfs) / name).read_text().strip()
     except FileNotFoundError:
         return None
+
+
+# An ELF note (elf(5)): the sizes of name and content, NT_GNU_BUILD_ID, the name, the hash (SHA-1).
+_BUILD_ID = re.compile(rb"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0(.{20})", re.DOTALL)
+
+
+def _build_id(content: bytes) -> str | None:
+    found = _BUILD_ID.search(content)
+    return None if found is None else found[1].hex()
+
+
+def _changed(argv: list[str], root: Path, failure: str) -> None:
+    finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
+    if finished.returncode != 0:
+        said = finished.errors or finished.output or f"{argv[0]} exited {finished.returncode}"
+        raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")
 
 
 def _modinfo(module: str, field: str, root: Path) -> str:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
@@ -30,6 +31,7 @@ _LONGEST_LINE = 64 * 1024  # bytes; what comes without a newline is cut here
 
 # Which package has a command that a minimal image may lack.
 _PACKAGES = {"modinfo": "kmod", "modprobe": "kmod", "depmod": "kmod", "rmmod": "kmod"}
+_PACKAGES["chroot"] = "coreutils"
 
 # ECMA-48: CSI sequences (colours, cursor), OSC strings, and two-byte escapes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -49,6 +51,11 @@ class Finished:
     output: str
     errors: str
     seconds: float
+
+
+def in_root(root: Path, argv: Sequence[str]) -> list[str]:
+    """The argument list that runs a command with `root` as its root directory (chroot(1))."""
+    return [*argv] if root == Path("/") else ["chroot", str(root), *argv]
 
 
 def run(
@@ -87,7 +94,9 @@ def run(
             raise
         if not has_ended:
             raise WaitTimeout(f"{shlex.join(argv)} to end", [child.end()], timeout)
-        return child.finished()
+        finished = child.finished()
+    log.debug("%s exited %d after %.3f s", argv[0], finished.returncode, finished.seconds)
+    return finished
 
 
 class _Child:

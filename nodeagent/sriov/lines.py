@@ -1,10 +1,12 @@
 """Actions as lines that an engineer could paste into a root shell: ip(8), and echo into sysfs.
 
-Interface names are looked up in the state the node has, then in the one it shall have.
+Interface names are those that the lines before have left; an interface that is yet to come is
+called what it shall be called.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator
 
@@ -24,20 +26,53 @@ from nodeagent.sriov.actions import (
     UnbindVf,
 )
 from nodeagent.sriov.ethtool import commands as ethtool_commands
-from nodeagent.sriov.model import DeviceHandle, NodeState, Port
+from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
+
+Known = dict[tuple[DeviceHandle, Port], Netdev]
 
 
 def lines(stages: Iterable[Stage], want: NodeState, have: NodeState) -> list[str]:
     """The plan as lines for a root shell: `# stage` comments, ip(8), and echo into sysfs."""
     text = []
-    for stage in stages:
-        text.append(f"# {stage.name}")
-        text.extend(line(action, want, have) for action in stage.actions)
+    for name, commands in by_stage(stages, want, have):
+        text += [f"# {name}", *commands]
     return text
 
 
-def line(action: Action, want: NodeState, have: NodeState) -> str:
-    """One action as a shell line."""
+def by_stage(
+    stages: Iterable[Stage], want: NodeState, have: NodeState
+) -> Iterator[tuple[str, list[str]]]:
+    """Each stage's name and its lines, one an action."""
+    known = {(pf.handle, port): netdev for pf in have.pfs for port, netdev in pf.netdevs()}
+    for stage in stages:
+        commands = []
+        for action in stage.actions:
+            commands.append(_line(action, want, known))
+            _follow(action, known)
+        yield stage.name, commands
+
+
+def _follow(action: Action, known: Known) -> None:
+    """Keep what is known of interfaces true after `action`: those that go, and new names."""
+    match action:
+        case CreateVfs():
+            gone = [key for key in known if key[0] == action.pf and key[1] is not None]
+        case UnbindVf():
+            gone = [(action.pf, action.index)]
+        case SetEswitch(mode=str()):
+            gone = [key for key in known if key[0] == action.pf and isinstance(key[1], str)]
+        case SetLink() if (now := known.get((action.pf, action.index))) is not None:
+            altnames = now.altnames if action.altnames is None else action.altnames
+            renamed = dataclasses.replace(now, name=action.name or now.name, altnames=altnames)
+            known[action.pf, action.index] = renamed
+            return
+        case _:
+            return
+    for key in gone:
+        known.pop(key, None)
+
+
+def _line(action: Action, want: NodeState, known: Known) -> str:
     bus, pf = f"/sys/bus/{action.pf.bus}", f"/sys/bus/{action.pf.bus}/devices/{action.pf.name}"
     match action:
         case BindPf():
@@ -47,14 +82,14 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
         case CreateVfs():
             text = f"echo {action.count} > {pf}/sriov_numvfs"
         case SetParam(param=param):
-            value = str(param.value).lower() if isinstance(param.value, bool) else param.value
-            text = (
-                f"devlink dev param set {action.pf} name {param.name} value {value} cmode runtime"
-            )
+            value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
+            what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
+            text = f"devlink dev param set {what} cmode runtime"
         case SetEswitch():
             text = f"devlink dev eswitch set {action.pf} {' '.join(_eswitch_words(action))}"
         case OverrideDriver():
-            text = f"echo {action.driver} > {pf}/virtfn{action.index}/driver_override"
+            driver = action.driver or '""'
+            text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
         case UnbindVf():
             text = f"echo {action.address} > {bus}/drivers/{action.driver}/unbind"
         case BindVf(override=True):
@@ -62,24 +97,26 @@ def line(action: Action, want: NodeState, have: NodeState) -> str:
         case BindVf():
             text = f"echo {action.address} > {bus}/drivers/{action.driver}/bind"
         case SetVf():
-            name = _name(action.pf, None, have, want)
+            name = _name(action.pf, None, want, known)
             text = f"ip link set dev {name} vf {action.index} {' '.join(_vf_words(action))}"
         case SetLink():
-            name = _name(action.pf, action.index, have, want)
-            text = "; ".join(_link_commands(action, name))
+            name = _name(action.pf, action.index, want, known)
+            now = known.get((action.pf, action.index))
+            has = (now and now.altnames) or ()
+            text = "; ".join(_link_commands(action, name, has))
         case SetEthtool():
-            name = _name(action.pf, action.index, have, want)
+            name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))
     return text
 
 
-def _name(pf: DeviceHandle, port: Port, *states: NodeState) -> str:
-    """The netdev's name in the first state that knows it, else what it belongs to."""
-    for state in states:
-        known = state.pf(pf)
-        netdev = None if known is None else known.netdev_of(port)
-        if netdev is not None:
-            return netdev.name
+def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:
+    """The netdev's name as it is, else as it shall be, else what it belongs to; for a shell."""
+    netdev = known.get((pf, port))
+    if netdev is None and (wanted := want.pf(pf)) is not None:
+        netdev = wanted.netdev_of(port)
+    if netdev is not None:
+        return shlex.quote(netdev.name)
     return str(pf) if port is None else f"{pf}/{port}"
 
 
@@ -116,12 +153,16 @@ def _vf_words(action: SetVf) -> Iterator[str]:
         yield f"trust {'on' if action.trust else 'off'}"
 
 
-def _link_commands(action: SetLink, name: str) -> Iterator[str]:
+def _link_commands(action: SetLink, name: str, altnames: tuple[str, ...]) -> Iterator[str]:
+    wanted = altnames if action.altnames is None else action.altnames
+    for altname in sorted({*altnames} - {*wanted}):
+        yield f"ip link property del dev {name} altname {shlex.quote(altname)}"
     words = list(_link_words(action))
     if words:
         yield f"ip link set dev {name} {' '.join(words)}"
-    for altname in action.altnames or ():
-        yield f"ip link property add dev {action.name or name} altname {shlex.quote(altname)}"
+    name = name if action.name is None else shlex.quote(action.name)
+    for altname in sorted({*wanted} - {*altnames}):
+        yield f"ip link property add dev {name} altname {shlex.quote(altname)}"
 
 
 def _link_words(action: SetLink) -> Iterator[str]:
@@ -130,7 +171,7 @@ def _link_words(action: SetLink) -> Iterator[str]:
     if action.mtu is not None:
         yield f"mtu {action.mtu}"
     if action.name is not None:
-        yield f"name {action.name}"
+        yield f"name {shlex.quote(action.name)}"
     if action.txqueuelen is not None:
         yield f"txqueuelen {action.txqueuelen}"
     if action.group is not None:

@@ -154,9 +154,13 @@ def set_links(
 def _await_links(
     node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Wait until all are settled, but not for what cannot come and not twice for what did not."""
-    waited_for = {target for target in targets if target in node.given_up}
-    node.given_up -= {target for target in waited_for if node.unsettled(target) is None}
+    """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
+
+    One that was not there the last time and is there now, but not finished, is waited for again.
+    """
+    for target in targets:
+        if target in node.given_up and node.unsettled(target) != node.given_up[target]:
+            del node.given_up[target]
     awaited = [
         target
         for target in targets
@@ -165,9 +169,9 @@ def _await_links(
     try:
         node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
     except WaitTimeout as late:
-        failures = timed_out(late, awaited, node.unsettled)
-        node.given_up |= {target for target, _ in failures}
-        return failures
+        reasons = {target: node.unsettled(target) for target in awaited}
+        node.given_up.update((target, why) for target, why in reasons.items() if why is not None)
+        return timed_out(late, awaited, reasons.__getitem__)
     return []
 
 

@@ -17,7 +17,7 @@ from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
-from nodeagent.kernel.ethtool import Ethtool
+from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.sysfs import Sysfs
@@ -76,7 +76,7 @@ class Node:
         self.rtnl = rtnl or Rtnl()
         self.ethtool = ethtool or Ethtool()
         self.devlink = devlink
-        self.given_up: set[Target] = set()
+        self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run

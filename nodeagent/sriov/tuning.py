@@ -1,6 +1,6 @@
 """ethtool settings written: looked at first, sent in one batch, by ifindex.
 
-The order between kinds is `nodeagent.kernel.ethtool.KINDS`.
+The order between kinds is `nodeagent.kernel.ethnl.KINDS`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from nodeagent.errors import reason
-from nodeagent.kernel.ethtool import Change, in_order
+from nodeagent.kernel.ethnl import Change, in_order
 from nodeagent.sriov.actions import SetEthtool
 from nodeagent.sriov.failures import Failures, target_of
 from nodeagent.sriov.node import Node, Target, target_name

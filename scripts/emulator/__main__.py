@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from signal import Signals
 
 from emulator import cache, host
 from emulator.build import Builder
@@ -34,32 +33,28 @@ Exit status 125 is the lab's own failure: it could not be built, or the node sta
 def main() -> int:
     arguments, rest = _parse(sys.argv[1:])
     try:
-        with host.terminated_by_signals(), _builder() as builder:
-            return _perform(arguments, rest, builder)
+        with host.terminated_by_signals():
+            return _perform(arguments, rest, _builder())
     except LabError as error:
         print(f"lab: {error}\nhint: {error.hint}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         return FAILED
     except KeyboardInterrupt as signal:
-        print(f"lab: stopped by {signal or 'SIGINT'}", file=sys.stderr)
-        return 143 if str(signal) else 130
+        name = str(signal) or "SIGINT"
+        print(f"lab: stopped by {name}", file=sys.stderr)
+        return 128 + Signals[name]
 
 
-@contextlib.contextmanager
-def _builder() -> Iterator[Builder]:
+def _builder() -> Builder:
     root = cache.default_root()
     try:
-        builder = Builder(root)
+        return Builder(root)
     except OSError as error:
         raise LabError(
             f"cannot keep what the lab is made of in {root}: {error.strerror}",
             hint=f"name another place by XDG_CACHE_HOME. {host.WORKS_WITHOUT_LAB}",
         ) from error
-    try:
-        yield builder
-    finally:
-        builder.runner.terminate()
 
 
 def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emulator import image, kernel, machine, modules, packages, rootfs, session, stall
 from emulator.cache import Artefact, Cache, digest
@@ -67,14 +68,12 @@ def parts_of(chosen: Chosen) -> Parts:
 
 
 class Builder:
-    """Makes the parts that are missing in the cache."""
+    """Makes the parts that are missing in the cache under `root`."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.cache = Cache(root)
-        self.runner = Runner(root / "logs")
-        self._apt = Apt(root / "apt", self.runner)
 
     def ready(self, options: Options, *, newer: bool = False) -> tuple[Path, Path]:
         """Directories of the image and of a saved machine state for these options.
@@ -82,18 +81,25 @@ class Builder:
         `newer` asks the mirror for newer packages first; otherwise what was chosen at the first
         build stays, and a lab that is built needs neither network nor root.
         """
-        chosen = packages.choose(self._apt, again=newer)
+        chosen = packages.choose(self._apt(self._runner()), again=newer)
         try:
             return self._ready(chosen, options)
         except MirrorMovedOn:
             say("the mirror has moved on since its lists were fetched: looking again")
-            return self._ready(packages.choose(self._apt, again=True), options)
+            chosen = packages.choose(self._apt(self._runner()), again=True)
+            return self._ready(chosen, options)
+
+    def _runner(self) -> Runner:
+        return Runner(self.root / "logs")
+
+    def _apt(self, runner: Runner) -> Apt:
+        return Apt(self.root / "apt", runner)
 
     def _ready(self, chosen: Chosen, options: Options) -> tuple[Path, Path]:
         parts = parts_of(chosen)
         made = self.cache.get(parts.image, lambda path: self._make_image(chosen, parts, path))
         if not shutil.which(packages.QEMU):  # it was there when the image was built
-            self._apt.install_tools(chosen.compiler)
+            self._apt(self._runner()).install_tools(chosen.compiler)
         state = Artefact(
             f"state-{options.name}",
             {
@@ -105,40 +111,12 @@ class Builder:
         return made, self.cache.get(state, lambda path: self._make_state(options, made, path))
 
     def _make_image(self, chosen: Chosen, parts: Parts, directory: Path) -> None:
-        """The parts that need no other at the same time: downloads overlap with compiling."""
-        self._apt.install_tools(chosen.compiler)
-        with ThreadPoolExecutor() as pool:
-            jobs = [
-                pool.submit(self._make_kernel_and_modules, chosen, parts),
-                pool.submit(self._make_debian, chosen, parts),
-                pool.submit(self._make_python, parts),
-            ]
-            try:
-                made = {name: path for job in jobs for name, path in job.result().items()}
-            except BaseException:
-                self.runner.terminate()
-                raise
-        image.make(image.Ingredients(chosen.kernel, **made), self.runner, directory)
+        runner = self._runner()
+        apt = self._apt(runner)
+        apt.install_tools(chosen.compiler)
+        attempt = _Attempt(chosen, parts, self.cache, apt, runner)
+        image.make(attempt.ingredients(), runner, directory)
         self.cache.remove_states_not_of(parts.image.directory)
-
-    def _make_kernel_and_modules(self, chosen: Chosen, parts: Parts) -> dict[str, Path]:
-        base = self.cache.get(
-            parts.kernel, lambda path: kernel.fetch(chosen, self._apt, self.runner, path)
-        )
-        made = self.cache.get(
-            parts.modules, lambda path: modules.build(chosen, base, self.runner, path)
-        )
-        return {"kernel": base, "modules": made}
-
-    def _make_debian(self, chosen: Chosen, parts: Parts) -> dict[str, Path]:
-        made = self.cache.get(
-            parts.debian, lambda path: rootfs.make_debian(chosen, self._apt, self.runner, path)
-        )
-        return {"debian": made}
-
-    def _make_python(self, parts: Parts) -> dict[str, Path]:
-        made = self.cache.get(parts.python, lambda path: rootfs.make_python(self.runner, path))
-        return {"python": made}
 
     def _make_state(self, options: Options, made: Path, directory: Path) -> None:
         say(f"machine state: booting a node with {options.pfs} PFs and {options.memory} MiB")
@@ -149,6 +127,54 @@ class Builder:
         ):
             session.wait_ready(booted, BOOT_SECONDS)
             machine.save(booted, directory / "state")
+            shutil.copy(booted.serial, directory / "serial.log")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One go at the parts of an image; its runner is spent when one of them fails."""
+
+    chosen: Chosen
+    parts: Parts
+    cache: Cache
+    apt: Apt
+    runner: Runner
+
+    def ingredients(self) -> image.Ingredients:
+        """All parts, those that don't need each other at the same time."""
+        with ThreadPoolExecutor() as pool:
+            modules_made = pool.submit(self.kernel_and_modules)
+            debian = pool.submit(self.debian)
+            python = pool.submit(self.python)
+            jobs: list[Future[Any]] = [modules_made, debian, python]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:
+                self.runner.terminate()
+                raise
+        base, built = modules_made.result()
+        return image.Ingredients(self.chosen.kernel, base, built, debian.result(), python.result())
+
+    def kernel_and_modules(self) -> tuple[Path, Path]:
+        base = self.cache.get(
+            self.parts.kernel,
+            lambda path: kernel.fetch(self.chosen, self.apt, self.runner, path),
+        )
+        built = self.cache.get(
+            self.parts.modules,
+            lambda path: modules.build(self.chosen, base, self.runner, path),
+        )
+        return base, built
+
+    def debian(self) -> Path:
+        return self.cache.get(
+            self.parts.debian,
+            lambda path: rootfs.make_debian(self.chosen, self.apt, self.runner, path),
+        )
+
+    def python(self) -> Path:
+        return self.cache.get(self.parts.python, lambda path: rootfs.make_python(self.runner, path))
 
 
 def _files(*names: str) -> str:

@@ -66,23 +66,35 @@ class Cache:
     def get(self, artefact: Artefact, build: Callable[[Path], None]) -> Path:
         """The artefact's directory, built by `build(empty directory)` if it isn't there.
 
-        It stays locked against removal until this process ends. Older artefacts of the same name
-        are removed when a new one was built, unless someone uses them.
+        It stays locked against removal until `release()` or the end of this process. Older ones of
+        the same name are removed when a new one was built, unless someone uses them.
         """
-        path = self.root / artefact.directory
         lock = self._lock_file(artefact.directory)
+        try:
+            path = self._get(artefact, build, lock)
+        except BaseException:
+            os.close(lock)
+            raise
         self._held.append(lock)
+        return path
+
+    def release(self) -> None:
+        """Let others remove what this cache has given out."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def _get(self, artefact: Artefact, build: Callable[[Path], None], lock: int) -> Path:
+        path = self.root / artefact.directory
         while True:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            _wait_for(lock, fcntl.LOCK_SH, artefact.name)
             if path.is_dir():
                 return path
-            self._wait_exclusive(lock, artefact.name)
+            _wait_for(lock, fcntl.LOCK_EX, artefact.name)
             if not path.is_dir():
                 self._build(artefact, path, build)
-                self._remove_where(lambda old: old.stem == artefact.name and old.name != path.name)
-
-    def has(self, artefact: Artefact) -> bool:
-        return (self.root / artefact.directory).is_dir()
+                self._remove_where(
+                    lambda old: old.name.split(".")[0] == artefact.name and old.name != path.name
+                )
 
     def remove_states_not_of(self, image: str) -> None:
         """Remove the machine states that were saved with another image: they can't be resumed."""
@@ -96,8 +108,9 @@ class Cache:
 
     def _build(self, artefact: Artefact, path: Path, build: Callable[[Path], None]) -> None:
         work = path.with_name(path.name + ".tmp")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        if work.exists():  # a build that was killed
+            shutil.rmtree(work)
+        work.mkdir()
         build(work)
         (work / "made-from.json").write_text(json.dumps(dict(artefact.parts), indent=1) + "\n")
         work.rename(path)
@@ -117,17 +130,19 @@ class Cache:
                 os.close(lock)
         return stayed
 
-    def _wait_exclusive(self, lock: int, name: str) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another build of {name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-
     def _lock_file(self, name: str) -> int:
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         return os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _wait_for(lock: int, mode: int, name: str) -> None:
+    """flock(2); changing the mode is not atomic, so whoever waits for it must look again."""
+    try:
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"waiting for another build of {name}")
+        fcntl.flock(lock, mode)
 
 
 def _parts(path: Path) -> dict[str, str]:

@@ -12,11 +12,19 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 FAILED = 125
 """Exit status when the lab itself failed and not the command, as docker has it."""
 
 WORKS_WITHOUT_LAB = "linters and unit tests still work without the lab: scripts/test --no-lab"
+
+CONTAINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=unchanged"),
+)
+LOGS = 20
+"""How many logs of failed tools are kept."""
 
 _started = time.monotonic()
 
@@ -37,13 +45,15 @@ def say(message: str) -> None:
 class Runner:
     """Runs the host's tools; what they print goes to a log file each, not to the reader.
 
-    Every tool gets a session of its own, so that `terminate()` (from another thread, or after a
-    signal) ends it with all of its children: mmdebstrap and make have many. If this process is
-    killed, the kernel sends the tool SIGTERM (PR_SET_PDEATHSIG, by setpriv).
+    A tool runs in a PID namespace of its own, which the kernel clears when its first process dies,
+    and that one dies with `terminate()` or with this process, even by SIGKILL (PR_SET_PDEATHSIG):
+    mmdebstrap and make have many children, and none of them may write on into a later build.
     """
 
     def __init__(self, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
+        for old in sorted(logs.iterdir(), key=lambda log: log.stat().st_mtime)[:-LOGS]:
+            old.unlink(missing_ok=True)
         self.logs = logs
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -55,15 +65,17 @@ class Runner:
         what: str,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        contained: bool = True,
     ) -> None:
         """Run a tool to its end. LabError, with the end of its log, unless it exits 0.
 
-        Only the log of a tool that failed is kept.
+        Only the log of a tool that failed is kept. A tool that is not `contained` gets SIGTERM when
+        it has to stop, and time: dpkg on the host must not be killed.
         """
         words = [str(word) for word in argv]
         log = self.logs / f"{what.replace(' ', '-')}.{time.time_ns()}.log"
         with log.open("wb") as output:
-            status = self._wait(words, output.fileno(), cwd, env)
+            status = self._wait([*(CONTAINED if contained else ()), *words], output, cwd, env)
         if status:
             raise LabError(
                 f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(log)}",
@@ -74,7 +86,7 @@ class Runner:
     def _wait(
         self,
         argv: Sequence[str],
-        output: int,
+        output: IO[bytes],
         cwd: Path | None,
         env: Mapping[str, str] | None,
     ) -> int:
@@ -83,7 +95,7 @@ class Runner:
                 raise LabError("stopped")
             try:
                 process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "TERM", *argv],
+                    argv,
                     cwd=cwd,
                     env={**os.environ, **(env or {}), "DEBIAN_FRONTEND": "noninteractive"},
                     stdin=subprocess.DEVNULL,
@@ -96,17 +108,25 @@ class Runner:
             self._running.add(process)
         try:
             return process.wait()
+        except BaseException:
+            _end(process)
+            process.wait()
+            raise
         finally:
             with self._lock:
                 self._running.discard(process)
 
     def terminate(self) -> None:
-        """End every running tool, and let none start any more."""
+        """End every running tool, and let none start any more with this runner."""
         with self._lock:
             self._terminated = True
             for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 def output_of(*argv: object, what: str) -> str:

@@ -23,6 +23,7 @@ GUEST_PACKAGES = """
     udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
     rdma-core ibverbs-providers ibverbs-utils
 """
+BACKPORTS = "-backports"
 QEMU = "qemu-system-x86_64"
 QEMU_VERSION = (8, 2)
 """igb came with 8.0, writing a machine's state to a file without a shell with 8.2."""
@@ -65,7 +66,8 @@ class Apt:
 
     def __init__(self, root: Path, runner: Runner) -> None:
         self.root = root
-        self.sources = root / "lab.sources"
+        self.sources = root / "debian.sources"
+        """What the guest is made of: everything but the backports."""
         self._run = runner.run
         self._conf = root / "apt.conf"
 
@@ -74,7 +76,12 @@ class Apt:
         say("package lists of this machine's mirror")
         for directory in ("lists/partial", "archives/partial"):
             (self.root / directory).mkdir(parents=True, exist_ok=True)
-        self.sources.write_text(_sources(debian_suite()))
+        suite = debian_suite()
+        main, security = _mirrors(suite)
+        stanzas = [_stanza(main, suite, f"{suite}-updates")]
+        stanzas += [_stanza(security, f"{suite}-security")] if security else []
+        self.sources.write_text("\n".join(stanzas))
+        (self.root / "backports.sources").write_text(_stanza(main, f"{suite}{BACKPORTS}"))
         self._conf.write_text(
             'Dir::Etc::sourcelist "/dev/null";\n'
             f'Dir::Etc::sourceparts "{self.root}";\n'
@@ -132,7 +139,7 @@ class Apt:
         if not _qemu_is_fit():
             missing.append("qemu-system-x86")
             # bookworm itself has QEMU 7.2
-            backports = ["-t", "bookworm-backports"] if debian_suite() == "bookworm" else []
+            backports = ["-t", f"bookworm{BACKPORTS}"] if debian_suite() == "bookworm" else []
         if not missing:
             return
         require_host()
@@ -151,6 +158,7 @@ class Apt:
                     ),
                     *("install", *missing),
                     what="installing the host's tools",
+                    contained=False,
                 )
         except LabError as error:
             raise MirrorMovedOn(str(error), hint=error.hint) from error
@@ -171,12 +179,22 @@ class Apt:
         return path
 
     def _guest(self) -> dict[str, str]:
-        return {name: next(iter(self._versions(name)), "") for name in GUEST_PACKAGES.split()}
+        chosen = {}
+        for name in GUEST_PACKAGES.split():
+            versions = self._versions(name, BACKPORTS)
+            if not versions:
+                raise LabError(f"this machine's package sources have no {name} for the guest")
+            chosen[name] = versions[0]
+        return chosen
 
-    def _versions(self, package: str) -> list[str]:
-        """Versions that the lists have, newest first."""
-        lines = self._ask("madison", package).splitlines()
-        return [line.split("|")[1].strip() for line in lines]
+    def _versions(self, package: str, *without: str) -> list[str]:
+        """Versions that the lists have, newest first, without suites of such a name."""
+        lines = [line.split("|") for line in self._ask("madison", package).splitlines()]
+        return [
+            version.strip()
+            for _, version, source in lines
+            if not any(suite in source for suite in without)
+        ]
 
     def _ask(self, *arguments: str) -> str:
         return output_of("apt-cache", "-c", self._conf, *arguments, what="reading package lists")
@@ -240,8 +258,8 @@ def _qemu_is_fit() -> bool:
     )
 
 
-def _sources(suite: str) -> str:
-    """A deb822 sources file with this machine's own mirror of the suite and of its security."""
+def _mirrors(suite: str) -> tuple[str, str | None]:
+    """This machine's own mirror of the suite, and of its security updates if it has one."""
     targets = output_of(
         *("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"),
         "Created-By: Packages",
@@ -254,11 +272,8 @@ def _sources(suite: str) -> str:
             f"apt has no package source for {suite}, but for {', '.join(mirrors) or 'nothing'}",
             hint=f"add one to /etc/apt/sources.list.d. {WORKS_WITHOUT_LAB}",
         )
-    stanzas = [_stanza(main, suite, f"{suite}-updates", f"{suite}-backports")]
     security = mirrors.get(f"{suite}-security") or mirrors.get("stable-security")
-    if security:
-        stanzas.append(_stanza(security, f"{suite}-security"))
-    return "\n".join(stanzas)
+    return main, security
 
 
 def _stanza(uri: str, *suites: str) -> str:

@@ -14,6 +14,8 @@ REQUIREMENTS = Path(__file__).parent.parent / "requirements.lock"
 
 def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:
     """rootfs.tar: the packages that were chosen, and what they need."""
+    scratch = directory / "scratch"
+    scratch.mkdir()
     say(f"root file system: {len(chosen.guest)} packages of {chosen.suite} and what they need")
     runner.run(
         *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"),
@@ -24,8 +26,10 @@ def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> No
         chosen.suite,
         directory / "rootfs.tar",
         apt.sources,
+        env={"TMPDIR": str(scratch)},
         what="making the guest's root file system",
     )
+    shutil.rmtree(scratch)
 
 
 def make_python(runner: Runner, directory: Path) -> None:

@@ -1,9 +1,9 @@
 #!/bin/bash
-# The floor for scripts/bench: the shortest way to make the VFs of vfs.Recipe that is still right.
+# The floor for scripts/bench: the shortest way to make the VFs of vfs.write_recipe that is still right.
 # Each VF is probed once; everything is known beforehand (addresses, names, values), nothing is
 # looked at, nothing is checked. What is left is what the kernel and udev take.
 set -euo pipefail
-cd "${1:?usage: floor.sh DIRECTORY (of Recipe.write)}"
+cd "${1:?usage: floor.sh DIRECTORY (of vfs.write_recipe)}"
 devices=/sys/bus/pci/devices
 mapfile -t pfs <pfs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ PCI = Path("/sys/bus/pci/devices")
 DRIVER = "mlx5_core"
 VFS = 7
 """VFs a PF: what QEMU's igb has."""
+PF_MTU = 9000
 ATTRIBUTES = (
     *("driver", "netdev", "mac", "admin", "vlan", "qos", "trust", "spoof", "rate", "link", "mtu"),
     *("state", "numvfs", "autoprobe"),
@@ -47,52 +48,51 @@ class Pf:
         return f"02:00:00:00:{self.number:02x}:{vf:02x}"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Batches for ip(8) that make a node's VFs what they are to be, each VF different.
+def held(pf: Pf, vf: int) -> tuple[str, ...]:
+    """What the PF is to hold for a VF, before the VF is bound: words for `ip link set PF vf N`."""
+    vlan = f"vlan {100 * pf.number + vf} qos {vf}"
+    return f"mac {pf.mac(vf)}", vlan, f"spoofchk {_on(vf % 3)}", f"trust {_on(vf % 2)}"
 
-    `prepare` comes before the VFs exist, `held` before they are bound (what the PF holds), `own`
-    after (their netdevs), `late` when the PF has carrier: igb takes a rate only then.
+
+def own(vf: int) -> tuple[str, ...]:
+    """What the VF's netdev is to be: words for `ip link set NETDEV`."""
+    return f"mtu {1600 + 100 * vf}", "down" if vf % 3 == 1 else "up"
+
+
+def late(pf: Pf, vf: int) -> tuple[str, ...]:
+    """What the PF takes only with carrier: igb computes a rate from the link's speed."""
+    return (f"max_tx_rate {100 * pf.number}",) if vf == VFS - 1 else ()
+
+
+def write_recipe(directory: Path, pfs: Sequence[Pf]) -> None:
+    """All of that, each VF different, as files for the shell scripts.
+
+    `pfs` has the PFs, ADDRESS.vfs a PF's VFs; prepare.ip, held.ip, own.ip and late.ip are batches
+    for ip(8); FUNCTION.held, .own and .late have one attribute a line.
     """
+    directory.mkdir(parents=True)
+    write(directory / "pfs", (pf.address for pf in pfs))
+    write(directory / "prepare.ip", (f"link set dev {pf.name} mtu {PF_MTU} up" for pf in pfs))
+    batches: dict[str, list[str]] = {"held": [], "own": [], "late": []}
+    for pf in pfs:
+        write(directory / f"{pf.address}.vfs", (pf.function(vf) for vf in range(VFS)))
+        for vf in range(VFS):
+            holder, netdev = f"{pf.name} vf {vf}", f"{pf.name}v{vf}"
+            parts = (
+                ("held", holder, held(pf, vf)),
+                ("own", netdev, own(vf)),
+                ("late", holder, late(pf, vf)),
+            )
+            for name, target, words in parts:
+                write(directory / f"{pf.function(vf)}.{name}", words)
+                if words:
+                    batches[name].append(f"link set dev {target} {' '.join(words)}")
+    for name, lines in batches.items():
+        write(directory / f"{name}.ip", lines)
 
-    pfs: tuple[Pf, ...]
 
-    @property
-    def prepare(self) -> list[str]:
-        return [f"link set dev {pf.name} mtu 9000 up" for pf in self.pfs]
-
-    @property
-    def held(self) -> list[str]:
-        return [
-            f"link set dev {pf.name} vf {vf} mac {pf.mac(vf)} vlan {100 * pf.number + vf} "
-            f"qos {vf} spoofchk {_on(vf % 3)} trust {_on(vf % 2)}"
-            for pf, vf in self._vfs()
-        ]
-
-    @property
-    def own(self) -> list[str]:
-        return [
-            f"link set dev {pf.name}v{vf} mtu {1600 + 100 * vf} {'down' if vf % 3 == 1 else 'up'}"
-            for pf, vf in self._vfs()
-        ]
-
-    @property
-    def late(self) -> list[str]:
-        return [f"link set dev {pf.name} vf 6 max_tx_rate {100 * pf.number}" for pf in self.pfs]
-
-    def write(self, directory: Path) -> None:
-        """For floor.sh and reference.sh: the batches, the PFs, and each PF's VFs in a file."""
-        directory.mkdir(parents=True)
-        batches = {"prepare": self.prepare, "held": self.held, "own": self.own, "late": self.late}
-        for name, lines in batches.items():
-            (directory / f"{name}.ip").write_text("".join(f"{line}\n" for line in lines))
-        (directory / "pfs").write_text("".join(f"{pf.address}\n" for pf in self.pfs))
-        for pf in self.pfs:
-            functions = "".join(f"{pf.function(vf)}\n" for vf in range(VFS))
-            (directory / f"{pf.address}.vfs").write_text(functions)
-
-    def _vfs(self) -> Iterator[tuple[Pf, int]]:
-        return ((pf, vf) for pf in self.pfs for vf in range(VFS))
+def write(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def present() -> tuple[Pf, ...]:

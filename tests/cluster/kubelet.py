@@ -81,9 +81,10 @@ class Plugin:
         while not stop.wait(0.1):
             for pod in self.alive():
                 if pod["metadata"].get("deletionTimestamp"):
-                    self._replace(pod["metadata"]["name"])
+                    self.replace(pod["metadata"]["name"])
 
-    def _replace(self, name: str) -> None:
+    def replace(self, name: str) -> None:
+        """A pod goes, its successor comes and registers."""
         if self.dip is not None:
             self._say(self.dip)
         time.sleep(self.delay)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
+
+import pytest
 
 from tests.cluster.commands import Pod
 from tests.cluster.conftest import eventually
@@ -62,6 +65,28 @@ def test_watch_nodeeni_ends_on_sigterm(pod: Pod, proxy: Proxy) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 143
     assert "stopped by a signal" in process.communicate()[1]
+
+
+def test_prune_restarts_only_if_the_file_changed(
+    pod: Pod, server: Server, proxy: Proxy, namespace: str, node: str
+) -> None:
+    if not [*Path("/sys/bus/pci").glob("devices/*")]:
+        pytest.skip("this machine has no PCI devices, so none can be told from one that is gone")
+    file = Path(pod.environment["DEVICE_PLUGIN_CONFIG"])
+    gone = {"resourceName": "gone", "selectors": {"pciAddresses": ["ffff:00:00.1"]}}
+    foreign = {"resourceName": "foreign", "selectors": {"drivers": ["vfio-pci"]}}
+    file.write_text(json.dumps({"resourceList": [gone, foreign]}))
+    Plugin(server, namespace, node).make()
+    assert (
+        "would remove gone: ffff:00:00.1" in pod.run("device-plugin", "prune", "--dry-run").stdout
+    )
+    assert proxy.count() == 0
+    assert "removed gone: ffff:00:00.1" in pod.run("device-plugin", "prune").stdout
+    assert [seen.method for seen in proxy.seen].count("DELETE") == 1
+    assert json.loads(file.read_text()) == {"resourceList": [foreign]}
+    seen = proxy.count()
+    assert "nothing is to be removed" in pod.run("device-plugin", "prune").stdout
+    assert proxy.count() == seen
 
 
 def test_prune_without_a_list_asks_nobody(pod: Pod, proxy: Proxy) -> None:

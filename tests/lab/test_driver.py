@@ -120,35 +120,81 @@ def test_old_driver_stays_loaded(driver: NicDriver, fault: str) -> None:
     assert modules.loaded_srcversion("mlx5_core") == old
 
 
-def test_no_driver_left_and_the_next_start_mends_it(driver: NicDriver) -> None:
+def test_openibd_leaves_no_driver_and_the_installed_one_is_loaded(
+    driver: NicDriver, caplog: pytest.LogCaptureFixture
+) -> None:
     switch("fail=load", "once")
+    driver.ensure_restarted()
+    assert driver.loaded_is_installed()
+    assert "openibd left this node without a driver" in caplog.text
+    assert "Failed loading kernel module mlx5_core:" in caplog.text
+
+
+def cut_module_short() -> None:
+    """What is on disk is no module any more as soon as openibd has unloaded the old one."""
+    on_disk = modules.installed_filename("mlx5_core")
+    HOOK.write_text(f"#!/bin/sh\ntruncate -s 4096 {on_disk}\n")
+    HOOK.chmod(0o755)
+
+
+def test_no_driver_left_and_the_next_start_mends_it(driver: NicDriver) -> None:
+    cut_module_short()
     error = failure(driver)
     assert not modules.is_loaded("mlx5_core")
     assert "this node has NO NIC driver" in error.message
     assert "Failed loading kernel module mlx5_core:" in error.message
+    HOOK.unlink()
+    sh("lab-driver B")
     assert not driver.loaded_is_installed()
     driver.ensure_restarted()
     assert driver.loaded_is_installed()
 
 
-@pytest.mark.parametrize(
-    ("where", "hint"),
-    [("stop", "mlx5_core is still loaded"), ("start", "this node has NO NIC driver now")],
-)
-def test_hang_is_killed_at_the_deadline_and_only_then(
-    driver: NicDriver, where: str, hint: str, monkeypatch: pytest.MonkeyPatch
+def test_the_hosts_own_driver_is_better_than_none(driver: NicDriver) -> None:
+    """/host/lib/modules is where the driver pod sees the host's tree: build A is there."""
+    cut_module_short()
+    old = modules.loaded_srcversion("mlx5_core")
+    release = os.uname().release
+    tree = Path("/host/lib/modules") / release
+    sh(
+        f"mkdir -p {tree}/updates; cp /lib/modules/{release}/modules.* {tree};"
+        f"cp -r /lib/modules/{release}/kernel {tree};"
+        f"cp /opt/lab/driver/A/mlx5_core.ko {tree}/updates; depmod -b /host"
+    )
+    try:
+        error = failure(driver)
+    finally:
+        sh(f"rm -r {tree}")
+    assert modules.loaded_srcversion("mlx5_core") == old
+    assert f"mlx5_core is loaded as {old}" in error.message
+    assert "mlx5_core is still loaded, so the node has a driver" in (error.hint or "")
+
+
+def test_a_hang_while_unloading_is_killed_at_the_deadline_and_only_then(
+    driver: NicDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It traps SIGTERM and goes on, so it takes SIGKILL."""
     monkeypatch.setattr(process, "GRACE", 1.0)
-    switch(f"hang={where}")
+    switch("hang=stop")
     settings = replace(driver.settings, restart_timeout=4.0)
     with pytest.raises(WaitTimeout, match=r"openibd restart to end; .*SIGKILL ended it") as caught:
         replace(driver, settings=settings).ensure_restarted()
-    assert (caught.value.hint or "").startswith(hint)
+    assert (caught.value.hint or "").startswith("mlx5_core is still loaded")
     assert runs() == ["begin"]
     SWITCHES.unlink()
     driver.ensure_restarted()
     assert driver.loaded_is_installed()
+
+
+def test_a_hang_while_loading_is_killed_and_the_driver_loaded(
+    driver: NicDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "GRACE", 1.0)
+    switch("hang=start")
+    settings = replace(driver.settings, restart_timeout=4.0)
+    replace(driver, settings=settings).ensure_restarted()
+    assert driver.loaded_is_installed()
+    assert "SIGKILL ended it" in caplog.text
 
 
 def test_sigterm_during_the_restart_waits_for_it(driver: NicDriver) -> None:
@@ -318,3 +364,48 @@ def test_udev_is_running_and_a_killed_one_is_not() -> None:
     subprocess.run([command, "--daemon"], check=True, timeout=20)
     assert udev.is_running()
     sh("udevadm settle")
+
+
+# --- the stack beside the driver: the distribution's ib_core, which has no srcversion ---
+
+
+@pytest.fixture
+def ib_core() -> Iterator[None]:
+    """Loaded with RDMA devices exclusive to a namespace; a pod's namespace exists."""
+    sh("modprobe -r ib_uverbs ib_core; modprobe ib_core netns_mode=0; ip netns add pod")
+    yield
+    sh("ip netns delete pod; modprobe -r ib_core")
+
+
+def test_a_module_without_srcversion_is_compared_by_its_build_id(
+    driver: NicDriver, ib_core: None
+) -> None:
+    (found,) = [each for each in driver.srcversions() if each.module == "ib_core"]
+    assert (found.installed or "").startswith("build-id ")
+    assert found.installed == found.loaded
+    assert dict(driver.modules_loaded())["ib_core"] == found.loaded
+
+
+def test_rdma_netns_mode_is_as_before(driver: NicDriver, ib_core: None) -> None:
+    """With a namespace there, `rdma system set` could not change it back."""
+    assert modules.parameter("ib_core", "netns_mode") == "N"
+    HOOK.write_text("#!/bin/sh\nmodprobe -r ib_core; modprobe ib_core\n")
+    HOOK.chmod(0o755)
+    driver.ensure_restarted()
+    assert modules.parameter("ib_core", "netns_mode") == "N"
+    assert not list(Path("/etc/modprobe.d").glob("zz-nodeagent*"))
+
+
+def test_a_module_of_before_is_loaded_again(driver: NicDriver, ib_core: None) -> None:
+    before = [name for name, _ in driver.modules_loaded()]
+    HOOK.write_text("#!/bin/sh\nmodprobe -r ib_core\n")
+    HOOK.chmod(0o755)
+    error = failure(driver)
+    assert "ib_core was loaded before and is not now" in error.message
+    driver.ensure_companions(before)
+    assert modules.is_loaded("ib_core")
+
+
+def test_the_driver_tells_its_version(driver: NicDriver) -> None:
+    """The stand-in reports the kernel's release, as drivers of the kernel do."""
+    assert driver.version()

@@ -91,7 +91,8 @@ def is_representor(link: Link) -> bool:
 class FakeKernel:
     """The truth about the node, and its physics."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, igb: bool) -> None:
+        self.igb = igb
         self.tree = FakeTree(root / "sys")
         self.udev_run = root / "udev"
         self.delays = Delays()
@@ -294,7 +295,10 @@ class FakeKernel:
         return f"06:00:00:{number[:2]}:{number[2:4]}:{number[4:]}"
 
     def _mac(self, device: str) -> str:
-        """A VF asks its PF for its MAC when it is bound: a PF that is down gives none."""
+        """A VF asks its PF for its MAC when it is bound: a PF that is down gives none.
+
+        An igb VF that gets none tells its PF the one that it made up.
+        """
         found = self.vf_of(device)
         if found is None:
             return self.pfs[device].mac
@@ -302,9 +306,9 @@ class FakeKernel:
         own = self._own_mac()
         if not any(link.up for link in self.links.values() if link.device == pf.name):
             return own
-        if not vf.pf_has_set_mac:
+        if self.igb and not vf.pf_has_set_mac:
             vf.held = dataclasses.replace(vf.held, mac=own)
-        return vf.held.mac or own
+        return vf.held.mac if vf.pf_has_set_mac and vf.held.mac else own
 
     # udevd
 

@@ -20,11 +20,11 @@ from types import SimpleNamespace
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import ethtool, events
+from nodeagent.kernel import ethnl, events
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
-from nodeagent.kernel.ethtool import Ethtool
-from nodeagent.kernel.ethtool import Settings as EthtoolSettings
+from nodeagent.kernel.ethnl import Ethtool
+from nodeagent.kernel.ethnl import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.sysfs import Sysfs
@@ -36,11 +36,13 @@ from nodeagent.sriov.node import Node
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
 
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 
 @contextmanager
 def fake_node(monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> Iterator[FakeNode]:
     """A node without PFs. Its path is short: udev's socket has to fit into 108 bytes."""
-    with tempfile.TemporaryDirectory(prefix="node") as directory:
+    with tempfile.TemporaryDirectory(prefix="node", dir=IN_MEMORY) as directory:
         node = FakeNode(Path(directory), monkeypatch, igb=igb)
         try:
             yield node
@@ -55,7 +57,7 @@ class FakeNode(FakeRules):
         super().__init__(root, igb=igb)
         self.without_info: set[tuple[str, int]] = set()
         self.ethtool: dict[int, dict[str, int | bool]] = {}
-        self.ethtool_writes: list[ethtool.Change] = []
+        self.ethtool_writes: list[ethnl.Change] = []
         self.refused_settings: set[str] = set()
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
@@ -169,18 +171,20 @@ class FakeNode(FakeRules):
 
     def _give_vf(self, pf: FakePf, state: Vf) -> None:
         vf = pf.vfs[state.index]
+        if vf.function is not None:
+            self._give_function(vf.function, state)
         held = {f.name: getattr(state, f.name) for f in dataclasses.fields(VfInfo)[2:]}
         vf.held = VfInfo(state.index, state.admin_mac, **held)
         vf.pf_has_set_mac = vf.held.mac not in {None, ZERO}
-        if vf.function is None:
-            return
-        self.tree.set("pci", vf.function, "driver_override", state.driver_override or "(null)")
+
+    def _give_function(self, function: str, state: Vf) -> None:
+        self.tree.set("pci", function, "driver_override", state.driver_override or "(null)")
         if state.driver not in {None, NO_DRIVER}:
-            self.attach(vf.function, state.driver or "")
+            self.attach(function, state.driver or "")
         if state.netdev is not None:
-            self._give_netdev(self.link(vf.function), state.netdev)
+            self._give_netdev(self.link(function), state.netdev)
         elif state.driver == DRIVER:
-            self.move_away(vf.function)
+            self.move_away(function)
 
     def _give_netdev(self, link: Link, wanted: Netdev) -> None:
         every = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
@@ -266,10 +270,10 @@ class FakeEthtool(Ethtool):
             if index in known and index in self._node.links
         }
 
-    def change(self, changes: Sequence[ethtool.Change]) -> list[OSError | None]:
+    def change(self, changes: Sequence[ethnl.Change]) -> list[OSError | None]:
         return [self._changed(change) for change in changes]
 
-    def _changed(self, change: ethtool.Change) -> OSError | None:
+    def _changed(self, change: ethnl.Change) -> OSError | None:
         refused = [key for key, _ in change.values if key in self._node.refused_settings]
         if refused:
             return OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -50,8 +50,7 @@ class FakeRules(FakeKernel):
     """The node and its writes. `trace` is told of each, before and after, and may raise."""
 
     def __init__(self, root: Path, *, igb: bool) -> None:
-        super().__init__(root)
-        self.igb = igb
+        super().__init__(root, igb=igb)
         self.faults: dict[tuple[str, str], Fault] = {}
         self.writes: list[Write] = []
         self.trace: Callable[[str], None] = lambda _: None
@@ -216,7 +215,8 @@ class FakeRules(FakeKernel):
         if write.attribute == "mac":
             if vf.pf_has_set_mac and write.value != vf.held.mac:
                 raise _refusal(errno.EADDRNOTAVAIL)
-            vf.held = dataclasses.replace(vf.held, mac=str(write.value))
+            if self.igb:
+                vf.held = dataclasses.replace(vf.held, mac=str(write.value))
         if write.attribute == "mtu" and int(str(write.value)) > self.link(pf.name).mtu:
             raise _refusal(errno.EINVAL)
 

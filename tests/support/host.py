@@ -5,6 +5,7 @@ What openibd does to this host, a test writes as a shell script with `load` and 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ if ! test -e "$file"; then echo "modinfo: ERROR: Module $module not found." >&2;
 while test "$1" != -F; do shift; done
 case "$2" in
 srcversion) cat "$file" ;;
-filename) echo "$file.ko" ;;
+filename) if test -e "$file.filename"; then cat "$file.filename"; else echo "$file.ko"; fi ;;
 *) test ! -e "$file.$2" || cat "$file.$2" ;;
 esac
 """
@@ -36,6 +37,43 @@ load() {{
 echo "$1" >> {root}/openibd.calls
 cp {root}/modprobe.d/blacklist.conf {root}/blacklist.seen
 {body}
+"""
+
+# chroot(1) into this host: what it has of its own, else what is on PATH.
+CHROOT: Final = """#!/bin/sh
+root=$1; shift
+if test -x "$root$1"; then command=$root$1; shift; exec "$command" "$@"; fi
+exec "$@"
+"""
+
+# Loads what is installed and not in `broken`; with -d what is in that tree's lib/modules.
+MODPROBE: Final = """#!/bin/sh
+echo "modprobe $*" >> {root}/kmod.calls
+from={root}/installed
+if test "$1" = -d; then from={root}$2/lib/modules/$(uname -r); shift 2; fi
+directory={root}/sys/module/$1
+test -d "$directory" && exit 0
+if test ! -e "$from/$1" || test -e "{root}/broken/$1"; then
+    echo "modprobe: FATAL: Module $1 not found" >&2; exit 1
+fi
+mkdir -p "$directory/holders"
+echo live > "$directory/initstate"
+echo 0 > "$directory/refcnt"
+test ! -s "$from/$1" || cp "$from/$1" "$directory/srcversion"
+"""
+
+RMMOD: Final = """#!/bin/sh
+echo "rmmod $*" >> {root}/kmod.calls
+if test "$(cat {root}/sys/module/$1/refcnt)" != 0; then
+    echo "rmmod: ERROR: Module $1 is in use" >&2; exit 1
+fi
+rm -r "{root}/sys/module/$1"
+for link in {root}/sys/module/*/holders/"$1"; do
+    test -e "$link" || continue
+    rm "$link"
+    module=${{link%/holders/*}}
+    echo $(($(cat "$module/refcnt") - 1)) > "$module/refcnt"
+done
 """
 
 RESTART: Final = """
@@ -104,10 +142,23 @@ class Host:
             (directory / address).symlink_to(device)
 
     def openibd(self, body: str) -> None:
-        self._script("etc/init.d/openibd", OPENIBD.format(root=self.root, body=body))
+        self.script("etc/init.d/openibd", OPENIBD.format(root=self.root, body=body))
 
     def modinfo(self) -> None:
-        self._script("bin/modinfo", MODINFO.format(root=self.root))
+        self.script("bin/modinfo", MODINFO.format(root=self.root))
+
+    def kmod(self) -> list[str]:
+        """The calls of modprobe and rmmod, in order."""
+        path = self.root / "kmod.calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def broken(self, module: str) -> None:
+        """The installed module cannot be loaded."""
+        self.file(f"broken/{module}", "")
+
+    def hosts_own(self, module: str, srcversion: str) -> None:
+        """A module in the host's tree, as the driver pod sees it."""
+        self.file(f"host/lib/modules/{os.uname().release}/{module}", f"{srcversion}\n")
 
     def calls(self) -> list[str]:
         path = self.root / "openibd.calls"
@@ -116,7 +167,8 @@ class Host:
     def has_blacklist(self) -> bool:
         return (self.root / "modprobe.d/blacklist.conf").exists()
 
-    def _script(self, name: str, text: str) -> None:
+    def script(self, name: str, text: str) -> None:
+        """An executable."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -141,6 +193,9 @@ def make(tmp_path: Path) -> Host:
     host = Host(tmp_path, driver)
     settings.blacklist_file.parent.mkdir()
     host.modinfo()
+    host.script("bin/chroot", CHROOT)
+    host.script("bin/modprobe", MODPROBE.format(root=tmp_path))
+    host.script("bin/rmmod", RMMOD.format(root=tmp_path))
     host.openibd(RESTART)
     host.loaded("mlx5_core", "AAAA")
     host.installed("mlx5_core", "BBBB")

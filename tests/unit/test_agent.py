@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,9 +27,11 @@ from nodeagent.errors import (
     KernelError,
     PermissionDenied,
     Stopped,
+    StorageError,
     UnavailableError,
 )
 from nodeagent.journal import Journal, lock
+from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import DeviceHandle, NodeState, Pf, Snapshot
@@ -292,6 +297,79 @@ def test_whenever_sigterm_comes_no_flag_is_left(tmp_path: Path) -> None:
         process.communicate(timeout=20)
         assert process.returncode in {0, 1, -signal.SIGTERM}
         assert not (run / "ready").exists(), trial
+
+
+# Debug mode
+
+
+def failing_after_a_command(node: Any, journal: Journal, driver: Any) -> None:
+    process.run(["/bin/sh", "-c", "exit 3"], timeout=10)
+    raise KernelError("the kernel said no")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_debug_mode_records_commands_and_waits_after_a_failure(
+    seconds: float, settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    tell(failing_after_a_command)
+    given = replace(
+        settings, debug=True, debug_log_file=tmp_path / "commands.log", debug_sleep=seconds
+    )
+    began = time.monotonic()
+    with pytest.raises(KernelError, match="the kernel said no"):
+        agent.run("precompiled", given, "text")
+    assert time.monotonic() - began >= seconds
+    first, second = (tmp_path / "commands.log").read_text().splitlines()
+    assert first.endswith("Z running /bin/sh -c 'exit 3'")
+    assert " /bin/sh exited 3 after " in second
+    assert not settings.ready_path.exists()
+
+
+def test_a_signal_ends_the_pause_at_once(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    tell(failing_after_a_command)
+    given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=600.0)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(KernelError):
+        agent.run("precompiled", given, "text")
+    timer.join()
+    assert time.monotonic() - began < 20
+
+
+def test_a_stop_is_no_failure_to_look_at(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    def stopped(node: Any, journal: Journal, driver: Any) -> None:
+        raise Stopped
+
+    tell(stopped)
+    given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=600.0)
+    with pytest.raises(Stopped):
+        agent.run("precompiled", given, "text")
+
+
+def test_a_debug_log_that_is_a_link_is_refused(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    tell(proven)
+    (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
+    given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=0.0)
+    with pytest.raises(StorageError, match="cannot open the debug log"):
+        agent.run("precompiled", given, "text")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_without_debug_mode_there_is_neither(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    tell(failing_after_a_command)
+    given = replace(settings, debug_log_file=tmp_path / "log", debug_sleep=600.0)
+    with pytest.raises(KernelError):
+        agent.run("precompiled", given, "text")
+    assert not (tmp_path / "log").exists()
 
 
 # Who may do what

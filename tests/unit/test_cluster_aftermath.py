@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import subprocess
@@ -11,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from nodeagent import aftermath
-from nodeagent.errors import RestoreFailed, Stopped
+from nodeagent.cli.cluster import require_client
+from nodeagent.errors import RestoreFailed, Stopped, UnavailableError
 from nodeagent.settings import Settings
 
 POD = replace(Settings(), api_host="10.0.0.1", node_name="n")
@@ -72,3 +74,9 @@ def test_resident_agent_never_imports_the_client() -> None:
     code += "m.startswith('nodeagent.cluster')])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout == "[]\n"
+
+
+def test_without_the_library_the_commands_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UnavailableError, match="kubernetes is not installed"):
+        require_client()

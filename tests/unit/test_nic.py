@@ -5,6 +5,8 @@ openibd and modinfo are small real executables; the kernel is a tree like /sys t
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import signal
 import threading
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.driver import dtk
-from nodeagent.driver.nic import SrcVersions
+from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.driver.preflight import PreflightFailed
 from nodeagent.errors import (
     ConfigError,
@@ -234,6 +236,7 @@ def test_half_unloaded(host: Host) -> None:
 
 
 def test_no_driver_left(host: Host) -> None:
+    host.broken("mlx5_core")
     host.openibd("unload mlx5_core; echo 'Failed loading kernel module mlx5_core:'; exit 1")
     error = failure(host)
     assert "mlx5_core is not loaded: this node has NO NIC driver" in error.message
@@ -242,6 +245,7 @@ def test_no_driver_left(host: Host) -> None:
 
 
 def test_exit_0_and_no_driver_left(host: Host) -> None:
+    host.broken("mlx5_core")
     host.openibd("unload mlx5_core")
     error = failure(host)
     assert "openibd exited 0, saying nothing" in error.message
@@ -264,6 +268,7 @@ def test_only_the_last_words_are_quoted(host: Host) -> None:
 
 def test_time_out_says_what_is_loaded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE", 0.3)
+    host.broken("mlx5_core")
     host.openibd("unload mlx5_core; trap '' TERM; while :; do sleep 0.1; done")
     settings = replace(host.driver.settings, restart_timeout=0.5)
     with pytest.raises(WaitTimeout, match="SIGKILL ended it") as caught:
@@ -282,3 +287,234 @@ def test_stop_during_the_restart_waits_for_it(host: Host) -> None:
         timer.join()
     assert host.driver.loaded_is_installed()
     assert not host.has_blacklist()
+
+
+def test_openibd_leaves_no_driver_and_the_installed_one_is_loaded(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.openibd("unload mlx5_core; echo 'Failed loading kernel module mlx5_core:'; exit 1")
+    host.driver.ensure_restarted()
+    assert host.driver.loaded_is_installed()
+    assert host.kmod() == ["modprobe mlx5_core"]
+    assert "openibd left this node without a driver" in caplog.text
+    assert "Failed loading kernel module mlx5_core:" in caplog.text
+    assert not host.has_blacklist()
+
+
+def test_neither_openibd_nor_modprobe_and_the_hosts_own_is_loaded(host: Host) -> None:
+    host.broken("mlx5_core")
+    host.hosts_own("mlx5_core", "CCCC")
+    host.openibd(f"unload mlx5_core; rm {host.root}/broken/mlx5_core; exit 1")
+    (host.root / "installed/mlx5_core").write_text("BBBB")
+    host.script("bin/modprobe", FAILS_WITHOUT_D.format(root=host.root))
+    error = failure(host)
+    assert "mlx5_core is loaded as CCCC, installed is BBBB" in error.message
+    assert "mlx5_core is still loaded" in (error.hint or "")
+    assert host.driver.is_loaded()
+
+
+FAILS_WITHOUT_D = """#!/bin/sh
+test "$1" = -d || {{ echo "modprobe: ERROR: Invalid argument" >&2; exit 1; }}
+mkdir -p {root}/sys/module/$3/holders
+echo live > {root}/sys/module/$3/initstate
+echo 0 > {root}/sys/module/$3/refcnt
+cp {root}/host/lib/modules/$(uname -r)/$3 {root}/sys/module/$3/srcversion
+"""
+
+
+def test_killed_at_the_deadline_and_the_installed_one_is_loaded(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    host.openibd("unload mlx5_core; trap '' TERM; while :; do sleep 0.1; done")
+    settings = replace(host.driver.settings, restart_timeout=0.5)
+    replace(host.driver, settings=settings).ensure_restarted()
+    assert host.driver.loaded_is_installed()
+    assert "SIGKILL ended it" in caplog.text
+
+
+# --- the modules around the stack ---
+
+
+def with_settings(host: Host, **changes: object) -> NicDriver:
+    return replace(host.driver, settings=replace(host.driver.settings, **changes))  # type: ignore[arg-type] # names of fields
+
+
+def held_by(host: Host, module: str, *holders: str) -> None:
+    """Loaded modules that use a loaded one."""
+    for holder in holders:
+        host.loaded(holder, None)
+        (host.root / "sys/module" / module / "holders" / holder).touch()
+    host.file(f"sys/module/{module}/refcnt", f"{len(holders)}\n")
+
+
+def test_auxiliary_modules_go_before_and_come_back(host: Host) -> None:
+    held_by(host, "mlx5_core", "mlx5_vdpa", "mlx5_dpll")
+    host.installed("mlx5_vdpa", "")
+    host.installed("mlx5_dpll", "")
+    before = host.driver.modules_loaded()
+    assert before == (("mlx5_core", "AAAA"), ("mlx5_vdpa", "none"), ("mlx5_dpll", "none"))
+    host.driver.ensure_restarted()
+    assert sorted(host.kmod()) == ["rmmod mlx5_dpll", "rmmod mlx5_vdpa"]
+    host.driver.ensure_companions(name for name, _ in before)
+    assert host.kmod()[2:] == ["modprobe mlx5_vdpa", "modprobe mlx5_dpll"]
+    host.driver.ensure_companions(name for name, _ in before)
+    assert len(host.kmod()) == 4
+
+
+def test_one_that_was_loaded_and_cannot_be_loaded_again_is_an_error(host: Host) -> None:
+    with pytest.raises(KernelError, match="cannot load the module mlx5_ib: modprobe: FATAL"):
+        host.driver.ensure_companions(("mlx5_core", "mlx5_ib"))
+
+
+def test_one_that_does_not_go_stops_the_restart(host: Host) -> None:
+    held_by(host, "mlx5_core", "mlx5_vdpa")
+    host.file("sys/module/mlx5_vdpa/refcnt", "1\n")
+    error = failure(host)
+    assert "cannot unload the module mlx5_vdpa: rmmod: ERROR: Module mlx5_vdpa is in use" in (
+        error.message
+    )
+    assert host.calls() == []
+
+
+def test_storage_and_third_party_modules_go_if_allowed_dependents_first(host: Host) -> None:
+    host.loaded("ib_core", "AAAA")
+    host.installed("ib_core", "AAAA")
+    held_by(host, "ib_core", "xprtrdma", "siw")
+    held_by(host, "xprtrdma", "rpcrdma")
+    with_settings(
+        host, unload_storage_modules=True, unload_third_party_modules=True
+    ).ensure_restarted()
+    assert sorted(host.kmod()) == ["rmmod rpcrdma", "rmmod siw", "rmmod xprtrdma"]
+    assert host.kmod().index("rmmod rpcrdma") < host.kmod().index("rmmod xprtrdma")
+    blacklist = (host.root / "blacklist.seen").read_text()
+    assert "blacklist siw\n" in blacklist
+    assert "blacklist rpcrdma\n" not in blacklist
+
+
+def test_and_stay_if_not(host: Host) -> None:
+    host.loaded("siw", None)
+    host.loaded("rpcrdma", None)
+    host.driver.ensure_restarted()
+    assert host.kmod() == []
+    assert "blacklist siw\n" not in (host.root / "blacklist.seen").read_text()
+
+
+def test_peermem_that_came_back_is_unloaded_last(host: Host) -> None:
+    held_by(host, "mlx5_core", "mlx5_vdpa")
+    host.loaded("nvidia_peermem", None)
+    host.driver.ensure_restarted()
+    assert host.kmod() == ["rmmod mlx5_vdpa", "rmmod nvidia_peermem"]
+
+
+def test_peermem_in_use_at_the_doorstep_stops_the_restart(host: Host) -> None:
+    host.loaded("nvidia_peermem", None)
+    host.file("sys/module/nvidia_peermem/refcnt", "1\n")
+    assert "nvidia_peermem is in use (1 references)" in failure(host).message
+    assert host.calls() == []
+
+
+def test_what_the_driver_needs_comes_from_the_hosts_tree(host: Host) -> None:
+    """mlxdevm is the driver's own; what that needs counts as well; tls is loaded already."""
+    host.described("mlx5_core", depends="mlxdevm,psample,tls")
+    host.installed("mlxdevm", "DDDD")
+    host.described("mlxdevm", depends="mlxfw")
+    host.loaded("tls", None)
+    for module in ("psample", "mlxfw", "tls"):
+        host.hosts_own(module, "HHHH")
+    host.driver.ensure_restarted()
+    assert sorted(host.kmod()) == ["modprobe -d /host mlxfw", "modprobe -d /host psample"]
+
+
+def test_a_need_that_the_host_lacks_stops_the_restart(host: Host) -> None:
+    host.described("mlx5_core", depends="psample")
+    host.hosts_own("other", "HHHH")
+    assert "cannot load the module psample" in failure(host).message
+    assert host.calls() == []
+
+
+def test_without_a_hosts_tree_modprobe_finds_them(host: Host) -> None:
+    host.described("mlx5_core", depends="psample")
+    host.driver.ensure_restarted()
+    assert host.kmod() == []
+
+
+def test_nfs_over_rdma_is_loaded_on_request(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    driver = with_settings(host, enable_nfsrdma=True)
+    driver.ensure_companions(())
+    assert "no NFS over RDMA: cannot load the module rpcrdma" in caplog.text
+    host.installed("rpcrdma", "EEEE")
+    driver.ensure_companions(())
+    assert host.kmod() == ["modprobe rpcrdma"] * 2
+    host.driver.ensure_companions(())
+    assert len(host.kmod()) == 2
+
+
+@pytest.mark.parametrize("mode", ["Y", "N"])
+def test_rdma_netns_mode_is_given_to_the_new_ib_core(host: Host, mode: str) -> None:
+    (host.root / "etc/modprobe.d").mkdir()
+    host.loaded("ib_core", "AAAA")
+    host.installed("ib_core", "AAAA")
+    host.file("sys/module/ib_core/parameters/netns_mode", f"{mode}\n")
+    host.openibd(RESTART + f"cat {host.root}/etc/modprobe.d/zz-* > {host.root}/options")
+    host.driver.ensure_restarted()
+    assert f"options ib_core netns_mode={mode}\n" in (host.root / "options").read_text()
+    assert not [*(host.root / "etc/modprobe.d").iterdir()]
+
+
+def test_rdma_netns_mode_that_changed_is_said(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    (host.root / "etc/modprobe.d").mkdir()
+    host.loaded("ib_core", "AAAA")
+    host.installed("ib_core", "AAAA")
+    host.file("sys/module/ib_core/parameters/netns_mode", "N\n")
+    host.openibd(RESTART + f"echo Y > {host.root}/sys/module/ib_core/parameters/netns_mode")
+    host.driver.ensure_restarted()
+    assert "were exclusive between network namespaces and are shared now" in caplog.text
+
+
+def test_a_stale_rdma_file_is_swept(host: Host) -> None:
+    host.file("etc/modprobe.d/zz-nodeagent-rdma-netns.conf", "options ib_core netns_mode=N\n")
+    host.driver.ensure_companions(())
+    assert not [*(host.root / "etc/modprobe.d").iterdir()]
+
+
+# --- builds without srcversion ---
+
+NOTE = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0"
+
+
+def without_srcversion(host: Host, on_disk: bytes, loaded: bytes, suffix: str = "") -> None:
+    host.installed("mlx5_core", "")
+    (host.root / "sys/module/mlx5_core/srcversion").unlink()
+    file = host.root / f"installed/mlx5_core.ko{suffix}"
+    elf = b"\x7fELF" + NOTE + on_disk * 20 + b"rest"
+    packed = {"": elf, ".gz": gzip.compress(elf), ".xz": lzma.compress(elf)}
+    file.write_bytes(packed[suffix])
+    host.described("mlx5_core", filename=str(file))
+    notes = host.root / "sys/module/mlx5_core/notes"
+    notes.mkdir()
+    (notes / ".note.gnu.build-id").write_bytes(NOTE + loaded * 20)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_build_ids_are_compared_where_there_is_no_srcversion(host: Host, suffix: str) -> None:
+    without_srcversion(host, b"\xaa", b"\xbb", suffix)
+    (found,) = host.driver.srcversions()
+    assert found.installed == f"build-id {'aa' * 20}"
+    assert found.loaded == f"build-id {'bb' * 20}"
+    assert not host.driver.loaded_is_installed()
+
+
+def test_the_same_build_id_is_the_same_build(host: Host) -> None:
+    without_srcversion(host, b"\xaa", b"\xaa")
+    assert host.driver.loaded_is_installed()
+
+
+def test_then_versions(host: Host) -> None:
+    host.installed("mlx5_core", "")
+    (host.root / "sys/module/mlx5_core/srcversion").unlink()
+    host.described("mlx5_core", version="25.10")
+    host.file("sys/module/mlx5_core/version", "25.07\n")
+    (found,) = host.driver.srcversions()
+    assert (found.installed, found.loaded) == ("version 25.10", "version 25.07")
+    assert not host.driver.loaded_is_installed()

@@ -16,10 +16,16 @@ from nodeagent.errors import Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
+from tests.support.host import CHROOT
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    script = tmp_path / "bin/chroot"
+    script.parent.mkdir()
+    script.write_text(CHROOT)
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     return replace(Settings(), driver_root=tmp_path, restart_timeout=5.0)
 
 

@@ -176,6 +176,13 @@ ROWS = {
     ),
     "DRIVER_MODULE": ("mlx5_core", ("netdevsim", "netdevsim"), "-r"),
     "DRIVER_ROOT": (Path("/"), ("/proc/7/root", Path("/proc/7/root")), "root"),
+    "ENTRYPOINT_DEBUG": (False, ("true", True), "verbose"),
+    "DEBUG_LOG_FILE": (
+        Path("/tmp/entrypoint_debug_cmds.log"),
+        ("/run/debug.log", Path("/run/debug.log")),
+        "debug.log",
+    ),
+    "DEBUG_SLEEP_SEC_ON_EXIT": (300.0, ("0", 0.0), "90s"),
     "VF_TIMEOUT": (120.0, ("2.5", 2.5), "2s"),
     "PF_TIMEOUT": (120.0, ("600", 600.0), "0"),
     "BUILD_TIMEOUT": (3600.0, ("7200", 7200.0), "inf"),

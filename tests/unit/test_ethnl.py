@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import ethtool as edge
-from nodeagent.kernel.ethtool import KINDS, Change, Ethtool, in_order
+from nodeagent.kernel import ethnl as edge
+from nodeagent.kernel.ethnl import KINDS, Change, Ethtool, in_order
 from nodeagent.kernel.genl import HEADER, encoded
 from nodeagent.kernel.netlink import NLM_F_DUMP, attributes
 from nodeagent.settings import Settings

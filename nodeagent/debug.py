@@ -1,0 +1,65 @@
+"""ENTRYPOINT_DEBUG: every command on record, and time to look around after a failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nodeagent.errors import AgentError, Stopped, StorageError, WaitTimeout
+from nodeagent.kernel import process
+from nodeagent.kernel.events import StopSignal, wait_until_clear
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def commands_on_record(settings: Settings) -> Iterator[None]:
+    """Append each command that is run, and how it ended, to DEBUG_LOG_FILE. UTC.
+
+    StorageError when that is a link or cannot be opened: the default is in /tmp, where anybody may
+    have left one.
+    """
+    if not settings.debug:
+        yield
+        return
+    path = settings.debug_log_file
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot open the debug log {path}: {error.strerror}",
+            hint="set DEBUG_LOG_FILE to another place, or ENTRYPOINT_DEBUG=false",
+        ) from error
+    handler = logging.StreamHandler(os.fdopen(fd, "a"))
+    handler.formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(message)s", _CLOCK)
+    handler.formatter.converter = time.gmtime
+    before = process.log.level
+    process.log.addHandler(handler)
+    process.log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        process.log.setLevel(before)
+        process.log.removeHandler(handler)
+        handler.stream.close()
+
+
+def pause(settings: Settings, error: AgentError, stop: StopSignal) -> None:
+    """After a failure, wait DEBUG_SLEEP_SEC_ON_EXIT; a signal ends that at once."""
+    if not settings.debug or isinstance(error, Stopped) or not settings.debug_sleep:
+        return
+    log.warning(
+        "%s; ENTRYPOINT_DEBUG: exiting in %g s, or on SIGTERM", error.message, settings.debug_sleep
+    )
+    with suppress(Stopped, WaitTimeout):
+        wait_until_clear(
+            lambda: ["the end of the pause"], stop, what="a signal", timeout=settings.debug_sleep
+        )
+
+
+_CLOCK = "%Y-%m-%dT%H:%M:%S"

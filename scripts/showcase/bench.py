@@ -1,0 +1,205 @@
+"""scripts/bench: what a restore takes beside the floor and the sleeps of today, and what waiting
+and being ready cost. A benchmark, not a test: it measures, compares with the targets of the
+project, and its exit status only says whether it could measure.
+
+  1. In the emulated node, taking turns in the same guest: floor.sh (the shortest shell script that
+     restores the same), nodeagent's restore step (from its journal), and reference.sh (the fixed
+     sleeps of the driver container's entrypoints; 2 PFs only).
+  2. There too: one look at the node (observe), and an agent that is ready.
+  3. On this machine: from the toolkit's done flag to the next step, an agent that waits for it, and
+     the start of the commands.
+
+Times of the emulated node are those of an emulated processor: only ratios mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from showcase import bench_host
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+GUEST = "/opt/nodeagent"
+GUEST_SECONDS = 900
+ASLEEP_SECONDS = 60
+SAFETY_NET_SECONDS = 30
+"""While waiting for the toolkit nodeagent looks again this often, events or not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    small_runs: int = 3
+    small_reference_runs: int = 1
+    large_runs: int = 2
+    hand_overs: int = 100
+    asleep_seconds: float = ASLEEP_SECONDS
+
+
+QUICK = Plan(1, 1, 1, 10, 20)
+Result = dict[str, Any]
+
+
+def main() -> int:
+    arguments = parse()
+    plan = QUICK if arguments.quick else Plan()
+    with tempfile.TemporaryDirectory(prefix="nodeagent-bench.") as name:
+        found = measure(plan, Path(name))
+    if arguments.output == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(report(found)))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one of each, 10 hand-overs")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    return parser.parse_args()
+
+
+def measure(plan: Plan, directory: Path) -> Result:
+    """Everything. The process that waits sleeps beside the guests: they don't wake it."""
+    subprocess.run([SCRIPTS / "lab", "build"], check=True)
+    found: Result = {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
+    say("this machine: start of the commands, hand-over")
+    found["calls"] = bench_host.calls(directory / "calls")
+    found["hand_over_ms"] = bench_host.hand_over(directory / "hand-over", plan.hand_overs)
+    with bench_host.asleep(directory / "asleep") as result:
+        found["small"] = in_node(2, plan.small_runs, plan.small_reference_runs, directory)
+        found["large"] = in_node(8, plan.large_runs, 0, directory)
+        found["waiting"] = result(plan.asleep_seconds)
+    return found
+
+
+def in_node(pfs: int, runs: int, reference_runs: int, directory: Path) -> Result:
+    """What bench_node finds in a fresh node."""
+    say(f"emulated node with {pfs} PFs")
+    out = directory / f"out-{pfs}"
+    lab = [f"{SCRIPTS}/lab", "run", "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
+    command = [
+        *("env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", "showcase.bench_node"),
+        *(f"{runs}", f"{reference_runs}", "/host/out/bench.json"),
+    ]
+    subprocess.run([*lab, "--out", f"{out}", "--", *command], check=True)
+    found: Result = json.loads((out / "bench.json").read_text())
+    return found
+
+
+def report(found: Result) -> list[str]:
+    """The tables, a part after the other."""
+    return [
+        f"{found['processors']} processors, load average {found['load']:.1f} at the start",
+        *("", *restore_table(found["small"]), "", *restore_table(found["large"])),
+        *("", *observe_table(found), "", *host_table(found)),
+    ]
+
+
+def restore_table(node: Result) -> list[str]:
+    """The ways side by side, each as median and range of its runs."""
+    steps = seconds_of(node, "nodeagent")
+    runs = len(steps)
+    title = f"restore of {node['pfs']} x {node['vfs'] // node['pfs']} VFs, n = {runs}"
+    step, floor = statistics.median(steps), statistics.median(seconds_of(node, "floor"))
+    ratio = step / floor
+    rows = [
+        ("floor: shell, probe once, batches", *spread(node, "floor"), "", ""),
+        ("nodeagent: restore step", *spread(node, "nodeagent"), *judged(ratio, 1.2, "x floor")),
+        ("nodeagent: whole process", *spread(node, "nodeagent", "process"), "", ""),
+    ]
+    if node["reference"]:
+        faster = statistics.median(seconds_of(node, "reference")) / step
+        count = f", n = {len(node['reference'])}" if len(node["reference"]) != runs else ""
+        verdict = "met" if faster >= 10 else "MISSED"
+        cells = (f"{faster:.1f} x nodeagent", f"at least 10: {verdict}")
+        rows.append((f"reference: fixed sleeps{count}", *spread(node, "reference"), *cells))
+    return table((title, "median", "min", "max", "ratio", "target"), rows)
+
+
+def observe_table(found: Result) -> list[str]:
+    """What looking at the node costs."""
+    rows = []
+    for node in (found["small"], found["large"]):
+        look = statistics.median(node["observe"]["seconds"])
+        part = 100 * look / statistics.median(seconds_of(node, "nodeagent"))
+        target = judged(part, 5, "% of the restore") if node["vfs"] == 56 else (f"{part:.1f} %", "")
+        requests = str(node["observe"]["requests"])
+        rows.append((f"{node['pfs']} PFs, {node['vfs']} VFs", f"{look:.3f} s", requests, *target))
+    return table(("observe()", "median", "rtnetlink requests", "part", "target"), rows)
+
+
+def host_table(found: Result) -> list[str]:
+    """Waiting, being ready, starting."""
+    delays = sorted(found["hand_over_ms"])
+    nearly_all = delays[max(0, -(-len(delays) * 99 // 100) - 1)]
+    ready = max((found["small"]["ready"], found["large"]["ready"]), key=lambda r: r["seconds"])
+    waiting = found["waiting"]
+    net = int(waiting["seconds"] / SAFETY_NET_SECONDS) + 1
+    memory = max(found["small"]["ready"]["resident_mib"], found["large"]["ready"]["resident_mib"])
+    calls = found["calls"]
+    trials = f"99 % of {len(delays)} trials"
+    rows = [
+        (f"done flag to the end of the build step, {trials}", *judged(nearly_all, 100, "ms")),
+        ("  the same, median", f"{statistics.median(delays):.1f} ms", ""),
+        (f"context switches waiting, {waiting['seconds']:.0f} s", *counted(waiting, net)),
+        (f"context switches ready, {ready['seconds']:.0f} s (in the node)", *counted(ready, 0)),
+        ("resident memory when ready (in the node)", *judged(memory, 25, "MiB")),
+        ("nodeagent --help, median of 20", *judged(calls["--help"], 150, "ms")),
+        ("nodeagent status, median of 20", *judged(calls["status"], 300, "ms")),
+    ]
+    return table(("this machine", "measured", "target"), rows)
+
+
+def seconds_of(node: Result, way: str, key: str = "seconds") -> list[float]:
+    """The trials of one way."""
+    return [trial[key] for trial in node[way]]
+
+
+def spread(node: Result, way: str, key: str = "seconds") -> tuple[str, str, str]:
+    """Median, least and most."""
+    found = seconds_of(node, way, key)
+    return f"{statistics.median(found):.2f} s", f"{min(found):.2f}", f"{max(found):.2f}"
+
+
+def judged(value: float, most: float, unit: str) -> tuple[str, str]:
+    """A value beside the most that it may be."""
+    shown = f"{value:.2f}" if most < 2 else f"{value:.1f}"
+    return f"{shown} {unit}", f"at most {most:g}: {'met' if value <= most else 'MISSED'}"
+
+
+def counted(asleep: Result, most: int) -> tuple[str, str]:
+    """Context switches beside what the safety net may cost."""
+    verdict = "met" if asleep["switches"] <= most else "MISSED"
+    return f"{asleep['switches']}", f"at most {most} (safety net): {verdict}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell, two spaces apart, under a line."""
+    every = [head, *rows]
+    widths = [max(len(row[column]) for row in every) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in every]
+    return [lines[0].rstrip(), "-" * sum(widths, 2 * len(widths) - 2), *map(str.rstrip, lines[1:])]
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

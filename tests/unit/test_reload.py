@@ -1,0 +1,603 @@
+"""The story, told on a node that reacts: with a driver of the test's own and the real journal.
+
+What is held here above all: wherever the process is killed, the next start makes the node what it
+was, from the first snapshot, and the ready flag is there only when that is proven.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from nodeagent.driver.nic import NicDriver, SrcVersions
+from nodeagent.errors import (
+    AgentError,
+    DataError,
+    KernelError,
+    RestoreFailed,
+    Stopped,
+    UnavailableError,
+    WaitTimeout,
+)
+from nodeagent.journal import Journal
+from nodeagent.kernel.events import StopSignal
+from nodeagent.reload import reload, restore, take_snapshot, verify
+from nodeagent.settings import Settings
+from nodeagent.sriov.differences import differences
+from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from tests.support.fake_kernel import PF1, PF2, Delays
+from tests.support.fake_node import FakeNode, fake_node
+from tests.support.fake_rules import Fault
+from tests.support.strategies import states
+
+
+class Crash(BaseException):
+    """SIGKILL: nothing of ours runs after it."""
+
+
+class FakeDriver:
+    """A driver in two builds, A loaded and B installed; its restart wipes the node."""
+
+    def __init__(self, fake: FakeNode) -> None:
+        self.fake = fake
+        self.installed, self.loaded = "B", "A"
+        self.restarts = 0
+        self.refusal: AgentError | None = None
+        self.unsafe: AgentError | None = None
+
+    def ensure_built(self) -> None:
+        self.fake.trace("build")
+
+    def srcversions(self) -> tuple[SrcVersions, ...]:
+        return (SrcVersions("mlx5_core", self.installed, self.loaded),)
+
+    def modules_loaded(self) -> tuple[tuple[str, str], ...]:
+        return (("mlx5_core", self.loaded),)
+
+    def loaded_is_installed(self) -> bool:
+        return self.loaded == self.installed
+
+    def is_loaded(self) -> bool:
+        return True
+
+    def version(self) -> str:
+        return "25.10"
+
+    def ensure_companions(self, before: Iterable[str]) -> None:
+        assert "mlx5_core" in before
+
+    def check_reload_is_safe(self) -> None:
+        if self.unsafe is not None:
+            raise self.unsafe
+
+    def ensure_restarted(self) -> None:
+        if self.loaded_is_installed():
+            return
+        self.fake.trace("before the restart")
+        self.restarts += 1
+        self.fake.restart()
+        if self.refusal is not None:
+            raise self.refusal
+        self.loaded = self.installed
+        self.fake.trace("after the restart")
+
+
+@dataclasses.dataclass
+class Host:
+    """One node with its disk: what outlives a process."""
+
+    fake: FakeNode
+    driver: FakeDriver
+    settings: Settings
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.settings)
+
+    def start(self, stop: StopSignal | None = None) -> None:
+        """A process begins: new Node, new Journal."""
+        with self.fake.node(self.settings, stop) as node:
+            reload(node, self.journal, cast(NicDriver, self.driver))
+
+    def state(self) -> NodeState:
+        with self.fake.node(self.settings) as node:
+            return node.observe()
+
+    def restore(self, want: NodeState) -> None:
+        with self.fake.node(self.settings) as node:
+            restore(node, want)
+
+
+def on_disk(fake: FakeNode, directory: Path) -> Host:
+    settings = dataclasses.replace(
+        Settings(),
+        vf_timeout=30.0,
+        pf_timeout=30.0,
+        state_dir=directory / "state",
+        ready_path=directory / "ready",
+    )
+    return Host(fake, FakeDriver(fake), settings)
+
+
+def mac(number: int) -> Mac:
+    return Mac(f"02:00:00:00:00:{number:02x}")
+
+
+def vf(index: int, **facts: object) -> Vf:
+    """A VF with everything set that igb takes."""
+    made = Vf(
+        index=index,
+        driver="mlx5_core",
+        driver_override="",
+        admin_mac=mac(index),
+        vlan=100 + index,
+        qos=index,
+        vlan_proto="802.1Q",
+        trust=True,
+        spoofchk=False,
+        link_state="auto",
+        min_tx_rate=0,
+        max_tx_rate=0,
+        netdev=Netdev(f"net{index}", mac(index), 1400, True, ("alt" + str(index),), False, False),
+    )
+    return dataclasses.replace(made, **facts)  # type: ignore[arg-type] # a test's shorthand
+
+
+def full_node() -> NodeState:
+    """Every kind of VF on one PF, and a PF that is down and has none."""
+    netdev = Netdev("uplink0", Mac("52:54:00:00:00:01"), 9000, True, (), False, True, 2000, 3, "a")
+    vfs = (
+        vf(0, max_tx_rate=100),
+        vf(1, driver=NO_DRIVER, netdev=None),
+        vf(2, driver="vfio-pci", driver_override="vfio-pci", netdev=None),
+        vf(3, netdev=Netdev("own", mac(0x33), 1500, False)),  # a MAC from before the admin MAC
+        vf(4, admin_mac=mac(4), vlan=0, qos=0, trust=False, spoofchk=True),
+    )
+    second = Netdev("uplink1", Mac("52:54:00:00:00:02"), 3000, False)
+    return NodeState(
+        "mlx5_core",
+        (
+            Pf(DeviceHandle("pci", PF1), 5, False, netdev, vfs),
+            Pf(DeviceHandle("pci", PF2), 0, True, second),
+        ),
+    )
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
+    with fake_node(monkeypatch) as fake:
+        fake.set_up(full_node())
+        yield on_disk(fake, tmp_path)
+
+
+# the story
+
+
+def test_the_fake_begins_as_it_was_told(host: Host) -> None:
+    assert differences(full_node(), host.state()) == ()
+
+
+def test_everything_is_back_as_it_was(host: Host) -> None:
+    before = host.state()
+    host.start()
+    assert host.state() == dataclasses.replace(before, pfs=_with_new_addresses(before, host))
+    assert host.driver.restarts == 1
+    assert host.journal.is_ready()
+    assert not host.journal.has_open_snapshot()
+    closed = host.journal.last_snapshot()
+    assert closed is not None
+    assert closed.state == before
+    assert closed.srcversions == (("mlx5_core", "A"),)
+
+
+def _with_new_addresses(state: NodeState, host: Host) -> tuple[Pf, ...]:
+    """The same: function addresses are the same after a reload on the same slots."""
+    assert [vf.address for pf in state.pfs for vf in pf.vfs] == [
+        host.fake.function(index) for index in range(5)
+    ]
+    return state.pfs
+
+
+def test_every_vf_is_bound_once(host: Host) -> None:
+    host.start()
+    binds = [write.target for write in host.fake.written("bind", "drivers_probe")]
+    assert sorted(binds) == [host.fake.function(index) for index in (0, 2, 3, 4)]
+    assert host.fake.written("unbind") == []
+
+
+def test_nothing_to_do_writes_nothing_and_asks_nothing(host: Host) -> None:
+    host.driver.loaded = "B"
+    host.start()
+    assert host.journal.is_ready()
+    assert host.fake.writes == []
+    assert host.driver.restarts == 0
+    assert not host.journal.has_open_snapshot()
+    assert host.journal.last_snapshot() is None
+
+
+def test_a_second_start_has_nothing_to_do(host: Host) -> None:
+    host.start()
+    host.fake.writes.clear()
+    before = host.state()
+    host.start()
+    assert host.fake.writes == []
+    assert host.driver.restarts == 1
+    assert host.journal.is_ready()
+    assert host.state() == before
+
+
+def test_the_flag_goes_first_and_comes_last_and_the_snapshot_is_there_all_the_time(
+    host: Host,
+) -> None:
+    host.journal.set_ready()
+    seen = []
+
+    def trace(step: str) -> None:
+        assert not host.journal.is_ready()
+        assert host.journal.has_open_snapshot() == (step != "build")
+        seen.append(step)
+
+    host.fake.trace = trace
+    host.start()
+    assert seen[:3] == ["build", "before the restart", "after the restart"]
+    assert len(seen) > 20
+
+
+def test_a_reload_that_is_not_safe_touches_nothing(host: Host) -> None:
+    host.driver.unsafe = UnavailableError("no openibd")
+    before = host.state()
+    with pytest.raises(UnavailableError):
+        host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 0
+    assert not host.journal.has_open_snapshot()
+    assert not host.journal.is_ready()
+
+
+def test_the_steps_are_on_record(host: Host) -> None:
+    host.start()
+    records = host.journal.records()
+    assert [record.name for record in records if record.kind == "done"] == [
+        "build",
+        "preflight",
+        "snapshot",
+        "restart",
+        "restore",
+        "verify",
+    ]
+    notes = [record.name for record in records if record.kind == "note"]
+    assert [name for name in notes if name.startswith("vfs")] == ["vfs-gone", "vfs-back"]
+    loaded = [record.facts for record in records if record.facts.get("checkpoint") == "loaded"]
+    assert [facts["mlx5_core"] for facts in loaded] == ["A", "B"]
+
+
+def test_a_vf_in_another_namespace_comes_back_in_ours_and_is_named(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.fake.move_away(host.fake.function(0))
+    before = host.state()
+    host.start()
+    assert differences(before, host.state()) == ()
+    assert f"pci/{PF1} vf 0: its interface is in another network namespace" in caplog.text
+
+
+# what goes wrong
+
+
+def test_what_is_refused_is_named_the_others_are_right_and_the_next_start_finishes(
+    host: Host,
+) -> None:
+    before = host.state()
+    host.fake.plant(f"{PF1} vf 1", "trust", Fault(errno.EPERM))
+    with pytest.raises(RestoreFailed) as caught:
+        host.start()
+    assert f"pci/{PF1} vf 1: cannot set its trust: EPERM: Operation not permitted" in (
+        caught.value.failures
+    )
+    assert [str(each) for each in differences(before, host.state())] == [
+        f"pci/{PF1} vf 1 trust: want True, have False"
+    ]
+    assert not host.journal.is_ready()
+    assert host.journal.has_open_snapshot()
+    host.fake.faults.clear()
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 1
+    assert host.journal.is_ready()
+    assert not host.journal.has_open_snapshot()
+
+
+def test_a_write_that_was_silently_ignored_is_found(host: Host) -> None:
+    host.fake.plant(f"{PF1} vf 0", "spoofchk", Fault())
+    with pytest.raises(RestoreFailed) as caught:
+        host.start()
+    assert caught.value.failures == (f"pci/{PF1} vf 0 spoofchk: want False, have True",)
+    assert not host.journal.is_ready()
+
+
+def test_a_write_that_was_refused_once_is_done_in_the_next_round(host: Host) -> None:
+    before = host.state()
+    for index in (0, 3, 4):
+        host.fake.plant(host.fake.function(index), "bind", Fault(errno.EBUSY, times=1))
+    host.start()
+    assert host.state() == before
+    assert host.journal.is_ready()
+
+
+def test_a_vf_that_never_gets_its_netdev(host: Host) -> None:
+    before = host.state()
+    host.fake.never.add(host.fake.function(0))
+    with pytest.raises(RestoreFailed) as caught:
+        host.start()
+    assert f"pci/{PF1} vf 0 netdev: want net0, have missing" in caught.value.failures
+    assert {each.target for each in differences(before, host.state())} == {f"pci/{PF1} vf 0"}
+    assert host.journal.has_open_snapshot()
+    assert not host.journal.is_ready()
+    host.fake.never.clear()
+    host.fake.release("pci", host.fake.function(0))  # what an engineer does
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 1
+
+
+def test_a_name_that_somebody_else_has_taken(host: Host) -> None:
+    host.driver.fake.add_link("taken", "02:00:00:00:00:99")
+    before = host.state()
+    want = dataclasses.replace(before, pfs=tuple(_renamed(pf, "taken") for pf in before.pfs))
+    with pytest.raises(RestoreFailed) as caught:
+        host.restore(want)
+    assert any("another interface has that name" in line for line in caught.value.failures)
+    assert f"pci/{PF1} vf 0 name: want taken, have net0" in caught.value.failures
+
+
+def _renamed(pf: Pf, name: str) -> Pf:
+    """The PF with its first VF's netdev called `name`."""
+    if not pf.vfs or pf.vfs[0].netdev is None:
+        return pf
+    first = dataclasses.replace(pf.vfs[0], netdev=dataclasses.replace(pf.vfs[0].netdev, name=name))
+    return dataclasses.replace(pf, vfs=(first, *pf.vfs[1:]))
+
+
+def test_a_pf_that_does_not_come_back(host: Host) -> None:
+    before = host.state()
+    host.fake.never.add(PF2)
+    with pytest.raises(WaitTimeout, match=f"pci/{PF2}: no network interface"):
+        host.start()
+    assert host.journal.has_open_snapshot()
+    assert not host.journal.is_ready()
+    host.fake.never.clear()
+    host.fake.release("pci", PF2)
+    host.fake.attach(PF2, "mlx5_core")
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 1
+
+
+def test_damage_is_never_taken_for_intent(host: Host) -> None:
+    """The restart fails with the VFs gone: the first snapshot is what counts ever after."""
+    before = host.state()
+    host.driver.refusal = KernelError("openibd did not bring in the installed driver")
+    for _ in range(3):
+        with pytest.raises(KernelError, match="openibd"):
+            host.start()
+    saved = host.journal.open_snapshot()
+    assert saved is not None
+    assert saved.state == before
+    host.driver.refusal = None
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 4
+
+
+def test_another_driver_is_installed_before_the_work_is_finished(host: Host) -> None:
+    before = host.state()
+    host.fake.plant(f"{PF1} vf 1", "trust", Fault(errno.EPERM))
+    with pytest.raises(RestoreFailed):
+        host.start()
+    host.fake.faults.clear()
+    host.driver.installed = "C"
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 2
+
+
+def test_a_damaged_snapshot_is_an_error_and_nothing_is_touched(host: Host) -> None:
+    host.settings.state_dir.mkdir()
+    (host.settings.state_dir / "open-snapshot.json").write_text("{")
+    before = host.state()
+    with pytest.raises(DataError, match=r"open-snapshot\.json"):
+        host.start()
+    assert host.state() == before
+    assert host.fake.writes == []
+    assert host.driver.restarts == 0
+    assert not host.journal.is_ready()
+
+
+def test_restore_of_what_is_so_writes_nothing(host: Host) -> None:
+    host.restore(host.state())
+    assert host.fake.writes == []
+
+
+def test_verify_names_every_difference(host: Host) -> None:
+    before = host.state()
+    host.fake.change(host.fake.link(PF1).index, mtu=1500)
+    host.fake.pfs[PF1].vfs[0].held = dataclasses.replace(host.fake.pfs[PF1].vfs[0].held, vlan=7)
+    with host.fake.node(host.settings) as node, pytest.raises(RestoreFailed) as caught:
+        verify(node, before)
+    assert caught.value.failures == (
+        f"pci/{PF1} mtu: want 9000, have 1500",
+        f"pci/{PF1} vf 0 vlan: want 100, have 7",
+    )
+    assert host.fake.writes == []
+
+
+def test_a_snapshot_says_when_and_where(host: Host) -> None:
+    with host.fake.node(host.settings) as node:
+        snapshot = take_snapshot(node, cast(NicDriver, host.driver))
+    assert snapshot.kernel == os.uname().release
+    assert snapshot.taken_at.endswith("+00:00")
+    assert snapshot.srcversions == (("mlx5_core", "A"),)
+    assert snapshot.state == host.state()
+
+
+# killed anywhere
+
+
+class Killer:
+    """Counts the steps of a run, and ends it at one of them and at each that follows."""
+
+    def __init__(self, at: int, end: Callable[[], None]) -> None:
+        self.at, self.end = at, end
+        self.count = 0
+
+    def __call__(self, _: object) -> None:
+        self.count += 1
+        if self.count >= self.at:
+            self.end()
+
+
+def _crash() -> None:
+    raise Crash
+
+
+def small_node() -> NodeState:
+    netdev = Netdev("uplink0", Mac("52:54:00:00:00:01"), 3000, True)
+    vfs = (
+        vf(0, max_tx_rate=100),
+        vf(1, driver="vfio-pci", driver_override="vfio-pci", netdev=None),
+        vf(2, netdev=Netdev("own", mac(0x33), 1500, True)),
+    )
+    return NodeState("mlx5_core", (Pf(DeviceHandle("pci", PF1), 3, False, netdev, vfs),))
+
+
+def test_killed_at_every_step_the_next_start_makes_it_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before and after every write and every restart, and at every fsync of the journal."""
+    at = 0
+    was_killed = True
+    while was_killed:
+        at += 1
+        with fake_node(monkeypatch) as fake:
+            fake.set_up(small_node())
+            host = on_disk(fake, tmp_path / str(at))
+            before = host.state()
+            killer = Killer(at, _crash)
+            fake.trace = killer
+            monkeypatch.setattr(os, "fsync", killer)
+            with suppress(Crash):
+                host.start()
+            was_killed = killer.count >= at
+            fake.trace = lambda _: None
+            monkeypatch.setattr(os, "fsync", lambda _: None)
+            if was_killed and host.journal.is_ready():
+                assert differences(before, host.state()) == (), f"ready, but not so: kill {at}"
+            host.start()
+            assert host.state() == before, f"killed at step {at}"
+            assert host.journal.is_ready()
+            assert not host.journal.has_open_snapshot()
+            assert host.driver.restarts <= 2
+    assert at > 80
+
+
+def test_stopped_at_every_step_the_next_start_makes_it_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    at = 0
+    was_stopped = True
+    while was_stopped:
+        at += 3
+        with fake_node(monkeypatch) as fake, StopSignal() as stop:
+            fake.set_up(small_node())
+            host = on_disk(fake, tmp_path / str(at))
+            before = host.state()
+            killer = Killer(at, lambda: None)
+
+            def trace(step: str, killer: Killer = killer) -> None:
+                killer(step)
+                if killer.count == killer.at:
+                    signal.raise_signal(signal.SIGTERM)
+
+            fake.trace = trace
+            try:
+                host.start(stop)
+            except Stopped:
+                assert not host.journal.is_ready()
+                assert host.journal.has_open_snapshot()
+            was_stopped = killer.count >= at
+            fake.trace = lambda _: None
+            host.start()
+            assert host.state() == before, f"stopped at step {at}"
+            assert host.journal.is_ready()
+    assert at > 60
+
+
+# any node
+
+
+relaxed = hypothesis_settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+@given(states())
+@relaxed
+def test_whatever_the_node_is_like_a_reload_leaves_it_so(
+    monkeypatch: pytest.MonkeyPatch, state: NodeState
+) -> None:
+    with fake_node(monkeypatch, igb=False) as fake:
+        fake.set_up(state)
+        host = on_disk(fake, fake.udev_run)
+        before = host.state()
+        assert differences(state, before) == ()
+        fake.restart()
+        host.restore(before)
+        assert differences(before, host.state()) == ()
+        fake.writes.clear()
+        host.restore(before)
+        assert fake.writes == []
+
+
+@given(states(), st.data())
+@relaxed
+def test_however_late_odd_and_busy_the_node_is_it_is_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, state: NodeState, data: st.DataObject
+) -> None:
+    """udev gives each the name that another had, or is dead; what is late is late."""
+    with fake_node(monkeypatch, igb=False) as fake:
+        fake.set_up(state)
+        host = on_disk(fake, fake.udev_run)
+        before = host.state()
+        ticks = st.integers(0, 3)
+        fake.delays = data.draw(st.builds(Delays, ticks, ticks, ticks, ticks), label="delays")
+        ours = (link for link in fake.links.values() if link.index not in fake.elsewhere)
+        devices = sorted({link.device for link in ours if link.device})
+        names = data.draw(st.permutations([fake.link(device).name for device in devices]))
+        fake.names.update(zip(devices, names, strict=True))
+        if data.draw(st.booleans(), label="no udevd"):
+            fake.stop_udevd()
+        busy = data.draw(st.lists(st.sampled_from([*BUSY, None]), max_size=3), label="busy")
+        for number, attribute in enumerate(busy):
+            if attribute is not None and before.pfs:
+                pf = before.pfs[0].handle.name
+                target = fake.function(number, pf) if attribute in {"bind", "mtu"} else pf
+                fake.plant(target, attribute, Fault(errno.EBUSY, times=1))
+        fake.restart()
+        host.restore(before)
+        assert differences(before, host.state()) == ()
+
+
+BUSY = ("bind", "mtu", "sriov_numvfs", "sriov_drivers_autoprobe", "eswitch", "name")
