@@ -3,6 +3,9 @@
 A setting is compared only where the interface offers it. What an interface starts with is its
 driver's choice, and a new driver may not have what the old one had: that is not a difference that
 anybody could remove, so it is named (`no_longer_offered`) and not waited for.
+
+Creating VFs makes igb's channels anew (igb_init_queue_configuration()): those of the PF are set
+before it goes up, and where that did not last the second look finds it.
 """
 
 from __future__ import annotations

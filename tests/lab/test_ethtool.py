@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -137,16 +137,6 @@ def test_what_the_driver_refuses_is_named(
 # netdevsim
 
 
-def make_again() -> None:
-    (NETDEVSIM / "del_device").write_text("1")
-    (NETDEVSIM / "new_device").write_text("1 1")
-    lab.settle()
-
-
-def devlink_reload() -> None:
-    lab.sh("devlink dev reload netdevsim/netdevsim1; udevadm settle")
-
-
 def interfaces() -> dict[str, str]:
     """netdevsim's interfaces by the port's name: the PF's own and its representors'."""
     links = json.loads(lab.sh("ip -d -j link show"))
@@ -155,6 +145,11 @@ def interfaces() -> dict[str, str]:
         for link in links
         if link.get("parentbus") == "netdevsim"
     }
+
+
+def told_of_simulated() -> dict[str, dict[str, str]]:
+    """What ethtool(8) tells of them, by port."""
+    return {port: told(name) for port, name in interfaces().items()}
 
 
 @pytest.fixture
@@ -173,35 +168,22 @@ def simulated() -> Iterator[None]:
 
 def test_netdevsim(nodeagent: Nodeagent, simulated: None, tmp_path: Path) -> None:
     """A devlink reload makes all interfaces anew, with the driver's defaults."""
-    _restored(nodeagent, tmp_path / "snapshot", devlink_reload, channels=3)
-
-
-def test_netdevsim_made_again(nodeagent: Nodeagent, tmp_path: Path) -> None:
-    """A device that is gone and comes again has one channel, which is what it had."""
-    lab.sh("modprobe netdevsim")
-    (NETDEVSIM / "new_device").write_text("1 1")
-    lab.settle()
-    _restored(nodeagent, tmp_path / "snapshot", make_again, channels=1)
-    lab.sh("modprobe -r netdevsim")
-
-
-def _restored(
-    nodeagent: Nodeagent, snapshot: Path, destroy: Callable[[], None], *, channels: int
-) -> None:
     nodeagent.environment["DRIVER_MODULE"] = "netdevsim"
-    for number, name in enumerate(interfaces().values()):
+    names = interfaces()
+    assert len(names) == 3
+    for number, name in enumerate(names.values()):
         ethtool(
             f"-K {name} hw-tc-offload on gro off",
+            f"-L {name} combined 3",
             f"-G {name} rx {128 + number} rx-mini 16 rx-jumbo 32 tx 64",
             f"-C {name} rx-usecs {9 + number} tx-frames 7 sample-interval 2",
             f"-A {name} rx on tx on",
         )
-        if channels > 1:
-            ethtool(f"-L {name} combined {channels}")
-    before = {port: told(name) for port, name in interfaces().items()}
-    nodeagent.call("snapshot", "-o", str(snapshot))
-    destroy()
-    assert {port: told(name) for port, name in interfaces().items()} != before
-    nodeagent.call("restore", "--snapshot", str(snapshot))
-    assert {port: told(name) for port, name in interfaces().items()} == before
-    nodeagent.call("verify", "--snapshot", str(snapshot))
+    before = told_of_simulated()
+    snapshot = str(tmp_path / "snapshot")
+    nodeagent.call("snapshot", "-o", snapshot)
+    lab.sh("devlink dev reload netdevsim/netdevsim1; udevadm settle")
+    assert told_of_simulated() != before
+    nodeagent.call("restore", "--snapshot", snapshot)
+    assert told_of_simulated() == before
+    nodeagent.call("verify", "--snapshot", snapshot)
