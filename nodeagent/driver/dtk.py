@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from nodeagent.errors import ConfigError, WaitTimeout
 from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
@@ -19,6 +21,10 @@ log = logging.getLogger(__name__)
 # The safety net of an hour-long wait: no slower than the toolkit's poll of today, 30 s, should a
 # file system ever keep the flag's creation from inotify.
 _RESYNC = 30.0
+
+QUIET: Final = 900.0
+"""Seconds without a new package after which the toolkit may be dead: three times what the longest
+whole build took that is on record (about 5 minutes)."""
 
 
 def sanitised_kernel(release: str) -> str:
@@ -39,6 +45,38 @@ def done_flag(shared: Path, release: str, version: str) -> Path:
     return shared / sanitised_kernel(release) / name
 
 
+class Progress:
+    """The packages that the toolkit has put there so far; its only sign of life.
+
+    They are <shared>/<kernel>/MLNX_OFED_SRC-<version>/RPMS/<distribution>/<architecture>/*.rpm.
+    """
+
+    def __init__(self, directory: Path, version: str) -> None:
+        self._directory = directory
+        self._pattern = f"MLNX_OFED_SRC-{version}/RPMS/*/*/*.rpm"
+        self._seen: list[str] = []
+        self._changed = self._warned = time.monotonic()
+
+    def look(self) -> None:
+        """Log what is new, and a warning after each QUIET seconds without anything new."""
+        now = time.monotonic()
+        found = sorted(path.name for path in self._directory.glob(self._pattern))
+        if found != self._seen:
+            for name in sorted({*found} - {*self._seen}):
+                log.info("the driver toolkit has built %s", name, extra={"packages": len(found)})
+            self._seen, self._changed, self._warned = found, now, now
+        elif now - self._warned >= QUIET:
+            self._warned = now
+            log.warning("the driver toolkit may be dead: %s", self.last_seen())
+
+    def last_seen(self) -> str:
+        """In words, for a warning and for the time-out."""
+        ago = time.monotonic() - self._changed
+        if not self._seen:
+            return f"no package in {self._directory} for {ago:.0f} s"
+        return f"{len(self._seen)} packages, the last new one {ago:.0f} s ago"
+
+
 def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) -> None:
     """Return as soon as the toolkit's done flag exists, at once when it is there already.
 
@@ -50,9 +88,11 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
             hint="set it in the pod's environment, for example 25.07-0.9.7.0",
         )
     flag = done_flag(settings.dtk_shared_dir, release, settings.nic_driver_ver)
+    progress = Progress(flag.parent, settings.nic_driver_ver)
 
     def missing() -> Iterator[Path]:
         if not flag.exists():
+            progress.look()
             yield flag
 
     with FileWatch(flag) as watch:
@@ -71,8 +111,9 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
             )
         except WaitTimeout as error:
             error.hint = (
-                "the toolkit has no way to report a failure: read the log of its container "
-                "(openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets how long to wait"
+                f"{progress.last_seen()}; the toolkit has no way to report a failure: read the log "
+                "of its container (openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets how long to "
+                "wait"
             )
             raise
     log.info("the driver toolkit's build is done: %s", flag)

@@ -6,6 +6,7 @@ Each action looks first. The writes of a stage run side by side (nodeagent.kerne
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 THREADS: Final = 16
 """Writes side by side. The kernel probes VFs in parallel where their driver lets it."""
+THREADS_A_PROCESSOR: Final = 4
+"""igbvf waits for its PF's answer without giving the processor away (e1000_poll_for_ack): more of
+them than that keep the PF from answering."""
 
 DeviceAction = (
     BindPf | SetAutoprobe | CreateVfs | SetParam | SetEswitch | OverrideDriver | UnbindVf | BindVf
@@ -38,8 +42,11 @@ DeviceAction = (
 
 
 def write_devices(node: Node, actions: Sequence[DeviceAction]) -> Failures:
+    # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
+    actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
     jobs = [_job(node, action) for action in actions]
-    results = parallel.run_all(jobs, timeout=node.settings.vf_timeout, threads=THREADS)
+    threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
+    results = parallel.run_all(jobs, timeout=node.settings.vf_timeout, threads=threads)
     return [
         (target_of(action), f"{target_name(target_of(action))}: {result.message}")
         for action, result in zip(actions, results, strict=True)

@@ -18,7 +18,7 @@ from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
 from nodeagent.sriov.actions import SetLink, SetVf
 from nodeagent.sriov.failures import Failures, target_of, timed_out
-from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.node import Devices, Node, Target, target_name
 from nodeagent.sriov.plan import TEMPORARY_NAME
 
 log = logging.getLogger(__name__)
@@ -161,10 +161,11 @@ def _await_links(
     for target in targets:
         if target in node.given_up and node.unsettled(target) != node.given_up[target]:
             del node.given_up[target]
+    devices = node.links_by_device() if lost else {}
     awaited = [
         target
         for target in targets
-        if target not in node.given_up and (target not in lost or node.is_bound(target))
+        if target not in node.given_up and not _is_lost(node, target, lost, devices)
     ]
     try:
         node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
@@ -173,6 +174,16 @@ def _await_links(
         node.given_up.update((target, why) for target, why in reasons.items() if why is not None)
         return timed_out(late, awaited, reasons.__getitem__)
     return []
+
+
+def _is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
+    """Its failure is known, and time alone does not mend it.
+
+    A representor does not come while its PF's VFs or its eswitch's mode do not.
+    """
+    if isinstance(target[1], str):
+        return (target[0], None) in lost and node.link_of(target, devices) is None
+    return target in lost and not node.is_bound(target)
 
 
 def _renames(changes: Iterable[tuple[Target, Change]]) -> list[tuple[Target, LinkChange]]:

@@ -12,12 +12,15 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from emulator.host import say
+
+UNUSED_SECONDS = 3600
 
 
 def default_root() -> Path:
@@ -67,7 +70,8 @@ class Cache:
         """The artefact's directory, built by `build(empty directory)` if it isn't there.
 
         It stays locked against removal until `release()` or the end of this process. Older ones of
-        the same name are removed when a new one was built, unless someone uses them.
+        the same name are removed when a new one was built, unless someone uses them or has just
+        done so: two checkouts may take turns.
         """
         lock = self._lock_file(artefact.directory)
         try:
@@ -88,18 +92,19 @@ class Cache:
         while True:
             _wait_for(lock, fcntl.LOCK_SH, artefact.name)
             if path.is_dir():
+                os.utime(path)
                 return path
             _wait_for(lock, fcntl.LOCK_EX, artefact.name)
             if not path.is_dir():
                 self._build(artefact, path, build)
-                self._remove_where(
-                    lambda old: old.name.split(".")[0] == artefact.name and old.name != path.name
-                )
+                self._remove_where(lambda old: _name(old) == artefact.name and _unused(old))
 
     def remove_states_not_of(self, image: str) -> None:
         """Remove the machine states that were saved with another image: they can't be resumed."""
         self._remove_where(
-            lambda path: path.name.startswith("state-") and _parts(path).get("image") != image
+            lambda old: (
+                old.name.startswith("state-") and _parts(old).get("image") != image and _unused(old)
+            )
         )
 
     def clean(self) -> list[str]:
@@ -143,6 +148,14 @@ def _wait_for(lock: int, mode: int, name: str) -> None:
     except BlockingIOError:
         say(f"waiting for another build of {name}")
         fcntl.flock(lock, mode)
+
+
+def _name(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _unused(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > UNUSED_SECONDS
 
 
 def _parts(path: Path) -> dict[str, str]:

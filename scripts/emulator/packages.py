@@ -97,6 +97,14 @@ class Apt:
             what="fetching the package lists",
         )
 
+    def need_lists(self) -> None:
+        """Fetch the package lists unless they are here."""
+        needed = (self._conf, self.sources, self.root / "lists")
+        if not all(path.exists() for path in needed):
+            require_host()
+            with locked(self.root / "lock"):
+                self.update()
+
     def choose(self) -> Chosen:
         """The newest 6.12 kernel whose image, headers and source all can be had, and the rest."""
         suite = debian_suite()
@@ -130,6 +138,7 @@ class Apt:
 
     def install_tools(self, compiler: str) -> None:
         """Install what is missing of the host's tools; QEMU of the backports on bookworm."""
+        self.need_lists()
         missing = [package for tool, package in HOST_TOOLS.items() if not shutil.which(tool)]
         missing += [] if shutil.which(compiler) else [compiler]
         missing += [] if importlib.util.find_spec("ensurepip") else ["python3-venv"]

@@ -31,8 +31,7 @@ def test_every_vf_is_back(nodeagent: Nodeagent, no_vfs: None) -> None:
 def test_one_start_from_build_a_to_ready_with_56_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
     """No restart of the process: the toolkit's flag, the reload, eight PFs with seven VFs each."""
     lab.clean("A")
-    for pf in lab.pfs():
-        lab.make_vfs(pf, 7, mtu=9000)
+    lab.on_each_pf(lambda pf: lab.make_vfs(pf, 7, mtu=9000))
     before = lab.read()
     assert sum(len(pf["vfs"]) for pf in before.values()) == 56
     wanted = lab.put_other_build_on_disk()

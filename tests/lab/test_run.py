@@ -137,7 +137,7 @@ def test_second_start_writes_to_no_device(
     nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    run = nodeagent.start("run", "precompiled", under=strace(trace))
+    run = nodeagent.start_command(*strace(trace), "nodeagent", "run", "precompiled")
     run.wait_for("ready: ")
     assert nodeagent.ready.exists()
     assert run.stop() == 0
@@ -153,7 +153,8 @@ def test_strace_sees_device_writes(nodeagent: Nodeagent, three_vfs: State, tmp_p
     lab.ip(f"link set {lab.name(PF1)} mtu 1400")
     autoprobe = PCI / PF1 / "sriov_drivers_autoprobe"
     autoprobe.write_text("0")
-    restore = nodeagent.start("restore", "--snapshot", str(snapshot), under=strace(trace))
+    argv = ("nodeagent", "restore", "--snapshot", str(snapshot))
+    restore = nodeagent.start_command(*strace(trace), *argv)
     assert restore.wait() == 0
     assert sorted(device_writes(trace)) == [str(autoprobe), "NETLINK_ROUTE"]
     assert lab.read() == three_vfs

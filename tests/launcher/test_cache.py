@@ -46,14 +46,28 @@ def test_what_is_made_from_other_things_is_another_and_replaces_it(tmp_path: Pat
     first = Cache(tmp_path)
     old = first.get(OLD, writing("one"))
     first.release()
+    os.utime(old, (0, 0))
     new = Cache(tmp_path).get(NEW, writing("two"))
     assert (new / "file").read_text() == "two"
     assert not old.exists()
 
 
+def test_what_was_just_used_is_kept(tmp_path: Path) -> None:
+    first = Cache(tmp_path)
+    old = first.get(OLD, writing("one"))
+    os.utime(old, (0, 0))
+    first.release()
+    again = Cache(tmp_path)
+    again.get(OLD, never)
+    again.release()
+    Cache(tmp_path).get(NEW, writing("two"))
+    assert old.exists()
+
+
 def test_what_is_in_use_is_not_removed(tmp_path: Path) -> None:
     old = Cache(tmp_path)
     used = old.get(OLD, writing("one"))
+    os.utime(used, (0, 0))
     new = Cache(tmp_path)
     new.get(NEW, writing("two"))
     new.release()

@@ -132,6 +132,12 @@ def await_carrier(pf: str) -> None:
     eventually(lambda: carrier.read_text() == "1\n", f"carrier of {pf}")
 
 
+def on_each_pf(do: Callable[[str], None]) -> None:
+    """Do it to all PFs side by side."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(do, pfs()))
+
+
 def make_vfs(pf: str, count: int, *, mtu: int = 1500, rates: bool = False) -> None:
     """VFs in which everything differs: MACs, VLAN, QoS, trust, spoofchk, MTU, state, rates."""
     ip(f"link set {name(pf)} mtu {mtu}")
@@ -445,16 +451,20 @@ class Nodeagent:
         """Exists while a reload is unfinished."""
         return self.state_dir / "open-snapshot.json"
 
-    def start(self, *arguments: str, under: tuple[str, ...] = (), **settings: object) -> Started:
+    def start(self, *arguments: str, **settings: object) -> Started:
         """Start it with arguments, and settings as environment variables."""
+        return self.start_command("nodeagent", *arguments, **settings)
+
+    def start_command(self, *argv: str, **settings: object) -> Started:
+        """Start a command that runs it."""
         given = {key: str(value) for key, value in settings.items()}
-        started = Started([*under, "nodeagent", *arguments], self.environment | given)
+        started = Started(list(argv), self.environment | given)
         self._started.append(started)
         return started
 
     def call(self, *arguments: str, status: int = 0, **settings: object) -> Started:
         """Run it to its end, which must have that status."""
-        started = self.start(*arguments, under=(), **settings)
+        started = self.start(*arguments, **settings)
         assert started.wait() == status, started.log
         return started
 
@@ -497,22 +507,22 @@ def clean(build: str | None = None) -> None:
     Quick when it is so already.
     """
     remove_faults()
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(_remove_vfs, pfs()))
     put_loaded_build_on_disk()
     if build is not None:
         put_on_disk(build)
+    for pf in pfs():
+        (PCI / pf / "sriov_drivers_autoprobe").write_text("1")
     wanted = sh("modinfo -F srcversion mlx5_core").strip()
     if loaded() != wanted or not all(map(_is_fresh, pfs())):
         sh("if [ -d /sys/module/mlx5_core ]; then modprobe -r mlx5_core; fi; modprobe mlx5_core")
+    on_each_pf(_remove_vfs)
     settle()
     ip(*(f"link set {name(pf)} down mtu 1500" for pf in pfs()))
 
 
 def _remove_vfs(pf: str) -> None:
-    (PCI / pf / "sriov_drivers_autoprobe").write_text("1")
     numvfs = PCI / pf / "sriov_numvfs"
-    if driver(pf) is not None and numvfs.read_text() != "0\n":
+    if numvfs.read_text() != "0\n":
         numvfs.write_text("0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -95,6 +96,45 @@ def test_the_flag_never_comes(settings: Settings, flag: Path) -> None:
         dtk.wait_for_build(replace(settings, build_timeout=0.1), RELEASE, None)
     assert caught.value.missing == (str(flag),)
     assert "openshift-driver-toolkit-ctr" in (caught.value.hint or "")
+
+
+def package(flag: Path, name: str) -> None:
+    directory = flag.parent / f"MLNX_OFED_SRC-{VERSION}/RPMS/redhat-release-9.4-0.4.el9/aarch64"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).touch()
+
+
+def test_the_time_out_says_what_was_last_seen(settings: Settings, flag: Path) -> None:
+    with pytest.raises(WaitTimeout) as caught:
+        dtk.wait_for_build(replace(settings, build_timeout=0.1), RELEASE, None)
+    assert (caught.value.hint or "").startswith(f"no package in {flag.parent} for 0 s; ")
+    package(flag, "ofed-scripts.rpm")
+    package(flag, "mlnx-tools.rpm")
+    with pytest.raises(WaitTimeout) as caught:
+        dtk.wait_for_build(replace(settings, build_timeout=0.1), RELEASE, None)
+    assert (caught.value.hint or "").startswith("2 packages, the last new one 0 s ago; ")
+
+
+def test_progress_is_logged_and_a_quiet_toolkit_too(
+    flag: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = dtk.Progress(flag.parent, VERSION)
+    progress.look()
+    clock[0] += dtk.QUIET - 1
+    package(flag, "mlnx-ofa_kernel.rpm")
+    progress.look()
+    clock[0] += dtk.QUIET - 1
+    progress.look()
+    assert caplog.messages == ["the driver toolkit has built mlnx-ofa_kernel.rpm"]
+    clock[0] += 1
+    progress.look()
+    progress.look()
+    assert caplog.messages[1:] == [
+        "the driver toolkit may be dead: 1 packages, the last new one 900 s ago"
+    ]
 
 
 def test_stop(settings: Settings) -> None:

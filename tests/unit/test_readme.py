@@ -1,0 +1,20 @@
+"""The table of scenarios names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+NAMED = re.findall(r"`(\w+/\w+\.py)::(\w+)`", (TESTS / "README.md").read_text())
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_a_test_of_the_table_exists(path: str, name: str) -> None:
+    assert f"\ndef {name}(" in (TESTS / path).read_text()
+
+
+def test_the_table_is_read() -> None:
+    assert len(NAMED) > 40
