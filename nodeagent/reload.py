@@ -18,6 +18,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.sriov.differences import differences, shared_macs, unseen
+from nodeagent.sriov.ethtool import no_longer_offered
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
@@ -134,6 +135,8 @@ def verify(node: Node, want: NodeState) -> None:
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
+    for gone in no_longer_offered(want, have):
+        log.warning("the driver does not have it any more: %s", gone)
     for shared in shared_macs(have):
         log.warning("VFs share a MAC, as they did before: %s", shared)
 

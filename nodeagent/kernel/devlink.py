@@ -15,13 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.genl import HEADER, Genl
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes
 
-NETLINK_GENERIC: Final = 16
-GENL_ID_CTRL: Final = 0x10
-CTRL_CMD_GETFAMILY: Final = 3
-CTRL_ATTR_FAMILY_ID: Final = 1
-CTRL_ATTR_FAMILY_NAME: Final = 2
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
 CMD_ESWITCH_SET: Final = 30
@@ -40,7 +36,6 @@ PARAM_VALUE: Final = 85
 PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 CMODE_RUNTIME: Final = 0
-HEADER: Final = 20  # struct nlmsghdr and struct genlmsghdr
 
 MODES: Final = ("legacy", "switchdev")
 INLINE_MODES: Final = ("none", "link", "network", "transport")
@@ -75,18 +70,17 @@ class Param:
     value: bool | int | str
 
 
-class Devlink(Netlink):
+class Devlink(Genl):
     """A generic netlink socket of the devlink family."""
 
     def __init__(self) -> None:
-        super().__init__(NETLINK_GENERIC)
-        self._family = self._find_family()
+        super().__init__("devlink")
 
     def devices(self) -> tuple[Device, ...]:
         """Every device that has a devlink instance: one request."""
-        if self._family is None:
+        if self.family is None:
             return ()
-        bodies = self.dump(self._message(CMD_GET, NLM_F_DUMP), "devlink devices")
+        bodies = self.dump(self.message(CMD_GET, NLM_F_DUMP), "devlink devices")
         return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
 
     def eswitch(self, device: Device) -> Eswitch:
@@ -97,7 +91,7 @@ class Devlink(Netlink):
         devlink. KernelError for anything else: what could not be read must not be taken for none.
         """
         try:
-            (body,) = self.ask(self._message(CMD_ESWITCH_GET, 0, *_handle(device)))
+            (body,) = self.ask(self.message(CMD_ESWITCH_GET, 0, *_handle(device)))
         except OSError as error:
             if error.errno in _NO_ESWITCH:
                 return Eswitch()
@@ -127,10 +121,10 @@ class Devlink(Netlink):
 
     def params(self) -> dict[Device, tuple[Param, ...]]:
         """The runtime parameters of all devices, sorted by name: one request."""
-        if self._family is None:
+        if self.family is None:
             return {}
         found: dict[Device, list[Param]] = {}
-        for body in self.dump(self._message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
+        for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
             message = dict(attributes(body, HEADER))
             param = _param(dict(attributes(message.get(PARAM, b""))))
             if param is not None:
@@ -148,36 +142,10 @@ class Devlink(Netlink):
             *_data(param),
         )
 
-    def _find_family(self) -> int | None:
-        name = (CTRL_ATTR_FAMILY_NAME, b"devlink\0")
-        try:
-            (body,) = self.ask(_genl(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, name))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
-        number = dict(attributes(body, HEADER))[CTRL_ATTR_FAMILY_ID]
-        return int(struct.unpack("=H", number)[0])
-
-    def _message(self, command: int, flags: int, *parts: tuple[int, bytes]) -> bytearray:
-        if self._family is None:
-            raise OSError(errno.EOPNOTSUPP, "this kernel has no devlink")
-        return _genl(self._family, command, flags, *parts)
-
     def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
-        (error,) = self.send([self._message(command, NLM_F_ACK, *parts)])
+        (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
         if error is not None:
             raise error
-
-
-def _genl(family: int, command: int, flags: int, *parts: tuple[int, bytes]) -> bytearray:
-    """A generic netlink request: struct nlmsghdr, struct genlmsghdr, attributes."""
-    body = b"".join(
-        struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
-        for kind, payload in parts
-    )
-    header = struct.pack("=IHHII", HEADER + len(body), family, NLM_F_REQUEST | flags, 0, 0)
-    return bytearray(header + struct.pack("=BBH", command, 1, 0) + body)
 
 
 def _handle(device: Device) -> tuple[tuple[int, bytes], tuple[int, bytes]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port
+from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting
 from nodeagent.sriov.stack import Stacked
 
 STAGES: Final = (
@@ -21,6 +21,10 @@ STAGES: Final = (
     ("take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"),
     ("free names", "two netdevs that swap names need a third name in between (EEXIST)"),
     ("set parameters", "flow_steering_mode and such decide how the eswitch is made"),
+    (
+        "set PF ethtool",
+        "before the PF is up: rings, channels and pause restart an interface, carrier and all",
+    ),
     (
         "prepare PFs",
         "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
@@ -33,6 +37,10 @@ STAGES: Final = (
     ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
     ("bind VFs", "each VF is probed once, and comes up right"),
     ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
+    (
+        "set ethtool",
+        "of VFs and representors, which are there by now, if possible before they go up",
+    ),
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
     ("set representors", "they exist once the eswitch is in switchdev mode"),
     (
@@ -179,6 +187,15 @@ class AddStacked:
     thing: Stacked
 
 
+@dataclass(frozen=True)
+class SetEthtool:
+    """Ensure ethtool settings of a netdev: a PF's, a VF's or a representor's. What differs only."""
+
+    pf: DeviceHandle
+    index: Port
+    values: tuple[Setting, ...]
+
+
 Action = (
     BindPf
     | SetAutoprobe
@@ -191,6 +208,7 @@ Action = (
     | BindVf
     | SetLink
     | AddStacked
+    | SetEthtool
 )
 
 

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan_stack import owners_of
 from nodeagent.sriov.stack import (
@@ -103,6 +104,8 @@ def _netdev_differences(
         return
     for name in NETDEV_ATTRIBUTES:
         yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    for (key, value), now in differing(want, have):
+        yield Difference(target, key, value, now)
 
 
 def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:

@@ -19,12 +19,14 @@ from nodeagent.sriov.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
+    SetEthtool,
     SetLink,
     SetParam,
     SetVf,
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.ethtool import commands as ethtool_commands
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
 
@@ -106,6 +108,9 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = "; ".join(_link_commands(action, name, has))
         case AddStacked():
             text = stacked_line(action.thing)
+        case SetEthtool():
+            name = _name(action.pf, action.index, want, known)
+            text = "; ".join(ethtool_commands(action.values, name))
     return text
 
 

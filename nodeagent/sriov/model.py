@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, TypeVar
 
 from nodeagent.errors import DataError
@@ -43,6 +43,12 @@ REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?
 Port = int | str | None
 """Whose netdev: None for the PF's own, a number for a VF's, a phys_port_name for a representor."""
 
+Setting = tuple[str, int | bool]
+"""An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
+
+_SETTING = re.compile(
+    r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
+)
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
@@ -111,7 +117,8 @@ class Netdev:
 
     `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
     are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
-    `altnames` are sorted; `alias` is free text, "" for none.
+    `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
+    administrator set, sorted; a key that is not in it is not the driver's to offer.
     """
 
     name: str
@@ -124,9 +131,12 @@ class Netdev:
     txqueuelen: int | None = None
     group: int | None = None
     alias: str | None = None
+    ethtool: tuple[Setting, ...] | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
+        if self.ethtool is not None:
+            _check_ethtool(self.ethtool)
         _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
         _check_range("txqueuelen", self.txqueuelen, 0, U32)
         _check_range("group", self.group, 0, U32)
@@ -378,6 +388,21 @@ def check_altname(name: str) -> str:
     return name
 
 
+@lru_cache
+def _check_ethtool(settings: tuple[Setting, ...]) -> None:
+    """Cached: hundreds of VFs have the same settings, and a check of each costs more than a look.
+
+    True and 1 are one key of the cache, and both are values.
+    """
+    _check_sorted("ethtool settings", [key for key, _ in settings])
+    for key, value in settings:
+        if not _SETTING.fullmatch(key):
+            raise ValueError(f"{key!r} is not an ethtool setting")
+        if type(value) not in {bool, int}:
+            raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
+        _check_range(key, value, 0, U32)
+
+
 def _check_range(what: str, value: int | None, low: int, high: int) -> None:
     if value is not None and not low <= value <= high:
         raise ValueError(f"{what} {value} is not within {low} and {high}")
@@ -393,6 +418,9 @@ def _check_one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> Non
         raise ValueError(f"{what} {value!r} is none of {', '.join(allowed)}")
 
 
+_PAIRS: Final = ("srcversions", "ethtool")
+"""Fields that are tuples of pairs, and objects in JSON."""
+
 # JSON, both ways. Fields that are None are left out, so that a reader sees only what is known.
 
 
@@ -402,7 +430,11 @@ def to_plain(value: Any) -> Any:
         return str(value)
     if dataclasses.is_dataclass(value):
         items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: to_plain(item) for name, item in items if item is not None}
+        return {
+            name: dict(item) if name in _PAIRS else to_plain(item)
+            for name, item in items
+            if item is not None
+        }
     if isinstance(value, tuple):
         return [to_plain(item) for item in value]
     return value
@@ -411,7 +443,6 @@ def to_plain(value: Any) -> Any:
 def snapshot_to_json(snapshot: Snapshot) -> str:
     """The snapshot as people and programs read it: sorted keys, indented, one final newline."""
     plain = to_plain(snapshot)
-    plain["srcversions"] = dict(snapshot.srcversions)
     return json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n"
 
 
@@ -530,6 +561,7 @@ def _netdev(plain: Any) -> Netdev:
         txqueuelen=fields.maybe("txqueuelen", _integer),
         group=fields.maybe("group", _integer),
         alias=fields.maybe("alias", _string),
+        ethtool=fields.maybe("ethtool", _settings),
     )
 
 
@@ -592,6 +624,15 @@ def _tuple_of(parse: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
         return tuple(parse(item) for item in plain)
 
     return parse_all
+
+
+def _settings(plain: Any) -> tuple[Setting, ...]:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{plain!r} is not an object")
+    for key, value in plain.items():
+        if type(value) not in {bool, int}:
+            raise TypeError(f"{key}: {value!r} is neither a number nor on or off")
+    return tuple(sorted(plain.items()))
 
 
 def _string_pairs(plain: Any) -> tuple[tuple[str, str], ...]:

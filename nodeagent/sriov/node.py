@@ -7,6 +7,7 @@ the rest are sysfs links. Nothing here decides what to change: that is `nodeagen
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
+from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
@@ -34,6 +36,7 @@ from nodeagent.sriov.model import (
     Pf,
     Port,
     Representor,
+    Setting,
     Vf,
 )
 from nodeagent.sriov.stack import Stack
@@ -41,6 +44,9 @@ from nodeagent.sriov.stack import Stack
 log = logging.getLogger(__name__)
 
 Devices = dict[tuple[str, str], list[Link]]
+SettingsByIndex = Mapping[int, tuple[Setting, ...]]
+"""What ethtool tells of an interface, by ifindex."""
+
 Target = tuple[DeviceHandle, Port]
 """A PF (None), a VF (its index) or a representor (its port): never a name."""
 
@@ -63,6 +69,7 @@ class Node:
         *,
         sysfs: Sysfs | None = None,
         rtnl: Rtnl | None = None,
+        ethtool: Ethtool | None = None,
         devlink: Callable[[], Devlink] = Devlink,
         stack: Callable[[], StackEdge] = StackEdge,
         udev_run: Path = Path("/run/udev"),
@@ -71,6 +78,7 @@ class Node:
         self.stop = stop
         self.sysfs = sysfs or Sysfs()
         self.rtnl = rtnl or Rtnl()
+        self.ethtool = ethtool or Ethtool()
         self.devlink = devlink
         self.stack = stack
         self.given_up: dict[Target, str] = {}
@@ -83,6 +91,7 @@ class Node:
 
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
+        self.ethtool.close()
 
     def observe(self) -> NodeState:
         """The state of every PF bound to the driver, and of its VFs.
@@ -91,12 +100,15 @@ class Node:
         """
         links = self.rtnl.links()
         devices = _by_device(links)
+        settings = self.ethtool.settings(
+            [each.index for each in itertools.chain(*devices.values())]
+        )
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
         try:
             switches = self._observe_devlink(set(found))
             pfs = tuple(
-                self._observe_pf(DeviceHandle(*device), devices, switches.get(device, {}))
+                self._observe_pf(DeviceHandle(*device), devices, settings, switches.get(device, {}))
                 for device in found
             )
             state = NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
@@ -224,7 +236,13 @@ class Node:
                 for device in devices
             }
 
-    def _observe_pf(self, handle: DeviceHandle, devices: Devices, switch: dict[str, Any]) -> Pf:
+    def _observe_pf(
+        self,
+        handle: DeviceHandle,
+        devices: Devices,
+        settings: SettingsByIndex,
+        switch: dict[str, Any],
+    ) -> Pf:
         bus, name = handle.bus, handle.name
         numvfs = self.sysfs.numvfs(bus, name)
         link = self.link_of((handle, None), devices)
@@ -235,12 +253,19 @@ class Node:
             handle=handle,
             numvfs=numvfs,
             autoprobe=self.sysfs.autoprobe(bus, name),
-            netdev=_netdev(link),
+            netdev=_netdev(link, settings),
             vfs=tuple(
-                self._observe_vf(handle, index, functions.get(index), infos.get(index), devices)
+                self._observe_vf(
+                    handle,
+                    index,
+                    functions.get(index),
+                    infos.get(index),
+                    devices=devices,
+                    settings=settings,
+                )
                 for index in indexes
             ),
-            representors=_representors(devices.get((bus, name), [])),
+            representors=_representors(devices.get((bus, name), []), settings),
             **switch,
         )
 
@@ -253,7 +278,9 @@ class Node:
         index: int,
         function: str | None,
         info: VfInfo | None,
+        *,
         devices: Devices,
+        settings: SettingsByIndex,
     ) -> Vf:
         own = devices.get((handle.bus, function or ""), [])
         return Vf(
@@ -261,7 +288,7 @@ class Node:
             address=function,
             driver=None if function is None else self.sysfs.driver(handle.bus, function),
             driver_override=function and self.sysfs.driver_override(handle.bus, function),
-            netdev=_netdev(min(own, key=lambda link: link.index, default=None)),
+            netdev=_netdev(min(own, key=lambda link: link.index, default=None), settings),
             **({} if info is None else _held_by_pf(info)),
         )
 
@@ -314,7 +341,7 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
     }
 
 
-def _netdev(link: Link | None) -> Netdev | None:
+def _netdev(link: Link | None, settings: SettingsByIndex) -> Netdev | None:
     if link is None:
         return None
     mac = None if link.mac is None else Mac(link.mac)
@@ -329,6 +356,7 @@ def _netdev(link: Link | None) -> Netdev | None:
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,
+        ethtool=settings.get(link.index),
     )
 
 
@@ -341,12 +369,12 @@ def _devlink_fields(eswitch: Eswitch, params: Iterable[devlink_edge.Param]) -> d
     }
 
 
-def _representors(links: Iterable[Link]) -> tuple[Representor, ...]:
+def _representors(links: Iterable[Link], settings: SettingsByIndex) -> tuple[Representor, ...]:
     found = {link.phys_port_name: link for link in links if _is_representor(link)}
     return tuple(
         Representor(port, netdev)
         for port, link in sorted(found.items(), key=lambda item: str(item[0]))
-        if port is not None and (netdev := _netdev(link)) is not None
+        if port is not None and (netdev := _netdev(link, settings)) is not None
     )
 
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from nodeagent.kernel.events import Watch
-from nodeagent.sriov.actions import AddStacked, SetLink, SetVf, Stage
+from nodeagent.sriov.actions import AddStacked, SetEthtool, SetLink, SetVf, Stage
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
+from nodeagent.sriov.tuning import set_ethtool
+
+OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked)
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +54,15 @@ def _perform_stage(
     node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
-    writes = [a for a in stage.actions if not isinstance(a, SetVf | SetLink | AddStacked)]
+    writes = [action for action in stage.actions if not isinstance(action, OVER_NETLINK)]
     failures = write_devices(node, writes)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
     if vf_actions:
         failures += set_vfs(node, vf_actions, watches)
+    ethtool_actions = [action for action in stage.actions if isinstance(action, SetEthtool)]
+    if ethtool_actions:
+        failures += set_ethtool(node, ethtool_actions)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)

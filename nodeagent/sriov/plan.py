@@ -25,12 +25,14 @@ from nodeagent.sriov.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
+    SetEthtool,
     SetLink,
     SetParam,
     SetVf,
     Stage,
     UnbindVf,
 )
+from nodeagent.sriov.ethtool import to_set
 from nodeagent.sriov.model import (
     NETDEV_ATTRIBUTES,
     NO_DRIVER,
@@ -105,7 +107,7 @@ def after_reload(state: NodeState) -> NodeState:
 
 
 def _reloaded(pf: Pf) -> Pf:
-    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK}
+    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK, "ethtool": None}
     return dataclasses.replace(
         pf,
         numvfs=None if pf.numvfs is None else 0,
@@ -160,7 +162,9 @@ def _devlink(want: Pf, have: Pf, creates: bool) -> Iterator[Step]:
     if changes:
         yield "set eswitch", SetEswitch(want.handle, **changes)
     for each in want.representors:
-        link = _link_changes(each.netdev, None if creates else have.netdev_of(each.port))
+        now = None if creates else have.netdev_of(each.port)
+        yield from _ethtool("set ethtool", want, each.port, each.netdev, now)
+        link = _link_changes(each.netdev, now)
         if link:
             yield "set representors", SetLink(want.handle, each.port, **link)
 
@@ -197,6 +201,7 @@ def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
     """A PF is up while VFs are bound and set, and its MTU is never lowered before theirs."""
     if want.netdev is None:
         return
+    yield from _ethtool("set PF ethtool", want, None, want.netdev, have.netdev)
     first = _link_changes(want.netdev, have.netdev)
     last: dict[str, Any] = {}
     lowers = have.netdev is not None and (have.netdev.mtu or 0) > (want.netdev.mtu or 0)
@@ -236,6 +241,7 @@ def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
         yield "bind VFs", BindVf(pf.handle, want.index, address, want.driver, bool(override))
     if want.netdev is not None:
         known = None if have is None or binds else have.netdev
+        yield from _ethtool("set ethtool", pf, want.index, want.netdev, known)
         link = _link_changes(want.netdev, known)
         if link:
             yield "set VF netdevs", SetLink(pf.handle, want.index, **link)
@@ -313,6 +319,12 @@ def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, Any]:
     if have is not None and have.up and want.up and _disturbs(changes):
         changes["up"] = True
     return changes
+
+
+def _ethtool(stage: str, pf: Pf, port: Port, want: Netdev, have: Netdev | None) -> Iterator[Step]:
+    values = to_set(want, have)
+    if values:
+        yield stage, SetEthtool(pf.handle, port, values)
 
 
 def _disturbs(changes: dict[str, object]) -> bool:

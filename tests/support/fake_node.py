@@ -20,9 +20,11 @@ from types import SimpleNamespace
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import events
+from nodeagent.kernel import ethnl, events
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
+from nodeagent.kernel.ethnl import Ethtool
+from nodeagent.kernel.ethnl import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
@@ -70,6 +72,9 @@ class FakeNode(FakeRules):
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> None:
         super().__init__(root, igb=igb)
         self.without_info: set[tuple[str, int]] = set()
+        self.ethtool: dict[int, dict[str, int | bool]] = {}
+        self.ethtool_writes: list[ethnl.Change] = []
+        self.refused_settings: set[str] = set()
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -116,6 +121,7 @@ class FakeNode(FakeRules):
             stop,
             sysfs=Sysfs(self.tree.root),
             rtnl=FakeRtnl(self),
+            ethtool=FakeEthtool(self),
             devlink=lambda: FakeDevlink(self),
             stack=FakeStack,
             udev_run=self.udev_run,
@@ -199,6 +205,9 @@ class FakeNode(FakeRules):
 
     def _give_netdev(self, link: Link, wanted: Netdev) -> None:
         every = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
+        settings = every.pop("ethtool")
+        if settings is not None:
+            self.ethtool[link.index] = dict(settings)
         changes = {name: value for name, value in every.items() if value is not None}
         self.change(link.index, **changes, carrier=bool(wanted.up))
 
@@ -258,6 +267,35 @@ class FakeRtnl(Rtnl):
             self._node.link_change(change)
         except OSError as error:
             return error
+        return None
+
+
+class FakeEthtool(Ethtool):
+    """ethtool of a FakeNode: interfaces that have settings, and keys that a driver refuses."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def close(self) -> None:
+        return
+
+    def settings(self, indexes: Collection[int]) -> dict[int, EthtoolSettings]:
+        known = self._node.ethtool
+        return {
+            index: tuple(sorted(known[index].items()))
+            for index in indexes
+            if index in known and index in self._node.links
+        }
+
+    def change(self, changes: Sequence[ethnl.Change]) -> list[OSError | None]:
+        return [self._changed(change) for change in changes]
+
+    def _changed(self, change: ethnl.Change) -> OSError | None:
+        refused = [key for key, _ in change.values if key in self._node.refused_settings]
+        if refused:
+            return OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._node.ethtool.setdefault(change.index, {}).update(change.values)
+        self._node.ethtool_writes.append(change)
         return None
 
 

@@ -19,6 +19,7 @@ from nodeagent.sriov.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
+    SetEthtool,
     SetLink,
     SetParam,
     SetVf,
@@ -34,6 +35,7 @@ from nodeagent.sriov.model import (
     Netdev,
     NodeState,
     Pf,
+    Port,
     Representor,
     Vf,
 )
@@ -58,6 +60,15 @@ FIELDS = {
     Neighbour: "neighbours",
     Route: "routes",
 }
+
+FRESH_ETHTOOL = (
+    ("coalesce.adaptive-rx", True),
+    ("features.rx-gro", True),
+    ("rings.rx", 256),
+    ("rings.tx", 256),
+)
+"""What a driver starts with, and no plan can know before it has looked."""
+
 ZERO = Mac("00:00:00:00:00:00")
 
 
@@ -164,6 +175,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _with_vf(pf, _bind(state, pf, _vf(pf, action.index), action.driver))
         case SetLink():
             return _set_link(state, pf, action)
+        case SetEthtool():
+            return _set_ethtool(pf, action)
     raise AssertionError(action)
 
 
@@ -266,21 +279,37 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
         for name in NETDEV_ATTRIBUTES
         if getattr(action, name) is not None
     }
-    netdev = dataclasses.replace(netdev, **changes)
-    if isinstance(action.index, str):
-        changed = Representor(action.index, netdev)
-        others = (changed if each.port == action.index else each for each in pf.representors)
+    return _with_netdev(pf, action.index, dataclasses.replace(netdev, **changes))
+
+
+def _set_ethtool(pf: Pf, action: SetEthtool) -> Pf:
+    netdev = pf.netdev_of(action.index)
+    if netdev is None or netdev.ethtool is None:
+        raise Refused(f"{action}: nothing to set")
+    now = dict(netdev.ethtool) | dict(action.values)
+    if now.get("coalesce.adaptive-rx"):
+        now.pop("coalesce.rx-usecs", None)  # the driver's to move, and not told
+    elif "coalesce.adaptive-rx" in now:
+        now.setdefault("coalesce.rx-usecs", 8)
+    settings = tuple(sorted(now.items()))
+    return _with_netdev(pf, action.index, dataclasses.replace(netdev, ethtool=settings))
+
+
+def _with_netdev(pf: Pf, port: Port, netdev: Netdev) -> Pf:
+    if isinstance(port, str):
+        changed = Representor(port, netdev)
+        others = (changed if each.port == port else each for each in pf.representors)
         return dataclasses.replace(pf, representors=tuple(others))
-    if vf is None:
+    if port is None:
         return dataclasses.replace(pf, netdev=netdev)
-    return _with_vf(pf, dataclasses.replace(vf, netdev=netdev))
+    return _with_vf(pf, dataclasses.replace(_vf(pf, port), netdev=netdev))
 
 
 def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
     taken = {netdev.name for netdev in state.netdevs()}
     name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
     mac = Mac(f"06:00:00:00:00:{seed % 256:02x}")
-    return Netdev(name, mac, 1500, False, **FRESH_LINK)  # type: ignore[arg-type] # by name
+    return Netdev(name, mac, 1500, False, **FRESH_LINK, ethtool=FRESH_ETHTOOL)  # type: ignore[arg-type] # by name
 
 
 def _vf(pf: Pf, index: int) -> Vf:

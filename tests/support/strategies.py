@@ -29,7 +29,7 @@ from nodeagent.sriov.stack import (
     Route,
     Stack,
 )
-from tests.support.simulate import with_stack
+from tests.support.simulate import FRESH_ETHTOOL, with_stack
 
 DRIVER = "mlx5_core"
 ZERO = Mac("00:00:00:00:00:00")
@@ -40,6 +40,25 @@ macs = st.integers(0, 2**32 - 1).map(
 # not the names that the kernel itself gives (ethN): such a clash is for the second look
 names = st.from_regex(r"[a-df-z][a-z0-9]{0,8}", fullmatch=True).filter(lambda name: name != "lo")
 mtus = st.sampled_from((576, 1400, 1500, 4000, 9000))
+
+
+settings = st.one_of(
+    st.none(),
+    st.just(FRESH_ETHTOOL),
+    st.builds(
+        lambda usecs, gro, rx: (
+            ("coalesce.adaptive-rx", usecs is None),
+            *(() if usecs is None else (("coalesce.rx-usecs", usecs),)),
+            ("features.rx-gro", gro),
+            ("rings.rx", rx),
+            ("rings.tx", 256),
+        ),
+        st.sampled_from((None, 3, 50)),
+        st.booleans(),
+        st.sampled_from((256, 512)),
+    ),
+)
+"""ethtool's, with one that the driver moves by itself while another is on."""
 
 
 @st.composite
@@ -56,6 +75,7 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
         txqueuelen=draw(st.sampled_from((0, 1000, 5000))),
         group=draw(st.sampled_from((0, 7))),
         alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),
+        ethtool=draw(settings),
     )
 
 

@@ -1,0 +1,63 @@
+"""Generic netlink: a socket of one family, found by its name (net/netlink/genetlink.c).
+
+A kernel without the family has no number for it: what is then read is empty, and writing it is
+EOPNOTSUPP.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final
+
+from nodeagent.kernel.netlink import NLM_F_REQUEST, Netlink, attributes
+
+NETLINK_GENERIC: Final = 16
+GENL_ID_CTRL: Final = 0x10
+CTRL_CMD_GETFAMILY: Final = 3
+CTRL_ATTR_FAMILY_ID: Final = 1
+CTRL_ATTR_FAMILY_NAME: Final = 2
+HEADER: Final = 20  # struct nlmsghdr and struct genlmsghdr
+
+Attribute = tuple[int, bytes]
+"""Type (with NLA_F_NESTED where it is a nest) and payload."""
+
+
+class Genl(Netlink):
+    """A generic netlink socket of the family `name`; `family` is its number, None without it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(NETLINK_GENERIC)
+        self.name = name
+        self.family = self._find_family()
+
+    def message(self, command: int, flags: int, *parts: Attribute) -> bytearray:
+        """A request of the family. OSError (EOPNOTSUPP) where the kernel has no such family."""
+        if self.family is None:
+            raise OSError(errno.EOPNOTSUPP, f"this kernel has no {self.name}")
+        return _request(self.family, command, flags, *parts)
+
+    def _find_family(self) -> int | None:
+        name = (CTRL_ATTR_FAMILY_NAME, f"{self.name}\0".encode())
+        try:
+            (body,) = self.ask(_request(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, name))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        number = dict(attributes(body, HEADER))[CTRL_ATTR_FAMILY_ID]
+        return int(struct.unpack("=H", number)[0])
+
+
+def encoded(*parts: Attribute) -> bytes:
+    """Attributes one after the other, each padded to four bytes: a message's body, or a nest's."""
+    return b"".join(
+        struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+        for kind, payload in parts
+    )
+
+
+def _request(family: int, command: int, flags: int, *parts: Attribute) -> bytearray:
+    body = encoded(*parts)
+    header = struct.pack("=IHHII", HEADER + len(body), family, NLM_F_REQUEST | flags, 0, 0)
+    return bytearray(header + struct.pack("=BBH", command, 1, 0) + body)

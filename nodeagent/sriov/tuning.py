@@ -1,0 +1,48 @@
+"""ethtool settings written: looked at first, sent in one batch, by ifindex.
+
+The order between kinds is `nodeagent.kernel.ethnl.KINDS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from nodeagent.errors import reason
+from nodeagent.kernel.ethnl import Change, in_order
+from nodeagent.sriov.actions import SetEthtool
+from nodeagent.sriov.failures import Failures, target_of
+from nodeagent.sriov.node import Node, Target, target_name
+
+
+def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
+    """Set what is not so already; a refused change again key by key, to name what is refused.
+
+    An interface that is not there is left out: the next look at the node misses it.
+    """
+    devices = node.links_by_device()
+    found = ((action, node.link_of(target_of(action), devices)) for action in actions)
+    links = [(action, link) for action, link in found if link is not None]
+    settings = node.ethtool.settings([link.index for _, link in links])
+    changes: list[tuple[Target, Change]] = []
+    for action, link in links:
+        now = dict(settings.get(link.index, ()))
+        left = tuple((key, value) for key, value in action.values if now.get(key) != value)
+        changes += [(target_of(action), change) for change in in_order(link.index, left)]
+    return _send(node, changes)
+
+
+def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
+    results = node.ethtool.change([change for _, change in changes])
+    single = [
+        (target, dataclasses.replace(change, values=(pair,)))
+        for (target, change), error in zip(changes, results, strict=True)
+        if error is not None
+        for pair in change.values
+    ]
+    again = node.ethtool.change([change for _, change in single])
+    return [
+        (target, f"{target_name(target)}: cannot set {change.values[0][0]}: {reason(error)}")
+        for (target, change), error in zip(single, again, strict=True)
+        if error is not None
+    ]
