@@ -70,12 +70,13 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
         case "test":
             return _run(arguments, builder, _pytest(rest))
         case _:
-            return run(
-                builder,
-                _options(arguments),
-                Command(["bash", "-i"], terminal=True),
-                None,
-            )
+            return _shell(arguments, builder)
+
+
+def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise LabError("the shell needs a terminal", hint="scripts/lab run -- COMMAND needs none")
+    return run(builder, _options(arguments), Command(["bash", "-i"], terminal=True), None)
 
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:

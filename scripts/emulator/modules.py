@@ -37,6 +37,16 @@ VF_IDS = """
 \t{ PCI_VDEVICE(INTEL, 0x1520), 1 }, /* i350 VF */
 """
 
+# igb's watchdog pings all VFs when carrier comes, while igb_enable_sriov() has counted them and not
+# yet allocated vf_data, or igb_disable_sriov() has freed it: a NULL dereference that was seen here
+# once in some hundred reloads, because a virtual processor may stand still in the middle.
+PING = (
+    r"(\t\tping = E1000_PF_CONTROL_MSG;\n\t\tif \()adapter->vf_data"
+    r"(\[i\]\.flags & IGB_VF_FLAG_CTS)",
+    "\t\tstruct vf_data_storage *vfs = READ_ONCE(adapter->vf_data);\n\n"
+    r"\t\tif (!vfs)\n\t\t\tbreak;\n\1vfs\2",
+)
+
 
 def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
     """Make netdevsim/netdevsim.ko, A/mlx5_core.ko and B/mlx5_core.ko in the directory."""
@@ -62,17 +72,6 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
         target.parent.mkdir(exist_ok=True)
         shutil.copy(made, target)
     shutil.rmtree(work)
-
-
-# igb's watchdog pings all VFs when carrier comes, while igb_enable_sriov() has counted them and not
-# yet allocated vf_data, or igb_disable_sriov() has freed it: a NULL dereference that was seen here
-# once in some hundred reloads, because a virtual processor may stand still in the middle.
-PING = (
-    r"(\t\tping = E1000_PF_CONTROL_MSG;\n\t\tif \()adapter->vf_data"
-    r"(\[i\]\.flags & IGB_VF_FLAG_CTS)",
-    "\t\tstruct vf_data_storage *vfs = READ_ONCE(adapter->vf_data);\n\n"
-    r"\t\tif (!vfs)\n\t\t\tbreak;\n\1vfs\2",
-)
 
 
 def _stand_in(intel: Path, directory: Path, name: str) -> None:

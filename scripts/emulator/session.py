@@ -43,7 +43,7 @@ class Command:
     timeout: float | None = None
     """Seconds until the machine counts as stalled."""
     terminal: bool = False
-    """Run it on a terminal, with our stdin as its keyboard; else its stdin is empty."""
+    """Run it on a terminal, with ours as its keyboard; else its stdin is empty."""
 
 
 def wait_ready(machine: Machine, timeout: float) -> None:
@@ -135,12 +135,7 @@ class _Conversation:
             data = data[os.write(target, data) :]
 
     def pass_keys(self) -> None:
-        keys = os.read(sys.stdin.fileno(), 4096)
-        if keys:
-            self.machine.out.sendall(keys)
-        else:
-            self.machine.out.sendall(b"\x04")  # what the end of a file is on a terminal
-            self.selector.unregister(sys.stdin)
+        self.machine.out.sendall(os.read(sys.stdin.fileno(), 4096))
 
 
 def _receive(source: socket.socket) -> bytes:
@@ -153,9 +148,6 @@ def _receive(source: socket.socket) -> bytes:
 @contextlib.contextmanager
 def _raw_terminal() -> Iterator[None]:
     """Keys go to the guest's terminal one by one, and it does the echo."""
-    if not sys.stdin.isatty():
-        yield
-        return
     before = termios.tcgetattr(sys.stdin)
     tty.setraw(sys.stdin)
     try:

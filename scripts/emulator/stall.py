@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from emulator.machine import Machine
 from emulator.qmp import QmpError
 from emulator.session import Stalled
 
+KEPT = 10
+"""How many reports are kept."""
 LINES = 60
 TROUBLE = re.compile(r"Kernel panic|BUG:|Oops|WARNING:|unknown reason")
 """Where the kernel's trouble begins, when the back traces after it fill the last lines."""
@@ -42,6 +45,8 @@ def reported(machine: Machine, root: Path) -> Iterator[None]:
 def _report(machine: Machine, reason: str, root: Path) -> LabError:
     directory = root / f"{time.strftime('%Y-%m-%dT%H%M%S')}-{machine.process.pid}"
     directory.mkdir(parents=True)
+    for old in sorted(root.iterdir())[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
     state = directory / "cpu-state.txt"
     state.write_text(_processors(machine))
     serial = directory / "serial.log"
@@ -65,12 +70,8 @@ def _processors(machine: Machine) -> str:
             parts.append(f"### {command}")
             arguments = {"command-line": command}
             parts.append(machine.qmp.command("human-monitor-command", arguments, timeout=10))
-        for key in ("9", "t"):  # all messages to the console, then the tasks
-            keys = [{"type": "qcode", "data": name} for name in ("alt", "sysrq", key)]
-            machine.qmp.command("send-key", {"keys": keys}, timeout=10)
-            _wait_quiet(machine.serial)
-        machine.qmp.command("inject-nmi", timeout=10)
-        _wait_quiet(machine.serial)
+        if machine.qmp.command("query-status", timeout=10)["running"]:
+            _ask_kernel(machine)
     except QmpError as error:
         parts.append(str(error))
     for task in sorted(Path(f"/proc/{machine.process.pid}/task").glob("*")):
@@ -78,6 +79,15 @@ def _processors(machine: Machine) -> str:
         with contextlib.suppress(OSError):  # it ended just now
             parts += [(task / name).read_text()[:100].strip() for name in ("wchan", "stat")]
     return "\n".join(parts) + "\n"
+
+
+def _ask_kernel(machine: Machine) -> None:
+    for key in ("9", "t"):  # all messages to the console, then the tasks
+        keys = [{"type": "qcode", "data": name} for name in ("alt", "sysrq", key)]
+        machine.qmp.command("send-key", {"keys": keys}, timeout=10)
+        _wait_quiet(machine.serial)
+    machine.qmp.command("inject-nmi", timeout=10)
+    _wait_quiet(machine.serial)
 
 
 def _wait_quiet(serial: Path, seconds: float = 5) -> None:

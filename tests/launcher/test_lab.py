@@ -6,6 +6,7 @@ These start nodes of their own, on the host.
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import tempfile
@@ -219,6 +220,36 @@ def test_without_a_place_for_its_cache_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == STALLED
     assert f"cannot keep what the lab is made of in {tmp_path}" in done.stderr
     assert "XDG_CACHE_HOME" in done.stderr
+
+
+def typed(script: bytes) -> tuple[int, bytes]:
+    """What scripts/lab shell shows on a terminal when somebody types that, and its exit status."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(LAB, [LAB, "shell"])  # noqa: S606 - after pty.fork there is nothing else
+    shown = b""
+    typing = False
+    try:
+        while data := os.read(terminal, 4096):
+            shown += data
+            if not typing and shown.endswith(b"# "):
+                os.write(terminal, script)
+                typing = True
+    except OSError:  # EIO: the other side has closed
+        pass
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+
+
+def test_a_shell_on_a_terminal() -> None:
+    status, shown = typed(b"tty; exit 9\n")
+    assert status == 9
+    assert b"/dev/pts/0" in shown
+
+
+def test_no_shell_without_a_terminal() -> None:
+    done = lab("shell")
+    assert done.returncode == STALLED
+    assert "needs a terminal" in done.stderr
 
 
 def test_wrong_use() -> None:
