@@ -97,7 +97,9 @@ def in_node(pfs: int, runs: int, reference_runs: int, directory: Path) -> Result
         *("env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", "showcase.bench_node"),
         *(f"{runs}", f"{reference_runs}", "/host/out/bench.json"),
     ]
-    subprocess.run([*lab, "--out", f"{out}", "--", *command], check=True)
+    done = subprocess.run([*lab, "--out", f"{out}", "--", *command], check=False)
+    if done.returncode:
+        sys.exit(f"bench: the emulated node's part ended with status {done.returncode}, see above")
     found: Result = json.loads((out / "bench.json").read_text())
     return found
 
@@ -106,7 +108,8 @@ def report(found: Result) -> list[str]:
     """The tables, a part after the other."""
     return [
         f"{found['processors']} processors, load average {found['load']:.1f} at the start",
-        *("", *restore_table(found["small"]), "", *restore_table(found["large"])),
+        *("", *restore_table(found["small"]), "", *stage_table(found["small"])),
+        *("", *restore_table(found["large"]), "", *stage_table(found["large"])),
         *("", *observe_table(found), "", *host_table(found)),
     ]
 
@@ -130,6 +133,24 @@ def restore_table(node: Result) -> list[str]:
         cells = (f"{faster:.1f} x nodeagent", f"at least 10: {verdict}")
         rows.append((f"reference: fixed sleeps{count}", *spread(node, "reference"), *cells))
     return table((title, "median", "min", "max", "ratio", "target"), rows)
+
+
+def stage_table(node: Result) -> list[str]:
+    """Where the time goes: the median of each stage, and what is left of the whole."""
+    ways = {way: [trial["stages"] for trial in node[way]] for way in ("floor", "nodeagent")}
+    rows = []
+    for stage in ways["nodeagent"][0]:
+        medians = [
+            statistics.median(stages[stage] for stages in trials) if stage in trials[0] else 0.0
+            for trials in ways.values()
+        ]
+        rows.append((stage, *(f"{median:.2f} s" for median in medians)))
+    left = [
+        statistics.median(trial["seconds"] - sum(trial["stages"].values()) for trial in node[way])
+        for way in ways
+    ]
+    rows.append(("the rest: start; look, plan, look", *(f"{seconds:.2f} s" for seconds in left)))
+    return table((f"stage, {node['pfs']} PFs", "floor", "nodeagent"), rows)
 
 
 def observe_table(found: Result) -> list[str]:

@@ -7,6 +7,7 @@ does to VFs), and afterwards, outside of the timing, iproute2 and sysfs must sho
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nodeagent import agent, settings
 from nodeagent.journal import Journal
@@ -27,6 +29,8 @@ from showcase.vfs import State
 HERE = Path(__file__).parent
 WORK = Path("/run/lab/bench")
 OBSERVATIONS = 5
+Trial = dict[str, Any]
+"""`seconds`, for nodeagent also those of the whole `process`, and `stages` with seconds of each."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +41,36 @@ class Bench:
     want: State
     snapshot: Path
 
-    def floor(self) -> dict[str, float]:
-        return {"seconds": timed([str(HERE / "floor.sh"), str(WORK / "recipe")])}
+    def floor(self) -> Trial:
+        seconds, done = timed([str(HERE / "floor.sh"), str(WORK / "recipe")])
+        ends = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+        stages = {
+            name: round(float(end) - float(before), 3)
+            for (before, _), (end, name) in itertools.pairwise(ends)
+        }
+        return {"seconds": seconds, "stages": stages}
 
-    def reference(self) -> dict[str, float]:
-        return {"seconds": timed([str(HERE / "reference.sh"), str(WORK / "recipe")])}
+    def reference(self) -> Trial:
+        seconds, _ = timed([str(HERE / "reference.sh"), str(WORK / "recipe")])
+        return {"seconds": seconds}
 
-    def nodeagent(self) -> dict[str, float]:
+    def nodeagent(self) -> Trial:
         """`nodeagent reload` with a snapshot open and the driver as installed: it restores.
 
         The step is what the journal has on record; the process is all of it, interpreter included.
         """
         shutil.copy(self.snapshot, WORK / "state" / "open-snapshot.json")
-        process = timed(["nodeagent", "reload"])
+        process, done = timed(["nodeagent", "--log-format", "json", "reload"])
+        stages = {
+            line["message"].partition(":")[0]: line["elapsed"]
+            for line in map(json.loads, done.stderr.splitlines())
+            if "elapsed" in line and line["message"].endswith(" actions")
+        }
         run = json.loads(vfs.run("nodeagent", "timeline", "--output", "json"))[-1]
         step = next(phase["seconds"] for phase in run["phases"] if phase["name"] == "restore")
-        return {"seconds": step, "process": round(process, 3)}
+        return {"seconds": step, "process": process, "stages": stages}
 
-    def trial(self, way: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def trial(self, way: Callable[[], Trial]) -> Trial:
         vfs.wipe()
         found = way()
         if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
@@ -83,9 +99,9 @@ def files_below(directory: Path) -> dict[str, str]:
     }
 
 
-def restores(bench: Bench, runs: int, reference_runs: int) -> dict[str, list[dict[str, float]]]:
+def restores(bench: Bench, runs: int, reference_runs: int) -> dict[str, list[Trial]]:
     """What each trial of each way took."""
-    found: dict[str, list[dict[str, float]]] = {"floor": [], "nodeagent": [], "reference": []}
+    found: dict[str, list[Trial]] = {"floor": [], "nodeagent": [], "reference": []}
     for _ in range(runs):
         found["floor"].append(bench.trial(bench.floor))
         found["nodeagent"].append(bench.trial(bench.nodeagent))
@@ -154,14 +170,14 @@ def holder() -> Iterator[Callable[[], dict[str, float]]]:
         process.wait()
 
 
-def timed(argv: list[str]) -> float:
-    """Seconds that a command takes, which must succeed."""
+def timed(argv: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Seconds that a command took, which must succeed, and what it said."""
     began = time.monotonic()
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     seconds = time.monotonic() - began
     if done.returncode:
         sys.exit(f"bench: {argv[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return round(seconds, 3)
+    return round(seconds, 3), done
 
 
 def say(text: str) -> None:
