@@ -44,7 +44,8 @@ class Answered(Devlink):
     """devlink that answers with recorded messages, and keeps what it was asked."""
 
     def __init__(self, *messages: str, error: int = 0, family: int | None = FAMILY) -> None:
-        self._family = family
+        self.family = family
+        self.name = "devlink"
         self.messages = [bytes.fromhex(message) for message in messages]
         self.error = error
         self.sent: list[bytes] = []
