@@ -76,11 +76,12 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
 def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise LabError("the shell needs a terminal", hint="scripts/lab run -- COMMAND needs none")
-    return run(builder, _options(arguments), Command(["bash", "-i"], terminal=True), None)
+    return run(builder, _options(arguments), Command(["bash", "-i"], terminal=True))
 
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
-    return run(builder, _options(arguments), Command(argv, arguments.timeout), arguments.out)
+    command = Command(argv, arguments.timeout)
+    return run(builder, _options(arguments), command, out=arguments.out, keep=arguments.keep)
 
 
 def _pytest(arguments: list[str]) -> list[str]:
@@ -139,9 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         type=float,
         metavar="S",
-        help="the node has stalled if the command takes longer (seconds)",
+        help="seconds after which the node counts as stalled (default: run 600, test 1800)",
     )
     limits.add_argument("--out", type=Path, metavar="DIR", help="where /host/out goes at the end")
+
+    limits.add_argument(
+        "--keep", action="store_true", help="keep the run's directory: /host, serial log"
+    )
 
     parser = argparse.ArgumentParser(
         prog="scripts/lab",

@@ -10,18 +10,27 @@ from pathlib import Path
 
 from emulator import machine, session, stall, tree
 from emulator.build import Builder
-from emulator.host import locked
+from emulator.host import locked, say
 from emulator.machine import Options
 from emulator.session import Command
 
 
-def run(builder: Builder, options: Options, command: Command, out: Path | None) -> int:
+def run(
+    builder: Builder,
+    options: Options,
+    command: Command,
+    *,
+    out: Path | None = None,
+    keep: bool = False,
+) -> int:
     """Run a command in a fresh node. Returns its exit status; LabError if the lab itself failed.
 
-    What the command leaves in /host/out is copied to `out`, however it ended.
+    What the command leaves in /host/out is copied to `out`, however it ended. With `keep`, the
+    run's directory (host/, serial.log, qemu.log) stays until `clean`.
     """
     image, state = builder.ready(options)
-    with _directory(builder.root / "runs") as files:
+    runs = builder.root / ("kept" if keep else "runs")
+    with _kept(runs) if keep else _directory(runs) as files:
         (files / "host" / "out").mkdir(parents=True)
         tree.pack(files / "host" / "tree.tar")
         with (
@@ -30,6 +39,16 @@ def run(builder: Builder, options: Options, command: Command, out: Path | None) 
             _copied(files / "host" / "out", out),
         ):
             return session.run(resumed, command)
+
+
+@contextlib.contextmanager
+def _kept(runs: Path) -> Iterator[Path]:
+    runs.mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=runs))
+    try:
+        yield path
+    finally:
+        say(f"kept: {path}")
 
 
 @contextlib.contextmanager
