@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from nodeagent import reload as story
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import (
     AgentError,
@@ -47,6 +48,7 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
+from nodeagent.sriov.node import Node
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -266,6 +268,38 @@ def test_the_flag_goes_first_and_comes_last_and_the_snapshot_is_there_all_the_ti
     host.start()
     assert seen[:3] == ["build", "before the restart", "after the restart"]
     assert len(seen) > 20
+
+
+def test_what_changes_after_the_restore_is_found_and_there_is_no_flag(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SR-IOV operator's loop, a person: ready means proven, not done."""
+
+    def restored(node: Node, want: NodeState) -> None:
+        restore(node, want)
+        vf = host.fake.pfs[PF1].vfs[4]
+        vf.held = dataclasses.replace(vf.held, trust=True)
+
+    monkeypatch.setattr(story, "restore", restored)
+    with pytest.raises(RestoreFailed) as caught:
+        host.start()
+    assert caught.value.failures == (f"pci/{PF1} vf 4 trust: want False, have True",)
+    assert not host.journal.is_ready()
+    assert host.journal.has_open_snapshot()
+
+
+def test_from_the_first_snapshot_on_there_is_an_open_one_or_the_flag(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any fsync, what is on disk says that there is work to do, or that it is done."""
+    seen = []
+
+    def fsync(_: int) -> None:
+        seen.append(host.journal.has_open_snapshot() or host.journal.is_ready())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    host.start()
+    assert all(seen[seen.index(True) :])
 
 
 def test_a_reload_that_is_not_safe_touches_nothing(host: Host) -> None:

@@ -39,12 +39,14 @@ class Answered(Rtnl):
 
     def __init__(self, message: bytes) -> None:
         self.message = message
+        self.asked: list[bytes] = []
 
     def ask(self, message: bytearray) -> list[bytes]:
+        self.asked.append(bytes(message))
         return [self.message]
 
     def dump(self, message: bytearray, what: str) -> list[bytes]:
-        return [self.message]
+        return self.ask(message)
 
 
 def link_of(name: str) -> Link:
@@ -114,6 +116,15 @@ def test_minus_one_is_not_supported() -> None:
 
 def test_an_interface_without_vfs() -> None:
     assert Answered(recorded("lo-link")).vfs(1) == ()
+
+
+def test_statistics_are_never_asked_for() -> None:
+    """With them a list of 300 VFs wraps, and says that there are 79."""
+    kernel = Answered(recorded("igb-vfs"))
+    kernel.vfs(2)
+    kernel.links()
+    masks = [rtnl._decoded(message).get_attr("IFLA_EXT_MASK") for message in kernel.asked]
+    assert masks == [rtnl.RTEXT_FILTER_VF | rtnl.RTEXT_FILTER_SKIP_STATS, 8]
 
 
 # the list of VFs wraps at 64 KiB
