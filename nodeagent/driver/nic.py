@@ -130,7 +130,7 @@ class NicDriver:
             self._judge(before, said)
         log.info(
             "the installed driver is loaded: %s",
-            ", ".join(f"{each.module} {each.loaded}" for each in self.srcversions()),
+            ", ".join(f"{each.module} {each.loaded}" for each in self.srcversions() if each.loaded),
             extra={"elapsed": round(time.monotonic() - started, 3)},
         )
 
