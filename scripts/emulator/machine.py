@@ -52,8 +52,6 @@ class Machine:
     control: socket.socket
     out: socket.socket
     err: socket.socket
-    directory: Path
-    """/host in the guest."""
     serial: Path
     """What the guest's kernel printed on ttyS0."""
     log: Path
@@ -148,7 +146,6 @@ def started(options: Options, image: Path, files: Path, *, state: Path | None) -
             ours["ctl"],
             ours["out"],
             ours["err"],
-            files / "host",
             files / "serial.log",
             log,
         )

@@ -152,20 +152,12 @@ class Apt:
         if not missing:
             return
         require_host()
+        quietly = ("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf)
         say(f"installing on this machine: {' '.join(missing)}")
         try:
             with locked(self.root / "lock"):
                 self._run(
-                    *(
-                        "apt-get",
-                        "-q",
-                        "-y",
-                        "--no-install-recommends",
-                        "-c",
-                        self._conf,
-                        *backports,
-                    ),
-                    *("install", *missing),
+                    *(*quietly, *backports, "install", *missing),
                     what="installing the host's tools",
                     contained=False,
                 )
