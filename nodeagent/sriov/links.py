@@ -145,6 +145,9 @@ def set_links(
             changes += [(target_of(action), change) for change in _link_changes(action, link)]
     cleared = list(_names_cleared(changes, links))
     new_names = {change.index for _, change in _renames(changes)}
+    # an altname that is in the way and not wanted any more is in both: deleted twice is ENOENT
+    already = [change for _, change in cleared]
+    changes = [(target, change) for target, change in changes if change not in already]
     with _udev_follows(new_names, watches):
         refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
         new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}

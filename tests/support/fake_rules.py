@@ -228,7 +228,12 @@ class FakeRules(FakeKernel):
                     raise _refusal(errno.EEXIST)
                 altnames.add(name)
             case (str(name), False):
-                altnames.discard(name)
+                # netdev_name_node_alt_destroy(), net/core/dev.c
+                if not self.is_taken(name):
+                    raise _refusal(errno.ENOENT)
+                if name not in altnames:
+                    raise _refusal(errno.EINVAL)
+                altnames.remove(name)
         self.change(index, altnames=tuple(sorted(altnames)))
 
     def _set_devlink(self, write: Write) -> None:

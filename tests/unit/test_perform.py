@@ -512,6 +512,16 @@ def test_an_altname_of_another_of_ours_makes_way(fake: FakeNode) -> None:
     assert "mine" not in fake.link(fake.function(0)).altnames
 
 
+@pytest.mark.parametrize("holder", [0, 1])
+def test_an_altname_in_the_way_that_nobody_wants(fake: FakeNode, holder: int) -> None:
+    """Two reasons for it to go, and it goes once: the second time is ENOENT."""
+    bound(fake, 2)
+    fake.change(fake.link(fake.function(holder)).index, altnames=("mine",))
+    links = SetLink(HANDLE, 0, name="mine", altnames=()), SetLink(HANDLE, 1, altnames=())
+    assert run(fake, stage(*links)) == ()
+    assert fake.link(fake.function(0)).name == "mine"
+
+
 def test_altnames_are_what_they_should_be_and_nothing_else(fake: FakeNode) -> None:
     bound(fake, 1)
     fake.change(fake.link(fake.function(0)).index, altnames=("a", "b"))
