@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from nodeagent.sriov.actions import (
     Action,
@@ -29,6 +30,9 @@ from nodeagent.sriov.actions import (
 from nodeagent.sriov.ethtool import commands as ethtool_commands
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
+
+AFTER_UDEV: Final = ("set VF netdevs", "set representors")
+"""Stages whose interfaces have just come: a shell has to wait until udev has named them."""
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
 
@@ -51,6 +55,8 @@ def by_stage(
         for action in stage.actions:
             commands.append(_line(action, want, known))
             _follow(action, known)
+        if stage.name in AFTER_UDEV:
+            commands[0] = f"udevadm settle; {commands[0]}"
         yield stage.name, commands
 
 

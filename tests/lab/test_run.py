@@ -156,7 +156,9 @@ def test_strace_sees_device_writes(nodeagent: Nodeagent, three_vfs: State, tmp_p
     argv = ("nodeagent", "restore", "--snapshot", str(snapshot))
     restore = nodeagent.start_command(*strace(trace), *argv)
     assert restore.wait() == 0
-    assert sorted(device_writes(trace)) == [str(autoprobe), "NETLINK_ROUTE"]
+    # a generic netlink message is a look (devlink, ethtool): what they set is compared elsewhere
+    writes = [each for each in device_writes(trace) if each != "NETLINK_GENERIC"]
+    assert sorted(writes) == [str(autoprobe), "NETLINK_ROUTE"]
     assert lab.read() == three_vfs
 
 

@@ -176,7 +176,8 @@ def test_the_life_of_one_vf_as_an_engineer_reads_it() -> None:
         "# bind VFs",
         "echo 0000:01:10.6 > /sys/bus/pci/drivers/mlx5_core/bind",
         "# set VF netdevs",
-        "ip link set dev ens1f0v3 address 02:11:22:33:44:53 mtu 1400 name ens1f0v3 up",
+        "udevadm settle; ip link set dev ens1f0v3 address 02:11:22:33:44:53 mtu 1400"
+        " name ens1f0v3 up",
     ]
 
 
