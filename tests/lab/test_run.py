@@ -156,9 +156,10 @@ def test_strace_sees_device_writes(nodeagent: Nodeagent, three_vfs: State, tmp_p
     argv = ("nodeagent", "restore", "--snapshot", str(snapshot))
     restore = nodeagent.start_command(*strace(trace), *argv)
     assert restore.wait() == 0
-    # a generic netlink message is a look (devlink, ethtool): what they set is compared elsewhere
-    writes = [each for each in device_writes(trace) if each != "NETLINK_GENERIC"]
-    assert sorted(writes) == [str(autoprobe), "NETLINK_ROUTE"]
+    # looks at devlink, ethtool and the stack are messages of the kinds that could write, too
+    writes = device_writes(trace)
+    assert [each for each in writes if each.startswith("/")] == [str(autoprobe)]
+    assert "NETLINK_ROUTE" in writes
     assert lab.read() == three_vfs
 
 
