@@ -29,7 +29,8 @@ from typing import Final
 from nodeagent import durable
 from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageError
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import Snapshot, snapshot_from_json, snapshot_to_json
+from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.sriov.model import Snapshot
 from nodeagent.trace import point
 
 RECORDS_LIMIT: Final = 1024 * 1024

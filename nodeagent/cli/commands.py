@@ -105,7 +105,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     from nodeagent import durable
     from nodeagent.render import Screen
     from nodeagent.sriov import table
-    from nodeagent.sriov.model import snapshot_to_json
+    from nodeagent.sriov.codec import snapshot_to_json
 
     loaded = call.settings()
     taken = _taken(loaded)
