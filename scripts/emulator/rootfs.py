@@ -11,7 +11,7 @@ from emulator.packages import Apt, Chosen
 PYTHON = "/usr/bin/python3"
 REQUIREMENTS = Path(__file__).parent.parent / "requirements.lock"
 UNUSED = ("kubernetes/aio", "kubernetes/client/api", "kubernetes/client/models")
-"""124 of 126 MB, generated: only the typed clients load them, and nodeagent uses the dynamic one."""
+"""Generated, 124 of 126 MB: only typed clients load them, and nodeagent uses the dynamic one."""
 
 
 def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:
