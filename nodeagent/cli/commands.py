@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent import logs, settings
+from nodeagent import logs, settings, trace
 from nodeagent.cli.output import screen, write, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
@@ -34,6 +34,8 @@ class Call:
         """The settings, and from here on a log that is written as they say."""
         loaded = settings.load()
         self.configure_logs(colour=not loaded.no_color)
+        if loaded.trace_points is not None:
+            trace.arm(loaded.trace_points)
         return loaded
 
     def configure_logs(self, *, colour: bool = False) -> None:
@@ -103,7 +105,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     from nodeagent import durable
     from nodeagent.render import Screen
     from nodeagent.sriov import table
-    from nodeagent.sriov.model import snapshot_to_json
+    from nodeagent.sriov.codec import snapshot_to_json
 
     loaded = call.settings()
     taken = _taken(loaded)

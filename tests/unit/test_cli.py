@@ -21,6 +21,7 @@ from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
 from nodeagent.journal import Journal, lock, seal
 from nodeagent.settings import MODES, Settings
+from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import (
     DeviceHandle,
     Mac,
@@ -29,8 +30,6 @@ from nodeagent.sriov.model import (
     Pf,
     Snapshot,
     Vf,
-    snapshot_from_json,
-    snapshot_to_json,
 )
 
 ROOT = Path(cli.__file__).resolve().parents[2]

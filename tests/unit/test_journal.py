@@ -21,6 +21,7 @@ from nodeagent import durable, journal
 from nodeagent.errors import BusyError, DataError, KernelError, Stopped, StorageError
 from nodeagent.journal import Journal, Record, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
+from nodeagent.sriov.codec import snapshot_to_json
 from nodeagent.sriov.model import (
     DeviceHandle,
     Mac,
@@ -28,7 +29,6 @@ from nodeagent.sriov.model import (
     Pf,
     Snapshot,
     Vf,
-    snapshot_to_json,
 )
 
 SNAPSHOT = Snapshot(

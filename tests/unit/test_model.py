@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
+from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import (
     DeviceHandle,
     Mac,
@@ -19,8 +20,6 @@ from nodeagent.sriov.model import (
     Snapshot,
     Vf,
     check_interface_name,
-    snapshot_from_json,
-    snapshot_to_json,
 )
 from tests.support.strategies import states
 

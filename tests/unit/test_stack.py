@@ -22,6 +22,7 @@ from nodeagent.kernel.stack import (
     qdisc_of,
     route_of,
 )
+from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import (
@@ -31,8 +32,6 @@ from nodeagent.sriov.model import (
     NodeState,
     Pf,
     Snapshot,
-    snapshot_from_json,
-    snapshot_to_json,
 )
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.stack import (

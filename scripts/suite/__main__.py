@@ -1,0 +1,108 @@
+"""Every check there is: linters, unit tests and cluster tests on this host, lab tests inside the
+emulated node. The cluster tests need kube-apiserver and etcd, in $KUBEBUILDER_ASSETS or on $PATH.
+Several checks run at the same time, one a processor; those that measure time run alone at the end.
+All of them run even if one fails. Exit status 0 only if all of them passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from suite import checks
+from suite.checks import Check
+from suite.run import Lanes, Result
+
+TREE = Path(__file__).parent.parent.parent
+MOST_LANES = 4
+
+
+def main() -> int:
+    arguments = _parse()
+    environment = Path(sys.prefix)
+    os.environ["PATH"] = f"{environment / 'bin'}:{os.environ['PATH']}"
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ.pop("PYTHONPATH", None)  # it was for this program
+    os.chdir(TREE)
+    processors = len(os.sched_getaffinity(0))
+    lanes = Lanes(max(1, min(processors, MOST_LANES)))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        _stop_by(number, lanes)
+    # In CI the absence of an API server is a failure, which the tests themselves report.
+    cluster = checks.have_api_server() or bool(os.environ.get("CI"))
+    with tempfile.TemporaryDirectory() as work:
+        chosen = list(_chosen(arguments, Path(work), environment, cluster=cluster))
+        results = lanes.run(chosen)
+    return _summary(results, list(_left_out(arguments, cluster=cluster)))
+
+
+def _chosen(
+    arguments: argparse.Namespace, work: Path, environment: Path, *, cluster: bool
+) -> Iterator[Check]:
+    """What takes longest begins first, once the linters have begun."""
+    yield from checks.linters(TREE, environment)
+    if cluster:
+        yield checks.on_this_host("cluster", work)
+    if not arguments.no_lab:
+        yield from checks.in_the_node(work, wide=not arguments.fast)
+        yield checks.on_this_host("launcher", work)
+    yield checks.on_this_host("unit", work)
+
+
+def _left_out(arguments: argparse.Namespace, *, cluster: bool) -> Iterator[str]:
+    if not cluster:
+        yield "cluster: no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or $PATH"
+    if arguments.no_lab:
+        yield "lab (--no-lab): nothing was tested in the emulated node"
+    elif arguments.fast:
+        yield "lab, 8 PFs (--fast)"
+
+
+def _summary(results: list[Result], left_out: list[str]) -> int:
+    print("\nsummary")
+    for result in results:
+        print(result)
+    for what in left_out:
+        print(f"SKIPPED {what}")
+    passed, failed, skipped = (
+        sum(getattr(result, key) for result in results) for key in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 0 if all(result.good for result in results) else 1
+
+
+def _stop_by(number: int, lanes: Lanes) -> None:
+    """From now on the signal ends what runs, and then us. Only workers hold the lanes' lock."""
+
+    def stop(_number: int, _frame: object) -> None:
+        lanes.end()
+        sys.exit(128 + number)
+
+    signal.signal(number, stop)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="without the tests that need a node with 8 PFs"
+    )
+    parser.add_argument(
+        "--no-lab",
+        action="store_true",
+        help="without the emulated node at all: linters, unit and cluster tests only",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

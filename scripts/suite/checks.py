@@ -1,0 +1,101 @@
+"""The checks there are, as data: what scripts/test runs, in the order in which it begins them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PARTS = 4
+"""The lab's tests come in so many parts, each in a node of its own."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command. `junit`: it is pytest, and this is where its report lies afterwards.
+
+    `alone`: it measures time, so that nothing else may run beside it.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    junit: Path | None = None
+    alone: bool = False
+
+
+def linters(tree: Path, environment: Path) -> Iterator[Check]:
+    """Each is quick, and quiet when all is well."""
+    yield Check("ruff format", ("ruff", "format", "--check", "--no-cache", "."))
+    yield Check("ruff check", ("ruff", "check", "--no-cache", "."))
+    yield Check("import-linter", ("lint-imports", "--no-cache"))
+    yield Check("shellcheck", ("shellcheck", *shell_files(tree)))
+    cache = f"--cache-dir={environment / 'mypy'}"
+    yield Check("mypy", ("mypy", "--strict", cache, "nodeagent", "scripts", "tests"))
+
+
+def on_this_host(name: str, work: Path) -> Check:
+    """The tests of tests/NAME, which need no emulated node of ours."""
+    junit = work / name / "junit.xml"
+    argv = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}")
+    return Check(name, (*argv, f"tests/{name}"), junit)
+
+
+def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
+    """The lab's tests: in parts, then those for 8 PFs, then those that measure time."""
+    for part in range(1, PARTS + 1):
+        chosen = ("-m", "not wide and not alone", "--part", f"{part}/{PARTS}")
+        yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
+    if wide:
+        yield _lab("lab, 8 PFs", work, 8, ("-m", "wide"), alone=True)
+    yield _lab("lab, timings", work, 2, ("-m", "alone and not wide"), alone=True)
+
+
+def _lab(
+    name: str,
+    work: Path,
+    pfs: int,
+    chosen: tuple[str, ...],
+    *,
+    alone: bool = False,
+) -> Check:
+    out = work / name.translate(str.maketrans(" /", "--", ","))
+    argv = ("scripts/lab", "test", "--pfs", str(pfs), "--out", str(out), *chosen)
+    junit = out / "junit.xml"
+    return Check(name, (*argv, "--junitxml=/host/out/junit.xml"), junit, alone)
+
+
+def have_api_server() -> bool:
+    """Tell whether kube-apiserver and etcd are where the tests look (the envtest convention)."""
+    assets = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nonexistent"))
+    return all(
+        os.access(assets / name, os.X_OK) or shutil.which(name)
+        for name in ("kube-apiserver", "etcd")
+    )
+
+
+def shell_files(tree: Path) -> list[str]:
+    """Every shell script of the tree, told by its first line."""
+    argv = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(argv, cwd=tree, capture_output=True, text=True, check=False)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else _all_files(tree)
+    return [name for name in names if _is_shell(tree / name)]
+
+
+def _all_files(tree: Path) -> list[str]:
+    """Where git has nothing to say: the tree may have come as an archive."""
+    return [str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()]
+
+
+def _is_shell(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first = file.readline(80).split()
+    except OSError:
+        return False
+    if not first or not first[0].startswith(b"#!"):
+        return False
+    return any(word.rsplit(b"/", 1)[-1] in (b"sh", b"bash", b"dash") for word in first[:2])

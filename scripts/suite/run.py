@@ -1,0 +1,138 @@
+"""Runs checks, as many at a time as there are lanes, and counts what they found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from suite.checks import Check
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a check ended, and the tests in it."""
+
+    check: Check
+    good: bool
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        word = "ok" if self.good else "FAILED"
+        return f"{word:<7} {self.check.name:<14} {self.seconds:7.1f} s"
+
+
+class Lanes:
+    """Runs checks beside each other. Each line they print comes with the check's name before it.
+
+    A check gets a process group of its own, so that `end` reaches its children as well; the
+    session stays ours, by which a caller can tell what was left behind.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def run(self, checks: Sequence[Check]) -> list[Result]:
+        """All of them, in the order given; those that measure time one by one at the end."""
+        results: list[Result] = []
+        for alone, lanes in ((False, self._number), (True, 1)):
+            with ThreadPoolExecutor(lanes) as pool:
+                chosen = [check for check in checks if check.alone is alone]
+                results += pool.map(self._run, chosen)
+        return results
+
+    def end(self) -> None:
+        """SIGTERM to all that runs; what has not begun does not begin any more."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                os.killpg(process.pid, signal.SIGTERM)
+
+    def _run(self, check: Check) -> Result:
+        began = time.monotonic()
+        if check.junit is not None:
+            check.junit.parent.mkdir(parents=True, exist_ok=True)
+            self._say(f"--- {check.name}")
+        status = self._to_its_end(check)
+        result = judged(check, status, time.monotonic() - began)
+        self._say(str(result))
+        return result
+
+    def _to_its_end(self, check: Check) -> int:
+        """Run it; its output is shown as it comes, that of a linter only when it failed."""
+        with self._lock:
+            if self._ended:
+                return -signal.SIGTERM
+            try:
+                process = subprocess.Popen(
+                    check.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    process_group=0,
+                )
+            except OSError as error:
+                print(f"{check.name} | cannot run {check.argv[0]}: {error.strerror}", flush=True)
+                return 127
+            self._running.add(process)
+        kept: list[str] = []
+        for line in process.stdout or ():
+            if check.junit is not None:
+                self._say(f"{check.name} | {line.rstrip()}")
+            else:
+                kept.append(line)
+        status = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        if status and kept:
+            self._say("".join(kept).rstrip())
+        return status
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            print(text, flush=True)
+
+
+def judged(check: Check, status: int, seconds: float) -> Result:
+    """What came of it. A report that is missing or says that something failed is a failure."""
+    if check.junit is None:
+        return Result(check, status == 0, seconds, failed=int(status != 0))
+    number = counted(check.junit)
+    if number is None:
+        return Result(check, False, seconds, failed=1)
+    tests, failed, skipped = number
+    good = status == 0 and not failed
+    # One that ended badly and counted no failure must not look like "0 failed".
+    failed = failed if good else max(failed, 1)
+    return Result(check, good, seconds, max(tests - failed - skipped, 0), failed, skipped)
+
+
+def counted(junit: Path) -> tuple[int, int, int] | None:
+    """Tests, failures and errors, skipped; None without a report that can be read."""
+    try:
+        suites = ET.parse(junit).getroot().iter("testsuite")  # noqa: S314 # pytest wrote it
+        read = [
+            [int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")]
+            for suite in suites
+        ]
+    except (OSError, ET.ParseError, ValueError):
+        return None
+    if not read:
+        return None
+    tests, failures, errors, skipped = (sum(column) for column in zip(*read, strict=True))
+    return tests, failures + errors, skipped

@@ -1,0 +1,153 @@
+"""scripts/test: checks beside each other, counted right, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from suite.checks import Check, shell_files  # noqa: E402 - scripts/ is no installed package
+from suite.run import Lanes, judged  # noqa: E402 - likewise
+
+REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
+
+
+def python(name: str, code: str, **more: object) -> Check:
+    return Check(name, (sys.executable, "-c", code), **more)  # type: ignore[arg-type] # as given
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "good", "counts"),
+    [
+        ((7, 0, 0, 2), 0, True, (5, 0, 2)),
+        ((7, 1, 1, 0), 1, False, (5, 2, 0)),
+        ((7, 1, 0, 0), 0, False, (6, 1, 0)),  # a status that lies
+        ((7, 0, 0, 0), 3, False, (6, 1, 0)),  # ended badly after the last test
+        ((0, 0, 0, 0), 5, False, (0, 1, 0)),  # nothing was tested
+        (None, 0, False, (0, 1, 0)),  # it never got as far as a report
+    ],
+)
+def test_what_a_report_says(
+    tmp_path: Path,
+    report: tuple[int, ...] | None,
+    status: int,
+    good: bool,
+    counts: tuple[int, int, int],
+) -> None:
+    junit = tmp_path / "junit.xml"
+    if report is not None:
+        junit.write_text(REPORT.format(*report))
+    result = judged(Check("unit", (), junit), status, 1.0)
+    assert (result.good, (result.passed, result.failed, result.skipped)) == (good, counts)
+
+
+def test_a_report_that_is_cut_is_a_failure(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    junit.write_text("<testsuites><testsu")
+    assert not judged(Check("unit", (), junit), 0, 1.0).good
+
+
+def test_two_run_at_a_time_and_one_that_measures_runs_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each waits until it sees the other, which it never would in one lane."""
+    meet = "import os,time,sys\nopen({!r},'w')\nwhile not os.path.exists({!r}): time.sleep(0.01)"
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    alone = f"import os; print(sorted(os.listdir({str(tmp_path)!r})))"
+    checks = [
+        python("alone", alone, junit=tmp_path / "none" / "x.xml", alone=True),
+        python("one", meet.format(one, two)),
+        python("two", meet.format(two, one)),
+    ]
+    results = Lanes(2).run(checks)
+    assert [(each.check.name, each.good) for each in results] == [
+        ("one", True),
+        ("two", True),
+        ("alone", False),
+    ]
+    assert "alone | ['none', 'one', 'two']" in capfd.readouterr().out
+
+
+def test_a_linter_is_quiet_until_it_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    good, bad = python("good", "print('noise')"), python("bad", "print('why'); exit(1)")
+    assert [result.good for result in Lanes(1).run([good, bad])] == [True, False]
+    said = capfd.readouterr().out
+    assert "noise" not in said
+    assert "why" in said
+
+
+def test_a_tool_that_is_missing_is_a_failure() -> None:
+    (result,) = Lanes(1).run([Check("lint", ("/nonexistent/tool",))])
+    assert (result.good, result.failed) == (False, 1)
+
+
+def test_the_end_reaches_children_too(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    code = (
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(child)!r}, 'w').write(str(child.pid))\n"
+        "child.wait()"
+    )
+    lanes = Lanes(1)
+    results: list[object] = []
+    waiting = [python("long", code), python("never", "open('/nonexistent/x')")]
+    thread = threading.Thread(target=lambda: results.extend(lanes.run(waiting)))
+    thread.start()
+    until = time.monotonic() + 20
+    while not (child.exists() and child.read_text()) and time.monotonic() < until:
+        time.sleep(0.01)
+    lanes.end()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(results) == 2
+    assert _gone(int(child.read_text()))
+
+
+def _gone(pid: int) -> bool:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # nobody's child any more; whoever is PID 1 here may not reap it
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_signal_ends_the_command_itself(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "CI": "true"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suite", "--no-lab"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_shell_scripts_are_told_by_their_first_line(tmp_path: Path) -> None:
+    """Here without git, as in an archive of the tree."""
+    for name, text in {
+        "a": "#!/bin/bash\n",
+        "b": "#!/usr/bin/env sh\n",
+        "c": "#!/usr/bin/env python3\n",
+        "d": "no script\n",
+        "e": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert sorted(shell_files(tmp_path)) == ["a", "b"]
