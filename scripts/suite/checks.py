@@ -50,8 +50,8 @@ def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: in parts, then those for 8 PFs, then those that measure time."""
     for part in range(1, SWEEPS + 1):
         # -rP shows what the tests print: how many points, and how many survived
-        chosen = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
-        yield _lab(f"sweep {part}/{SWEEPS}", work, 2, chosen)
+        points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
+        yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
     for part in range(1, PARTS + 1):
         chosen = ("-m", "not wide and not alone and not sweep", "--part", f"{part}/{PARTS}")
         yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
