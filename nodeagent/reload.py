@@ -16,7 +16,7 @@ from typing import Final
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
-from nodeagent.journal import Journal
+from nodeagent.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.sriov.differences import differences, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
 from nodeagent.sriov.model import NodeState, Snapshot
@@ -57,7 +57,7 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
     with journal.step("verify"):
         behind = verify(node, snapshot.state)
         for each in behind:
-            journal.note("pod-interface-lost", **each.facts())
+            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
     journal.set_ready()
     journal.close_snapshot()
 

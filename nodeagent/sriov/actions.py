@@ -203,7 +203,8 @@ class SetEthtool:
 class MoveVf:
     """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
 
-    `address` is the VF's PCI address. A namespace that is not the one of before is not entered.
+    `address` is the VF's PCI address; `carrier`: it had that there, and somebody is to be told when
+    it has it again. A namespace that is not the one of before is not entered.
     """
 
     pf: DeviceHandle
@@ -211,6 +212,7 @@ class MoveVf:
     address: str
     namespace: Namespace
     name: str
+    carrier: bool = False
 
 
 @dataclass(frozen=True)

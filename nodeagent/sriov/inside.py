@@ -15,7 +15,7 @@ from typing import Self
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.ethnl import Ethtool
-from nodeagent.kernel.events import AddressWatch
+from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
@@ -48,6 +48,11 @@ class Room:
         """One more socket there."""
         with entered(self.fd):
             return StackEdge()
+
+    def link_watch(self) -> LinkWatch:
+        """One more socket there."""
+        with entered(self.fd):
+            return LinkWatch()
 
     def address_watch(self) -> AddressWatch:
         """One more socket there."""

@@ -7,15 +7,16 @@ its own VFs and for no other's. All of it is done by the main thread between two
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.neighbourhood import greet
 from nodeagent.kernel.netns import NamespaceGone
-from nodeagent.kernel.rtnl import LinkMove
+from nodeagent.kernel.rtnl import Link, LinkMove
 from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, Stage
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.inside import Room
@@ -29,6 +30,9 @@ from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
 
+CARRIER: Final = 5.0
+"""Seconds. An igb VF has carrier two seconds after it went up, an mlx5 VF at once."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -37,6 +41,7 @@ class Arrival:
     target: Target
     namespace: Namespace
     move: MoveVf | None
+    had_carrier: bool
     inner: tuple[SetLink | SetEthtool | AddStacked, ...]
 
 
@@ -49,6 +54,7 @@ class Arrivals:
         self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
         self._rooms: dict[int, tuple[Node, Room]] = {}
         self._stacked: dict[int, list[AddStacked]] = {}
+        self._to_greet: list[Arrival] = []
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -90,6 +96,34 @@ class Arrivals:
         failures, self.failures = self.failures, []
         return failures
 
+    def greet(self) -> None:
+        """Let the fabric know where those are that had carrier before, once they have it again.
+
+        Not for long: what has no carrier by then has nobody to tell.
+        """
+        with ExitStack() as held:
+            rooms = {arrival.namespace.inode for arrival in self._to_greet}
+            watches: list[Watch] = [
+                held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
+            ]
+            if self._node.stop is not None:
+                watches.append(self._node.stop)
+            with suppress(WaitTimeout):
+                wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+
+    def _ungreeted(self) -> list[str]:
+        """Greet from those that have carrier; the others."""
+        for arrival in list(self._to_greet):
+            inside, room = self._rooms[arrival.namespace.inode]
+            links = room.rtnl.links()
+            own = inside.link_of(arrival.target, inside.links_by_device())
+            if own is None or own.carrier:
+                self._to_greet.remove(arrival)
+            if own is not None and own.carrier:
+                family = descendants(links, own.index)
+                greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
+        return [target_name(arrival.target) for arrival in self._to_greet]
+
     def _missing(self, lost: set[Target]) -> list[str]:
         for _ in self.let_in():
             pass
@@ -126,6 +160,8 @@ class Arrivals:
         stacked = self._stacked.setdefault(arrival.namespace.inode, [])
         stacked += self._renamed(inside, arrival)
         self._stack(arrival.namespace.inode)
+        if arrival.had_carrier:
+            self._to_greet.append(arrival)
 
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""
@@ -184,4 +220,13 @@ def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
         own = inner.get(target, [])
         move = moves.get(target)
         namespace = own[0].namespace if move is None else move.namespace
-        yield Arrival(target, namespace, move, tuple(each.action for each in own))
+        carrier = move is not None and move.carrier
+        yield Arrival(target, namespace, move, carrier, tuple(each.action for each in own))
+
+
+def descendants(links: Mapping[int, Link], index: int) -> list[Link]:
+    """An interface, and all that stand on it."""
+    found = {index}
+    while more := {n for n, link in links.items() if link.parent in found} - found:
+        found |= more
+    return [link for n, link in links.items() if n in found]

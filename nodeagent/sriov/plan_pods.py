@@ -42,7 +42,8 @@ def pod_actions(
             if place is None:
                 address = vf.address or (now and now.address) or ""
                 name = vf.inside.netdev.name
-                yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name)
+                carrier = vf.inside.carrier
+                yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
             inner: list[SetLink | SetEthtool | AddStacked]
             inner = [*_own(target, vf.inside, place, link_changes)]

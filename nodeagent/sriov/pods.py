@@ -26,16 +26,6 @@ class LeftBehind:
             f"{self.why}"
         )
 
-    def facts(self) -> dict[str, str]:
-        """For the journal."""
-        return {
-            "vf": f"{self.pf} vf {self.index}",
-            "interface": self.name,
-            "pod": self.namespace.pod,
-            "namespace": str(self.namespace),
-            "why": self.why,
-        }
-
 
 def without(state: NodeState, gone: Mapping[int, str]) -> tuple[NodeState, tuple[LeftBehind, ...]]:
     """`state` without what belongs into the namespaces `gone` (inode and reason), and who that is.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from tests.support import lab
-from tests.support.lab import PF1, PF2, Nodeagent
+from tests.support.lab import PF1, Nodeagent
 from tests.support.pods import Pod, give
 
 
@@ -21,9 +19,7 @@ def test_two_pods(nodeagent: Nodeagent, no_vfs: None) -> None:
         lab.sh("sleep 2")
         before = [one.read(), two.read()]
         wanted = lab.put_other_build_on_disk()
-        done = nodeagent.call("reload")
-        print(done.log)
-        print(nodeagent.call("timeline").output())
+        nodeagent.call("reload")
         assert lab.loaded() == wanted
         lab.sh("sleep 2")
         assert [one.read(), two.read()] == before
