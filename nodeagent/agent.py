@@ -22,6 +22,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
 from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.heart import Heart
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
@@ -40,14 +41,15 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
     with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
-        try:
-            with _flag_only_when_proven(journal), debug.commands_on_record(settings):
-                with aftermath.around(settings):
-                    _work(mode, settings, journal, stop)
-                return _stay(lock_fd, journal, stop, log_format)
-        except AgentError as error:
-            debug.pause(settings, error, stop)
-            raise
+        with alive(settings, stop):
+            try:
+                with _flag_only_when_proven(journal), debug.commands_on_record(settings):
+                    with aftermath.around(settings):
+                        _work(mode, settings, journal, stop)
+                    return _stay(lock_fd, journal, stop, log_format)
+            except AgentError as error:
+                debug.pause(settings, error, stop)
+                raise
 
 
 def reload_once(mode: str, settings: Settings) -> None:
@@ -101,6 +103,13 @@ def require_root(why: str) -> None:
     """PermissionDenied for anybody else. A privilege that root lacks is told by the kernel."""
     if os.geteuid() != 0:
         raise PermissionDenied(f"this needs root: it {why}", hint="use sudo, or a privileged pod")
+
+
+@contextmanager
+def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
+    """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
+    with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
+        yield
 
 
 @contextmanager
