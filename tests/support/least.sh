@@ -2,8 +2,8 @@
 # The least that puts VFs back into their pods after a reload of the driver, and is still right: all
 # is known beforehand (names, MACs, addresses), nothing is looked at, nothing is checked. What pods
 # wait for is then what the driver, the kernel and udev take. tests/support/pods.py writes what it
-# reads: `pfs` (address and name, a line each), `held.ip`, and for each VF `VF.pod` (the pid of
-# its pod), `VF.move` and `VF.inside` for ip(8).
+# reads: `pfs` (address, name and MTU, a line each), and for ip(8) `held.ip`, `moves.ip`, and for each
+# pod `PID.inside`.
 # Usage: least.sh DIRECTORY
 set -euo pipefail
 cd "${1:?}"
@@ -11,8 +11,8 @@ devices=/sys/bus/pci/devices
 
 /etc/init.d/openibd restart >/dev/null
 udevadm settle
-while read -r pf name; do
-    ip link set dev "$name" up
+while read -r pf name mtu; do
+    ip link set dev "$name" mtu "$mtu" up
     echo 0 >"$devices/$pf/sriov_drivers_autoprobe"
 done <pfs
 while read -r pf _; do

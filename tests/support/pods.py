@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -121,3 +122,112 @@ def _sorted(told: Iterable[Any]) -> list[Any]:
 
 def _quoted(command: str) -> str:
     return "'" + command.replace("'", "'\\''") + "'"
+
+
+# Traffic between pods (tests.support.traffic), and the script that does the least
+
+TRAFFIC: Final = Path(__file__).with_name("traffic.py")
+LEAST: Final = Path(__file__).with_name("least.sh")
+
+
+class Pings:
+    """Echoes from pods to addresses, until the `with` block ends; then `gaps` by who asked whom."""
+
+    def __init__(self, directory: Path, whom: Iterable[tuple[Pod, str]]) -> None:
+        self._result = directory / "pings.json"
+        self._whom = [f"{pod.process.pid}:{address}" for pod, address in whom]
+        self.told: dict[str, dict[str, float]] = {}
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """The longest time without an answer, in seconds."""
+        return {whom: each["gap"] for whom, each in self.told.items()}
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, str(TRAFFIC), "ping", str(self._result), *self._whom]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        _await_word(self._process, "pinging")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(PATIENCE) == 0
+        self.told = json.loads(self._result.read_text())
+
+
+class Stream:
+    """A TCP stream from a pod to another, with a checksum."""
+
+    def __init__(self, sender: Pod, receiver: Pod, address: str, port: int) -> None:
+        self._receiver = receiver.start(sys.executable, str(TRAFFIC), "receive", str(port))
+        _await_word(self._receiver, "listening")
+        self._sender = sender.start(sys.executable, str(TRAFFIC), "send", address, str(port))
+        _await_word(self._sender, "connected")
+
+    def finish(self) -> int:
+        """How many bytes went; what arrived is what was sent."""
+        self._sender.terminate()
+        assert self._sender.wait(PATIENCE) == 0
+        assert self._receiver.wait(PATIENCE) == 0
+        assert self._sender.stdout is not None
+        return int(self._sender.stdout.read())
+
+    def end(self) -> None:
+        """Whatever it does, it is over."""
+        for process in (self._sender, self._receiver):
+            process.kill()
+            process.wait()
+
+
+def write_least(directory: Path, vfs: Iterable[tuple[Pod, str, str]], held: Iterable[str]) -> None:
+    """What least.sh reads, for VFs (their pod, PCI address and name there) as they are now."""
+    directory.mkdir(exist_ok=True)
+    (directory / "pfs").write_text("".join(f"{pf} {lab.name(pf)} {_mtu(pf)}\n" for pf in lab.pfs()))
+    (directory / "held.ip").write_text("".join(f"{line}\n" for line in held))
+    moves, inside = [], {}
+    for pod, address, name in vfs:
+        pid = pod.process.pid
+        here = f"enp{int(address[5:7], 16)}s0v{_index(address)}"
+        moves.append(f"link set dev {here} netns {pid} name {name}")
+        inside[pid] = _batch(pod)
+    (directory / "moves.ip").write_text("\n".join(moves) + "\n")
+    for pid, lines in inside.items():
+        (directory / f"{pid}.inside").write_text("".join(f"{line}\n" for line in lines))
+
+
+def _batch(pod: Pod) -> Iterator[str]:
+    """Lines for ip(8) that make the inside of a pod what it is, as short as can be."""
+    told = json.loads(pod.sh("ip -d -j address"))
+    for link in told:
+        name = link["ifname"]
+        info = link.get("linkinfo", {})
+        if info.get("info_kind") == "vlan":
+            vid = info["info_data"]["id"]
+            yield f"link add link {link['link']} name {name} type vlan id {vid}"
+        elif link.get("parentbus") == "pci":
+            yield f"link set dev {name} address {link['address']} mtu {link['mtu']}"
+        else:
+            continue
+        for each in link["addr_info"]:
+            if each["scope"] == "global":
+                nodad = " nodad" if each["family"] == "inet6" else ""
+                yield f"address add {each['local']}/{each['prefixlen']} dev {name}{nodad}"
+        yield f"link set dev {name} up"
+    for route in json.loads(pod.sh("ip -j route")):
+        if route.get("protocol") != "kernel":
+            yield f"route add {route['dst']} via {route['gateway']} dev {route['dev']}"
+
+
+def _mtu(pf: str) -> str:
+    return (PCI / pf / "net" / lab.name(pf) / "mtu").read_text().strip()
+
+
+def _index(address: str) -> int:
+    (link,) = (each for pf in lab.pfs() for each in (PCI / pf).glob("virtfn*")
+               if each.resolve().name == address)  # fmt: skip
+    return int(link.name.removeprefix("virtfn"))
+
+
+def _await_word(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{word}\n"
