@@ -126,7 +126,6 @@ class Journal:
     def step(self, name: str, **facts: str) -> Iterator[None]:
         """Record that a step began and how it ended; an error goes on its way."""
         began = _clock()
-        point("begin step", name)
         self._record("start", name, facts)
         log.debug("%s began", name, extra={"step": name})
         try:
@@ -138,7 +137,6 @@ class Journal:
             said = error.message if isinstance(error, AgentError) else repr(error)
             self._record("failed", name, facts | {"message": said})
             raise
-        point("end step", name)
         self._record("done", name, facts)
         log.info("%s done", name, extra={"step": name, "elapsed": _clock() - began})
 

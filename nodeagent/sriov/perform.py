@@ -29,7 +29,6 @@ from nodeagent.sriov.moving import Arrivals
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool
-from nodeagent.trace import point
 
 OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked, MoveVf, InPod)
 
@@ -48,7 +47,6 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
-            point("begin stage", stage.name)
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
             lost = {target for target, _ in failures}
             failed = _perform_stage(node, stage, watches, lost, arrivals)
