@@ -39,7 +39,7 @@ RECORDS_LIMIT: Final = 1024 * 1024
 KINDS: Final = ("start", "done", "failed", "interrupted", "note")
 
 POD_INTERFACE_LOST: Final = "pod-interface-lost"
-"""A note whose facts are `namespace`, `pod`, `uid` (may be empty) and `message`: what a pod had and
+"""A note whose facts are `uid` or `namespace` and `pod`, or all, and `message`: what a pod had and
 could not be given back. With cluster integration it becomes an Event on that pod."""
 
 log = logging.getLogger(__name__)
