@@ -12,14 +12,21 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold
+from nodeagent import aftermath, debug, drift, hold
 from nodeagent import reload as story
 from nodeagent.driver import blacklist, openibd
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
+from nodeagent.errors import (
+    AgentError,
+    BusyError,
+    DataError,
+    PermissionDenied,
+    Stopped,
+    UnavailableError,
+)
 from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
@@ -46,7 +53,7 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
                 with _flag_only_when_proven(journal), debug.commands_on_record(settings):
                     with aftermath.around(settings):
                         _work(mode, settings, journal, stop)
-                    return _stay(lock_fd, journal, stop, log_format)
+                    return _stay(settings, lock_fd, journal, stop, log_format)
             except AgentError as error:
                 debug.pause(settings, error, stop)
                 raise
@@ -141,19 +148,52 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
             story.reload(node, journal, driver)
     journal.note("ready")
 
 
-def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> int:
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == story.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
+
+
+def _stay(
+    settings: Settings, lock_fd: int, journal: Journal, stop: StopSignal, log_format: str
+) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
+
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
 
     The signals are blocked first: one from before has been counted when sigmask returns, one from
     now on is pending until the holder asks for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
+    if settings.watch_drift:
+        with Node(settings, stop) as node, suppress(Stopped):
+            drift.watch(node, journal)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     if stop.requested:
         journal.clear_ready()
         return 0
