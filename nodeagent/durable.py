@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import AgentError, DataError, NoInputError, PermissionDenied, StorageError
+from nodeagent.trace import point
 
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes: no file of ours comes near it; one that does is not ours."""
@@ -34,6 +35,7 @@ def create(path: Path, data: bytes, mode: int) -> bool:
 
     def give_name(temporary: Path) -> None:
         os.link(temporary, path, follow_symlinks=False)
+        point("named", path)
         temporary.unlink()
 
     with _storage(f"cannot write {path}"):
@@ -49,6 +51,7 @@ def create(path: Path, data: bytes, mode: int) -> bool:
 def rename(path: Path, to: Path) -> None:
     """Rename within one directory, and make it last."""
     with _storage(f"cannot rename {path} to {to}"):
+        point("rename", path)
         path.rename(to)
         sync_directory(path.parent)
 
@@ -57,6 +60,7 @@ def remove(path: Path) -> bool:
     """Remove `path`, and make it last; False when there was none."""
     with _storage(f"cannot remove {path}"):
         try:
+            point("remove", path)
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -126,8 +130,10 @@ def append(path: Path, line: bytes, *, sync: bool) -> int:
     try:
         size = os.fstat(fd).st_size
         torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        point("append to", path)
         written = os.write(fd, b"\n" * torn + line)
         if sync:
+            point("fsync", path)
             os.fsync(fd)
     finally:
         os.close(fd)
@@ -140,6 +146,7 @@ def make_directory(path: Path, mode: int) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
+            point("made directory", path)
             path.chmod(mode)
             sync_directory(path.parent)
         if not stat.S_ISDIR(path.lstat().st_mode):
@@ -150,6 +157,7 @@ def sync_directory(path: Path) -> None:
     """fsync(2) of a directory: what was created, renamed or removed in it lasts."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        point("fsync directory", path)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -169,14 +177,18 @@ def _check_own(path: Path, facts: os.stat_result) -> None:
 def _write(path: Path, data: bytes, mode: int, give_name: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    point("create", path)
     fd = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(fd, "wb", buffering=0) as file:
             left = memoryview(data)
             while left:
+                point("write", path)
                 left = left[file.write(left) :]
             os.fchmod(fd, mode)
+            point("fsync", path)
             os.fsync(fd)
+        point("name", path)
         give_name(temporary)
         sync_directory(path.parent)
     except BaseException:

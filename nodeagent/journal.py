@@ -31,11 +31,16 @@ from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageE
 from nodeagent.settings import Settings
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import Snapshot
+from nodeagent.trace import point
 
 RECORDS_LIMIT: Final = 1024 * 1024
 """Bytes: a journal that has grown beyond becomes the old one, and the older one goes."""
 
 KINDS: Final = ("start", "done", "failed", "interrupted", "note")
+
+POD_INTERFACE_LOST: Final = "pod-interface-lost"
+"""A note whose facts are `namespace`, `pod`, `uid` (may be empty) and `message`: what a pod had and
+could not be given back. With cluster integration it becomes an Event on that pod."""
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +126,7 @@ class Journal:
     def step(self, name: str, **facts: str) -> Iterator[None]:
         """Record that a step began and how it ended; an error goes on its way."""
         began = _clock()
+        point("begin step", name)
         self._record("start", name, facts)
         log.debug("%s began", name, extra={"step": name})
         try:
@@ -132,6 +138,7 @@ class Journal:
             said = error.message if isinstance(error, AgentError) else repr(error)
             self._record("failed", name, facts | {"message": said})
             raise
+        point("end step", name)
         self._record("done", name, facts)
         log.info("%s done", name, extra={"step": name, "elapsed": _clock() - began})
 
@@ -188,6 +195,7 @@ def lock(path: Path) -> Iterator[int]:
     the last process that has it: there is no stale lock. The file stays.
     """
     durable.make_directory(path.parent, 0o755)
+    point("lock", path)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -374,6 +374,13 @@ class Settings:
         "where the SR-IOV operator is; the first that exists is taken",
         unit="comma-separated",
     )
+    trace_points: Path | None = variable(
+        "TRACE_POINTS",
+        file_path,
+        None,
+        "for tests only: a directory; every point at which the agent could be cut off is written "
+        "to points there, and a file end there says at which of them it gets a signal",
+    )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent import logs, settings
+from nodeagent import logs, settings, trace
 from nodeagent.cli.output import screen, write, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
@@ -34,6 +34,8 @@ class Call:
         """The settings, and from here on a log that is written as they say."""
         loaded = settings.load()
         self.configure_logs(colour=not loaded.no_color)
+        if loaded.trace_points is not None:
+            trace.arm(loaded.trace_points)
         return loaded
 
     def configure_logs(self, *, colour: bool = False) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import process
+from nodeagent.trace import point
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
@@ -213,6 +214,7 @@ def _build_id(content: bytes) -> str | None:
 
 def _changed(argv: list[str], root: Path, failure: str) -> None:
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
+    point("changed modules", argv)
     if finished.returncode != 0:
         said = finished.errors or finished.output or f"{argv[0]} exited {finished.returncode}"
         raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")
@@ -221,7 +223,7 @@ def _changed(argv: list[str], root: Path, failure: str) -> None:
 def _modinfo(module: str, field: str, root: Path) -> str:
     base = [] if root == Path("/") else ["-b", str(root)]
     argv = ["modinfo", *base, "-F", field, module]
-    finished = process.run(argv, timeout=_MODINFO_TIMEOUT)
+    finished = process.run(argv, timeout=_MODINFO_TIMEOUT, only_looks=True)
     if finished.returncode != 0:
         where = "" if not base else f" under {root}"
         raise NoSuchModule(

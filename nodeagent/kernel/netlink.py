@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.trace import point
 
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
@@ -92,7 +93,9 @@ class Netlink:
         results: list[OSError | None] = []
         for start in range(0, len(messages), BATCH):
             batch = messages[start : start + BATCH]
+            point("send netlink changes", len(batch))
             first = self._send(batch)
+            point("sent netlink changes", len(batch))
             answers: dict[int, OSError | None] = {}
             while len(answers) < len(batch):
                 for sequence, kind, _, body in self._receive():

@@ -22,6 +22,7 @@ from typing import IO, Self, cast
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
+from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def run(
     patient: bool = False,
     on_line: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
+    only_looks: bool = False,
 ) -> Finished:
     """Run a command to its end, in a session of its own, with nothing on stdin.
 
@@ -74,7 +76,8 @@ def run(
     a `patient` run is left to finish within its timeout first (a driver restart must not be
     killed between its unload and its load). Nothing is started once a stop was requested.
     `on_line` gets each line of either stream, cleaned, as it comes; `env` replaces the environment.
-    What the command left running in the background is not waited for.
+    What the command left running in the background is not waited for. One that `only_looks` changes
+    nothing and is no trace point.
 
     An exit status other than 0 is returned, not raised. Raises UnavailableError when the command
     cannot be started.
@@ -83,7 +86,11 @@ def run(
         stop.drain()
     deadline = time.monotonic() + timeout
     log.debug("running %s", shlex.join(argv))
+    if not only_looks:
+        point("run", argv)
     with _Child(argv, on_line, env) as child:
+        if patient:
+            point("runs", argv)
         try:
             has_ended = child.follow(deadline, stop)
         except Stopped:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.trace import point
 
 NO_DRIVER: Final = "none"
 
@@ -137,7 +138,9 @@ def _write(path: Path, value: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            point("write sysfs", path)
             os.write(fd, value.encode())
+            point("wrote sysfs", path)
         finally:
             os.close(fd)
     except OSError as error:

@@ -19,6 +19,7 @@ from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.trace import point
 
 OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked)
 
@@ -37,6 +38,7 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
+            point("begin stage", stage.name)
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
             failed = _perform_stage(node, stage, watches, {target for target, _ in failures})
             failures += failed
