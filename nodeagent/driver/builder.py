@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _RESYNC = 30.0  # the safety net of a wait for a file, as the driver container's side has it
 _TOOLS = ("perl", "ethtool", "autoconf", "pciutils", "automake", "libtool", "python3-devel")
+_QUERY = ("rpm", "-q", "--whatprovides")
 _DNF_TIMEOUT = 900.0  # seconds
 
 
@@ -121,7 +122,7 @@ def _install_tools(stop: StopSignal) -> None:
     missing = [
         name
         for name in _TOOLS
-        if process.run(["rpm", "-q", "--whatprovides", name], timeout=60.0).returncode
+        if process.run([*_QUERY, name], timeout=60.0, only_looks=True).returncode
     ]
     dnf = [path for path in ("/usr/bin/dnf", "/bin/dnf") if Path(path).exists()]
     if missing and dnf:

@@ -18,6 +18,7 @@ from typing import Final
 from nodeagent import durable
 from nodeagent.errors import DataError, NoInputError, StorageError
 from nodeagent.kernel.events import StopSignal
+from nodeagent.trace import point
 
 SPARE: Final = 16 << 20
 """Bytes that must stay free beside a copy: directories, and what others write meanwhile."""
@@ -105,7 +106,9 @@ def _whole(target: Path, size: int) -> Iterator[Path]:
             temporary.mkdir(mode=0o755)
             yield temporary
             if durable.exists(target):
+                point("rename", target)
                 target.rename(old)
+            point("rename", temporary)
             temporary.rename(target)
             durable.sync_directory(target.parent)
         finally:
@@ -124,6 +127,7 @@ def _old() -> str:
 
 def _file(source: Path, target: Path, mode: int) -> None:
     """Copy one file and see to it that it was the same from beginning to end."""
+    point("copy", source)
     before = _facts(source)
     with source.open("rb") as reader, target.open("xb") as writer:
         shutil.copyfileobj(reader, writer, _AT_ONCE)

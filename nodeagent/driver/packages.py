@@ -111,7 +111,7 @@ def check(packages: Sequence[Path], root: Path) -> None:
     argv = kind_of(packages).check
     broken = {}
     for package in packages:
-        done = _run([*argv, _within(package, root)], root, _CHECK_TIMEOUT)
+        done = _look([*argv, _within(package, root)], root)
         if done.returncode:
             broken[package.name] = _words(done)
     if broken:
@@ -131,7 +131,7 @@ def brings(module: str, packages: Sequence[Path], root: Path) -> frozenset[str]:
     kind = kind_of(packages)
     found = set()
     for package in packages:
-        done = _run([*kind.listing, _within(package, root)], root, _CHECK_TIMEOUT)
+        done = _look([*kind.listing, _within(package, root)], root)
         for line in done.output.splitlines():
             path = kind.installed(line.strip())
             below = path.partition("lib/modules/")[2]
@@ -179,7 +179,8 @@ def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> No
 
 def index(release: str, root: Path, *tree: str) -> None:
     """Run depmod(8) for a kernel; `tree`: -b and a directory that has the modules."""
-    done = _run(["depmod", *tree, release], root, _DEPMOD_TIMEOUT)
+    argv = process.in_root(root, ["depmod", *tree, release])
+    done = process.run(argv, timeout=_DEPMOD_TIMEOUT)
     if done.returncode:
         raise UnavailableError(
             f"cannot index the modules of {release}: depmod exited {done.returncode}, "
@@ -214,11 +215,9 @@ def _another_version(names: Sequence[str], root: Path) -> bool:
     label = "%{NAME} %{VERSION}-%{RELEASE}\\n"
     query = ["rpm", "-qp", "--nosignature", "--qf", label, *names]
     ours = dict(
-        line.split(maxsplit=1)
-        for line in _run(query, root, _CHECK_TIMEOUT).output.splitlines()
-        if " " in line
+        line.split(maxsplit=1) for line in _look(query, root).output.splitlines() if " " in line
     )
-    there = _run(["rpm", "-q", "--qf", label, *ours], root, _CHECK_TIMEOUT).output
+    there = _look(["rpm", "-q", "--qf", label, *ours], root).output
     installed = [line.split() for line in there.splitlines()]
     return any(len(each) == 2 and ours.get(each[0], each[1]) != each[1] for each in installed)
 
@@ -228,8 +227,8 @@ def _within(path: Path, root: Path) -> str:
     return str(path) if root == Path("/") else f"/{path.relative_to(root)}"
 
 
-def _run(argv: Sequence[str], root: Path, timeout: float) -> process.Finished:
-    return process.run(process.in_root(root, argv), timeout=timeout)
+def _look(argv: Sequence[str], root: Path) -> process.Finished:
+    return process.run(process.in_root(root, argv), timeout=_CHECK_TIMEOUT, only_looks=True)
 
 
 def _words(done: process.Finished) -> str:
