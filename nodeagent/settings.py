@@ -234,6 +234,13 @@ class Settings:
         "/run/mellanox/drivers/.lock",
         "one driver container a node: a second one exits",
     )
+    beat_limit: float = variable(
+        "BEAT_LIMIT",
+        seconds,
+        "300",
+        "an agent at work that gave no sign of life for that long hangs: `probe live` fails",
+        unit="s",
+    )
     state_dir: Path = variable(
         "STATE_DIR",
         file_path,
@@ -261,6 +268,12 @@ class Settings:
     )
     restart_timeout: float = variable(
         "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
+    )
+    pod_interfaces: str = variable(
+        "POD_INTERFACES",
+        one_of("restore", "report"),
+        "restore",
+        "VFs in pods' network namespaces: put back there after a reload, or only reported",
     )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
@@ -382,6 +395,11 @@ class Settings:
         "to points there, and a file end there says at which of them it gets a signal",
     )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
+
+    @property
+    def beat_path(self) -> Path:
+        """The agent's sign of life, beside the lock: the second of its last beat."""
+        return self.lock_path.with_name(f"{self.lock_path.name}.beat")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -151,24 +152,29 @@ class Apt:
             backports = ["-t", f"bookworm{BACKPORTS}"] if debian_suite() == "bookworm" else []
         if not missing:
             return
-        require_host()
-        quietly = ("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf)
-        say(f"installing on this machine: {' '.join(missing)}")
-        try:
-            with locked(self.root / "lock"):
-                self._run(
-                    *(*quietly, *backports, "install", *missing),
-                    what="installing the host's tools",
-                    contained=False,
-                )
-        except LabError as error:
-            raise MirrorMovedOn(str(error), hint=error.hint) from error
+        self.install(*missing, options=backports)
         if not _qemu_is_fit():
             raise LabError(
                 f"{shutil.which(QEMU) or QEMU} is not a QEMU {QEMU_VERSION[0]}.{QEMU_VERSION[1]} "
                 "or later with the igb NIC, although the package is installed",
                 hint=f"is an older one first on PATH? {WORKS_WITHOUT_LAB}",
             )
+
+    def install(self, *packages: str, options: Sequence[str] = ()) -> None:
+        """Install packages on this machine, and say so."""
+        require_host()
+        self.need_lists()
+        quietly = ("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf)
+        say(f"installing on this machine: {' '.join(packages)}")
+        try:
+            with locked(self.root / "lock"):
+                self._run(
+                    *(*quietly, *options, "install", *packages),
+                    what="installing the host's tools",
+                    contained=False,
+                )
+        except LabError as error:
+            raise MirrorMovedOn(str(error), hint=error.hint) from error
 
     def transport(self) -> Path:
         """A file with how this machine's apt reaches its mirror: proxies, certificates."""
