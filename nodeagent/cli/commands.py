@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent import logs, settings, trace
-from nodeagent.cli.output import screen, write, write_json, write_lines
+from nodeagent.cli.output import named_by_people, screen, write, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
 
@@ -120,7 +120,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     if target is None:
         write(text)
     else:
-        durable.replace(Path(target), text.encode(), 0o600)
+        durable.replace(named_by_people(target), text.encode(), 0o600)
     return 0
 
 
