@@ -1,7 +1,8 @@
 """Copies that are whole or not there: of source trees, packages, module trees.
 
 A copy is made beside its target under another name, synced file by file, and renamed when it is
-complete (rename(2)). A killed one leaves a name that the next one sweeps away.
+complete (rename(2)). A killed one leaves a name that the next one sweeps away. What has the
+target's name is never followed; directories on the way may be links, as /lib is.
 """
 
 from __future__ import annotations
@@ -81,6 +82,15 @@ def remove(directory: Path) -> None:
             directory.unlink(missing_ok=True)
 
 
+def sync(directory: Path) -> None:
+    """fsync(2) of a directory: what was made, renamed or removed in it lasts."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def require_room(directory: Path, needed: int) -> None:
     """StorageError when the file system of `directory` has no room for that many bytes more."""
     place = next(each for each in (directory, *directory.parents) if each.is_dir())
@@ -97,7 +107,8 @@ def require_room(directory: Path, needed: int) -> None:
 @contextmanager
 def _whole(target: Path, size: int) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block went well."""
-    durable.make_directory(target.parent, 0o755)
+    with _storage(f"cannot make the directory {target.parent}"):
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     sweep(target)
     require_room(target.parent, size)
     temporary, old = (target.with_name(f".{target.name}.{word()}.tmp") for word in (_new, _old))
@@ -105,16 +116,15 @@ def _whole(target: Path, size: int) -> Iterator[Path]:
         try:
             temporary.mkdir(mode=0o755)
             yield temporary
-            if durable.exists(target):
+            if os.path.lexists(target):
                 point("rename", target)
                 target.rename(old)
             point("rename", temporary)
             temporary.rename(target)
-            durable.sync_directory(target.parent)
+            sync(target.parent)
         finally:
             for left in (temporary, old):
-                if durable.exists(left):
-                    remove(left)
+                remove(left)
 
 
 def _new() -> str:
@@ -166,7 +176,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _sync_directories(top: Path) -> None:
     for parent, _, _ in os.walk(top):
-        durable.sync_directory(Path(parent))
+        sync(Path(parent))
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from errno import ENODATA, ENOTSUP
 from pathlib import Path
 from typing import Final
 
-from nodeagent import durable
 from nodeagent.driver import copies, distribution, neighbours, packages
 from nodeagent.errors import StorageError
 from nodeagent.kernel.events import StopSignal
@@ -33,7 +32,7 @@ def unlink(settings: Settings, release: str) -> None:
     """Before packages are installed: what they write is to be the container's, not the host's."""
     tree = _own(settings, release)
     if tree.is_symlink():
-        durable.remove(tree)
+        copies.remove(tree)
 
 
 def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
@@ -51,7 +50,7 @@ def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
     packages.index(release, settings.driver_root, "-b", str(neighbours.HOST))
     copies.remove(own)
     own.symlink_to(neighbours.HOST / "lib/modules" / release / TREE)
-    durable.sync_directory(own.parent)
+    copies.sync(own.parent)
     log.info("the modules are in the host's tree, %s", hosts)
     return True
 
