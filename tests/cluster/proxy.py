@@ -26,9 +26,10 @@ GONE = {
 class Fault:
     """What to do with the next `times` requests of which `method` and a part of the path match.
 
-    `status` answers instead of the server (0: forwards), with `headers`; `delay` in seconds comes
-    first; `cut` ends the connection without an answer; `cut_after` lines of a watch pass before it
-    is cut; `gone` ends a watch by an ERROR event with code 410.
+    `status` answers instead of the server (0: forwards), with `headers`, and with `text` in place
+    of a Status; `delay` in seconds comes first; `cut` ends the connection without an answer;
+    `cut_after` lines of a watch pass before it is cut; `gone` ends a watch by an ERROR event with
+    code 410.
     """
 
     method: str = ""
@@ -36,6 +37,7 @@ class Fault:
     times: int = 1
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
     delay: float = 0.0
     cut: bool = False
     cut_after: int | None = None
@@ -85,14 +87,24 @@ class Proxy:
         return len(self.seen) - since
 
 
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 1024
+
+
+class _Listener6(_Listener):
+    address_family = socket.AF_INET6
+
+
 @contextmanager
-def in_front_of(server: Server, *, certificate: tuple[str, str] | None = None) -> Iterator[Proxy]:
+def in_front_of(
+    server: Server, *, address: str = "127.0.0.1", certificate: tuple[str, str] | None = None
+) -> Iterator[Proxy]:
     """A proxy with the server's own certificate, or another one: then TLS cannot be verified."""
 
     class Handler(_Handler):
         pass
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener = (_Listener6 if ":" in address else _Listener)((address, 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*(certificate or (str(server.certificate), str(server.key))))
     listener.socket = context.wrap_socket(
@@ -155,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": fault.status,
              "reason": reasons.get(fault.status, ""), "message": "the proxy says so"}
         )  # fmt: skip
-        self._answer(fault.status, "application/json", text, **fault.headers)
+        self._answer(fault.status, "application/json", fault.text or text, **fault.headers)
 
     def _answer(self, status: int, content_type: str, text: str, **headers: str) -> None:
         body = text.encode()
