@@ -34,12 +34,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion."""
+    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion.
+
+    `cached`: from the server's memory, up to moments old, as kubelets list their pods; otherwise
+    the server reads all objects of the kind from its store to find the few that are chosen.
+    """
 
     kind: Kind
     namespace: str | None
     labels: str
     fields: str
+    cached: bool
     objects: Objects
     version: str
 
@@ -61,17 +66,29 @@ class Client(Connection):
         return self._json(what, "get", kind.path(name, namespace))
 
     def list_all(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        cached: bool = False,
     ) -> list[Object]:
         """All objects that the selectors choose, page by page."""
-        listing = self.listing(kind, namespace, labels=labels, fields=fields)
+        listing = self.listing(kind, namespace, labels=labels, fields=fields, cached=cached)
         return [*listing.objects.values()]
 
     def listing(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        cached: bool = False,
     ) -> Listing:
         """The same with the moment it is of, so that `follow_from` misses nothing after it."""
-        return self._listed(Listing(kind, namespace, labels, fields, {}, ""))
+        return self._listed(Listing(kind, namespace, labels, fields, cached, {}, ""))
 
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         """Conflict when it exists."""
@@ -196,6 +213,7 @@ class Client(Connection):
                     path,
                     label_selector=what.labels or None,
                     field_selector=what.fields or None,
+                    resource_version="0" if what.cached and token is None else None,
                     limit=PAGE,
                     _continue=token,
                 )

@@ -124,6 +124,7 @@ def in_front_of(
 class _Handler(BaseHTTPRequestHandler):
     proxy: ClassVar[Proxy]
     seen: Seen
+    upstream: http.client.HTTPSConnection | None = None
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's own name
@@ -154,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._forward(body, fault)
         except (OSError, http.client.HTTPException):
+            self._leave()
             self._cut()
 
     def _log(self) -> str | None:
@@ -180,24 +182,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _forward(self, body: bytes | None, fault: Fault) -> None:
-        server = self.proxy.server
-        upstream = http.client.HTTPSConnection(
-            "127.0.0.1", server.port, context=server.context(), timeout=600
-        )
-        try:
-            headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            self.seen.status = answer.status
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in {"transfer-encoding", "content-length", "connection"}:
-                    self.send_header(name, value)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self._pass_on(answer, fault)
-        finally:
-            upstream.close()
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        self.upstream = self.upstream or self.proxy.server.connection(600)
+        self.upstream.request(self.command, self.path, body, headers)
+        answer = self.upstream.getresponse()
+        self.seen.status = answer.status
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"transfer-encoding", "content-length", "connection"}:
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self._pass_on(answer, fault)
+        if not answer.isclosed():
+            self._leave()
+
+    def finish(self) -> None:
+        """The client's connection ends, and ours for it."""
+        super().finish()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.upstream is not None:
+            self.upstream.close()
+        self.upstream = None
 
     def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
         if fault.gone:

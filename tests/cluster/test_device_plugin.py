@@ -54,6 +54,9 @@ def test_wait_until_the_node_has_what_it_had(
     assert done.resources == {"openshift.io/vfs": 8}
     assert len(plugin.made) == 2
     assert proxy.count() <= 8
+    lists = [s.path for s in proxy.seen if "/pods?" in s.path and "watch=true" not in s.path]
+    assert lists
+    assert all("resourceVersion=0" in path for path in lists), "each reads every pod there is"
 
 
 def test_old_numbers_are_not_believed_at_once(
