@@ -74,10 +74,10 @@ def test_retry_after_as_a_date_is_honoured(client: Client, proxy: Proxy) -> None
 
 
 def test_retry_after_is_honoured_by_a_watch(client: Client, proxy: Proxy, namespace: str) -> None:
-    proxy.fail(path="watch=true", status=429, headers={"Retry-After": "2"})
-    client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=3)
+    proxy.fail(path="watch=true", status=429, headers={"Retry-After": "1"})
+    client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=2.5)
     refused, again = [seen for seen in proxy.seen if "watch=true" in seen.path]
-    assert again.at - refused.at >= 2
+    assert again.at - refused.at >= 1
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"items": [{}], "metadata": {}}', "<html>", "null"])
@@ -119,7 +119,7 @@ def test_cut_connection(client: Client, proxy: Proxy) -> None:
 
 
 def test_slow_answer_is_waited_for(client: Client, proxy: Proxy) -> None:
-    proxy.fail(delay=2)
+    proxy.fail(delay=1)
     client.get(kinds.NAMESPACE, "default")
     assert proxy.count() == 1
 
@@ -230,8 +230,8 @@ def test_follow_keeps_its_deadline_with_one_watch(
     client: Client, proxy: Proxy, namespace: str
 ) -> None:
     began = time.monotonic()
-    assert not client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=2)
-    assert 2 <= time.monotonic() - began < 4
+    assert not client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=1)
+    assert 1 <= time.monotonic() - began < 3
     assert proxy.count() == 2
 
 
@@ -253,6 +253,6 @@ def test_follow_survives_an_outage_and_ends_at_its_deadline(
     proxy.fail(path="watch=true", cut=True, times=99)
     proxy.faults.append(proxies.Fault(path="limit=", cut=True, times=0))
     began = time.monotonic()
-    assert not client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=4)
-    assert time.monotonic() - began < 7
+    assert not client.follow(kinds.POD, lambda _: math.inf, namespace=namespace, timeout=2)
+    assert time.monotonic() - began < 5
     assert proxy.count() < 12

@@ -196,12 +196,12 @@ def test_overwritten_before_it_was_stable_is_not_there(
 ) -> None:
     server.create(path, attachment("n", VFS, in_config=False))
     threading.Timer(
-        0.5, server.merge, (f"{path}/n", {"spec": attachment("n", VFS)["spec"]})
+        0.3, server.merge, (f"{path}/n", {"spec": attachment("n", VFS)["spec"]})
     ).start()
     broken = {"spec": attachment("n", VFS, in_config=False)["spec"]}
-    threading.Timer(0.8, server.merge, (f"{path}/n", broken)).start()
+    threading.Timer(0.6, server.merge, (f"{path}/n", broken)).start()
     with pytest.raises(WaitTimeout, match=r"no resourceName in spec\.config"):
-        arrivals.wait(client, settings, ["n"], namespace, timeout=3)
+        arrivals.wait(client, settings, ["n"], namespace, timeout=2)
 
 
 def _late(client: Client, settings: Settings, namespace: str, *, timeout: float = 1) -> WaitTimeout:
@@ -296,6 +296,6 @@ def test_webhooks(
 def test_nothing_of_this_writes(
     client: Client, settings: Settings, node: str, proxy: Proxy, namespace: str
 ) -> None:
-    networks.check(client, settings, node)
+    networks.look(client, settings, node, namespace=None, seconds=0.2)
     operators.check(client, replace(settings, operator_namespaces=("default",)))
     assert {seen.method for seen in proxy.seen} == {"GET"}
