@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from nodeagent.kernel.events import Watch
-from nodeagent.sriov.actions import AddStacked, SetEthtool, SetLink, SetVf, Stage
+from nodeagent.sriov.actions import AddStacked, SetEthtool, SetLink, SetSysctls, SetVf, Stage
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
-from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.sriov.tuning import set_ethtool, set_sysctls
 from nodeagent.trace import point
 
-OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked)
+IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, AddStacked)
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _perform_stage(
     node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
-    writes = [action for action in stage.actions if not isinstance(action, OVER_NETLINK)]
+    writes = [action for action in stage.actions if not isinstance(action, IN_BATCHES)]
     failures = write_devices(node, writes)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
@@ -65,6 +65,9 @@ def _perform_stage(
     ethtool_actions = [action for action in stage.actions if isinstance(action, SetEthtool)]
     if ethtool_actions:
         failures += set_ethtool(node, ethtool_actions)
+    sysctl_actions = [action for action in stage.actions if isinstance(action, SetSysctls)]
+    if sysctl_actions:
+        failures += set_sysctls(node, sysctl_actions, watches, lost)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)
