@@ -1,5 +1,7 @@
 """What happened to the node's driver, said to the cluster: Events, a condition, annotations.
 
+Pods whose interfaces could not be kept get an Event of their own, in their namespace.
+
 The journal is the queue. What was said last is remembered beside it, so that what could not be said
 while the API server was away is said later, in order, and once: an Event's name comes from what it
 says, and an Event that is there already is counted up, unless it was this very record that it told.
@@ -11,16 +13,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
 from nodeagent.cluster.client import MANAGER, Client, Object
-from nodeagent.cluster.failures import Conflict
-from nodeagent.cluster.kinds import EVENT, NODE
-from nodeagent.journal import Record
+from nodeagent.cluster.failures import Conflict, NotFound
+from nodeagent.cluster.kinds import EVENT, NODE, POD
+from nodeagent.journal import POD_INTERFACE_LOST, Record
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,18 +43,31 @@ _FAILED: Final = {
 
 
 @dataclass(frozen=True)
+class Pod:
+    """Whom an Event is about; `uid` is empty where it is not known."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class Happening:
-    """One thing to say: `reason` is a code that people search for; `key` tells records apart."""
+    """One thing to say: `reason` is a code that people search for; `key` tells records apart.
+
+    It is about the node, or about a pod on it.
+    """
 
     reason: str
     message: str
     at: str
     key: str
+    pod: Pod | None = None
 
     @property
     def is_warning(self) -> bool:
         """A failure."""
-        return self.reason.endswith(("Failed", "Refused"))
+        return self.reason.endswith(("Failed", "Refused", "Lost"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ def announce(client: Client, settings: Settings, node: str, records: Sequence[Re
     found = happenings(records)
     new = _unsaid(found, said)
     for each in new if settings.node_events else ():
-        _create(client, node, each)
+        _create(client, node, _named(client, node, each))
         said = Said(each.at, each.key, said.state)
         _save(path, said)
     shown = _shown(settings, found, records)
@@ -131,11 +146,17 @@ def _happenings(records: Sequence[Record]) -> Iterator[Happening]:
             yield _happening(record, _FAILED.get(record.name, "DriverReloadFailed"), message)
         elif record.kind == "note" and record.name == "ready":
             yield _happening(record, "DriverReady", "the NIC driver is loaded, the VFs are right")
+        elif record.kind == "note" and record.name == POD_INTERFACE_LOST:
+            pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
+            if pod.uid or (pod.namespace and pod.name):
+                message = record.facts.get("message", "an interface was lost with the NIC driver")
+                yield _happening(record, "PodInterfaceLost", message, pod)
 
 
-def _happening(record: Record, reason: str, message: str) -> Happening:
+def _happening(record: Record, reason: str, message: str, pod: Pod | None = None) -> Happening:
     cut = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
-    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}")
+    about = f"-{pod.namespace}/{pod.name or pod.uid}" if pod else ""
+    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}{about}", pod)
 
 
 def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:
@@ -147,19 +168,58 @@ def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:
     return [each for each in found if each.at > max(said.at, oldest)]
 
 
+def _named(client: Client, node: str, happening: Happening) -> Happening:
+    """The same with its pod's name, where a cgroup told only its UID; no pod: it is gone."""
+    pod = happening.pod
+    if pod is None or pod.name:
+        return happening
+    for each in client.list_all(POD, fields=f"spec.nodeName={node}"):
+        meta = each["metadata"]
+        if meta["uid"] == pod.uid:
+            return replace(happening, pod=Pod(meta["namespace"], meta["name"], pod.uid))
+    return happening
+
+
 def _create(client: Client, node: str, happening: Happening) -> None:
-    """One Event; one that says the same is counted up, but for the same record only once."""
-    text = f"{node}\n{happening.reason}\n{happening.message}"
-    name = f"{node[:200]}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    """One Event; one that says the same is counted up, but for the same record only once.
+
+    A pod that is gone with its namespace by now needs none.
+    """
+    if happening.pod is not None and not happening.pod.name:
+        log.info("nobody to tell of %s: no pod here has the UID", happening.reason)
+        return
+    event = _event(node, happening)
+    try:
+        client.create(EVENT, event, event["metadata"]["namespace"])
+    except Conflict:
+        _count_up(client, event)
+    except NotFound as error:
+        if happening.pod is None:
+            raise
+        log.info("nobody to tell of %s: %s", happening.reason, error.message)
+        return
+    log.info("told the cluster: %s", happening.reason)
+
+
+def _event(node: str, happening: Happening) -> Object:
+    """An Event about the node in the namespace `default`, or about a pod in the pod's own."""
+    pod = happening.pod
+    # the node's name as its UID, as the kubelet does: `kubectl describe node` looks for that
+    about: Object = {"kind": "Node", "name": node, "uid": node, "apiVersion": "v1"}
+    namespace = NAMESPACE
+    if pod is not None:
+        about = {"kind": "Pod", "name": pod.name, "namespace": pod.namespace, "apiVersion": "v1"}
+        about |= {"uid": pod.uid} if pod.uid else {}
+        namespace = pod.namespace
+    text = f"{node}\n{about['name']}\n{happening.reason}\n{happening.message}"
     at = _seconds(happening.at)
-    event: Object = {
+    return {
         "metadata": {
-            "name": name,
-            "namespace": NAMESPACE,
+            "name": f"{about['name'][:200]}.{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+            "namespace": namespace,
             "annotations": {f"{PREFIX}/record": happening.key},
         },
-        # the node's name as its UID, as the kubelet does: `kubectl describe node` looks for that
-        "involvedObject": {"kind": "Node", "name": node, "uid": node, "apiVersion": "v1"},
+        "involvedObject": about,
         "reason": happening.reason,
         "message": happening.message,
         "type": "Warning" if happening.is_warning else "Normal",
@@ -168,19 +228,20 @@ def _create(client: Client, node: str, happening: Happening) -> None:
         "lastTimestamp": at,
         "count": 1,
     }
-    try:
-        client.create(EVENT, event, NAMESPACE)
-    except Conflict:
-        there = client.get(EVENT, name, NAMESPACE)
-        if there["metadata"].get("annotations", {}).get(f"{PREFIX}/record") == happening.key:
-            return
-        again = {
-            "metadata": {"annotations": {f"{PREFIX}/record": happening.key}},
-            "count": int(there.get("count") or 1) + 1,
-            "lastTimestamp": at,
-        }
-        client.merge(EVENT, name, again, NAMESPACE)
-    log.info("told the cluster: %s", happening.reason)
+
+
+def _count_up(client: Client, event: Object) -> None:
+    """The Event is there already; for the record that it told already it stays as it is."""
+    meta = event["metadata"]
+    there = client.get(EVENT, meta["name"], meta["namespace"])
+    if there["metadata"].get("annotations", {}).items() >= meta["annotations"].items():
+        return
+    again = {
+        "metadata": {"annotations": meta["annotations"]},
+        "count": int(there.get("count") or 1) + 1,
+        "lastTimestamp": event["lastTimestamp"],
+    }
+    client.merge(EVENT, meta["name"], again, meta["namespace"])
 
 
 def _shown(
@@ -188,9 +249,10 @@ def _shown(
 ) -> dict[str, Object]:
     """What the node shall show: its condition and annotations, as far as they are wanted."""
     shown: dict[str, Object] = {}
-    if settings.node_condition and found:
-        shown["condition"] = condition(found[-1])
-    if settings.node_annotations and found:
+    of_node = [each for each in found if each.pod is None]
+    if settings.node_condition and of_node:
+        shown["condition"] = condition(of_node[-1])
+    if settings.node_annotations and of_node:
         shown["annotations"] = last_reload(records)
     return shown
 

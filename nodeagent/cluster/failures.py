@@ -3,7 +3,7 @@
 | what | class | exit |
 | the server forbids it, or does not know our token | Forbidden | 77 |
 | no server answered: network, TLS, time-out, 5xx | Unreachable | 69 |
-| the object or the kind is not there | NotFound | 66 |
+| the object or the kind is not there, or its namespace goes | NotFound | 66 |
 | somebody else was faster | Conflict | 75 |
 | the server calls the request wrong | Refused | 65 |
 """
@@ -29,7 +29,7 @@ class Unreachable(UnavailableError):
 
 
 class NotFound(NoInputError):
-    """404."""
+    """404, or 403 in a namespace that is being deleted."""
 
 
 class Conflict(BusyError):
@@ -52,6 +52,9 @@ def refusal(what: str, status: int, said: str) -> AgentError:
                 f"cannot {what}: the API server does not accept our token: {said}",
                 hint="look at SERVICE_ACCOUNT_DIR/token: expired, or of another cluster",
             )
+        case 403 if "because it is being terminated" in said:
+            # apiserver's namespace lifecycle admission: no question of rights
+            return NotFound(f"cannot {what}: its namespace is being deleted: {said}")
         case 403:
             return Forbidden(
                 f"cannot {what}: forbidden: {said}",

@@ -13,7 +13,7 @@ from nodeagent.cluster import announce, gates
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import NotFound, Unreachable
 from nodeagent.errors import WaitTimeout
-from nodeagent.journal import Record
+from nodeagent.journal import POD_INTERFACE_LOST, Record
 from nodeagent.settings import Settings
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Object, Server
@@ -85,6 +85,38 @@ def test_crash_between_saying_and_remembering_counts_once(
     (settings.state_dir / "said.json").unlink()
     announce.announce(client, settings, node, STORY[:4])
     assert [e["count"] for e in events(server, node)] == [1]
+
+
+def test_a_pod_that_lost_an_interface_is_told(
+    client: Client, settings: Settings, node: str, server: Server, namespace: str
+) -> None:
+    """In its namespace and once; a pod that went with its namespace stops nothing."""
+    dying = f"{namespace}-dying"
+    server.create("/api/v1/namespaces", {"metadata": {"name": dying}})
+    server.delete(f"/api/v1/namespaces/{dying}")
+
+    def lost(namespace: str, uid: str) -> Record:
+        facts = {"namespace": namespace, "pod": "web", "uid": uid}
+        return record(45, "note", POD_INTERFACE_LOST, run="r2", message="net1 is gone", **facts)
+
+    told = [*STORY[:7], lost(f"no-{namespace}", ""), lost(dying, ""), lost(namespace, "u-1")]
+    told.append(STORY[7])
+    wanted = replace(settings, node_condition=True)
+    for _ in range(2):
+        announce.announce(client, wanted, node, told)
+        (settings.state_dir / "said.json").unlink()
+    (event,) = server.get(f"/api/v1/namespaces/{namespace}/events")["items"]
+    assert (event["reason"], event["type"]) == ("PodInterfaceLost", "Warning")
+    assert (event["message"], event["count"]) == ("net1 is gone", 1)
+    about = {"kind": "Pod", "namespace": namespace, "name": "web", "uid": "u-1"}
+    assert event["involvedObject"].items() >= about.items()
+    assert "PodInterfaceLost" not in {each["reason"] for each in events(server, node)}
+    (shown,) = [
+        each
+        for each in server.get(f"/api/v1/nodes/{node}")["status"]["conditions"]
+        if each["type"] == "NicDriverReady"
+    ]
+    assert shown["reason"] == "DriverReady"
 
 
 def test_old_news_is_no_news(client: Client, settings: Settings, node: str, server: Server) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from nodeagent.journal import Journal
+from nodeagent.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.settings import Settings
 from tests.cluster.commands import ROOT, Pod
 from tests.cluster.conftest import eventually
@@ -33,10 +33,15 @@ class Access(NamedTuple):
     namespace: str
 
 
+FIRST = Access("get", "", "namespaces", "")
+DANGEROUS = Access("patch", "operators.coreos.com", "subscriptions", "")
+
+
 class Roles(NamedTuple):
-    """The roles as the test installed them."""
+    """The roles of one name as the test installed them, and the token of who has them."""
 
     user: str
+    token: str
     cluster: Object
     local: Object
     cluster_path: str
@@ -44,16 +49,26 @@ class Roles(NamedTuple):
 
 
 @pytest.fixture
-def roles(server: Server, namespace: str, credentials: Path, unique: str) -> Roles:
-    """The manifest under names of this test's own, bound to the ServiceAccount of the pod."""
-    text = (ROOT / "manifests/rbac.yaml").read_text()
-    cluster, local = yaml.safe_load_all(text)
-    name = cluster["metadata"]["name"] = local["metadata"]["name"] = f"nodeagent-{unique}"
+def roles(server: Server, namespace: str, unique: str) -> dict[str, Roles]:
+    """The manifest by its names, each pair bound to a ServiceAccount of its own."""
+    documents = [*yaml.safe_load_all((ROOT / "manifests/rbac.yaml").read_text())]
+    by_name: dict[str, dict[str, Object]] = {}
+    for each in documents:
+        by_name.setdefault(each["metadata"]["name"], {})[each["kind"]] = each
+    return {
+        name: _installed(server, namespace, f"{name}-{unique}", pair)
+        for name, pair in by_name.items()
+    }
+
+
+def _installed(server: Server, namespace: str, name: str, pair: dict[str, Object]) -> Roles:
+    cluster, local = pair["ClusterRole"], pair["Role"]
+    cluster["metadata"]["name"] = local["metadata"]["name"] = name
     local["metadata"]["namespace"] = namespace
     path = f"{RBAC}/namespaces/{namespace}"
     server.create(f"{RBAC}/clusterroles", cluster)
     server.create(f"{path}/roles", local)
-    subject = {"kind": "ServiceAccount", "name": "nodeagent", "namespace": namespace}
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
     api_group = "rbac.authorization.k8s.io"
     for where, kind in (
         (f"{RBAC}/clusterrolebindings", "ClusterRole"),
@@ -63,11 +78,11 @@ def roles(server: Server, namespace: str, credentials: Path, unique: str) -> Rol
         body = {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
         server.create(where, body)
     accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
-    server.create(accounts, {"metadata": {"name": "nodeagent"}})
-    asked = server.create(f"{accounts}/nodeagent/token", {"spec": {"expirationSeconds": 3600}})
-    (credentials / "token").write_text(asked["status"]["token"])
+    server.create(accounts, {"metadata": {"name": name}})
+    asked = server.create(f"{accounts}/{name}/token", {"spec": {"expirationSeconds": 3600}})
     return Roles(
-        f"system:serviceaccount:{namespace}:nodeagent",
+        f"system:serviceaccount:{namespace}:{name}",
+        asked["status"]["token"],
         cluster,
         local,
         f"{RBAC}/clusterroles/{name}",
@@ -122,19 +137,19 @@ def _story(settings: Settings, message: str) -> None:
     journal = Journal(settings)
     with pytest.raises(ZeroDivisionError), journal.step("restart"):
         raise ZeroDivisionError(message)
+    namespace = settings.operator_namespaces[0]
+    journal.note(POD_INTERFACE_LOST, namespace=namespace, pod="web", uid="", message=message)
     journal.note("ready")
 
 
-def _every_command(
-    pod: Pod, settings: Settings, server: Server, tmp_path: Path
-) -> Iterator[tuple[str, ...]]:
-    """Every command that asks the API server, each on a good and where it matters a bad path."""
+def _of_the_pods(pod: Pod, settings: Settings, server: Server) -> Iterator[tuple[str, ...]]:
+    """Every command that a node's pod runs, each on a good and where it matters a bad path."""
     namespace, node = settings.operator_namespaces[0], str(settings.node_name)
-    file = str(tmp_path / "operator.json")
     pod.environment |= {"NODE_CONDITION": "true", "NODE_ANNOTATIONS": "true"}
     for _ in range(2):  # the second time the same Events are counted up
         _story(settings, "boom")
         yield "node", "announce"
+    yield "node", "after-reload"
     yield "node", "wait-safe-load", "--timeout", "1"
     server.merge(f"/api/v1/nodes/{node}", {"metadata": {"labels": {
         "network.nvidia.com/operator.mofed.wait": "true"}}})  # fmt: skip
@@ -150,15 +165,19 @@ def _every_command(
     yield "network", "wait", "net", "-n", namespace
     yield "network", "wait", "other", "-n", namespace, "--timeout", "1"
     yield "operator", "check"
-    yield "operator", "capture", "-o", file
-    yield "operator", "restore", file, "--dry-run"
-    plain = json.loads(Path(file).read_text())
+    settings.device_plugin_config.write_text('{"resourceList": []}')
+    yield "device-plugin", "prune"
+
+
+def _of_people(file: Path) -> Iterator[tuple[str, ...]]:
+    """The commands for whoever reinstalls the operator."""
+    yield "operator", "capture", "-o", str(file)
+    yield "operator", "restore", str(file), "--dry-run"
+    plain = json.loads(file.read_text())
     for each in plain["items"]:
         each["metadata"]["name"] += "-new"
-        if each["kind"] == "Namespace":
-            continue
-    Path(file).write_text(json.dumps(plain))
-    yield "operator", "restore", file
+    file.write_text(json.dumps(plain))
+    yield "operator", "restore", str(file)
 
 
 def _asked(seen: Seen) -> Iterator[Access]:
@@ -210,7 +229,7 @@ def _granted(role: Object) -> set[tuple[str, str, str]]:
 
 
 def test_every_command_runs_and_no_rule_can_be_spared(
-    roles: Roles,
+    roles: dict[str, Roles],
     pod: Pod,
     settings: Settings,
     proxy: Proxy,
@@ -218,22 +237,42 @@ def test_every_command_runs_and_no_rule_can_be_spared(
 ) -> None:
     server, namespace = proxy.server, settings.operator_namespaces[0]
     _objects(server, namespace, namespace.removeprefix("ns-"))
-    Operator(server, proxy, namespace).make_pod()
-    eventually(lambda: _may(server, roles.user, Access("list", "", "pods", "")))
-    for arguments in _every_command(pod, settings, server, tmp_path):
-        done = pod.run(*arguments)
-        assert done.returncode in {0, 1, 75}, (arguments, done.stderr)
-        assert "forbidden" not in done.stdout + done.stderr, (arguments, done.stdout, done.stderr)
-    settings.device_plugin_config.write_text('{"resourceList": []}')
-    watching = pod.start("device-plugin", "prune", "--watch-nodeeni")
-    eventually(lambda: any("nodeenis?watch=true" in each.path or
-                           ("nodeenis" in each.path and "watch=true" in each.path)
-                           for each in proxy.seen))  # fmt: skip
-    watching.terminate()
-    watching.wait(10)
-    assert {each.path for each in proxy.seen if each.status == 403} == set()
+    operator = Operator(server, proxy, namespace)
+    operator.make_pod()
+    operator.say("INFO Reconciling SriovNetwork net")
+    assert roles.keys() == {"nodeagent", "nodeagent-operator"}
+    for name, commands in (
+        ("nodeagent", _of_the_pods(pod, settings, server)),
+        ("nodeagent-operator", _of_people(tmp_path / "operator.json")),
+    ):
+        mine = roles[name]
+        (settings.service_account_dir / "token").write_text(mine.token)
+        eventually(lambda user=mine.user: _may(server, user, FIRST))  # type: ignore[misc] # its default
+        since = proxy.count()
+        for arguments in commands:
+            done = pod.run(*arguments)
+            assert done.returncode in {0, 1, 75}, (arguments, done.stderr)
+            assert "forbidden" not in done.stdout + done.stderr, (arguments, done.stderr)
+        if name == "nodeagent":
+            _watch_nodeenis(pod, proxy)
+        seen = proxy.seen[since:]
+        assert {each.path for each in seen if each.status == 403} == set()
+        _nothing_can_be_spared(server, mine, namespace, {a for each in seen for a in _asked(each)})
+        if name == "nodeagent":
+            assert not _may(server, mine.user, DANGEROUS._replace(namespace=namespace))
 
-    asked = {access for each in proxy.seen for access in _asked(each)}
+
+def _watch_nodeenis(pod: Pod, proxy: Proxy) -> None:
+    watching = pod.start("device-plugin", "prune", "--watch-nodeeni")
+    eventually(lambda: any("nodeenis?" in s.path and "watch=true" in s.path for s in proxy.seen))
+    watching.terminate()
+    watching.communicate(timeout=10)
+
+
+def _nothing_can_be_spared(
+    server: Server, roles: Roles, namespace: str, asked: set[Access]
+) -> None:
+    """Each verb was asked for; and without any one rule something that was asked is denied."""
     everywhere = {(a.verb, a.group, a.resource) for a in asked}
     within = {(a.verb, a.group, a.resource) for a in asked if a.namespace == namespace}
     assert _granted(roles.cluster) - everywhere == set(), "the ClusterRole has what nobody asks for"
