@@ -17,11 +17,12 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist
+from nodeagent.driver import blacklist, builder, openibd
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
 from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.heart import Heart
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
@@ -40,14 +41,26 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
     with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
-        try:
-            with _flag_only_when_proven(journal), debug.commands_on_record(settings):
-                with aftermath.around(settings):
-                    _work(mode, settings, journal, stop)
-                return _stay(lock_fd, journal, stop, log_format)
-        except AgentError as error:
-            debug.pause(settings, error, stop)
-            raise
+        with alive(settings, stop):
+            try:
+                with _flag_only_when_proven(journal), debug.commands_on_record(settings):
+                    with aftermath.around(settings):
+                        _work(mode, settings, journal, stop)
+                    return _stay(lock_fd, journal, stop, log_format)
+            except AgentError as error:
+                debug.pause(settings, error, stop)
+                raise
+
+
+def build(settings: Settings) -> int:
+    """The toolkit's side of the hand-over: build, say so, stay until a stop; then 0.
+
+    Needs no root and touches no device. Signals may be blocked by the caller, as for run().
+    """
+    with StopSignal() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        builder.run(settings, stop)
+    return 0
 
 
 def reload_once(mode: str, settings: Settings) -> None:
@@ -104,6 +117,13 @@ def require_root(why: str) -> None:
 
 
 @contextmanager
+def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
+    """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
+    with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
+        yield
+
+
+@contextmanager
 def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
     """No flag while working, and none when the work ends in an error of any kind."""
     journal.clear_ready()
@@ -127,6 +147,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
     with lock(_work_lock(settings)):
+        openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
