@@ -88,7 +88,17 @@ ROWS = {
     "NVIDIA_NIC_DRIVER_VER": (None, ("25.10-1.2.8.0", "25.10-1.2.8.0"), "a version"),
     "NVIDIA_NIC_DRIVER_PATH": (None, ("/root/src", Path("/root/src")), "src"),
     "NVIDIA_NIC_CONTAINER_VER": (None, ("1.2", "1.2"), "a b"),
+    "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (
+        None,
+        ("/mnt/drivers-inventory", Path("/mnt/drivers-inventory")),
+        "/",
+    ),
+    "APPEND_DRIVER_BUILD_FLAGS": (None, ("--a '--b c'", "--a '--b c'"), "--a '--b c"),
+    "USE_DKMS": (False, ("true", True), "dkms"),
     "DTK_OCP_DRIVER_BUILD": (False, ("1", True), "on"),
+    "DTK_OCP_COMPILED_DRIVER_VER": (None, ("25.07-0.9.7.0", "25.07-0.9.7.0"), "25.07/0"),
+    "DTK_OCP_START_COMPILE_FLAG": (None, ("/mnt/start", Path("/mnt/start")), "start"),
+    "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/done", Path("/mnt/done")), "../done"),
     "DTK_OCP_NIC_SHARED_DIR": (
         Path("/mnt/shared-nvidia-nic-driver-toolkit"),
         ("/mnt/shared-doca-driver-toolkit", Path("/mnt/shared-doca-driver-toolkit")),
@@ -198,6 +208,19 @@ def test_default_a_good_value_and_a_bad_one(name: str) -> None:
     assert getattr(Settings.from_environment({name: text}), attribute) == value
     with pytest.raises(ConfigError, match=f"^{name} is {re.escape(ascii(bad))}; allowed: "):
         Settings.from_environment({name: bad})
+
+
+def test_a_token_is_never_shown() -> None:
+    (row,) = [row for _, row in rows() if row.name == "UBUNTU_PRO_TOKEN"]
+    settings = Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1secret"})
+    assert settings.ubuntu_pro_token is not None
+    assert settings.ubuntu_pro_token.value == "C1secret"
+    assert "C1secret" not in f"{settings} {settings.ubuntu_pro_token} {settings!r}"
+    assert row.shown(settings.ubuntu_pro_token) == "(set, not shown)"
+    assert row.shown(Settings().ubuntu_pro_token) == "-"
+    with pytest.raises(ConfigError, match="UBUNTU_PRO_TOKEN is not shown; allowed: ") as caught:
+        Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1 secret"})
+    assert "secret" not in caught.value.message
 
 
 def test_a_long_bad_value_is_cut() -> None:
