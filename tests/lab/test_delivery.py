@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -107,20 +108,19 @@ class Delivery(threading.Thread):
 
 
 @contextmanager
-def toolkit(argv: list[str | Path], **environment: str) -> Iterator[subprocess.Popen[str]]:
+def toolkit(argv: list[str | Path], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """The sidecar's process."""
-    process = subprocess.Popen(
-        argv,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    with Path("/run/lab/toolkit.log").open("w+") as log:
+        process = subprocess.Popen(
+            argv, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            log.seek(0)
+            sys.stderr.write(log.read())
 
 
 def handed_over(driver: NicDriver) -> dtk.HandOver:
