@@ -30,11 +30,14 @@ ROUNDS: Final = 3
 """Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
 
 
-def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
+def reload(
+    node: Node, journal: Journal, driver: NicDriver, share: Callable[[], None] = lambda: None
+) -> None:
     """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
 
-    With nothing to reload and no snapshot open, no device is touched. Raises AgentError with the
-    ready flag absent and the snapshot, if one was taken, open for the next start.
+    With nothing to reload and no snapshot open, no device is touched. `share` is done right before
+    ready: what others expect to find then. Raises AgentError with the ready flag absent and the
+    snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
     with journal.step("build"):
@@ -42,6 +45,7 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
         log.info("the loaded driver is the installed one and nothing is left to restore")
+        share()
         journal.set_ready()
         return
     with journal.step("preflight"):
@@ -55,6 +59,7 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
         journal.note("vfs-back")
     with journal.step("verify"):
         verify(node, snapshot.state)
+    share()
     journal.set_ready()
     journal.close_snapshot()
 

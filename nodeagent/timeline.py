@@ -1,7 +1,7 @@
 """The journal as a report: phases, durations, srcversions, how long the VFs were gone.
 
-Notes that it reads: `run` (mode), `ready`, `failed` (message), `srcversion` (checkpoint, and a
-srcversion a module), `vfs-gone`, `vfs-back`. Anything else on record is left alone.
+Notes that it reads: `run` (mode), `ready`, `terminated`, `failed` (message), `srcversion`
+(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`. Anything else is left alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Run:
-    """One process of the agent: `result` is ready, failed, interrupted, running or cut short."""
+    """One process of the agent: `result` is ready, terminated, failed, interrupted, running or cut short."""
 
     run: str
     at: str
@@ -112,6 +112,8 @@ def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -
         return "failed", notes["failed"].facts.get("message", "")
     if "ready" in notes:
         return "ready", ""
+    if "terminated" in notes:
+        return "terminated", ""
     if phases and phases[-1].result in {"failed", "interrupted"}:
         return phases[-1].result, phases[-1].message
     return ("running" if alive else "cut short"), ""

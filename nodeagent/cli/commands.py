@@ -73,6 +73,18 @@ def run(call: Call, mode: str) -> int:
     return agent.run(mode, call.settings(), call.log_format)
 
 
+@click.command("terminate", hidden=True)
+@click.option("--lock-fd", type=click.IntRange(min=0))
+@click.option("--since", type=float)
+@click.pass_obj
+def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
+    """What an agent that was ready becomes on SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    from nodeagent import agent
+
+    agent.terminate(call.settings(), lock_fd, since)
+
+
 @click.command("reload")
 @click.argument("mode", type=mode, default="precompiled")
 @click.pass_obj
