@@ -50,9 +50,12 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
         try:
-            with _flag_only_when_proven(journal), debug.commands_on_record(settings):
-                with aftermath.around(settings):
-                    _work(mode, settings, journal, stop)
+            with (
+                _flag_only_when_proven(journal),
+                debug.commands_on_record(settings),
+                aftermath.around(settings),
+            ):
+                _work(mode, settings, journal, stop)
         except AgentError as error:
             _end_early(settings, journal, error, stop)
             debug.pause(settings, error, stop)

@@ -2,8 +2,9 @@
 
 It holds the lock and waits for SIGTERM or SIGINT; then the ready flag goes, and it becomes the
 agent again, to terminate (termination.py). The agent becomes this by execve(2), so that what was
-heavy (netlink, udev) does not stay in memory: the process id and the lock's descriptor remain. Hence this module imports next to nothing, and nothing
-of the package: it runs as a file, with neither site nor the working directory on its path.
+heavy (netlink, udev) does not stay in memory: the process id and the lock's descriptor remain.
+Hence this module imports next to nothing, and nothing of the package: it runs as a file, with
+neither site nor the working directory on its path.
 
 Both signals are blocked when it starts, and stay so: one that arrives during the execve is pending,
 not lost, and sigwait(2) takes it. While waiting there is no wake-up at all. A blocked signal is

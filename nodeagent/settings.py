@@ -428,6 +428,16 @@ def rows() -> tuple[tuple[str, Variable], ...]:
     return tuple((each.name, each.metadata["variable"]) for each in fields(Settings))
 
 
+def page() -> list[str]:
+    """The table as Markdown, for the README: variable, default, unit, reason."""
+    lines = ["| variable | default | unit | why |", "|---|---|---|---|"]
+    for _, row in rows():
+        default = "" if row.default is None else f"`{row.default}`"
+        cells = (f"`{row.name}`", default, row.unit, row.reason.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return lines
+
+
 def load() -> Settings:
     """The settings of this process. The only reader of os.environ."""
     return Settings.from_environment(os.environ)

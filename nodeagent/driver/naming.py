@@ -23,14 +23,15 @@ _PORT = re.compile(r"np[0-3]$")
 _RELOAD_TIMEOUT = 10.0  # seconds; udevd answers when it has taken the order
 
 # udev names an interface after ID_NET_NAME_PATH or _SLOT (80-net-setup-link.rules): this comes
-# before. "$$" is udev's for "$". A VF's name has its number after the port's.
+# before. "$$" is udev's for "$". A VF's name has its number after the port's. Not on `add` alone:
+# the rename makes a `move`, which would enter the long name into udev's database again.
 _RULE = """\
 # Written by nodeagent; removed when its pod ends.
 # enp8s0f0np0 becomes enp8s0f0, enp8s0f0np1v12 becomes enp8s0f0v12.
-SUBSYSTEM=="net", ACTION=="add", DRIVERS=="{driver}", ENV{{ID_NET_NAME_PATH}}=="?*", \\
+SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_PATH}}=="?*", \\
   PROGRAM="/bin/sh -c 'echo $env{{ID_NET_NAME_PATH}} | sed -e s/np[0-3]$$// -e s/np[0-3]v/v/'", \\
   ENV{{ID_NET_NAME_PATH}}="$result"
-SUBSYSTEM=="net", ACTION=="add", DRIVERS=="{driver}", ENV{{ID_NET_NAME_SLOT}}=="?*", \\
+SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_SLOT}}=="?*", \\
   PROGRAM="/bin/sh -c 'echo $env{{ID_NET_NAME_SLOT}} | sed -e s/np[0-3]$$// -e s/np[0-3]v/v/'", \\
   ENV{{ID_NET_NAME_SLOT}}="$result"
 """
