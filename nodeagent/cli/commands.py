@@ -79,12 +79,16 @@ def run(call: Call, mode: str) -> int:
     return agent.run(mode, call.settings(), call.log_format)
 
 
-@click.command("terminate", hidden=True)
-@click.option("--lock-fd", type=click.IntRange(min=0))
-@click.option("--since", type=float)
+@click.command("terminate")
+@click.option("--lock-fd", type=click.IntRange(min=0), hidden=True)
+@click.option("--since", type=float, hidden=True)
 @click.pass_obj
 def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
-    """What an agent that was ready becomes on SIGTERM."""
+    """End in order: flag, udev rule and mounts; the host's driver.
+
+    What `run` becomes on SIGTERM once it is ready. By hand: what a pod that was killed has left.
+    The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from nodeagent import agent
 
