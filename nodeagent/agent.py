@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, exports, naming
+from nodeagent.driver import blacklist, builder, exports, naming, openibd
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import (
     AgentError,
@@ -31,6 +31,7 @@ from nodeagent.errors import (
 )
 from nodeagent.journal import Journal, adopted, lock
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.heart import Heart
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
@@ -49,18 +50,19 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
     with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
-        try:
-            with (
-                _flag_only_when_proven(journal),
-                debug.commands_on_record(settings),
-                aftermath.around(settings),
-            ):
-                _work(mode, settings, journal, stop)
-        except AgentError as error:
-            _end_early(settings, journal, error, stop)
-            debug.pause(settings, error, stop)
-            raise
-        return _stay(lock_fd, settings, journal, stop, log_format)
+        with alive(settings, stop):
+            try:
+                with (
+                    _flag_only_when_proven(journal),
+                    debug.commands_on_record(settings),
+                    aftermath.around(settings),
+                ):
+                    _work(mode, settings, journal, stop)
+            except AgentError as error:
+                _end_early(settings, journal, error, stop)
+                debug.pause(settings, error, stop)
+                raise
+            return _stay(lock_fd, settings, journal, stop, log_format)
 
 
 def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
@@ -75,7 +77,11 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
     with StopSignal(since=since) as stop, held:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
-        with _flag_only_when_proven(journal), debug.commands_on_record(settings):
+        with (
+            alive(settings, stop),
+            _flag_only_when_proven(journal),
+            debug.commands_on_record(settings),
+        ):
             journal.note("run", mode="terminate")
             _terminate(settings, journal, stop)
             journal.note("terminated")
@@ -105,6 +111,17 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
         _terminate(settings if wanted else replace(settings, restore_driver=False), journal, stop)
     except AgentError as another:
         log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
+
+
+def build(settings: Settings) -> int:
+    """The toolkit's side of the hand-over: build, say so, stay until a stop; then 0.
+
+    Needs no root and touches no device. Signals may be blocked by the caller, as for run().
+    """
+    with StopSignal() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        builder.run(settings, stop)
+    return 0
 
 
 def reload_once(mode: str, settings: Settings) -> None:
@@ -161,6 +178,13 @@ def require_root(why: str) -> None:
 
 
 @contextmanager
+def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
+    """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
+    with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
+        yield
+
+
+@contextmanager
 def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
     """No flag while working, and none when the work ends in an error of any kind."""
     journal.clear_ready()
@@ -184,6 +208,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
     with lock(_work_lock(settings)):
+        openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         naming.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:

@@ -52,6 +52,9 @@ def restore_driver(settings: Settings, journal: Journal, stop: StopSignal) -> No
     with journal.step("preflight"):
         inbox.check_is_safe(driver)
     left = openibd.time_left(settings, stop)
+    if left:
+        openibd.await_running(replace(settings, restart_timeout=left), stop)
+        left = openibd.time_left(settings, stop)
     if not left:
         raise UnavailableError(
             "the host's own driver is not put back: the grace period is nearly over",
@@ -85,5 +88,5 @@ def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopS
         story.restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
-        story.verify(node, snapshot.state)
+        story.prove(node, journal, snapshot.state)
     journal.close_snapshot()

@@ -10,10 +10,11 @@ from typing import Final, NoReturn
 
 import click
 
-from nodeagent import logs
+from nodeagent import logs, settings
 from nodeagent.cli import cluster, commands, diagnosis, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
+from nodeagent.cli.probe import probe
 from nodeagent.errors import DIFFERS, USAGE, AgentError
 
 SOFTWARE: Final = 70
@@ -49,7 +50,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in (*commands.ALL, preflight, *cluster.ALL, *diagnosis.ALL):
+for _command in (*commands.ALL, preflight, probe, *cluster.ALL, *diagnosis.ALL):
     nodeagent.add_command(_command)
 cluster.node.add_command(report.report)
 
@@ -62,6 +63,8 @@ def main() -> NoReturn:
 def status_of(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit status."""
     call = commands.Call()
+    if arguments and arguments[0] in settings.MODES:
+        arguments = ("run", *arguments)  # the driver container's own argument list
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)
     except click.ClickException as error:

@@ -10,13 +10,13 @@ import click
 SECTIONS: Final = {
     "The agent": ("run", "reload", "terminate"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
-    "To look at": ("preflight", "status", "timeline", "settings"),
+    "To look at": ("preflight", "status", "timeline", "settings", "probe"),
     "In the cluster": ("device-plugin", "node", "network", "operator"),
 }
 
 FILES: Final = (
     (".driver-ready", "exists only while the node is proven to be right"),
-    (".lock", "one agent a node"),
+    (".lock, .lock.beat", "one agent a node; its sign of life while it works"),
     (".nodeagent/", "the open and the last snapshot, the journal"),
 )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import selectors
 import signal
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
@@ -210,6 +211,27 @@ class UdevWatch(_Held):
         del self._monitor
 
 
+class EndWatch(_Held):
+    """The end of a process that need not be our child: a pidfd (pidfd_open(2)) is readable then.
+
+    Raises ProcessLookupError when there is no such process any more.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        """The pidfd."""
+        return self._fd
+
+    def drain(self) -> None:
+        """Nothing to read: it stays readable."""
+
+    def close(self) -> None:
+        """Let go of the process."""
+        os.close(self._fd)
+
+
 # linux/inotify.h
 _IN_CLOSE_WRITE = 0x0000_0008
 _IN_MOVED_FROM = 0x0000_0040
@@ -338,6 +360,7 @@ class StopSignal:
         self._since = since
         self._count = 0 if since is None else 1
         self._ending = self._count
+        self._companion: Watch | None = None
 
     @property
     def requested(self) -> bool:
@@ -358,8 +381,8 @@ class StopSignal:
             os.write(self._write_end, b"!")
 
     def fileno(self) -> int:
-        """The read end of the pipe that the handlers write to."""
-        return self._read_end
+        """An epoll of the pipe that the handlers write to, and of the companion."""
+        return self._epoll.fileno()
 
     def drain(self) -> None:
         """Raise Stopped when a signal has come."""
@@ -368,9 +391,24 @@ class StopSignal:
         # Something else woke us: another signal that has a handler in Python.
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
+        if self._companion is not None:
+            self._companion.drain()
+
+    @contextmanager
+    def accompanied(self, companion: Watch) -> Iterator[None]:
+        """Whatever waits with this signal drains `companion` too, when that is readable."""
+        self._epoll.register(companion, select.EPOLLIN)
+        self._companion = companion
+        try:
+            yield
+        finally:
+            self._companion = None
+            self._epoll.unregister(companion)
 
     def __enter__(self) -> Self:
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._read_end, select.EPOLLIN)
         # Python runs handlers between bytecodes: a signal just before select(2) would be seen
         # only after it. The wakeup descriptor is written in the C handler, which ends the select.
         self._old_wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
@@ -388,6 +426,7 @@ class StopSignal:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_wakeup)
+        self._epoll.close()
         os.close(self._read_end)
         os.close(self._write_end)
 

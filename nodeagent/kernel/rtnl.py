@@ -25,6 +25,7 @@ from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import ethtool
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink
 
 RTM_GETLINK: Final = 18
@@ -85,7 +86,9 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         (20, "IFLA_IFALIAS", "asciiz"),
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
+        (26, "IFLA_AF_SPEC", "cdata"),
         (27, "IFLA_GROUP", "uint32"),
+        (28, "IFLA_NET_NS_FD", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
         (37, "IFLA_LINK_NETNSID", "uint32"),
         (38, "IFLA_PHYS_PORT_NAME", "asciiz"),
@@ -107,7 +110,8 @@ class Link:
     `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
     device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP. `parent` is the
     ifindex of the interface in this namespace that it stands on, `master` that of the one it is a
-    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`.
+    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec`
+    IFLA_AF_SPEC, for `nodeagent.kernel.sysctls`.
     """
 
     index: int
@@ -128,6 +132,7 @@ class Link:
     parent: int | None = None
     master: int | None = None
     info: bytes = b""
+    af_spec: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,20 @@ class VfChange:
     port_guid: str | None = None
 
 
-Change = LinkChange | AltnameChange | VfChange
+@dataclass(frozen=True)
+class LinkMove:
+    """Take the interface `index` to the namespace that `fd` is open on, where it is `name`.
+
+    Name and namespace in one message. If the name is taken there, the interface is there all the
+    same, under the name that it had, and the message is refused with EEXIST (do_setlink()).
+    """
+
+    index: int
+    fd: int
+    name: str
+
+
+Change = LinkChange | AltnameChange | VfChange | LinkMove
 
 
 class Rtnl(Netlink):
@@ -238,6 +256,10 @@ class Rtnl(Netlink):
             )
         return tuple(sorted(found, key=lambda vf: vf.index))
 
+    def bus_info(self, name: str) -> str:
+        """The device that an interface's driver says it is of, in this socket's namespace; ""."""
+        return ethtool.bus_info(self._socket, name)
+
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Send all changes; for each, in order, None or why the kernel refused it."""
         return self.send([_set_link(change) for change in changes])
@@ -260,6 +282,8 @@ def _get_link(index: int, flags: int, mask: int) -> bytearray:
 def _set_link(change: Change) -> bytearray:
     if isinstance(change, AltnameChange):
         return _set_altname(change)
+    if isinstance(change, LinkMove):
+        return _move(change)
     message = _LinkMessage()
     message["header"]["type"] = RTM_SETLINK
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
@@ -288,6 +312,15 @@ def _set_link(change: Change) -> bytearray:
         if wanted is not None:
             message["change"] |= bit
             message["flags"] |= bit if wanted else 0
+    return _encoded(message)
+
+
+def _move(change: LinkMove) -> bytearray:
+    message = _LinkMessage()
+    message["header"]["type"] = RTM_SETLINK
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+    message["index"] = change.index
+    message["attrs"] = [("IFLA_NET_NS_FD", change.fd), ("IFLA_IFNAME", change.name)]
     return _encoded(message)
 
 
@@ -367,6 +400,7 @@ def _link(message: Any) -> Link:
         parent=_parent(given),
         master=given.get("IFLA_MASTER"),
         info=given.get("IFLA_LINKINFO") or b"",
+        af_spec=given.get("IFLA_AF_SPEC") or b"",
     )
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting
+from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting, Sysctl
+from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.stack import Stacked
 
 STAGES: Final = (
@@ -25,6 +26,7 @@ STAGES: Final = (
         "set PF ethtool",
         "before the PF is up: rings, channels and pause restart an interface, carrier and all",
     ),
+    ("set PF sysctls", "before the PF is up: they decide which addresses it gets by itself"),
     (
         "prepare PFs",
         "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
@@ -36,11 +38,14 @@ STAGES: Final = (
     ("set eswitch", "after legacy's attributes are set, before VFs are bound (representors)"),
     ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
     ("bind VFs", "each VF is probed once, and comes up right"),
+    ("move VFs", "each VF goes into its pod as soon as it is settled, and waits for no other"),
+    ("set up in pods", "what is inside a namespace goes with the interface, and comes after it"),
     ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
     (
         "set ethtool",
         "of VFs and representors, which are there by now, if possible before they go up",
     ),
+    ("set sysctls", "of VFs and representors, before they go up; after udev has named them"),
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
     ("set representors", "they exist once the eswitch is in switchdev mode"),
     (
@@ -196,6 +201,41 @@ class SetEthtool:
     values: tuple[Setting, ...]
 
 
+@dataclass(frozen=True)
+class SetSysctls:
+    """Ensure per-interface sysctls of a PF's, a VF's or a representor's netdev: what differs."""
+
+    pf: DeviceHandle
+    index: Port
+    values: tuple[Sysctl, ...]
+
+
+@dataclass(frozen=True)
+class MoveVf:
+    """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
+
+    `address` is the VF's PCI address; `carrier`: it had that there, and somebody is to be told when
+    it has it again. A namespace that is not the one of before is not entered.
+    """
+
+    pf: DeviceHandle
+    index: int
+    address: str
+    namespace: Namespace
+    name: str
+    carrier: bool = False
+
+
+@dataclass(frozen=True)
+class InPod:
+    """Ensure something in the network namespace that a VF's interface is in."""
+
+    pf: DeviceHandle
+    index: int
+    namespace: Namespace
+    action: SetLink | SetEthtool | AddStacked
+
+
 Action = (
     BindPf
     | SetAutoprobe
@@ -209,6 +249,9 @@ Action = (
     | SetLink
     | AddStacked
     | SetEthtool
+    | SetSysctls
+    | MoveVf
+    | InPod
 )
 
 

@@ -15,6 +15,7 @@ from nodeagent.errors import DataError
 from nodeagent.sriov.model import (
     DeviceHandle,
     Guid,
+    Inside,
     Mac,
     Netdev,
     NodeState,
@@ -23,15 +24,19 @@ from nodeagent.sriov.model import (
     Representor,
     Setting,
     Snapshot,
+    Sysctl,
     Vf,
 )
-from nodeagent.sriov.stack import stack_from_plain
+from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.sriov.stack import Stack, stack_from_plain
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+READ: Final = (1, SCHEMA)
+"""1 is the same without what it did not know yet, which so is not known: None."""
 
 T = TypeVar("T")
 
-_PAIRS: Final = ("srcversions", "ethtool")
+_PAIRS: Final = ("srcversions", "ethtool", "sysctls")
 """Fields that are tuples of pairs, and objects in JSON."""
 
 
@@ -73,8 +78,12 @@ def snapshot_from_json(text: str, source: str) -> Snapshot:
 def _snapshot(plain: Any) -> Snapshot:
     fields = _Fields("snapshot", plain)
     schema = fields.take("schema", _integer)
-    if schema != SCHEMA:
-        raise ValueError(f"its schema is {schema}, this version reads and writes schema {SCHEMA}")
+    if schema not in READ:
+        which = "newer" if schema > SCHEMA else "older"
+        raise ValueError(
+            f"its schema is {schema}, which is {which} than this version's: it writes {SCHEMA} "
+            f"and reads {', '.join(map(str, READ))}"
+        )
     return fields.build(
         Snapshot,
         taken_at=fields.take("taken_at", _string),
@@ -93,6 +102,44 @@ def _node_state(plain: Any) -> NodeState:
         driver=fields.take("driver", _string),
         pfs=fields.take("pfs", _tuple_of(_pf)),
         stack=fields.maybe("stack", stack_from_plain),
+        sysctls=fields.maybe("sysctls", _sysctls) or (),
+        namespaces=fields.maybe("namespaces", _tuple_of(_namespace)) or (),
+    )
+
+
+def _namespace(plain: Any) -> Namespace:
+    fields = _Fields("namespace", plain)
+    return fields.build(
+        Namespace,
+        device=fields.take("device", _integer),
+        inode=fields.take("inode", _integer),
+        boot=fields.take("boot", _string),
+        holders=fields.take("holders", _tuple_of(_holder)),
+        cookie=fields.maybe("cookie", _integer),
+        process=fields.maybe("process", _string) or "",
+        pod=fields.maybe("pod", _string) or "",
+        container=fields.maybe("container", _string) or "",
+        stack=fields.maybe("stack", stack_from_plain) or Stack(),
+    )
+
+
+def _holder(plain: Any) -> Holder:
+    fields = _Fields("holder", plain)
+    return fields.build(
+        Holder,
+        pid=fields.maybe("pid", _integer),
+        started=fields.maybe("started", _integer),
+        mount=fields.maybe("mount", _string),
+    )
+
+
+def _inside(plain: Any) -> Inside:
+    fields = _Fields("interface in a namespace", plain)
+    return fields.build(
+        Inside,
+        namespace=fields.take("namespace", _integer),
+        netdev=fields.take("netdev", _netdev),
+        carrier=fields.take("carrier", _boolean),
     )
 
 
@@ -155,6 +202,7 @@ def _vf(plain: Any) -> Vf:
         node_guid=fields.maybe("node_guid", _guid),
         port_guid=fields.maybe("port_guid", _guid),
         netdev=fields.maybe("netdev", _netdev),
+        inside=fields.maybe("inside", _inside),
     )
 
 
@@ -173,6 +221,7 @@ def _netdev(plain: Any) -> Netdev:
         group=fields.maybe("group", _integer),
         alias=fields.maybe("alias", _string),
         ethtool=fields.maybe("ethtool", _settings),
+        sysctls=fields.maybe("sysctls", _sysctls),
     )
 
 
@@ -244,6 +293,12 @@ def _settings(plain: Any) -> tuple[Setting, ...]:
         if type(value) not in {bool, int}:
             raise TypeError(f"{key}: {value!r} is neither a number nor on or off")
     return tuple(sorted(plain.items()))
+
+
+def _sysctls(plain: Any) -> tuple[Sysctl, ...]:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{plain!r} is not an object")
+    return tuple(sorted((key, _integer(value)) for key, value in plain.items()))
 
 
 def _string_pairs(plain: Any) -> tuple[tuple[str, str], ...]:

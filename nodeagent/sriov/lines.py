@@ -17,21 +17,26 @@ from nodeagent.sriov.actions import (
     BindPf,
     BindVf,
     CreateVfs,
+    InPod,
+    MoveVf,
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
     SetEthtool,
     SetLink,
     SetParam,
+    SetSysctls,
     SetVf,
     Stage,
     UnbindVf,
 )
 from nodeagent.sriov.ethtool import commands as ethtool_commands
+from nodeagent.sriov.lines_pods import inside_line, move_line
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
+from nodeagent.sriov.sysctls import commands as sysctl_commands
 
-AFTER_UDEV: Final = ("set VF netdevs", "set representors")
+AFTER_UDEV: Final = ("move VFs", "set sysctls", "set VF netdevs", "set representors")
 """Stages whose interfaces have just come: a shell has to wait until udev has named them."""
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
@@ -117,7 +122,24 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case SetEthtool():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))
+        case SetSysctls():
+            name = _name(action.pf, action.index, want, known)
+            text = "; ".join(sysctl_commands(action.values, name))
+        case MoveVf():
+            text = move_line(action)
+        case InPod():
+            text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
     return text
+
+
+def _inside(want: NodeState) -> Known:
+    """The VFs' interfaces in pods, by the names that they have there once they are moved."""
+    return {
+        (pf.handle, vf.index): vf.inside.netdev
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.inside is not None
+    }
 
 
 def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:

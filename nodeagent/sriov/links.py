@@ -134,7 +134,14 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 def set_links(
     node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    failures = _await_links(node, list(map(target_of, actions)), watches, lost)
+    failures = await_links(node, list(map(target_of, actions)), watches, lost)
+    return failures + change_links(node, actions, watches)
+
+
+def change_links(
+    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
+) -> Failures:
+    """Set what is not so already of interfaces that are there; of those that are not, nothing."""
     devices = node.links_by_device()
     links = [link for group in devices.values() for link in group]
     changes: list[tuple[Target, Change]] = []
@@ -151,10 +158,10 @@ def set_links(
     with _udev_follows(new_names, watches):
         refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
         new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
-    return failures + refused
+    return refused
 
 
-def _await_links(
+def await_links(
     node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
@@ -168,7 +175,7 @@ def _await_links(
     awaited = [
         target
         for target in targets
-        if target not in node.given_up and not _is_lost(node, target, lost, devices)
+        if target not in node.given_up and not is_lost(node, target, lost, devices)
     ]
     try:
         node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
@@ -179,7 +186,7 @@ def _await_links(
     return []
 
 
-def _is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
+def is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
     """Its failure is known, and time alone does not mend it.
 
     A representor does not come while its PF's VFs or its eswitch's mode do not.

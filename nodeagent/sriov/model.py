@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
 
+from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.stack import Stack
 
 NO_DRIVER: Final = "none"
@@ -45,6 +46,10 @@ Setting = tuple[str, int | bool]
 _SETTING = re.compile(
     r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
 )
+Sysctl = tuple[str, int]
+"""A sysctl of an interface by family and name ("ipv4.rp_filter"), and its value."""
+
+_SYSCTL = re.compile(r"ipv[46]\.[a-z0-9_]{1,64}")
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
@@ -112,7 +117,8 @@ class Netdev:
     `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
     are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
     `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
-    administrator set, sorted; a key that is not in it is not the driver's to offer.
+    administrator set, sorted; a key that is not in it is not the driver's to offer. `sysctls` are
+    those that differ from the node's defaults (`NodeState.sysctls`), sorted.
     """
 
     name: str
@@ -126,9 +132,11 @@ class Netdev:
     group: int | None = None
     alias: str | None = None
     ethtool: tuple[Setting, ...] | None = None
+    sysctls: tuple[Sysctl, ...] | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
+        check_sysctls(self.sysctls or ())
         if self.ethtool is not None:
             _check_ethtool(self.ethtool)
         _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
@@ -145,13 +153,26 @@ class Netdev:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A VF's interface that is in another network namespace, a pod's: `namespace` is its inode.
+
+    `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
+    """
+
+    namespace: int
+    netdev: Netdev
+    carrier: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Vf:
     """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
 
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
-    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here.
+    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here. Its interface is
+    `netdev` in the host's network namespace, or `inside` another.
     """
 
     index: int
@@ -171,8 +192,11 @@ class Vf:
     node_guid: Guid | None = None
     port_guid: Guid | None = None
     netdev: Netdev | None = None
+    inside: Inside | None = None
 
     def __post_init__(self) -> None:
+        if self.netdev is not None and self.inside is not None:
+            raise ValueError(f"VF {self.index} has an interface here and in another namespace")
         _check_range("index", self.index, 0, 0xFFFF)
         _check_range("vlan", self.vlan, 0, 4095)
         _check_range("qos", self.qos, 0, 7)
@@ -316,13 +340,27 @@ class Pf:
 
 @dataclass(frozen=True)
 class NodeState:
-    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them."""
+    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them.
+
+    `sysctls` is what a new interface starts with (net.ipv4.conf.default and net.ipv6.conf.default).
+    `namespaces`, sorted by inode, are those that VFs are inside of.
+    """
 
     driver: str
     pfs: tuple[Pf, ...] = ()
     stack: Stack | None = None
+    sysctls: tuple[Sysctl, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
 
     def __post_init__(self) -> None:
+        check_sysctls(self.sysctls)
+        inodes = [each.inode for each in self.namespaces]
+        if inodes != sorted(set(inodes)):
+            raise ValueError(f"namespaces {inodes} are not unique and sorted")
+        for pf in self.pfs:
+            for vf in pf.vfs:
+                if vf.inside is not None and vf.inside.namespace not in inodes:
+                    raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace not described")
         if not _DRIVER.fullmatch(self.driver):
             raise ValueError(f"{self.driver!r} is not a driver name")
         handles = [pf.handle for pf in self.pfs]
@@ -336,8 +374,12 @@ class NodeState:
         """The PF with that handle, or None."""
         return next((pf for pf in self.pfs if pf.handle == handle), None)
 
+    def namespace(self, inode: int) -> Namespace:
+        """The namespace with that inode. KeyError when none of our VFs is inside of it."""
+        return {each.inode: each for each in self.namespaces}[inode]
+
     def netdevs(self) -> Iterable[Netdev]:
-        """Every netdev of every PF, VF and representor."""
+        """Every netdev of every PF, VF and representor in the host's namespace."""
         for pf in self.pfs:
             yield from (netdev for _, netdev in pf.netdevs())
 
@@ -395,6 +437,16 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
         if type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
         _check_range(key, value, 0, U32)
+
+
+@lru_cache
+def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
+    """ValueError for a name that is none, or a value that no sysctl holds. Cached: see above."""
+    _check_sorted("sysctls", [key for key, _ in sysctls])
+    for key, value in sysctls:
+        if not _SYSCTL.fullmatch(key):
+            raise ValueError(f"{key!r} is not a sysctl of an interface")
+        _check_range(key, value, -(1 << 31), U32)
 
 
 def _check_range(what: str, value: int | None, low: int, high: int) -> None:

@@ -12,16 +12,26 @@ from collections.abc import Sequence
 from typing import Final
 
 from nodeagent.kernel.events import Watch
-from nodeagent.sriov.actions import AddStacked, SetEthtool, SetLink, SetVf, Stage
+from nodeagent.sriov.actions import (
+    AddStacked,
+    BindVf,
+    InPod,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetSysctls,
+    SetVf,
+    Stage,
+)
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
+from nodeagent.sriov.moving import Arrivals
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
-from nodeagent.sriov.tuning import set_ethtool
-from nodeagent.trace import point
+from nodeagent.sriov.tuning import set_ethtool, set_sysctls
 
-OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked)
+IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, AddStacked, MoveVf, InPod)
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +43,18 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
     always finished.
     """
     failures: Failures = []
-    with node.watches() as watches:
+    with node.watches() as watches, Arrivals(node, stages, watches) as arrivals:
         for stage in stages:
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
-            point("begin stage", stage.name)
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
-            failed = _perform_stage(node, stage, watches, {target for target, _ in failures})
+            lost = {target for target, _ in failures}
+            failed = _perform_stage(node, stage, watches, lost, arrivals)
             failures += failed
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
+        arrivals.greet()
     return tuple(text for _, text in failures)
 
 
@@ -53,11 +64,19 @@ def _tally(stage: Stage, failed: Failures) -> str:
 
 
 def _perform_stage(
-    node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
+    node: Node,
+    stage: Stage,
+    watches: tuple[Watch, ...],
+    lost: set[Target],
+    arrivals: Arrivals,
 ) -> Failures:
-    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
-    writes = [action for action in stage.actions if not isinstance(action, OVER_NETLINK)]
-    failures = write_devices(node, writes)
+    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver.
+
+    VFs go into their pods while others are still being bound.
+    """
+    writes = [action for action in stage.actions if not isinstance(action, IN_BATCHES)]
+    meets = arrivals.expected and any(isinstance(action, BindVf) for action in writes)
+    failures = write_devices(node, writes, arrivals.let_in if meets else None, watches)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
     if vf_actions:
@@ -65,10 +84,15 @@ def _perform_stage(
     ethtool_actions = [action for action in stage.actions if isinstance(action, SetEthtool)]
     if ethtool_actions:
         failures += set_ethtool(node, ethtool_actions)
+    sysctl_actions = [action for action in stage.actions if isinstance(action, SetSysctls)]
+    if sysctl_actions:
+        failures += set_sysctls(node, sysctl_actions, watches, lost)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)
     stacked = [action for action in stage.actions if isinstance(action, AddStacked)]
     if stacked:
         failures += add_stacked(node, stacked)
+    if any(isinstance(action, MoveVf | InPod) for action in stage.actions):
+        failures += arrivals.await_all(watches, lost)
     return failures

@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of, say
@@ -21,7 +22,7 @@ from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of
 KERNEL = "6.12"
 GUEST_PACKAGES = """
     udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
-    rdma-core ibverbs-providers ibverbs-utils
+    rdma-core ibverbs-providers ibverbs-utils rpm
 """
 BACKPORTS = "-backports"
 QEMU = "qemu-system-x86_64"
@@ -151,24 +152,29 @@ class Apt:
             backports = ["-t", f"bookworm{BACKPORTS}"] if debian_suite() == "bookworm" else []
         if not missing:
             return
-        require_host()
-        quietly = ("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf)
-        say(f"installing on this machine: {' '.join(missing)}")
-        try:
-            with locked(self.root / "lock"):
-                self._run(
-                    *(*quietly, *backports, "install", *missing),
-                    what="installing the host's tools",
-                    contained=False,
-                )
-        except LabError as error:
-            raise MirrorMovedOn(str(error), hint=error.hint) from error
+        self.install(*missing, options=backports)
         if not _qemu_is_fit():
             raise LabError(
                 f"{shutil.which(QEMU) or QEMU} is not a QEMU {QEMU_VERSION[0]}.{QEMU_VERSION[1]} "
                 "or later with the igb NIC, although the package is installed",
                 hint=f"is an older one first on PATH? {WORKS_WITHOUT_LAB}",
             )
+
+    def install(self, *packages: str, options: Sequence[str] = ()) -> None:
+        """Install packages on this machine, and say so."""
+        require_host()
+        self.need_lists()
+        quietly = ("apt-get", "-q", "-y", "--no-install-recommends", "-c", self._conf)
+        say(f"installing on this machine: {' '.join(packages)}")
+        try:
+            with locked(self.root / "lock"):
+                self._run(
+                    *(*quietly, *options, "install", *packages),
+                    what="installing the host's tools",
+                    contained=False,
+                )
+        except LabError as error:
+            raise MirrorMovedOn(str(error), hint=error.hint) from error
 
     def transport(self) -> Path:
         """A file with how this machine's apt reaches its mirror: proxies, certificates."""
@@ -209,8 +215,10 @@ def choose(apt: Apt, *, again: bool = False) -> Chosen:
     remembered = apt.root / "chosen.json"
     if remembered.exists() and not again:
         chosen = Chosen(**json.loads(remembered.read_text()))
-        if chosen.suite == debian_suite():
-            return chosen
+        wanted = GUEST_PACKAGES.split()
+        if chosen.suite == debian_suite() and {*wanted} <= {*chosen.guest}:
+            # those of another checkout are on the list, too
+            return replace(chosen, guest={name: chosen.guest[name] for name in wanted})
     require_host()
     apt.root.mkdir(parents=True, exist_ok=True)
     with locked(apt.root / "lock"):

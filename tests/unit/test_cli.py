@@ -20,7 +20,7 @@ from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
 from nodeagent.journal import Journal, lock, seal
-from nodeagent.settings import Settings
+from nodeagent.settings import MODES, Settings
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import (
     DeviceHandle,
@@ -192,6 +192,14 @@ def test_run_knows_0_and_1(
     failing(monkeypatch, error)
     assert status_of(["run", "precompiled"]) == 1
     assert re.search(r"ERROR (no|stopped by a signal)|KeyError: 'a bug'", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_alone_is_the_driver_containers_argument_list(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(agent, "run", lambda given, *_: 7 if given == mode else 1)
+    assert status_of([mode]) == 7
 
 
 def test_an_error_of_run_is_a_line_of_its_log(

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodeagent.errors import ConfigError
+from nodeagent.parse import Secret
 from nodeagent.settings import WORDS, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]
@@ -247,6 +248,15 @@ ROWS = {
         "Op",
     ),
     "TRACE_POINTS": (None, ("/run/trace", Path("/run/trace")), "trace"),
+    "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (None, ("/mnt/inv", Path("/mnt/inv")), "inv"),
+    "APPEND_DRIVER_BUILD_FLAGS": (None, ("--with-x  --y", "--with-x  --y"), "a\0b"),
+    "USE_DKMS": (False, ("true", True), "dkms"),
+    "UBUNTU_PRO_TOKEN": (None, ("C123", Secret("C123")), "a\0b"),
+    "DTK_OCP_COMPILED_DRIVER_VER": (None, ("25.10-1.2.8.0", "25.10-1.2.8.0"), "a b"),
+    "DTK_OCP_START_COMPILE_FLAG": (None, ("/mnt/s/start", Path("/mnt/s/start")), "start"),
+    "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
+    "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
+    "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
 """Variables that no text is wrong for: ignored, or only asked for being there."""
@@ -262,7 +272,8 @@ def test_default_a_good_value_and_a_bad_one(name: str) -> None:
     attribute = {row.name: attribute for attribute, row in rows()}[name]
     assert getattr(Settings.from_environment({}), attribute) == default
     assert getattr(Settings.from_environment({name: text}), attribute) == value
-    with pytest.raises(ConfigError, match=f"^{name} is {re.escape(ascii(bad))}; allowed: "):
+    shown = "not shown" if isinstance(value, Secret) else re.escape(ascii(bad))
+    with pytest.raises(ConfigError, match=f"^{name} is {shown}; allowed: "):
         Settings.from_environment({name: bad})
 
 

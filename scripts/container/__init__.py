@@ -1,0 +1,1 @@
+"""Builds the image of the Containerfile and tries it: scripts/image --help."""

@@ -1,0 +1,22 @@
+"""What an image is made from, whoever builds it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TARGETS = ("sidecar", "driver")
+LOCK = ROOT / "scripts" / "requirements-image.lock"
+SOURCES = ("Containerfile", "LICENSE", "nodeagent", "scripts/container", LOCK.relative_to(ROOT))
+
+
+def copy_context(directory: Path) -> None:
+    """The build's context: what .containerignore lets through, without byte code."""
+    for name in SOURCES:
+        source, target = ROOT / name, directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
