@@ -615,7 +615,7 @@ def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
 ) -> None:
     seen: list[Snapshot | None] = []
 
-    def story(node: Any, journal: Journal, driver: Any) -> None:
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
         seen.append(journal.open_snapshot())
         journal.set_ready()
 
@@ -634,7 +634,7 @@ def test_or_it_is_set_aside(
 ) -> None:
     seen: list[bool] = []
 
-    def story(node: Any, journal: Journal, driver: Any) -> None:
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
         seen.append(journal.has_open_snapshot())
         journal.set_ready()
 
