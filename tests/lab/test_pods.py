@@ -87,7 +87,7 @@ def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path
     stream = Stream(scene.pods[1], scene.pods[2], "10.1.0.3", 7001)
     other = Stream(scene.pods[0], scene.pods[7], "10.2.0.3", 7002)
     with Pings(tmp_path, scene.asked()) as pings:
-        nodeagent.call("reload")
+        nodeagent.call("-v", "reload")
         lab.sh("sleep 3")
     assert lab.loaded() == wanted
     assert stream.finish() > 0

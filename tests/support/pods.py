@@ -198,7 +198,7 @@ def write_least(directory: Path, vfs: Iterable[tuple[Pod, str, str]], held: Iter
 def _batch(pod: Pod) -> Iterator[str]:
     """Lines for ip(8) that make the inside of a pod what it is, as short as can be."""
     told = json.loads(pod.sh("ip -d -j address"))
-    for link in told:
+    for link in sorted(told, key=lambda each: "linkinfo" in each):
         name = link["ifname"]
         info = link.get("linkinfo", {})
         if info.get("info_kind") == "vlan":
