@@ -85,7 +85,8 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     if compressed:
         runner.run("xz", "-d", *compressed, what="decompressing the kernel's modules")
     (target / "updates").mkdir()
-    shutil.copy(parts.modules / "netdevsim" / "netdevsim.ko", target / "updates")
+    for name in ("netdevsim", "lab_eoi"):
+        shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
     shutil.copy(parts.modules / "A" / "mlx5_core.ko", target / "updates")
     for build in ("A", "B"):
         shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)
