@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.plan_pods import things_of
+from nodeagent.sriov.plan_pods import new_names, things_of
 from nodeagent.sriov.plan_stack import owners_of
 from nodeagent.sriov.stack import (
     Address,
@@ -22,6 +22,7 @@ from nodeagent.sriov.stack import (
     Stack,
     Stacked,
     devices_of,
+    renamed,
 )
 
 
@@ -151,8 +152,10 @@ def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Differe
     for namespace in want.namespaces:
         there: dict[tuple[object, ...], Stacked] = {}
         if namespace in have.namespaces:
+            names = new_names(want, have, namespace.inode)
             stack = have.namespace(namespace.inode).stack
-            there = {place(thing): thing for thing in stack.things()}
+            things = (renamed(thing, names) for thing in stack.things())
+            there = {place(thing): thing for thing in things}
         for thing, owner in things_of(want, namespace.inode).items():
             now = there.get(place(thing), "missing")
             if owner is not None and now != thing:

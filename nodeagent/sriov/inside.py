@@ -96,28 +96,53 @@ def find(
 
     A namespace that goes while it is looked at is one that has none of them.
     """
-    left, found = set(missing), []
+    found = []
     places: dict[Device, Inside] = {}
+
+    def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        places.update(_places(inside, own, described.inode, make))
+        found.append(_with_stack(inside, described, own.values()))
+
+    _visit(namespaces, missing, read, room)
+    return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
+
+
+def locate(namespaces: Namespaces, missing: Collection[Device]) -> dict[Device, Namespace]:
+    """In which namespace the interfaces of `missing` are; those that can't be seen are left out."""
+    found: dict[Device, Namespace] = {}
+
+    def note(_inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        found.update(dict.fromkeys(own, described))
+
+    _visit(namespaces, missing, note, Room.open)
+    return found
+
+
+def _visit(
+    namespaces: Namespaces,
+    missing: Collection[Device],
+    visit: Callable[[Room, dict[Device, Link], Namespace], None],
+    room: Callable[[int], Room],
+) -> None:
+    """Call `visit` in each namespace that has some of `missing`, until all are found.
+
+    Those that are merely open somewhere come last: to find them, every descriptor is looked at.
+    """
+    left = set(missing)
     for scan in (namespaces.scan, namespaces.scan_files):
-        for inode, holders in scan().items():
+        for inode, holders in scan().items() if left else ():
             if not left:
-                break
+                return
             try:
                 with namespaces.seen(inode, holders) as fd, room(fd) as inside:
                     own = _of(inside.links(), left)
-                    if not own:
-                        continue
-                    described = namespaces.described(fd, holders)
-                    places |= _places(inside, own, inode, make)
-                    found.append(_with_stack(inside, described, own.values()))
-                    left -= own.keys()
+                    if own:
+                        visit(inside, own, namespaces.described(fd, holders))
+                        left -= own.keys()
             except NamespaceGone as gone:
                 log.debug("network namespace %d: %s", inode, gone.message)
             except KernelError as error:
                 log.warning("network namespace %d can't be looked at: %s", inode, error.message)
-        if not left:
-            break
-    return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
 
 
 @contextmanager

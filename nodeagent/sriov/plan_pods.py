@@ -72,6 +72,22 @@ def things_of(state: NodeState, inode: int) -> Mapping[Stacked, tuple[DeviceHand
     }
 
 
+def new_names(want: NodeState, have: NodeState, inode: int) -> dict[str, str]:
+    """The names that our interfaces in a namespace have now, and those that they shall have."""
+    wanted = {
+        (pf.handle, vf.index): vf.inside.netdev.name
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.inside is not None and vf.inside.namespace == inode
+    }
+    return {
+        vf.inside.netdev.name: wanted[pf.handle, vf.index]
+        for pf in have.pfs
+        for vf in pf.vfs
+        if vf.inside is not None and (pf.handle, vf.index) in wanted
+    }
+
+
 def _own(
     target: tuple[DeviceHandle, int], want: Inside, now: Inside | None, link_changes: LinkChanges
 ) -> Iterator[SetLink | SetEthtool]:
@@ -100,7 +116,7 @@ def _stacked(
     """What stands on it there."""
     there: set[Stacked] = set()
     if now is not None:
-        names = {now.netdev.name: want.netdev.name}
+        names = new_names(wanted, have, want.namespace)
         there = {renamed(thing, names) for thing in have.namespace(now.namespace).stack.things()}
     for thing, owner in things_of(wanted, want.namespace).items():
         if owner == target and thing not in there:

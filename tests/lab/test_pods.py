@@ -6,6 +6,7 @@ switch of the emulated NIC, by processes that know nothing of the reload.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from typing import Final
 import pytest
 
 from tests.support import lab
-from tests.support.lab import PF1, PF2, Nodeagent, State
-from tests.support.pods import LEAST, Pings, Pod, Stream, write_least
+from tests.support.lab import PF1, PF2, RUN, Nodeagent, State
+from tests.support.pods import LEAST, Pings, Pod, Stream, home, write_least
 
 SHARE: Final = 1.2
 """Of the time for which pods are cut off when a script does the least that is still right."""
@@ -113,3 +114,68 @@ def held_by_pfs(node: State) -> Iterator[str]:
         for index, vf in state["vfs"].items():
             told = f"mac {vf['told by its PF']['address']} trust on spoofchk off"
             yield f"link set dev {lab.name(pf)} vf {index} {told}"
+
+
+# Faults: each pod another one, in one reload
+
+
+def test_what_becomes_of_pods_while_the_driver_is_away(
+    nodeagent: Nodeagent, no_vfs: None, tmp_path: Path
+) -> None:
+    """Deleted, replaced by another with its number, out of processes, a name taken, and a good one.
+
+    What can be done is done, the rest is said; with the cause gone the next start finishes.
+    """
+    lab.create_vfs(PF1, 5)
+    deleted, replaced, left, taken, good = pods = [Pod() for _ in range(5)]
+    for index, pod in enumerate(pods):
+        pod.take(lab.vf(PF1, index), "net1")
+        pod.ip(f"address add 10.1.0.{index + 1}/24 dev net1", "link set net1 up")
+    here = {index: lab.read()[PF1]["vfs"][index]["told by its PF"] for index in range(5)}
+    inside = {pod: pod.read() for pod in (taken, good)}
+    number, fd = replaced.inode, os.open(left.path, os.O_RDONLY)
+    pids = " ".join(str(pod.process.pid) for pod in (deleted, replaced, left))
+    meanwhile = (f"kill -9 {pids}", _reuse(number), taken.command("ip link add net1 type dummy"))
+    lab.hook("post-stop", "\n".join(meanwhile))
+    lab.put_other_build_on_disk()
+    try:
+        failed = nodeagent.call("reload", status=1)
+        assert good.read() == inside[good]
+        # out of processes, but open here
+        there = f"nsenter --net=/proc/{os.getpid()}/fd/{fd}"
+        assert "10.1.0.3/24" in lab.sh(f"{there} ip -br address show net1")
+        for index in (0, 1):
+            assert home(lab.vf(PF1, index))
+            assert f"vf {index}: was net1 in" in failed.log or f"vf {index}" not in failed.log
+        assert "cannot be net1 in" in failed.log
+        # it has everything but its name
+        assert "10.1.0.4/24" in taken.sh(f"ip -br address show {NAMES.format(3)}")
+        assert {n: lab.read()[PF1]["vfs"][n]["told by its PF"] for n in range(5)} == here
+        # nobody has been in the namespace that took the number
+        newcomer = (RUN / "newcomer").read_text().strip()
+        assert int(Path(f"/proc/{newcomer}/ns/net").stat().st_ino) == number
+        assert lab.sh(f"nsenter --net=/proc/{newcomer}/ns/net ip -br link").split()[0] == "lo"
+
+        taken.ip("link delete net1")
+        done = nodeagent.call("reload")
+        assert taken.read() == inside[taken]
+        assert good.read() == inside[good]
+        for index in (0, 1):
+            assert f"pci/{PF1} vf {index}: was net1 in a namespace (sleep, pid" in done.log
+        assert nodeagent.ready.exists()
+    finally:
+        os.close(fd)
+        lab.sh(f"pkill -9 -x sleep || true; rm -f {RUN}/newcomer")
+
+
+NAMES: Final = "enp1s0v{}"
+
+
+def _reuse(inode: int) -> str:
+    """Make namespaces until one gets the number; its process's pid is left in a file."""
+    made = f"unshare --net sh -c 'echo $$ >{RUN}/newcomer; exec sleep 100000' >/dev/null 2>&1 &"
+    is_it = f'[ "$(stat -Lc %i /proc/$(cat {RUN}/newcomer)/ns/net)" = {inode} ]'
+    return (
+        f"for n in $(seq 50); do rm -f {RUN}/newcomer; {made}"
+        f" until [ -s {RUN}/newcomer ]; do sleep 0.02; done; {is_it} && break; done"
+    )

@@ -45,6 +45,10 @@ class Pod:
         """What a shell command prints, with the pod's network."""
         return lab.sh(f"exec nsenter --net={self.path} bash -euc {_quoted(command)}")
 
+    def command(self, command: str) -> str:
+        """A shell's line that does it with the pod's network."""
+        return f"nsenter --net={self.path} {command}"
+
     def ip(self, *lines: str) -> None:
         """Lines for ip(8), with the pod's network."""
         done = subprocess.run(
