@@ -9,10 +9,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nodeagent.sriov import sysctls
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan_pods import new_names, things_of
-from nodeagent.sriov.plan_stack import owners_of
+from nodeagent.sriov.plan_stack import is_there, owners_of
 from nodeagent.sriov.stack import (
     Address,
     Child,
@@ -42,7 +43,12 @@ class Difference:
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     """Every attribute of `want` that `have` does not have, in the order of devices."""
     devices = itertools.chain.from_iterable(_pf_differences(pf, want, have) for pf in want.pfs)
-    return (*devices, *_stack_differences(want, have), *_pod_stack_differences(want, have))
+    return (
+        *devices,
+        *_sysctl_differences(want, have),
+        *_stack_differences(want, have),
+        *_pod_stack_differences(want, have),
+    )
 
 
 def shared_macs(state: NodeState) -> tuple[str, ...]:
@@ -105,6 +111,10 @@ def _inside_differences(
         yield Difference(target, "namespace", place, now)
         return
     yield from _netdev_differences(target, want.inside.netdev, have.inside.netdev)
+    for (key, value), is_now in sysctls.differing(
+        want.inside.netdev, have.inside.netdev, place, now
+    ):
+        yield Difference(target, f"net.{key}", value, is_now)
 
 
 def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
@@ -130,6 +140,16 @@ def _netdev_differences(
         yield Difference(target, key, value, now)
 
 
+def _sysctl_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    for pf in want.pfs:
+        known = have.pf(pf.handle)
+        for port, netdev in pf.netdevs():
+            now = None if known is None else known.netdev_of(port)
+            if now is not None:
+                for (key, value), is_now in sysctls.differing(netdev, now, want, have):
+                    yield Difference(f"{pf.handle} {now.name}", f"net.{key}", value, is_now)
+
+
 def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
     if want is not None and want != have:
         yield Difference(target, attribute, want, "unknown" if have is None else have)
@@ -139,9 +159,10 @@ def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]
     """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
     owners = owners_of(want)
     there = {place(thing): thing for thing in (have.stack or Stack()).things()}
-    present = set(there.values())
+    present = {thing: thing for thing in there.values()}
     for thing in (want.stack or Stack()).things():
-        if thing not in present and any(dev in owners for dev in devices_of(thing)):
+        is_ours = any(dev in owners for dev in devices_of(thing))
+        if is_ours and not is_there(thing, present, have.sysctls):
             dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
             kind = type(thing).__name__.lower()
             yield Difference(dev, kind, thing, there.get(place(thing), "missing"))
@@ -151,14 +172,17 @@ def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Differe
     """The same inside of namespaces that both have; the others' interfaces are told already."""
     for namespace in want.namespaces:
         there: dict[tuple[object, ...], Stacked] = {}
+        defaults = namespace.sysctls
         if namespace in have.namespaces:
             names = new_names(want, have, namespace.inode)
             stack = have.namespace(namespace.inode).stack
             things = (renamed(thing, names) for thing in stack.things())
             there = {place(thing): thing for thing in things}
+            defaults = have.namespace(namespace.inode).sysctls
+        present = {thing: thing for thing in there.values()}
         for thing, owner in things_of(want, namespace.inode).items():
             now = there.get(place(thing), "missing")
-            if owner is not None and now != thing:
+            if owner is not None and not is_there(thing, present, defaults):
                 dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
                 yield Difference(f"{dev} in {namespace}", type(thing).__name__.lower(), thing, now)
 

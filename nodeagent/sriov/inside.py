@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
-from nodeagent.sriov.model import Inside, Netdev, Setting
+from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ log = logging.getLogger(__name__)
 Device = tuple[str, str]
 """Bus and name."""
 
-MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]]], Netdev]
+MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], tuple[Sysctl, ...]], Netdev]
+"""From a link, ethtool settings by ifindex, and the sysctls that interfaces start with."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Room:
         """Go in, open them, and come back."""
         with entered(fd):
             return cls(fd, Rtnl(), Ethtool())
+
+    def network(self) -> AbstractContextManager[None]:
+        """A block in which /proc/sys/net is that of the namespace."""
+        return entered(self.fd)
 
     def stack(self) -> StackEdge:
         """One more socket there."""
@@ -90,6 +97,7 @@ def find(
     namespaces: Namespaces,
     missing: Collection[Device],
     make: MakeNetdev,
+    proc: Path,
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
@@ -100,7 +108,9 @@ def find(
     places: dict[Device, Inside] = {}
 
     def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
-        places.update(_places(inside, own, described.inode, make))
+        with inside.network():
+            described = dataclasses.replace(described, sysctls=sysctls.defaults(proc))
+        places.update(_places(inside, own, described, make))
         found.append(_with_stack(inside, described, own.values()))
 
     _visit(namespaces, missing, read, room)
@@ -163,16 +173,16 @@ def _of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, 
 
 
 def _places(
-    room: Room, own: Mapping[Device, Link], inode: int, make: MakeNetdev
+    room: Room, own: Mapping[Device, Link], place: Namespace, make: MakeNetdev
 ) -> dict[Device, Inside]:
     settings = room.ethtool.settings([link.index for link in own.values()])
     return {
-        device: Inside(inode, make(link, settings), carrier=link.carrier)
+        device: Inside(place.inode, make(link, settings, place.sysctls), carrier=link.carrier)
         for device, link in own.items()
     }
 
 
 def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:
     with room.stack() as edge:
-        stack = edge.read(room.links(), {link.index for link in own})
+        stack = edge.read(room.links(), {link.index for link in own}, namespace.sysctls)
     return dataclasses.replace(namespace, stack=stack)

@@ -17,7 +17,15 @@ from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.neighbourhood import greet
 from nodeagent.kernel.netns import NamespaceGone
 from nodeagent.kernel.rtnl import Link, LinkMove
-from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, Stage
+from nodeagent.sriov.actions import (
+    AddStacked,
+    InPod,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetSysctls,
+    Stage,
+)
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.inside import Room
 from nodeagent.sriov.links import change_links, is_lost
@@ -25,7 +33,7 @@ from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.node import Node, Target, target_name
 from nodeagent.sriov.stack import Child, devices_of, renamed
 from nodeagent.sriov.stacking import add_stacked
-from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.sriov.tuning import set_ethtool, write_sysctls
 from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
@@ -42,7 +50,7 @@ class Arrival:
     namespace: Namespace
     move: MoveVf | None
     had_carrier: bool
-    inner: tuple[SetLink | SetEthtool | AddStacked, ...]
+    inner: tuple[SetLink | SetEthtool | SetSysctls | AddStacked, ...]
 
 
 class Arrivals:
@@ -155,6 +163,8 @@ class Arrivals:
                     self.failures += set_ethtool(inside, [action])
                 case SetLink():
                     self.failures += change_links(inside, [action])
+                case SetSysctls():
+                    self.failures += write_sysctls(inside, [action])
                 case AddStacked():
                     pass  # all together, below
         stacked = self._stacked.setdefault(arrival.namespace.inode, [])

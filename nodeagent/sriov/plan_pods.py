@@ -9,10 +9,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink
+from nodeagent.sriov import sysctls
+from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, SetSysctls
 from nodeagent.sriov.ethtool import to_set
 from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.namespaces import Namespace
+from nodeagent.sriov.plan_stack import is_there
 from nodeagent.sriov.stack import Stack, Stacked, devices_of, renamed, roots
 
 MOVE: Final = "move VFs"
@@ -45,8 +47,13 @@ def pod_actions(
                 carrier = vf.inside.carrier
                 yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
-            inner: list[SetLink | SetEthtool | AddStacked]
-            inner = [*_own(target, vf.inside, place, link_changes)]
+            inner: list[SetLink | SetEthtool | SetSysctls | AddStacked]
+            now_there = namespace if place is None else have.namespace(place.namespace)
+            values = sysctls.to_set(
+                vf.inside.netdev, None if place is None else place.netdev, namespace, now_there
+            )
+            inner = [SetSysctls(*target, values)] if values else []
+            inner += _own(target, vf.inside, place, link_changes)
             inner += _stacked(target, vf.inside, place, want, have)
             yield from ((SET_UP, InPod(*target, bare, each)) for each in inner)
 
@@ -114,10 +121,13 @@ def _stacked(
     have: NodeState,
 ) -> Iterator[AddStacked]:
     """What stands on it there."""
-    there: set[Stacked] = set()
+    there: dict[Stacked, Stacked] = {}
+    defaults = wanted.namespace(want.namespace).sysctls
     if now is not None:
         names = new_names(wanted, have, want.namespace)
-        there = {renamed(thing, names) for thing in have.namespace(now.namespace).stack.things()}
+        namespace = have.namespace(now.namespace)
+        things = (renamed(thing, names) for thing in namespace.stack.things())
+        there, defaults = {thing: thing for thing in things}, namespace.sysctls
     for thing, owner in things_of(wanted, want.namespace).items():
-        if owner == target and thing not in there:
+        if owner == target and not is_there(thing, there, defaults):
             yield AddStacked(*target, thing)

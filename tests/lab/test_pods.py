@@ -74,11 +74,13 @@ def scene(no_vfs: None) -> Iterator[Scene]:
             "link add link net1 name net1.5 type vlan id 5",
             "address add 10.5.0.1/24 dev net1.5",
             "link set net1.5 up",
+            "link add link net1 name mv0 type macvlan mode bridge",
+            "link set mv0 up",
             "neighbour add 10.1.0.77 lladdr 02:77:00:00:00:01 dev net1",
             "route add fd00:77::/64 via fd00:1::99",
         )
+        pods[0].sh("sysctl -qw net/ipv4/conf/net1/rp_filter=2 net/ipv4/conf/net1.5/proxy_arp=1")
         lab.settle()
-        lab.sh("sleep 2")  # until IPv6 addresses are used
         yield Scene(pods, vfs, lab.read(), [pod.read() for pod in pods])
 
 
@@ -131,6 +133,7 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
     for index, pod in enumerate(pods):
         pod.take(lab.vf(PF1, index), "net1")
         pod.ip(f"address add 10.1.0.{index + 1}/24 dev net1", "link set net1 up")
+    good.ip("link add br0 type bridge", "link set net1 master br0", "link set br0 up")
     here = {index: lab.read()[PF1]["vfs"][index]["told by its PF"] for index in range(5)}
     inside = {pod: pod.read() for pod in (taken, good)}
     number, fd = replaced.inode, os.open(left.path, os.O_RDONLY)

@@ -14,6 +14,8 @@ from tests.support.lab import PATIENCE, PCI
 
 VOLATILE: Final = {
     *("ifindex", "link_index", "stats", "stats64", "cacheinfo", "permaddr"),
+    *("gc_timer", "hello_timer", "tcn_timer", "topology_change_timer", "message_age_timer"),
+    *("forward_delay_timer", "hold_timer"),
     *("valid_life_time", "preferred_life_time", "used", "confirmed", "updated", "probes"),
 }
 """What `ip -d -j` tells that is no configuration: ifindexes, counters, ages."""
@@ -66,7 +68,12 @@ class Pod:
         lab.ip(f"link set dev {lab.name(address)} netns {self.process.pid} name {name}")
 
     def read(self) -> dict[str, Any]:
-        """Everything that `ip -d -j` tells of the inside, but for what is no configuration."""
+        """Everything that `ip -d -j` tells of the inside, but for what is no configuration.
+
+        Waits until IPv6 addresses that the kernel makes are used (DAD takes a second or two).
+        """
+        tentative = "ip -6 address show tentative up"
+        lab.eventually(lambda: not self.sh(tentative).strip(), f"{self.path}: DAD has ended")
         told = {
             what: json.loads(self.sh(f"ip -d -j {what}") or "[]")
             for what in ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
