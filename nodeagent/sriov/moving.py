@@ -31,7 +31,7 @@ from nodeagent.sriov.inside import Room
 from nodeagent.sriov.links import change_links, is_lost
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.node import Node, Target, target_name
-from nodeagent.sriov.stack import Child, devices_of, renamed
+from nodeagent.sriov.stack import Child, Neighbour, devices_of, renamed
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool, write_sysctls
 from nodeagent.trace import point
@@ -62,7 +62,7 @@ class Arrivals:
         self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
         self._rooms: dict[int, tuple[Node, Room]] = {}
         self._stacked: dict[int, list[AddStacked]] = {}
-        self._to_greet: list[Arrival] = []
+        self._to_greet: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -110,7 +110,7 @@ class Arrivals:
         Not for long: what has no carrier by then has nobody to tell.
         """
         with ExitStack() as held:
-            rooms = {arrival.namespace.inode for arrival in self._to_greet}
+            rooms = {namespace.inode for namespace, _ in self._to_greet.values()}
             watches: list[Watch] = [
                 held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
             ]
@@ -120,17 +120,20 @@ class Arrivals:
                 wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
 
     def _ungreeted(self) -> list[str]:
-        """Greet from those that have carrier; the others."""
-        for arrival in list(self._to_greet):
-            inside, room = self._rooms[arrival.namespace.inode]
-            links = room.rtnl.links()
-            own = inside.link_of(arrival.target, inside.links_by_device())
+        """Greet from those that have carrier; the others.
+
+        The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
+        """
+        for target, (namespace, neighbours) in list(self._to_greet.items()):
+            inside, room = self._rooms[namespace.inode]
+            own = inside.link_of(target, inside.links_by_device())
             if own is None or own.carrier:
-                self._to_greet.remove(arrival)
+                del self._to_greet[target]
             if own is not None and own.carrier:
-                family = descendants(links, own.index)
+                family = descendants(room.rtnl.links(), own.index)
                 greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
-        return [target_name(arrival.target) for arrival in self._to_greet]
+                self.failures += add_stacked(inside, neighbours) if neighbours else []
+        return list(map(target_name, self._to_greet))
 
     def _missing(self, lost: set[Target]) -> list[str]:
         for _ in self.let_in():
@@ -167,11 +170,12 @@ class Arrivals:
                     self.failures += write_sysctls(inside, [action])
                 case AddStacked():
                     pass  # all together, below
-        stacked = self._stacked.setdefault(arrival.namespace.inode, [])
-        stacked += self._renamed(inside, arrival)
+        own = list(self._renamed(inside, arrival))
+        self._stacked.setdefault(arrival.namespace.inode, []).extend(own)
         self._stack(arrival.namespace.inode)
         if arrival.had_carrier:
-            self._to_greet.append(arrival)
+            neighbours = [each for each in own if isinstance(each.thing, Neighbour)]
+            self._to_greet[arrival.target] = arrival.namespace, neighbours
 
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""

@@ -49,8 +49,6 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
                 node.stop.drain()
             began = time.monotonic()
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
-            for action in stage.actions:
-                log.debug("%s", action)
             lost = {target for target, _ in failures}
             failed = _perform_stage(node, stage, watches, lost, arrivals)
             failures += failed

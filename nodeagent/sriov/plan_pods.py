@@ -40,7 +40,7 @@ def pod_actions(
             place = None if now is None else now.inside
             if place is not None and not is_place(place, have, namespace):
                 continue
-            bare = dataclasses.replace(namespace, stack=Stack())
+            bare = dataclasses.replace(namespace, stack=Stack(), sysctls=())
             if place is None:
                 address = vf.address or (now and now.address) or ""
                 name = vf.inside.netdev.name

@@ -6,6 +6,7 @@ switch of the emulated NIC, by processes that know nothing of the reload.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -90,13 +91,18 @@ def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path
     stream = Stream(scene.pods[1], scene.pods[2], "10.1.0.3", 7001)
     other = Stream(scene.pods[0], scene.pods[7], "10.2.0.3", 7002)
     with Pings(tmp_path, scene.asked()) as pings:
-        nodeagent.call("-v", "reload")
+        nodeagent.call("reload", "--probe", f"10.1.0.2@{scene.pods[0].path}")
         lab.sh("sleep 3")
     assert lab.loaded() == wanted
     assert stream.finish() > 0
     assert other.finish() > 0
     assert scene.now() == scene.inside
     assert lab.read() == scene.node
+    (run,) = json.loads(nodeagent.call("timeline", "--output", "json").output())
+    (echoes,) = run["echoes"]
+    measured = pings.gaps[f"{scene.pods[0].process.pid}:10.1.0.2"]
+    assert abs(echoes["gap"] - measured) < 1
+    assert 0 < echoes["lost"] < echoes["sent"]
 
     write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
     with Pings(tmp_path, scene.asked()) as least:
