@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
-from nodeagent.kernel.rtnl import Link, Rtnl
+from nodeagent.kernel.rtnl import Change, Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
@@ -33,19 +33,55 @@ MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], tuple[Sysctl, ..
 """From a link, ethtool settings by ifindex, and the sysctls that interfaces start with."""
 
 
+class RememberingRtnl(Rtnl):
+    """Knows the links from one change to the next: who sets a VF up looks several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[int, Link] | None = None
+
+    def links(self) -> dict[int, Link]:
+        """As they were after the last change."""
+        if self._known is None:
+            self._known = super().links()
+        return self._known
+
+    def change(self, changes: Sequence[Change]) -> list[OSError | None]:
+        """Then they are different."""
+        self.forget()
+        return super().change(changes)
+
+    def forget(self) -> None:
+        """Something has changed."""
+        self._known = None
+
+
+class TellingStack(StackEdge):
+    """Says that what it sends may change links."""
+
+    def __init__(self, rtnl: RememberingRtnl) -> None:
+        super().__init__()
+        self._rtnl = rtnl
+
+    def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
+        """Children come, ports get a master."""
+        self._rtnl.forget()
+        return super().send(messages)
+
+
 @dataclass(frozen=True)
 class Room:
     """Netlink sockets that are open in a namespace. A context manager, which closes them."""
 
     fd: int
-    rtnl: Rtnl
+    rtnl: RememberingRtnl
     ethtool: Ethtool
 
     @classmethod
     def open(cls, fd: int) -> Self:
         """Go in, open them, and come back."""
         with entered(fd):
-            return cls(fd, Rtnl(), Ethtool())
+            return cls(fd, RememberingRtnl(), Ethtool())
 
     def network(self) -> AbstractContextManager[None]:
         """A block in which /proc/sys/net is that of the namespace."""
@@ -54,7 +90,7 @@ class Room:
     def stack(self) -> StackEdge:
         """One more socket there."""
         with entered(self.fd):
-            return StackEdge()
+            return TellingStack(self.rtnl)
 
     def link_watch(self) -> LinkWatch:
         """One more socket there."""

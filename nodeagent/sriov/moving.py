@@ -29,6 +29,7 @@ from nodeagent.sriov.actions import (
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.inside import Room
 from nodeagent.sriov.links import change_links, is_lost
+from nodeagent.sriov.model import NO_DRIVER
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.node import Node, Target, target_name
 from nodeagent.sriov.stack import Child, Neighbour, devices_of, renamed
@@ -126,6 +127,7 @@ class Arrivals:
         """
         for target, (namespace, neighbours) in list(self._to_greet.items()):
             inside, room = self._rooms[namespace.inode]
+            room.rtnl.forget()
             own = inside.link_of(target, inside.links_by_device())
             if own is None or own.carrier:
                 del self._to_greet[target]
@@ -146,6 +148,10 @@ class Arrivals:
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:
             return None
+        bus, function = arrival.move.pf.bus, arrival.move.address
+        # one look at a link: this is asked at each event, of all that are still to come
+        if self._node.sysfs.driver(bus, function) == NO_DRIVER:
+            return f"{target_name(arrival.target)} ({function}): bound to no driver"
         return self._node.unsettled(arrival.target, self._finished)
 
     def _arrive(self, arrival: Arrival) -> None:
@@ -185,6 +191,7 @@ class Arrivals:
             raise KernelError(f"{target_name(target)}: has no interface here any more")
         point("move", f"{target_name(target)} to {action.namespace.inode}")
         (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
+        room.rtnl.forget()
         if refused is not None:
             self._fail(target, f"cannot be {action.name} in {action.namespace}: {reason(refused)}")
 

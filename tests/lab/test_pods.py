@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Final
 
 import pytest
 
+from nodeagent.settings import Settings
+from nodeagent.sriov.node import Node
 from tests.support import lab
 from tests.support.lab import PF1, PF2, RUN, Nodeagent, State
 from tests.support.pods import LEAST, Pings, Pod, Stream, home, write_least
@@ -172,12 +175,56 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
         for index in (0, 1):
             assert f"pci/{PF1} vf {index}: was net1 in a namespace (sleep, pid" in done.log
         assert nodeagent.ready.exists()
+        delete_as_the_cni_does(good, PF1, 4, NAMES.format(4))
     finally:
         os.close(fd)
         lab.sh(f"pkill -9 -x sleep || true; rm -f {RUN}/newcomer")
 
 
 NAMES: Final = "enp1s0v{}"
+
+
+def delete_as_the_cni_does(pod: Pod, pf: str, index: int, recorded: str) -> None:
+    """SR-IOV CNI's DEL, by what its cache recorded: PF, index, and the name on the host."""
+    pod.ip("link set net1 nomaster", "link set net1 down", f"link set net1 name {recorded}")
+    pod.ip(f"link set {recorded} netns 1")
+    reset = "mac 00:00:00:00:00:00 vlan 0 spoofchk on trust off"
+    lab.ip(f"link set {lab.name(pf)} vf {index} {reset}")
+    assert lab.name(lab.vf(pf, index)) == recorded
+
+
+def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """They are looked into once each; without hostPID those of processes can't be seen."""
+    lab.create_vfs(PF1, 2)
+    with Pod() as one, Node(Settings()) as node:
+        one.take(lab.vf(PF1, 0), "net1")
+        lab.sh("ip netns add blue")
+        lab.ip(f"link set {lab.name(lab.vf(PF1, 1))} netns blue name net1")
+        few = _seconds(node)
+        lab.sh("for n in $(seq 98); do ip netns add other$n; done")
+        many = _seconds(node)
+        (pf,) = (pf for pf in node.observe().pfs if pf.vfs)
+        assert [vf.inside and vf.inside.netdev.name for vf in pf.vfs] == ["net1", "net1"]
+        told = f"a look with 2 namespaces {few:.3f} s, with 100 {many:.3f} s"
+        sys.stderr.write(f"{told}: {1000 * (many - few) / 98:.1f} ms each\n")
+
+        alone = ("unshare", "--pid", "--fork", "--mount-proc")
+        seen = nodeagent.start_command(*alone, "nodeagent", "preflight")
+        assert seen.wait() == 1
+        unseen = f"in a network namespace that can't be seen: pci/{PF1} vf 0 ({lab.vf(PF1, 0)})"
+        assert unseen in seen.output()
+        accepted = nodeagent.start_command(
+            *alone, "nodeagent", "preflight", "--output", "json", POD_LOSSES="accept"
+        )
+        assert accepted.wait() == 0
+        (finding,) = (f for f in json.loads(accepted.output())["findings"] if f["check"] == "pods")
+        assert finding["what"] == unseen
+
+
+def _seconds(node: Node) -> float:
+    began = time.monotonic()
+    node.observe()
+    return time.monotonic() - began
 
 
 def _reuse(inode: int) -> str:
