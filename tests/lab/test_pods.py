@@ -116,6 +116,7 @@ def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path
         for (whom, gap), script in zip(pings.gaps.items(), least.gaps.values(), strict=True)
     ]
     sys.stderr.write("\n".join(["longest time without an answer", *told, ""]))
+    assert max(each["silent"] for each in pings.told.values()) < 1
     assert max(pings.gaps.values()) <= SHARE * max(least.gaps.values())
 
 
