@@ -47,6 +47,12 @@ class Call:
 output = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", help="For people or programs."
 )
+page = click.option(
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    help="For people, programs or documents.",
+)
 snapshot_file = click.option(
     "--snapshot",
     "source",
@@ -95,6 +101,22 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
     if mode == settings.BUILD_MODE:
         return agent.build(call.settings())
     return agent.run(mode, call.settings(), call.log_format, watched)
+
+
+@click.command("terminate")
+@click.option("--lock-fd", type=click.IntRange(min=0), hidden=True)
+@click.option("--since", type=float, hidden=True)
+@click.pass_obj
+def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
+    """End in order: flag, udev rule and mounts; the host's driver.
+
+    What `run` becomes on SIGTERM once it is ready. By hand: what a pod that was killed has left.
+    The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    from nodeagent import agent
+
+    agent.terminate(call.settings(), lock_fd, since)
 
 
 @click.command("reload")
@@ -249,7 +271,7 @@ def status(call: Call, output: str) -> int:
 
 @click.command("timeline")
 @click.option("--last", type=click.IntRange(min=1), default=1, metavar="N", help="The last N runs.")
-@output
+@page
 @click.pass_obj
 def timeline(call: Call, last: int, output: str) -> None:
     """Phases of the last runs, srcversions, how long the VFs were gone."""
@@ -265,6 +287,10 @@ def timeline(call: Call, last: int, output: str) -> None:
     runs = timeline.report(journal.records(), now=now)[-last:]
     if output == "json":
         write_json([asdict(run) for run in runs])
+    elif output == "markdown":
+        from nodeagent import chronicle
+
+        write_lines(chronicle.lines(runs, loaded.driver_module))
     elif runs:
         write_lines(timeline.lines(runs, screen(loaded)))
     else:
@@ -272,12 +298,18 @@ def timeline(call: Call, last: int, output: str) -> None:
 
 
 @click.command("settings")
-@output
+@page
 @click.pass_obj
 def show_settings(call: Call, output: str) -> None:
-    """Every environment variable: its value now, and why it is there."""
+    """Every environment variable: its value now, and why it is there.
+
+    As markdown: the table of the README, with the defaults, whatever is set here.
+    """
     from nodeagent.render import Marked, table
 
+    if output == "markdown":
+        write_lines(settings.page())
+        return
     loaded = call.settings()
     rows: list[tuple[Cell, ...]] = []
     plain = []
@@ -298,7 +330,7 @@ def show_settings(call: Call, output: str) -> None:
         write_lines(table(headers, rows, screen(loaded)))
 
 
-ALL = (run, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
