@@ -72,14 +72,21 @@ class Pod:
 
         Waits until IPv6 addresses that the kernel makes are used (DAD takes a second or two).
         """
-        tentative = "ip -6 address show tentative up"
-        lab.eventually(lambda: not self.sh(tentative).strip(), f"{self.path}: DAD has ended")
+        try:
+            lab.eventually(lambda: not self._tentative(), f"{self.path}: DAD has ended")
+        except AssertionError:
+            sys.stderr.write(self.sh("ip -d -s address") + lab.sh("ip -br link"))
+            raise
         told = {
             what: json.loads(self.sh(f"ip -d -j {what}") or "[]")
             for what in ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
         }
         told["address"] = [each for each in told["address"] if each["ifname"] != "lo"]
         return {what: _sorted(map(_kept, each)) for what, each in told.items()}
+
+    def _tentative(self) -> str:
+        """IPv6 addresses that are not used yet, of interfaces that have carrier."""
+        return self.sh("ip -6 -br address show tentative up")
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """A process with the pod's network."""
