@@ -10,6 +10,8 @@ import pytest
 from nodeagent.errors import DataError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.probes import Probe
+from nodeagent.render import Screen
+from nodeagent.sriov import table
 from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences, unseen
@@ -316,6 +318,12 @@ def test_without_what_is_gone() -> None:
 def test_a_vf_in_a_namespace_that_is_seen_is_not_unseen() -> None:
     nowhere = Vf(2, "0000:01:10.4", "mlx5_core")
     assert unseen(state(vf(0, "net1"), vf(1, "net2"), nowhere)) == ("pci/0000:01:00.0 vf 2",)
+
+
+def test_the_table_says_where_interfaces_are() -> None:
+    shown = table.lines(both(), Screen())
+    assert shown[-2] == f"pci/0000:01:00.0 vf 0: net1 is in {POD}"
+    assert "net1" in shown[-4]
 
 
 # The snapshot
