@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +89,13 @@ def scene(no_vfs: None) -> Iterator[Scene]:
 
 
 def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path) -> None:
-    """Everything is as it was, streams survive, and nobody waits long."""
+    """Everything is as it was, streams survive, and no pod waits long."""
     wanted = lab.put_other_build_on_disk()
     stream = Stream(scene.pods[1], scene.pods[2], "10.1.0.3", 7001)
     other = Stream(scene.pods[0], scene.pods[7], "10.2.0.3", 7002)
-    with Pings(tmp_path, scene.asked()) as pings:
-        nodeagent.call("reload", "--probe", f"10.1.0.2@{scene.pods[0].path}")
-        lab.sh("sleep 3")
+    probe = f"10.1.0.2@{scene.pods[0].path}"
+    write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
+    pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload", "--probe", probe))
     assert lab.loaded() == wanted
     assert stream.finish() > 0
     assert other.finish() > 0
@@ -103,21 +103,39 @@ def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path
     assert lab.read() == scene.node
     (run,) = json.loads(nodeagent.call("timeline", "--output", "json").output())
     (echoes,) = run["echoes"]
-    measured = pings.gaps[f"{scene.pods[0].process.pid}:10.1.0.2"]
+    measured = pings[f"{scene.pods[0].process.pid}:10.1.0.2"]
     assert abs(echoes["gap"] - measured) < 1
     assert 0 < echoes["lost"] < echoes["sent"]
 
-    write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
-    with Pings(tmp_path, scene.asked()) as least:
-        subprocess.run([LEAST, tmp_path / "least"], check=True, timeout=lab.PATIENCE)
+    shares = compared(pings, gaps_of(scene, tmp_path, lambda: do_the_least(tmp_path / "least")))
+    if max(shares) > SHARE:  # other guests on this machine come and go: both once more
+        lab.put_other_build_on_disk()
+        pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload"))
+        shares = compared(pings, gaps_of(scene, tmp_path, lambda: do_the_least(tmp_path / "least")))
+    assert max(shares) <= SHARE
+
+
+def gaps_of(scene: Scene, directory: Path, do: Callable[[], object]) -> dict[str, float]:
+    """The longest time without an answer, by who asked whom; they are all answered again."""
+    with Pings(directory, scene.asked()) as pings:
+        do()
         lab.sh("sleep 3")
-    told = [
-        f"{whom:24} {gap:6.2f} s, by the script {script:6.2f} s: {gap / script:.2f}"
-        for (whom, gap), script in zip(pings.gaps.items(), least.gaps.values(), strict=True)
-    ]
-    sys.stderr.write("\n".join(["longest time without an answer", *told, ""]))
     assert max(each["silent"] for each in pings.told.values()) < 1
-    assert max(pings.gaps.values()) <= SHARE * max(least.gaps.values())
+    return pings.gaps
+
+
+def do_the_least(directory: Path) -> None:
+    subprocess.run([LEAST, directory], check=True, timeout=lab.PATIENCE)
+
+
+def compared(pings: dict[str, float], least: dict[str, float]) -> list[float]:
+    """Each gap in shares of the script's; said on stderr."""
+    lines = ["longest time without an answer"]
+    for whom, gap in pings.items():
+        words = f"{gap:6.2f} s, by the script {least[whom]:6.2f} s: {gap / least[whom]:.2f}"
+        lines.append(f"{whom:24} {words}")
+    sys.stderr.write("\n".join([*lines, ""]))
+    return [gap / least[whom] for whom, gap in pings.items()]
 
 
 def held_by_pfs(node: State) -> Iterator[str]:
