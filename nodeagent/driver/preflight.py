@@ -22,6 +22,7 @@ from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import inside
+from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
 
@@ -291,6 +292,8 @@ class Look:
                     blocks=self._strict,
                     pods=(namespace.pod,) if namespace.pod else (),
                 )
+        if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
+            yield from self._rdma_devices(away, found)
         if lost := [title for device, title in away.items() if device not in found]:
             yield Finding(
                 "pods",
@@ -300,6 +303,24 @@ class Look:
                 "node first; or accept it: POD_LOSSES=accept",
                 blocks=self._strict or self._keeps_pods,
             )
+
+    def _rdma_devices(
+        self, away: Mapping[tuple[str, str], str], found: Mapping[tuple[str, str], Namespace]
+    ) -> Iterator[Finding]:
+        """In exclusive mode an RDMA device is in one namespace, like an interface.
+
+        Its directory is there whatever namespace it is in; its name is not.
+        """
+        for device, namespace in found.items():
+            if (Sysfs(self.sysfs).device(*device) / "infiniband").is_dir():
+                yield Finding(
+                    "pods",
+                    f"the RDMA device of {away[device]} is in {namespace} (exclusive mode)",
+                    "it comes back in the host's namespace, and is not put back into the pod",
+                    "start that pod again afterwards, or accept it: POD_LOSSES=accept",
+                    blocks=self._strict or self._keeps_pods,
+                    pods=(namespace.pod,) if namespace.pod else (),
+                )
 
     def _uplink(self) -> Iterator[Finding]:
         allowed = self.settings.allow_uplink_reload

@@ -18,6 +18,8 @@ from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
 from nodeagent.driver.preflight import STORAGE_LOADED, Finding, Look, PreflightFailed
 from nodeagent.kernel.cgroup import pod_and_container
+from nodeagent.sriov import inside
+from nodeagent.sriov.namespaces import Holder, Namespace
 from tests.support.host import Host, make
 
 PF = "0000:01:00.0"
@@ -283,6 +285,23 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert not given.blocks
     assert not any(each.blocks for each in look(host, pod_losses="accept"))
     assert all(each.blocks for each in look(host, skip_preflight=False))
+
+
+@pytest.mark.parametrize(("mode", "count"), [("Y", 0), ("N", 1)])
+def test_an_rdma_device_in_exclusive_mode_is_a_pods_loss(
+    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
+) -> None:
+    host.pf(PF, "mlx5_core", "mlx5_core")
+    host.file("sys/module/ib_core/parameters/netns_mode", f"{mode}\n")
+    for vf in ("0000:01:00.2", "0000:01:00.3"):
+        host.file(f"sys/bus/pci/devices/{vf}/infiniband/.here", "")
+    pod = Namespace(4, 4026532001, "b", (Holder(812, 99),), pod="u-1")
+    monkeypatch.setattr(inside, "locate", lambda _, missing: dict.fromkeys(missing, pod))
+    found = [each for each in look(host) if each.check == "pods"]
+    assert len(found) == count * 2
+    for each in found:
+        assert each.what.startswith("the RDMA device of pci/0000:01:00.0 vf ")
+        assert (each.blocks, each.pods) == (True, ("u-1",))
 
 
 def test_an_infiniband_vf_needs_no_interface(host: Host) -> None:
