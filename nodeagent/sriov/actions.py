@@ -228,11 +228,12 @@ class MoveVf:
 
 @dataclass(frozen=True)
 class InPod:
-    """Ensure something in the network namespace that a VF's interface is in."""
+    """Ensure something in the network namespace that a VF's interface is in, there as `name`."""
 
     pf: DeviceHandle
     index: int
     namespace: Namespace
+    name: str
     action: SetLink | SetEthtool | SetSysctls | AddStacked
 
 

@@ -49,6 +49,7 @@ class Arrival:
 
     target: Target
     namespace: Namespace
+    name: str
     move: MoveVf | None
     had_carrier: bool
     inner: tuple[SetLink | SetEthtool | SetSysctls | AddStacked, ...]
@@ -105,10 +106,10 @@ class Arrivals:
         failures, self.failures = self.failures, []
         return failures
 
-    def greet(self) -> None:
+    def greet(self) -> Failures:
         """Let the fabric know where those are that had carrier before, once they have it again.
 
-        Not for long: what has no carrier by then has nobody to tell.
+        Not for long: what has no carrier by then has nobody to tell. Returns what went wrong.
         """
         with ExitStack() as held:
             rooms = {namespace.inode for namespace, _ in self._to_greet.values()}
@@ -119,6 +120,7 @@ class Arrivals:
                 watches.append(self._node.stop)
             with suppress(WaitTimeout):
                 wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+        return self.failures
 
     def _ungreeted(self) -> list[str]:
         """Greet from those that have carrier; the others.
@@ -188,7 +190,7 @@ class Arrivals:
         target = (action.pf, action.index)
         index = self._node.interface(target)
         if index is None:
-            raise KernelError(f"{target_name(target)}: has no interface here any more")
+            raise KernelError("has no interface here any more")
         point("move", f"{target_name(target)} to {action.namespace.inode}")
         (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
         room.rtnl.forget()
@@ -218,11 +220,10 @@ class Arrivals:
 
     def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
         """What stands on it, on the name that it has: where its own was taken, that is another."""
-        wanted = arrival.move.name if arrival.move is not None else None
         link = inside.link_of(arrival.target, inside.links_by_device())
-        names = {} if link is None or wanted is None else {wanted: link.name}
-        for action in arrival.inner:
+        for action in arrival.inner if link is not None else ():
             if isinstance(action, AddStacked):
+                names = {arrival.name: link.name if link else ""}
                 yield replace(action, thing=renamed(action.thing, names))
 
     def _fail(self, target: Target, text: str) -> None:
@@ -240,9 +241,10 @@ def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
     for target in {**moves, **inner}:
         own = inner.get(target, [])
         move = moves.get(target)
-        namespace = own[0].namespace if move is None else move.namespace
+        first = own[0] if move is None else move
         carrier = move is not None and move.carrier
-        yield Arrival(target, namespace, move, carrier, tuple(each.action for each in own))
+        actions = tuple(each.action for each in own)
+        yield Arrival(target, first.namespace, first.name, move, carrier, actions)
 
 
 def descendants(links: Mapping[int, Link], index: int) -> list[Link]:

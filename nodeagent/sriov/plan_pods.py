@@ -40,10 +40,10 @@ def pod_actions(
             place = None if now is None else now.inside
             if place is not None and not is_place(place, have, namespace):
                 continue
+            name = vf.inside.netdev.name
             bare = dataclasses.replace(namespace, stack=Stack(), sysctls=())
             if place is None:
                 address = vf.address or (now and now.address) or ""
-                name = vf.inside.netdev.name
                 carrier = vf.inside.carrier
                 yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
@@ -55,7 +55,7 @@ def pod_actions(
             inner = [SetSysctls(*target, values)] if values else []
             inner += _own(target, vf.inside, place, link_changes)
             inner += _stacked(target, vf.inside, place, want, have)
-            yield from ((SET_UP, InPod(*target, bare, each)) for each in inner)
+            yield from ((SET_UP, InPod(*target, bare, name, each)) for each in inner)
 
 
 def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:
