@@ -72,6 +72,12 @@ class Sweep:
         self.points = self.passed()
         self.check_end("undisturbed")
 
+    def count_points(self) -> None:
+        """A run of its own that is left alone, for its points; its end is not that of the sweep."""
+        ended = self._run("")
+        assert ended.status == 0, ended.log
+        self.points = self.passed()
+
     def start_again(self) -> None:
         """What the next start makes of the node, left alone; this is the end to compare with."""
         ended = self._run("", self.next_start)
@@ -104,6 +110,10 @@ class Sweep:
         end = f"TERM {number}" + (f" KILL {number + killed}" if killed else "")
         self._cut(end, {-SIGKILL, 0, 143} if killed else {0, 143})
         self.finish(f"{self.name}, SIGTERM at {number}, ended at {self.last()}")
+
+    def cut(self, end: str) -> None:
+        """A run that something happens to, however it ends."""
+        self._cut(end, {-SIGKILL, 0, 1, 71, 75, 143})
 
     def last(self) -> str:
         """The point at which it ended."""
