@@ -33,7 +33,7 @@ def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
     with _packages(settings, release, store, stop) as found:
         try:
             packages.check(found, settings.driver_root)
-            brought = packages.brings(settings.driver_module, found, settings.driver_root)
+            brought = packages.brings(settings.driver_module, release, found, settings.driver_root)
         except DataError:
             if store is not None:
                 store.forget()
