@@ -25,7 +25,7 @@ SIDECAR = "python3 kmod iproute2 util-linux"
 PACKAGES = {
     # usr-is-merged: instead of usrmerge, which is there first, and needs perl
     "sidecar": f"usr-is-merged {SIDECAR}",
-    "driver": f"usr-is-merged {SIDECAR} lsof procps pciutils ethtool bsdutils",
+    "driver": f"usr-is-merged {SIDECAR} lsof procps pciutils ethtool bsdutils rpm",
     "builder": "usr-is-merged python3 python3-venv",
 }
 WITHOUT = ("doc", "man", "locale", "info", "lintian", "bash-completion")
@@ -34,7 +34,7 @@ WITHOUT_PERL = (
     'chroot "$1" dpkg-query --show --showformat "\\${Package}\\n" | '
     f'grep -E "^({PERL})$" | xargs chroot "$1" dpkg --purge'
 )
-"""45 MB that nothing needs any more; perl-base, which dpkg needs, stays."""
+"""45 MB that only rpm needs, of all that we install; perl-base, which dpkg needs, stays."""
 HOST_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 BUILD = ("--isolation", "chroot", "--network", "host", "--layers=false", "--pull-never")
 HINT = "scripts/image --base IMAGE builds on a public base with podman or docker"
@@ -94,7 +94,7 @@ class Local:
             f"--aptopt={self.apt.transport()}",
             *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in WITHOUT),
             f"--include={','.join(PACKAGES[name].split())}",
-            f"--customize-hook={WITHOUT_PERL}",
+            *([] if "rpm" in PACKAGES[name].split() else [f"--customize-hook={WITHOUT_PERL}"]),
             *(suite, directory / "rootfs.tar", self.apt.sources),
             env={"TMPDIR": str(directory)},
             what=f"making the {name} image",

@@ -81,7 +81,14 @@ def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
     command = Command(argv, arguments.timeout)
-    return run(builder, _options(arguments), command, out=arguments.out, keep=arguments.keep)
+    return run(
+        builder,
+        _options(arguments),
+        command,
+        out=arguments.out,
+        bring=arguments.bring,
+        keep=arguments.keep,
+    )
 
 
 def _pytest(arguments: list[str]) -> list[str]:
@@ -144,6 +151,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits.add_argument("--out", type=Path, metavar="DIR", help="where /host/out goes at the end")
 
+    limits.add_argument(
+        "--bring",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="put a file into /host",
+    )
     limits.add_argument(
         "--keep", action="store_true", help="keep the run's directory: /host, serial log"
     )

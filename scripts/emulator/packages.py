@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of, say
@@ -23,6 +23,7 @@ KERNEL = "6.12"
 GUEST_PACKAGES = """
     udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
     rdma-core ibverbs-providers ibverbs-utils
+    crun
 """
 BACKPORTS = "-backports"
 QEMU = "qemu-system-x86_64"
@@ -215,8 +216,10 @@ def choose(apt: Apt, *, again: bool = False) -> Chosen:
     remembered = apt.root / "chosen.json"
     if remembered.exists() and not again:
         chosen = Chosen(**json.loads(remembered.read_text()))
-        if chosen.suite == debian_suite():
-            return chosen
+        wanted = GUEST_PACKAGES.split()
+        if chosen.suite == debian_suite() and {*wanted} <= {*chosen.guest}:
+            # those of another checkout are on the list, too
+            return replace(chosen, guest={name: chosen.guest[name] for name in wanted})
     require_host()
     apt.root.mkdir(parents=True, exist_ok=True)
     with locked(apt.root / "lock"):
