@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist
+from nodeagent.driver import blacklist, openibd
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
 from nodeagent.journal import Journal, lock
@@ -136,6 +136,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
     with lock(_work_lock(settings)):
+        openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"

@@ -39,7 +39,7 @@ RECORDS_LIMIT: Final = 1024 * 1024
 KINDS: Final = ("start", "done", "failed", "interrupted", "note")
 
 POD_INTERFACE_LOST: Final = "pod-interface-lost"
-"""A note whose facts are `namespace`, `pod`, `uid` (may be empty) and `message`: what a pod had and
+"""A note whose facts are `uid` or `namespace` and `pod`, or all, and `message`: what a pod had and
 could not be given back. With cluster integration it becomes an Event on that pod."""
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,6 @@ class Journal:
     def step(self, name: str, **facts: str) -> Iterator[None]:
         """Record that a step began and how it ended; an error goes on its way."""
         began = _clock()
-        point("begin step", name)
         self._record("start", name, facts)
         log.debug("%s began", name, extra={"step": name})
         try:
@@ -138,7 +137,6 @@ class Journal:
             said = error.message if isinstance(error, AgentError) else repr(error)
             self._record("failed", name, facts | {"message": said})
             raise
-        point("end step", name)
         self._record("done", name, facts)
         log.info("%s done", name, extra={"step": name, "elapsed": _clock() - began})
 

@@ -16,13 +16,14 @@ from typing import Final
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
-from nodeagent.journal import Journal
+from nodeagent.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.sriov.differences import differences, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
 from nodeagent.sriov.plan import plan
+from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
         restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
-        verify(node, snapshot.state)
+        behind = verify(node, snapshot.state)
+        for each in behind:
+            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
     journal.set_ready()
     journal.close_snapshot()
 
@@ -111,12 +114,14 @@ def restore(node: Node, want: NodeState) -> None:
     node.given_up.clear()
     failures: dict[str, None] = {}
     for _ in range(ROUNDS):
+        reachable, _ = node.reachable(want)
         have = node.observe()
-        stages = plan(want, have)
+        stages = plan(reachable, have)
         if not stages:
             return
         failures |= dict.fromkeys(perform(node, stages))
-    left = differences(want, node.observe())
+    reachable, _ = node.reachable(want)
+    left = differences(reachable, node.observe())
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
@@ -125,10 +130,14 @@ def restore(node: Node, want: NodeState) -> None:
         )
 
 
-def verify(node: Node, want: NodeState) -> None:
-    """Look at the node once more; RestoreFailed names every difference."""
+def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
+    """Look at the node once more; RestoreFailed names every difference.
+
+    Returns the VFs that could not be put back into their pods, because those are not there.
+    """
+    reachable, behind = node.reachable(want)
     have = node.observe()
-    left = differences(want, have)
+    left = differences(reachable, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",
@@ -139,6 +148,9 @@ def verify(node: Node, want: NodeState) -> None:
         log.warning("the driver does not have it any more: %s", gone)
     for shared in shared_macs(have):
         log.warning("VFs share a MAC, as they did before: %s", shared)
+    for each in behind:
+        log.warning("%s", each)
+    return behind
 
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
@@ -146,8 +158,8 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     state = node.observe()
     for vf in unseen(state):
         log.warning(
-            "%s: its interface is in another network namespace (a pod's?); what its PF holds for "
-            "it is restored, the interface comes back in the host's namespace",
+            "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
+            "for it is restored, the interface comes back in the host's namespace",
             vf,
         )
     for lost in state.stack.lost if state.stack is not None else ():

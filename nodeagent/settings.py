@@ -225,6 +225,12 @@ class Settings:
     restart_timeout: float = variable(
         "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
     )
+    pod_interfaces: str = variable(
+        "POD_INTERFACES",
+        one_of("restore", "report"),
+        "restore",
+        "VFs in pods' network namespaces: put back there after a reload, or only reported",
+    )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
         boolean,

@@ -1,10 +1,11 @@
 """The points at which a process could be cut off, and for tests a way to cut it off there.
 
 Code says `point("fsync", path)` before each thing that changes what the disk or the kernel
-remembers, and after those that take long. Unarmed, which it always is outside tests, that costs one
-call. Armed (TRACE_POINTS), each point is numbered from 1 and written to a file, and at a chosen
-number the process gets a signal from itself: SIGKILL ends it between two instructions, like a dying
-container or an out-of-memory kill would.
+remembers; where it comes after one, the one before the next is the same. A step begins and ends
+with a line in the journal. Unarmed, which it always is outside tests, a point costs one call. Armed
+(TRACE_POINTS), each is numbered from 1 and written to a file, and at a chosen number the process
+gets a signal from itself: SIGKILL ends it between two instructions, like a dying container or an
+out-of-memory kill would.
 
 The one global of the package: a hook that every room may call cannot be handed to every room.
 """

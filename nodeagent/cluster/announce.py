@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from typing import Final
 from nodeagent import durable
 from nodeagent.cluster.client import MANAGER, Client, Object
 from nodeagent.cluster.failures import Conflict, NotFound
-from nodeagent.cluster.kinds import EVENT, NODE
+from nodeagent.cluster.kinds import EVENT, NODE, POD
 from nodeagent.journal import POD_INTERFACE_LOST, Record
 from nodeagent.settings import Settings
 
@@ -94,7 +94,7 @@ def announce(client: Client, settings: Settings, node: str, records: Sequence[Re
     found = happenings(records)
     new = _unsaid(found, said)
     for each in new if settings.node_events else ():
-        _create(client, node, each)
+        _create(client, node, _named(client, node, each))
         said = Said(each.at, each.key, said.state)
         _save(path, said)
     shown = _shown(settings, found, records)
@@ -148,14 +148,14 @@ def _happenings(records: Sequence[Record]) -> Iterator[Happening]:
             yield _happening(record, "DriverReady", "the NIC driver is loaded, the VFs are right")
         elif record.kind == "note" and record.name == POD_INTERFACE_LOST:
             pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
-            if pod.namespace and pod.name:
+            if pod.uid or (pod.namespace and pod.name):
                 message = record.facts.get("message", "an interface was lost with the NIC driver")
                 yield _happening(record, "PodInterfaceLost", message, pod)
 
 
 def _happening(record: Record, reason: str, message: str, pod: Pod | None = None) -> Happening:
     cut = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
-    about = f"-{pod.namespace}/{pod.name}" if pod else ""
+    about = f"-{pod.namespace}/{pod.name or pod.uid}" if pod else ""
     return Happening(reason, cut, record.at, f"{record.run}-{record.clock}{about}", pod)
 
 
@@ -168,11 +168,26 @@ def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:
     return [each for each in found if each.at > max(said.at, oldest)]
 
 
+def _named(client: Client, node: str, happening: Happening) -> Happening:
+    """The same with its pod's name, where a cgroup told only its UID; no pod: it is gone."""
+    pod = happening.pod
+    if pod is None or pod.name:
+        return happening
+    for each in client.list_all(POD, fields=f"spec.nodeName={node}"):
+        meta = each["metadata"]
+        if meta["uid"] == pod.uid:
+            return replace(happening, pod=Pod(meta["namespace"], meta["name"], pod.uid))
+    return happening
+
+
 def _create(client: Client, node: str, happening: Happening) -> None:
     """One Event; one that says the same is counted up, but for the same record only once.
 
     A pod that is gone with its namespace by now needs none.
     """
+    if happening.pod is not None and not happening.pod.name:
+        log.info("nobody to tell of %s: no pod here has the UID", happening.reason)
+        return
     event = _event(node, happening)
     try:
         client.create(EVENT, event, event["metadata"]["namespace"])

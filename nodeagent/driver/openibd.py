@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import process
-from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.events import EndWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,48 @@ def check(settings: Settings) -> None:
         raise UnavailableError(
             f"cannot restart the driver: {path} is not executable", hint=f"chmod 755 {path}"
         )
+
+
+def await_running(settings: Settings, stop: StopSignal | None, proc: Path = Path("/proc")) -> None:
+    """Return when no openibd runs: one that was left by a killed agent, or that somebody started.
+
+    Two of them would unload each other's modules, and what a half-done one shows of the node is
+    neither before nor after. In a pod the container's end has ended it, too; on a bare host, and
+    with hostPID, it goes on alone. WaitTimeout after RESTART_TIMEOUT names it.
+    """
+    with ExitStack() as held:
+        ends: dict[int, EndWatch] = {}
+        for pid in _running(proc):
+            try:
+                ends[pid] = held.enter_context(EndWatch(pid))
+            except ProcessLookupError:
+                continue
+        if not ends:
+            return
+        log.warning("openibd runs already (process %s): waiting for its end", _listed(ends))
+        watches: list[Watch] = [*ends.values(), *([] if stop is None else [stop])]
+
+        def left() -> Iterator[str]:
+            return (f"the end of process {pid}" for pid in _running(proc) if pid in ends)
+
+        wait_until_clear(
+            left, *watches, what="the openibd that runs", timeout=settings.restart_timeout
+        )
+
+
+def _listed(pids: Iterable[int]) -> str:
+    return ", ".join(map(str, pids))
+
+
+def _running(proc: Path) -> Iterator[int]:
+    """Processes of which the script is an argument, as in `/bin/bash /etc/init.d/openibd stop`."""
+    for path in proc.glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if _SCRIPT.encode() in arguments[:2]:
+            yield int(path.parent.name)
 
 
 def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:

@@ -211,6 +211,27 @@ class UdevWatch(_Held):
         del self._monitor
 
 
+class EndWatch(_Held):
+    """The end of a process that need not be our child: a pidfd (pidfd_open(2)) is readable then.
+
+    Raises ProcessLookupError when there is no such process any more.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        """The pidfd."""
+        return self._fd
+
+    def drain(self) -> None:
+        """Nothing to read: it stays readable."""
+
+    def close(self) -> None:
+        """Let go of the process."""
+        os.close(self._fd)
+
+
 # linux/inotify.h
 _IN_CLOSE_WRITE = 0x0000_0008
 _IN_MOVED_FROM = 0x0000_0040

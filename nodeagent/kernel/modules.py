@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import process
-from nodeagent.trace import point
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
@@ -214,7 +213,6 @@ def _build_id(content: bytes) -> str | None:
 
 def _changed(argv: list[str], root: Path, failure: str) -> None:
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
-    point("changed modules", argv)
     if finished.returncode != 0:
         said = finished.errors or finished.output or f"{argv[0]} exited {finished.returncode}"
         raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")

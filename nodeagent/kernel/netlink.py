@@ -95,7 +95,6 @@ class Netlink:
             batch = messages[start : start + BATCH]
             point("send netlink changes", len(batch))
             first = self._send(batch)
-            point("sent netlink changes", len(batch))
             answers: dict[int, OSError | None] = {}
             while len(answers) < len(batch):
                 for sequence, kind, _, body in self._receive():

@@ -8,14 +8,19 @@ left behind as a daemon, and the failure says so.
 from __future__ import annotations
 
 import queue
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Self, TypeVar
 
 from nodeagent.errors import AgentError, KernelError
 
 Job = Callable[[], None]
+
+T = TypeVar("T")
 
 
 def run_all(jobs: Sequence[Job], *, timeout: float, threads: int) -> list[AgentError | None]:
@@ -24,55 +29,92 @@ def run_all(jobs: Sequence[Job], *, timeout: float, threads: int) -> list[AgentE
     A job that has not come back after `timeout` seconds counts as failed, and one that was not
     begun by then never is. Exceptions other than AgentError are bugs and are raised here.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
-    for number in range(len(jobs)):
-        waiting.put(number)
+    with Running(jobs, threads=threads) as running:
+        deadline = time.monotonic() + timeout
+        while running.unfinished() and (left := deadline - time.monotonic()) > 0:
+            select.select([running], [], [], left)
+            running.drain()
+        return running.results(timeout)
 
-    def work() -> None:
+
+class Running:
+    """Jobs in threads. A watch (nodeagent.kernel.events): readable when one has ended.
+
+    Whoever leaves the `with` block looks at the node next: what was not begun by then never is.
+    """
+
+    def __init__(self, jobs: Sequence[Job], *, threads: int) -> None:
+        self._jobs = jobs
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._ended: dict[int, AgentError | None] = {}
+        self._not_begun: set[int] = set()
+        # objects, not numbers: a thread that is left behind may end when we are long gone
+        self._news, self._teller = socket.socketpair()
+        self._news.setblocking(False)
+        self._teller.setblocking(False)
+        self._threads = min(threads, len(jobs))
+        for number in range(len(jobs)):
+            self._waiting.put(number)
+
+    def fileno(self) -> int:
+        """One end of a socket pair."""
+        return self._news.fileno()
+
+    def drain(self) -> None:
+        """Take in how jobs ended; what is no AgentError is a bug and is raised."""
+        with suppress(BlockingIOError):
+            self._news.recv(4096)
+        for number, error in _taken(self._done):
+            if error is not None and not isinstance(error, AgentError):
+                raise error
+            self._ended[number] = error
+
+    def unfinished(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._jobs) - len(self._ended)
+
+    def results(self, timeout: float) -> list[AgentError | None]:
+        """For each job, in order, None or its failure, after `timeout` seconds if it has none."""
+        self._stop_beginning()
+        stuck = f"still blocked in the kernel after {timeout:g} s; its thread is left there"
+        late = f"not begun within {timeout:g} s: other writes are blocked in the kernel"
+        return [
+            self._ended[n]
+            if n in self._ended
+            else KernelError(late if n in self._not_begun else stuck)
+            for n in range(len(self._jobs))
+        ]
+
+    def __enter__(self) -> Self:
+        for _ in range(self._threads):
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_beginning()
+        self._news.close()
+
+    def _work(self) -> None:
         while True:
             try:
-                number = waiting.get_nowait()
+                number = self._waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                jobs[number]()
+                self._jobs[number]()
             except BaseException as error:  # handed to the caller, who raises it
-                done.put((number, error))
+                self._done.put((number, error))
             else:
-                done.put((number, None))
+                self._done.put((number, None))
+            with suppress(OSError):  # nobody listens any more, or has not for 200 jobs
+                self._teller.send(b"!")
 
-    for _ in range(min(threads, len(jobs))):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        ended = _collected(done, len(jobs), timeout)
-    finally:
-        # whoever called looks at the node next: nothing may be begun behind its back
-        not_begun = set(_taken(waiting))
-    stuck = f"still blocked in the kernel after {timeout:g} s; its thread is left there"
-    late = f"not begun within {timeout:g} s: other writes are blocked in the kernel"
-    return [
-        ended[n] if n in ended else KernelError(late if n in not_begun else stuck)
-        for n in range(len(jobs))
-    ]
+    def _stop_beginning(self) -> None:
+        self._not_begun |= set(_taken(self._waiting))
 
 
-def _collected(
-    done: queue.SimpleQueue[tuple[int, BaseException | None]], count: int, timeout: float
-) -> dict[int, AgentError | None]:
-    """How the jobs ended that did so in time, by number."""
-    ended: dict[int, AgentError | None] = {}
-    deadline = time.monotonic() + timeout
-    with suppress(queue.Empty):
-        while len(ended) < count:
-            number, error = done.get(timeout=max(0.0, deadline - time.monotonic()))
-            if error is not None and not isinstance(error, AgentError):
-                raise error
-            ended[number] = error
-    return ended
-
-
-def _taken(waiting: queue.SimpleQueue[int]) -> Iterator[int]:
+def _taken(waiting: queue.SimpleQueue[T]) -> Iterator[T]:
     with suppress(queue.Empty):
         while True:
             yield waiting.get_nowait()

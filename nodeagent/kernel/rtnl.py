@@ -25,6 +25,7 @@ from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import ethtool
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink
 
 RTM_GETLINK: Final = 18
@@ -86,6 +87,7 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
         (27, "IFLA_GROUP", "uint32"),
+        (28, "IFLA_NET_NS_FD", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
         (37, "IFLA_LINK_NETNSID", "uint32"),
         (38, "IFLA_PHYS_PORT_NAME", "asciiz"),
@@ -197,7 +199,20 @@ class VfChange:
     port_guid: str | None = None
 
 
-Change = LinkChange | AltnameChange | VfChange
+@dataclass(frozen=True)
+class LinkMove:
+    """Take the interface `index` to the namespace that `fd` is open on, where it is `name`.
+
+    Name and namespace in one message. If the name is taken there, the interface is there all the
+    same, under the name that it had, and the message is refused with EEXIST (do_setlink()).
+    """
+
+    index: int
+    fd: int
+    name: str
+
+
+Change = LinkChange | AltnameChange | VfChange | LinkMove
 
 
 class Rtnl(Netlink):
@@ -238,6 +253,10 @@ class Rtnl(Netlink):
             )
         return tuple(sorted(found, key=lambda vf: vf.index))
 
+    def bus_info(self, name: str) -> str:
+        """The device that an interface's driver says it is of, in this socket's namespace; ""."""
+        return ethtool.bus_info(self._socket, name)
+
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Send all changes; for each, in order, None or why the kernel refused it."""
         return self.send([_set_link(change) for change in changes])
@@ -260,6 +279,8 @@ def _get_link(index: int, flags: int, mask: int) -> bytearray:
 def _set_link(change: Change) -> bytearray:
     if isinstance(change, AltnameChange):
         return _set_altname(change)
+    if isinstance(change, LinkMove):
+        return _move(change)
     message = _LinkMessage()
     message["header"]["type"] = RTM_SETLINK
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
@@ -288,6 +309,15 @@ def _set_link(change: Change) -> bytearray:
         if wanted is not None:
             message["change"] |= bit
             message["flags"] |= bit if wanted else 0
+    return _encoded(message)
+
+
+def _move(change: LinkMove) -> bytearray:
+    message = _LinkMessage()
+    message["header"]["type"] = RTM_SETLINK
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
+    message["index"] = change.index
+    message["attrs"] = [("IFLA_NET_NS_FD", change.fd), ("IFLA_IFNAME", change.name)]
     return _encoded(message)
 
 

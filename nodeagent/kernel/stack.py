@@ -243,6 +243,7 @@ def address_of(body: bytes, ours: Ours, now: float) -> Address | None:
         label=label if label not in {"", name} else None,
         metric=None if priority is None else struct.unpack("=I", priority)[0],
         proto=proto,
+        tentative=bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)),
         expires=valid != FOREVER,
         valid_until=None if valid == FOREVER else int(now + valid),
         preferred_until=None if preferred == FOREVER else int(now + preferred),

@@ -140,7 +140,6 @@ def _write(path: Path, value: str) -> None:
         try:
             point("write sysfs", path)
             os.write(fd, value.encode())
-            point("wrote sysfs", path)
         finally:
             os.close(fd)
     except OSError as error:

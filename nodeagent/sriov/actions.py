@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting
+from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.stack import Stacked
 
 STAGES: Final = (
@@ -36,6 +37,8 @@ STAGES: Final = (
     ("set eswitch", "after legacy's attributes are set, before VFs are bound (representors)"),
     ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
     ("bind VFs", "each VF is probed once, and comes up right"),
+    ("move VFs", "each VF goes into its pod as soon as it is settled, and waits for no other"),
+    ("set up in pods", "what is inside a namespace goes with the interface, and comes after it"),
     ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
     (
         "set ethtool",
@@ -196,6 +199,32 @@ class SetEthtool:
     values: tuple[Setting, ...]
 
 
+@dataclass(frozen=True)
+class MoveVf:
+    """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
+
+    `address` is the VF's PCI address; `carrier`: it had that there, and somebody is to be told when
+    it has it again. A namespace that is not the one of before is not entered.
+    """
+
+    pf: DeviceHandle
+    index: int
+    address: str
+    namespace: Namespace
+    name: str
+    carrier: bool = False
+
+
+@dataclass(frozen=True)
+class InPod:
+    """Ensure something in the network namespace that a VF's interface is in."""
+
+    pf: DeviceHandle
+    index: int
+    namespace: Namespace
+    action: SetLink | SetEthtool | AddStacked
+
+
 Action = (
     BindPf
     | SetAutoprobe
@@ -209,6 +238,8 @@ Action = (
     | SetLink
     | AddStacked
     | SetEthtool
+    | MoveVf
+    | InPod
 )
 
 

@@ -15,6 +15,7 @@ from nodeagent.errors import DataError
 from nodeagent.sriov.model import (
     DeviceHandle,
     Guid,
+    Inside,
     Mac,
     Netdev,
     NodeState,
@@ -25,7 +26,8 @@ from nodeagent.sriov.model import (
     Snapshot,
     Vf,
 )
-from nodeagent.sriov.stack import stack_from_plain
+from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.sriov.stack import Stack, stack_from_plain
 
 SCHEMA: Final = 1
 
@@ -93,6 +95,43 @@ def _node_state(plain: Any) -> NodeState:
         driver=fields.take("driver", _string),
         pfs=fields.take("pfs", _tuple_of(_pf)),
         stack=fields.maybe("stack", stack_from_plain),
+        namespaces=fields.maybe("namespaces", _tuple_of(_namespace)) or (),
+    )
+
+
+def _namespace(plain: Any) -> Namespace:
+    fields = _Fields("namespace", plain)
+    return fields.build(
+        Namespace,
+        device=fields.take("device", _integer),
+        inode=fields.take("inode", _integer),
+        boot=fields.take("boot", _string),
+        holders=fields.take("holders", _tuple_of(_holder)),
+        cookie=fields.maybe("cookie", _integer),
+        process=fields.maybe("process", _string) or "",
+        pod=fields.maybe("pod", _string) or "",
+        container=fields.maybe("container", _string) or "",
+        stack=fields.maybe("stack", stack_from_plain) or Stack(),
+    )
+
+
+def _holder(plain: Any) -> Holder:
+    fields = _Fields("holder", plain)
+    return fields.build(
+        Holder,
+        pid=fields.maybe("pid", _integer),
+        started=fields.maybe("started", _integer),
+        mount=fields.maybe("mount", _string),
+    )
+
+
+def _inside(plain: Any) -> Inside:
+    fields = _Fields("interface in a namespace", plain)
+    return fields.build(
+        Inside,
+        namespace=fields.take("namespace", _integer),
+        netdev=fields.take("netdev", _netdev),
+        carrier=fields.take("carrier", _boolean),
     )
 
 
@@ -155,6 +194,7 @@ def _vf(plain: Any) -> Vf:
         node_guid=fields.maybe("node_guid", _guid),
         port_guid=fields.maybe("port_guid", _guid),
         netdev=fields.maybe("netdev", _netdev),
+        inside=fields.maybe("inside", _inside),
     )
 
 

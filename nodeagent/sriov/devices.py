@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
 from nodeagent.kernel.devlink import Devlink, Eswitch, Param
 from nodeagent.kernel.events import Watch, wait_until_clear
@@ -41,12 +41,40 @@ DeviceAction = (
 )
 
 
-def write_devices(node: Node, actions: Sequence[DeviceAction]) -> Failures:
+def write_devices(
+    node: Node,
+    actions: Sequence[DeviceAction],
+    meanwhile: Callable[[], Iterable[object]] | None = None,
+    watches: tuple[Watch, ...] = (),
+) -> Failures:
+    """Perform the writes of a stage; `meanwhile` is called at each event until it yields nothing.
+
+    A write that has not come back at the deadline is a failure, and so is what `meanwhile` still
+    yields then: WaitTimeout says what it is.
+    """
     # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
     actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
     jobs = [_job(node, action) for action in actions]
     threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
-    results = parallel.run_all(jobs, timeout=node.settings.vf_timeout, threads=threads)
+    timeout = node.settings.vf_timeout
+    if meanwhile is None:
+        results = parallel.run_all(jobs, timeout=timeout, threads=threads)
+        return _failed(actions, results)
+    with parallel.Running(jobs, threads=threads) as running:
+
+        def left() -> Iterator[object]:
+            yield from meanwhile()
+            if running.unfinished():
+                yield f"{running.unfinished()} writes"
+
+        try:
+            wait_until_clear(left, running, *watches, what="VFs", timeout=timeout)
+        except WaitTimeout as late:
+            log.debug("%s", late.message)
+        return _failed(actions, running.results(timeout))
+
+
+def _failed(actions: Sequence[DeviceAction], results: Sequence[AgentError | None]) -> Failures:
     return [
         (target_of(action), f"{target_name(target_of(action))}: {result.message}")
         for action, result in zip(actions, results, strict=True)

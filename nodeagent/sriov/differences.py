@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.plan_pods import things_of
 from nodeagent.sriov.plan_stack import owners_of
 from nodeagent.sriov.stack import (
     Address,
@@ -39,8 +40,8 @@ class Difference:
 
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     """Every attribute of `want` that `have` does not have, in the order of devices."""
-    devices = itertools.chain.from_iterable(_pf_differences(pf, have) for pf in want.pfs)
-    return (*devices, *_stack_differences(want, have))
+    devices = itertools.chain.from_iterable(_pf_differences(pf, want, have) for pf in want.pfs)
+    return (*devices, *_stack_differences(want, have), *_pod_stack_differences(want, have))
 
 
 def shared_macs(state: NodeState) -> tuple[str, ...]:
@@ -57,16 +58,16 @@ def shared_macs(state: NodeState) -> tuple[str, ...]:
 
 
 def unseen(state: NodeState) -> tuple[str, ...]:
-    """VFs bound to the NIC's own driver whose interface is not in this network namespace."""
+    """VFs bound to the NIC's own driver whose interface is in no namespace that can be seen."""
     return tuple(
         f"{pf.handle} vf {vf.index}"
         for pf in state.pfs
         for vf in pf.vfs
-        if vf.driver == state.driver and vf.netdev is None
+        if vf.driver == state.driver and vf.netdev is None and vf.inside is None
     )
 
 
-def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
+def _pf_differences(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference]:
     target = str(want.handle)
     have = state.pf(want.handle)
     if have is None:
@@ -79,10 +80,30 @@ def _pf_differences(want: Pf, state: NodeState) -> Iterator[Difference]:
     for param in want.params:
         yield from _difference(target, param.name, param.value, known.get(param.name))
     for vf in want.vfs:
-        yield from _vf_differences(f"{target} vf {vf.index}", vf, have.vf(vf.index))
+        now = have.vf(vf.index)
+        yield from _vf_differences(f"{target} vf {vf.index}", vf, now)
+        yield from _inside_differences(f"{target} vf {vf.index}", vf, now, wanted, state)
     for each in want.representors:
-        now = have.netdev_of(each.port)
-        yield from _netdev_differences(f"{target} representor {each.port}", each.netdev, now)
+        netdev = have.netdev_of(each.port)
+        yield from _netdev_differences(f"{target} representor {each.port}", each.netdev, netdev)
+
+
+def _inside_differences(
+    target: str, want: Vf, have: Vf | None, wanted: NodeState, state: NodeState
+) -> Iterator[Difference]:
+    """Where its interface is, and what it is like there."""
+    if want.inside is None or have is None:
+        return
+    place = wanted.namespace(want.inside.namespace)
+    if have.inside is None:
+        where = "not to be found" if have.netdev is None else "here"
+        yield Difference(target, "namespace", place, where)
+        return
+    now = state.namespace(have.inside.namespace)
+    if now != place:
+        yield Difference(target, "namespace", place, now)
+        return
+    yield from _netdev_differences(target, want.inside.netdev, have.inside.netdev)
 
 
 def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
@@ -123,6 +144,20 @@ def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]
             dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
             kind = type(thing).__name__.lower()
             yield Difference(dev, kind, thing, there.get(place(thing), "missing"))
+
+
+def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    """The same inside of namespaces that both have; the others' interfaces are told already."""
+    for namespace in want.namespaces:
+        there: dict[tuple[object, ...], Stacked] = {}
+        if namespace in have.namespaces:
+            stack = have.namespace(namespace.inode).stack
+            there = {place(thing): thing for thing in stack.things()}
+        for thing, owner in things_of(want, namespace.inode).items():
+            now = there.get(place(thing), "missing")
+            if owner is not None and now != thing:
+                dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
+                yield Difference(f"{dev} in {namespace}", type(thing).__name__.lower(), thing, now)
 
 
 def place(thing: Stacked) -> tuple[object, ...]:

@@ -17,6 +17,8 @@ from nodeagent.sriov.actions import (
     BindPf,
     BindVf,
     CreateVfs,
+    InPod,
+    MoveVf,
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
@@ -28,10 +30,11 @@ from nodeagent.sriov.actions import (
     UnbindVf,
 )
 from nodeagent.sriov.ethtool import commands as ethtool_commands
+from nodeagent.sriov.lines_pods import inside_line, move_line
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
 
-AFTER_UDEV: Final = ("set VF netdevs", "set representors")
+AFTER_UDEV: Final = ("move VFs", "set VF netdevs", "set representors")
 """Stages whose interfaces have just come: a shell has to wait until udev has named them."""
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
@@ -117,7 +120,21 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case SetEthtool():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))
+        case MoveVf():
+            text = move_line(action)
+        case InPod():
+            text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
     return text
+
+
+def _inside(want: NodeState) -> Known:
+    """The VFs' interfaces in pods, by the names that they have there once they are moved."""
+    return {
+        (pf.handle, vf.index): vf.inside.netdev
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.inside is not None
+    }
 
 
 def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:

@@ -135,6 +135,13 @@ def set_links(
     node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     failures = _await_links(node, list(map(target_of, actions)), watches, lost)
+    return failures + change_links(node, actions, watches)
+
+
+def change_links(
+    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
+) -> Failures:
+    """Set what is not so already of interfaces that are there; of those that are not, nothing."""
     devices = node.links_by_device()
     links = [link for group in devices.values() for link in group]
     changes: list[tuple[Target, Change]] = []
@@ -151,7 +158,7 @@ def set_links(
     with _udev_follows(new_names, watches):
         refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
         new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
-    return failures + refused
+    return refused
 
 
 def _await_links(
@@ -168,7 +175,7 @@ def _await_links(
     awaited = [
         target
         for target in targets
-        if target not in node.given_up and not _is_lost(node, target, lost, devices)
+        if target not in node.given_up and not is_lost(node, target, lost, devices)
     ]
     try:
         node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
@@ -179,7 +186,7 @@ def _await_links(
     return []
 
 
-def _is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
+def is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
     """Its failure is known, and time alone does not mend it.
 
     A representor does not come while its PF's VFs or its eswitch's mode do not.

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
 
+from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.stack import Stack
 
 NO_DRIVER: Final = "none"
@@ -145,13 +146,26 @@ class Netdev:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """A VF's interface that is in another network namespace, a pod's: `namespace` is its inode.
+
+    `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
+    """
+
+    namespace: int
+    netdev: Netdev
+    carrier: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Vf:
     """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
 
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
-    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here.
+    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here. Its interface is
+    `netdev` in the host's network namespace, or `inside` another.
     """
 
     index: int
@@ -171,8 +185,11 @@ class Vf:
     node_guid: Guid | None = None
     port_guid: Guid | None = None
     netdev: Netdev | None = None
+    inside: Inside | None = None
 
     def __post_init__(self) -> None:
+        if self.netdev is not None and self.inside is not None:
+            raise ValueError(f"VF {self.index} has an interface here and in another namespace")
         _check_range("index", self.index, 0, 0xFFFF)
         _check_range("vlan", self.vlan, 0, 4095)
         _check_range("qos", self.qos, 0, 7)
@@ -316,13 +333,24 @@ class Pf:
 
 @dataclass(frozen=True)
 class NodeState:
-    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them."""
+    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them.
+
+    `namespaces`, sorted by inode, are those that VFs are inside of.
+    """
 
     driver: str
     pfs: tuple[Pf, ...] = ()
     stack: Stack | None = None
+    namespaces: tuple[Namespace, ...] = ()
 
     def __post_init__(self) -> None:
+        inodes = [each.inode for each in self.namespaces]
+        if inodes != sorted(set(inodes)):
+            raise ValueError(f"namespaces {inodes} are not unique and sorted")
+        for pf in self.pfs:
+            for vf in pf.vfs:
+                if vf.inside is not None and vf.inside.namespace not in inodes:
+                    raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace not described")
         if not _DRIVER.fullmatch(self.driver):
             raise ValueError(f"{self.driver!r} is not a driver name")
         handles = [pf.handle for pf in self.pfs]
@@ -336,8 +364,12 @@ class NodeState:
         """The PF with that handle, or None."""
         return next((pf for pf in self.pfs if pf.handle == handle), None)
 
+    def namespace(self, inode: int) -> Namespace:
+        """The namespace with that inode. KeyError when none of our VFs is inside of it."""
+        return {each.inode: each for each in self.namespaces}[inode]
+
     def netdevs(self) -> Iterable[Netdev]:
-        """Every netdev of every PF, VF and representor."""
+        """Every netdev of every PF, VF and representor in the host's namespace."""
         for pf in self.pfs:
             yield from (netdev for _, netdev in pf.netdevs())
 

@@ -19,11 +19,20 @@ from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.ethnl import Ethtool
-from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.events import (
+    AddressWatch,
+    LinkWatch,
+    StopSignal,
+    UdevWatch,
+    Watch,
+    wait_until_clear,
+)
+from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
+from nodeagent.sriov import inside
 from nodeagent.sriov.model import (
     NO_DRIVER,
     REPRESENTOR,
@@ -39,6 +48,8 @@ from nodeagent.sriov.model import (
     Setting,
     Vf,
 )
+from nodeagent.sriov.namespaces import Namespace
+from nodeagent.sriov.pods import LeftBehind, without
 from nodeagent.sriov.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -72,6 +83,8 @@ class Node:
         ethtool: Ethtool | None = None,
         devlink: Callable[[], Devlink] = Devlink,
         stack: Callable[[], StackEdge] = StackEdge,
+        address_watch: Callable[[], AddressWatch] = AddressWatch,
+        namespaces: Namespaces | None = None,
         udev_run: Path = Path("/run/udev"),
     ) -> None:
         self.settings = settings
@@ -81,6 +94,8 @@ class Node:
         self.ethtool = ethtool or Ethtool()
         self.devlink = devlink
         self.stack = stack
+        self.address_watch = address_watch
+        self.namespaces = namespaces or Namespaces()
         self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
@@ -111,13 +126,68 @@ class Node:
                 self._observe_pf(DeviceHandle(*device), devices, settings, switches.get(device, {}))
                 for device in found
             )
-            state = NodeState(driver, tuple(sorted(pfs, key=lambda pf: pf.handle)))
+            state = self._with_insides(driver, sorted(pfs, key=lambda pf: pf.handle))
             return dataclasses.replace(state, stack=self._observe_stack(state, links))
         except ValueError as error:
             raise UnavailableError(
                 f"cannot make sense of the PFs of {driver}: {error}",
                 hint="something may be changing them right now; try again",
             ) from error
+
+    def reachable(self, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
+        """`want` without what belongs into namespaces that are gone, or replaced; and what that is.
+
+        With POD_INTERFACES=report: without what belongs into any.
+        """
+        gone = {}
+        for namespace in want.namespaces:
+            if self.settings.pod_interfaces == "report":
+                gone[namespace.inode] = "POD_INTERFACES=report"
+                continue
+            try:
+                with self.namespaces.opened(namespace):
+                    pass
+            except NamespaceGone as error:
+                gone[namespace.inode] = error.message
+        return without(want, gone)
+
+    @contextmanager
+    def within(self, namespace: Namespace) -> Iterator[tuple[Node, inside.Room]]:
+        """This node as it is seen from inside a namespace; NamespaceGone when it is another."""
+        with inside.opened(self.namespaces, namespace) as room:
+            node = Node(
+                self.settings,
+                self.stop,
+                sysfs=self.sysfs,
+                rtnl=room.rtnl,
+                ethtool=room.ethtool,
+                stack=room.stack,
+                address_watch=room.address_watch,
+                udev_run=self.udev_run,
+            )
+            yield node, room
+
+    def _with_insides(self, driver: str, pfs: Iterable[Pf]) -> NodeState:
+        """The PFs with what can be told of their VFs' interfaces in other namespaces."""
+        pfs = tuple(pfs)
+        missing = {
+            (pf.handle.bus, vf.address)
+            for pf in pfs
+            for vf in pf.vfs
+            if vf.driver == driver and vf.netdev is None and vf.address is not None
+        }
+        if not missing:
+            return NodeState(driver, pfs)
+        found = inside.find(self.namespaces, missing, _netdev_of)
+
+        def placed(pf: Pf, vf: Vf) -> Vf:
+            place = found.places.get((pf.handle.bus, vf.address or ""))
+            return vf if place is None else dataclasses.replace(vf, inside=place)
+
+        placed_pfs = (
+            dataclasses.replace(pf, vfs=tuple(placed(pf, vf) for vf in pf.vfs)) for pf in pfs
+        )
+        return NodeState(driver, tuple(placed_pfs), namespaces=found.namespaces)
 
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
@@ -153,6 +223,11 @@ class Node:
             return None
         function = self.sysfs.function(handle.bus, handle.name, index)
         return None if function is None else (handle.bus, function)
+
+    def interface(self, target: Target) -> int | None:
+        """The ifindex of a target's netdev in this namespace, from sysfs."""
+        device = self.device_of(target)
+        return None if device is None else self._interface(target, device)
 
     def is_bound(self, target: Target) -> bool:
         """Whether there is a device with a driver, so that its interface may still come."""
@@ -342,8 +417,10 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
 
 
 def _netdev(link: Link | None, settings: SettingsByIndex) -> Netdev | None:
-    if link is None:
-        return None
+    return None if link is None else _netdev_of(link, settings)
+
+
+def _netdev_of(link: Link, settings: SettingsByIndex) -> Netdev:
     mac = None if link.mac is None else Mac(link.mac)
     return Netdev(
         name=link.name,

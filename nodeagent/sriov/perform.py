@@ -12,16 +12,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from nodeagent.kernel.events import Watch
-from nodeagent.sriov.actions import AddStacked, SetEthtool, SetLink, SetVf, Stage
+from nodeagent.sriov.actions import (
+    AddStacked,
+    BindVf,
+    InPod,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetVf,
+    Stage,
+)
 from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
+from nodeagent.sriov.moving import Arrivals
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool
-from nodeagent.trace import point
 
-OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked)
+OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked, MoveVf, InPod)
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +42,18 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
     always finished.
     """
     failures: Failures = []
-    with node.watches() as watches:
+    with node.watches() as watches, Arrivals(node, stages, watches) as arrivals:
         for stage in stages:
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
-            point("begin stage", stage.name)
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
-            failed = _perform_stage(node, stage, watches, {target for target, _ in failures})
+            lost = {target for target, _ in failures}
+            failed = _perform_stage(node, stage, watches, lost, arrivals)
             failures += failed
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
+        arrivals.greet()
     return tuple(text for _, text in failures)
 
 
@@ -53,11 +63,19 @@ def _tally(stage: Stage, failed: Failures) -> str:
 
 
 def _perform_stage(
-    node: Node, stage: Stage, watches: tuple[Watch, ...], lost: set[Target]
+    node: Node,
+    stage: Stage,
+    watches: tuple[Watch, ...],
+    lost: set[Target],
+    arrivals: Arrivals,
 ) -> Failures:
-    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver."""
+    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver.
+
+    VFs go into their pods while others are still being bound.
+    """
     writes = [action for action in stage.actions if not isinstance(action, OVER_NETLINK)]
-    failures = write_devices(node, writes)
+    meets = arrivals.expected and any(isinstance(action, BindVf) for action in writes)
+    failures = write_devices(node, writes, arrivals.let_in if meets else None, watches)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
     if vf_actions:
@@ -71,4 +89,6 @@ def _perform_stage(
     stacked = [action for action in stage.actions if isinstance(action, AddStacked)]
     if stacked:
         failures += add_stacked(node, stacked)
+    if any(isinstance(action, MoveVf | InPod) for action in stage.actions):
+        failures += arrivals.await_all(watches, lost)
     return failures

@@ -44,6 +44,7 @@ from nodeagent.sriov.model import (
     Port,
     Vf,
 )
+from nodeagent.sriov.plan_pods import pod_actions
 from nodeagent.sriov.plan_stack import stack_actions
 from nodeagent.sriov.stack import Stack
 
@@ -91,7 +92,11 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     for pf in want.pfs:
         for stage, action in _pf_actions(pf, have.pf(pf.handle), want.driver):
             found[stage].append(action)
-    for stage, action in itertools.chain(_freed_names(want, have), stack_actions(want, have)):
+    for stage, action in itertools.chain(
+        _freed_names(want, have),
+        stack_actions(want, have),
+        pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), _link_changes),
+    ):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
 
@@ -103,7 +108,7 @@ def after_reload(state: NodeState) -> NodeState:
     the PCI device, not to the driver, and outlives it.
     """
     pfs = tuple(map(_reloaded, state.pfs))
-    return dataclasses.replace(state, pfs=pfs, stack=state.stack and Stack())
+    return dataclasses.replace(state, pfs=pfs, stack=state.stack and Stack(), namespaces=())
 
 
 def _reloaded(pf: Pf) -> Pf:
@@ -227,9 +232,9 @@ def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
     late: dict[str, Any] = {}
     if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
         late |= {name: changes.pop(name) for name in RATES if name in changes}
-    if binds and _keeps_another_mac(want) and want.netdev is not None:
+    if binds and _keeps_another_mac(want):
         late["admin_mac"] = want.admin_mac
-        changes["admin_mac"] = want.netdev.mac
+        changes["admin_mac"] = _mac_of(want)
     if changes:
         yield "set VFs", SetVf(pf.handle, want.index, **changes)
     if late:
@@ -272,7 +277,16 @@ def _needs_another_bind(want: Vf, have: Vf) -> bool:
 
 
 def _mac_of(vf: Vf) -> Mac | None:
-    return vf.netdev.mac if vf.netdev is not None else None
+    netdev = vf.netdev if vf.inside is None else vf.inside.netdev
+    return netdev.mac if netdev is not None else None
+
+
+def _known(want: Pf, have: Pf | None, vf: Vf) -> Vf | None:
+    """A VF as it is; None where it, or its interface, is made anew."""
+    now = None if have is None or _must_create(want, have) else have.vf(vf.index)
+    if have is None or now is None or any(_binding(vf, now, _changes_mode(want, have))):
+        return None
+    return now
 
 
 def _keeps_another_mac(want: Vf) -> bool:

@@ -92,7 +92,8 @@ class Address:
     """An address with its prefix length: `192.0.2.10/24`. `peer`: of a point-to-point link.
 
     `flags` are those that an administrator sets (IFA_F_NODAD, _HOMEADDRESS, _NOPREFIXROUTE,
-    _MANAGETEMPADDR, _MCAUTOJOIN). `expires`: it has a lifetime; then the `_until` are Unix times in
+    _MANAGETEMPADDR, _MCAUTOJOIN). `tentative`: nobody knew yet that it is nobody else's, or it is
+    somebody else's (IPv6, DAD). `expires`: it has a lifetime; then the `_until` are Unix times in
     seconds. They are not compared: the kernel counts down in seconds of its own.
     """
 
@@ -106,6 +107,7 @@ class Address:
     metric: int | None = None
     proto: int = 0
     expires: bool = False
+    tentative: bool = field(default=False, compare=False)
     valid_until: int | None = field(default=None, compare=False)
     preferred_until: int | None = field(default=None, compare=False)
 

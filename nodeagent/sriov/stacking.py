@@ -10,6 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nodeagent.errors import WaitTimeout, reason
@@ -32,21 +33,34 @@ from nodeagent.sriov.stack import (
 
 log = logging.getLogger(__name__)
 
+IFA_F_NODAD: Final = 0x02
 DAD_TIMEOUT: Final = 10.0
 """Seconds. DAD itself takes one or two, from the moment when the link has carrier."""
 
 
-def add_stacked(node: Node, actions: Sequence[AddStacked]) -> Failures:
-    """Perform the actions of a stage, of one kind; what another interface's absence stops is named.
+def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = False) -> Failures:
+    """Perform the actions of a stage; what another interface's absence stops is named.
 
-    Children go level by level, because each needs its parent's ifindex.
+    Children go level by level, because each needs its parent's ifindex. `at_once`: IPv6 addresses
+    that were nobody else's are so still, and are used without DAD.
     """
     with node.stack() as edge:
         children = [action for action in actions if isinstance(action.thing, Child)]
         failures: Failures = []
         for level in _levels(children):
             failures += _add(node, edge, level)
-        return failures + _add(node, edge, [a for a in actions if a not in children])
+        others = [action for action in actions if action not in children]
+        if at_once:
+            failures += _add(node, edge, [each for each in map(_without_dad, others) if each])
+        return failures + _add(node, edge, others)
+
+
+def _without_dad(action: AddStacked) -> AddStacked | None:
+    """The same address with IFA_F_NODAD. Set again without it, it is used already."""
+    thing = action.thing
+    if not isinstance(thing, Address) or ":" not in thing.address or thing.tentative:
+        return None
+    return replace(action, thing=replace(thing, flags=thing.flags | IFA_F_NODAD))
 
 
 def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:
@@ -88,7 +102,7 @@ def _send(
 
     The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
     """
-    with AddressWatch() as watch:
+    with node.address_watch() as watch:
         results = edge.send([_message(action.thing, indexes, time.time()) for action in actions])
         pairs = list(zip(actions, results, strict=True))
         again = [

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
+SWEEPS = 3
+"""So do the points at which nodeagent is ended in turn."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ def on_this_host(name: str, work: Path) -> Check:
 
 def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: in parts, then those for 8 PFs, then those that measure time."""
+    for part in range(1, SWEEPS + 1):
+        # -rP shows what the tests print: how many points, and how many survived
+        points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
+        yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
     for part in range(1, PARTS + 1):
-        chosen = ("-m", "not wide and not alone", "--part", f"{part}/{PARTS}")
+        chosen = ("-m", "not wide and not alone and not sweep", "--part", f"{part}/{PARTS}")
         yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
     if wide:
         yield _lab("lab, 8 PFs", work, 8, ("-m", "wide"), alone=True)

@@ -19,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part", metavar="K/N", help="only the K-th of N parts of about as many tests each"
     )
+    parser.addoption(
+        "--points", metavar="K/N", default="1/1", help="of a sweep, every N-th point from the K-th"
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -37,6 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         load[part_of[path]] += size
     config.hook.pytest_deselected(items=[item for item in items if part_of[item.path] != part - 1])
     items[:] = [item for item in items if part_of[item.path] == part - 1]
+
+
+@pytest.fixture
+def shard(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """Of --points: the first number, and the step to the next."""
+    first, step = request.config.getoption("--points").split("/")
+    return int(first), int(step)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,6 +26,7 @@ from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.ethnl import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
+from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
@@ -33,6 +34,7 @@ from nodeagent.settings import Settings
 from nodeagent.sriov import links as real_links
 from nodeagent.sriov import node as real_node
 from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.namespaces import Holder
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.stack import Stack
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
@@ -64,6 +66,18 @@ class FakeStack(StackEdge):
     def read(self, links: Mapping[int, Link], roots: Collection[int]) -> Stack:
         """Nothing."""
         return Stack()
+
+
+class FakeNamespaces(Namespaces):
+    """No other network namespace can be seen."""
+
+    def scan(self) -> dict[int, tuple[Holder, ...]]:
+        """None."""
+        return {}
+
+    def scan_files(self, wanted: int | None = None) -> dict[int, tuple[Holder, ...]]:
+        """None."""
+        return {}
 
 
 class FakeNode(FakeRules):
@@ -124,6 +138,7 @@ class FakeNode(FakeRules):
             ethtool=FakeEthtool(self),
             devlink=lambda: FakeDevlink(self),
             stack=FakeStack,
+            namespaces=FakeNamespaces(),
             udev_run=self.udev_run,
         )
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,3 +90,56 @@ def test_only_the_deadline_kills_it(settings: Settings, monkeypatch: pytest.Monk
     install(settings, "trap '' TERM INT; while :; do sleep 0.1; done")
     with pytest.raises(WaitTimeout, match=r"openibd restart to end; .*SIGKILL ended it"):
         openibd.restart(replace(settings, restart_timeout=0.3), None)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, and a /proc of ours in which it is openibd, among others that are not."""
+    with subprocess.Popen(["/bin/sh", "-c", "read x"], stdin=subprocess.PIPE) as process:
+        for pid, line in (
+            (process.pid, b"/bin/bash\0/etc/init.d/openibd\0restart\0"),
+            (1, b"/sbin/init\0"),
+            (2, b""),
+            (3, b"vi\0-R\0/etc/init.d/openibd\0"),
+        ):
+            path = tmp_path / f"proc/{pid}/cmdline"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(line)
+        yield process
+
+
+def test_an_openibd_that_runs_is_waited_for(
+    settings: Settings,
+    other: subprocess.Popen[bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What an agent that was killed alone leaves behind: its unload and our load would mix."""
+    assert other.stdin is not None
+
+    def end() -> None:
+        assert other.stdin is not None
+        (tmp_path / f"proc/{other.pid}/cmdline").unlink()
+        other.stdin.close()
+
+    threading.Timer(0.2, end).start()
+    began = time.monotonic()
+    openibd.await_running(settings, None, tmp_path / "proc")
+    assert 0.15 < time.monotonic() - began < 3
+    assert f"openibd runs already (process {other.pid})" in caplog.text
+
+
+def test_one_that_does_not_end_is_named(
+    settings: Settings, other: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(WaitTimeout, match=f"the end of process {other.pid}"):
+        openibd.await_running(replace(settings, restart_timeout=0.2), None, tmp_path / "proc")
+
+
+def test_one_that_has_just_ended_is_not_waited_for(settings: Settings, tmp_path: Path) -> None:
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    path = tmp_path / f"proc/{gone.pid}/cmdline"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"/etc/init.d/openibd\0restart\0")
+    openibd.await_running(settings, None, tmp_path / "proc")

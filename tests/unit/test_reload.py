@@ -337,7 +337,7 @@ def test_a_vf_in_another_namespace_comes_back_in_ours_and_is_named(
     before = host.state()
     host.start()
     assert differences(before, host.state()) == ()
-    assert f"pci/{PF1} vf 0: its interface is in another network namespace" in caplog.text
+    assert f"pci/{PF1} vf 0: its interface is in a namespace that can't be seen" in caplog.text
 
 
 # what goes wrong

@@ -1,0 +1,239 @@
+"""Network namespaces: found, proven to be the one of before, and sockets opened inside.
+
+A namespace is found through the processes that are in it (/proc/PID/ns/net) and through its mounts
+(nsfs in /proc/PID/mountinfo, where `ip netns` and container runtimes keep theirs). Those of the
+host are seen with hostPID; without it, our own processes and what is mounted in our container.
+
+setns(2) moves the calling thread only, and a socket stays in the namespace in which it was opened.
+So the main thread goes in, opens netlink sockets, and comes back before anything else happens
+(`entered`). A helper process that sends sockets back (SCM_RIGHTS) would cost a fork a namespace,
+and the same care. Nothing is executed in there, and no mount or PID namespace is entered: our own
+/proc/sys/net shows the calling thread's network namespace (net/sysctl_net.c).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import KernelError
+from nodeagent.sriov.namespaces import Holder, Namespace
+
+CLONE_NEWNET: Final = 0x40000000
+SO_NETNS_COOKIE: Final = 71
+SOFTWARE: Final = 70
+
+_NET = re.compile(r"net:\[(\d+)\]")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+# A kubelet's cgroup: .../kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope, where the
+# systemd driver writes the uid's "-" as "_".
+_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
+_CONTAINER = re.compile(r"([0-9a-f]{64})")
+
+
+class NamespaceGone(KernelError):
+    """The namespace is not there any more, or another one has its number."""
+
+
+@dataclass(frozen=True)
+class Namespaces:
+    """The network namespaces that can be seen through `proc`."""
+
+    proc: Path = Path("/proc")
+
+    def own(self) -> int:
+        """The inode of the namespace that this process is in."""
+        return (self.proc / "self/ns/net").stat().st_ino
+
+    def scan(self) -> dict[int, tuple[Holder, ...]]:
+        """Every other namespace that is seen, by inode, and who holds it: processes, then mounts.
+
+        One readlink(2) a process and one look at the mounts; nothing is opened.
+        """
+        found: dict[int, list[Holder]] = {}
+        for pid, inode in self._processes():
+            started = self.started(pid)
+            if started is not None:
+                found.setdefault(inode, []).append(Holder(pid, started))
+        for path, inode in self._mounts():
+            found.setdefault(inode, []).append(Holder(mount=path))
+        found.pop(self.own(), None)
+        return {inode: tuple(holders) for inode, holders in found.items()}
+
+    def scan_files(self, wanted: int | None = None) -> dict[int, tuple[Holder, ...]]:
+        """The same for namespaces that processes merely have open (proc_pid_fd(5)): dear, so last.
+
+        `wanted`: of that one only.
+        """
+        found: dict[int, list[Holder]] = {}
+        for path in self.proc.glob("[0-9]*/fd/*"):
+            with suppress(OSError):  # it was closed, or the process has ended
+                match = _NET.fullmatch(str(path.readlink()))
+                ours = path.parts[-3] == str(os.getpid())
+                if match and wanted in {None, int(match[1])} and not ours:
+                    found.setdefault(int(match[1]), []).append(Holder(mount=str(path)))
+        found.pop(self.own(), None)
+        return {inode: tuple(holders) for inode, holders in found.items()}
+
+    def described(self, fd: int, holders: tuple[Holder, ...]) -> Namespace:
+        """The open namespace as a value, with its process, pod and container if told."""
+        facts = os.fstat(fd)
+        with entered(fd):
+            number = cookie()
+        bare = Namespace(facts.st_dev, facts.st_ino, self.boot(), holders, number)
+        pid = next((holder.pid for holder in holders if holder.pid is not None), None)
+        if pid is None:
+            return bare
+        text = _text(self.proc / str(pid) / "cgroup")
+        pod, container = _POD.search(text), _CONTAINER.search(text)
+        return replace(
+            bare,
+            process=_text(self.proc / str(pid) / "comm"),
+            pod=pod[1].replace("_", "-") if pod else "",
+            container=container[1][:12] if container else "",
+        )
+
+    def boot(self) -> str:
+        """The boot that namespaces are told apart in."""
+        return _text(self.proc / "sys/kernel/random/boot_id")
+
+    @contextmanager
+    def opened(self, namespace: Namespace) -> Iterator[int]:
+        """A descriptor of `namespace`; NamespaceGone, with nothing done in it, if it is another.
+
+        It is the one if somebody holds it who held it before: a process that has the same pid and
+        start time and is in the namespace of that number, or a mount of it at the same path. If
+        nobody does, somebody may still have it open. The cookie, where there is one, decides.
+        """
+        if namespace.boot != self.boot():
+            raise NamespaceGone("the node was started anew since")
+        with ExitStack() as held:
+            try:
+                fd = held.enter_context(self.seen(namespace.inode, namespace.holders))
+            except NamespaceGone:
+                others = self.scan_files(namespace.inode).get(namespace.inode, ())
+                if namespace.cookie is None or not others:
+                    raise
+                fd = held.enter_context(self.seen(namespace.inode, others))
+            if os.fstat(fd).st_dev != namespace.device:
+                raise NamespaceGone("another namespace is in its place")
+            if namespace.cookie is not None:
+                with entered(fd):
+                    now = cookie()
+                if now != namespace.cookie:
+                    raise NamespaceGone("another namespace is in its place")
+            yield fd
+
+    @contextmanager
+    def seen(self, inode: int, holders: Iterable[Holder]) -> Iterator[int]:
+        """A descriptor of the namespace of that number by one of its holders, or NamespaceGone."""
+        why = "nobody holds it any more"
+        for holder in holders:
+            fd = self._open(holder)
+            if fd is None:
+                continue
+            try:
+                if os.fstat(fd).st_ino != inode:
+                    why = "another namespace is in its place"
+                # after open(2): whoever has the pid now had it then
+                elif holder.pid is None or self.started(holder.pid) == holder.started:
+                    yield fd
+                    return
+            finally:
+                os.close(fd)
+        raise NamespaceGone(why)
+
+    def _open(self, holder: Holder) -> int | None:
+        path = self.proc / f"{holder.pid}/ns/net" if holder.mount is None else Path(holder.mount)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def started(self, pid: int) -> int | None:
+        """When the process was started, in clock ticks since boot; None when there is none."""
+        text = _text(self.proc / str(pid) / "stat")
+        # the name is in parentheses and may hold any, spaces too
+        fields = text.rpartition(")")[2].split()
+        return int(fields[19]) if len(fields) > 19 else None
+
+    def _processes(self) -> Iterator[tuple[int, int]]:
+        for entry in os.scandir(self.proc):
+            if entry.name.isdecimal():
+                with suppress(OSError):  # it has ended, or is a kernel thread
+                    link = os.readlink(f"{self.proc}/{entry.name}/ns/net")  # noqa: PTH115 # thousands
+                    match = _NET.fullmatch(link)
+                    if match:
+                        yield int(entry.name), int(match[1])
+
+    def _mounts(self) -> Iterator[tuple[str, int]]:
+        """Path and inode of each mount of a network namespace, ours first, then the host's."""
+        seen: set[int] = set()
+        for process, prefix in (("self", ""), ("1", f"{self.proc}/1/root")):
+            for line in _text(self.proc / process / "mountinfo").splitlines():
+                fields = line.split()
+                match = _NET.fullmatch(fields[3])
+                if match and int(match[1]) not in seen:
+                    seen.add(int(match[1]))
+                    yield prefix + _OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[4]), int(match[1])
+
+
+@contextmanager
+def entered(fd: int) -> Iterator[None]:
+    """This thread is in the network namespace `fd` for the length of the block. Open sockets, go.
+
+    KernelError when the kernel refuses (it takes CAP_SYS_ADMIN).
+    """
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+        try:
+            yield
+        finally:
+            _return_to(own)
+    finally:
+        os.close(own)
+
+
+def cookie() -> int | None:
+    """The cookie of this thread's network namespace (Linux 5.14); None where there is none."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
+        try:
+            raw = asked.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError:
+            return None
+    value: int = struct.unpack("=Q", raw)[0]
+    return value
+
+
+def _setns(fd: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise KernelError(
+            f"cannot enter a network namespace: {os.strerror(number)}",
+            hint="it takes CAP_SYS_ADMIN: a privileged pod",
+            errno=number,
+        )
+
+
+def _return_to(own: int) -> None:
+    """Back to our own. Should that ever fail, nothing more may be done: it would be done there."""
+    try:
+        _setns(own)
+    except KernelError:
+        os._exit(SOFTWARE)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

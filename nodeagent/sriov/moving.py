@@ -1,0 +1,232 @@
+"""VFs on their way into pods: each is moved and set up as soon as it is settled.
+
+While other VFs are still being bound, named or waited for, those that are ready go: a pod waits for
+its own VFs and for no other's. All of it is done by the main thread between two events.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.neighbourhood import greet
+from nodeagent.kernel.netns import NamespaceGone
+from nodeagent.kernel.rtnl import Link, LinkMove
+from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, Stage
+from nodeagent.sriov.failures import Failures
+from nodeagent.sriov.inside import Room
+from nodeagent.sriov.links import change_links, is_lost
+from nodeagent.sriov.namespaces import Namespace
+from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.stack import Child, devices_of, renamed
+from nodeagent.sriov.stacking import add_stacked
+from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.trace import point
+
+log = logging.getLogger(__name__)
+
+CARRIER: Final = 5.0
+"""Seconds. An igb VF has carrier two seconds after it went up, an mlx5 VF at once."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One VF's way: where to, if it is not there yet, and what is to be done there, in order."""
+
+    target: Target
+    namespace: Namespace
+    move: MoveVf | None
+    had_carrier: bool
+    inner: tuple[SetLink | SetEthtool | AddStacked, ...]
+
+
+class Arrivals:
+    """The VFs of a plan that belong into pods. A context manager: it holds sockets in there."""
+
+    def __init__(self, node: Node, stages: Sequence[Stage], watches: tuple[Watch, ...]) -> None:
+        self._node = node
+        self._waiting = {arrival.target: arrival for arrival in _arrivals(stages)}
+        self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
+        self._rooms: dict[int, tuple[Node, Room]] = {}
+        self._stacked: dict[int, list[AddStacked]] = {}
+        self._to_greet: list[Arrival] = []
+        self._held = ExitStack()
+        self.failures: Failures = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    @property
+    def expected(self) -> bool:
+        """Whether there is anybody to let in."""
+        return bool(self._waiting)
+
+    def let_in(self) -> Iterator[str]:
+        """Let in all that are settled. Yields nothing: others are waited for later."""
+        for arrival in list(self._waiting.values()):
+            if self._unready(arrival) is None:
+                del self._waiting[arrival.target]
+                self._arrive(arrival)
+        yield from ()
+
+    def await_all(self, watches: tuple[Watch, ...], lost: set[Target]) -> Failures:
+        """Wait until all are in, but for those that can't come; what went wrong, and what did not.
+
+        `lost`: targets whose failure is known.
+        """
+        seconds = self._node.settings.vf_timeout
+        with suppress(WaitTimeout):
+            wait_until_clear(lambda: self._missing(lost), *watches, what="pods", timeout=seconds)
+        for arrival in self._waiting.values():
+            why = self._unready(arrival)
+            if why is not None:
+                self._node.given_up[arrival.target] = why
+                self.failures.append((arrival.target, f"{why} after {seconds:g} s"))
+        self._waiting.clear()
+        for inode in list(self._stacked):
+            self._stack(inode, everything=True)
+        failures, self.failures = self.failures, []
+        return failures
+
+    def greet(self) -> None:
+        """Let the fabric know where those are that had carrier before, once they have it again.
+
+        Not for long: what has no carrier by then has nobody to tell.
+        """
+        with ExitStack() as held:
+            rooms = {arrival.namespace.inode for arrival in self._to_greet}
+            watches: list[Watch] = [
+                held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
+            ]
+            if self._node.stop is not None:
+                watches.append(self._node.stop)
+            with suppress(WaitTimeout):
+                wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+
+    def _ungreeted(self) -> list[str]:
+        """Greet from those that have carrier; the others."""
+        for arrival in list(self._to_greet):
+            inside, room = self._rooms[arrival.namespace.inode]
+            links = room.rtnl.links()
+            own = inside.link_of(arrival.target, inside.links_by_device())
+            if own is None or own.carrier:
+                self._to_greet.remove(arrival)
+            if own is not None and own.carrier:
+                family = descendants(links, own.index)
+                greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
+        return [target_name(arrival.target) for arrival in self._to_greet]
+
+    def _missing(self, lost: set[Target]) -> list[str]:
+        for _ in self.let_in():
+            pass
+        for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
+            del self._waiting[target]
+        reasons = (self._unready(arrival) for arrival in self._waiting.values())
+        return [why for why in reasons if why is not None]
+
+    def _unready(self, arrival: Arrival) -> str | None:
+        if arrival.move is None:
+            return None
+        return self._node.unsettled(arrival.target, self._finished)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        """Move it, and set it up. What fails is said, and does not stop the rest."""
+        try:
+            inside, room = self._room(arrival.namespace)
+            if arrival.move is not None:
+                self._move(arrival.move, room)
+        except NamespaceGone as gone:
+            self._fail(arrival.target, f"{arrival.namespace} is gone: {gone.message}")
+            return
+        except KernelError as error:
+            self._fail(arrival.target, error.message)
+            return
+        for action in arrival.inner:
+            match action:
+                case SetEthtool():
+                    self.failures += set_ethtool(inside, [action])
+                case SetLink():
+                    self.failures += change_links(inside, [action])
+                case AddStacked():
+                    pass  # all together, below
+        stacked = self._stacked.setdefault(arrival.namespace.inode, [])
+        stacked += self._renamed(inside, arrival)
+        self._stack(arrival.namespace.inode)
+        if arrival.had_carrier:
+            self._to_greet.append(arrival)
+
+    def _move(self, action: MoveVf, room: Room) -> None:
+        """Name and namespace in one message. KernelError when the kernel refuses."""
+        target = (action.pf, action.index)
+        index = self._node.interface(target)
+        if index is None:
+            raise KernelError(f"{target_name(target)}: has no interface here any more")
+        point("move", f"{target_name(target)} to {action.namespace.inode}")
+        (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
+        if refused is not None:
+            self._fail(target, f"cannot be {action.name} in {action.namespace}: {reason(refused)}")
+
+    def _room(self, namespace: Namespace) -> tuple[Node, Room]:
+        if namespace.inode not in self._rooms:
+            entered = self._held.enter_context(self._node.within(namespace))
+            self._rooms[namespace.inode] = entered
+        return self._rooms[namespace.inode]
+
+    def _stack(self, inode: int, *, everything: bool = False) -> None:
+        """What stands on the VFs of a namespace, as far as all that it stands on is there."""
+        actions = self._stacked.pop(inode, [])
+        if not actions:
+            return
+        inside, room = self._rooms[inode]
+        there = {link.name for link in room.rtnl.links().values()}
+        there |= {each.thing.dev for each in actions if isinstance(each.thing, Child)}
+        now = [each for each in actions if everything or there >= {*devices_of(each.thing)}]
+        later = [each for each in actions if each not in now]
+        if later:
+            self._stacked[inode] = later
+        if now:
+            self.failures += add_stacked(inside, now, at_once=True)
+
+    def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
+        """What stands on it, on the name that it has: where its own was taken, that is another."""
+        wanted = arrival.move.name if arrival.move is not None else None
+        link = inside.link_of(arrival.target, inside.links_by_device())
+        names = {} if link is None or wanted is None else {wanted: link.name}
+        for action in arrival.inner:
+            if isinstance(action, AddStacked):
+                yield replace(action, thing=renamed(action.thing, names))
+
+    def _fail(self, target: Target, text: str) -> None:
+        self.failures.append((target, f"{target_name(target)}: {text}"))
+
+
+def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
+    moves: dict[Target, MoveVf] = {}
+    inner: dict[Target, list[InPod]] = {}
+    for action in (action for stage in stages for action in stage.actions):
+        if isinstance(action, MoveVf):
+            moves[action.pf, action.index] = action
+        elif isinstance(action, InPod):
+            inner.setdefault((action.pf, action.index), []).append(action)
+    for target in {**moves, **inner}:
+        own = inner.get(target, [])
+        move = moves.get(target)
+        namespace = own[0].namespace if move is None else move.namespace
+        carrier = move is not None and move.carrier
+        yield Arrival(target, namespace, move, carrier, tuple(each.action for each in own))
+
+
+def descendants(links: Mapping[int, Link], index: int) -> list[Link]:
+    """An interface, and all that stand on it."""
+    found = {index}
+    while more := {n for n, link in links.items() if link.parent in found} - found:
+        found |= more
+    return [link for n, link in links.items() if n in found]

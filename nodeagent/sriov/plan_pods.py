@@ -1,0 +1,107 @@
+"""VFs whose interfaces belong into pods: moved there and set up there. Pure, like the plan.
+
+An interface that somebody has put into yet another namespace is left there: it is theirs now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink
+from nodeagent.sriov.ethtool import to_set
+from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.namespaces import Namespace
+from nodeagent.sriov.stack import Stack, Stacked, devices_of, renamed, roots
+
+MOVE: Final = "move VFs"
+SET_UP: Final = "set up in pods"
+
+LinkChanges = Callable[[Netdev, Netdev | None], dict[str, Any]]
+Known = Callable[[Pf, Vf], Vf | None]
+"""A VF as it is now; None where it, or its interface, is made anew."""
+
+Step = tuple[str, MoveVf | InPod]
+
+
+def pod_actions(
+    want: NodeState, have: NodeState, known: Known, link_changes: LinkChanges
+) -> Iterator[Step]:
+    """Stage and action for each VF that belongs into a pod, and for what stands on it there."""
+    for pf in want.pfs:
+        for vf in pf.vfs:
+            if vf.inside is None:
+                continue
+            namespace = want.namespace(vf.inside.namespace)
+            now = known(pf, vf)
+            place = None if now is None else now.inside
+            if place is not None and not is_place(place, have, namespace):
+                continue
+            bare = dataclasses.replace(namespace, stack=Stack())
+            if place is None:
+                address = vf.address or (now and now.address) or ""
+                name = vf.inside.netdev.name
+                carrier = vf.inside.carrier
+                yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
+            target = (pf.handle, vf.index)
+            inner: list[SetLink | SetEthtool | AddStacked]
+            inner = [*_own(target, vf.inside, place, link_changes)]
+            inner += _stacked(target, vf.inside, place, want, have)
+            yield from ((SET_UP, InPod(*target, bare, each)) for each in inner)
+
+
+def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:
+    """Whether an interface of `state` is in that namespace."""
+    return state.namespace(place.namespace) == namespace
+
+
+def things_of(state: NodeState, inode: int) -> Mapping[Stacked, tuple[DeviceHandle, int] | None]:
+    """What stands in a namespace, each with the VF on which: where on several, on the first."""
+    owners = {
+        vf.inside.netdev.name: (pf.handle, vf.index)
+        for pf in state.pfs
+        for vf in pf.vfs
+        if vf.inside is not None and vf.inside.namespace == inode
+    }
+    stack = state.namespace(inode).stack
+    owners |= {child: owners[root] for child, root in roots(stack).items() if root in owners}
+    return {
+        thing: next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
+        for thing in stack.things()
+    }
+
+
+def _own(
+    target: tuple[DeviceHandle, int], want: Inside, now: Inside | None, link_changes: LinkChanges
+) -> Iterator[SetLink | SetEthtool]:
+    """The interface itself; up is the last."""
+    known = None if now is None else now.netdev
+    # what a new interface starts with is not known: all is given, and what differs will be set
+    ethtool = (want.netdev.ethtool or ()) if known is None else to_set(want.netdev, known)
+    if ethtool:
+        yield SetEthtool(*target, ethtool)
+    changes = link_changes(want.netdev, known)
+    if known is None:
+        del changes["name"]  # it comes with the move
+    elif known.up and {"name", "mac"} & changes.keys():
+        yield SetLink(*target, up=False)
+    if changes:
+        yield SetLink(*target, **changes)
+
+
+def _stacked(
+    target: tuple[DeviceHandle, int],
+    want: Inside,
+    now: Inside | None,
+    wanted: NodeState,
+    have: NodeState,
+) -> Iterator[AddStacked]:
+    """What stands on it there."""
+    there: set[Stacked] = set()
+    if now is not None:
+        names = {now.netdev.name: want.netdev.name}
+        there = {renamed(thing, names) for thing in have.namespace(now.namespace).stack.things()}
+    for thing, owner in things_of(wanted, want.namespace).items():
+        if owner == target and thing not in there:
+            yield AddStacked(*target, thing)

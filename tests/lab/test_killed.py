@@ -1,0 +1,94 @@
+"""Killed at every point, in turn, and started again: the end is as if nothing had happened.
+
+`--points 2/3` takes every third point, so that three nodes share the work (scripts/test).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import lab
+from tests.support.lab import PF1, Nodeagent
+from tests.support.sweep import Sweep, everything, over
+from tests.support.zygote import Zygote
+
+pytestmark = pytest.mark.sweep
+
+
+@pytest.fixture
+def zygote(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Zygote]:
+    with Zygote(nodeagent.environment, tmp_path) as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
+    """Two VFs in which everything differs, with addresses and a VLAN; another build on disk."""
+    lab.clean("A")
+    lab.make_vfs(PF1, 2, mtu=1600)
+    first = lab.name(lab.vf(PF1, 1))
+    lab.ip(
+        f"link set {lab.name(PF1)} alias uplink",
+        f"link set {first} up alias first txqueuelen 500",
+        f"addr add 192.0.2.7/24 dev {first}",
+        f"link add link {first} name {first}.7 type vlan id 7",
+        f"link set {first}.7 up",
+        f"route add 198.51.100.0/24 via 192.0.2.1 dev {first}",
+    )
+    (tmp_path / "trace").mkdir()
+    sweep = Sweep("upgrade", nodeagent, zygote, tmp_path / "trace", _swap_build)
+    before = everything()
+    sweep.undisturbed()
+    assert sweep.end == before
+    return sweep
+
+
+@pytest.fixture
+def install(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
+    """No driver loaded: what the first start on a node finds where the inbox driver is away."""
+    lab.clean("A")
+
+    def prepare() -> None:
+        lab.sh("modprobe -r mlx5_core")
+        shutil.rmtree(nodeagent.state_dir, ignore_errors=True)
+        nodeagent.ready.unlink(missing_ok=True)
+
+    (tmp_path / "trace").mkdir()
+    sweep = Sweep("first install", nodeagent, zygote, tmp_path / "trace", prepare)
+    sweep.undisturbed()
+    return sweep
+
+
+def _swap_build() -> None:
+    """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
+    build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
+    target = Path(lab.sh("modinfo -F filename mlx5_core").strip())
+    new = target.with_suffix(".new")
+    shutil.copyfile(f"/opt/lab/driver/{build}/mlx5_core.ko", new)
+    new.rename(target)
+
+
+def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
+    """With a few that are killed twice, once more while the next start mends the first."""
+    numbers = range(shard[0], len(upgrade.points) + 1, shard[1])
+    over(numbers, upgrade.killed_at, upgrade, "SIGKILL")
+    # 7 and 13 share no divisor with the number of parts: each part takes some of everything
+    twice = range(shard[0], len(upgrade.points) + 1, shard[1] * 7)
+    over(twice, lambda n: upgrade.killed_twice(n, 1 + n * 13 % 40), upgrade, "SIGKILL twice")
+
+
+def test_terminated_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
+    """SIGTERM is looked at between actions and in waits: every fifth point, and at its heels."""
+    numbers = range(shard[0], len(upgrade.points) + 1, shard[1] * 5)
+    over(numbers, upgrade.terminated_at, upgrade, "SIGTERM")
+    numbers = range(shard[0] + 1, len(upgrade.points) + 1, shard[1] * 10)
+    over(numbers, lambda n: upgrade.terminated_at(n, 3), upgrade, "SIGTERM, then SIGKILL")
+
+
+def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
+    numbers = range(shard[0], len(install.points) + 1, shard[1])
+    over(numbers, install.killed_at, install, "SIGKILL")

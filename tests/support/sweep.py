@@ -1,0 +1,154 @@
+"""Ended at every point in turn, and started again: what must be true each time.
+
+A scene is a node and what nodeagent is to do with it; an undisturbed run shows how it ends and how
+many points there are on the way. Then, for each number: the scene again, a run that gets a signal
+from itself there, a run that gets none, and the same end, attribute by attribute.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+from tests.support import lab
+from tests.support.lab import Nodeagent
+from tests.support.zygote import Ended, Zygote
+
+PARTS_OF_ADDRESS = ("family", "local", "prefixlen", "scope")
+
+
+def everything() -> dict[str, Any]:
+    """What lab.read() tells, and what stands on the interfaces: addresses, children, routes."""
+    links = json.loads(lab.sh("ip -j addr show"))
+    addresses = {
+        link["ifname"]: sorted(
+            [each.get(part) for part in PARTS_OF_ADDRESS]
+            for each in link["addr_info"]
+            if each["scope"] != "link"
+        )
+        for link in links
+    }
+    below = {link["ifname"]: link.get("link") for link in links}
+    # whether there is carrier at this moment is nobody's setting
+    routes = sorted(lab.sh("ip -4 route show").replace(" linkdown", "").splitlines())
+    return {"devices": lab.read(), "addresses": addresses, "below": below, "routes": routes}
+
+
+@dataclass
+class Sweep:
+    """One scene. `prepare` makes it, `arguments` are nodeagent's, `end` is how it must end."""
+
+    name: str
+    agent: Nodeagent
+    zygote: Zygote
+    directory: Path
+    prepare: Callable[[], object]
+    arguments: tuple[str, ...] = ("reload", "precompiled")
+    end: dict[str, Any] = field(default_factory=dict)
+    points: list[str] = field(default_factory=list)
+    survived: int = 0
+
+    def undisturbed(self) -> None:
+        """The run that all others are compared with."""
+        self.prepare()
+        ended = self._run("")
+        assert ended.status == 0, ended.log
+        self.prepare()  # once more: now with what an earlier run leaves, as in all that follow
+        ended = self._run("")
+        assert ended.status == 0, ended.log
+        self.end = everything()
+        self.points = self.passed()
+        self.check_end("undisturbed")
+
+    def passed(self) -> list[str]:
+        """The points of the last run."""
+        return (self.directory / "points").read_text().splitlines()
+
+    def killed_at(self, number: int) -> None:
+        """Killed there, and started again."""
+        self.prepare()
+        # threads come to their points in any order, and now and then one finds nothing to do
+        late = {0} if number > len(self.points) - 3 else set()
+        self._cut(f"KILL {number}", {-SIGKILL} | late)
+        self.finish(f"{self.name}, killed at {self.last()}")
+
+    def killed_twice(self, number: int, then: int) -> None:
+        """Killed there, killed again while it mends that, and started again."""
+        self.prepare()
+        self._cut(f"KILL {number}", {-SIGKILL})
+        first = self.last()
+        self._cut(f"KILL {then}", {-SIGKILL, 0})
+        self.finish(f"{self.name}, killed at {first} and at {self.last()}")
+
+    def terminated_at(self, number: int, killed: int = 0) -> None:
+        """SIGTERM there; if it does not end, SIGKILL that many points later; and started again."""
+        self.prepare()
+        end = f"TERM {number}" + (f" KILL {number + killed}" if killed else "")
+        self._cut(end, {-SIGKILL, 0, 143} if killed else {0, 143})
+        self.finish(f"{self.name}, SIGTERM at {number}, ended at {self.last()}")
+
+    def last(self) -> str:
+        """The point at which it ended."""
+        return (self.passed() or ["none"])[-1]
+
+    def finish(self, what: str) -> None:
+        """Started once more, and left alone."""
+        ended = self._run("")
+        assert ended.status == 0, f"{what}:\n{ended.log}"
+        self.check_end(what)
+        self.survived += 1
+
+    def check_end(self, what: str) -> None:
+        """As after the undisturbed run, proven, with nothing left behind."""
+        now = everything()
+        assert now == self.end, f"{what}: {_first_difference(self.end, now)}"
+        assert self.agent.ready.exists(), what
+        assert not self.agent.open_snapshot.exists(), what
+        assert left_behind(self.agent) == [], what
+
+    def _cut(self, end: str, expected: Iterable[int]) -> None:
+        """A run that does not come to its end; the flag then says nothing that is not so."""
+        ended = self._run(end)
+        assert ended.status in expected, f"{self.name}, {end}: {ended}"
+        if self.agent.ready.exists():
+            assert everything() == self.end, f"{self.name}, {end}: ready, and it is not so"
+
+    def _run(self, end: str) -> Ended:
+        (self.directory / "points").unlink(missing_ok=True)
+        (self.directory / "end").write_text(end)
+        return self.zygote.call(*self.arguments, TRACE_POINTS=self.directory)
+
+
+def left_behind(agent: Nodeagent) -> list[str]:
+    """Temporary files, and files that only belong there during a reload."""
+    places = (agent.state_dir, agent.ready.parent, Path("/etc/modprobe.d"), Path("/etc"))
+    found = [str(path) for place in places for path in place.glob(".*.tmp")]
+    return found + [str(lab.BLACKLIST)] * lab.BLACKLIST.exists()
+
+
+def over(numbers: Sequence[int], do: Callable[[int], None], sweep: Sweep, how: str) -> None:
+    """Do it for each number; one that fails does not hide the next. Says how many and how long."""
+    began, failures = time.monotonic(), []
+    for number in numbers:
+        try:
+            do(number)
+        except AssertionError as error:
+            failures.append(f"{number}: {error}")
+    survived, took = len(numbers) - len(failures), time.monotonic() - began
+    share = f"{len(numbers)} of its {len(sweep.points)} points"
+    sys.stdout.write(f"{sweep.name}, {how}: {share}, {survived} survived, {took:.0f} s\n")
+    assert not failures, "\n".join(failures)
+
+
+def _first_difference(want: object, have: object, where: str = "") -> str:
+    if isinstance(want, dict) and isinstance(have, dict):
+        for key in {**want, **have}:
+            if want.get(key) != have.get(key):
+                return _first_difference(want.get(key), have.get(key), f"{where}/{key}")
+    return f"{where}: want {want}, have {have}"
