@@ -135,7 +135,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     log.info("start", extra={"mode": mode, **versions})
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         if (snapshot := journal.open_snapshot()) is not None:
@@ -168,7 +168,7 @@ def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> 
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(_work_lock(settings)), ExitStack() as held:
+    with lock(work_lock(settings)), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
@@ -177,7 +177,8 @@ def _by_hand(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _work_lock(settings: Settings) -> Path:
+def work_lock(settings: Settings) -> Path:
+    """The file that is locked while devices are changed."""
     return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 

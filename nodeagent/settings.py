@@ -184,6 +184,12 @@ class Settings:
         "/run/mellanox/drivers/.driver-ready",
         "exists only while the node is proven to be as it was; others wait for it",
     )
+    driver_ready_path: Path = variable(
+        "DRIVER_CONTAINER_READY_PATH",
+        file_path,
+        "/run/mellanox/drivers/.driver-ready",
+        "beside a driver container: that one's flag; DRIVER_READY_PATH is nodeagent's own then",
+    )
     lock_path: Path = variable(
         "LOCK_FILE_PATH",
         file_path,

@@ -73,6 +73,25 @@ def run(call: Call, mode: str) -> int:
     return agent.run(mode, call.settings(), call.log_format)
 
 
+@click.command("sidecar")
+@click.option("--prepare", is_flag=True, help="Only open a snapshot: before that container starts.")
+@click.pass_obj
+def sidecar(call: Call, prepare: bool) -> int:
+    """Beside a driver container: keep what its reload loses, put it back.
+
+    Reloads nothing itself. Restores when the driver container says ready (its flag is
+    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    from nodeagent import beside
+
+    if prepare:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+        beside.prepare(call.settings())
+        return 0
+    return beside.run(call.settings())
+
+
 @click.command("reload")
 @click.argument("mode", type=mode, default="precompiled")
 @click.pass_obj
@@ -273,7 +292,7 @@ def show_settings(call: Call, output: str) -> None:
         write_lines(table(headers, rows, screen(loaded)))
 
 
-ALL = (run, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+ALL = (run, sidecar, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:

@@ -21,6 +21,8 @@ SOFTWARE: Final = 70
 """A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
 INTERRUPTED: Final = 130
 TROUBLE: Final = 2
+LIVES: Final = {"run", "sidecar"}
+"""The commands that are a container's first process: their errors belong to its log."""
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +83,14 @@ def status_of(arguments: Sequence[str]) -> int:
 
 def _failed(call: commands.Call, status: int) -> int:
     """The driver container's contract knows 0 and 1; verify's 1 means that something differs."""
-    if call.command == "run":
+    if call.command in LIVES:
         return DIFFERS
     return max(status, TROUBLE) if call.command == "verify" else status
 
 
 def _say(call: commands.Call, error: AgentError) -> None:
     """One message and one hint: a line of the agent's log, or two lines for whoever typed it."""
-    if call.command == "run" or call.log_format == "json":
+    if call.command in LIVES or call.log_format == "json":
         call.configure_logs()
         hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""
         extra = {"hint": error.hint} if error.hint and call.log_format == "json" else {}

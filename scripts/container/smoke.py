@@ -17,7 +17,7 @@ LARGEST = 220
 """MB unpacked that the Debian variant may have."""
 COLD_START = 0.4
 """Seconds for `nodeagent status`, of processor time: no matter who else is at work here."""
-UNWANTED = ("pip", "pip3", "gcc", "cc", "c++", "ld", "make", "rpmbuild")
+UNWANTED = ("pip", "pip3", "gcc", "cc", "c++", "ld", "make")
 ENTERED = ("unshare", "--mount", "--pid", "--fork", "--net", "--kill-child")
 IMPORT_ALL = """
 import importlib, pkgutil, nodeagent
