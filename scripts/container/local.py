@@ -35,6 +35,8 @@ WITHOUT_PERL = (
     f'grep -E "^({PERL})$" | xargs chroot "$1" dpkg --purge'
 )
 """45 MB that only rpm needs, of all that we install; perl-base, which dpkg needs, stays."""
+RPM_WITHOUT_BUILD = 'rm -rf "$1"/usr/share/perl "$1"/usr/lib/*/perl "$1"/usr/lib/file'
+"""The same, and libmagic's, where rpm is: to build packages it needs them, to install them not."""
 HOST_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 BUILD = ("--isolation", "chroot", "--network", "host", "--layers=false", "--pull-never")
 HINT = "scripts/image --base IMAGE builds on a public base with podman or docker"
@@ -74,7 +76,7 @@ class Local:
         facts = {
             "suite": suite,
             "packages": PACKAGES[name],
-            "without": " ".join((*WITHOUT, WITHOUT_PERL)),
+            "without": " ".join((*WITHOUT, WITHOUT_PERL, RPM_WITHOUT_BUILD)),
         }
         return Artefact(name, facts)
 
@@ -94,7 +96,7 @@ class Local:
             f"--aptopt={self.apt.transport()}",
             *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in WITHOUT),
             f"--include={','.join(PACKAGES[name].split())}",
-            *([] if "rpm" in PACKAGES[name].split() else [f"--customize-hook={WITHOUT_PERL}"]),
+            f"--customize-hook={WITHOUT_PERL if name != 'driver' else RPM_WITHOUT_BUILD}",
             *(suite, directory / "rootfs.tar", self.apt.sources),
             env={"TMPDIR": str(directory)},
             what=f"making the {name} image",

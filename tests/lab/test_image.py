@@ -141,7 +141,14 @@ def has_ended_or_is_ready(running: Pod) -> bool:
 
 
 def soon(is_so: Callable[[], object], running: Pod, what: str) -> None:
-    lab.eventually(is_so, f"{what}\n{agent(running).log}")
+    """Return as soon as it is so; at once, with the log, when the container keeps ending."""
+
+    def is_so_or_hopeless() -> object:
+        exits = agent(running).status.exits
+        assert len(exits) < 3, f"{what}: it keeps ending: {exits}\n{agent(running).log}"
+        return is_so()
+
+    lab.eventually(is_so_or_hopeless, what)
 
 
 def other_build() -> str:

@@ -156,7 +156,7 @@ class Container:
                 "noNewPrivileges": False,
             },
             "root": {"path": "rootfs", "readonly": bool(security.get("readOnlyRootFilesystem"))},
-            "hostname": "lab",
+            **({} if self.pod.spec.get("hostNetwork") else {"hostname": self.pod.name}),
             "mounts": [*self.pod.base_mounts(privileged), *binds],
             "linux": {
                 "namespaces": [{"type": name} for name in self.pod.namespaces()],
