@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, openibd
+from nodeagent.driver import blacklist, builder, openibd
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
 from nodeagent.journal import Journal, lock
@@ -50,6 +50,17 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
             except AgentError as error:
                 debug.pause(settings, error, stop)
                 raise
+
+
+def build(settings: Settings) -> int:
+    """The toolkit's side of the hand-over: build, say so, stay until a stop; then 0.
+
+    Needs no root and touches no device. Signals may be blocked by the caller, as for run().
+    """
+    with StopSignal() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        builder.run(settings, stop)
+    return 0
 
 
 def reload_once(mode: str, settings: Settings) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from nodeagent import durable
 from nodeagent.errors import AgentError, Stopped, StorageError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
@@ -27,9 +28,8 @@ def commands_on_record(settings: Settings) -> Iterator[None]:
         yield
         return
     path = settings.debug_log_file
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = durable.open_plain(path, os.O_WRONLY | os.O_APPEND, 0o600)
     except OSError as error:
         raise StorageError(
             f"cannot open the debug log {path}: {error.strerror}",

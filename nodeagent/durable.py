@@ -2,9 +2,13 @@
 
 A new file is written under an unpredictable name in its own directory (O_EXCL, O_NOFOLLOW), synced,
 given its name by rename(2) or link(2), and the directory is synced after it: rename(2) is atomic,
-but only fsync(2) of the directory makes it last. Links are never followed: rename replaces a link,
-link fails on one, everything else opens with O_NOFOLLOW. Modes are set with fchmod(2), because the
-umask of a container is anybody's guess.
+but only fsync(2) of the directory makes it last. Modes are set with fchmod(2), because the umask of
+a container is anybody's guess.
+
+Paths are the host's, and others may write beside us. So a path is walked from "/" down, one
+directory's descriptor to the next, each opened with O_NOFOLLOW: a symbolic link is refused
+wherever it is, and nobody can exchange a directory behind our back. What is opened at the end is a
+plain file of root's or ours with one name: no link, no device, no FIFO.
 """
 
 from __future__ import annotations
@@ -13,12 +17,25 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import (
+    EACCES,
+    EDQUOT,
+    EIO,
+    EISDIR,
+    ELOOP,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+)
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from nodeagent.errors import AgentError, DataError, NoInputError, PermissionDenied, StorageError
 from nodeagent.trace import point
+
+T = TypeVar("T")
 
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes: no file of ours comes near it; one that does is not ours."""
@@ -27,58 +44,54 @@ LARGEST: Final = 64 * 1024 * 1024
 def replace(path: Path, data: bytes, mode: int) -> None:
     """Write `path` anew; a reader sees the old content or the new. StorageError otherwise."""
     with _storage(f"cannot write {path}"):
-        _write(path, data, mode, lambda temporary: temporary.rename(path))
+        _write(path, data, mode, _take_its_name)
 
 
 def create(path: Path, data: bytes, mode: int) -> bool:
     """Write `path` if nothing has that name, not even a dead link; False when something has."""
 
-    def give_name(temporary: Path) -> None:
-        os.link(temporary, path, follow_symlinks=False)
-        point("named", path)
-        temporary.unlink()
-
     with _storage(f"cannot write {path}"):
-        try:
-            _write(path, data, mode, give_name)
-        except FileExistsError as error:
-            if error.errno == EEXIST and error.filename2 == str(path):
-                return False
-            raise
-    return True
+        return _write(path, data, mode, _take_its_name_if_free)
 
 
 def rename(path: Path, to: Path) -> None:
     """Rename within one directory, and make it last."""
-    with _storage(f"cannot rename {path} to {to}"):
+    with _storage(f"cannot rename {path} to {to}"), directory(path.parent) as at:
         point("rename", path)
-        path.rename(to)
-        sync_directory(path.parent)
+        os.rename(path.name, to.name, src_dir_fd=at, dst_dir_fd=at)
+        _sync(at, path.parent)
 
 
 def remove(path: Path) -> bool:
     """Remove `path`, and make it last; False when there was none."""
     with _storage(f"cannot remove {path}"):
         try:
-            point("remove", path)
-            path.unlink()
+            with directory(path.parent) as at:
+                point("remove", path)
+                os.unlink(path.name, dir_fd=at)
+                _sync(at, path.parent)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        sync_directory(path.parent)
     return True
 
 
 def remove_unfinished(path: Path) -> None:
     """Remove what writers of `path` left when they were killed. Only while no other can write."""
     with _storage(f"cannot tidy up beside {path}"):
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
+        try:
+            with directory(path.parent) as at:
+                for name in _names(at):
+                    if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+                        os.unlink(name, dir_fd=at)
+        except (FileNotFoundError, NotADirectoryError):
+            return
 
 
 def exists(path: Path) -> bool:
     """Something has that name, be it a dead link. PermissionDenied when it cannot be told."""
     try:
-        path.lstat()
+        with directory(path.parent) as at:
+            os.stat(path.name, dir_fd=at, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -93,7 +106,9 @@ def read_own(path: Path) -> bytes | None:
     """
     try:
         # O_NONBLOCK: opening a FIFO would wait for a writer
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with directory(path.parent) as at:
+            fd = os.open(path.name, flags, dir_fd=at)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -106,6 +121,85 @@ def read_own(path: Path) -> bytes | None:
         raise unreadable(path, error) from error
     finally:
         os.close(fd)
+
+
+def open_plain(path: Path, flags: int, mode: int) -> int:
+    """Open a file that is written in place (a lock, a log), made with `mode` if it is not there.
+
+    Never with O_TRUNC, which would empty it before it is known whose it is.
+    OSError as open(2) has it. StorageError for a link of either kind, a device, a FIFO, or a file
+    of another user: whoever planted it would have it written, or wait for us to read it.
+    """
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with directory(path.parent) as at:
+        point("open", path)
+        fd = os.open(path.name, flags, mode, dir_fd=at)
+    try:
+        _check_plain(path, os.fstat(fd))
+        _give_mode(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_plain(path: Path, facts: os.stat_result) -> None:
+    what = None
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        what = "is not a plain file with one name"
+    elif facts.st_uid not in {0, os.geteuid()}:
+        what = f"belongs to user {facts.st_uid}"
+    if what is not None:
+        raise StorageError(
+            f"{path} {what}: nodeagent does not write to it",
+            hint="look who made it, and move it away",
+        )
+
+
+def _give_mode(fd: int, mode: int) -> None:
+    """Ours has the mode it should have, whatever the umask; root's is root's."""
+    facts = os.fstat(fd)
+    if facts.st_uid == os.geteuid() and stat.S_IMODE(facts.st_mode) != mode:
+        os.fchmod(fd, mode)
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A descriptor of the directory, for *at(2) calls. No link is followed on the way.
+
+    OSError when it cannot be opened; ELOOP, with the link as its file name, when one is in the way.
+    """
+    fd = _opened(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened(path: Path) -> int:
+    """Step by step: openat2(2) with RESOLVE_NO_SYMLINKS would be one call, and needs Linux 5.6."""
+    step = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    *parts, last = path.parts or (".",)
+    at, walked = None, Path()
+    try:
+        for part, flags in (*((part, os.O_PATH) for part in parts), (last, os.O_RDONLY)):
+            walked /= part
+            try:
+                below = os.open(part, flags | step, dir_fd=at)
+            except NotADirectoryError:
+                # what O_DIRECTORY says of a link, too
+                if stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
+                    raise OSError(ELOOP, os.strerror(ELOOP), str(walked)) from None
+                raise
+            if at is not None:
+                os.close(at)
+            at = below
+    except BaseException:
+        if at is not None:
+            os.close(at)
+        raise
+    assert at is not None  # noqa: S101  for mypy: `last` is always there
+    return at
 
 
 def unreadable(path: Path, error: OSError) -> AgentError:
@@ -121,12 +215,11 @@ def unreadable(path: Path, error: OSError) -> AgentError:
 
 
 def append(path: Path, line: bytes, *, sync: bool) -> int:
-    """Append one line in one write(2); the file's size after it. OSError is the caller's.
+    """Append one line in one write(2); the file's size after it. Raises as `open_plain` does.
 
     A line that an earlier writer could not finish is ended first, so that it spoils only itself.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600)
+    fd = open_plain(path, os.O_RDWR | os.O_APPEND, 0o600)
     try:
         size = os.fstat(fd).st_size
         torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
@@ -143,24 +236,47 @@ def append(path: Path, line: bytes, *, sync: bool) -> int:
 def make_directory(path: Path, mode: int) -> None:
     """Make `path` with `mode` if nothing is there, its parents with 0755, or StorageError."""
     with _storage(f"cannot make the directory {path}"):
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-            point("made directory", path)
-            path.chmod(mode)
-            sync_directory(path.parent)
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise StorageError(f"{path} is not a directory", hint="move it away, or use another")
+        _make(path, mode)
 
 
-def sync_directory(path: Path) -> None:
-    """fsync(2) of a directory: what was created, renamed or removed in it lasts."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _make(path: Path, mode: int) -> None:
     try:
-        point("fsync directory", path)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        with directory(path) as there:
+            if _is_unfinished(there):
+                os.fchmod(there, mode)
+            return
+    except FileNotFoundError:
+        if path.parent != path:
+            _make(path.parent, 0o755)
+    except NotADirectoryError:
+        raise StorageError(
+            f"{path} is not a directory", hint="move it away, or use another"
+        ) from None
+    with directory(path.parent) as at:
+        with suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=at)
+            point("made directory", path)
+        with directory(path) as there:
+            os.fchmod(there, mode)
+        _sync(at, path.parent)
+
+
+def _is_unfinished(fd: int) -> bool:
+    """Made by a run that was killed before it gave the directory its mode: ours, bare, empty."""
+    facts = os.fstat(fd)
+    bare = stat.S_IMODE(facts.st_mode) == 0o700 and facts.st_uid == os.geteuid()
+    return bare and not _names(fd)
+
+
+def _names(fd: int) -> list[str]:
+    with os.scandir(fd) as entries:
+        return [entry.name for entry in entries]
+
+
+def _sync(fd: int, path: Path) -> None:
+    """fsync(2) of a directory: what was created, renamed or removed in it lasts."""
+    point("fsync directory", path)
+    os.fsync(fd)
 
 
 def _check_own(path: Path, facts: os.stat_result) -> None:
@@ -172,28 +288,52 @@ def _check_own(path: Path, facts: os.stat_result) -> None:
             "another than root can have written it",
             hint="look at what it says; if it is right, chown root and chmod 600 it",
         )
+    if facts.st_nlink > 1:
+        raise DataError(
+            f"{path} has {facts.st_nlink} names: another than root can have planted it (a hard "
+            "link)",
+            hint="look at what it says; if it is right, put a copy in its place",
+        )
 
 
-def _write(path: Path, data: bytes, mode: int, give_name: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+def _write(path: Path, data: bytes, mode: int, give_name: Callable[[int, str, Path], T]) -> T:
+    temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    point("create", path)
-    fd = os.open(temporary, flags, 0o600)
+    with directory(path.parent) as at:
+        point("create", path)
+        fd = os.open(temporary, flags, 0o600, dir_fd=at)
+        try:
+            with os.fdopen(fd, "wb", buffering=0) as file:
+                left = memoryview(data)
+                while left:
+                    point("write", path)
+                    left = left[file.write(left) :]
+                os.fchmod(fd, mode)
+                point("fsync", path)
+                os.fsync(fd)
+            point("name", path)
+            named = give_name(at, temporary, path)
+            _sync(at, path.parent)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=at)
+            raise
+    return named
+
+
+def _take_its_name(at: int, temporary: str, path: Path) -> None:
+    os.rename(temporary, path.name, src_dir_fd=at, dst_dir_fd=at)
+
+
+def _take_its_name_if_free(at: int, temporary: str, path: Path) -> bool:
     try:
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            left = memoryview(data)
-            while left:
-                point("write", path)
-                left = left[file.write(left) :]
-            os.fchmod(fd, mode)
-            point("fsync", path)
-            os.fsync(fd)
-        point("name", path)
-        give_name(temporary)
-        sync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        os.link(temporary, path.name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(temporary, dir_fd=at)
+        return False
+    point("named", path)
+    os.unlink(temporary, dir_fd=at)
+    return True
 
 
 @contextmanager
@@ -201,15 +341,19 @@ def _storage(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{what}: {error.strerror}", hint=_HINTS.get(error.errno or 0)
-        ) from error
+        why = error.strerror
+        if error.errno == ELOOP and error.filename:
+            why = f"{error.filename} is a symbolic link, and nodeagent follows none"
+        raise StorageError(f"{what}: {why}", hint=_HINTS.get(error.errno or 0)) from error
 
 
 _HINTS: Final = {
     EACCES: "run it as root",
     EPERM: "run it as root; look for an immutable flag (lsattr) or a security module's log",
     ENOENT: "make its directory first",
+    EDQUOT: "root's quota on that file system is used up (repquota shows it)",
+    EIO: "that disk fails: the kernel's log says how",
+    ELOOP: "name the directory by its real path (readlink -f shows it), or move the link away",
     ENOSPC: "make room on that file system (df shows it)",
     EROFS: "mount that file system writable, or choose another place",
 }

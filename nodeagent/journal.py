@@ -190,12 +190,14 @@ def lock(path: Path) -> Iterator[int]:
     """Hold the lock file: yields its descriptor. BusyError when another process holds it.
 
     flock(2) belongs to the open file, so it survives execve(2) with the descriptor, and goes with
-    the last process that has it: there is no stale lock. The file stays.
+    the last process that has it: there is no stale lock, though a child may outlive whom it was
+    locked by. The file stays. StorageError where there can be no lock: two agents would be worse
+    than none.
     """
     durable.make_directory(path.parent, 0o755)
     point("lock", path)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        fd = durable.open_plain(path, os.O_RDWR, 0o644)
     except OSError as error:
         raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
     try:
@@ -203,26 +205,49 @@ def lock(path: Path) -> Iterator[int]:
     except BlockingIOError:
         os.close(fd)
         raise _busy(path) from None
+    except OSError as error:
+        os.close(fd)
+        raise StorageError(
+            f"cannot lock {path}: {error.strerror}",
+            hint="that file system may have no locks: set LOCK_FILE_PATH to one on a local one",
+        ) from error
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def lock_holders(path: Path, locks: Path = Path("/proc/locks")) -> tuple[int, ...]:
+def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:
     """The processes that hold a flock on `path`; 0 for one in another PID namespace.
 
     /proc/locks (fs/locks.c, lock_get_status()): `1: FLOCK  ADVISORY  WRITE 812 00:18:1345 0 EOF`,
-    device in hexadecimal, inode in decimal. A look does not take the lock.
+    device in hexadecimal, inode in decimal. The number is that of the process that locked it: when
+    that is gone, a child has kept the file open, and is found by its descriptors (proc_pid_fd(5)).
+    A look does not take the lock.
     """
     try:
         facts = path.stat()
-        lines = locks.read_text().splitlines()
+        lines = (proc / "locks").read_text().splitlines()
     except OSError:
         return ()
     wanted = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
     fields = [line.split() for line in lines if "->" not in line]
-    return tuple(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == wanted)
+    pids = tuple(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == wanted)
+    if any(pid and not (proc / str(pid)).exists() for pid in pids):
+        return tuple(_with_open(facts, proc)) or pids
+    return pids
+
+
+def _with_open(wanted: os.stat_result, proc: Path) -> Iterator[int]:
+    """Processes other than this one that have this very file open."""
+    for directory in proc.glob("[0-9]*/fd"):
+        pid = int(directory.parent.name)
+        try:
+            opened = [each.stat() for each in directory.iterdir()]
+        except OSError:
+            continue  # it has ended, or is not ours to look at
+        if pid != os.getpid() and any(os.path.samestat(each, wanted) for each in opened):
+            yield pid
 
 
 def seal(snapshot: Snapshot) -> str:

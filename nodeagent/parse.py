@@ -7,7 +7,10 @@ A parser returns the value or raises ValueError with what is allowed, in words t
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +25,16 @@ _OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9._-]{1,253}/)?[A-Za-z0-9._-]{1,63}=[A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9.:%_-]{1,253}")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A value that no log, no table and no message shows."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "(set, not shown)"
 
 
 def boolean(text: str) -> bool:
@@ -93,6 +106,22 @@ def version(text: str) -> str:
     raise ValueError(
         "a version: letters, digits, '.', '_' and '-', beginning with neither '.' nor '-'"
     )
+
+
+def shell_words(text: str) -> str:
+    """Words as a shell reads them, quotes and all: `--with-a --extra '--with-b --with-c'`."""
+    if text.isprintable():
+        with suppress(ValueError):
+            shlex.split(text)
+            return text
+    raise ValueError("words as a shell reads them, on one line, every quote closed")
+
+
+def secret(text: str) -> Secret:
+    """A token: one word of printable characters."""
+    if text.isprintable() and text.isascii() and " " not in text:
+        return Secret(text)
+    raise ValueError("one word of printable characters")
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, cast
 
 from nodeagent.errors import ConfigError
 from nodeagent.parse import (
+    Secret,
     absolute_path,
     boolean,
     file_path,
@@ -32,10 +33,14 @@ from nodeagent.parse import (
     port,
     present,
     seconds,
+    secret,
+    shell_words,
     version,
 )
 
 MODES: Final = ("sources", "precompiled")
+BUILD_MODE: Final = "dtk-build"
+"""The toolkit's side: no driver is loaded there."""
 
 WORDS: Final = "space-separated"
 _SEPARATORS: Final = {"colon-separated": ":", "comma-separated": ",", WORDS: " "}
@@ -100,6 +105,27 @@ class Settings:
     nic_container_ver: str | None = variable(
         "NVIDIA_NIC_CONTAINER_VER", version, None, "the driver container's version, for the log"
     )
+    inventory: Path | None = variable(
+        "NVIDIA_NIC_DRIVERS_INVENTORY_PATH",
+        file_path,
+        None,
+        "keeps built packages, on the host; unset: each start builds",
+    )
+    append_build_flags: str | None = variable(
+        "APPEND_DRIVER_BUILD_FLAGS",
+        shell_words,
+        None,
+        "further arguments of the sources' install.pl",
+    )
+    use_dkms: bool = variable(
+        "USE_DKMS", boolean, "false", "true is refused: packages of modules are built, and no DKMS"
+    )
+    ubuntu_pro_token: Secret | None = variable(
+        "UBUNTU_PRO_TOKEN",
+        secret,
+        None,
+        "accepted and not used: attach the image's build to Ubuntu Pro for FIPS; never shown",
+    )
     dtk_build: bool = variable(
         "DTK_OCP_DRIVER_BUILD",
         boolean,
@@ -111,6 +137,24 @@ class Settings:
         absolute_path,
         "/mnt/shared-nvidia-nic-driver-toolkit",
         "the directory shared with that sidecar; below it one directory a kernel",
+    )
+    dtk_compiled_ver: str | None = variable(
+        "DTK_OCP_COMPILED_DRIVER_VER",
+        version,
+        None,
+        "dtk-build: the version to build; dtk.env sets it",
+    )
+    dtk_start_flag: Path | None = variable(
+        "DTK_OCP_START_COMPILE_FLAG",
+        file_path,
+        None,
+        "dtk-build: exists when the sources are complete; dtk.env sets it",
+    )
+    dtk_done_flag: Path | None = variable(
+        "DTK_OCP_DONE_COMPILE_FLAG",
+        file_path,
+        None,
+        "dtk-build: made when the packages are complete; dtk.env sets it",
     )
     blacklist_file: Path = variable(
         "OFED_BLACKLIST_MODULES_FILE",
@@ -429,4 +473,6 @@ def _parsed(row: Variable, text: str) -> object:
         return row.parse(text)
     except ValueError as error:
         shown = ascii(text if len(text) <= 80 else text[:77] + "...")
+        if row.parse is secret:
+            shown = "not shown"
         raise ConfigError(f"{row.name} is {shown}; allowed: {error}") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent import logs, settings, trace
-from nodeagent.cli.output import screen, write, write_json, write_lines
+from nodeagent.cli.output import named_by_people, screen, write, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
 
@@ -57,19 +57,22 @@ mode = click.Choice(settings.MODES)
 
 
 @click.command("run")
-@click.argument("mode", type=mode)
+@click.argument("mode", type=click.Choice((*settings.MODES, settings.BUILD_MODE)))
 @click.pass_obj
 def run(call: Call, mode: str) -> int:
     """Reload if needed, restore, verify, be ready, stay.
 
-    The agent's whole life, in the place of the driver container's entrypoint. `sources` waits for
-    the Driver Toolkit to build the driver, `precompiled` takes the one that is installed. Ends with
-    status 0 on SIGTERM once it is ready, with 1 in any other case.
+    The agent's whole life, in the place of the driver container's entrypoint. `sources` has the
+    driver built, by the Driver Toolkit or right here, and installs it; `precompiled` takes the one
+    that is installed; `dtk-build` is the toolkit's side, which only builds. Ends with status 0 on
+    SIGTERM once it is ready (or has built), with 1 in any other case.
     """
     # As PID 1 of a container a signal without a handler is dropped: it waits until there is one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from nodeagent import agent
 
+    if mode == settings.BUILD_MODE:
+        return agent.build(call.settings())
     return agent.run(mode, call.settings(), call.log_format)
 
 
@@ -136,7 +139,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     if target is None:
         write(text)
     else:
-        durable.replace(Path(target), text.encode(), 0o600)
+        durable.replace(named_by_people(target), text.encode(), 0o600)
     return 0
 
 

@@ -12,7 +12,7 @@ import click
 
 from nodeagent.cli.cluster import connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import write_json, write_lines
+from nodeagent.cli.output import named_by_people, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError
 from nodeagent.render import visible
 
@@ -119,7 +119,7 @@ def capture(call: Call, target: str) -> None:
 
     loaded = call.settings()
     taken = capture.capture(connect(loaded), loaded)
-    durable.replace(Path(target).absolute(), taken.text.encode(), 0o600)
+    durable.replace(named_by_people(target), taken.text.encode(), 0o600)
     for each in taken.withheld:
         log.warning("left out, because it may be secret: %s; set it by hand after a restore", each)
     write_lines([f"{taken.count} objects in {target}"])

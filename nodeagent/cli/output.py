@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import StorageError
@@ -38,6 +39,15 @@ def write_lines(lines: Iterable[str]) -> None:
 def write_json(plain: object) -> None:
     """Indented, with a final newline. What JSON has no type for is written as text."""
     write(json.dumps(plain, indent=2, default=str) + "\n")
+
+
+def named_by_people(target: str) -> Path:
+    """A file to write that somebody named by hand: links on the way to it are theirs, and followed.
+
+    (On an immutable host even /root is one.) A link of that very name is replaced all the same.
+    """
+    path = Path(target)
+    return path.parent.resolve() / path.name
 
 
 def screen(settings: Settings) -> Screen:

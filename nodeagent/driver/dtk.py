@@ -1,18 +1,23 @@
 """The Driver Toolkit's hand-over: a sidecar compiles the driver and says so with a flag file.
 
-Names and places are the driver container's, so that either side may be the other's today.
+Names and places are the driver container's, so that either side may be the other's today. One file
+is ours: where our builder fails, it says so, and why, in dtk_failed_compile_<version>.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.errors import ConfigError, WaitTimeout
+from nodeagent import durable
+from nodeagent.driver import copies, packages, sources
+from nodeagent.errors import ConfigError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.settings import Settings
 
@@ -21,6 +26,10 @@ log = logging.getLogger(__name__)
 # The safety net of an hour-long wait: no slower than the toolkit's poll of today, 30 s, should a
 # file system ever keep the flag's creation from inotify.
 _RESYNC = 30.0
+
+_TOOLKIT: Final = Path(__file__).parent / "toolkit"
+SCRIPTS: Final = ("dtk_nic_driver_build.sh", "entrypoint")
+"""What the sidecar executes; for an image that has a shell and no nodeagent."""
 
 QUIET: Final = 900.0
 """Seconds without a new package after which the toolkit may be dead: three times what the longest
@@ -36,13 +45,148 @@ def sanitised_kernel(release: str) -> str:
     return re.sub(r"[^-A-Za-z0-9_.]", "_", release).strip("-_.")
 
 
-def done_flag(shared: Path, release: str, version: str) -> Path:
-    """The file that the toolkit makes when the packages of `version` are complete.
+@dataclass(frozen=True)
+class HandOver:
+    """One version's files in the directory that is shared with the toolkit.
 
-    `release` is `uname -r`, `version` the driver's (25.07-0.9.7.0).
+    `directory` is <shared>/<sanitised `uname -r`>, `version` the driver's (25.07-0.9.7.0).
     """
-    name = "dtk_done_compile_" + version.replace(".", "_").replace("-", "_")
-    return shared / sanitised_kernel(release) / name
+
+    directory: Path
+    version: str
+
+    @property
+    def sources(self) -> Path:
+        """What the toolkit compiles, and below it what it has built."""
+        return self.directory / f"MLNX_OFED_SRC-{self.version}"
+
+    @property
+    def environment(self) -> Path:
+        """The builder's settings, lines of `export NAME="value"`."""
+        return self.directory / "dtk.env"
+
+    @property
+    def start(self) -> Path:
+        """The toolkit may begin; it removes this when it has ended."""
+        return self.directory / "dtk_start_compile"
+
+    @property
+    def done(self) -> Path:
+        """The packages of this version are complete."""
+        return self.directory / f"dtk_done_compile_{self._name}"
+
+    @property
+    def failed(self) -> Path:
+        """The build of this version has failed; it holds the last lines of its log."""
+        return self.directory / f"dtk_failed_compile_{self._name}"
+
+    @property
+    def _name(self) -> str:
+        return self.version.replace(".", "_").replace("-", "_")
+
+
+def hand_over(settings: Settings, release: str) -> HandOver:
+    """Where this node's driver and kernel are handed over. ConfigError without a version."""
+    if settings.nic_driver_ver is None:
+        raise ConfigError(
+            "NVIDIA_NIC_DRIVER_VER is not set; the toolkit's done flag carries its name",
+            hint="set it in the pod's environment, for example 25.07-0.9.7.0",
+        )
+    return HandOver(settings.dtk_shared_dir / sanitised_kernel(release), settings.nic_driver_ver)
+
+
+def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> Path:
+    """Have the toolkit build the driver; the directory with what it has built.
+
+    Sources and settings are handed over unless the toolkit is at it already, or has done it with
+    the same settings. Raises what wait_for_build() and copies.tree() raise, and NoInputError when
+    there are no sources to hand over.
+    """
+    shared = hand_over(settings, release)
+    wanted = environment(settings, shared)
+    if not _is_done(shared, wanted) and not _is_begun(shared, wanted):
+        give(settings, shared, wanted, stop)
+    wait_for_build(settings, release, stop)
+    return shared.sources
+
+
+def give(settings: Settings, shared: HandOver, wanted: str, stop: StopSignal | None) -> None:
+    """Put sources, settings and scripts there, and the start flag last of all.
+
+    What a killed hand-over left is done again: without the start flag nobody has begun.
+    """
+    origin = sources.directory(settings)
+    log.info("handing the sources in %s over to the driver toolkit", origin)
+    durable.make_directory(shared.directory, 0o755)
+    for stale in (shared.start, shared.failed, shared.done):
+        durable.remove(stale)
+    copies.tree(origin, shared.sources, stop)
+    for name in SCRIPTS:
+        durable.replace(shared.directory / name, (_TOOLKIT / name).read_bytes(), 0o755)
+    durable.replace(shared.environment, wanted.encode(), 0o644)
+    durable.replace(shared.start, b"", 0o644)
+
+
+def environment(settings: Settings, shared: HandOver) -> str:
+    """The content of dtk.env. Every value is quoted for sh(1); APPEND_DRIVER_BUILD_FLAGS holds
+    words that are quoted once more, so that each of them stays one word.
+    """
+    flags = sources.appended(settings, "redhat")
+    return exports(
+        {
+            "DTK_OCP_NIC_SHARED_DIR": str(shared.directory),
+            "DTK_OCP_COMPILED_DRIVER_VER": shared.version,
+            "DTK_OCP_START_COMPILE_FLAG": str(shared.start),
+            "DTK_OCP_DONE_COMPILE_FLAG": str(shared.done),
+            "APPEND_DRIVER_BUILD_FLAGS": shlex.join(flags),
+            "USE_NEW_ENTRYPOINT": "true",
+            "NVIDIA_NIC_DRIVER_VER": shared.version,
+            "DRIVER_MODULE": settings.driver_module,
+        }
+    )
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Lines that a shell reads back as these values, whatever is in them."""
+    lines = [
+        f'export {name}="{re.sub(_SPECIAL, _ESCAPED, value)}"' for name, value in variables.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# Inside double quotes these keep their meaning (POSIX, Shell Command Language, 2.2.3).
+_SPECIAL = r'([$`"\\])'
+_ESCAPED = r"\\\1"
+
+
+def _is_done(shared: HandOver, wanted: str) -> bool:
+    """The toolkit's build is there, of these settings as far as can be told."""
+    if not shared.done.exists():
+        return False
+    if not packages.built(shared.sources):
+        log.warning("%s is there, and no packages: a build is asked for again", shared.done)
+        return False
+    given = _given(shared)
+    if given not in {None, wanted}:
+        log.info("the toolkit's build is of other settings: a build is asked for again")
+    return given in {None, wanted}
+
+
+def _is_begun(shared: HandOver, wanted: str) -> bool:
+    """An earlier run of ours handed the same over, and the toolkit has not ended."""
+    return (
+        shared.start.exists()
+        and not shared.failed.exists()
+        and shared.sources.is_dir()
+        and _given(shared) == wanted
+    )
+
+
+def _given(shared: HandOver) -> str | None:
+    try:
+        return shared.environment.read_text(errors="replace")
+    except OSError:
+        return None
 
 
 class Progress:
@@ -80,18 +224,16 @@ class Progress:
 def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) -> None:
     """Return as soon as the toolkit's done flag exists, at once when it is there already.
 
-    Raises WaitTimeout after BUILD_TIMEOUT, Stopped on a stop, ConfigError without a version.
+    Raises UnavailableError as soon as the builder says that it failed, with the last lines of its
+    log; WaitTimeout after BUILD_TIMEOUT, Stopped on a stop, ConfigError without a version.
     """
-    if settings.nic_driver_ver is None:
-        raise ConfigError(
-            "NVIDIA_NIC_DRIVER_VER is not set; the toolkit's done flag carries its name",
-            hint="set it in the pod's environment, for example 25.07-0.9.7.0",
-        )
-    flag = done_flag(settings.dtk_shared_dir, release, settings.nic_driver_ver)
-    progress = Progress(flag.parent, settings.nic_driver_ver)
+    shared = hand_over(settings, release)
+    flag = shared.done
+    progress = Progress(shared.directory, shared.version)
 
     def missing() -> Iterator[Path]:
         if not flag.exists():
+            _require_no_failure(shared)
             progress.look()
             yield flag
 
@@ -111,9 +253,21 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
             )
         except WaitTimeout as error:
             error.hint = (
-                f"{progress.last_seen()}; the toolkit has no way to report a failure: read the log "
-                "of its container (openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets how long to "
-                "wait"
+                f"{progress.last_seen()}; no failure was reported: read the log of the toolkit's "
+                "container (openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets how long to wait"
             )
             raise
     log.info("the driver toolkit's build is done: %s", flag)
+
+
+def _require_no_failure(shared: HandOver) -> None:
+    try:
+        said = shared.failed.read_text(errors="replace")
+    except FileNotFoundError:
+        return
+    lines = [f"  {line}" for line in said.splitlines()[-sources.LAST_LINES :] if line.strip()]
+    raise UnavailableError(
+        "\n".join(["the driver toolkit could not build the driver, its log ends in:", *lines]),
+        hint="its container (openshift-driver-toolkit-ctr) has the whole log; the next start asks "
+        "for another build",
+    )

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.driver import blacklist, dtk, neighbours, openibd, rdma
-from nodeagent.errors import AgentError, ConfigError, KernelError, WaitTimeout
+from nodeagent.driver import blacklist, delivery, neighbours, openibd, rdma
+from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import ethtool, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import Finished
@@ -52,19 +52,13 @@ class NicDriver:
     proc: Path = Path("/proc")
 
     def ensure_built(self) -> None:
-        """Return when the wanted driver is on disk: `precompiled` it is, `sources` is waited for.
+        """Return when the wanted driver is installed: `precompiled` it is in the image.
 
-        Raises WaitTimeout and Stopped from the wait, ConfigError for a build this version lacks.
+        `sources` has it built, or finds what was built before, installs and indexes it; raises
+        what delivery.deliver() raises. The loaded driver is not touched.
         """
-        if self.mode == "precompiled":
-            return
-        if not self.settings.dtk_build:
-            raise ConfigError(
-                "cannot build the driver: mode sources without the Driver Toolkit "
-                "(DTK_OCP_DRIVER_BUILD=false) is not in this version of nodeagent",
-                hint="set DTK_OCP_DRIVER_BUILD=true beside a toolkit sidecar, or use precompiled",
-            )
-        dtk.wait_for_build(self.settings, os.uname().release, self.stop)
+        if self.mode != "precompiled":
+            delivery.deliver(self.settings, os.uname().release, self.stop)
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
         """The stack's modules that are installed or loaded, the driver itself first."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from nodeagent import durable
 from nodeagent.errors import KernelError, StorageError
 
 PERIOD: Final = 5.0
@@ -32,8 +33,7 @@ class Heart:
 
     def __init__(self, path: Path, period: float = PERIOD) -> None:
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.open(path, flags, 0o644)
+            self._file = durable.open_plain(path, os.O_WRONLY, 0o644)
         except OSError as error:
             raise StorageError(f"cannot write the sign of life {path}: {error.strerror}") from error
         try:

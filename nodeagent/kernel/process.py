@@ -32,7 +32,7 @@ _LONGEST_LINE = 64 * 1024  # bytes; what comes without a newline is cut here
 
 # Which package has a command that a minimal image may lack.
 _PACKAGES = {"modinfo": "kmod", "modprobe": "kmod", "depmod": "kmod", "rmmod": "kmod"}
-_PACKAGES["chroot"] = "coreutils"
+_PACKAGES |= {"chroot": "coreutils", "rpm": "rpm", "dpkg": "dpkg", "dpkg-deb": "dpkg"}
 
 # ECMA-48: CSI sequences (colours, cursor), OSC strings, and two-byte escapes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")

@@ -86,6 +86,7 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         (20, "IFLA_IFALIAS", "asciiz"),
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
+        (26, "IFLA_AF_SPEC", "cdata"),
         (27, "IFLA_GROUP", "uint32"),
         (28, "IFLA_NET_NS_FD", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
@@ -109,7 +110,8 @@ class Link:
     `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
     device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP. `parent` is the
     ifindex of the interface in this namespace that it stands on, `master` that of the one it is a
-    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`.
+    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec`
+    IFLA_AF_SPEC, for `nodeagent.kernel.sysctls`.
     """
 
     index: int
@@ -130,6 +132,7 @@ class Link:
     parent: int | None = None
     master: int | None = None
     info: bytes = b""
+    af_spec: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -397,6 +400,7 @@ def _link(message: Any) -> Link:
         parent=_parent(given),
         master=given.get("IFLA_MASTER"),
         info=given.get("IFLA_LINKINFO") or b"",
+        af_spec=given.get("IFLA_AF_SPEC") or b"",
     )
 
 

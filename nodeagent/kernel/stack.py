@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from nodeagent.kernel import linkinfo
+from nodeagent.kernel import linkinfo, sysctls
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
 from nodeagent.kernel.rtnl import Link
+from nodeagent.sriov.model import Sysctl
 from nodeagent.sriov.stack import (
     CHILD_KINDS,
     MASTER_KINDS,
@@ -67,11 +68,15 @@ FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 @dataclass(frozen=True)
 class Ours:
-    """The interfaces whose stack is ours, by ifindex, with children; `names` are everybody's."""
+    """The interfaces whose stack is ours, by ifindex, with children; `names` are everybody's.
+
+    `without`: those that the kernel would not give a link-local address again.
+    """
 
     names: Mapping[int, str]
     indexes: Collection[int]
     macs: Mapping[int, str | None]
+    without: Collection[int] = ()
 
 
 class StackEdge(Netlink):
@@ -80,18 +85,24 @@ class StackEdge(Netlink):
     def __init__(self) -> None:
         super().__init__(socket.NETLINK_ROUTE)
 
-    def read(self, links: Mapping[int, Link], roots: Collection[int]) -> Stack:
-        """What is stacked on the interfaces `roots`: at most five dumps, whatever there is.
+    def read(
+        self,
+        links: Mapping[int, Link],
+        roots: Collection[int],
+        defaults: tuple[Sysctl, ...] = (),
+    ) -> Stack:
+        """What is stacked on the interfaces `roots`: a handful of dumps, whatever there is.
 
-        KernelError when one of them is refused.
+        `defaults`: what sysctls new interfaces start with. KernelError when a dump is refused.
         """
-        children, lost = children_of(links, roots)
+        children, lost = children_of(links, roots, defaults)
         by_name = {link.name: index for index, link in links.items()}
         indexes = {*roots, *(by_name[child.dev] for child in children)}
         ours = Ours(
             {index: link.name for index, link in links.items()},
             indexes,
             {index: links[index].mac for index in indexes},
+            {index for index in indexes if sysctls.makes_no_address(links[index].af_spec)},
         )
         routes, routes_lost = self._routes(ours)
         return Stack(
@@ -177,7 +188,7 @@ class StackEdge(Netlink):
 
 
 def children_of(
-    links: Mapping[int, Link], roots: Collection[int]
+    links: Mapping[int, Link], roots: Collection[int], defaults: tuple[Sysctl, ...] = ()
 ) -> tuple[tuple[Child, ...], tuple[str, ...]]:
     """The children of the interfaces `roots`, parents first, and what dies and is not put back."""
     found, lost, seen = [], [], set(roots)
@@ -192,7 +203,18 @@ def children_of(
                 lost.append(f"{info.kind or 'interface'} {link.name} on {parent}")
                 continue
             mac = None if info.kind.startswith("ip") else link.mac
-            found.append(Child(link.name, parent, info.kind, info.data, mac, link.mtu, link.up))
+            found.append(
+                Child(
+                    *(link.name, parent, info.kind, info.data, mac, link.mtu, link.up),
+                    altnames=link.altnames,
+                    alias=link.alias or "",
+                    txqueuelen=link.txqueuelen,
+                    group=link.group,
+                    promisc=link.promisc,
+                    allmulti=link.allmulti,
+                    sysctls=sysctls.decoded(link.af_spec, defaults, link.mtu),
+                )
+            )
     return tuple(found), tuple(lost)
 
 
@@ -223,12 +245,12 @@ def address_of(body: bytes, ours: Ours, now: float) -> Address | None:
     own = str(ip_address(found.get(IFA_LOCAL, found[IFA_ADDRESS])))
     other = str(ip_address(found.get(IFA_ADDRESS, found.get(IFA_LOCAL, b""))))
     proto = found.get(IFA_PROTO, b"\0")[0]
-    if family == socket.AF_INET6 and (
-        flags & IFA_F_TEMPORARY
-        or proto == IFAPROT_KERNEL_LL
-        or _is_made_of_mac(own, flags, ours.macs.get(index))
-    ):
+    if family == socket.AF_INET6 and flags & IFA_F_TEMPORARY:
         return None
+    if family == socket.AF_INET6 and index not in ours.without:
+        is_made = proto == IFAPROT_KERNEL_LL
+        if is_made or _is_made_of_mac(own, flags, ours.macs.get(index)):
+            return None
     name = ours.names[index]
     label = found.get(IFA_LABEL, b"").rstrip(b"\0").decode(errors="backslashreplace")
     preferred, valid = struct.unpack_from("=II", found.get(IFA_CACHEINFO, b"\xff" * 8))

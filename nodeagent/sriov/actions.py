@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting
+from nodeagent.sriov.model import DeviceHandle, Guid, Mac, Param, Port, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.stack import Stacked
 
@@ -26,6 +26,7 @@ STAGES: Final = (
         "set PF ethtool",
         "before the PF is up: rings, channels and pause restart an interface, carrier and all",
     ),
+    ("set PF sysctls", "before the PF is up: they decide which addresses it gets by itself"),
     (
         "prepare PFs",
         "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
@@ -44,6 +45,7 @@ STAGES: Final = (
         "set ethtool",
         "of VFs and representors, which are there by now, if possible before they go up",
     ),
+    ("set sysctls", "of VFs and representors, before they go up; after udev has named them"),
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
     ("set representors", "they exist once the eswitch is in switchdev mode"),
     (
@@ -200,6 +202,15 @@ class SetEthtool:
 
 
 @dataclass(frozen=True)
+class SetSysctls:
+    """Ensure per-interface sysctls of a PF's, a VF's or a representor's netdev: what differs."""
+
+    pf: DeviceHandle
+    index: Port
+    values: tuple[Sysctl, ...]
+
+
+@dataclass(frozen=True)
 class MoveVf:
     """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
 
@@ -238,6 +249,7 @@ Action = (
     | SetLink
     | AddStacked
     | SetEthtool
+    | SetSysctls
     | MoveVf
     | InPod
 )

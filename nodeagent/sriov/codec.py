@@ -24,16 +24,19 @@ from nodeagent.sriov.model import (
     Representor,
     Setting,
     Snapshot,
+    Sysctl,
     Vf,
 )
 from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.stack import Stack, stack_from_plain
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+READ: Final = (1, SCHEMA)
+"""1 is the same without what it did not know yet, which so is not known: None."""
 
 T = TypeVar("T")
 
-_PAIRS: Final = ("srcversions", "ethtool")
+_PAIRS: Final = ("srcversions", "ethtool", "sysctls")
 """Fields that are tuples of pairs, and objects in JSON."""
 
 
@@ -75,8 +78,12 @@ def snapshot_from_json(text: str, source: str) -> Snapshot:
 def _snapshot(plain: Any) -> Snapshot:
     fields = _Fields("snapshot", plain)
     schema = fields.take("schema", _integer)
-    if schema != SCHEMA:
-        raise ValueError(f"its schema is {schema}, this version reads and writes schema {SCHEMA}")
+    if schema not in READ:
+        which = "newer" if schema > SCHEMA else "older"
+        raise ValueError(
+            f"its schema is {schema}, which is {which} than this version's: it writes {SCHEMA} "
+            f"and reads {', '.join(map(str, READ))}"
+        )
     return fields.build(
         Snapshot,
         taken_at=fields.take("taken_at", _string),
@@ -95,6 +102,7 @@ def _node_state(plain: Any) -> NodeState:
         driver=fields.take("driver", _string),
         pfs=fields.take("pfs", _tuple_of(_pf)),
         stack=fields.maybe("stack", stack_from_plain),
+        sysctls=fields.maybe("sysctls", _sysctls) or (),
         namespaces=fields.maybe("namespaces", _tuple_of(_namespace)) or (),
     )
 
@@ -213,6 +221,7 @@ def _netdev(plain: Any) -> Netdev:
         group=fields.maybe("group", _integer),
         alias=fields.maybe("alias", _string),
         ethtool=fields.maybe("ethtool", _settings),
+        sysctls=fields.maybe("sysctls", _sysctls),
     )
 
 
@@ -284,6 +293,12 @@ def _settings(plain: Any) -> tuple[Setting, ...]:
         if type(value) not in {bool, int}:
             raise TypeError(f"{key}: {value!r} is neither a number nor on or off")
     return tuple(sorted(plain.items()))
+
+
+def _sysctls(plain: Any) -> tuple[Sysctl, ...]:
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{plain!r} is not an object")
+    return tuple(sorted((key, _integer(value)) for key, value in plain.items()))
 
 
 def _string_pairs(plain: Any) -> tuple[tuple[str, str], ...]:

@@ -9,10 +9,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nodeagent.sriov import sysctls
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan_pods import things_of
-from nodeagent.sriov.plan_stack import owners_of
+from nodeagent.sriov.plan_stack import is_there, owners_of
 from nodeagent.sriov.stack import (
     Address,
     Child,
@@ -41,7 +42,12 @@ class Difference:
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     """Every attribute of `want` that `have` does not have, in the order of devices."""
     devices = itertools.chain.from_iterable(_pf_differences(pf, want, have) for pf in want.pfs)
-    return (*devices, *_stack_differences(want, have), *_pod_stack_differences(want, have))
+    return (
+        *devices,
+        *_sysctl_differences(want, have),
+        *_stack_differences(want, have),
+        *_pod_stack_differences(want, have),
+    )
 
 
 def shared_macs(state: NodeState) -> tuple[str, ...]:
@@ -129,6 +135,16 @@ def _netdev_differences(
         yield Difference(target, key, value, now)
 
 
+def _sysctl_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    for pf in want.pfs:
+        known = have.pf(pf.handle)
+        for port, netdev in pf.netdevs():
+            now = None if known is None else known.netdev_of(port)
+            if now is not None:
+                for (key, value), is_now in sysctls.differing(netdev, now, want, have):
+                    yield Difference(f"{pf.handle} {now.name}", f"net.{key}", value, is_now)
+
+
 def _difference(target: str, attribute: str, want: object, have: object) -> Iterator[Difference]:
     if want is not None and want != have:
         yield Difference(target, attribute, want, "unknown" if have is None else have)
@@ -138,9 +154,10 @@ def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]
     """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
     owners = owners_of(want)
     there = {place(thing): thing for thing in (have.stack or Stack()).things()}
-    present = set(there.values())
+    present = {thing: thing for thing in there.values()}
     for thing in (want.stack or Stack()).things():
-        if thing not in present and any(dev in owners for dev in devices_of(thing)):
+        is_ours = any(dev in owners for dev in devices_of(thing))
+        if is_ours and not is_there(thing, present, have.sysctls):
             dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
             kind = type(thing).__name__.lower()
             yield Difference(dev, kind, thing, there.get(place(thing), "missing"))

@@ -25,6 +25,7 @@ from nodeagent.sriov.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetSysctls,
     SetVf,
     Stage,
     UnbindVf,
@@ -33,8 +34,9 @@ from nodeagent.sriov.ethtool import commands as ethtool_commands
 from nodeagent.sriov.lines_pods import inside_line, move_line
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
+from nodeagent.sriov.sysctls import commands as sysctl_commands
 
-AFTER_UDEV: Final = ("move VFs", "set VF netdevs", "set representors")
+AFTER_UDEV: Final = ("move VFs", "set sysctls", "set VF netdevs", "set representors")
 """Stages whose interfaces have just come: a shell has to wait until udev has named them."""
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
@@ -120,6 +122,9 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case SetEthtool():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))
+        case SetSysctls():
+            name = _name(action.pf, action.index, want, known)
+            text = "; ".join(sysctl_commands(action.values, name))
         case MoveVf():
             text = move_line(action)
         case InPod():

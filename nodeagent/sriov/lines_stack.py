@@ -5,6 +5,7 @@ Numbers stay numbers: ip(8) takes them for protocols, scopes and tables.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,7 @@ from nodeagent.sriov.stack import (
     Route,
     Stacked,
 )
+from nodeagent.sriov.sysctls import commands as sysctl_commands
 
 ADDRESS_FLAGS: Final = (
     (0x02, "nodad"),
@@ -40,7 +42,7 @@ def stacked_line(thing: Stacked) -> str:
     """The commands, separated by `; ` where it takes several."""
     match thing:
         case Child():
-            return " ".join(_child_words(thing))
+            return "; ".join(_child_commands(thing))
         case Membership():
             return "; ".join(_member_commands(thing))
         case Address():
@@ -53,14 +55,24 @@ def stacked_line(thing: Stacked) -> str:
             return " ".join(_route_words(thing))
 
 
+def _child_commands(child: Child) -> Iterator[str]:
+    yield " ".join(_child_words(child))
+    for word, value in child.settings():
+        if word == "altname":
+            yield f"ip link property add dev {child.dev} altname {shlex.quote(str(value))}"
+        elif not word.startswith("net."):
+            yield f"ip link set dev {child.dev} {word} {shlex.quote(str(value))}"
+    yield from sysctl_commands(child.sysctls, child.dev)
+    if child.up:
+        yield f"ip link set dev {child.dev} up"
+
+
 def _child_words(child: Child) -> Iterator[str]:
     yield f"ip link add link {child.parent} name {child.dev}"
     if child.mac is not None:
         yield f"address {child.mac}"
     yield f"mtu {child.mtu} type {child.kind}"
     yield from _data_words(child.kind, child.data)
-    if child.up:
-        yield f"&& ip link set dev {child.dev} up"
 
 
 def _data_words(kind: str, data: Pairs) -> Iterator[str]:

@@ -134,7 +134,7 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 def set_links(
     node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    failures = _await_links(node, list(map(target_of, actions)), watches, lost)
+    failures = await_links(node, list(map(target_of, actions)), watches, lost)
     return failures + change_links(node, actions, watches)
 
 
@@ -161,7 +161,7 @@ def change_links(
     return refused
 
 
-def _await_links(
+def await_links(
     node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """Wait until all are settled, but not for what cannot come, and not twice for the same reason.

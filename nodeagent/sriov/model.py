@@ -46,6 +46,10 @@ Setting = tuple[str, int | bool]
 _SETTING = re.compile(
     r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
 )
+Sysctl = tuple[str, int]
+"""A sysctl of an interface by family and name ("ipv4.rp_filter"), and its value."""
+
+_SYSCTL = re.compile(r"ipv[46]\.[a-z0-9_]{1,64}")
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
@@ -113,7 +117,8 @@ class Netdev:
     `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
     are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
     `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
-    administrator set, sorted; a key that is not in it is not the driver's to offer.
+    administrator set, sorted; a key that is not in it is not the driver's to offer. `sysctls` are
+    those that differ from the node's defaults (`NodeState.sysctls`), sorted.
     """
 
     name: str
@@ -127,9 +132,11 @@ class Netdev:
     group: int | None = None
     alias: str | None = None
     ethtool: tuple[Setting, ...] | None = None
+    sysctls: tuple[Sysctl, ...] | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
+        check_sysctls(self.sysctls or ())
         if self.ethtool is not None:
             _check_ethtool(self.ethtool)
         _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
@@ -335,15 +342,18 @@ class Pf:
 class NodeState:
     """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them.
 
+    `sysctls` is what a new interface starts with (net.ipv4.conf.default and net.ipv6.conf.default).
     `namespaces`, sorted by inode, are those that VFs are inside of.
     """
 
     driver: str
     pfs: tuple[Pf, ...] = ()
     stack: Stack | None = None
+    sysctls: tuple[Sysctl, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
 
     def __post_init__(self) -> None:
+        check_sysctls(self.sysctls)
         inodes = [each.inode for each in self.namespaces]
         if inodes != sorted(set(inodes)):
             raise ValueError(f"namespaces {inodes} are not unique and sorted")
@@ -427,6 +437,16 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
         if type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
         _check_range(key, value, 0, U32)
+
+
+@lru_cache
+def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
+    """ValueError for a name that is none, or a value that no sysctl holds. Cached: see above."""
+    _check_sorted("sysctls", [key for key, _ in sysctls])
+    for key, value in sysctls:
+        if not _SYSCTL.fullmatch(key):
+            raise ValueError(f"{key!r} is not a sysctl of an interface")
+        _check_range(key, value, -(1 << 31), U32)
 
 
 def _check_range(what: str, value: int | None, low: int, high: int) -> None:

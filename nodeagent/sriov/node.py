@@ -11,12 +11,13 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
-from nodeagent.kernel import udev
+from nodeagent.kernel import sysctls, udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import (
@@ -46,6 +47,7 @@ from nodeagent.sriov.model import (
     Port,
     Representor,
     Setting,
+    Sysctl,
     Vf,
 )
 from nodeagent.sriov.namespaces import Namespace
@@ -55,8 +57,15 @@ from nodeagent.sriov.stack import Stack
 log = logging.getLogger(__name__)
 
 Devices = dict[tuple[str, str], list[Link]]
-SettingsByIndex = Mapping[int, tuple[Setting, ...]]
-"""What ethtool tells of an interface, by ifindex."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one look has found beside links: `ethtool` by ifindex, and the defaults of sysctls."""
+
+    ethtool: Mapping[int, tuple[Setting, ...]]
+    sysctls: tuple[Sysctl, ...] | None
+
 
 Target = tuple[DeviceHandle, Port]
 """A PF (None), a VF (its index) or a representor (its port): never a name."""
@@ -86,6 +95,7 @@ class Node:
         address_watch: Callable[[], AddressWatch] = AddressWatch,
         namespaces: Namespaces | None = None,
         udev_run: Path = Path("/run/udev"),
+        proc: Path = Path("/proc"),
     ) -> None:
         self.settings = settings
         self.stop = stop
@@ -100,6 +110,7 @@ class Node:
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
+        self.proc = proc
 
     def __enter__(self) -> Self:
         return self
@@ -115,18 +126,18 @@ class Node:
         """
         links = self.rtnl.links()
         devices = _by_device(links)
-        settings = self.ethtool.settings(
-            [each.index for each in itertools.chain(*devices.values())]
-        )
+        indexes = [each.index for each in itertools.chain(*devices.values())]
+        looked = Looked(self.ethtool.settings(indexes), sysctls.defaults(self.proc))
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
         try:
             switches = self._observe_devlink(set(found))
             pfs = tuple(
-                self._observe_pf(DeviceHandle(*device), devices, settings, switches.get(device, {}))
+                self._observe_pf(DeviceHandle(*device), devices, looked, switches.get(device, {}))
                 for device in found
             )
             state = self._with_insides(driver, sorted(pfs, key=lambda pf: pf.handle))
+            state = dataclasses.replace(state, sysctls=looked.sysctls or ())
             return dataclasses.replace(state, stack=self._observe_stack(state, links))
         except ValueError as error:
             raise UnavailableError(
@@ -178,7 +189,7 @@ class Node:
         }
         if not missing:
             return NodeState(driver, pfs)
-        found = inside.find(self.namespaces, missing, _netdev_of)
+        found = inside.find(self.namespaces, missing, _netdev_inside)
 
         def placed(pf: Pf, vf: Vf) -> Vf:
             place = found.places.get((pf.handle.bus, vf.address or ""))
@@ -200,7 +211,7 @@ class Node:
         if not roots:
             return None
         with self.stack() as edge:
-            return edge.read(links, roots)
+            return edge.read(links, roots, state.sysctls)
 
     def link_of(self, target: Target, devices: Devices) -> Link | None:
         """The netdev of a PF, a VF or a representor: for a PF its own port, never another's."""
@@ -315,7 +326,7 @@ class Node:
         self,
         handle: DeviceHandle,
         devices: Devices,
-        settings: SettingsByIndex,
+        looked: Looked,
         switch: dict[str, Any],
     ) -> Pf:
         bus, name = handle.bus, handle.name
@@ -328,7 +339,7 @@ class Node:
             handle=handle,
             numvfs=numvfs,
             autoprobe=self.sysfs.autoprobe(bus, name),
-            netdev=_netdev(link, settings),
+            netdev=_netdev(link, looked),
             vfs=tuple(
                 self._observe_vf(
                     handle,
@@ -336,11 +347,11 @@ class Node:
                     functions.get(index),
                     infos.get(index),
                     devices=devices,
-                    settings=settings,
+                    looked=looked,
                 )
                 for index in indexes
             ),
-            representors=_representors(devices.get((bus, name), []), settings),
+            representors=_representors(devices.get((bus, name), []), looked),
             **switch,
         )
 
@@ -355,7 +366,7 @@ class Node:
         info: VfInfo | None,
         *,
         devices: Devices,
-        settings: SettingsByIndex,
+        looked: Looked,
     ) -> Vf:
         own = devices.get((handle.bus, function or ""), [])
         return Vf(
@@ -363,7 +374,7 @@ class Node:
             address=function,
             driver=None if function is None else self.sysfs.driver(handle.bus, function),
             driver_override=function and self.sysfs.driver_override(handle.bus, function),
-            netdev=_netdev(min(own, key=lambda link: link.index, default=None), settings),
+            netdev=_netdev(min(own, key=lambda link: link.index, default=None), looked),
             **({} if info is None else _held_by_pf(info)),
         )
 
@@ -416,11 +427,16 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
     }
 
 
-def _netdev(link: Link | None, settings: SettingsByIndex) -> Netdev | None:
-    return None if link is None else _netdev_of(link, settings)
+def _netdev(link: Link | None, looked: Looked) -> Netdev | None:
+    return None if link is None else _netdev_of(link, looked)
 
 
-def _netdev_of(link: Link, settings: SettingsByIndex) -> Netdev:
+def _netdev_inside(link: Link, ethtool: Mapping[int, tuple[Setting, ...]]) -> Netdev:
+    """One in another namespace, whose defaults are not this one's: its sysctls are not known."""
+    return _netdev_of(link, Looked(ethtool, None))
+
+
+def _netdev_of(link: Link, looked: Looked) -> Netdev:
     mac = None if link.mac is None else Mac(link.mac)
     return Netdev(
         name=link.name,
@@ -433,7 +449,8 @@ def _netdev_of(link: Link, settings: SettingsByIndex) -> Netdev:
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,
-        ethtool=settings.get(link.index),
+        ethtool=looked.ethtool.get(link.index),
+        sysctls=looked.sysctls and sysctls.decoded(link.af_spec, looked.sysctls, link.mtu),
     )
 
 
@@ -446,12 +463,12 @@ def _devlink_fields(eswitch: Eswitch, params: Iterable[devlink_edge.Param]) -> d
     }
 
 
-def _representors(links: Iterable[Link], settings: SettingsByIndex) -> tuple[Representor, ...]:
+def _representors(links: Iterable[Link], looked: Looked) -> tuple[Representor, ...]:
     found = {link.phys_port_name: link for link in links if _is_representor(link)}
     return tuple(
         Representor(port, netdev)
         for port, link in sorted(found.items(), key=lambda item: str(item[0]))
-        if port is not None and (netdev := _netdev(link, settings)) is not None
+        if port is not None and (netdev := _netdev(link, looked)) is not None
     )
 
 

@@ -19,6 +19,7 @@ from nodeagent.sriov.actions import (
     MoveVf,
     SetEthtool,
     SetLink,
+    SetSysctls,
     SetVf,
     Stage,
 )
@@ -28,9 +29,9 @@ from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.moving import Arrivals
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
-from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.sriov.tuning import set_ethtool, set_sysctls
 
-OVER_NETLINK: Final = (SetVf, SetLink, SetEthtool, AddStacked, MoveVf, InPod)
+IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, AddStacked, MoveVf, InPod)
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def _perform_stage(
 
     VFs go into their pods while others are still being bound.
     """
-    writes = [action for action in stage.actions if not isinstance(action, OVER_NETLINK)]
+    writes = [action for action in stage.actions if not isinstance(action, IN_BATCHES)]
     meets = arrivals.expected and any(isinstance(action, BindVf) for action in writes)
     failures = write_devices(node, writes, arrivals.let_in if meets else None, watches)
     failures += await_functions(node, writes, watches)
@@ -83,6 +84,9 @@ def _perform_stage(
     ethtool_actions = [action for action in stage.actions if isinstance(action, SetEthtool)]
     if ethtool_actions:
         failures += set_ethtool(node, ethtool_actions)
+    sysctl_actions = [action for action in stage.actions if isinstance(action, SetSysctls)]
+    if sysctl_actions:
+        failures += set_sysctls(node, sysctl_actions, watches, lost)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)

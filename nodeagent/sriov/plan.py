@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
+from nodeagent.sriov import sysctls
 from nodeagent.sriov.actions import (
     STAGES,
     Action,
@@ -28,6 +29,7 @@ from nodeagent.sriov.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetSysctls,
     SetVf,
     Stage,
     UnbindVf,
@@ -94,6 +96,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
             found[stage].append(action)
     for stage, action in itertools.chain(
         _freed_names(want, have),
+        _sysctls(want, have),
         stack_actions(want, have),
         pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), _link_changes),
     ):
@@ -112,7 +115,7 @@ def after_reload(state: NodeState) -> NodeState:
 
 
 def _reloaded(pf: Pf) -> Pf:
-    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK, "ethtool": None}
+    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK, "ethtool": None, "sysctls": ()}
     return dataclasses.replace(
         pf,
         numvfs=None if pf.numvfs is None else 0,
@@ -339,6 +342,17 @@ def _ethtool(stage: str, pf: Pf, port: Port, want: Netdev, have: Netdev | None) 
     values = to_set(want, have)
     if values:
         yield stage, SetEthtool(pf.handle, port, values)
+
+
+def _sysctls(want: NodeState, have: NodeState) -> Iterator[Step]:
+    for pf in want.pfs:
+        pairs = _netdev_pairs(pf, have.pf(pf.handle))
+        there = {port: now for port, _, now, stays in pairs if stays}
+        for port, netdev in pf.netdevs():
+            values = sysctls.to_set(netdev, there.get(port), want, have)
+            if values:
+                stage = "set PF sysctls" if port is None else "set sysctls"
+                yield stage, SetSysctls(pf.handle, port, values)
 
 
 def _disturbs(changes: dict[str, object]) -> bool:

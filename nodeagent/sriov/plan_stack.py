@@ -5,11 +5,11 @@ What is there beyond what is wanted stays: another program may have put it there
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from nodeagent.sriov.actions import AddStacked
-from nodeagent.sriov.model import DeviceHandle, NodeState, Port
+from nodeagent.sriov.model import DeviceHandle, NodeState, Port, Sysctl
 from nodeagent.sriov.stack import (
     Address,
     Child,
@@ -17,10 +17,12 @@ from nodeagent.sriov.stack import (
     Neighbour,
     Route,
     Stack,
+    Stacked,
     devices_of,
     renamed,
     roots,
 )
+from nodeagent.sriov.sysctls import missing
 
 STAGE_OF: Final = {
     Child: "add children",
@@ -39,12 +41,23 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, AddSt
     if want.stack is None:
         return
     names = _new_names(want, have)
-    there = {renamed(thing, names) for thing in (have.stack or Stack()).things()}
+    things = (renamed(thing, names) for thing in (have.stack or Stack()).things())
+    there = {thing: thing for thing in things}
     owners = owners_of(want)
     for thing in want.stack.things():
         owner = next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
-        if thing not in there and owner is not None:
+        if owner is not None and not is_there(thing, there, have.sysctls):
             yield STAGE_OF[type(thing)], AddStacked(*owner, thing)
+
+
+def is_there(
+    thing: Stacked, there: Mapping[Stacked, Stacked], defaults: tuple[Sysctl, ...]
+) -> bool:
+    """Whether `thing` is among what is `there`, a child with its sysctls (`defaults`: of now)."""
+    found = there.get(thing)
+    if isinstance(thing, Child) and isinstance(found, Child):
+        return not missing(thing.sysctls, found.sysctls, defaults)
+    return found is not None
 
 
 def owners_of(state: NodeState) -> dict[str, tuple[DeviceHandle, Port]]:

@@ -36,6 +36,7 @@ class Child:
 
     `data` is what its kind has: a VLAN's id, protocol, flags, and `egress.N`, `ingress.N` for its
     priority maps; mode and flags of the others. `mac` is None where it is its parent's (IPVLAN).
+    `sysctls` are those that differ from the node's defaults; they are compared against those.
     """
 
     dev: str
@@ -45,16 +46,40 @@ class Child:
     mac: str | None
     mtu: int
     up: bool
+    altnames: tuple[str, ...] = ()
+    alias: str = ""
+    txqueuelen: int | None = None
+    group: int = 0
+    promisc: bool = False
+    allmulti: bool = False
+    sysctls: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _check_one_of("kind", self.kind, CHILD_KINDS)
         _check_pairs(self.data)
         _check_numbers(self, 0x7FFFFFFF, "mtu")
+        _check_numbers(self, U32, "txqueuelen", "group")
 
     def __str__(self) -> str:
         data = "".join(f" {name} {value}" for name, value in self.data)
         state = "up" if self.up else "down"
-        return f"{self.kind}{data} on {self.parent}, {self.mac or 'no MAC'}, {self.mtu}, {state}"
+        text = f"{self.kind}{data} on {self.parent}, {self.mac or 'no MAC'}, {self.mtu}, {state}"
+        rest = "".join(f", {word} {value}" for word, value in self.settings())
+        return text + rest
+
+    def settings(self) -> Iterator[tuple[str, object]]:
+        """What is set beside what makes it: ip(8)'s words and values, and sysctls."""
+        yield from (("altname", name) for name in self.altnames)
+        for word, value, usual in (
+            ("alias", self.alias, ""),
+            ("txqueuelen", self.txqueuelen, None),
+            ("group", self.group, 0),
+            ("promisc", "on" if self.promisc else "off", "off"),
+            ("allmulticast", "on" if self.allmulti else "off", "off"),
+        ):
+            if value != usual:
+                yield word, value
+        yield from ((f"net.{key}", value) for key, value in self.sysctls)
 
 
 @dataclass(frozen=True)
@@ -320,6 +345,8 @@ def _typed(kind: Any, plain: Any) -> Any:
 
 
 def _tuple(arguments: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
+    if isinstance(plain, Mapping):  # pairs, as people read them best
+        plain = [list(pair) for pair in sorted(plain.items())]
     if not isinstance(plain, list):
         raise TypeError(f"{plain!r} is not a list")
     if arguments[-1] is Ellipsis:

@@ -6,6 +6,7 @@ program refers to. The ifindex is looked up when it is used.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import time
@@ -13,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from nodeagent.errors import WaitTimeout, reason
+from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import stack_messages as messages
+from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
-from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.failures import Failures, target_of
@@ -87,12 +89,63 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
         else:
             possible.append(action)
     members = [action for action in possible if isinstance(action.thing, Membership)]
-    others = [action for action in possible if action not in members]
+    children = [action for action in possible if isinstance(action.thing, Child)]
+    others = [action for action in possible if action not in members and action not in children]
     failures += _join(node, edge, members, links)
     indexes = {name: link.index for name, link in links.items()}
+    failures += _make_children(node, edge, children, indexes)
     for group in _groups(others):
         failures += _send(node, edge, group, indexes)
     return failures
+
+
+def _make_children(
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
+) -> Failures:
+    """Make children, down; give them what else they had; then up: sysctls decide what that brings.
+
+    One that is there already is changed as it is.
+    """
+    pairs = [(action, action.thing) for action in actions if isinstance(action.thing, Child)]
+    sent = [
+        messages.child_message(
+            child if child.dev in indexes else dataclasses.replace(child, up=False), indexes
+        )
+        for _, child in pairs
+    ]
+    failures = _refusals(actions, edge.send(sent))
+    links = {link.name: link for link in node.rtnl.links().values()} if pairs else {}
+    made = [(a, child, links[child.dev]) for a, child in pairs if child.dev in links]
+    changes = [
+        (action, change) for action, child, link in made for change in _settings(child, link)
+    ]
+    failures += _changed(node, changes)
+    for action, child, _ in made:
+        for key, value in child.sysctls:
+            try:
+                sysctls.write(child.dev, key, value, node.proc)
+            except KernelError as error:
+                failures.append((target_of(action), f"{_title(child)}: {error.message}"))
+    up = [(a, LinkChange(link.index, up=True)) for a, c, link in made if c.up and not link.up]
+    return failures + _changed(node, up)
+
+
+def _settings(child: Child, link: Link) -> Iterator[Change]:
+    """What an interface has that its kind's own message does not set."""
+    wanted = {
+        name: getattr(child, name)
+        for name in ("alias", "txqueuelen", "group", "promisc", "allmulti")
+        if getattr(child, name) not in {None, getattr(link, name)}
+    }
+    if wanted:
+        yield LinkChange(link.index, **wanted)
+    for name in sorted({*child.altnames} ^ {*link.altnames}):
+        yield AltnameChange(link.index, name, add=name in child.altnames)
+
+
+def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failures:
+    results = node.rtnl.change([change for _, change in changes])
+    return _refusals([action for action, _ in changes], results)
 
 
 def _send(
@@ -148,23 +201,21 @@ def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
     by_thing = {action.thing: action for action in actions}
     addresses = [thing for thing in by_thing if isinstance(thing, Address)]
     routes = [thing for thing in by_thing if isinstance(thing, Route)]
-    rest = [thing for thing in by_thing if isinstance(thing, Child | Neighbour)]
+    rest = [thing for thing in by_thing if isinstance(thing, Neighbour)]
     things = (rest, messages.in_order(addresses), messages.gateways_last(routes))
     return [[by_thing[thing] for thing in group] for group in things if group]
 
 
 def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearray:
     match thing:
-        case Child():
-            return messages.child_message(thing, indexes)
         case Address():
             return messages.address_message(thing, indexes[thing.dev], now)
         case Neighbour():
             return messages.neighbour_message(thing, indexes[thing.dev])
         case Route():
             return messages.route_message(thing, indexes, now)
-        case Membership():
-            raise AssertionError("a port takes several messages: _join()")
+        case Child() | Membership():
+            raise AssertionError("these take several messages: _make_children(), _join()")
 
 
 def _join(

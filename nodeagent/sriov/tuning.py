@@ -1,6 +1,7 @@
-"""ethtool settings written: looked at first, sent in one batch, by ifindex.
+"""ethtool settings and sysctls of interfaces written.
 
-The order between kinds is `nodeagent.kernel.ethnl.KINDS`.
+ethtool's are looked at first, and sent in one batch, by ifindex; the order between kinds is
+`nodeagent.kernel.ethnl.KINDS`. sysctls are files by name: written once udev is done with naming.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nodeagent.errors import reason
+from nodeagent.errors import KernelError, reason
+from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Change, in_order
-from nodeagent.sriov.actions import SetEthtool
+from nodeagent.kernel.events import Watch
+from nodeagent.sriov.actions import SetEthtool, SetSysctls
 from nodeagent.sriov.failures import Failures, target_of
+from nodeagent.sriov.links import await_links
 from nodeagent.sriov.node import Node, Target, target_name
 
 
@@ -46,3 +50,20 @@ def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
         for (target, change), error in zip(single, again, strict=True)
         if error is not None
     ]
+
+
+def set_sysctls(
+    node: Node, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Write them all; an interface that never came is left out, and named by the wait."""
+    failures = await_links(node, [target_of(action) for action in actions], watches, lost)
+    devices = node.links_by_device()
+    for action in actions:
+        target = target_of(action)
+        link = node.link_of(target, devices)
+        for key, value in action.values if link is not None else ():
+            try:
+                sysctls.write(link.name if link else "", key, value, node.proc)
+            except KernelError as error:
+                failures.append((target, f"{target_name(target)}: {error.message}"))
+    return failures

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import tarfile
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +36,9 @@ WITHOUT_PERL = (
 """45 MB that only rpm needs, of all that we install; perl-base, which dpkg needs, stays."""
 RPM_WITHOUT_BUILD = 'rm -rf "$1"/usr/share/perl "$1"/usr/lib/*/perl "$1"/usr/lib/file'
 """The same, and libmagic's, where rpm is: to build packages it needs them, to install them not."""
-HOST_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
+DISK = "400M"
+"""Of the disk that the emulated node mounts; it is sparse."""
+HOST_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 BUILD = ("--isolation", "chroot", "--network", "host", "--layers=false", "--pull-never")
 HINT = "scripts/image --base IMAGE builds on a public base with podman or docker"
 
@@ -53,7 +54,7 @@ class Local:
         self._storage = root / "storage"
 
     def ready(self, target: str) -> Path:
-        """Directory of the tried image: image.oci.tar, rootfs.tar, config.json, report.txt."""
+        """Directory of the tried image: image.oci.tar, root.ext4, config.json, report.txt."""
         suite = debian_suite()
         recipe = digest(*(ROOT / name for name in SOURCES), Path(__file__).parent)
         parts = {name: self._base(suite, name) for name in (target, "builder")}
@@ -155,8 +156,11 @@ class Local:
         config = json.loads(self._ask("inspect", "--type", "image", image))["OCIv1"]
         (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         root = self._ask("mount", self._ask("from", "--pull-never", image).strip()).strip()
-        with tarfile.open(directory / "rootfs.tar", "w") as tar:
-            tar.add(root, ".")
+        self.runner.run(
+            *("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root),
+            *(directory / "root.ext4", DISK),
+            what="making a disk of the image",
+        )
 
     def _buildah(self, *arguments: object) -> None:
         self.runner.run(

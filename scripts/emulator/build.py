@@ -42,7 +42,7 @@ def parts_of(chosen: Chosen) -> Parts:
         {
             "kernel": kernel_part.key,
             "compiler": chosen.compiler,
-            "recipe": _files("modules.py"),
+            "recipe": _files("modules.py", "lab_eoi.c"),
         },
     )
     debian = Artefact(

@@ -13,7 +13,7 @@ GUEST = Path(__file__).parent / "guest"
 SIZE = "768M"
 
 MODULES = """
-    virtio_blk ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
+    virtio_blk loop ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
     igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa
     ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
@@ -85,7 +85,8 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     if compressed:
         runner.run("xz", "-d", *compressed, what="decompressing the kernel's modules")
     (target / "updates").mkdir()
-    shutil.copy(parts.modules / "netdevsim" / "netdevsim.ko", target / "updates")
+    for name in ("netdevsim", "lab_eoi"):
+        shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
     shutil.copy(parts.modules / "A" / "mlx5_core.ko", target / "updates")
     for build in ("A", "B"):
         shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)

@@ -1,4 +1,4 @@
-"""The modules that Debian doesn't have: netdevsim, and a stand-in for mlx5_core in two builds.
+"""The modules that Debian doesn't have: netdevsim, a stand-in for mlx5_core in two builds, lab_eoi.
 
 The stand-in is Debian's igb and igbvf built as one module named mlx5_core, so that PFs and VFs both
 bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. A and B differ in MODULE_VERSION,
@@ -15,6 +15,8 @@ from pathlib import Path
 from emulator.host import LabError, Runner, say
 from emulator.kernel import headers_of
 from emulator.packages import Chosen
+
+MENDER = Path(__file__).parent / "lab_eoi.c"
 
 IGB = (
     "igb_main igb_ethtool igb_ptp igb_hwmon "
@@ -49,11 +51,12 @@ PING = (
 
 
 def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
-    """Make netdevsim/netdevsim.ko, A/mlx5_core.ko and B/mlx5_core.ko in the directory."""
+    """Make netdevsim, lab_eoi, and the stand-in's A and B: each NAME/MODULE.ko in the directory."""
     say("modules: netdevsim, and the stand-in for mlx5_core in builds A and B")
     drivers = kernel / "source" / "drivers" / "net"
     work = directory / "work"
     shutil.copytree(drivers / "netdevsim", work / "first" / "netdevsim")
+    _mender(work / "first" / "lab_eoi")
     _stand_in(drivers / "ethernet" / "intel", work / "first" / "A", "A")
     _stand_in(drivers / "ethernet" / "intel", work / "second" / "B", "B")
     # Two of one name can't be made by one make.
@@ -72,6 +75,13 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
         target.parent.mkdir(exist_ok=True)
         shutil.copy(made, target)
     shutil.rmtree(work)
+
+
+def _mender(directory: Path) -> None:
+    """Our own module, against a fault of the emulator's; lab_eoi.c says which."""
+    directory.mkdir()
+    shutil.copy(MENDER, directory)
+    (directory / "Makefile").write_text("obj-m := lab_eoi.o\n")
 
 
 def _stand_in(intel: Path, directory: Path, name: str) -> None:

@@ -1,7 +1,7 @@
 """scripts/bench on this machine: real `nodeagent` processes that wait, help and say status.
 
-Nothing is reloaded and no device is touched: DRIVER_MODULE names no module that there is, so that
-a process whose flag has come ends at the next step. All files are in a temporary directory.
+Nothing is reloaded and no device is touched: there are no packages, so that a process whose flag
+has come ends there. All files are in a temporary directory.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Agent:
 def agent(directory: Path) -> Iterator[Agent]:
     """A process that waits for the toolkit's flag."""
     (directory / "shared").mkdir(parents=True)
+    (directory / "sources").mkdir()
+    (directory / "sources" / "install.pl").touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "nodeagent", "--log-format", "json", "run", "sources"],
         env=environment(directory),
@@ -50,7 +52,6 @@ def agent(directory: Path) -> Iterator[Agent]:
     )
     try:
         flag = Path(_wait_for(process, WAITING).removeprefix(WAITING))
-        flag.parent.mkdir(exist_ok=True)
         yield Agent(process, directory, flag)
     finally:
         process.kill()
@@ -63,7 +64,7 @@ def environment(directory: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "DRIVER_MODULE": NO_MODULE,
         "NVIDIA_NIC_DRIVER_VER": "25.07-0.9.7.0",
-        "NVIDIA_NIC_DRIVER_PATH": str(directory),
+        "NVIDIA_NIC_DRIVER_PATH": str(directory / "sources"),
         "DTK_OCP_DRIVER_BUILD": "true",
         "DTK_OCP_NIC_SHARED_DIR": str(directory / "shared"),
         "OFED_BLACKLIST_MODULES_FILE": str(directory / "blacklist.conf"),
@@ -142,5 +143,6 @@ def _wait_for(process: subprocess.Popen[str], beginning: str) -> str:
 
 def _build_done(directory: Path) -> float:
     records = map(json.loads, (directory / "state" / "journal.jsonl").read_text().splitlines())
-    ends = (r["clock"] for r in records if (r["kind"], r["name"]) == ("done", "build"))
+    # failed: nobody has built packages here, which is found out right after the wait
+    ends = (r["clock"] for r in records if (r["kind"], r["name"]) == ("failed", "build"))
     return float(next(ends))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.driver import dtk
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, Stopped, WaitTimeout
 from nodeagent.kernel import modules, process, udev
@@ -260,7 +261,7 @@ def test_the_flag_ends_the_wait_at_once(driver: NicDriver, tmp_path: Path) -> No
         flag = settings.dtk_shared_dir / kernel / "dtk_done_compile_25_10_1_2_8_0"
         toolkit.stdin.write(f"{flag}\n")
         toolkit.stdin.flush()
-        replace(driver, settings=settings, mode="sources").ensure_built()
+        dtk.wait_for_build(settings, os.uname().release, None)
         delays.append(time.monotonic() - float(toolkit.stdout.readline()))
     toolkit.stdin.close()
     toolkit.wait(10)

@@ -98,6 +98,10 @@ def test_every_pf_is_on_build_a_without_vfs() -> None:
         assert netdevs(pf) == [f"enp{bus(pf)}s0"]
 
 
+def test_an_interrupt_that_the_emulator_loses_is_ended() -> None:
+    assert "lab_eoi " in Path("/proc/modules").read_text()
+
+
 @pytest.mark.wide
 def test_a_wide_node_has_eight_pfs() -> None:
     assert len(PFS) == 8

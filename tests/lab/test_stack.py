@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from nodeagent.kernel import sysctls
+from nodeagent.kernel.rtnl import Rtnl
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent
 
@@ -25,6 +28,9 @@ LOOKS: Final = (
     "ip -j neigh show proxy",
     "bridge -d -j link",
     "bridge -j vlan",
+)
+SYSCTLS: Final = (
+    "sysctl -a 2>/dev/null | grep -E '^net.(ipv4|ipv6).(conf|neigh).(en|mac|ip)' | sort"
 )
 COUNTED: Final = {
     *("ifindex", "link_index", "expires", "used", "link_failure_count", "mii_status"),
@@ -82,6 +88,22 @@ link set {PF}v4 up
 link add link {PF}v4 name ipvlan7 type ipvlan mode l3
 link set ipvlan7 up
 address add 10.13.0.1/24 dev ipvlan7
+link set {PF}.100 alias storage txqueuelen 77 group 5
+link property add dev {PF}.100 altname vlan-of-storage
+link set {PF}v4 addrgenmode none
+"""
+SET_BY_SYSCTL: Final = f"""
+net/ipv4/conf/{PF}/rp_filter=2
+net/ipv4/conf/{PF}/arp_ignore=1
+net/ipv4/conf/{PF}v1/forwarding=0
+net/ipv6/conf/{PF}/accept_ra=0
+net/ipv6/conf/{PF}/hop_limit=33
+net/ipv6/conf/{PF}/router_solicitation_interval=9
+net/ipv6/conf/{PF}/use_tempaddr=-1
+net/ipv6/conf/{PF}v3/disable_ipv6=1
+net/ipv4/conf/{PF}.100/log_martians=1
+net/ipv6/conf/{PF}.100/dad_transmits=0
+net/ipv4/conf/ipvlan7/proxy_arp=1
 """
 
 
@@ -116,6 +138,7 @@ def test_all_that_stood_on_the_interfaces_stands_again(nodeagent: Nodeagent, vir
             lab.eventually(_settled_addresses, "IPv6 addresses")
         lab.ip(line)
     lab.ip("link set dummy7 master bond7")
+    lab.sh("".join(f"sysctl -qw {line};" for line in SET_BY_SYSCTL.split()))
     lab.sh(f"bridge link set dev {PF}v1 cost 55 hairpin on isolated on learning off priority 9")
     lab.sh(f"bridge vlan add dev {PF}v1 vid 10 pvid untagged; bridge vlan del dev {PF}v1 vid 1")
     lab.sh(f"bridge vlan add dev {PF}v1 vid 11")
@@ -131,6 +154,22 @@ def test_all_that_stood_on_the_interfaces_stands_again(nodeagent: Nodeagent, vir
         come = _only(after[command], was)
         assert (gone, come) == ([], []), f"{command}\nwas {gone}\nis  {come}"
         assert after[command] == was, command
+
+
+def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """The table of `nodeagent.kernel.sysctls` against this kernel, with values of its own each."""
+    known = dict(sysctls.defaults())
+    assert len(known) > 80
+    lab.ip(f"link set {PF} up")
+    with Rtnl() as rtnl:
+        before = next(link for link in rtnl.links().values() if link.name == PF)
+        unset = tuple((key, -77) for key in known)
+        told = dict(sysctls.decoded(before.af_spec, unset, before.mtu))
+    for key, value in told.items():
+        family, _, name = key.partition(".")
+        path = Path("/proc/sys/net") / family / "conf" / PF / name
+        assert int(path.read_text()) == value, key
+    assert told.keys() == known.keys()
 
 
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, virtual: None) -> None:
@@ -167,7 +206,9 @@ def _settled() -> bool:
 
 
 def _look() -> dict[str, Any]:
-    return {command: _plain(json.loads(lab.sh(command) or "[]")) for command in LOOKS}
+    found = {command: _plain(json.loads(lab.sh(command) or "[]")) for command in LOOKS}
+    values = [line.partition(" = ") for line in lab.sh(SYSCTLS).splitlines()]
+    return {**found, "sysctl": [{key: value} for key, _, value in values]}
 
 
 def _plain(value: Any) -> Any:

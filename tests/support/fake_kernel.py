@@ -95,6 +95,7 @@ class FakeKernel:
         self.igb = igb
         self.tree = FakeTree(root / "sys")
         self.udev_run = root / "udev"
+        self.proc = root / "proc"
         self.delays = Delays()
         self.pfs: dict[str, FakePf] = {}
         self.links: dict[int, Link] = {}

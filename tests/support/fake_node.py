@@ -21,6 +21,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import ethnl, events
+from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
 from nodeagent.kernel.ethnl import Ethtool
@@ -33,10 +34,11 @@ from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import links as real_links
 from nodeagent.sriov import node as real_node
-from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Sysctl, Vf
 from nodeagent.sriov.namespaces import Holder
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.stack import Stack
+from tests.support import fake_sysctls
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
 
@@ -63,7 +65,12 @@ class FakeStack(StackEdge):
     def close(self) -> None:
         """There is no socket."""
 
-    def read(self, links: Mapping[int, Link], roots: Collection[int]) -> Stack:
+    def read(
+        self,
+        links: Mapping[int, Link],
+        roots: Collection[int],
+        defaults: tuple[Sysctl, ...] = (),
+    ) -> Stack:
         """Nothing."""
         return Stack()
 
@@ -93,6 +100,7 @@ class FakeNode(FakeRules):
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
         self.add_link("lo")
+        fake_sysctls.write_defaults(self.proc)
 
     def _attach(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = self
@@ -120,6 +128,7 @@ class FakeNode(FakeRules):
             monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
         monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=self.monotonic))
         monkeypatch.setattr(real_sysfs, "os", _WatchedOs(self))
+        monkeypatch.setattr(real_sysctls, "write", self._write_sysctl)
 
     def close(self) -> None:
         """End udevd and let every held write go."""
@@ -140,6 +149,7 @@ class FakeNode(FakeRules):
             stack=FakeStack,
             namespaces=FakeNamespaces(),
             udev_run=self.udev_run,
+            proc=self.proc,
         )
 
     # what a test may do to the node
@@ -223,8 +233,14 @@ class FakeNode(FakeRules):
         settings = every.pop("ethtool")
         if settings is not None:
             self.ethtool[link.index] = dict(settings)
+        every["af_spec"] = fake_sysctls.af_spec(dict(every.pop("sysctls") or ()))
         changes = {name: value for name, value in every.items() if value is not None}
         self.change(link.index, **changes, carrier=bool(wanted.up))
+
+    def _write_sysctl(self, name: str, key: str, value: int, _proc: Path) -> None:
+        (link,) = (link for link in self.links.values() if link.name == name)
+        values = fake_sysctls.values_of(link.af_spec) | {key: value}
+        self.change(link.index, af_spec=fake_sysctls.af_spec(values))
 
     def move_away(self, device: str) -> None:
         """The device's interface goes into another network namespace."""

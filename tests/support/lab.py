@@ -220,6 +220,18 @@ def loaded() -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
+def on_disk() -> str:
+    """The lab's build that modprobe would load, A or B."""
+    return "A" if sh("modinfo -F srcversion mlx5_core").strip() == srcversion_of("A") else "B"
+
+
+def build_packages(sources: Path, build: str, **files: str) -> None:
+    """Have the stand-in for install.pl build there; `files` are those that it looks for."""
+    for name, text in {"build": build, **files}.items():
+        (sources / name).write_text(f"{text}\n")
+    sh(f"{sources}/install.pl")
+
+
 def put_on_disk(build: str) -> None:
     """Install a build, unless it is there already. What is loaded stays."""
     if sh("modinfo -F srcversion mlx5_core").strip() != srcversion_of(build):
@@ -468,9 +480,9 @@ class Nodeagent:
         assert started.wait() == status, started.log
         return started
 
-    def finish_build(self) -> None:
-        """Play the toolkit: the done flag appears."""
-        self.done_flag.parent.mkdir(parents=True, exist_ok=True)
+    def finish_build(self, build: str | None = None) -> None:
+        """Play the toolkit: real packages of a build (of the one on disk), then the done flag."""
+        build_packages(next(self.done_flag.parent.glob("MLNX_OFED_SRC-*")), build or on_disk())
         self.done_flag.touch()
 
     def end(self) -> None:

@@ -22,6 +22,7 @@ from nodeagent.sriov.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetSysctls,
     SetVf,
     Stage,
     UnbindVf,
@@ -177,6 +178,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_link(state, pf, action)
         case SetEthtool():
             return _set_ethtool(pf, action)
+        case SetSysctls():
+            return _set_sysctls(state, pf, action)
     raise AssertionError(action)
 
 
@@ -295,6 +298,16 @@ def _set_ethtool(pf: Pf, action: SetEthtool) -> Pf:
     return _with_netdev(pf, action.index, dataclasses.replace(netdev, ethtool=settings))
 
 
+def _set_sysctls(state: NodeState, pf: Pf, action: SetSysctls) -> Pf:
+    """A value that is the node's default is not told of an interface."""
+    netdev = pf.netdev_of(action.index)
+    if netdev is None:
+        raise Refused(f"{action}: ENOENT")
+    now, defaults = dict(netdev.sysctls or ()) | dict(action.values), dict(state.sysctls)
+    values = tuple(sorted((k, v) for k, v in now.items() if defaults.get(k) != v))
+    return _with_netdev(pf, action.index, dataclasses.replace(netdev, sysctls=values))
+
+
 def _with_netdev(pf: Pf, port: Port, netdev: Netdev) -> Pf:
     if isinstance(port, str):
         changed = Representor(port, netdev)
@@ -309,7 +322,7 @@ def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
     taken = {netdev.name for netdev in state.netdevs()}
     name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
     mac = Mac(f"06:00:00:00:00:{seed % 256:02x}")
-    return Netdev(name, mac, 1500, False, **FRESH_LINK, ethtool=FRESH_ETHTOOL)  # type: ignore[arg-type] # by name
+    return Netdev(name, mac, 1500, False, **FRESH_LINK, ethtool=FRESH_ETHTOOL, sysctls=())  # type: ignore[arg-type] # by name
 
 
 def _vf(pf: Pf, index: int) -> Vf:

@@ -29,6 +29,7 @@ from nodeagent.sriov.stack import (
     Route,
     Stack,
 )
+from tests.support import fake_sysctls
 from tests.support.simulate import FRESH_ETHTOOL, with_stack
 
 DRIVER = "mlx5_core"
@@ -61,6 +62,16 @@ settings = st.one_of(
 """ethtool's, with one that the driver moves by itself while another is on."""
 
 
+DEFAULTS = tuple(sorted(fake_sysctls.DEFAULTS.items()))
+sysctls: st.SearchStrategy[tuple[tuple[str, int], ...] | None] = st.sampled_from(
+    (
+        *(None, (), (("ipv4.rp_filter", 2),)),
+        (("ipv4.rp_filter", 1), ("ipv6.accept_ra", 0)),
+    )
+)
+"""Those that differ from the node's defaults."""
+
+
 @st.composite
 def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
     """An interface with the attributes that any has."""
@@ -76,6 +87,7 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
         group=draw(st.sampled_from((0, 7))),
         alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),
         ethtool=draw(settings),
+        sysctls=draw(sysctls),
     )
 
 
@@ -131,7 +143,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
 @st.composite
 def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeState:
     count = draw(st.integers(0, max_pfs))
-    state = NodeState(DRIVER, ())
+    state = NodeState(DRIVER, (), sysctls=DEFAULTS)
     made = tuple(draw(pfs(number + 1)) for number in range(count))
     unnamed = sum(1 for pf in made for _ in pf.netdevs())
     chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
@@ -150,6 +162,14 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
     children = tuple(
         Child(f"{name}.Z", name, "vlan", (("id", draw(st.integers(1, 3))),), None, 1500, False)
         for name in _some(draw, names)
+    )
+    children = tuple(
+        dataclasses.replace(
+            child,
+            sysctls=draw(sysctls.map(lambda found: found or ())),
+            alias=draw(st.sampled_from("x ")),
+        )
+        for child in children
     )
     children += tuple(
         Child(f"{child.dev}.Y", child.dev, "macvlan", (("mode", 4),), None, 1500, False)
@@ -215,7 +235,7 @@ def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
 
 
 def _own_names(want: NodeState, have: NodeState) -> NodeState:
-    """No wanted name is held by a VF whose netdev is not ours to write: nobody could free it."""
+    """No wanted name is held by a netdev that is not ours to write: nobody could free it."""
     number = iter(range(1000))
 
     def pf_with_own_names(pf: Pf) -> Pf:
@@ -229,6 +249,14 @@ def _own_names(want: NodeState, have: NodeState) -> NodeState:
                     vf, netdev=dataclasses.replace(vf.netdev, name=f"e{next(number)}")
                 )
                 for vf in pf.vfs
+            ),
+            representors=tuple(
+                each
+                if wanted and wanted.netdev_of(each.port)
+                else Representor(
+                    each.port, dataclasses.replace(each.netdev, name=f"e{next(number)}")
+                )
+                for each in pf.representors
             ),
         )
 

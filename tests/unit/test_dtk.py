@@ -32,7 +32,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def flag(settings: Settings) -> Path:
-    return dtk.done_flag(settings.dtk_shared_dir, RELEASE, VERSION)
+    return dtk.hand_over(settings, RELEASE).done
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_sanitised_kernel_is_one_harmless_path_component(release: str) -> None:
 
 
 def test_done_flag() -> None:
-    assert dtk.done_flag(Path("/mnt/shared"), RELEASE, VERSION) == Path(
+    shared = replace(Settings(), nic_driver_ver=VERSION, dtk_shared_dir=Path("/mnt/shared"))
+    assert dtk.hand_over(shared, RELEASE).done == Path(
         "/mnt/shared/5.14.0-570.73.1.el9_6.aarch64_64k/dtk_done_compile_25_07_0_9_7_0"
     )
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -324,6 +325,75 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
         pass
 
 
+def test_a_child_that_outlives_us_with_the_lock_is_the_one_that_is_named(tmp_path: Path) -> None:
+    """The kernel goes on telling the number of the process that locked it, which is nobody's."""
+    path = tmp_path / "lock"
+    locker = (
+        "import fcntl, os, subprocess, sys\n"
+        "file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'input()'], pass_fds=[file.fileno()],\n"
+        "                         stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)\n"
+    )
+    locked = subprocess.Popen(
+        [sys.executable, "-c", locker, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert locked.stdout is not None
+    child = int(locked.stdout.readline())
+    end = os.pidfd_open(child)
+    locked.wait()
+    with pytest.raises(BusyError, match=rf"is locked by process {child}\b"), lock(path):
+        pass
+    assert lock_holders(path) == (child,)
+    locked.communicate(b"\n")
+    assert select.select([end], [], [], 10)[0]
+    os.close(end)
+    with lock(path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    refused = pytest.raises(StorageError, match=f"cannot lock {tmp_path}/lock: ")
+    with refused as caught, lock(tmp_path / "lock"):
+        pass
+    assert "LOCK_FILE_PATH" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("what", ["fifo", "hard link", "directory", "foreign"])
+def test_a_lock_file_that_somebody_planted_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "lock"
+    match what:
+        case "fifo":
+            os.mkfifo(path)
+        case "hard link":
+            (tmp_path / "precious").touch()
+            path.hardlink_to(tmp_path / "precious")
+        case "directory":
+            path.mkdir()
+        case _:
+            path.touch()
+            os.chown(path, 65534, 65534)
+    with pytest.raises(StorageError, match=str(path)), lock(path):
+        pass
+
+
+def test_the_lock_works_where_it_was_left(tmp_path: Path) -> None:
+    """A lock file that stays behind is no lock: only a process that lives holds it."""
+    path = tmp_path / "lock"
+    path.write_text("12345\n")
+    with lock(path):
+        pass
+
+
 def test_a_lock_file_is_not_a_link(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to(tmp_path / "precious")
     with pytest.raises(StorageError, match="cannot open the lock file"), lock(tmp_path / "lock"):
@@ -343,6 +413,7 @@ def test_locks_of_proc(tmp_path: Path) -> None:
         f"2: POSIX  ADVISORY  WRITE 814 {device}:{facts.st_ino} 0 EOF\n"
         f"3: FLOCK  ADVISORY  WRITE 815 {device}:1 0 EOF\n"
     )
-    assert lock_holders(path, locks) == (812,)
+    (tmp_path / "812").mkdir()
+    assert lock_holders(path, tmp_path) == (812,)
     assert lock_holders(path, tmp_path / "missing") == ()
-    assert lock_holders(tmp_path / "missing", locks) == ()
+    assert lock_holders(tmp_path / "missing", tmp_path) == ()

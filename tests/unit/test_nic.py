@@ -16,11 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.driver import dtk
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.driver.preflight import PreflightFailed
 from nodeagent.errors import (
-    ConfigError,
     KernelError,
     Stopped,
     WaitTimeout,
@@ -48,23 +46,6 @@ def failure(host: Host) -> KernelError:
 
 def test_precompiled_is_built(host: Host) -> None:
     host.driver.ensure_built()
-
-
-def test_sources_without_the_toolkit_is_not_in_this_version(host: Host) -> None:
-    with pytest.raises(ConfigError, match="not in this version") as caught:
-        replace(host.driver, mode="sources").ensure_built()
-    assert "DTK_OCP_DRIVER_BUILD=true" in (caught.value.hint or "")
-
-
-def test_sources_with_the_toolkit_waits_for_its_flag(host: Host) -> None:
-    settings = replace(host.driver.settings, dtk_build=True, nic_driver_ver="25.10-1.2.8.0")
-    driver = replace(host.driver, mode="sources", settings=settings)
-    with pytest.raises(WaitTimeout):
-        driver.ensure_built()
-    flag = dtk.done_flag(settings.dtk_shared_dir, os.uname().release, "25.10-1.2.8.0")
-    flag.parent.mkdir(parents=True)
-    flag.touch()
-    driver.ensure_built()
 
 
 # --- compare ---

@@ -17,6 +17,7 @@ from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeStat
 from nodeagent.sriov.node import Node, outstanding, target_name
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
+from tests.support.fake_sysctls import DEFAULTS
 
 HANDLE = DeviceHandle("pci", PF1)
 PATIENT = dataclasses.replace(Settings(), vf_timeout=30.0, pf_timeout=30.0)
@@ -43,7 +44,7 @@ def observed(fake: FakeNode) -> NodeState:
 
 
 def test_a_node_without_such_devices(fake: FakeNode) -> None:
-    assert observed(fake) == NodeState("mlx5_core")
+    assert observed(fake) == NodeState("mlx5_core", sysctls=tuple(sorted(DEFAULTS.items())))
 
 
 def test_a_pf_as_it_is(fake: FakeNode) -> None:
@@ -54,7 +55,8 @@ def test_a_pf_as_it_is(fake: FakeNode) -> None:
             numvfs=0,
             autoprobe=True,
             netdev=Netdev(
-                "ens1np0", Mac("52:54:00:00:00:01"), 1500, True, (), False, False, 1000, 0, ""
+                *("ens1np0", Mac("52:54:00:00:00:01"), 1500, True, (), False, False, 1000, 0, ""),
+                sysctls=(),
             ),
         ),
     )
@@ -81,7 +83,10 @@ def test_a_vf_as_it_is(fake: FakeNode) -> None:
         min_tx_rate=0,
         max_tx_rate=0,
         query_rss=None,
-        netdev=Netdev("ens1np0v1", Mac(link.mac or ""), 1500, False, (), False, False, 1000, 0, ""),
+        netdev=Netdev(
+            *("ens1np0v1", Mac(link.mac or ""), 1500, False, (), False, False, 1000, 0, ""),
+            sysctls=(),
+        ),
     )
 
 

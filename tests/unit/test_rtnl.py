@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import netlink, rtnl
+from nodeagent.kernel import netlink, rtnl, sysctls
 from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, Rtnl, VfChange, VfInfo
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded"
@@ -58,7 +58,12 @@ def link_of(name: str) -> Link:
 
 
 def test_a_pf_of_igb_as_recorded() -> None:
-    assert link_of("igb-pf-link") == Link(
+    link = link_of("igb-pf-link")
+    assert dict(sysctls.decoded(link.af_spec, (("ipv6.hop_limit", 1),), 9000)) == {
+        "ipv6.hop_limit": 64,
+        "ipv6.mtu": 3000,
+    }
+    assert dataclasses.replace(link, af_spec=b"") == Link(
         index=2,
         name="enp1s0",
         mac="52:54:00:00:00:01",

@@ -292,7 +292,7 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
         (
             CHILD,
             f"ip link add link enp1s0 name enp1s0.100 address {MAC} mtu 1500 type vlan"
-            " egress-qos-map 1:3 id 100 protocol 802.1Q && ip link set dev enp1s0.100 up",
+            " egress-qos-map 1:3 id 100 protocol 802.1Q; ip link set dev enp1s0.100 up",
         ),
         (
             MEMBER,

@@ -1,0 +1,131 @@
+"""Mode `dtk-build`: the toolkit's side of the hand-over, for an image that has nodeagent.
+
+toolkit/dtk_nic_driver_build.sh does the same in plain shell, for one that has not. The settings
+come through dtk.env.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodeagent import durable
+from nodeagent.driver import packages, sources
+from nodeagent.errors import AgentError, ConfigError, NoInputError, Stopped
+from nodeagent.kernel import process
+from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RESYNC = 30.0  # the safety net of a wait for a file, as the driver container's side has it
+_TOOLS = ("perl", "ethtool", "autoconf", "pciutils", "automake", "libtool", "python3-devel")
+_QUERY = ("rpm", "-q", "--whatprovides")
+_DNF_TIMEOUT = 900.0  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be built, and the files that say where it stands."""
+
+    tree: Path
+    start: Path
+    done: Path
+    failed: Path
+    arguments: tuple[str, ...]
+
+
+def job(settings: Settings) -> Job:
+    """From the variables of dtk.env; ConfigError names those that are missing."""
+    given = {
+        "DTK_OCP_COMPILED_DRIVER_VER": settings.dtk_compiled_ver,
+        "DTK_OCP_START_COMPILE_FLAG": settings.dtk_start_flag,
+        "DTK_OCP_DONE_COMPILE_FLAG": settings.dtk_done_flag,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing or settings.dtk_start_flag is None or settings.dtk_done_flag is None:
+        raise ConfigError(
+            f"cannot build for the driver container: {', '.join(missing)} not set",
+            hint="dtk.env in the shared directory sets them: `. dtk.env` before",
+        )
+    done = settings.dtk_done_flag
+    return Job(
+        settings.dtk_shared_dir / f"MLNX_OFED_SRC-{settings.dtk_compiled_ver}",
+        settings.dtk_start_flag,
+        done,
+        done.with_name(f"dtk_failed_compile_{done.name.removeprefix('dtk_done_compile_')}"),
+        (*sources.TOOLKIT, *shlex.split(settings.append_build_flags or "")),
+    )
+
+
+def run(settings: Settings, stop: StopSignal) -> None:
+    """Build once the driver container asks for it, then stay until a stop, which is no error.
+
+    A build that fails leaves its marker, with the last lines of its log, and its error is raised:
+    the restarted container makes ready for the next request. Stopped when the stop came before.
+    """
+    wanted = job(settings)
+    _wait_for_start(wanted, stop)
+    build_once(wanted, settings, stop)
+    with suppress(Stopped):
+        _wait(lambda: ("a stop",), stop, what="a stop")
+
+
+def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
+    """Run install.pl; the done flag when all packages are there, else the failure marker."""
+    for stale in (wanted.failed, wanted.done):
+        durable.remove(stale)
+    try:
+        _install_tools(stop)
+        script = wanted.tree / sources.SCRIPT
+        if not script.is_file():
+            raise NoInputError(f"cannot build the driver: there is no {script}")
+        sources.build([str(script), *wanted.arguments], settings.build_timeout, stop)
+        found = packages.built(wanted.tree)
+        if not found:
+            raise NoInputError(f"the build left no packages below {wanted.tree}")
+        packages.check(found, Path("/"))
+        packages.brings(settings.driver_module, found, Path("/"))
+    except Stopped:
+        raise  # the start flag stays: whoever comes next builds
+    except AgentError as error:
+        durable.replace(wanted.failed, f"{error.message}\n".encode(), 0o644)
+        durable.remove(wanted.start)
+        raise
+    durable.replace(wanted.done, b"", 0o644)
+    durable.remove(wanted.start)
+    log.info("%d packages are built: %s", len(found), wanted.done)
+
+
+def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
+    def missing() -> Iterator[Path]:
+        if not wanted.start.exists():
+            yield wanted.start
+
+    with FileWatch(wanted.start) as watch:
+        log.info("waiting for the driver container's start flag %s", wanted.start)
+        _wait(missing, watch, stop, what="the driver container's start flag")
+
+
+def _wait(missing: Callable[[], Iterable[object]], *watches: Watch, what: str) -> None:
+    """Without a deadline: to serve is all there is to do, and the kubelet's patience is ours."""
+    wait_until_clear(missing, *watches, what=what, timeout=math.inf, resync=_RESYNC)
+
+
+def _install_tools(stop: StopSignal) -> None:
+    """What install.pl needs and the toolkit's image may lack, where there is dnf(8) to get it."""
+    missing = [
+        name
+        for name in _TOOLS
+        if process.run([*_QUERY, name], timeout=60.0, only_looks=True).returncode
+    ]
+    dnf = [path for path in ("/usr/bin/dnf", "/bin/dnf") if Path(path).exists()]
+    if missing and dnf:
+        sources.build([dnf[0], "install", "-y", *missing], _DNF_TIMEOUT, stop)
+    elif missing:
+        log.warning("not installed, and there is no dnf: %s", ", ".join(missing))

@@ -1,0 +1,100 @@
+"""Mode `sources`: the driver's packages are built or found, copied, checked, installed, indexed.
+
+Every step is an ensure: killed anywhere, the next start does it again from the top. Nothing is
+installed that is not whole, and it is not done before modprobe would load what was installed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nodeagent.driver import copies, dtk, host_tree, packages, sources
+from nodeagent.driver.inventory import Inventory, fingerprint
+from nodeagent.errors import ConfigError, DataError, NoInputError
+from nodeagent.kernel.events import StopSignal
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
+    """The driver NVIDIA_NIC_DRIVER_VER is installed for the kernel `release` (`uname -r`).
+
+    Raises ConfigError, NoInputError, StorageError, DataError and UnavailableError, each before
+    the loaded driver is touched; WaitTimeout and Stopped.
+    """
+    refuse_dkms(settings)
+    copies.remove(settings.driver_root / packages.STAGE)
+    store = inventory(settings, release)
+    with _packages(settings, release, store, stop) as found:
+        try:
+            packages.check(found, settings.driver_root)
+            brought = packages.brings(settings.driver_module, found, settings.driver_root)
+        except DataError:
+            if store is not None:
+                store.forget()
+            raise
+        host_tree.unlink(settings, release)
+        packages.prepare_tree(release, settings.driver_root)
+        packages.install(found, settings.driver_root, stop)
+    host_tree.share(settings, release, stop)
+    packages.index(release, settings.driver_root)
+    packages.require_installed(settings.driver_module, brought, settings)
+    if store is not None:
+        store.clean_up()
+
+
+def inventory(settings: Settings, release: str) -> Inventory | None:
+    """Where packages are kept for the next start; None when each start builds anew."""
+    if settings.inventory is None:
+        return None
+    store = Inventory(settings.inventory, release, settings.nic_driver_ver or "")
+    store.require()
+    return store
+
+
+def refuse_dkms(settings: Settings) -> None:
+    """ConfigError with USE_DKMS: see its hint for why."""
+    if settings.use_dkms:
+        raise ConfigError(
+            "USE_DKMS=true is not supported: nodeagent builds packages of modules and no DKMS",
+            hint="set it to false. DKMS rebuilds modules when a kernel is installed on the same "
+            "file system; this one ends with the container, and a new kernel comes with a new "
+            "start, which builds for it or takes what NVIDIA_NIC_DRIVERS_INVENTORY_PATH keeps",
+        )
+
+
+@contextmanager
+def _packages(
+    settings: Settings, release: str, store: Inventory | None, stop: StopSignal | None
+) -> Iterator[Sequence[Path]]:
+    """The packages, in a place that is ours and that DRIVER_ROOT can see."""
+    built_with = fingerprint(
+        release, settings.nic_driver_ver or "", sources.arguments(settings, release)
+    )
+    found = () if store is None else store.packages(built_with)
+    if not found:
+        found = _built(settings, release, stop)
+        if store is not None:
+            found = store.store(found, built_with, stop)
+    if store is not None and settings.driver_root == Path("/"):
+        yield found
+    else:
+        with packages.staged(found, settings.driver_root, stop) as copied:
+            yield copied
+
+
+def _built(settings: Settings, release: str, stop: StopSignal | None) -> tuple[Path, ...]:
+    """Fresh packages, where the build has left them."""
+    make = dtk.ensure_built if settings.dtk_build else sources.compile_here
+    place = make(settings, release, stop)
+    found = packages.built(place)
+    if not found:
+        raise NoInputError(
+            f"the build has ended, and there are no packages below {place}",
+            hint="its log says what became of them",
+        )
+    return found

@@ -1,0 +1,139 @@
+"""Per-interface sysctls, net.ipv4.conf.X and net.ipv6.conf.X: a new interface has the defaults.
+
+They are read from the link dump, which carries them for every interface (IFLA_AF_SPEC, filled by
+inet_fill_link_af() and inet6_fill_link_af()), and written as files, because only those do all that
+changing one brings with it. What a new interface starts with is in `conf/default`, read as files.
+Numbers are those of uapi/linux/ip.h and uapi/linux/ipv6.h; a key that this kernel does not have is
+not there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import KernelError, reason
+from nodeagent.kernel.netlink import attributes
+from nodeagent.sriov.model import Sysctl
+from nodeagent.trace import point
+
+_INET_CONF: Final = 1
+_INET6_CONF: Final = 2
+_INET6_ADDR_GEN_MODE: Final = 8
+_MODE_NONE: Final = 1
+V4: Final = (
+    "forwarding -mc_forwarding proxy_arp accept_redirects secure_redirects send_redirects "
+    "shared_media rp_filter accept_source_route bootp_relay log_martians tag arp_filter "
+    "medium_id disable_xfrm disable_policy force_igmp_version arp_announce arp_ignore "
+    "promote_secondaries arp_accept arp_notify accept_local src_valid_mark proxy_arp_pvlan "
+    "route_localnet igmpv2_unsolicited_report_interval igmpv3_unsolicited_report_interval "
+    "ignore_routes_with_linkdown drop_unicast_in_l2_multicast drop_gratuitous_arp bc_forwarding "
+    "arp_evict_nocarrier"
+)
+V6: Final = (
+    "forwarding hop_limit mtu accept_ra accept_redirects autoconf dad_transmits "
+    "router_solicitations router_solicitation_interval router_solicitation_delay use_tempaddr "
+    "temp_valid_lft temp_prefered_lft regen_max_retry max_desync_factor max_addresses "
+    "force_mld_version accept_ra_defrtr accept_ra_pinfo accept_ra_rtr_pref "
+    "router_probe_interval accept_ra_rt_info_max_plen proxy_ndp optimistic_dad "
+    "accept_source_route -mc_forwarding disable_ipv6 accept_dad force_tllao ndisc_notify "
+    "mldv1_unsolicited_report_interval mldv2_unsolicited_report_interval suppress_frag_ndisc "
+    "accept_ra_from_local use_optimistic accept_ra_mtu -stable_secret use_oif_addrs_only "
+    "accept_ra_min_hop_limit ignore_routes_with_linkdown drop_unicast_in_l2_multicast "
+    "drop_unsolicited_na keep_addr_on_down router_solicitation_max_interval seg6_enabled "
+    "seg6_require_hmac enhanced_dad addr_gen_mode disable_policy accept_ra_rt_info_min_plen "
+    "ndisc_tclass rpl_seg_enabled ra_defrtr_metric ioam6_enabled ioam6_id ioam6_id_wide "
+    "ndisc_evict_nocarrier accept_untracked_na accept_ra_min_lft"
+)
+"""In the order of the kernel's arrays. Marked with `-`: an mrouted's to set (mc_forwarding), or not
+told (stable_secret)."""
+_SECONDS: Final = {
+    *("router_solicitation_interval", "router_solicitation_delay"),
+    *("router_solicitation_max_interval", "router_probe_interval"),
+}
+"""Milliseconds in the message, seconds in the file."""
+_UNSIGNED: Final = {"ra_defrtr_metric", "ioam6_id_wide"}
+
+KEYS: Final = tuple(
+    f"{family}.{name}"
+    for family, names in (("ipv4", V4), ("ipv6", V6))
+    for name in names.split()
+    if not name.startswith("-") and f"{family}.{name}" != "ipv6.mtu"
+)
+
+
+def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
+    """What of an interface's sysctls is not as in `defaults`, sorted.
+
+    `ipv6.mtu` is told where it is not the interface's own (a change of that sets it anew).
+    """
+    families = dict(attributes(af_spec))
+    fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
+    sixth = dict(attributes(families.get(socket.AF_INET6, b""))).get(_INET6_CONF, b"")
+    values = {
+        **_values("ipv4", V4, fourth),
+        **_values("ipv6", V6, sixth),
+    }
+    known = dict(defaults)
+    found = {key: value for key, value in values.items() if known.get(key, value) != value}
+    if values.get("ipv6.mtu", mtu) < mtu:
+        found["ipv6.mtu"] = values["ipv6.mtu"]
+    return tuple(sorted(found.items()))
+
+
+def makes_no_address(af_spec: bytes) -> bool:
+    """Whether the kernel gives this interface no link-local address (addr_gen_mode none)."""
+    sixth = dict(attributes(af_spec)).get(socket.AF_INET6, b"")
+    return dict(attributes(sixth)).get(_INET6_ADDR_GEN_MODE) == bytes([_MODE_NONE])
+
+
+def _values(family: str, names: str, raw: bytes) -> dict[str, int]:
+    known = names.split()
+    count = min(len(known), len(raw) // 4)
+    numbers = struct.unpack_from(f"={count}i", raw)
+    return {
+        f"{family}.{name}": _in_the_files_unit(name, number)
+        for name, number in zip(known[:count], numbers, strict=True)
+        if not name.startswith("-")
+    }
+
+
+def _in_the_files_unit(name: str, number: int) -> int:
+    if name in _SECONDS:
+        return number // 1000
+    return number & 0xFFFFFFFF if name in _UNSIGNED else number
+
+
+def defaults(proc: Path = Path("/proc")) -> tuple[Sysctl, ...]:
+    """What an interface of this network namespace starts with, sorted."""
+    found = []
+    for key in KEYS:
+        try:
+            found.append((key, int(_path(proc, "default", key).read_text(encoding="ascii"))))
+        except (OSError, ValueError):
+            continue  # a kernel without this one, or without IPv6
+    return tuple(sorted(found))
+
+
+def write(name: str, key: str, value: int, proc: Path = Path("/proc")) -> None:
+    """Set one sysctl of an interface. KernelError names it and the refusal."""
+    path = _path(proc, name, key)
+    point("sysctl", path)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(fd, f"{value}\n".encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KernelError(
+            f"cannot write {value} to {path}: {reason(error)}", errno=error.errno
+        ) from error
+
+
+def _path(proc: Path, name: str, key: str) -> Path:
+    family, _, entry = key.partition(".")
+    return proc / "sys" / "net" / family / "conf" / name / entry

@@ -1,0 +1,119 @@
+"""Per-interface sysctls: told in the link dump, compared against defaults, written as files."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import sysctls
+from nodeagent.sriov.actions import SetSysctls
+from nodeagent.sriov.differences import differences
+from nodeagent.sriov.lines import lines
+from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Sysctl
+from nodeagent.sriov.plan import after_reload, plan
+from nodeagent.sriov.sysctls import missing
+from tests.support.fake_sysctls import af_spec
+
+HANDLE = DeviceHandle("pci", "0000:01:00.0")
+DEFAULTS = (("ipv4.rp_filter", 0), ("ipv6.accept_ra", 1))
+
+
+def node(own: tuple[Sysctl, ...] | None, defaults: tuple[Sysctl, ...] = DEFAULTS) -> NodeState:
+    netdev = Netdev("ens1", Mac("52:54:00:00:00:01"), 1500, True, sysctls=own)
+    return NodeState("mlx5_core", (Pf(HANDLE, netdev=netdev),), sysctls=defaults)
+
+
+def wanted(want: NodeState, have: NodeState) -> list[Sysctl]:
+    actions = [action for stage in plan(want, have) for action in stage.actions]
+    found = [v for a in actions if isinstance(a, SetSysctls) for v in a.values]
+    told = [d for d in differences(want, have) if d.attribute.startswith("net.")]
+    assert [f"net.{key}" for key, _ in found] == [d.attribute for d in told]
+    return found
+
+
+def test_told_is_what_differs_from_the_defaults() -> None:
+    spec = af_spec({"ipv4.rp_filter": 2, "ipv6.use_tempaddr": -1, "ipv6.ra_defrtr_metric": -1})
+    known = (*DEFAULTS, ("ipv6.ra_defrtr_metric", 1024), ("ipv6.use_tempaddr", 0))
+    assert sysctls.decoded(spec, tuple(sorted(known)), 1500) == (
+        ("ipv4.rp_filter", 2),
+        ("ipv6.ra_defrtr_metric", 0xFFFFFFFF),
+        ("ipv6.use_tempaddr", -1),
+    )
+
+
+def test_times_are_told_in_the_files_unit() -> None:
+    spec = af_spec({"ipv6.router_solicitation_interval": 4000, "ipv6.dad_transmits": 4})
+    known = (("ipv6.dad_transmits", 1), ("ipv6.router_solicitation_interval", 9))
+    assert sysctls.decoded(spec, known, 1500) == (
+        ("ipv6.dad_transmits", 4),
+        ("ipv6.router_solicitation_interval", 4),
+    )
+
+
+def test_ipv6s_own_mtu_is_told_where_it_is_not_the_interfaces() -> None:
+    assert sysctls.decoded(af_spec({"ipv6.mtu": 1400}), (), 1500) == (("ipv6.mtu", 1400),)
+    assert sysctls.decoded(af_spec({"ipv6.mtu": 1500}), (), 1500) == ()
+
+
+@pytest.mark.parametrize("spec", [b"", b"\x04\x00", struct.pack("=HHI", 8, 2, 1)])
+def test_a_kernel_that_tells_less(spec: bytes) -> None:
+    assert sysctls.decoded(spec, DEFAULTS, 1500) == ()
+
+
+def test_defaults_are_those_that_this_kernel_has(tmp_path: Path) -> None:
+    directory = tmp_path / "sys" / "net" / "ipv4" / "conf" / "default"
+    directory.mkdir(parents=True)
+    (directory / "rp_filter").write_text("2\n")
+    (directory / "tag").write_text("what\n")
+    assert sysctls.defaults(tmp_path) == (("ipv4.rp_filter", 2),)
+
+
+def test_written_is_the_file_and_a_refusal_names_it(tmp_path: Path) -> None:
+    directory = tmp_path / "sys" / "net" / "ipv4" / "conf" / "ens1.5"
+    directory.mkdir(parents=True)
+    (directory / "rp_filter").write_text("0\n")
+    sysctls.write("ens1.5", "ipv4.rp_filter", 2, tmp_path)
+    assert (directory / "rp_filter").read_text() == "2\n"
+    with pytest.raises(KernelError, match=r"cannot write 1 to .*/ipv6/conf/ens1/forwarding"):
+        sysctls.write("ens1", "ipv6.forwarding", 1, tmp_path)
+
+
+def test_after_a_reload_it_is_set_again() -> None:
+    want = node((("ipv4.rp_filter", 2),))
+    assert wanted(want, after_reload(want)) == [("ipv4.rp_filter", 2)]
+    text = lines(plan(want, after_reload(want)), want, after_reload(want))
+    assert "sysctl -qw net/ipv4/conf/ens1/rp_filter=2" in text
+
+
+def test_what_somebody_else_set_since_is_set_back_to_the_default() -> None:
+    assert wanted(node(()), node((("ipv4.rp_filter", 2),))) == [("ipv4.rp_filter", 0)]
+
+
+def test_a_default_that_moved_counts_too() -> None:
+    """What had the default has another one now; and what had its own value may be the default."""
+    moved = (("ipv4.rp_filter", 2), ("ipv6.accept_ra", 1))
+    assert wanted(node(()), node((), moved)) == [("ipv4.rp_filter", 0)]
+    assert wanted(node((("ipv4.rp_filter", 2),)), node((), moved)) == []
+
+
+def test_not_known_is_never_compared() -> None:
+    assert wanted(node(None), node((("ipv4.rp_filter", 2),))) == []
+    assert wanted(node((("ipv4.rp_filter", 2),)), node(None)) == []
+
+
+def test_a_childs_are_missing_only_where_its_value_is_another() -> None:
+    assert missing((("ipv4.rp_filter", 0),), (), DEFAULTS) == ()
+    assert missing((("ipv4.rp_filter", 2),), (), DEFAULTS) == (("ipv4.rp_filter", 2),)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [(("rp_filter", 2),), (("ipv4.../x", 2),), (("ipv4.rp_filter", 1 << 40),)],
+)
+def test_what_is_no_sysctl_is_refused(own: tuple[Sysctl, ...]) -> None:
+    with pytest.raises(ValueError, match=r"sysctl|within"):
+        replace(node(()).pfs[0].netdev, sysctls=own)  # type: ignore[type-var] # there is one
