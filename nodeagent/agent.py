@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, openibd
+from nodeagent.driver import blacklist, builder, openibd, tools
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
 from nodeagent.journal import Journal, lock
@@ -144,6 +144,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         "container": settings.nic_container_ver or "unknown",
     }
     log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
     with lock(work_lock(settings)):

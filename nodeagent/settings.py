@@ -400,6 +400,12 @@ class Settings:
         "for tests only: a directory; every point at which the agent could be cut off is written "
         "to points there, and a file end there says at which of them it gets a signal",
     )
+    metrics_port: int | None = variable(
+        "METRICS_PORT", port, None, "where `nodeagent metrics` serves Prometheus; unset: nowhere"
+    )
+    metrics_address: str = variable(
+        "METRICS_ADDRESS", host, "127.0.0.1", "on which of the node's addresses it does"
+    )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 
     @property

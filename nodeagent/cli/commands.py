@@ -268,6 +268,18 @@ def timeline(call: Call, last: int, output: str) -> None:
         write_lines([f"no run on record in {journal.records_path}"])
 
 
+@click.command("metrics")
+@click.pass_obj
+def metrics(call: Call) -> int:
+    """Serve Prometheus metrics on METRICS_PORT until SIGTERM.
+
+    A process of its own: the agent that is ready neither grows by it nor wakes up for it.
+    """
+    from nodeagent import metrics
+
+    return metrics.serve(call.settings())
+
+
 @click.command("settings")
 @output
 @click.pass_obj
@@ -295,7 +307,19 @@ def show_settings(call: Call, output: str) -> None:
         write_lines(table(headers, rows, screen(loaded)))
 
 
-ALL = (run, sidecar, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+ALL = (
+    run,
+    sidecar,
+    reload,
+    snapshot,
+    plan,
+    restore,
+    verify,
+    status,
+    timeline,
+    show_settings,
+    metrics,
+)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:

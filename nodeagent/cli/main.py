@@ -63,7 +63,7 @@ def main() -> NoReturn:
 def status_of(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit status."""
     call = commands.Call()
-    if arguments and arguments[0] in settings.MODES:
+    if arguments and arguments[0] in (*settings.MODES, settings.BUILD_MODE):
         arguments = ("run", *arguments)  # the driver container's own argument list
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)

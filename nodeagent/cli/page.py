@@ -10,7 +10,7 @@ import click
 SECTIONS: Final = {
     "The agent": ("run", "sidecar", "reload"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
-    "To look at": ("preflight", "status", "timeline", "settings", "probe"),
+    "To look at": ("preflight", "status", "timeline", "settings", "probe", "metrics"),
     "In the cluster": ("device-plugin", "node", "network", "operator"),
 }
 

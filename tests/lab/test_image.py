@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -105,15 +105,17 @@ def node(three_vfs: State) -> Iterator[State]:
 
 
 def _forget() -> None:
-    for path in (READY.parent, STATE_DIR):
+    for path in (READY.parent, STATE_DIR, Path("/var/opt/mofed-container")):
         shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def pod(spec: Object, image: Image, directory: Path, **images: Image) -> Iterator[Pod]:
+def pod(
+    spec: Object, image: Image, directory: Path, others: Mapping[str, Image] | None = None
+) -> Iterator[Pod]:
     """A pod that is started, and ended whatever happens."""
-    all_images = {"nodeagent:driver": image, "nodeagent:sidecar": image}
-    made = Pod(spec, all_images | images, directory)
+    images = {"nodeagent:driver": image, "nodeagent:sidecar": image, **(others or {})}
+    made = Pod(spec, images, directory)
     made.start()
     try:
         yield made
@@ -284,6 +286,70 @@ def test_each_mount_is_needed(node: State, image: Image, tmp_path: Path) -> None
             soon(partial(is_ready, running), running, "ready")
             works = {mount: bool(check(agent(running))) for mount, check in FORGOTTEN.items()}
         assert works == {mount: mount != forgotten for mount in FORGOTTEN}, forgotten
+
+
+DRIVER_CONTAINER = """#!/bin/bash
+# Stands in for a driver container of before: reloads by itself, and knows nothing of nodeagent.
+flag=/run/mellanox/drivers/.driver-ready
+exec 9>/run/mellanox/drivers/.lock
+flock -n 9 || { echo "another instance"; exit 1; }
+rm -f $flag
+if [ "$(modinfo -F srcversion mlx5_core)" != "$(cat /sys/module/mlx5_core/srcversion)" ]; then
+    /etc/init.d/openibd restart && echo "reloaded once" || exit 1
+fi
+touch $flag
+trap 'rm -f $flag; exit 0' TERM
+while :; do sleep 1 & wait $!; done
+"""
+
+
+def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_path: Path) -> None:
+    """That one reloads, once, and loses every VF; nodeagent kept them and puts them back."""
+    build = other_build()
+    layer = WORK / "driver-container"
+    shutil.copytree(driver_layer(build), layer)
+    (layer / "entrypoint").write_text(DRIVER_CONTAINER)
+    (layer / "entrypoint").chmod(0o755)
+    theirs = Image((layer, *image.layers), {**image.config, "Entrypoint": ["/entrypoint"]})
+    images = {"doca-driver:latest": theirs}
+    with pod(template("sidecar"), image, tmp_path / "pod", images) as running:
+        ours = running.containers["nodeagent"]
+        soon(lambda: ours.status.ready, running, "ready")
+        assert agent(running).log.count("reloaded once") == 1
+        assert "openibd" not in ours.log
+        assert lab.loaded() == lab.srcversion_of(build)
+        assert lab.read() == node
+
+        agent(running).kill(signal.SIGKILL)
+        soon(lambda: "starts anew" in ours.log, running, "nodeagent has seen the flag go")
+        soon(lambda: ours.status.ready and ours.log.count("ready: ") == 2, running, "ready again")
+        assert agent(running).log.count("reloaded once") == 1
+        assert ours.status.restarts == 0
+        assert lab.read() == node
+        assert running.end() == {"mofed-container": 0, "nodeagent": 0}
+    assert lab.read() == node
+
+
+def test_the_toolkit_builds_beside_it(node: State, image: Image, tmp_path: Path) -> None:
+    """OpenShift: sources go to the toolkit's container, packages come back and are installed."""
+    build = other_build()
+    layer = WORK / "sources"
+    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
+    (layer / "etc/init.d").mkdir()
+    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
+    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
+    (layer / "opt/driver-sources/build").write_text(build)
+    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
+    images = {"driver-toolkit:latest": toolkit}
+    spec = template("openshift")
+    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
+        soon(lambda: agent(running).status.ready, running, "ready")
+        assert lab.loaded() == lab.srcversion_of(build)
+        assert lab.read() == node
+        assert agent(running).status.restarts == 0
+        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
+        assert list(Path("/var/opt/mofed-container/inventory").rglob("*.rpm"))
+        assert running.end()["mofed-container"] == 0
 
 
 def test_without_the_permissions_it_does_not_work(

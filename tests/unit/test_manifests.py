@@ -141,6 +141,26 @@ def test_replace_is_the_driver_containers_pod() -> None:
     assert where["/run/mellanox/drivers"]["mountPropagation"] == "Bidirectional"
 
 
+def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
+    """A container of its own, without a privilege, that can only read."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    for overlay in OVERLAYS:
+        directory = tmp_path / "manifests/overlays" / overlay
+        with (directory / "kustomization.yaml").open("a") as file:
+            file.write("components:\n  - ../../metrics\n")
+        objects = render(directory)
+        (monitor,) = [each for each in objects if each["kind"] == "PodMonitor"]
+        (whole,) = [each for each in objects if each["kind"] == "DaemonSet"]
+        template = whole["spec"]["template"]
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= template["metadata"]["labels"].items()
+        (serving,) = [c for c in template["spec"]["containers"] if c["name"] == "metrics"]
+        assert serving["ports"] == [{"name": "metrics", "containerPort": 9790}]
+        assert environment(serving)["METRICS_PORT"] == "9790"
+        assert "securityContext" not in serving
+        assert all(mount["readOnly"] for mount in serving["volumeMounts"])
+
+
 def test_openshift_has_the_toolkit_and_its_constraints() -> None:
     names = [each["name"] for each in pod("openshift")["containers"]]
     assert sorted(names) == ["mofed-container", "openshift-driver-toolkit-ctr"]
