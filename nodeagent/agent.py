@@ -11,16 +11,25 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from nodeagent import aftermath, debug, hold
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, openibd, tools
+from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
-from nodeagent.journal import Journal, lock
+from nodeagent.errors import (
+    AgentError,
+    BusyError,
+    DataError,
+    PermissionDenied,
+    Stopped,
+    UnavailableError,
+)
+from nodeagent.journal import Journal, adopted, lock
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
 from nodeagent.settings import Settings
@@ -43,13 +52,65 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
         journal = Journal(settings)
         with alive(settings, stop):
             try:
-                with _flag_only_when_proven(journal), debug.commands_on_record(settings):
-                    with aftermath.around(settings):
-                        _work(mode, settings, journal, stop)
-                    return _stay(lock_fd, journal, stop, log_format)
+                with (
+                    _flag_only_when_proven(journal),
+                    debug.commands_on_record(settings),
+                    aftermath.around(settings),
+                ):
+                    _work(mode, settings, journal, stop)
             except AgentError as error:
+                _end_early(settings, journal, error, stop)
                 debug.pause(settings, error, stop)
                 raise
+            return _stay(lock_fd, settings, journal, stop, log_format)
+
+
+def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
+    """What the holder becomes on SIGTERM: the flag, what we left on the host, the host's driver.
+
+    `lock_fd`: the descriptor that holds the lock; None: this is not that process, and takes it.
+    `since`: when the signal came (CLOCK_MONOTONIC); a second one ends this, too. Raises AgentError
+    when something could not be done; the next start does it.
+    """
+    require_root("unloads drivers and writes the settings of VFs")
+    held = lock(settings.lock_path) if lock_fd is None else adopted(lock_fd, settings.lock_path)
+    with StopSignal(since=since) as stop, held:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        with (
+            alive(settings, stop),
+            _flag_only_when_proven(journal),
+            debug.commands_on_record(settings),
+        ):
+            journal.note("run", mode="terminate")
+            _terminate(settings, journal, stop)
+            journal.note("terminated")
+
+
+def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    # it looks at every process, with psutil, which no start without a reload needs
+    from nodeagent import termination  # noqa: PLC0415
+
+    with lock(_work_lock(settings)):
+        try:
+            termination.clean_up(settings)
+        finally:
+            if settings.restore_driver:
+                log.info("putting the host's own driver back")
+                termination.restore_driver(settings, journal, stop)
+            else:
+                log.info("RESTORE_DRIVER_ON_POD_TERMINATION=false: the loaded driver stays")
+
+
+def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
+    """After a start that failed or was stopped. What fails here is only logged: it has an error."""
+    wanted = settings.restore_driver and isinstance(error, Stopped)
+    if isinstance(error, Stopped):
+        stop.again()
+    try:
+        _terminate(settings if wanted else replace(settings, restore_driver=False), journal, stop)
+    except AgentError as another:
+        log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
 
 
 def build(settings: Settings) -> int:
@@ -150,15 +211,18 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
+        naming.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
         with Node(settings, stop) as node:
-            story.reload(node, journal, driver)
+            story.reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
 
 
-def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> int:
+def _stay(
+    lock_fd: int, settings: Settings, journal: Journal, stop: StopSignal, log_format: str
+) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
 
     The signals are blocked first: one from before has been counted when sigmask returns, one from
@@ -166,15 +230,20 @@ def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> 
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
-    if stop.requested:
-        journal.clear_ready()
-        return 0
     ready = str(journal.ready_path)
+    then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
+    then += ["terminate", "--lock-fd", str(lock_fd)]
+    if stop.requested:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal.clear_ready()
+        stop.again()
+        _terminate(settings, journal, stop)
+        return 0
     try:
-        hold.become(lock_fd, ready, log_format)
+        hold.become(lock_fd, ready, log_format, then)
     except OSError as error:
         log.warning("staying as we are, with all that is in memory: %s", error)
-    return hold.until_stopped(ready, log_format)
+    return hold.until_stopped(ready, log_format, then)
 
 
 @contextmanager

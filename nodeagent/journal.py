@@ -217,6 +217,28 @@ def lock(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+@contextmanager
+def adopted(fd: int, path: Path) -> Iterator[int]:
+    """Go on holding the lock file with a descriptor that an execve(2) left us.
+
+    BusyError when it is not that: then somebody else may hold the lock.
+    """
+    try:
+        ours, theirs = os.fstat(fd), path.stat()
+        is_it = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+        if is_it:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        is_it = False
+    if not is_it:
+        raise _busy(path)
+    os.set_inheritable(fd, False)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:
     """The processes that hold a flock on `path`; 0 for one in another PID namespace.
 

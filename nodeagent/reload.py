@@ -31,11 +31,14 @@ ROUNDS: Final = 3
 """Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
 
 
-def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
+def reload(
+    node: Node, journal: Journal, driver: NicDriver, share: Callable[[], None] = lambda: None
+) -> None:
     """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
 
-    With nothing to reload and no snapshot open, no device is touched. Raises AgentError with the
-    ready flag absent and the snapshot, if one was taken, open for the next start.
+    With nothing to reload and no snapshot open, no device is touched. `share` is done right before
+    ready: what others expect to find then. Raises AgentError with the ready flag absent and the
+    snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
     with journal.step("build"):
@@ -43,6 +46,7 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
         log.info("the loaded driver is the installed one and nothing is left to restore")
+        share()
         journal.set_ready()
         return
     with journal.step("preflight"):
@@ -55,9 +59,8 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
         restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
-        behind = verify(node, snapshot.state)
-        for each in behind:
-            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
+        prove(node, journal, snapshot.state)
+    share()
     journal.set_ready()
     journal.close_snapshot()
 
@@ -128,6 +131,12 @@ def restore(node: Node, want: NodeState) -> None:
             (*failures, *map(str, left)),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
+
+
+def prove(node: Node, journal: Journal, want: NodeState) -> None:
+    """`verify`, with what pods have lost all the same on record."""
+    for each in verify(node, want):
+        journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
 
 
 def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:

@@ -275,6 +275,44 @@ class Settings:
     restart_timeout: float = variable(
         "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
     )
+    restore_driver: bool = variable(
+        "RESTORE_DRIVER_ON_POD_TERMINATION",
+        boolean,
+        "false",
+        "on SIGTERM the host's own driver is put back, and then the VFs",
+    )
+    grace_period: float = variable(
+        "TERMINATION_GRACE_PERIOD",
+        seconds,
+        "300",
+        "the pod's terminationGracePeriodSeconds: until SIGKILL after SIGTERM; openibd is left to "
+        "finish for nearly as long",
+        unit="s",
+    )
+    create_ifnames_udev: bool = variable(
+        "CREATE_IFNAMES_UDEV",
+        boolean,
+        "false",
+        "keep interface names without npN where the driver before made such; false: no rule",
+    )
+    udev_rules_file: Path = variable(
+        "MLX_UDEV_RULES_FILE",
+        file_path,
+        "/host/etc/udev/rules.d/77-mlnx-net-names.rules",
+        "the udev rule that does it; removed at start and at termination",
+    )
+    drivers_mount: Path = variable(
+        "MLX_DRIVERS_MOUNT",
+        file_path,
+        "/run/mellanox/drivers",
+        "shared with the host and the GPU driver; the headers are mounted below it",
+    )
+    headers_dir: Path = variable(
+        "SHARED_KERNEL_HEADERS_DIR",
+        file_path,
+        "/usr/src/",
+        "the headers that the GPU driver builds nvidia-peermem from; mounted below that",
+    )
     pod_interfaces: str = variable(
         "POD_INTERFACES",
         one_of("restore", "report"),
@@ -462,6 +500,16 @@ class Settings:
 def rows() -> tuple[tuple[str, Variable], ...]:
     """Pairs of field name and row, in the order of the table."""
     return tuple((each.name, each.metadata["variable"]) for each in fields(Settings))
+
+
+def page() -> list[str]:
+    """The table as Markdown, for the README: variable, default, unit, reason."""
+    lines = ["| variable | default | unit | why |", "|---|---|---|---|"]
+    for _, row in rows():
+        default = "" if row.default is None else f"`{row.default}`"
+        cells = (f"`{row.name}`", default, row.unit, row.reason.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return lines
 
 
 def load() -> Settings:

@@ -1,7 +1,7 @@
 """The journal as a report: phases, durations, srcversions, how long the VFs were gone.
 
-Notes that it reads: `run` (mode), `ready`, `failed` (message), `srcversion` (checkpoint, and a
-srcversion a module), `vfs-gone`, `vfs-back`. Anything else on record is left alone.
+Notes that it reads: `run` (mode, driver), `ready`, `terminated`, `failed` (message), `srcversion`
+(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`. Anything else is left alone.
 """
 
 from __future__ import annotations
@@ -51,11 +51,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Run:
-    """One process of the agent: `result` is ready, failed, interrupted, running or cut short."""
+    """One process of the agent.
+
+    `driver` is its version. `result` is ready, terminated, failed, interrupted, running or cut
+    short.
+    """
 
     run: str
     at: str
     mode: str
+    driver: str
     result: str
     message: str
     seconds: float
@@ -92,12 +97,14 @@ def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
 def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
     first, last = records[0], records[-1]
     notes = {record.name: record for record in records if record.kind == "note"}
+    facts = notes["run"].facts if "run" in notes else {}
     phases = tuple(_phases(records, now))
     result, message = _result(notes, phases, alive=now is not None)
     return Run(
         run=first.run,
         at=first.at,
-        mode=notes["run"].facts.get("mode", "") if "run" in notes else "",
+        mode=facts.get("mode", ""),
+        driver=facts.get("driver", ""),
         result=result,
         message=message,
         seconds=round((now if result == "running" and now else last.clock) - first.clock, 3),
@@ -112,6 +119,8 @@ def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -
         return "failed", notes["failed"].facts.get("message", "")
     if "ready" in notes:
         return "ready", ""
+    if "terminated" in notes:
+        return "terminated", ""
     if phases and phases[-1].result in {"failed", "interrupted"}:
         return phases[-1].result, phases[-1].message
     return ("running" if alive else "cut short"), ""

@@ -46,6 +46,12 @@ class Call:
 output = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", help="For people or programs."
 )
+page = click.option(
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    help="For people, programs or documents.",
+)
 snapshot_file = click.option(
     "--snapshot",
     "source",
@@ -76,23 +82,20 @@ def run(call: Call, mode: str) -> int:
     return agent.run(mode, call.settings(), call.log_format)
 
 
-@click.command("sidecar")
-@click.option("--prepare", is_flag=True, help="Only open a snapshot: before that container starts.")
+@click.command("terminate")
+@click.option("--lock-fd", type=click.IntRange(min=0), hidden=True)
+@click.option("--since", type=float, hidden=True)
 @click.pass_obj
-def sidecar(call: Call, prepare: bool) -> int:
-    """Beside a driver container: keep what its reload loses, put it back.
+def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
+    """End in order: flag, udev rule and mounts; the host's driver.
 
-    Reloads nothing itself. Restores when the driver container says ready (its flag is
-    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM.
+    What `run` becomes on SIGTERM once it is ready. By hand: what a pod that was killed has left.
+    The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    from nodeagent import beside
+    from nodeagent import agent
 
-    if prepare:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-        beside.prepare(call.settings())
-        return 0
-    return beside.run(call.settings())
+    agent.terminate(call.settings(), lock_fd, since)
 
 
 @click.command("reload")
@@ -246,7 +249,7 @@ def status(call: Call, output: str) -> int:
 
 @click.command("timeline")
 @click.option("--last", type=click.IntRange(min=1), default=1, metavar="N", help="The last N runs.")
-@output
+@page
 @click.pass_obj
 def timeline(call: Call, last: int, output: str) -> None:
     """Phases of the last runs, srcversions, how long the VFs were gone."""
@@ -262,31 +265,29 @@ def timeline(call: Call, last: int, output: str) -> None:
     runs = timeline.report(journal.records(), now=now)[-last:]
     if output == "json":
         write_json([asdict(run) for run in runs])
+    elif output == "markdown":
+        from nodeagent import chronicle
+
+        write_lines(chronicle.lines(runs, loaded.driver_module))
     elif runs:
         write_lines(timeline.lines(runs, screen(loaded)))
     else:
         write_lines([f"no run on record in {journal.records_path}"])
 
 
-@click.command("metrics")
-@click.pass_obj
-def metrics(call: Call) -> int:
-    """Serve Prometheus metrics on METRICS_PORT until SIGTERM.
-
-    A process of its own: the agent that is ready neither grows by it nor wakes up for it.
-    """
-    from nodeagent import metrics
-
-    return metrics.serve(call.settings())
-
-
 @click.command("settings")
-@output
+@page
 @click.pass_obj
 def show_settings(call: Call, output: str) -> None:
-    """Every environment variable: its value now, and why it is there."""
+    """Every environment variable: its value now, and why it is there.
+
+    As markdown: the table of the README, with the defaults, whatever is set here.
+    """
     from nodeagent.render import Marked, table
 
+    if output == "markdown":
+        write_lines(settings.page())
+        return
     loaded = call.settings()
     rows: list[tuple[Cell, ...]] = []
     plain = []
@@ -307,19 +308,7 @@ def show_settings(call: Call, output: str) -> None:
         write_lines(table(headers, rows, screen(loaded)))
 
 
-ALL = (
-    run,
-    sidecar,
-    reload,
-    snapshot,
-    plan,
-    restore,
-    verify,
-    status,
-    timeline,
-    show_settings,
-    metrics,
-)
+ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:

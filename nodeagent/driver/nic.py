@@ -114,7 +114,7 @@ class NicDriver:
                 try:
                     said = openibd.restart(self.settings, self.stop)
                 finally:
-                    self._bring_back()
+                    self._bring_back(before[1])
         except WaitTimeout as error:
             if self._wrong(before[0]):
                 error.hint = self._what_now()
@@ -136,10 +136,12 @@ class NicDriver:
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
+        hosts = self.is_loaded() and self._wrong() and neighbours.has_host_tree(self.settings)
         failed = []
         for module in wanted:
             try:
-                modules.load(module, self.settings.driver_root)
+                tree = neighbours.HOST if hosts else None
+                modules.load(module, self.settings.driver_root, tree=tree)
             except KernelError as error:
                 failed.append(error.message)
         if failed:
@@ -165,8 +167,8 @@ class NicDriver:
                 return ethtool.driver_version(path.name)
         return ""
 
-    def _bring_back(self) -> None:
-        """Rather any driver than none: the installed one, else the host's own."""
+    def _bring_back(self, before: Iterable[SrcVersions]) -> None:
+        """Rather any driver than none: the installed one, the host's own, the one of before."""
         driver, root = self.settings.driver_module, self.settings.driver_root
         trees = [None] + ([neighbours.HOST] if neighbours.has_host_tree(self.settings) else [])
         for tree in trees:
@@ -178,6 +180,9 @@ class NicDriver:
                 modules.load(driver, root, tree=tree)
             except AgentError as error:
                 log.warning("%s", error.message)
+        old = next((each.loaded for each in before if each.module == driver), None)
+        if old and not self.is_loaded():
+            neighbours.insert_old(driver, old, root)
 
     def _judge(
         self, before: tuple[frozenset[str], tuple[SrcVersions, ...]], said: Finished

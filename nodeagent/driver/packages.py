@@ -166,7 +166,7 @@ def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> No
         process.in_root(root, argv),
         timeout=_INSTALL_TIMEOUT,
         stop=stop,
-        patient=True,
+        patience=_INSTALL_TIMEOUT,
         on_line=_log_line,
     )
     if done.returncode:

@@ -281,10 +281,10 @@ class Look:
                 yield Finding(
                     "uplink",
                     f"{link.interface} on {', '.join(on)} is {link.reason}",
-                    "the node is cut off while the driver is away, and its addresses and routes "
-                    "there are the network manager's to put back"
+                    "the node is cut off while the driver is away; its addresses and routes there "
+                    "are put back with the VFs, what a DHCP client or a VPN keeps in memory is not"
                     + ("; ALLOW_UPLINK_RELOAD=true allows it" if allowed else ""),
-                    "reload it from the console with ALLOW_UPLINK_RELOAD=true",
+                    "set ALLOW_UPLINK_RELOAD=true, and have a console at hand",
                     blocks=not allowed,
                 )
 
