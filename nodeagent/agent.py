@@ -91,7 +91,7 @@ def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         try:
             termination.clean_up(settings)
         finally:
