@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from signal import Signals
 
+from container.local import Local
+
 from emulator import cache, host
 from emulator.build import Builder
 from emulator.host import FAILED, LabError
@@ -81,12 +83,17 @@ def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
     command = Command(argv, arguments.timeout)
+    bring = [*arguments.bring]
+    if arguments.image:
+        root = builder.root.with_name("image")
+        made = Local(root, builder.root / "apt").ready("driver")
+        bring += [made / "root.ext4", made / "config.json"]
     return run(
         builder,
         _options(arguments),
         command,
         out=arguments.out,
-        bring=arguments.bring,
+        bring=bring,
         keep=arguments.keep,
     )
 
@@ -158,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="put a file into /host",
+    )
+    limits.add_argument(
+        "--image", action="store_true", help="bring nodeagent's image, for the tests marked so"
     )
     limits.add_argument(
         "--keep", action="store_true", help="keep the run's directory: /host, serial log"

@@ -52,8 +52,14 @@ def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
         # -rP shows what the tests print: how many points, and how many survived
         points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
         yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
+    yield _lab("image", work, 2, ("--image", "-m", "image"))
     for part in range(1, PARTS + 1):
-        chosen = ("-m", "not wide and not alone and not sweep", "--part", f"{part}/{PARTS}")
+        chosen = (
+            "-m",
+            "not wide and not alone and not sweep and not image",
+            "--part",
+            f"{part}/{PARTS}",
+        )
         yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
     if wide:
         yield _lab("lab, 8 PFs", work, 8, ("-m", "wide"), alone=True)

@@ -1,6 +1,6 @@
 """The built image, run from the rendered manifests as a kubelet would: what they forget, fails.
 
-scripts/lab test --bring IMAGE/rootfs.tar --bring IMAGE/config.json -m image
+scripts/lab test --image -m image
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WAITING = STATE_DIR / "waiting"
 def image() -> Iterator[Image]:
     """The image that scripts/image built."""
     if not BROUGHT.exists():
-        pytest.skip(f"there is no {BROUGHT}: scripts/lab test --bring")
+        pytest.skip(f"there is no {BROUGHT}: scripts/lab test --image")
     layer = WORK / "image"
     layer.mkdir(parents=True)
     lab.sh(f"modprobe loop; mount -o loop,ro {BROUGHT} {layer}")
