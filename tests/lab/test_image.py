@@ -218,7 +218,7 @@ def test_a_long_reload_is_not_killed_and_a_hung_one_is(
         assert status.restarts == 1
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
-        assert running.end() == {"mofed-container": 0}
+        assert running.end(grace=60) == {"mofed-container": 0}
 
 
 def test_a_pod_that_is_killed_is_finished_by_the_next(

@@ -222,12 +222,14 @@ class Pod:
             thread.start()
             self._threads.append(thread)
 
-    def end(self, grace: float | None = None) -> dict[str, int]:
+    def end(
+        self, grace: float | None = None, first: signal.Signals = signal.SIGTERM
+    ) -> dict[str, int]:
         """As when the pod is deleted: SIGTERM to all, SIGKILL after the grace period."""
         self._ending.set()
         allowed = self.spec.get("terminationGracePeriodSeconds", 30) if grace is None else grace
         for container in self.containers.values():
-            container.kill(signal.SIGTERM)
+            container.kill(first)
         statuses = {name: _end(each, allowed) for name, each in self.containers.items()}
         for thread in self._threads:
             thread.join(30)
@@ -237,7 +239,7 @@ class Pod:
 
     def kill(self) -> None:
         """As when the node's runtime dies: SIGKILL to all, and nobody starts them again."""
-        self.end(grace=0)
+        self.end(60, signal.SIGKILL)
 
     def volume(self, name: str) -> Path:
         """Where a volume is on the node; made as its type says. FileNotFoundError as kubelet's."""
