@@ -25,6 +25,7 @@ from nodeagent.errors import ConfigError, Stopped
 from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.settings import Settings
+from nodeagent.sriov.differences import differences
 from nodeagent.sriov.node import Node
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,7 @@ def run(settings: Settings) -> int:
                 journal.clear_ready()
                 _keep(settings, journal, stop)
         except Stopped:
-            was_ready = journal.is_ready()
-            if was_ready:
+            if journal.is_ready() or _is_unharmed(settings, journal):
                 return 0
             raise
         finally:
@@ -87,6 +87,21 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     with lock(agent.work_lock(settings)), Node(settings, stop) as node, journal.step("snapshot"):
         snapshot = journal.save(story.take_snapshot(node, driver))
     log.info("snapshot: %d PFs, %d VFs", len(snapshot.state.pfs), snapshot.state.vf_count)
+
+
+def _is_unharmed(settings: Settings, journal: Journal) -> bool:
+    """A snapshot is open and nothing of it is lost: it is closed, and the next pod takes its own.
+
+    When the pod ends, the driver container's flag goes, too, and that opens one.
+    """
+    snapshot = journal.open_snapshot()
+    if snapshot is None:
+        return False
+    with Node(settings, None) as node:
+        if differences(snapshot.state, node.observe()):
+            return False
+    journal.close_snapshot()
+    return True
 
 
 def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:

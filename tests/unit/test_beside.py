@@ -35,8 +35,13 @@ TAKEN = Snapshot(
 class Node(NoNode):
     """Waits for nothing."""
 
+    have = TAKEN.state
+
     def wait_for_pfs(self, state: NodeState) -> None:
         pass
+
+    def observe(self) -> NodeState:
+        return self.have
 
 
 @pytest.fixture
@@ -183,6 +188,33 @@ def test_sigterm_before_it_was_ready(settings: Settings, restored: list[NodeStat
     with pytest.raises(Stopped):
         beside.run(settings)
     stopping.join()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_both_containers_end(
+    settings: Settings,
+    restored: list[NodeState],
+    monkeypatch: pytest.MonkeyPatch,
+    lost: bool,
+) -> None:
+    """The flag goes, which opens a snapshot; it stays open only if something of it is lost."""
+    settings.driver_ready_path.touch()
+    journal = Journal(settings)
+    if lost:
+        monkeypatch.setattr(Node, "have", NodeState("mlx5_core", ()))
+    steps = [
+        when(settings.ready_path.exists, settings.driver_ready_path.unlink),
+        when(journal.has_open_snapshot, terminate),
+    ]
+    if lost:
+        with pytest.raises(Stopped):
+            beside.run(settings)
+    else:
+        assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+    assert journal.has_open_snapshot() == lost
+    assert not settings.ready_path.exists()
 
 
 def test_one_flag_for_two_is_refused(settings: Settings, restored: list[NodeState]) -> None:
