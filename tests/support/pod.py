@@ -116,7 +116,8 @@ class Container:
 
     def kill(self, number: signal.Signals) -> None:
         """A signal to its first process; one that has ended is none."""
-        subprocess.run([*CRUN, "kill", self.id, str(int(number))], capture_output=True, check=False)
+        argv = [*CRUN, "kill", self.id, str(int(number))]
+        subprocess.run(argv, capture_output=True, check=False, timeout=60)
 
     def exec(self, *argv: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """As `kubectl exec`."""
@@ -130,7 +131,8 @@ class Container:
 
     def clean_up(self) -> None:
         """Forget this life: its state, its root and its upper layer."""
-        subprocess.run([*CRUN, "delete", "--force", self.id], capture_output=True, check=False)
+        argv = [*CRUN, "delete", "--force", self.id]
+        subprocess.run(argv, capture_output=True, check=False, timeout=60)
         bundle = self.pod.directory / self.id
         subprocess.run(["umount", "-R", bundle / "rootfs"], capture_output=True, check=False)
         shutil.rmtree(bundle, ignore_errors=True)

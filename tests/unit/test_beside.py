@@ -79,10 +79,12 @@ def when(is_so: Any, do: Any) -> threading.Thread:
     """Do something in the middle of the run, as soon as it is so."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 10
-        while not is_so() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if is_so():
+                do()
+                return
             time.sleep(0.01)
-        do()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import threading
+import time
+import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,12 +52,13 @@ def asked(settings: Settings) -> Told:
 
     def ask() -> None:
         url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
-        try:
-            for _ in range(2):  # one request must not be the last
-                with urllib.request.urlopen(url, timeout=10) as answer:
-                    text.append(answer.read().decode())
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while len(text) < 2 and time.monotonic() < deadline:  # one request must not be the last
+            with suppress(ConnectionError, urllib.error.URLError):  # it does not listen yet
+                answer: http.client.HTTPResponse = urllib.request.urlopen(url, timeout=10)
+                text.append(answer.read().decode())
+        # whoever has answered has its handler
+        os.kill(os.getpid(), signal.SIGTERM if text else signal.SIGCONT)
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
