@@ -12,12 +12,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold
+from nodeagent import aftermath, debug, hold, probes
 from nodeagent import reload as story
 from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
@@ -32,14 +32,16 @@ from nodeagent.errors import (
 from nodeagent.journal import Journal, adopted, lock
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.probes import Probe
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
+from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
 
 
-def run(mode: str, settings: Settings, log_format: str) -> int:
+def run(mode: str, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
     """The agent's whole life. Does not return when all is well: the process becomes the holder.
 
     Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
@@ -56,6 +58,7 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
                     _flag_only_when_proven(journal),
                     debug.commands_on_record(settings),
                     aftermath.around(settings),
+                    probes.around(watched, journal),
                 ):
                     _work(mode, settings, journal, stop)
             except AgentError as error:
@@ -124,13 +127,17 @@ def build(settings: Settings) -> int:
     return 0
 
 
-def reload_once(mode: str, settings: Settings) -> None:
+def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) -> None:
     """The same without staying: the ready flag stays, and with it the proof."""
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=False)
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
-        with _flag_only_when_proven(journal), aftermath.around(settings):
+        with (
+            _flag_only_when_proven(journal),
+            aftermath.around(settings),
+            probes.around(watched, journal),
+        ):
             _work(mode, settings, journal, stop)
 
 
@@ -150,6 +157,16 @@ def restore(snapshot: Snapshot, settings: Settings) -> None:
     with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
         story.restore(node, snapshot.state)
         story.verify(node, snapshot.state)
+
+
+def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
+    """The snapshot without what belongs into namespaces that are gone; and what that is."""
+    if not snapshot.state.namespaces:
+        return snapshot, ()
+    require_root("looks into the network namespaces of pods")
+    with Node(settings) as node:
+        state, left = node.reachable(snapshot.state)
+    return replace(snapshot, state=state), left
 
 
 def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:

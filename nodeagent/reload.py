@@ -50,11 +50,13 @@ def reload(
         journal.set_ready()
         return
     with journal.step("preflight"):
-        driver.check_reload_is_safe()
+        losses = driver.check_reload_is_safe()
     with journal.step("snapshot"):
         snapshot = journal.open_snapshot() or journal.save(take_snapshot(node, driver))
     with journal.step("restart"):
         restart(node, journal, driver, snapshot)
+    for loss in losses:
+        journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
     with journal.step("restore"):
         restore(node, snapshot.state)
         journal.note("vfs-back")

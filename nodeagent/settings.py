@@ -319,6 +319,13 @@ class Settings:
         "restore",
         "VFs in pods' network namespaces: put back there after a reload, or only reported",
     )
+    pod_losses: str = variable(
+        "POD_LOSSES",
+        one_of("block", "accept"),
+        "block",
+        "a pod would lose a device for good (held open, or in a namespace that can't be seen): "
+        "that blocks a reload, or is accepted and reported",
+    )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
         boolean,

@@ -1,12 +1,14 @@
 """The journal as a report: phases, durations, srcversions, how long the VFs were gone.
 
 Notes that it reads: `run` (mode, driver), `ready`, `terminated`, `failed` (message), `srcversion`
-(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`. Anything else is left alone.
+(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`, `probe` (target, sent, lost, gap,
+at). Anything else is left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +52,17 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Echoes:
+    """What became of the echoes of a `--probe`: the longest time without an answer began `at`."""
+
+    target: str
+    sent: int
+    lost: int
+    gap: float
+    at: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One process of the agent.
 
@@ -67,6 +80,7 @@ class Run:
     phases: tuple[Phase, ...]
     checkpoints: tuple[Checkpoint, ...]
     windows: tuple[Window, ...]
+    echoes: tuple[Echoes, ...] = ()
 
 
 def report(records: Sequence[Record], *, now: float | None = None) -> tuple[Run, ...]:
@@ -111,6 +125,7 @@ def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | No
         phases=phases,
         checkpoints=tuple(_checkpoints(records)),
         windows=windows,
+        echoes=tuple(_echoes(records)),
     )
 
 
@@ -149,6 +164,15 @@ def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
             yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
 
 
+def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
+    for record in records:
+        if record.kind == "note" and record.name == "probe":
+            facts = record.facts
+            with suppress(KeyError, ValueError):
+                numbers = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
+                yield Echoes(facts["target"], *numbers, facts["at"])
+
+
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
     """Pairs of the run in which a window ended (or began, when it has not ended) and the window."""
     gone: Record | None = None
@@ -181,6 +205,13 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
     for window in run.windows:
         yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
+    if run.echoes:
+        cells = [
+            (visible(e.target), f"{e.sent:>5}", f"{e.lost:>5}", f"{_for(e.gap):>11}", _time(e.at))
+            for e in run.echoes
+        ]
+        headers = ("echoes to", " sent", " lost", "longest gap", "from")
+        yield from table(headers, cells, screen, indent="  ")
     if run.message:
         yield from (f"  {visible(line)}" for line in run.message.splitlines())
 
@@ -211,7 +242,7 @@ def _for(seconds: float | None) -> str:
 
 
 def _time(at: str) -> str:
-    return at.partition("T")[2].removesuffix("Z")
+    return at.partition("T")[2].removesuffix("Z").removesuffix("+00:00")
 
 
 def _date(at: str) -> str:

@@ -57,13 +57,20 @@ def set_sysctls(
 ) -> Failures:
     """Write them all; an interface that never came is left out, and named by the wait."""
     failures = await_links(node, [target_of(action) for action in actions], watches, lost)
+    return failures + write_sysctls(node, actions)
+
+
+def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
+    """Write them all, of the interfaces that are there."""
+    failures: Failures = []
     devices = node.links_by_device()
-    for action in actions:
-        target = target_of(action)
-        link = node.link_of(target, devices)
-        for key, value in action.values if link is not None else ():
-            try:
-                sysctls.write(link.name if link else "", key, value, node.proc)
-            except KernelError as error:
-                failures.append((target, f"{target_name(target)}: {error.message}"))
+    with node.network():
+        for action in actions:
+            target = target_of(action)
+            link = node.link_of(target, devices)
+            for key, value in action.values if link is not None else ():
+                try:
+                    sysctls.write(link.name if link else "", key, value, node.proc)
+                except KernelError as error:
+                    failures.append((target, f"{target_name(target)}: {error.message}"))
     return failures

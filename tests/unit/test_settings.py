@@ -259,6 +259,7 @@ ROWS = {
     "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
     "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
+    "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
 """Variables that no text is wrong for: ignored, or only asked for being there."""
