@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold, probes
+from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
 from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
@@ -232,9 +232,35 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
             story.reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
+
+
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == story.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
 
 
 def _stay(
@@ -242,11 +268,15 @@ def _stay(
 ) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
 
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
+
     The signals are blocked first: one from before has been counted when sigmask returns, one from
     now on is pending until the holder asks for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
+    if settings.watch_drift:
+        _watch_drift(settings, journal, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     ready = str(journal.ready_path)
     then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
     then += ["terminate", "--lock-fd", str(lock_fd)]
@@ -261,6 +291,17 @@ def _stay(
     except OSError as error:
         log.warning("staying as we are, with all that is in memory: %s", error)
     return hold.until_stopped(ready, log_format, then)
+
+
+def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    try:
+        with Node(settings, stop) as node:
+            drift.watch(node, journal)
+    except Stopped:
+        return
+    except AgentError as error:
+        log.warning("drift is not watched: %s", error.message)
 
 
 @contextmanager

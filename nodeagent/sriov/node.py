@@ -113,6 +113,8 @@ class Node:
         self.namespaces = namespaces or Namespaces()
         self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
+        self.made: dict[DeviceHandle, int] = {}
+        """How many VFs we made on a PF: another number later is another's work."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
         self.proc = proc

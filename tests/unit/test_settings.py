@@ -249,6 +249,8 @@ ROWS = {
         ("op", ("op",)),
         "Op",
     ),
+    "OPEN_SNAPSHOT_AFTER_REBOOT": ("keep", ("set-aside", "set-aside"), "drop"),
+    "WATCH_DRIFT": (False, ("true", True), "maybe"),
     "TRACE_POINTS": (None, ("/run/trace", Path("/run/trace")), "trace"),
     "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (None, ("/mnt/inv", Path("/mnt/inv")), "inv"),
     "APPEND_DRIVER_BUILD_FLAGS": (None, ("--with-x  --y", "--with-x  --y"), "a\0b"),
