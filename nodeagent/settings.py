@@ -228,6 +228,12 @@ class Settings:
         "/run/mellanox/drivers/.driver-ready",
         "exists only while the node is proven to be as it was; others wait for it",
     )
+    driver_ready_path: Path = variable(
+        "DRIVER_CONTAINER_READY_PATH",
+        file_path,
+        "/run/mellanox/drivers/.driver-ready",
+        "beside a driver container: that one's flag; DRIVER_READY_PATH is nodeagent's own then",
+    )
     lock_path: Path = variable(
         "LOCK_FILE_PATH",
         file_path,
@@ -246,6 +252,13 @@ class Settings:
         file_path,
         "/run/mellanox/drivers/.nodeagent",
         "snapshot and journal; the default outlives the container, a hostPath a reboot too",
+    )
+    after_reboot: str = variable(
+        "OPEN_SNAPSHOT_AFTER_REBOOT",
+        one_of("keep", "set-aside"),
+        "keep",
+        "a reload that a reboot cut short: keep, and the PFs that still match get their VFs back; "
+        "set-aside, and the node stays as it booted",
     )
     driver_module: str = variable(
         "DRIVER_MODULE", module_name, "mlx5_core", "the PFs bound to this driver are ours"
@@ -313,6 +326,13 @@ class Settings:
         "restore",
         "VFs in pods' network namespaces: put back there after a reload, or only reported",
     )
+    pod_losses: str = variable(
+        "POD_LOSSES",
+        one_of("block", "accept"),
+        "block",
+        "a pod would lose a device for good (held open, or in a namespace that can't be seen): "
+        "that blocks a reload, or is accepted and reported",
+    )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
         boolean,
@@ -334,6 +354,13 @@ class Settings:
     )
     bind_delay_sec: str | None = variable(
         "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"
+    )
+    watch_drift: bool = variable(
+        "WATCH_DRIFT",
+        boolean,
+        "false",
+        "once ready, report what no longer is as it was then (log, timeline), and touch nothing; "
+        "the agent then stays as large as it is while it works",
     )
     cluster_integration: str = variable(
         "CLUSTER_INTEGRATION",
@@ -431,6 +458,12 @@ class Settings:
         None,
         "for tests only: a directory; every point at which the agent could be cut off is written "
         "to points there, and a file end there says at which of them it gets a signal",
+    )
+    metrics_port: int | None = variable(
+        "METRICS_PORT", port, None, "where `nodeagent metrics` serves Prometheus; unset: nowhere"
+    )
+    metrics_address: str = variable(
+        "METRICS_ADDRESS", host, "127.0.0.1", "on which of the node's addresses it does"
     )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 
