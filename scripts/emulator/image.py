@@ -87,7 +87,8 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     (target / "updates").mkdir()
     for name in ("netdevsim", "lab_eoi"):
         shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
-    shutil.copy(parts.modules / "A" / "mlx5_core.ko", target / "updates")
+    for name in ("mlx5_core", "mlx5_holder"):
+        shutil.copy(parts.modules / "A" / f"{name}.ko", target / "updates")
     for build in ("A", "B"):
         shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)
     runner.run("depmod", "-b", root, parts.release, what="indexing the guest's modules")

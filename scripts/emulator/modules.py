@@ -17,6 +17,7 @@ from emulator.kernel import headers_of
 from emulator.packages import Chosen
 
 MENDER = Path(__file__).parent / "lab_eoi.c"
+HOLDER = Path(__file__).parent / "mlx5_holder.c"
 
 IGB = (
     "igb_main igb_ethtool igb_ptp igb_hwmon "
@@ -33,6 +34,10 @@ static void lab_remove(struct pci_dev *pdev)
 { if (pdev->is_virtfn) igbvf_remove(pdev); else igb_remove(pdev); }
 static void lab_shutdown(struct pci_dev *pdev)
 { if (!pdev->is_virtfn) igb_shutdown(pdev); }
+int mlx5_lab_use(void);
+int mlx5_lab_use(void)
+{ return 0; }
+EXPORT_SYMBOL_GPL(mlx5_lab_use);
 """
 VF_IDS = """
 \t{ PCI_VDEVICE(INTEL, 0x10CA), 0 }, /* 82576 VF */
@@ -59,6 +64,9 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
     _mender(work / "first" / "lab_eoi")
     _stand_in(drivers / "ethernet" / "intel", work / "first" / "A", "A")
     _stand_in(drivers / "ethernet" / "intel", work / "second" / "B", "B")
+    shutil.copy(HOLDER, work / "first" / "A")
+    with (work / "first" / "A" / "Makefile").open("a") as makefile:
+        makefile.write(f"obj-m += {HOLDER.stem}.o\n")
     # Two of one name can't be made by one make.
     for part in (work / "first", work / "second"):
         (part / "Kbuild").write_text(
