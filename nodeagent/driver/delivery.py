@@ -27,6 +27,8 @@ def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
     the loaded driver is touched; WaitTimeout and Stopped.
     """
     refuse_dkms(settings)
+    if settings.ubuntu_pro_token is not None:
+        log.warning("UBUNTU_PRO_TOKEN is not used: FIPS packages belong into the driver's image")
     copies.remove(settings.driver_root / packages.STAGE)
     store = inventory(settings, release)
     with _packages(settings, release, store, stop) as found:

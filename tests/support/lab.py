@@ -244,6 +244,11 @@ def put_loaded_build_on_disk() -> None:
         put_on_disk("A" if loaded() == srcversion_of("A") else "B")
 
 
+def make_loaded_build_the_one_on_disk() -> None:
+    """Nothing that packages brought is left."""
+    sh(f"lab-driver {'A' if loaded() == srcversion_of('A') else 'B'}")
+
+
 def put_other_build_on_disk() -> str:
     """An upgrade has happened on disk: the srcversion that a reload will bring."""
     build = "B" if loaded() == srcversion_of("A") else "A"

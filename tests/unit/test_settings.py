@@ -73,6 +73,8 @@ def test_set_but_empty_is_not_set(name: str) -> None:
         ("DRIVER_MODULE", "mlx5_core\n", "letters, digits"),
         ("OFED_BLACKLIST_MODULES", "mlx5_core mlx5_ib", "':' between them"),
         ("OFED_BLACKLIST_MODULES", "mlx5_core::mlx5_ib", "':' between them"),
+        ("APPEND_DRIVER_BUILD_FLAGS", "--a '--b c", "every quote closed"),
+        ("APPEND_DRIVER_BUILD_FLAGS", "--a\n--b", "on one line"),
         ("NVIDIA_NIC_DRIVER_VER", "-rf", "beginning with neither"),
         ("NVIDIA_NIC_DRIVER_VER", "../25.07", "a version"),
     ],
@@ -275,6 +277,19 @@ def test_default_a_good_value_and_a_bad_one(name: str) -> None:
     shown = "not shown" if isinstance(value, Secret) else re.escape(ascii(bad))
     with pytest.raises(ConfigError, match=f"^{name} is {shown}; allowed: "):
         Settings.from_environment({name: bad})
+
+
+def test_a_token_is_never_shown() -> None:
+    (row,) = [row for _, row in rows() if row.name == "UBUNTU_PRO_TOKEN"]
+    settings = Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1secret"})
+    assert settings.ubuntu_pro_token is not None
+    assert settings.ubuntu_pro_token.value == "C1secret"
+    assert "C1secret" not in f"{settings} {settings.ubuntu_pro_token} {settings!r}"
+    assert row.shown(settings.ubuntu_pro_token) == "(set, not shown)"
+    assert row.shown(Settings().ubuntu_pro_token) == "-"
+    with pytest.raises(ConfigError, match="UBUNTU_PRO_TOKEN is not shown; allowed: ") as caught:
+        Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1 secret"})
+    assert "secret" not in caught.value.message
 
 
 def test_a_long_bad_value_is_cut() -> None:
