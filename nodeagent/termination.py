@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from nodeagent import reload as story
 from nodeagent.driver import exports, inbox, naming, openibd
@@ -39,13 +40,20 @@ def clean_up(settings: Settings) -> None:
         raise failed[0]
 
 
-def restore_driver(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def restore_driver(
+    settings: Settings,
+    journal: Journal,
+    stop: StopSignal,
+    *,
+    sysfs: Path = Path("/sys"),
+    proc: Path = Path("/proc"),
+) -> None:
     """The host's own driver runs and the VFs are as they were; nothing to do when it runs already.
 
     `stop` is the signal after the one that we are here for. Raises AgentError with the snapshot
     open, when it was taken.
     """
-    driver = NicDriver(settings, "precompiled", stop)
+    driver = NicDriver(settings, "precompiled", stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():
         log.info("the host's own driver runs already")
         return
@@ -75,12 +83,13 @@ def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopS
         snapshot = journal.open_snapshot() or journal.save(story.take_snapshot(node, driver))
     with journal.step("inbox"):
         story.note_srcversions(journal, driver)
+        before = story.wanted_modules(driver, snapshot)
         journal.note("vfs-gone")
         try:
-            inbox.ensure(driver, [module for module, _ in snapshot.srcversions], stop)
+            inbox.ensure(driver, before, stop)
         except (KernelError, WaitTimeout):
             story.note_srcversions(journal, driver)
-            story.salvage(node, journal, driver, snapshot)
+            story.salvage(node, journal, driver, snapshot, before)
             raise
         story.note_srcversions(journal, driver)
         node.wait_for_pfs(snapshot.state)
