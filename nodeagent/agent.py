@@ -12,11 +12,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold
+from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
 from nodeagent.driver import blacklist, builder, exports, naming, openibd
 from nodeagent.driver.nic import NicDriver
@@ -31,14 +32,16 @@ from nodeagent.errors import (
 from nodeagent.journal import Journal, adopted, lock
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.probes import Probe
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
+from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
 
 
-def run(mode: str, settings: Settings, log_format: str) -> int:
+def run(mode: str, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
     """The agent's whole life. Does not return when all is well: the process becomes the holder.
 
     Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
@@ -55,6 +58,7 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
                     _flag_only_when_proven(journal),
                     debug.commands_on_record(settings),
                     aftermath.around(settings),
+                    probes.around(watched, journal),
                 ):
                     _work(mode, settings, journal, stop)
             except AgentError as error:
@@ -125,13 +129,17 @@ def build(settings: Settings) -> int:
     return 0
 
 
-def reload_once(mode: str, settings: Settings) -> None:
+def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) -> None:
     """The same without staying: the ready flag stays, and with it the proof."""
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=False)
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
-        with _flag_only_when_proven(journal), aftermath.around(settings):
+        with (
+            _flag_only_when_proven(journal),
+            aftermath.around(settings),
+            probes.around(watched, journal),
+        ):
             _work(mode, settings, journal, stop)
 
 
@@ -151,6 +159,16 @@ def restore(snapshot: Snapshot, settings: Settings) -> None:
     with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
         story.restore(node, snapshot.state)
         story.verify(node, snapshot.state)
+
+
+def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
+    """The snapshot without what belongs into namespaces that are gone; and what that is."""
+    if not snapshot.state.namespaces:
+        return snapshot, ()
+    require_root("looks into the network namespaces of pods")
+    with Node(settings) as node:
+        state, left = node.reachable(snapshot.state)
+    return replace(snapshot, state=state), left
 
 
 def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:
@@ -215,9 +233,35 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
             story.reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
+
+
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == story.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
 
 
 def _stay(
@@ -225,11 +269,15 @@ def _stay(
 ) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
 
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
+
     The signals are blocked first: one from before has been counted when sigmask returns, one from
     now on is pending until the holder asks for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
+    if settings.watch_drift:
+        _watch_drift(settings, journal, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     ready = str(journal.ready_path)
     then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
     then += ["terminate", "--lock-fd", str(lock_fd)]
@@ -244,6 +292,17 @@ def _stay(
     except OSError as error:
         log.warning("staying as we are, with all that is in memory: %s", error)
     return hold.until_stopped(ready, log_format, then)
+
+
+def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    try:
+        with Node(settings, stop) as node:
+            drift.watch(node, journal)
+    except Stopped:
+        return
+    except AgentError as error:
+        log.warning("drift is not watched: %s", error.message)
 
 
 @contextmanager

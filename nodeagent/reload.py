@@ -50,11 +50,13 @@ def reload(
         journal.set_ready()
         return
     with journal.step("preflight"):
-        driver.check_reload_is_safe()
+        losses = driver.check_reload_is_safe()
     with journal.step("snapshot"):
         snapshot = journal.open_snapshot() or journal.save(take_snapshot(node, driver))
     with journal.step("restart"):
         restart(node, journal, driver, snapshot)
+    for loss in losses:
+        journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
     with journal.step("restore"):
         restore(node, snapshot.state)
         journal.note("vfs-back")
@@ -78,7 +80,12 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         note_srcversions(journal, driver)
         salvage(node, journal, driver, snapshot, before)
         raise
-    node.wait_for_pfs(snapshot.state)
+    try:
+        node.wait_for_pfs(snapshot.state)
+    except WaitTimeout as error:
+        log.warning("%s; restoring the others", error)
+        restore_what_can_be(node, snapshot.state)
+        raise
     journal.note("driver", version=driver.version() or "unknown")
 
 
@@ -118,6 +125,14 @@ def salvage(
         journal.note("vfs-back")
 
 
+def restore_what_can_be(node: Node, want: NodeState) -> None:
+    """Beside an error that is going to be raised: the others need not suffer for it."""
+    try:
+        restore(node, want)
+    except (KernelError, RestoreFailed) as error:
+        log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+
+
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
 
@@ -125,13 +140,16 @@ def restore(node: Node, want: NodeState) -> None:
     plan could not be performed or three in a row did not lead there.
     """
     node.given_up.clear()
+    node.made.clear()
     failures: dict[str, None] = {}
+    seen: tuple[str, ...] = ()
     for _ in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
         stages = plan(reachable, have)
         if not stages:
             return
+        seen = _others_work(node, have, before=seen)
         failures |= dict.fromkeys(perform(node, stages))
     reachable, _ = node.reachable(want)
     left = differences(reachable, node.observe())
@@ -141,6 +159,31 @@ def restore(node: Node, want: NodeState) -> None:
             (*failures, *map(str, left)),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
+
+
+def _others_work(node: Node, have: NodeState, *, before: tuple[str, ...]) -> tuple[str, ...]:
+    """A line for each PF whose number of VFs somebody has changed since we set it.
+
+    Once it is said, and planned again. RestoreFailed the second time: two that undo each other's
+    work would do so for ever, and each time every VF of the PF dies.
+    """
+    now = {pf.handle: pf.numvfs for pf in have.pfs}
+    undone = tuple(
+        f"{handle} numvfs: we set it to {count}, and something else made it {now[handle]}"
+        for handle, count in node.made.items()
+        if handle in now and now[handle] != count
+    )
+    node.made.clear()
+    if undone and before:
+        raise RestoreFailed(
+            "something else on this node changes what is being restored, and is not fought",
+            dict.fromkeys((*before, *undone)),
+            hint="the snapshot stays open: find who writes sriov_numvfs (an SR-IOV operator's "
+            "config daemon, a udev rule, a script), stop it, and start again",
+        )
+    for line in undone:
+        log.warning("%s: planned once more, not twice", line)
+    return before + undone
 
 
 def prove(node: Node, journal: Journal, want: NodeState) -> None:
@@ -186,11 +229,16 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        boot_id=boot_id(),
         kernel=os.uname().release,
         srcversions=driver.modules_loaded(),
         state=state,
     )
+
+
+def boot_id() -> str:
+    """Which boot of the node this is (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def machine_id() -> str:

@@ -247,6 +247,13 @@ class Settings:
         "/run/mellanox/drivers/.nodeagent",
         "snapshot and journal; the default outlives the container, a hostPath a reboot too",
     )
+    after_reboot: str = variable(
+        "OPEN_SNAPSHOT_AFTER_REBOOT",
+        one_of("keep", "set-aside"),
+        "keep",
+        "a reload that a reboot cut short: keep, and the PFs that still match get their VFs back; "
+        "set-aside, and the node stays as it booted",
+    )
     driver_module: str = variable(
         "DRIVER_MODULE", module_name, "mlx5_core", "the PFs bound to this driver are ours"
     )
@@ -313,6 +320,13 @@ class Settings:
         "restore",
         "VFs in pods' network namespaces: put back there after a reload, or only reported",
     )
+    pod_losses: str = variable(
+        "POD_LOSSES",
+        one_of("block", "accept"),
+        "block",
+        "a pod would lose a device for good (held open, or in a namespace that can't be seen): "
+        "that blocks a reload, or is accepted and reported",
+    )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
         boolean,
@@ -334,6 +348,13 @@ class Settings:
     )
     bind_delay_sec: str | None = variable(
         "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"
+    )
+    watch_drift: bool = variable(
+        "WATCH_DRIFT",
+        boolean,
+        "false",
+        "once ready, report what no longer is as it was then (log, timeline), and touch nothing; "
+        "the agent then stays as large as it is while it works",
     )
     cluster_integration: str = variable(
         "CLUSTER_INTEGRATION",

@@ -42,6 +42,14 @@ class SrcVersions:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a pod, known by its UID, loses for good with a reload."""
+
+    pod: str
+    what: str
+
+
+@dataclass(frozen=True)
 class NicDriver:
     """The driver that DRIVER_MODULE names, and its stack. `mode`: sources or precompiled."""
 
@@ -71,18 +79,23 @@ class NicDriver:
         """
         return not self._wrong()
 
-    def check_reload_is_safe(self) -> None:
+    def check_reload_is_safe(self) -> tuple[Loss, ...]:
         """Raise PreflightFailed, before anything is touched, when something blocks the reload.
 
-        What does not block is logged. With nothing to reload there is nothing to look at.
+        What does not block is logged. With nothing to reload there is nothing to look at. Returns
+        what pods will lose for good.
         """
         if self.loaded_is_installed():
-            return
+            return ()
         # it looks at every process, with psutil, which `status` need not load
         from nodeagent.driver import preflight  # noqa: PLC0415
 
         look = preflight.Look(self.settings, self.sysfs, self.proc)
-        preflight.enforce(look.findings())
+        findings = look.findings()
+        preflight.enforce(findings)
+        return tuple(
+            Loss(uid, f"{found.what}; {found.why}") for found in findings for uid in found.pods
+        )
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         """The modules that a reload takes away and must bring again, with their srcversions."""

@@ -22,7 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nodeagent import reload as story
-from nodeagent.driver.nic import NicDriver, SrcVersions
+from nodeagent.driver.nic import Loss, NicDriver, SrcVersions
 from nodeagent.errors import (
     AgentError,
     DataError,
@@ -96,9 +96,10 @@ class FakeDriver:
         if self.companions_fail is not None:
             raise self.companions_fail
 
-    def check_reload_is_safe(self) -> None:
+    def check_reload_is_safe(self) -> tuple[Loss, ...]:
         if self.unsafe is not None:
             raise self.unsafe
+        return ()
 
     def ensure_restarted(self) -> None:
         if self.loaded_is_installed():

@@ -249,6 +249,8 @@ ROWS = {
         ("op", ("op",)),
         "Op",
     ),
+    "OPEN_SNAPSHOT_AFTER_REBOOT": ("keep", ("set-aside", "set-aside"), "drop"),
+    "WATCH_DRIFT": (False, ("true", True), "maybe"),
     "TRACE_POINTS": (None, ("/run/trace", Path("/run/trace")), "trace"),
     "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (None, ("/mnt/inv", Path("/mnt/inv")), "inv"),
     "APPEND_DRIVER_BUILD_FLAGS": (None, ("--with-x  --y", "--with-x  --y"), "a\0b"),
@@ -259,6 +261,7 @@ ROWS = {
     "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
     "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
+    "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
 """Variables that no text is wrong for: ignored, or only asked for being there."""
