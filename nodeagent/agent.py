@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, exports, naming, openibd
+from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import (
     AgentError,
@@ -96,7 +96,7 @@ def _terminate(
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         try:
             termination.clean_up(settings)
         finally:
@@ -224,9 +224,10 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         "container": settings.nic_container_ver or "unknown",
     }
     log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         naming.ensure(settings)
@@ -308,7 +309,7 @@ def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(_work_lock(settings)), ExitStack() as held:
+    with lock(work_lock(settings)), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
@@ -317,7 +318,8 @@ def _by_hand(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _work_lock(settings: Settings) -> Path:
+def work_lock(settings: Settings) -> Path:
+    """The file that is locked while devices are changed."""
     return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 

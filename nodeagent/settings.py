@@ -228,6 +228,12 @@ class Settings:
         "/run/mellanox/drivers/.driver-ready",
         "exists only while the node is proven to be as it was; others wait for it",
     )
+    driver_ready_path: Path = variable(
+        "DRIVER_CONTAINER_READY_PATH",
+        file_path,
+        "/run/mellanox/drivers/.driver-ready",
+        "beside a driver container: that one's flag; DRIVER_READY_PATH is nodeagent's own then",
+    )
     lock_path: Path = variable(
         "LOCK_FILE_PATH",
         file_path,
@@ -452,6 +458,12 @@ class Settings:
         None,
         "for tests only: a directory; every point at which the agent could be cut off is written "
         "to points there, and a file end there says at which of them it gets a signal",
+    )
+    metrics_port: int | None = variable(
+        "METRICS_PORT", port, None, "where `nodeagent metrics` serves Prometheus; unset: nowhere"
+    )
+    metrics_address: str = variable(
+        "METRICS_ADDRESS", host, "127.0.0.1", "on which of the node's addresses it does"
     )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 

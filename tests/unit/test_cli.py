@@ -202,6 +202,11 @@ def test_a_mode_alone_is_the_driver_containers_argument_list(
     assert status_of([mode]) == 7
 
 
+def test_so_is_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "build", lambda _settings: 7)
+    assert status_of(["dtk-build"]) == 7
+
+
 def test_an_error_of_run_is_a_line_of_its_log(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
