@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, exports, naming, openibd
+from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import (
     AgentError,
@@ -86,23 +86,25 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
             debug.commands_on_record(settings),
         ):
             journal.note("run", mode="terminate")
-            _terminate(settings, journal, stop)
+            _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
             journal.note("terminated")
 
 
-def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _terminate(
+    settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
+) -> None:
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         try:
             termination.clean_up(settings)
         finally:
-            if settings.restore_driver:
+            if restore_driver:
                 log.info("putting the host's own driver back")
                 termination.restore_driver(settings, journal, stop)
             else:
-                log.info("RESTORE_DRIVER_ON_POD_TERMINATION=false: the loaded driver stays")
+                log.info("the loaded driver stays")
 
 
 def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
@@ -111,7 +113,7 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
     if isinstance(error, Stopped):
         stop.again()
     try:
-        _terminate(settings if wanted else replace(settings, restore_driver=False), journal, stop)
+        _terminate(settings, journal, stop, restore_driver=wanted)
     except AgentError as another:
         log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
 
@@ -222,9 +224,10 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         "container": settings.nic_container_ver or "unknown",
     }
     log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         naming.ensure(settings)
@@ -283,7 +286,7 @@ def _stay(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal.clear_ready()
         stop.again()
-        _terminate(settings, journal, stop)
+        _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
         return 0
     try:
         hold.become(lock_fd, ready, log_format, then)
@@ -306,7 +309,7 @@ def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(_work_lock(settings)), ExitStack() as held:
+    with lock(work_lock(settings)), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
@@ -315,7 +318,8 @@ def _by_hand(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _work_lock(settings: Settings) -> Path:
+def work_lock(settings: Settings) -> Path:
+    """The file that is locked while devices are changed."""
     return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 
