@@ -28,7 +28,7 @@ class Driver:
     told = "25.10"
 
     def __init__(self) -> None:
-        self.companions: list[tuple[str, ...]] = []
+        self.asked: list[tuple[str, ...]] = []
         self.refusal: KernelError | None = None
 
     def is_loaded(self) -> bool:
@@ -41,9 +41,12 @@ class Driver:
         return self.told
 
     def ensure_companions(self, before: tuple[str, ...]) -> None:
-        self.companions.append(before)
+        self.asked.append(before)
         if self.refusal is not None:
             raise self.refusal
+
+    def companions(self) -> tuple[str, ...]:
+        return ("mlx5_ib", "mlx5_vdpa")
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         return (("mlx5_core", "A"),)
@@ -89,12 +92,15 @@ def test_the_drivers_version_is_on_record(
         taken = snapshot(fake, settings)
         story.restart(node, Journal(settings), cast("NicDriver", driver), taken)
     assert ("driver", {"version": recorded}) in notes(settings)
-    assert driver.companions == [("mlx5_core", "mlx5_ib")]
+    # what was loaded when the snapshot was taken, and what has been since
+    assert driver.asked == [("mlx5_core", "mlx5_ib", "mlx5_vdpa")]
 
 
 def salvaged(fake: FakeNode, settings: Settings, driver: Driver, taken: Snapshot) -> None:
     with fake.node(settings) as node:
-        story.salvage(node, Journal(settings), cast("NicDriver", driver), taken)
+        story.salvage(
+            node, Journal(settings), cast("NicDriver", driver), taken, ("mlx5_core", "mlx5_ib")
+        )
 
 
 SALVAGE = "the restart failed: putting the VFs back on the driver that is loaded"
@@ -108,7 +114,7 @@ def test_salvage_says_what_it_does_and_that_they_are_back(
     driver = Driver()
     salvaged(fake, settings, driver, taken)
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [SALVAGE]
-    assert driver.companions == [("mlx5_core", "mlx5_ib")]
+    assert driver.asked == [("mlx5_core", "mlx5_ib")]
     assert ("vfs-back", {}) in notes(settings)
     assert fake.pfs[PF1].numvfs == 2
 
@@ -143,7 +149,7 @@ def test_without_a_driver_salvage_does_nothing(
     driver.loaded = False
     salvaged(fake, settings, driver, snapshot(fake, settings))
     assert caplog.records == []
-    assert driver.companions == []
+    assert driver.asked == []
 
 
 def test_a_pf_that_stays_away_does_not_hold_up_the_others(
