@@ -86,11 +86,13 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
             debug.commands_on_record(settings),
         ):
             journal.note("run", mode="terminate")
-            _terminate(settings, journal, stop)
+            _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
             journal.note("terminated")
 
 
-def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _terminate(
+    settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
+) -> None:
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
@@ -98,11 +100,11 @@ def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
         try:
             termination.clean_up(settings)
         finally:
-            if settings.restore_driver:
+            if restore_driver:
                 log.info("putting the host's own driver back")
                 termination.restore_driver(settings, journal, stop)
             else:
-                log.info("RESTORE_DRIVER_ON_POD_TERMINATION=false: the loaded driver stays")
+                log.info("the loaded driver stays")
 
 
 def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
@@ -111,7 +113,7 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
     if isinstance(error, Stopped):
         stop.again()
     try:
-        _terminate(settings if wanted else replace(settings, restore_driver=False), journal, stop)
+        _terminate(settings, journal, stop, restore_driver=wanted)
     except AgentError as another:
         log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
 
@@ -284,7 +286,7 @@ def _stay(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal.clear_ready()
         stop.again()
-        _terminate(settings, journal, stop)
+        _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
         return 0
     try:
         hold.become(lock_fd, ready, log_format, then)

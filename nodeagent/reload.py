@@ -69,7 +69,7 @@ def reload(
 
 def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
     """The installed driver is loaded, every module and every PF of the snapshot is back."""
-    before = tuple(module for module, _ in snapshot.srcversions)
+    before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
             journal.note("vfs-gone")
@@ -78,7 +78,7 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
-        salvage(node, journal, driver, snapshot)
+        salvage(node, journal, driver, snapshot, before)
         raise
     try:
         node.wait_for_pfs(snapshot.state)
@@ -89,7 +89,18 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     journal.note("driver", version=driver.version() or "unknown")
 
 
-def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
+    """What was loaded when the snapshot was taken, and what has been loaded since.
+
+    An auxiliary module that came after a first attempt is taken away by the second one.
+    """
+    names = (*(module for module, _ in snapshot.srcversions), *driver.companions())
+    return tuple(dict.fromkeys(names))
+
+
+def salvage(
+    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, before: tuple[str, ...]
+) -> None:
     """After a failed restart: modules and VFs as they were, on whatever driver runs then.
 
     As far as it goes: what fails here is logged, because the restart's own error is the one to
@@ -98,7 +109,6 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     if not driver.is_loaded():
         return
     log.warning("the restart failed: putting the VFs back on the driver that is loaded")
-    before = tuple(module for module, _ in snapshot.srcversions)
     verbs: tuple[Callable[[], None], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: node.wait_for_pfs(snapshot.state),

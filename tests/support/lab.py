@@ -215,7 +215,7 @@ def _number(path: Path) -> int:
 
 @cache
 def srcversion_of(build: str) -> str:
-    """The srcversion of the lab's build A or B."""
+    """The srcversion of the lab's build A, B or C."""
     return sh(f"modinfo -F srcversion /opt/lab/driver/{build}/mlx5_core.ko").strip()
 
 
