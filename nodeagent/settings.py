@@ -488,10 +488,10 @@ class Settings:
         return settings
 
     def check_mode(self, mode: str, *, whole_life: bool) -> None:
-        """ConfigError when `mode` lacks a variable it needs. `whole_life`: this is `nodeagent run`.
+        """ConfigError when `mode` lacks a variable it needs, or has one that is not supported.
 
-        `run` takes the driver container's place and asks for the version as that does; a reload by
-        hand of what is installed needs to know no version.
+        `run` takes the driver container's place (`whole_life`) and asks for the version as that
+        does; a reload by hand of what is installed needs to know no version.
         """
         if mode not in MODES:
             raise ConfigError(f"the mode is {mode!r}; allowed are {' and '.join(MODES)}")
@@ -504,6 +504,13 @@ class Settings:
             raise ConfigError(
                 "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it says where the sources are",
                 hint="set it in the pod's environment, or use precompiled",
+            )
+        if self.use_dkms:
+            raise ConfigError(
+                "USE_DKMS is true, and nodeagent builds and loads packages of modules, no DKMS",
+                hint="set it to false. DKMS rebuilds modules when a kernel is installed on the "
+                "same file system; this one ends with the container, and a new kernel comes with "
+                "a new start, which builds for it or takes what the inventory keeps",
             )
 
     def _check_paths(self) -> None:

@@ -162,6 +162,14 @@ def test_wrong_arguments(arguments: list[str], status: int, capsys: Captured) ->
     assert re.fullmatch(r"error: [^\n]+\nhint: nodeagent.* --help\n", said.err)
 
 
+def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
+    assert status_of(["run", "dtk-build"]) == 1
+    said = capsys.readouterr().err
+    for name in ("COMPILED_DRIVER_VER", "START_COMPILE_FLAG", "DONE_COMPILE_FLAG"):
+        assert f"DTK_OCP_{name}" in said
+    assert "dtk.env" in said
+
+
 # Errors: one message, one hint, the right status
 
 

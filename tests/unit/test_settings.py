@@ -322,6 +322,8 @@ def test_bind_delay_is_accepted_whatever_it_says() -> None:
     [
         ("precompiled", True, {}, "NVIDIA_NIC_DRIVER_VER"),
         ("sources", False, {}, "NVIDIA_NIC_DRIVER_VER"),
+        ("precompiled", True, {"NVIDIA_NIC_DRIVER_VER": "1", "USE_DKMS": "1"}, "USE_DKMS is true"),
+        ("precompiled", False, {"USE_DKMS": "true"}, "USE_DKMS is true"),
         ("sources", True, {"NVIDIA_NIC_DRIVER_VER": "25.07-0.9.7.0"}, "NVIDIA_NIC_DRIVER_PATH"),
         ("dtk-build", True, {}, "sources and precompiled"),
     ],
