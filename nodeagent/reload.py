@@ -17,12 +17,15 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.sriov import rdma
 from nodeagent.sriov.differences import differences, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
+from nodeagent.sriov.managing import await_managers, managed
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
 from nodeagent.sriov.plan import plan
+from nodeagent.sriov.plan_stack import without_stacked
 from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
@@ -108,11 +111,19 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
 
+    Where NetworkManager or systemd-networkd had set up an interface, that is what it gets to do
+    first: all but what stands on interfaces is restored, and what it leaves missing is added then.
+
     Raises RestoreFailed with a line for each failed action and each thing that differs, when a
     plan could not be performed or three in a row did not lead there.
     """
     node.given_up.clear()
     failures: dict[str, None] = {}
+    if others := managed(want):
+        reachable, _ = node.reachable(want)
+        stages = plan(reachable, node.observe())
+        failures |= dict.fromkeys(perform(node, without_stacked(stages)))
+        await_managers(node, others)
     for _ in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
@@ -162,7 +173,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "for it is restored, the interface comes back in the host's namespace",
             vf,
         )
-    for lost in state.stack.lost if state.stack is not None else ():
+    for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nodeagent.sriov import sysctls
+from nodeagent.sriov import rdma, sysctls
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan_pods import things_of
@@ -45,6 +45,7 @@ def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     return (
         *devices,
         *_sysctl_differences(want, have),
+        *(Difference(on, "rdma", name, now) for on, name, now in rdma.differing(want, have)),
         *_stack_differences(want, have),
         *_pod_stack_differences(want, have),
     )
