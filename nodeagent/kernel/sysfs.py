@@ -117,6 +117,15 @@ class Sysfs:
                 found[port] = index
         return found
 
+    def function_of_virtio(self, name: str) -> tuple[str, str] | None:
+        """The device that `virtioN` lies on: a PCI function, a VF of one, or another's."""
+        try:
+            place = self.device("virtio", name).resolve(strict=True).parent
+        except OSError:
+            return None
+        bus = _link(place / "subsystem")
+        return None if bus is None else (bus, place.name)
+
     def rdma_devices(self) -> tuple[RdmaDevice, ...]:
         """Every RDMA device of this namespace, by name.
 

@@ -64,6 +64,16 @@ def shared_macs(state: NodeState) -> tuple[str, ...]:
     return tuple(f"{mac}: {', '.join(vfs)}" for mac, vfs in owners.items() if len(vfs) > 1)
 
 
+def made_up(state: NodeState) -> tuple[str, ...]:
+    """A line for each VF whose MAC its driver made up: its PF has none for it (admin MAC zero)."""
+    return tuple(
+        f"{pf.handle} vf {vf.index} {vf.netdev.mac}"
+        for pf in state.pfs
+        for vf in pf.vfs
+        if vf.netdev is not None and vf.admin_mac is not None and vf.admin_mac.is_zero
+    )
+
+
 def unseen(state: NodeState) -> tuple[str, ...]:
     """VFs bound to the NIC's own driver whose interface is in no namespace that can be seen."""
     return tuple(

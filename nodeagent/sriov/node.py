@@ -134,7 +134,7 @@ class Node:
         UnavailableError when a device reports something that no device can be.
         """
         links = self.rtnl.links()
-        devices = _by_device(links)
+        devices = self._by_device(links)
         indexes = [each.index for each in itertools.chain(*devices.values())]
         looked = Looked(
             self.ethtool.settings(indexes),
@@ -238,7 +238,19 @@ class Node:
 
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
-        return _by_device(self.rtnl.links())
+        return self._by_device(self.rtnl.links())
+
+    def _by_device(self, links: Mapping[int, Link]) -> Devices:
+        """A virtio interface's parent is its virtio device: what counts is the function of that."""
+        devices: Devices = {}
+        for link in links.values():
+            if link.bus == "virtio" and link.device is not None:
+                device = self.sysfs.function_of_virtio(link.device)
+            else:
+                device = (link.bus, link.device) if link.bus and link.device else None
+            if device is not None:
+                devices.setdefault(device, []).append(link)
+        return devices
 
     def _observe_stack(self, state: NodeState, links: Mapping[int, Link]) -> Stack | None:
         """What stands on all our netdevs; None where there are none to stand on."""
@@ -341,6 +353,10 @@ class Node:
         missing or gone: with 300 of them a look at each would be 300 looks at all.
         """
         port = target[1]
+        if port is None and len(found := self.sysfs.interfaces(*device)) > 1:
+            ports = self.sysfs.ports(*device).items()
+            others = {index for name, index in ports if REPRESENTOR.fullmatch(name)}
+            return next((index for index in found if index not in others), None)
         if not isinstance(port, str):
             return next(iter(self.sysfs.interfaces(*device)), None)
         known = self._ports.get(device, {}).get(port)
@@ -438,14 +454,6 @@ def outstanding(
                 yield missing
 
     return look
-
-
-def _by_device(links: Mapping[int, Link]) -> Devices:
-    devices: Devices = {}
-    for link in links.values():
-        if link.bus is not None and link.device is not None:
-            devices.setdefault((link.bus, link.device), []).append(link)
-    return devices
 
 
 def _held_by_pf(info: VfInfo) -> dict[str, Any]:
