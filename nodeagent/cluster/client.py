@@ -1,7 +1,5 @@
-"""The API server, with manners: retries with jitter, Retry-After, one watch instead of polls.
+"""What is asked of the API server: objects by kind, changes, and one watch instead of polls.
 
-The only module that imports `kubernetes`. Its dynamic client is used without its discovery (a
-handful of requests and a cache file in /tmp), which nodeagent.cluster.kinds makes unnecessary.
 Objects are plain dicts, as JSON has them.
 """
 
@@ -11,58 +9,42 @@ import json
 import logging
 import math
 import random
-import select
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import urllib3
-from kubernetes.client.api_client import ApiClient
-from kubernetes.client.configuration import Configuration
-from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException
-from kubernetes.dynamic.client import DynamicClient
 
-from nodeagent.cluster import failures
-from nodeagent.cluster.access import Access
+from nodeagent.cluster.connection import CONNECT, Connection, backoff
 from nodeagent.cluster.failures import Gone, Unreachable
 from nodeagent.cluster.kinds import POD, Kind
-from nodeagent.errors import ConfigError
 
 Object = dict[str, Any]
 Objects = Mapping[str, Object]
 """Objects of one kind by UID."""
 
 MANAGER: Final = "nodeagent"
-CONNECT: Final = 5.0
-"""Seconds until a TCP connection is given up: a lost SYN is sent again after 1 s and 3 s."""
-ANSWER: Final = 20.0
-"""Seconds for one answer. The server itself ends a request after 60."""
-FIRST: Final = 0.25
-LONGEST: Final = 30.0
-"""Seconds: the first pause of the exponential back-off is at most twice the first of these."""
 WATCH: Final = 300.0
 """Seconds of one watch request, and up to twice that: 1000 nodes must not come back together."""
 PAGE: Final = 500
-RETRIED: Final = {408, 429, 500, 502, 503, 504}
 
 log = logging.getLogger(__name__)
 
 
-def _pause(seconds: float) -> None:
-    # a signal's handler that raises ends it (PEP 475)
-    select.select((), (), (), seconds)
-
-
 @dataclass(frozen=True)
 class Listing:
-    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion."""
+    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion.
+
+    `cached`: from the server's memory, up to moments old, as kubelets list their pods; otherwise
+    the server reads all objects of the kind from its store to find the few that are chosen.
+    """
 
     kind: Kind
     namespace: str | None
     labels: str
     fields: str
+    cached: bool
     objects: Objects
     version: str
 
@@ -75,22 +57,8 @@ class Traffic:
     received: int = 0
 
 
-@dataclass
-class Client:
-    """One connection to one API server.
-
-    `patience` is how many seconds a single call may take, with all its retries. `pause` waits; a
-    server that refused has no event to wait for, it has asked for time.
-    """
-
-    access: Access
-    patience: float = 30.0
-    pause: Callable[[float], None] = _pause
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def __post_init__(self) -> None:
-        self._dynamic = DynamicClient(ApiClient(_configuration(self.access)), None, _NoDiscovery)
-        self._dynamic.client.user_agent = "nodeagent"
+class Client(Connection):
+    """A connection that speaks of kinds, names and namespaces."""
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
         """One object. NotFound when there is none, or no such kind."""
@@ -98,17 +66,29 @@ class Client:
         return self._json(what, "get", kind.path(name, namespace))
 
     def list_all(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        cached: bool = False,
     ) -> list[Object]:
         """All objects that the selectors choose, page by page."""
-        listing = self.listing(kind, namespace, labels=labels, fields=fields)
+        listing = self.listing(kind, namespace, labels=labels, fields=fields, cached=cached)
         return [*listing.objects.values()]
 
     def listing(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        cached: bool = False,
     ) -> Listing:
         """The same with the moment it is of, so that `follow_from` misses nothing after it."""
-        return self._listed(Listing(kind, namespace, labels, fields, {}, ""))
+        return self._listed(Listing(kind, namespace, labels, fields, cached, {}, ""))
 
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         """Conflict when it exists."""
@@ -219,7 +199,7 @@ class Client:
                 version = version if failed == 1 else None
                 left = deadline - time.monotonic()
                 log.debug("%s", error.message)
-                self.pause(max(0.0, min(_backoff(failed), left)))
+                self.pause(max(0.0, min(max(backoff(failed), error.after), left)))
 
     def _listed(self, what: Listing) -> Listing:
         """What `what` chooses, as it is now."""
@@ -233,6 +213,7 @@ class Client:
                     path,
                     label_selector=what.labels or None,
                     field_selector=what.fields or None,
+                    resource_version="0" if what.cached and token is None else None,
                     limit=PAGE,
                     _continue=token,
                 )
@@ -241,10 +222,13 @@ class Client:
                     raise Unreachable(f"cannot list {what.kind}: the first page is gone") from None
                 token, found = None, {}  # the pages took too long: from the first one again
                 continue
-            found.update({each["metadata"]["uid"]: each for each in page["items"]})
-            token = page["metadata"].get("continue")
+            try:
+                found.update({each["metadata"]["uid"]: each for each in page["items"] or ()})
+                token = page["metadata"].get("continue")
+                version = str(page["metadata"]["resourceVersion"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise Unreachable(f"cannot list {what.kind}: the answer is no list") from error
             if not token:
-                version = page["metadata"]["resourceVersion"]
                 return replace(what, objects=found, version=version)
 
     def _watched(
@@ -289,98 +273,26 @@ class Client:
             answer.close()
         return version
 
-    def _json(self, what: str, method: str, path: str, **parameters: Any) -> Object:
-        data = self._call(what, method, path, **parameters)
-        try:
-            plain = json.loads(data)
-        except ValueError as error:
-            raise Unreachable(f"cannot {what}: the answer is not JSON: {error}") from error
-        if not isinstance(plain, dict):
-            raise Unreachable(f"cannot {what}: the answer is no object")
-        return plain
-
-    def _call(self, what: str, method: str, path: str, **parameters: Any) -> bytes:
-        """One call: sent again, later and later, while the server may yet do it."""
-        deadline = time.monotonic() + self.patience
-        attempt = 0
-        while True:
-            attempt += 1
-            left = max(deadline - time.monotonic(), 0.1)
-            try:
-                data: bytes = self._send(method, path, min(left, ANSWER), **parameters).data
-            except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-                wait = _worth_waiting(error, attempt)
-                left = deadline - time.monotonic()
-                if wait is None or wait >= left:
-                    raise _failure(what, self.access, error) from error
-                log.debug("cannot %s: %s; again in %.1f s", what, _brief(error), wait)
-            else:
-                self.traffic.received += len(data)
-                return data
-            self.pause(wait)
-
-    def _open(self, what: str, path: str, timeout: float, **parameters: Any) -> Any:
-        try:
-            return self._send("get", path, timeout, **parameters)
-        except ApiException as error:
-            if error.status in RETRIED | {401}:
-                raise Unreachable(f"cannot {what}: {_brief(error)}") from error
-            raise _failure(what, self.access, error) from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(f"cannot {what}: {_brief(error)}") from error
-
-    def _send(self, method: str, path: str, timeout: float, **parameters: Any) -> Any:
-        """The library's response, its body unread."""
-        self.traffic.requests += 1
-        if self.access.kubeconfig is None:
-            self._dynamic.configuration.api_key["BearerToken"] = f"Bearer {self.access.token()}"
-        return self._dynamic.request(
-            method,
-            path,
-            serialize=False,
-            _request_timeout=(min(timeout, CONNECT), timeout),
-            **parameters,
-        )
-
-
-class _NoDiscovery:
-    """Stands where the dynamic client would ask the server what it has."""
-
-    def __init__(self, client: DynamicClient, cache_file: str | None) -> None:
-        """The signature is the library's."""
-
-
-def _configuration(access: Access) -> Configuration:
-    configuration = Configuration(host=access.host, retries=False)
-    if access.kubeconfig is None:
-        if not access.certificate.is_file():
-            raise Unreachable(
-                f"there is no {access.certificate} to know the API server by",
-                hint="the pod needs a ServiceAccount and automountServiceAccountToken",
-            )
-        configuration.ssl_ca_cert = str(access.certificate)
-        return configuration
-    # half a second of imports (oauth, exec plugins) that a pod never needs
-    from kubernetes.config import kube_config  # noqa: PLC0415
-
-    try:
-        kube_config.load_kube_config(str(access.kubeconfig), client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise ConfigError(f"KUBECONFIG: {access.kubeconfig} cannot be used: {error}") from error
-    return configuration
-
 
 def _event(line: bytes) -> Object:
     """One line of a watch. Gone or Unreachable for what the server says went wrong."""
     try:
         event: Object = json.loads(line)
+        kind, about = event["type"], event["object"]
+        if kind == "ERROR":
+            code, said = about.get("code"), about.get("message")
+        else:
+            _ = about["metadata"]["resourceVersion"]
+            _ = kind == "BOOKMARK" or about["metadata"]["uid"]
     except ValueError:
         raise Unreachable("a watch was cut in the middle of a line") from None
-    if event["type"] != "ERROR":
+    except (KeyError, TypeError, AttributeError):
+        raise Unreachable("a watch says what is no event") from None
+    if kind != "ERROR":
         return event
-    if event["object"].get("code") == 410:
+    if code == 410:
         raise Gone
-    raise Unreachable(f"a watch ended: {event['object'].get('message')}")
+    raise Unreachable(f"a watch ended: {said}")
 
 
 def _take_in(objects: dict[str, Object], event: Object) -> None:
@@ -389,58 +301,6 @@ def _take_in(objects: dict[str, Object], event: Object) -> None:
         objects[uid] = event["object"]
     elif event["type"] == "DELETED":
         objects.pop(uid, None)
-
-
-def _worth_waiting(error: Exception, attempt: int) -> float | None:
-    """Seconds until the call is worth sending again, None for never.
-
-    429 and 503 say how long in Retry-After. A token that has expired is renewed on disk by the
-    kubelet, at the latest a moment after it ran out: a 401 is worth three more looks.
-    """
-    pause = _backoff(attempt)
-    if isinstance(error, ApiException) and error.status:
-        if error.status == 401:
-            return pause if attempt <= 3 else None
-        if error.status not in RETRIED:
-            return None
-        asked = str((error.headers or {}).get("Retry-After") or "")
-        return max(pause, float(asked) + random.random()) if asked.isdecimal() else pause  # noqa: S311  jitter
-    return None if _is_untrusted(error) else pause
-
-
-def _backoff(attempt: int) -> float:
-    """Exponential, with jitter over its upper half."""
-    ceiling = min(LONGEST, FIRST * float(2 ** min(attempt, 16)))
-    return ceiling * random.uniform(0.5, 1)  # noqa: S311  jitter
-
-
-def _failure(what: str, access: Access, error: Exception) -> Exception:
-    """The failure that this error is."""
-    where = access.host or f"the server of {access.kubeconfig}"
-    status = error.status if isinstance(error, ApiException) else 0
-    if status == 410:
-        return Gone()
-    if _is_untrusted(error):
-        return failures.untrusted(what, where, _brief(error))
-    if not status or status in RETRIED:
-        return failures.unreachable(what, where, _brief(error))
-    return failures.refusal(what, status, _brief(error))
-
-
-def _brief(error: Exception) -> str:
-    """What the server said in its Status, or the library in its exception, on one line."""
-    if isinstance(error, ApiException) and error.body:
-        try:
-            plain = json.loads(error.body)
-            return f"{error.status} {plain.get('reason', '')}: {plain.get('message', '')}"
-        except (ValueError, AttributeError):
-            return f"{error.status} {error.reason}"
-    text = str(getattr(error, "reason", None) or error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def _is_untrusted(error: Exception) -> bool:
-    return "certificate verify failed" in str(error).lower()
 
 
 def _named(kind: Kind, name: str, namespace: str | None) -> str:

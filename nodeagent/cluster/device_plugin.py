@@ -103,7 +103,7 @@ def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
     selector = f"spec.nodeName={node},status.phase=Failed"
     return tuple(
         f"{_name(pod)}: {pod['status'].get('message', 'no message')}"
-        for pod in client.list_all(POD, fields=selector)
+        for pod in client.list_all(POD, fields=selector, cached=True)
         if pod["status"].get("reason") == "UnexpectedAdmissionError"
         and datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) >= since - CLOCKS
     )
@@ -122,7 +122,7 @@ def _find(client: Client, settings: Settings, node: str) -> _Found:
     listings = []
     pods: dict[str, Object] = {}
     for labels in grouped(settings.device_plugin_selectors):
-        listing = client.listing(POD, labels=labels, fields=f"spec.nodeName={node}")
+        listing = client.listing(POD, labels=labels, fields=f"spec.nodeName={node}", cached=True)
         ours = {
             uid: pod
             for uid, pod in listing.objects.items()

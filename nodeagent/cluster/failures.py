@@ -25,7 +25,14 @@ class Forbidden(PermissionDenied):
 
 
 class Unreachable(UnavailableError):
-    """No answer, or no useful one, for as long as the caller's patience lasted."""
+    """No answer, or no useful one, for as long as the caller's patience lasted.
+
+    `after` is how many seconds the server asked to be left alone for.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, after: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.after = after
 
 
 class NotFound(NoInputError):
@@ -50,7 +57,8 @@ def refusal(what: str, status: int, said: str) -> AgentError:
         case 401:
             return Forbidden(
                 f"cannot {what}: the API server does not accept our token: {said}",
-                hint="look at SERVICE_ACCOUNT_DIR/token: expired, or of another cluster",
+                hint="look at SERVICE_ACCOUNT_DIR/token, or at KUBECONFIG's user: expired, or of "
+                "another cluster",
             )
         case 403 if "because it is being terminated" in said:
             # apiserver's namespace lifecycle admission: no question of rights
@@ -58,7 +66,7 @@ def refusal(what: str, status: int, said: str) -> AgentError:
         case 403:
             return Forbidden(
                 f"cannot {what}: forbidden: {said}",
-                hint="grant it: manifests/rbac.yaml has exactly what nodeagent uses",
+                hint="grant it: manifests/base/rbac.yaml has exactly what nodeagent uses",
             )
         case 404:
             return NotFound(f"cannot {what}: {said}")
@@ -78,6 +86,7 @@ def unreachable(what: str, where: str, said: str) -> AgentError:
 def untrusted(what: str, where: str, said: str) -> AgentError:
     """The failure when somebody answered who may not be the API server."""
     return Unreachable(
-        f"cannot {what}: the certificate of {where} does not come from our CA: {said}",
-        hint="look at SERVICE_ACCOUNT_DIR/ca.crt, and for a proxy in between",
+        f"cannot {what}: the certificate of {where} is not to be trusted: {said}",
+        hint="look at the CA (SERVICE_ACCOUNT_DIR/ca.crt, or KUBECONFIG's), at this machine's "
+        "clock, and for a proxy in between",
     )

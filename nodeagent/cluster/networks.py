@@ -297,13 +297,20 @@ def _sriov_plugin(config: object) -> dict[str, str] | None:
 
 
 def _manager(thing: Object) -> str:
-    """Who wrote spec last, by managedFields."""
+    """Who wrote spec last, by managedFields.
+
+    Their times are whole seconds; of two writers within one the field's present owner is the last.
+    """
     entries = [
-        each
+        (each, each["fieldsV1"]["f:spec"])
         for each in thing["metadata"].get("managedFields", ())
         if "f:spec" in each.get("fieldsV1", {})
     ]
-    latest: Object = max(entries, key=lambda each: str(each.get("time", "")), default={})
+    latest: Object = max(
+        entries,
+        key=lambda pair: ("f:config" in pair[1], str(pair[0].get("time", ""))),
+        default=({}, {}),
+    )[0]
     return str(latest.get("manager", "unknown"))
 
 

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from nodeagent.cluster.client import Client
 from nodeagent.settings import Settings
 from tests.cluster import proxy as proxies
 from tests.cluster.commands import Pod
+from tests.cluster.field import Story, playing
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import ADMIN_TOKEN, ApiError, Object, Server, custom_resources, running
 
@@ -31,6 +33,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     except FileNotFoundError as error:
         reason = f"no {error}: set KUBEBUILDER_ASSETS or install them on $PATH"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def field(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Story]]]:
+    """What the cases that take half a minute came to."""
+    with playing(server, tmp_path_factory.mktemp("field")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _field_first(request: pytest.FixtureRequest) -> None:
+    """They begin before all others, if anybody asks for them, and run beside them."""
+    if any("field" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("field")
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ GONE = {
 class Fault:
     """What to do with the next `times` requests of which `method` and a part of the path match.
 
-    `status` answers instead of the server (0: forwards), with `headers`; `delay` in seconds comes
-    first; `cut` ends the connection without an answer; `cut_after` lines of a watch pass before it
-    is cut; `gone` ends a watch by an ERROR event with code 410.
+    `status` answers instead of the server (0: forwards), with `headers`, and with `text` in place
+    of a Status; `delay` in seconds comes first; `cut` ends the connection without an answer;
+    `cut_after` lines of a watch pass before it is cut; `gone` ends a watch by an ERROR event with
+    code 410.
     """
 
     method: str = ""
@@ -36,6 +37,7 @@ class Fault:
     times: int = 1
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
     delay: float = 0.0
     cut: bool = False
     cut_after: int | None = None
@@ -85,14 +87,24 @@ class Proxy:
         return len(self.seen) - since
 
 
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 1024
+
+
+class _Listener6(_Listener):
+    address_family = socket.AF_INET6
+
+
 @contextmanager
-def in_front_of(server: Server, *, certificate: tuple[str, str] | None = None) -> Iterator[Proxy]:
+def in_front_of(
+    server: Server, *, address: str = "127.0.0.1", certificate: tuple[str, str] | None = None
+) -> Iterator[Proxy]:
     """A proxy with the server's own certificate, or another one: then TLS cannot be verified."""
 
     class Handler(_Handler):
         pass
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener = (_Listener6 if ":" in address else _Listener)((address, 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*(certificate or (str(server.certificate), str(server.key))))
     listener.socket = context.wrap_socket(
@@ -112,6 +124,7 @@ def in_front_of(server: Server, *, certificate: tuple[str, str] | None = None) -
 class _Handler(BaseHTTPRequestHandler):
     proxy: ClassVar[Proxy]
     seen: Seen
+    upstream: http.client.HTTPSConnection | None = None
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's own name
@@ -142,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._forward(body, fault)
         except (OSError, http.client.HTTPException):
+            self._leave()
             self._cut()
 
     def _log(self) -> str | None:
@@ -155,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": fault.status,
              "reason": reasons.get(fault.status, ""), "message": "the proxy says so"}
         )  # fmt: skip
-        self._answer(fault.status, "application/json", text, **fault.headers)
+        self._answer(fault.status, "application/json", fault.text or text, **fault.headers)
 
     def _answer(self, status: int, content_type: str, text: str, **headers: str) -> None:
         body = text.encode()
@@ -168,24 +182,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _forward(self, body: bytes | None, fault: Fault) -> None:
-        server = self.proxy.server
-        upstream = http.client.HTTPSConnection(
-            "127.0.0.1", server.port, context=server.context(), timeout=600
-        )
-        try:
-            headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            self.seen.status = answer.status
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in {"transfer-encoding", "content-length", "connection"}:
-                    self.send_header(name, value)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self._pass_on(answer, fault)
-        finally:
-            upstream.close()
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        self.upstream = self.upstream or self.proxy.server.connection(600)
+        self.upstream.request(self.command, self.path, body, headers)
+        answer = self.upstream.getresponse()
+        self.seen.status = answer.status
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"transfer-encoding", "content-length", "connection"}:
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self._pass_on(answer, fault)
+        if not answer.isclosed():
+            self._leave()
+
+    def finish(self) -> None:
+        """The client's connection ends, and ours for it."""
+        super().finish()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.upstream is not None:
+            self.upstream.close()
+        self.upstream = None
 
     def _pass_on(self, answer: http.client.HTTPResponse, fault: Fault) -> None:
         if fault.gone:

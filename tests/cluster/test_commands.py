@@ -96,16 +96,14 @@ def test_prune_without_a_list_asks_nobody(pod: Pod, proxy: Proxy) -> None:
 
 
 def test_network_check_ends_like_diff(pod: Pod, server: Server, namespace: str) -> None:
-    good = pod.run("network", "check", "-n", namespace)
-    assert (good.returncode, "nothing is wrong" in good.stdout) == (0, True), good.stderr
+    good = pod.run("network", "check", "-n", namespace, "--output", "json")
+    assert (good.returncode, good.stdout) == (0, "[]\n"), good.stderr
     path = f"{CNI}/namespaces/{namespace}/{NADS}"
     server.create(path, attachment("bad", "openshift.io/vfs", in_config=False))
     bad = pod.run("network", "check", "-n", namespace)
     assert bad.returncode == 1
     (line,) = bad.stdout.splitlines()
     assert line.startswith(f"{namespace}/bad: no-resource-in-config: ")
-    plain = json.loads(pod.run("network", "check", "-n", namespace, "--output", "json").stdout)
-    assert plain[0]["code"] == "no-resource-in-config"
 
 
 def test_network_wait_prints_how_long_it_took(pod: Pod, server: Server, namespace: str) -> None:

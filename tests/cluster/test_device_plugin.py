@@ -54,6 +54,9 @@ def test_wait_until_the_node_has_what_it_had(
     assert done.resources == {"openshift.io/vfs": 8}
     assert len(plugin.made) == 2
     assert proxy.count() <= 8
+    lists = [s.path for s in proxy.seen if "/pods?" in s.path and "watch=true" not in s.path]
+    assert lists
+    assert all("resourceVersion=0" in path for path in lists), "each reads every pod there is"
 
 
 def test_old_numbers_are_not_believed_at_once(
@@ -76,7 +79,7 @@ def test_what_the_record_says_is_wanted_and_then_forgotten(
     }
     plugin.make()
     plugin.report = {"openshift.io/vfs": "6"}
-    impatient = replace(settings, device_plugin_timeout=3.0)
+    impatient = replace(settings, device_plugin_timeout=1.5)
     with plugin.playing(), pytest.raises(WaitTimeout, match=r"openshift.io/vfs: want 8, have 6"):
         device_plugin.restart(client, impatient, node, wait=True)
     plugin.report = EIGHT
@@ -104,7 +107,7 @@ def test_time_out_says_which_pod(
 ) -> None:
     name = plugin.make()
     setattr(plugin, how[0], True)
-    impatient = replace(settings, device_plugin_timeout=2.0)
+    impatient = replace(settings, device_plugin_timeout=1.0)
     began = time.monotonic()
     with plugin.playing(), pytest.raises(WaitTimeout) as error:
         device_plugin.restart(client, impatient, node, wait=True)

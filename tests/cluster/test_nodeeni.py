@@ -55,8 +55,8 @@ def test_deleted_while_watching(
     make("foreign", "0000:00:09.0", of="another")
     _write(settings, ("a", "0000:00:06.0"), ("b", "0000:00:07.0"), ("c", "0000:00:08.0"))
     restarts: list[int] = []
-    threading.Timer(1, server.delete, (f"{ENIS}/{first}",)).start()
-    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=3)
+    threading.Timer(0.5, server.delete, (f"{ENIS}/{first}",)).start()
+    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=2)
     assert _entries(settings) == ["b", "c"]
     assert restarts == [1]
 

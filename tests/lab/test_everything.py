@@ -21,7 +21,7 @@ BONDED: Final = "enp2s0"
 VF: Final = "enp1s0v"
 OTHER: Final = "enp2s0v"
 SET_UP: Final = f"""
-link set {UP} mtu 4000 up alias rack-4
+link set {UP} alias rack-4
 address add 192.0.2.10/24 dev {UP}
 address add 2001:db8::10/64 dev {UP} nodad
 route add default via 192.0.2.1 dev {UP} metric 100 src 192.0.2.10
@@ -38,7 +38,8 @@ link set {VF}0.7 up
 address add 10.7.0.1/24 dev {VF}0.7
 route add 10.8.0.0/16 via 10.7.0.9 dev {VF}0.7
 link set {VF}1 up
-link set {VF}2 up master br7
+link set {VF}2 up
+link set {VF}2 master br7
 link set {BONDED} down
 link set {BONDED} master bond7
 link set bond7 up
@@ -74,7 +75,7 @@ def everything() -> Iterator[None]:
         "link set br7 up",
     )
     rename("enp1s0", UP)
-    lab.ip(f"link set {UP} up")
+    lab.ip(f"link set {UP} mtu 4000 up")
     lab.create_vfs(PF1, 7)
     lab.create_vfs(PF2, 3)
     lab.settle()

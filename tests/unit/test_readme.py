@@ -1,4 +1,4 @@
-"""The table of scenarios names tests that exist."""
+"""The table of scenarios names tests that exist; README.md has the settings as they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent import settings
 from nodeagent.sriov.model import (
     NETDEV_ATTRIBUTES,
     VF_ATTRIBUTES,
@@ -40,6 +41,13 @@ def test_a_test_of_the_table_exists(path: str, name: str) -> None:
 
 def test_the_table_is_read() -> None:
     assert len(NAMED) > 40
+
+
+def test_the_readme_has_the_settings() -> None:
+    """`scripts/readme-settings` writes the table."""
+    readme = (TESTS.parent / "README.md").read_text()
+    table = readme.partition("written by scripts/readme-settings -->\n")[2]
+    assert table.partition("<!-- end of settings -->")[0].splitlines() == settings.page()
 
 
 # the attributes of README.md

@@ -1,0 +1,232 @@
+"""One connection to the API server, with manners: retries with jitter that honour Retry-After.
+
+The only module that imports `kubernetes`. Its dynamic client is used without its discovery (a
+handful of requests and a cache file in /tmp), which nodeagent.cluster.kinds makes unnecessary.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import select
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic.client import DynamicClient
+
+from nodeagent.cluster import failures
+from nodeagent.cluster.access import Access
+from nodeagent.cluster.failures import Gone, Unreachable
+from nodeagent.errors import AgentError, ConfigError
+
+CONNECT: Final = 5.0
+"""Seconds until a TCP connection is given up: a lost SYN is sent again after 1 s and 3 s."""
+ANSWER: Final = 20.0
+"""Seconds for one answer. The server itself ends a request after 60."""
+FIRST: Final = 0.25
+LONGEST: Final = 30.0
+"""Seconds: the first pause of the exponential back-off is at most twice the first of these."""
+RETRIED: Final = {408, 429, 500, 502, 503, 504}
+
+log = logging.getLogger(__name__)
+
+
+def _pause(seconds: float) -> None:
+    # a signal's handler that raises ends it (PEP 475)
+    select.select((), (), (), seconds)
+
+
+@dataclass
+class Traffic:
+    """What a client has cost so far: requests sent, bytes of the answers' bodies."""
+
+    requests: int = 0
+    received: int = 0
+
+
+@dataclass
+class Connection:
+    """One connection to one API server.
+
+    `patience` is how many seconds a single call may take, with all its retries. `pause` waits; a
+    server that refused has no event to wait for, it has asked for time.
+    """
+
+    access: Access
+    patience: float = 30.0
+    pause: Callable[[float], None] = _pause
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def __post_init__(self) -> None:
+        self._dynamic = DynamicClient(ApiClient(_configuration(self.access)), None, _NoDiscovery)
+        self._dynamic.client.user_agent = "nodeagent"
+
+    def _json(self, what: str, method: str, path: str, **parameters: Any) -> dict[str, Any]:
+        data = self._call(what, method, path, **parameters)
+        try:
+            plain = json.loads(data)
+        except ValueError as error:
+            raise Unreachable(f"cannot {what}: the answer is not JSON: {error}") from error
+        if not isinstance(plain, dict):
+            raise Unreachable(f"cannot {what}: the answer is no object")
+        return plain
+
+    def _call(self, what: str, method: str, path: str, **parameters: Any) -> bytes:
+        """One call: sent again, later and later, while the server may yet do it."""
+        deadline = time.monotonic() + self.patience
+        attempt = 0
+        while True:
+            attempt += 1
+            left = max(deadline - time.monotonic(), 0.1)
+            try:
+                data: bytes = self._send(method, path, min(left, ANSWER), **parameters).data
+            except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+                wait = _worth_waiting(error, attempt)
+                left = deadline - time.monotonic()
+                if wait is None or wait >= left:
+                    raise _failure(what, self.access, error) from error
+                log.debug("cannot %s: %s; again in %.1f s", what, _brief(error), wait)
+            else:
+                self.traffic.received += len(data)
+                return data
+            self.pause(wait)
+
+    def _open(self, what: str, path: str, timeout: float, **parameters: Any) -> Any:
+        """One attempt at an answer whose body comes bit by bit; Unreachable may say when to try."""
+        try:
+            return self._send("get", path, timeout, **parameters)
+        except ApiException as error:
+            if error.status in RETRIED | {401}:
+                said = f"cannot {what}: {_brief(error)}"
+                raise Unreachable(said, after=_retry_after(error)) from error
+            raise _failure(what, self.access, error) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"cannot {what}: {_brief(error)}") from error
+
+    def _send(self, method: str, path: str, timeout: float, **parameters: Any) -> Any:
+        """The library's response, its body unread."""
+        self.traffic.requests += 1
+        if self.access.kubeconfig is None:
+            self._dynamic.configuration.api_key["BearerToken"] = f"Bearer {self.access.token()}"
+        return self._dynamic.request(
+            method,
+            path,
+            serialize=False,
+            _request_timeout=(min(timeout, CONNECT), timeout),
+            **parameters,
+        )
+
+
+class _NoDiscovery:
+    """Stands where the dynamic client would ask the server what it has."""
+
+    def __init__(self, client: DynamicClient, cache_file: str | None) -> None:
+        """The signature is the library's."""
+
+
+def _configuration(access: Access) -> Configuration:
+    configuration = Configuration(host=access.host, retries=False)
+    if access.kubeconfig is None:
+        _check_authority(access.certificate)
+        configuration.ssl_ca_cert = str(access.certificate)
+        return configuration
+    # half a second of imports (oauth, exec plugins) that a pod never needs
+    from kubernetes.config import kube_config  # noqa: PLC0415
+
+    try:
+        kube_config.load_kube_config(str(access.kubeconfig), client_configuration=configuration)
+    except AgentError:
+        raise  # a signal's
+    except Exception as error:  # the library takes the file apart without a look
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"KUBECONFIG: {access.kubeconfig} cannot be used: {said}") from error
+    return configuration
+
+
+def _check_authority(certificate: Path) -> None:
+    """Unreachable for a ca.crt that is none: later it would look like a server that is."""
+    hint = "the pod needs a ServiceAccount and automountServiceAccountToken"
+    if not certificate.is_file():
+        raise Unreachable(f"there is no {certificate} to know the API server by", hint=hint)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(str(certificate))
+    except OSError as error:  # ssl.SSLError among them
+        raise Unreachable(f"{certificate} is no CA certificate: {error}", hint=hint) from error
+
+
+def backoff(attempt: int) -> float:
+    """Seconds before the next attempt: exponential, with jitter over its upper half."""
+    ceiling = min(LONGEST, FIRST * float(2 ** min(attempt, 16)))
+    return ceiling * random.uniform(0.5, 1)  # noqa: S311  jitter
+
+
+def _worth_waiting(error: Exception, attempt: int) -> float | None:
+    """Seconds until the call is worth sending again, None for never.
+
+    A token that has expired is renewed on disk by the kubelet, at the latest a moment after it ran
+    out: a 401 is worth three more looks.
+    """
+    pause = backoff(attempt)
+    if isinstance(error, ApiException) and error.status:
+        if error.status == 401:
+            return pause if attempt <= 3 else None
+        if error.status not in RETRIED:
+            return None
+        return max(pause, _retry_after(error))
+    return None if _is_untrusted(error) else pause
+
+
+def _retry_after(error: ApiException) -> float:
+    """Seconds that the server asks for (RFC 9110, 10.2.3), with jitter; 0 when it does not.
+
+    The API server itself says seconds, with 429 and 503; what stands in front of it may say a date.
+    """
+    asked = str((error.headers or {}).get("Retry-After") or "").strip()
+    if asked.isascii() and asked.isdecimal():
+        return float(asked) + random.random()  # noqa: S311  jitter
+    try:
+        until = parsedate_to_datetime(asked)
+    except ValueError:
+        return 0.0
+    left = (until.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    return max(0.0, left) + random.random()  # noqa: S311  jitter
+
+
+def _failure(what: str, access: Access, error: Exception) -> Exception:
+    """The failure that this error is."""
+    where = access.host or f"the server of {access.kubeconfig}"
+    status = error.status if isinstance(error, ApiException) else 0
+    if status == 410:
+        return Gone()
+    if _is_untrusted(error):
+        return failures.untrusted(what, where, _brief(error))
+    if not status or status in RETRIED:
+        return failures.unreachable(what, where, _brief(error))
+    return failures.refusal(what, status, _brief(error))
+
+
+def _brief(error: Exception) -> str:
+    """What the server said in its Status, or the library in its exception, on one line."""
+    if isinstance(error, ApiException) and error.body:
+        try:
+            plain = json.loads(error.body)
+            return f"{error.status} {plain.get('reason', '')}: {plain.get('message', '')}"
+        except (ValueError, AttributeError):
+            return f"{error.status} {error.reason}"
+    text = str(getattr(error, "reason", None) or error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _is_untrusted(error: Exception) -> bool:
+    return "certificate verify failed" in str(error).lower()
