@@ -162,15 +162,23 @@ def after_reload(call: Call, patience: float | None) -> int:
     """Announce, and restart device plugins if a reload asks for it.
 
     The agent starts it when its work is done, and waits for nothing of it. Ends with status 1 when
-    something could not be done: the next call does it.
+    something could not be done: the next call does it. Of several at a time one works and one
+    waits; any more leave it to them.
     """
-    from nodeagent.cluster import after_reload
-    from nodeagent.journal import Journal
+    from nodeagent.cluster import turns
 
     loaded, node = this_node(call)
-    client = connect(loaded)
-    client.patience = loaded.api_timeout if patience is None else patience
-    done = after_reload.after_reload(client, loaded, node, Journal(loaded))
+    with turns.turn(loaded.state_dir) as ours:
+        if not ours:
+            log.info("another process waits to do this")
+            return 0
+        # only now: the library is 30 MB, and a turn can be an hour away
+        from nodeagent.cluster import after_reload
+        from nodeagent.journal import Journal
+
+        client = connect(loaded)
+        client.patience = loaded.api_timeout if patience is None else patience
+        done = after_reload.after_reload(client, loaded, node, Journal(loaded))
     return 0 if done else DIFFERS
 
 
