@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped, UnavailableError
+from nodeagent.parse import object_name
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +28,34 @@ log = logging.getLogger(__name__)
 
 NO_PODS: Final = NO_INPUT
 """`device-plugin restart`: there is none. Information, not a failure, but not a restart either."""
+
+
+class Seconds(click.FloatRange):
+    """Seconds, 0 or more. `nan` is a float too, and no clock ever reaches it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As its base, without nan."""
+        seconds = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is no time", param, ctx) if math.isnan(seconds) else seconds
+
+
+class ObjectName(click.ParamType[str]):
+    """A name of a Kubernetes object: it becomes part of a request's path."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is, or a usage error."""
+        try:
+            return object_name(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
+SECONDS: Final = Seconds(min=0)
+OBJECT_NAME: Final = ObjectName()
 
 
 def require_client() -> None:
@@ -105,10 +135,12 @@ def record(call: Call, at: datetime | None, output: str) -> None:
 def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
     """Remove entries of devices that are gone from the device plugin's list.
 
-    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed.
+    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed,
+    now or in an earlier call that could not restart it.
     Refused while a reload is in flight, because then every VF is gone.
     """
-    from nodeagent.cluster import nodeeni, pcidp
+    from nodeagent import durable
+    from nodeagent.cluster import device_plugin, nodeeni, pcidp
 
     if watch_nodeeni:
         if dry_run:
@@ -119,12 +151,14 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
         return
     loaded = call.settings()
     _refuse_in_flight(loaded)
-    pruned = pcidp.prune_file(loaded.device_plugin_config, pcidp.present_on(), dry_run=dry_run)
-    if pruned is None or not pruned.removed:
-        write_lines([f"{loaded.device_plugin_config}: nothing is to be removed"])
-        return
-    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in pruned.removed)
-    if not dry_run:
+    owed = device_plugin.owed(loaded.state_dir)
+    path = loaded.device_plugin_config
+    pruned = pcidp.prune_file(path, pcidp.present_on(), owed=None if dry_run else owed)
+    removed = pruned.removed if pruned else ()
+    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in removed)
+    if not removed:
+        write_lines([f"{path}: nothing is to be removed"])
+    if not dry_run and durable.exists(owed):
         loaded, node = this_node(call)
         _restarter(connect(loaded), loaded, node)()
 
@@ -135,9 +169,7 @@ def node() -> None:
     require_client()
 
 
-timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), default=None, help="Seconds. Default: for ever."
-)
+timeout = click.option("--timeout", type=SECONDS, default=None, help="Seconds. Default: for ever.")
 
 
 @node.command("announce")
@@ -156,7 +188,7 @@ def announce(call: Call) -> None:
 
 
 @node.command("after-reload")
-@click.option("--patience", type=click.FloatRange(min=0), help="Seconds. Default: API_TIMEOUT.")
+@click.option("--patience", type=SECONDS, help="Seconds. Default: API_TIMEOUT.")
 @click.pass_obj
 def after_reload(call: Call, patience: float | None) -> int:
     """Announce, and restart device plugins if a reload asks for it.

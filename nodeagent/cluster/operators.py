@@ -20,7 +20,7 @@ from typing import Final
 from nodeagent.cluster import kinds
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
-from nodeagent.cluster.findings import Finding, age, last_change, name_of, now
+from nodeagent.cluster.findings import Finding, age, last_change, name_of, now, spec_of
 from nodeagent.settings import Settings
 
 PATIENCE: Final = 10.0
@@ -161,7 +161,7 @@ def unanswered(networks: Objects, attachments: Sequence[Object], since: datetime
 def target(network: Object) -> tuple[str, str]:
     """Namespace and name of the NetworkAttachmentDefinition that the operator makes for it."""
     meta = network["metadata"]
-    namespace = network.get("spec", {}).get("networkNamespace") or meta["namespace"]
+    namespace = spec_of(network).get("networkNamespace") or meta["namespace"]
     return str(namespace), str(meta["name"])
 
 
