@@ -50,7 +50,7 @@ class Told:
     """What the server was told: events by name, and every POST and PATCH in order."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.requests: list[str] = []
         self.events: dict[str, Object] = {}
         self.reasons: list[str] = []
@@ -97,6 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"metadata": {"resourceVersion": "1"}, "items": items})
 
     def do_POST(self) -> None:
+        self._path()
         event = self._body()
         with self.told.lock:
             is_new = self.told.events.setdefault(event["metadata"]["name"], event) is event
