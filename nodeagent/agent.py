@@ -11,26 +11,37 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold
+from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, openibd
+from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import AgentError, BusyError, DataError, PermissionDenied, UnavailableError
-from nodeagent.journal import Journal, lock
+from nodeagent.errors import (
+    AgentError,
+    BusyError,
+    DataError,
+    PermissionDenied,
+    Stopped,
+    UnavailableError,
+)
+from nodeagent.journal import Journal, adopted, lock
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.probes import Probe
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
+from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
 
 
-def run(mode: str, settings: Settings, log_format: str) -> int:
+def run(mode: str, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
     """The agent's whole life. Does not return when all is well: the process becomes the holder.
 
     Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
@@ -43,13 +54,68 @@ def run(mode: str, settings: Settings, log_format: str) -> int:
         journal = Journal(settings)
         with alive(settings, stop):
             try:
-                with _flag_only_when_proven(journal), debug.commands_on_record(settings):
-                    with aftermath.around(settings):
-                        _work(mode, settings, journal, stop)
-                    return _stay(lock_fd, journal, stop, log_format)
+                with (
+                    _flag_only_when_proven(journal),
+                    debug.commands_on_record(settings),
+                    aftermath.around(settings),
+                    probes.around(watched, journal),
+                ):
+                    _work(mode, settings, journal, stop)
             except AgentError as error:
+                _end_early(settings, journal, error, stop)
                 debug.pause(settings, error, stop)
                 raise
+            return _stay(lock_fd, settings, journal, stop, log_format)
+
+
+def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
+    """What the holder becomes on SIGTERM: the flag, what we left on the host, the host's driver.
+
+    `lock_fd`: the descriptor that holds the lock; None: this is not that process, and takes it.
+    `since`: when the signal came (CLOCK_MONOTONIC); a second one ends this, too. Raises AgentError
+    when something could not be done; the next start does it.
+    """
+    require_root("unloads drivers and writes the settings of VFs")
+    held = lock(settings.lock_path) if lock_fd is None else adopted(lock_fd, settings.lock_path)
+    with StopSignal(since=since) as stop, held:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        with (
+            alive(settings, stop),
+            _flag_only_when_proven(journal),
+            debug.commands_on_record(settings),
+        ):
+            journal.note("run", mode="terminate")
+            _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
+            journal.note("terminated")
+
+
+def _terminate(
+    settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
+) -> None:
+    # it looks at every process, with psutil, which no start without a reload needs
+    from nodeagent import termination  # noqa: PLC0415
+
+    with lock(work_lock(settings)):
+        try:
+            termination.clean_up(settings)
+        finally:
+            if restore_driver:
+                log.info("putting the host's own driver back")
+                termination.restore_driver(settings, journal, stop)
+            else:
+                log.info("the loaded driver stays")
+
+
+def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
+    """After a start that failed or was stopped. What fails here is only logged: it has an error."""
+    wanted = settings.restore_driver and isinstance(error, Stopped)
+    if isinstance(error, Stopped):
+        stop.again()
+    try:
+        _terminate(settings, journal, stop, restore_driver=wanted)
+    except AgentError as another:
+        log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
 
 
 def build(settings: Settings) -> int:
@@ -63,13 +129,17 @@ def build(settings: Settings) -> int:
     return 0
 
 
-def reload_once(mode: str, settings: Settings) -> None:
+def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) -> None:
     """The same without staying: the ready flag stays, and with it the proof."""
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=False)
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
-        with _flag_only_when_proven(journal), aftermath.around(settings):
+        with (
+            _flag_only_when_proven(journal),
+            aftermath.around(settings),
+            probes.around(watched, journal),
+        ):
             _work(mode, settings, journal, stop)
 
 
@@ -89,6 +159,16 @@ def restore(snapshot: Snapshot, settings: Settings) -> None:
     with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
         story.restore(node, snapshot.state)
         story.verify(node, snapshot.state)
+
+
+def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
+    """The snapshot without what belongs into namespaces that are gone; and what that is."""
+    if not snapshot.state.namespaces:
+        return snapshot, ()
+    require_root("looks into the network namespaces of pods")
+    with Node(settings) as node:
+        state, left = node.reachable(snapshot.state)
+    return replace(snapshot, state=state), left
 
 
 def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:
@@ -144,42 +224,92 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         "container": settings.nic_container_ver or "unknown",
     }
     log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
+        naming.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
-            story.reload(node, journal, driver)
+            story.reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
 
 
-def _stay(lock_fd: int, journal: Journal, stop: StopSignal, log_format: str) -> int:
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == story.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
+
+
+def _stay(
+    lock_fd: int, settings: Settings, journal: Journal, stop: StopSignal, log_format: str
+) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
+
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
 
     The signals are blocked first: one from before has been counted when sigmask returns, one from
     now on is pending until the holder asks for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
-    if stop.requested:
-        journal.clear_ready()
-        return 0
+    if settings.watch_drift:
+        _watch_drift(settings, journal, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     ready = str(journal.ready_path)
+    then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
+    then += ["terminate", "--lock-fd", str(lock_fd)]
+    if stop.requested:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal.clear_ready()
+        stop.again()
+        _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
+        return 0
     try:
-        hold.become(lock_fd, ready, log_format)
+        hold.become(lock_fd, ready, log_format, then)
     except OSError as error:
         log.warning("staying as we are, with all that is in memory: %s", error)
-    return hold.until_stopped(ready, log_format)
+    return hold.until_stopped(ready, log_format, then)
+
+
+def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    try:
+        with Node(settings, stop) as node:
+            drift.watch(node, journal)
+    except Stopped:
+        return
+    except AgentError as error:
+        log.warning("drift is not watched: %s", error.message)
 
 
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(_work_lock(settings)), ExitStack() as held:
+    with lock(work_lock(settings)), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
@@ -188,7 +318,8 @@ def _by_hand(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _work_lock(settings: Settings) -> Path:
+def work_lock(settings: Settings) -> Path:
+    """The file that is locked while devices are changed."""
     return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 

@@ -31,11 +31,14 @@ ROUNDS: Final = 3
 """Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
 
 
-def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
+def reload(
+    node: Node, journal: Journal, driver: NicDriver, share: Callable[[], None] = lambda: None
+) -> None:
     """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
 
-    With nothing to reload and no snapshot open, no device is touched. Raises AgentError with the
-    ready flag absent and the snapshot, if one was taken, open for the next start.
+    With nothing to reload and no snapshot open, no device is touched. `share` is done right before
+    ready: what others expect to find then. Raises AgentError with the ready flag absent and the
+    snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
     with journal.step("build"):
@@ -43,28 +46,30 @@ def reload(node: Node, journal: Journal, driver: NicDriver) -> None:
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
         log.info("the loaded driver is the installed one and nothing is left to restore")
+        share()
         journal.set_ready()
         return
     with journal.step("preflight"):
-        driver.check_reload_is_safe()
+        losses = driver.check_reload_is_safe()
     with journal.step("snapshot"):
         snapshot = journal.open_snapshot() or journal.save(take_snapshot(node, driver))
     with journal.step("restart"):
         restart(node, journal, driver, snapshot)
+    for loss in losses:
+        journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
     with journal.step("restore"):
         restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
-        behind = verify(node, snapshot.state)
-        for each in behind:
-            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
+        prove(node, journal, snapshot.state)
+    share()
     journal.set_ready()
     journal.close_snapshot()
 
 
 def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
     """The installed driver is loaded, every module and every PF of the snapshot is back."""
-    before = tuple(module for module, _ in snapshot.srcversions)
+    before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
             journal.note("vfs-gone")
@@ -73,13 +78,29 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
-        salvage(node, journal, driver, snapshot)
+        salvage(node, journal, driver, snapshot, before)
         raise
-    node.wait_for_pfs(snapshot.state)
+    try:
+        node.wait_for_pfs(snapshot.state)
+    except WaitTimeout as error:
+        log.warning("%s; restoring the others", error)
+        restore_what_can_be(node, snapshot.state)
+        raise
     journal.note("driver", version=driver.version() or "unknown")
 
 
-def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
+    """What was loaded when the snapshot was taken, and what has been loaded since.
+
+    An auxiliary module that came after a first attempt is taken away by the second one.
+    """
+    names = (*(module for module, _ in snapshot.srcversions), *driver.companions())
+    return tuple(dict.fromkeys(names))
+
+
+def salvage(
+    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, before: tuple[str, ...]
+) -> None:
     """After a failed restart: modules and VFs as they were, on whatever driver runs then.
 
     As far as it goes: what fails here is logged, because the restart's own error is the one to
@@ -88,7 +109,6 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     if not driver.is_loaded():
         return
     log.warning("the restart failed: putting the VFs back on the driver that is loaded")
-    before = tuple(module for module, _ in snapshot.srcversions)
     verbs: tuple[Callable[[], None], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: node.wait_for_pfs(snapshot.state),
@@ -105,6 +125,14 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         journal.note("vfs-back")
 
 
+def restore_what_can_be(node: Node, want: NodeState) -> None:
+    """Beside an error that is going to be raised: the others need not suffer for it."""
+    try:
+        restore(node, want)
+    except (KernelError, RestoreFailed) as error:
+        log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+
+
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
 
@@ -112,13 +140,16 @@ def restore(node: Node, want: NodeState) -> None:
     plan could not be performed or three in a row did not lead there.
     """
     node.given_up.clear()
+    node.made.clear()
     failures: dict[str, None] = {}
+    seen: tuple[str, ...] = ()
     for _ in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
         stages = plan(reachable, have)
         if not stages:
             return
+        seen = _others_work(node, have, before=seen)
         failures |= dict.fromkeys(perform(node, stages))
     reachable, _ = node.reachable(want)
     left = differences(reachable, node.observe())
@@ -128,6 +159,37 @@ def restore(node: Node, want: NodeState) -> None:
             (*failures, *map(str, left)),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
+
+
+def _others_work(node: Node, have: NodeState, *, before: tuple[str, ...]) -> tuple[str, ...]:
+    """A line for each PF whose number of VFs somebody has changed since we set it.
+
+    Once it is said, and planned again. RestoreFailed the second time: two that undo each other's
+    work would do so for ever, and each time every VF of the PF dies.
+    """
+    now = {pf.handle: pf.numvfs for pf in have.pfs}
+    undone = tuple(
+        f"{handle} numvfs: we set it to {count}, and something else made it {now[handle]}"
+        for handle, count in node.made.items()
+        if handle in now and now[handle] != count
+    )
+    node.made.clear()
+    if undone and before:
+        raise RestoreFailed(
+            "something else on this node changes what is being restored, and is not fought",
+            dict.fromkeys((*before, *undone)),
+            hint="the snapshot stays open: find who writes sriov_numvfs (an SR-IOV operator's "
+            "config daemon, a udev rule, a script), stop it, and start again",
+        )
+    for line in undone:
+        log.warning("%s: planned once more, not twice", line)
+    return before + undone
+
+
+def prove(node: Node, journal: Journal, want: NodeState) -> None:
+    """`verify`, with what pods have lost all the same on record."""
+    for each in verify(node, want):
+        journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
 
 
 def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
@@ -167,11 +229,16 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        boot_id=boot_id(),
         kernel=os.uname().release,
         srcversions=driver.modules_loaded(),
         state=state,
     )
+
+
+def boot_id() -> str:
+    """Which boot of the node this is (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def machine_id() -> str:

@@ -87,7 +87,7 @@ def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:
         return "working, nothing on record yet" if alive else "no run on record"
     steps = [phase for phase in last.phases if phase.result in {last.result, "running"}]
     where = f" in {steps[-1].name}" if steps else ""
-    if last.result == "ready":
+    if last.result in {"ready", "terminated"}:
         return "stopped"
     return f"{last.result}{where}"
 

@@ -1,12 +1,14 @@
 """The journal as a report: phases, durations, srcversions, how long the VFs were gone.
 
-Notes that it reads: `run` (mode), `ready`, `failed` (message), `srcversion` (checkpoint, and a
-srcversion a module), `vfs-gone`, `vfs-back`. Anything else on record is left alone.
+Notes that it reads: `run` (mode, driver), `ready`, `terminated`, `failed` (message), `srcversion`
+(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`, `probe` (target, sent, lost, gap,
+at). Anything else is left alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,18 +52,37 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Echoes:
+    """What became of the echoes of a `--probe`: the longest time without an answer began `at`."""
+
+    target: str
+    sent: int
+    lost: int
+    gap: float
+    at: str
+
+
+@dataclass(frozen=True)
 class Run:
-    """One process of the agent: `result` is ready, failed, interrupted, running or cut short."""
+    """One process of the agent.
+
+    `driver` is its version. `result` is ready, terminated, failed, interrupted, running or cut
+    short.
+    """
 
     run: str
     at: str
     mode: str
+    driver: str
     result: str
     message: str
     seconds: float
     phases: tuple[Phase, ...]
     checkpoints: tuple[Checkpoint, ...]
     windows: tuple[Window, ...]
+    drifts: tuple[str, ...] = ()
+    """With WATCH_DRIFT: what changed while it was ready, a line each."""
+    echoes: tuple[Echoes, ...] = ()
 
 
 def report(records: Sequence[Record], *, now: float | None = None) -> tuple[Run, ...]:
@@ -92,19 +113,34 @@ def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
 def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
     first, last = records[0], records[-1]
     notes = {record.name: record for record in records if record.kind == "note"}
+    end = notes.get("ready", last)  # what was noted later happened while it was ready
+    facts = notes["run"].facts if "run" in notes else {}
     phases = tuple(_phases(records, now))
     result, message = _result(notes, phases, alive=now is not None)
     return Run(
         run=first.run,
         at=first.at,
-        mode=notes["run"].facts.get("mode", "") if "run" in notes else "",
+        mode=facts.get("mode", ""),
+        driver=facts.get("driver", ""),
         result=result,
         message=message,
-        seconds=round((now if result == "running" and now else last.clock) - first.clock, 3),
+        seconds=round((now if result == "running" and now else end.clock) - first.clock, 3),
         phases=phases,
         checkpoints=tuple(_checkpoints(records)),
         windows=windows,
+        drifts=tuple(_drifts(records)),
+        echoes=tuple(_echoes(records)),
     )
+
+
+def _drifts(records: Sequence[Record]) -> Iterator[str]:
+    for record in records:
+        facts = record.facts
+        where = f"{record.at}  {facts.get('target', '?')} {facts.get('attribute', '?')}"
+        if record.kind == "note" and record.name == "drift":
+            yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
+        elif record.kind == "note" and record.name == "drift-over":
+            yield f"{where}: as it was"
 
 
 def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -> tuple[str, str]:
@@ -112,6 +148,8 @@ def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -
         return "failed", notes["failed"].facts.get("message", "")
     if "ready" in notes:
         return "ready", ""
+    if "terminated" in notes:
+        return "terminated", ""
     if phases and phases[-1].result in {"failed", "interrupted"}:
         return phases[-1].result, phases[-1].message
     return ("running" if alive else "cut short"), ""
@@ -138,6 +176,15 @@ def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
         if record.kind == "note" and record.name == "srcversion":
             versions = tuple((k, v) for k, v in record.facts.items() if k != "checkpoint")
             yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
+
+
+def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
+    for record in records:
+        if record.kind == "note" and record.name == "probe":
+            facts = record.facts
+            with suppress(KeyError, ValueError):
+                numbers = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
+                yield Echoes(facts["target"], *numbers, facts["at"])
 
 
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
@@ -172,6 +219,14 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
     for window in run.windows:
         yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
+    yield from (f"  drift {visible(line)}" for line in run.drifts)
+    if run.echoes:
+        cells = [
+            (visible(e.target), f"{e.sent:>5}", f"{e.lost:>5}", f"{_for(e.gap):>11}", _time(e.at))
+            for e in run.echoes
+        ]
+        headers = ("echoes to", " sent", " lost", "longest gap", "from")
+        yield from table(headers, cells, screen, indent="  ")
     if run.message:
         yield from (f"  {visible(line)}" for line in run.message.splitlines())
 
@@ -202,7 +257,7 @@ def _for(seconds: float | None) -> str:
 
 
 def _time(at: str) -> str:
-    return at.partition("T")[2].removesuffix("Z")
+    return at.partition("T")[2].removesuffix("Z").removesuffix("+00:00")
 
 
 def _date(at: str) -> str:

@@ -17,6 +17,7 @@ from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
+    from nodeagent.probes import Probe
     from nodeagent.render import Cell
     from nodeagent.sriov.actions import Stage
     from nodeagent.sriov.model import NodeState, Snapshot
@@ -46,6 +47,12 @@ class Call:
 output = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", help="For people or programs."
 )
+page = click.option(
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    help="For people, programs or documents.",
+)
 snapshot_file = click.option(
     "--snapshot",
     "source",
@@ -56,10 +63,30 @@ foreign = click.option("--foreign", is_flag=True, help="Accept a snapshot of ano
 mode = click.Choice(settings.MODES)
 
 
+def _probes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> list[Probe]:
+    from nodeagent.probes import Probe
+
+    try:
+        return [Probe.parse(text) for text in given]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+probe = click.option(
+    "--probe",
+    "watched",
+    metavar="ADDRESS[@POD|@PATH]",
+    multiple=True,
+    callback=_probes,
+    help="Send echoes from start to end, from here, from a pod (UID) or a network namespace.",
+)
+
+
 @click.command("run")
 @click.argument("mode", type=click.Choice((*settings.MODES, settings.BUILD_MODE)))
+@probe
 @click.pass_obj
-def run(call: Call, mode: str) -> int:
+def run(call: Call, mode: str, watched: list[Probe]) -> int:
     """Reload if needed, restore, verify, be ready, stay.
 
     The agent's whole life, in the place of the driver container's entrypoint. `sources` has the
@@ -73,13 +100,30 @@ def run(call: Call, mode: str) -> int:
 
     if mode == settings.BUILD_MODE:
         return agent.build(call.settings())
-    return agent.run(mode, call.settings(), call.log_format)
+    return agent.run(mode, call.settings(), call.log_format, watched)
+
+
+@click.command("terminate")
+@click.option("--lock-fd", type=click.IntRange(min=0), hidden=True)
+@click.option("--since", type=float, hidden=True)
+@click.pass_obj
+def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
+    """End in order: flag, udev rule and mounts; the host's driver.
+
+    What `run` becomes on SIGTERM once it is ready. By hand: what a pod that was killed has left.
+    The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    from nodeagent import agent
+
+    agent.terminate(call.settings(), lock_fd, since)
 
 
 @click.command("reload")
 @click.argument("mode", type=mode, default="precompiled")
+@probe
 @click.pass_obj
-def reload(call: Call, mode: str) -> None:
+def reload(call: Call, mode: str, watched: list[Probe]) -> None:
     """The same once, without staying.
 
     Reloads only if the loaded driver is not the installed one, or if an earlier reload has not
@@ -87,7 +131,7 @@ def reload(call: Call, mode: str) -> None:
     """
     from nodeagent import agent
 
-    agent.reload_once(mode, call.settings())
+    agent.reload_once(mode, call.settings(), watched)
 
 
 @click.command("snapshot")
@@ -143,7 +187,7 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
         want = (_chosen(source, loaded, or_last=False) or _taken(loaded)).state
         have = reloaded(want)
     else:
-        wanted = _needed(source, loaded)
+        wanted = _reachable(_needed(source, loaded), loaded)
         now = _observed(loaded, wanted)
         want, have = wanted.state, now.state
     _write_plan(plan(want, have), want, have, output)
@@ -165,7 +209,7 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     from nodeagent.sriov.plan import plan
 
     loaded = call.settings()
-    wanted = _needed(source, loaded)
+    wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
     stages = plan(wanted.state, now.state)
     if not dry_run:
@@ -188,7 +232,7 @@ def verify(call: Call, source: str | None, output: str) -> int:
     from nodeagent.sriov.differences import differences
 
     loaded = call.settings()
-    wanted = _needed(source, loaded)
+    wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted)
     found = differences(wanted.state, now.state)
     if output == "json":
@@ -227,7 +271,7 @@ def status(call: Call, output: str) -> int:
 
 @click.command("timeline")
 @click.option("--last", type=click.IntRange(min=1), default=1, metavar="N", help="The last N runs.")
-@output
+@page
 @click.pass_obj
 def timeline(call: Call, last: int, output: str) -> None:
     """Phases of the last runs, srcversions, how long the VFs were gone."""
@@ -243,6 +287,10 @@ def timeline(call: Call, last: int, output: str) -> None:
     runs = timeline.report(journal.records(), now=now)[-last:]
     if output == "json":
         write_json([asdict(run) for run in runs])
+    elif output == "markdown":
+        from nodeagent import chronicle
+
+        write_lines(chronicle.lines(runs, loaded.driver_module))
     elif runs:
         write_lines(timeline.lines(runs, screen(loaded)))
     else:
@@ -250,12 +298,18 @@ def timeline(call: Call, last: int, output: str) -> None:
 
 
 @click.command("settings")
-@output
+@page
 @click.pass_obj
 def show_settings(call: Call, output: str) -> None:
-    """Every environment variable: its value now, and why it is there."""
+    """Every environment variable: its value now, and why it is there.
+
+    As markdown: the table of the README, with the defaults, whatever is set here.
+    """
     from nodeagent.render import Marked, table
 
+    if output == "markdown":
+        write_lines(settings.page())
+        return
     loaded = call.settings()
     rows: list[tuple[Cell, ...]] = []
     plain = []
@@ -276,7 +330,7 @@ def show_settings(call: Call, output: str) -> None:
         write_lines(table(headers, rows, screen(loaded)))
 
 
-ALL = (run, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
@@ -317,6 +371,16 @@ def _needed(source: str | None, loaded: Settings) -> Snapshot:
             hint="`nodeagent snapshot -o FILE` takes one; --snapshot FILE uses it",
         )
     return found
+
+
+def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
+    """The same without what belongs into pods that are gone: they are named on stderr."""
+    from nodeagent import agent
+
+    reachable, left = agent.reachable(wanted, loaded)
+    for each in left:
+        click.echo(f"note: {each}", err=True)
+    return reachable
 
 
 def _content(source: str) -> bytes:

@@ -11,16 +11,17 @@ from typing import Final, NoReturn
 import click
 
 from nodeagent import logs, settings
-from nodeagent.cli import cluster, commands, diagnosis, report
+from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
-from nodeagent.cli.probe import probe
 from nodeagent.errors import DIFFERS, USAGE, AgentError
 
 SOFTWARE: Final = 70
 """A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
 INTERRUPTED: Final = 130
 TROUBLE: Final = 2
+THE_AGENT: Final = ("run", "terminate", "sidecar")
+"""Their errors are lines of the container's log, and their status is 0 or 1."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in (*commands.ALL, preflight, probe, *cluster.ALL, *diagnosis.ALL):
+for _command in (*commands.ALL, preflight, *pod.ALL, *cluster.ALL, *diagnosis.ALL):
     nodeagent.add_command(_command)
 cluster.node.add_command(report.report)
 
@@ -61,7 +62,7 @@ def main() -> NoReturn:
 def status_of(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit status."""
     call = commands.Call()
-    if arguments and arguments[0] in settings.MODES:
+    if arguments and arguments[0] in (*settings.MODES, settings.BUILD_MODE):
         arguments = ("run", *arguments)  # the driver container's own argument list
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)
@@ -81,14 +82,14 @@ def status_of(arguments: Sequence[str]) -> int:
 
 def _failed(call: commands.Call, status: int) -> int:
     """The driver container's contract knows 0 and 1; verify's 1 means that something differs."""
-    if call.command == "run":
+    if call.command in THE_AGENT:
         return DIFFERS
     return max(status, TROUBLE) if call.command == "verify" else status
 
 
 def _say(call: commands.Call, error: AgentError) -> None:
     """One message and one hint: a line of the agent's log, or two lines for whoever typed it."""
-    if call.command == "run" or call.log_format == "json":
+    if call.command in THE_AGENT or call.log_format == "json":
         call.configure_logs()
         hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""
         extra = {"hint": error.hint} if error.hint and call.log_format == "json" else {}

@@ -76,10 +76,11 @@ def _vfs(loaded: Settings) -> Iterable[str]:
     wanted = journal.open_snapshot() or journal.last_snapshot()
     if wanted is None:
         return ["no snapshot: no reload has begun on this node"]
+    wanted, left = agent.reachable(wanted, loaded)
     found = differences(wanted.state, agent.take_snapshot(loaded).state)
     state = wanted.state
     same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
-    return [str(each) for each in found] or [same]
+    return [*map(str, left), *([str(each) for each in found] or [same])]
 
 
 def _device_plugin(client: Client, loaded: Settings, name: str) -> Iterable[str]:

@@ -43,6 +43,22 @@ def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) ->
         modules.load(module, settings.driver_root, tree=HOST)
 
 
+def insert_old(module: str, srcversion: str, root: Path) -> None:
+    """Load the build of before from wherever it still lies below lib/modules, if it does.
+
+    The packages install beside the kernel's own tree, and kmod then sees their module only.
+    """
+    path = modules.find(module, root / "lib/modules" / os.uname().release, srcversion)
+    if path is None:
+        log.warning("the %s of before, %s, is nowhere on disk any more", module, srcversion)
+        return
+    log.warning("loading the %s of before from %s", module, path)
+    try:
+        modules.insert(path)
+    except KernelError as error:
+        log.warning("%s", error.message)
+
+
 def send_away(settings: Settings, sysfs: Path) -> None:
     """Unload what holds the stack and may go. KernelError when one does not: see its holders."""
     going = set(settings.auxiliary_modules)

@@ -42,6 +42,14 @@ class SrcVersions:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a pod, known by its UID, loses for good with a reload."""
+
+    pod: str
+    what: str
+
+
+@dataclass(frozen=True)
 class NicDriver:
     """The driver that DRIVER_MODULE names, and its stack. `mode`: sources or precompiled."""
 
@@ -71,26 +79,35 @@ class NicDriver:
         """
         return not self._wrong()
 
-    def check_reload_is_safe(self) -> None:
+    def check_reload_is_safe(self) -> tuple[Loss, ...]:
         """Raise PreflightFailed, before anything is touched, when something blocks the reload.
 
-        What does not block is logged. With nothing to reload there is nothing to look at.
+        What does not block is logged. With nothing to reload there is nothing to look at. Returns
+        what pods will lose for good.
         """
         if self.loaded_is_installed():
-            return
+            return ()
         # it looks at every process, with psutil, which `status` need not load
         from nodeagent.driver import preflight  # noqa: PLC0415
 
         look = preflight.Look(self.settings, self.sysfs, self.proc)
-        preflight.enforce(look.findings())
+        findings = look.findings()
+        preflight.enforce(findings)
+        return tuple(
+            Loss(uid, f"{found.what}; {found.why}") for found in findings for uid in found.pods
+        )
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         """The modules that a reload takes away and must bring again, with their srcversions."""
         known = {each.module: each.loaded for each in self.srcversions()}
-        names = (*self._modules(), *self._auxiliary())
-        loaded = [name for name in names if modules.is_loaded(name, self.sysfs)]
+        loaded = self.companions()
         texts = (known.get(n) or modules.loaded_srcversion(n, self.sysfs) for n in loaded)
         return tuple((name, text or "none") for name, text in zip(loaded, texts, strict=True))
+
+    def companions(self) -> tuple[str, ...]:
+        """The same by name alone: the stack's modules and the auxiliary ones that are loaded."""
+        names = (*self._modules(), *self._auxiliary())
+        return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
 
     def ensure_restarted(self) -> None:
         """Return when the kernel runs what is on disk; restart the stack if it does not.
@@ -114,7 +131,7 @@ class NicDriver:
                 try:
                     said = openibd.restart(self.settings, self.stop)
                 finally:
-                    self._bring_back()
+                    self._bring_back(before[1])
         except WaitTimeout as error:
             if self._wrong(before[0]):
                 error.hint = self._what_now()
@@ -136,10 +153,12 @@ class NicDriver:
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
+        hosts = self.is_loaded() and self._wrong() and neighbours.has_host_tree(self.settings)
         failed = []
         for module in wanted:
             try:
-                modules.load(module, self.settings.driver_root)
+                tree = neighbours.HOST if hosts else None
+                modules.load(module, self.settings.driver_root, tree=tree)
             except KernelError as error:
                 failed.append(error.message)
         if failed:
@@ -165,8 +184,8 @@ class NicDriver:
                 return ethtool.driver_version(path.name)
         return ""
 
-    def _bring_back(self) -> None:
-        """Rather any driver than none: the installed one, else the host's own."""
+    def _bring_back(self, before: Iterable[SrcVersions]) -> None:
+        """Rather any driver than none: the installed one, the host's own, the one of before."""
         driver, root = self.settings.driver_module, self.settings.driver_root
         trees = [None] + ([neighbours.HOST] if neighbours.has_host_tree(self.settings) else [])
         for tree in trees:
@@ -178,6 +197,9 @@ class NicDriver:
                 modules.load(driver, root, tree=tree)
             except AgentError as error:
                 log.warning("%s", error.message)
+        old = next((each.loaded for each in before if each.module == driver), None)
+        if old and not self.is_loaded():
+            neighbours.insert_old(driver, old, root)
 
     def _judge(
         self, before: tuple[frozenset[str], tuple[SrcVersions, ...]], said: Finished

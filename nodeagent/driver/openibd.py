@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import process
@@ -21,6 +22,10 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 _SCRIPT = "/etc/init.d/openibd"
+_CONTROL = "/usr/sbin/mlnxofedctl"
+
+RESERVE: Final = 20.0
+"""Seconds of the grace period that are kept back: to kill openibd, and to load a driver by hand."""
 
 
 def script(settings: Settings) -> Path:
@@ -88,16 +93,49 @@ def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
     """Run `openibd restart` to its end, its output going to the log line by line.
 
     Minutes on a large machine. On a stop it is left to finish first, because between its unload
-    and its load the node has no driver; Stopped is raised afterwards. Only RESTART_TIMEOUT kills
-    it: WaitTimeout.
+    and its load the node has no driver; Stopped is raised afterwards. It is killed after
+    RESTART_TIMEOUT (WaitTimeout), or when the grace period is nearly over: so that whoever killed
+    it can still load a driver before the container is.
     """
     return process.run(
         process.in_root(settings.driver_root, [_SCRIPT, "restart"]),
         timeout=settings.restart_timeout,
         stop=stop,
-        patient=True,
+        patience=time_left(settings, stop),
         on_line=_log_line,
     )
+
+
+def time_left(settings: Settings, stop: StopSignal | None) -> float:
+    """Seconds of the grace period that a restart may use, counted from the first signal."""
+    elapsed = 0.0 if stop is None else stop.elapsed
+    return max(0.0, settings.grace_period - elapsed - RESERVE)
+
+
+def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
+    """Run `mlnxofedctl --alt-mods force-restart`: openibd, with the host's own modules.
+
+    A stop that has come already is what this is done for; `stop` is the next one, and does not
+    cut it short either. WaitTimeout when the grace period is nearly over.
+    """
+    seconds = time_left(settings, stop)
+    return process.run(
+        process.in_root(settings.driver_root, [_CONTROL, "--alt-mods", "force-restart"]),
+        timeout=seconds,
+        stop=stop,
+        patience=seconds,
+        on_line=_log_line,
+    )
+
+
+def check_inbox(settings: Settings) -> None:
+    """UnavailableError when there is no mlnxofedctl, as on a host without the driver's packages."""
+    path = settings.driver_root / _CONTROL[1:]
+    if not os.access(path, os.X_OK):
+        raise UnavailableError(
+            f"cannot put the host's own driver back: there is no {path}, or it cannot be executed",
+            hint="the driver's packages bring it (ofed-scripts)",
+        )
 
 
 def _log_line(line: str) -> None:

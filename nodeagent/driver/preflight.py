@@ -18,8 +18,11 @@ from nodeagent.driver.neighbours import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
 from nodeagent.kernel.modules import Loaded
+from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
+from nodeagent.sriov import inside
+from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class Finding:
     why: str
     remedy: str
     blocks: bool
+    pods: tuple[str, ...] = ()
+    """UIDs of the pods that lose something for good."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,10 @@ class Look:
     @property
     def _strict(self) -> bool:
         return not self.settings.skip_preflight
+
+    @property
+    def _keeps_pods(self) -> bool:
+        return self.settings.pod_losses == "block"
 
     def _installed(self) -> Iterator[Finding]:
         settings = self.settings
@@ -204,7 +213,8 @@ class Look:
                 str(user),
                 "openibd refuses to unload the driver while RDMA devices are open",
                 f"end it (kill {user.pid}), or drain the node",
-                blocks=self._strict,
+                blocks=self._strict or (bool(user.pod) and self._keeps_pods),
+                pods=_pods([user]),
             )
         for user in users.of_interfaces(self._interfaces(), self.proc):
             yield Finding(
@@ -245,30 +255,71 @@ class Look:
         """VFs that somebody has: a virtual machine, a userspace driver, a pod."""
         tree = Sysfs(self.sysfs)
         driver = self.settings.driver_module
+        unseen: dict[tuple[str, str], str] = {}
         for bus, pf in tree.physical_functions(driver):
-            given, away = [], []
+            given, holders = [], []
             for index, vf in sorted(tree.functions(bus, pf).items()) if bus == "pci" else ():
                 bound = tree.driver(bus, vf)
                 if bound in _PASSED_THROUGH:
-                    given.append(f"{index} ({vf}, {bound}{self._group_user(bus, vf)})")
+                    users_of_it = self._group_users(bus, vf)
+                    said = "".join(f", {user}" for user in users_of_it)
+                    given.append(f"{index} ({vf}, {bound}{said})")
+                    holders += users_of_it
                 elif bound == driver and not tree.interfaces(bus, vf) and not self._is_ib(bus, vf):
-                    away.append(f"{index} ({vf})")
+                    unseen[bus, vf] = f"{bus}/{pf} vf {index} ({vf})"
             if given:
                 yield Finding(
                     "vfs",
                     f"{bus}/{pf}: given to virtual machines or userspace drivers: VF "
                     + ", ".join(given),
                     "the VF vanishes under its user; a guest or a DPDK process loses its device",
-                    "drain the node first",
-                    blocks=self._strict,
+                    "drain the node first, or accept it: POD_LOSSES=accept",
+                    blocks=self._strict or (bool(holders) and self._keeps_pods),
+                    pods=_pods(holders),
                 )
-            if away:
+        yield from self._in_namespaces(unseen)
+
+    def _in_namespaces(self, away: Mapping[tuple[str, str], str]) -> Iterator[Finding]:
+        """VFs (by bus and device) whose interface is not here: those that can't be put back."""
+        found = inside.locate(Namespaces(self.proc), away) if away else {}
+        if self.settings.pod_interfaces == "report":
+            for device, namespace in found.items():
                 yield Finding(
-                    "vfs",
-                    f"{bus}/{pf}: in another network namespace, a pod's: VF " + ", ".join(away),
-                    "the pod loses its interface, and it is not put back into the pod",
-                    "drain the node first, or start those pods again afterwards",
+                    "pods",
+                    f"{away[device]} is in {namespace}",
+                    "with POD_INTERFACES=report the pod's interface is not put back",
+                    "set POD_INTERFACES=restore, or start those pods again afterwards",
                     blocks=self._strict,
+                    pods=(namespace.pod,) if namespace.pod else (),
+                )
+        if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
+            yield from self._rdma_devices(away, found)
+        if lost := [title for device, title in away.items() if device not in found]:
+            yield Finding(
+                "pods",
+                f"in a network namespace that can't be seen: {', '.join(lost)}",
+                "the pod loses its interface, and it can't be put back",
+                "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
+                "node first; or accept it: POD_LOSSES=accept",
+                blocks=self._strict or self._keeps_pods,
+            )
+
+    def _rdma_devices(
+        self, away: Mapping[tuple[str, str], str], found: Mapping[tuple[str, str], Namespace]
+    ) -> Iterator[Finding]:
+        """In exclusive mode an RDMA device is in one namespace, like an interface.
+
+        Its directory is there whatever namespace it is in; its name is not.
+        """
+        for device, namespace in found.items():
+            if (Sysfs(self.sysfs).device(*device) / "infiniband").is_dir():
+                yield Finding(
+                    "pods",
+                    f"the RDMA device of {away[device]} is in {namespace} (exclusive mode)",
+                    "it comes back in the host's namespace, and is not put back into the pod",
+                    "start that pod again afterwards, or accept it: POD_LOSSES=accept",
+                    blocks=self._strict or self._keeps_pods,
+                    pods=(namespace.pod,) if namespace.pod else (),
                 )
 
     def _uplink(self) -> Iterator[Finding]:
@@ -281,10 +332,10 @@ class Look:
                 yield Finding(
                     "uplink",
                     f"{link.interface} on {', '.join(on)} is {link.reason}",
-                    "the node is cut off while the driver is away, and its addresses and routes "
-                    "there are the network manager's to put back"
+                    "the node is cut off while the driver is away; its addresses and routes there "
+                    "are put back with the VFs, what a DHCP client or a VPN keeps in memory is not"
                     + ("; ALLOW_UPLINK_RELOAD=true allows it" if allowed else ""),
-                    "reload it from the console with ALLOW_UPLINK_RELOAD=true",
+                    "set ALLOW_UPLINK_RELOAD=true, and have a console at hand",
                     blocks=not allowed,
                 )
 
@@ -326,12 +377,11 @@ class Look:
         layers = Sysfs(self.sysfs).device(bus, device).glob("infiniband/*/ports/*/link_layer")
         return any(_text(path) == "InfiniBand" for path in layers)
 
-    def _group_user(self, bus: str, device: str) -> str:
-        """Who has the function's IOMMU group open, in words."""
+    def _group_users(self, bus: str, device: str) -> list[users.User]:
+        """Who has the function's IOMMU group open."""
         group = Sysfs(self.sysfs).device(bus, device) / "iommu_group"
         wanted = str(self.dev / "vfio" / group.resolve().name)
-        found = [user for user in self._vfio_users if wanted in user.holds]
-        return "".join(f", {user}" for user in found)
+        return [user for user in self._vfio_users if wanted in user.holds]
 
     @cached_property
     def _vfio_users(self) -> tuple[users.User, ...]:
@@ -359,6 +409,10 @@ def enforce(findings: Iterable[Finding]) -> None:
             "\n".join(["the driver is not reloaded, nothing was touched:", *lines]),
             hint="; ".join(dict.fromkeys(each.remedy for each in blocking if each.remedy)),
         )
+
+
+def _pods(found: Iterable[users.User]) -> tuple[str, ...]:
+    return tuple(sorted({user.pod for user in found if user.pod}))
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from nodeagent.kernel.cgroup import pod_and_container
+
 # include/linux/proc_ns.h: PROC_PID_INIT_INO, the inode of the host's own PID namespace.
 _HOST_PIDS = "pid:[4026531836]"
-
-# A kubelet's cgroup: .../kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope, where the
-# systemd driver writes the uid's "-" as "_".
-_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
-_CONTAINER = re.compile(r"([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class User:
-    """A process, what of ours it holds, and the container or pod it runs in ("" for none)."""
+    """A process, what of ours it holds, and the pod (its UID) and container it runs in, or ""."""
 
     pid: int
     name: str
     holds: tuple[str, ...]
-    where: str
+    pod: str = ""
+    container: str = ""
 
     def __str__(self) -> str:
-        place = f" in {self.where}" if self.where else ""
+        parts = [f"pod {self.pod}"] if self.pod else []
+        parts += [f"container {self.container}"] if self.container else []
+        place = f" in {', '.join(parts)}" if parts else ""
         return f"{self.name} (pid {self.pid}{place}) holds {', '.join(self.holds)}"
 
 
@@ -76,7 +75,8 @@ def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[Use
                 name = process.name()
             except psutil.NoSuchProcess:
                 continue
-            yield User(process.pid, name, tuple(held), _where(proc / str(process.pid)))
+            place = pod_and_container(proc / str(process.pid))
+            yield User(process.pid, name, tuple(held), *place)
 
 
 def _open_files(process: Path) -> Iterator[str]:
@@ -90,14 +90,3 @@ def _open_files(process: Path) -> Iterator[str]:
             yield str(entry.readlink()).removesuffix(" (deleted)")
         except OSError:
             continue
-
-
-def _where(process: Path) -> str:
-    try:
-        text = (process / "cgroup").read_text()
-    except OSError:
-        return ""
-    pod, container = _POD.search(text), _CONTAINER.search(text)
-    parts = [f"pod {pod[1].replace('_', '-')}"] if pod else []
-    parts += [f"container {container[1][:12]}"] if container else []
-    return ", ".join(parts)

@@ -346,20 +346,39 @@ class StopSignal:
     """SIGTERM and SIGINT as an event source: readable for good once one has come.
 
     Only the main thread can enter it (signal(2) handlers in Python run there). `requested` says
-    whether a signal has come; drain() then raises Stopped, each time. A second signal changes
-    nothing; the third exits the process at once with status 1. The old handlers are back on exit.
+    whether a signal has come; drain() then raises Stopped, each time. The first signal ends the
+    start, the second the termination (after `again`), the third exits the process at once with
+    status 1. The old handlers are back on exit.
+
+    `since` is when the first one came, a reading of CLOCK_MONOTONIC: given when that was another
+    process's to take, before this one began to terminate.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
-        self._count = 0
+    def __init__(self, *, since: float | None = None) -> None:
+        self._since = since
+        self._count = 0 if since is None else 1
+        self._ending = self._count
         self._companion: Watch | None = None
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come."""
-        return self._count > 0
+        """True once a signal has come; while terminating, once another one has."""
+        return self._count > self._ending
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first signal; 0 when none has come."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def again(self) -> None:
+        """From here on the termination runs: only a signal beyond the first ends that."""
+        self._ending = 1
+        with suppress(BlockingIOError):
+            os.read(self._read_end, 4096)
+        if self.requested:  # it came before that read, or in the middle of it
+            os.write(self._write_end, b"!")
 
     def fileno(self) -> int:
         """An epoll of the pipe that the handlers write to, and of the companion."""
@@ -413,6 +432,8 @@ class StopSignal:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._count += 1
+        if self._since is None:
+            self._since = time.monotonic()
         if self._count >= 3:
             os._exit(1)
         # drain() may just have read the byte of the wakeup descriptor: stay readable for good.

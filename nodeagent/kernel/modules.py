@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -189,6 +190,35 @@ def unload(module: str, root: Path = Path("/")) -> None:
 def installed_field(module: str, field: str, root: Path = Path("/")) -> str:
     """One field of modinfo(8): vermagic, signer, depends; "" when the module has none."""
     return _modinfo(module, field, root)
+
+
+def find(module: str, below: Path, srcversion: str | None = None) -> Path | None:
+    """A file of the module below a directory, packed or not; with a srcversion, one of that build.
+
+    For modules that modprobe does not see: it loads one of each name.
+    """
+    pattern = re.compile(rf"{module.replace('_', '[-_]')}\.ko(\.(xz|gz|zst))?")
+    for directory, _, names in os.walk(below):
+        for path in (Path(directory, name) for name in sorted(names) if pattern.fullmatch(name)):
+            if srcversion is None or field_of_file(path, "srcversion") == srcversion:
+                return path
+    return None
+
+
+def field_of_file(path: Path, field: str) -> str:
+    """One field of modinfo(8) of a file; "" when it has none, or is no module."""
+    done = process.run(
+        ["modinfo", "-F", field, str(path)], timeout=_MODINFO_TIMEOUT, only_looks=True
+    )
+    return done.output.strip() if done.returncode == 0 else ""
+
+
+def insert(path: Path) -> None:
+    """Load a module from a file (insmod(8)), after what it needs; KernelError when it fails."""
+    for need in field_of_file(path, "depends").split(","):
+        if need:
+            load(need)
+    _changed(["insmod", str(path)], Path("/"), f"cannot load the module {path}")
 
 
 def _directory(module: str, sysfs: Path) -> Path:

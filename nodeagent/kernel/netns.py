@@ -18,13 +18,14 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.sriov.namespaces import Holder, Namespace
 
 CLONE_NEWNET: Final = 0x40000000
@@ -33,10 +34,6 @@ SOFTWARE: Final = 70
 
 _NET = re.compile(r"net:\[(\d+)\]")
 _OCTAL = re.compile(r"\\([0-7]{3})")
-# A kubelet's cgroup: .../kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope, where the
-# systemd driver writes the uid's "-" as "_".
-_POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
-_CONTAINER = re.compile(r"([0-9a-f]{64})")
 
 
 class NamespaceGone(KernelError):
@@ -49,9 +46,13 @@ class Namespaces:
 
     proc: Path = Path("/proc")
 
-    def own(self) -> int:
-        """The inode of the namespace that this process is in."""
-        return (self.proc / "self/ns/net").stat().st_ino
+    def own(self) -> int | None:
+        """The inode of the namespace that this process is in; None where it can't be told."""
+        try:
+            match = _NET.fullmatch(str((self.proc / "self/ns/net").readlink()))
+        except OSError:
+            return None
+        return int(match[1]) if match else None
 
     def scan(self) -> dict[int, tuple[Holder, ...]]:
         """Every other namespace that is seen, by inode, and who holds it: processes, then mounts.
@@ -65,8 +66,7 @@ class Namespaces:
                 found.setdefault(inode, []).append(Holder(pid, started))
         for path, inode in self._mounts():
             found.setdefault(inode, []).append(Holder(mount=path))
-        found.pop(self.own(), None)
-        return {inode: tuple(holders) for inode, holders in found.items()}
+        return self._others(found)
 
     def scan_files(self, wanted: int | None = None) -> dict[int, tuple[Holder, ...]]:
         """The same for namespaces that processes merely have open (proc_pid_fd(5)): dear, so last.
@@ -80,8 +80,11 @@ class Namespaces:
                 ours = path.parts[-3] == str(os.getpid())
                 if match and wanted in {None, int(match[1])} and not ours:
                     found.setdefault(int(match[1]), []).append(Holder(mount=str(path)))
-        found.pop(self.own(), None)
-        return {inode: tuple(holders) for inode, holders in found.items()}
+        return self._others(found)
+
+    def _others(self, found: Mapping[int, Sequence[Holder]]) -> dict[int, tuple[Holder, ...]]:
+        own = self.own()
+        return {inode: tuple(holders) for inode, holders in found.items() if inode != own}
 
     def described(self, fd: int, holders: tuple[Holder, ...]) -> Namespace:
         """The open namespace as a value, with its process, pod and container if told."""
@@ -92,14 +95,9 @@ class Namespaces:
         pid = next((holder.pid for holder in holders if holder.pid is not None), None)
         if pid is None:
             return bare
-        text = _text(self.proc / str(pid) / "cgroup")
-        pod, container = _POD.search(text), _CONTAINER.search(text)
-        return replace(
-            bare,
-            process=_text(self.proc / str(pid) / "comm"),
-            pod=pod[1].replace("_", "-") if pod else "",
-            container=container[1][:12] if container else "",
-        )
+        pod, container = pod_and_container(self.proc / str(pid))
+        name = _text(self.proc / str(pid) / "comm")
+        return replace(bare, process=name, pod=pod, container=container)
 
     def boot(self) -> str:
         """The boot that namespaces are told apart in."""

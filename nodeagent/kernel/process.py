@@ -32,7 +32,13 @@ _LONGEST_LINE = 64 * 1024  # bytes; what comes without a newline is cut here
 
 # Which package has a command that a minimal image may lack.
 _PACKAGES = {"modinfo": "kmod", "modprobe": "kmod", "depmod": "kmod", "rmmod": "kmod"}
-_PACKAGES |= {"chroot": "coreutils", "rpm": "rpm", "dpkg": "dpkg", "dpkg-deb": "dpkg"}
+_PACKAGES |= {
+    "insmod": "kmod",
+    "chroot": "coreutils",
+    "rpm": "rpm",
+    "dpkg": "dpkg",
+    "dpkg-deb": "dpkg",
+}
 
 # ECMA-48: CSI sequences (colours, cursor), OSC strings, and two-byte escapes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -64,7 +70,7 @@ def run(
     *,
     timeout: float,
     stop: StopSignal | None = None,
-    patient: bool = False,
+    patience: float = 0.0,
     on_line: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
     only_looks: bool = False,
@@ -73,8 +79,9 @@ def run(
 
     `timeout` is in seconds: past it the command's process group gets SIGTERM, 5 s later SIGKILL,
     and WaitTimeout is raised. On a stop the group is ended in the same way and Stopped is raised;
-    a `patient` run is left to finish within its timeout first (a driver restart must not be
-    killed between its unload and its load). Nothing is started once a stop was requested.
+    with `patience` it is first left to finish for that many seconds, within its timeout (a driver
+    restart must not be killed between its unload and its load). Nothing is started once a stop was
+    requested.
     `on_line` gets each line of either stream, cleaned, as it comes; `env` replaces the environment.
     What the command left running in the background is not waited for. One that `only_looks` changes
     nothing and is no trace point.
@@ -89,15 +96,17 @@ def run(
     if not only_looks:
         point("run", argv)
     with _Child(argv, on_line, env) as child:
-        if patient:
+        if patience:
             point("runs", argv)
         try:
             has_ended = child.follow(deadline, stop)
         except Stopped:
-            if patient:
-                log.info("asked to stop: letting %s finish first", shlex.join(argv))
-            if not (patient and child.follow(deadline)):
-                child.end()
+            if patience > 0:
+                log.info(
+                    "asked to stop: letting %s finish first, for %.0f s", shlex.join(argv), patience
+                )
+            if not (patience > 0 and child.follow(min(deadline, time.monotonic() + patience))):
+                log.warning("%s ended by us: %s", shlex.join(argv), child.end())
             raise
         if not has_ended:
             raise WaitTimeout(f"{shlex.join(argv)} to end", [child.end()], timeout)

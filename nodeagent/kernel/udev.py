@@ -47,3 +47,13 @@ def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
     """
     began = (run / "data" / f"n{ifindex}").exists()
     return began and not (run / "queue").exists() and not is_initialized(ifindex, run)
+
+
+def property_of(ifindex: int, name: str, run: Path = _RUN) -> str:
+    """A property of a network device in udev's database (`E:NAME=value`), "" for none."""
+    try:
+        entry = (run / "data" / f"n{ifindex}").read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    found = [line for line in entry.splitlines() if line.startswith(f"E:{name}=")]
+    return found[-1].partition("=")[2] if found else ""

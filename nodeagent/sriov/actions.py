@@ -228,12 +228,13 @@ class MoveVf:
 
 @dataclass(frozen=True)
 class InPod:
-    """Ensure something in the network namespace that a VF's interface is in."""
+    """Ensure something in the network namespace that a VF's interface is in, there as `name`."""
 
     pf: DeviceHandle
     index: int
     namespace: Namespace
-    action: SetLink | SetEthtool | AddStacked
+    name: str
+    action: SetLink | SetEthtool | SetSysctls | AddStacked
 
 
 Action = (

@@ -120,6 +120,7 @@ def _namespace(plain: Any) -> Namespace:
         pod=fields.maybe("pod", _string) or "",
         container=fields.maybe("container", _string) or "",
         stack=fields.maybe("stack", stack_from_plain) or Stack(),
+        sysctls=fields.maybe("sysctls", _sysctls) or (),
     )
 
 

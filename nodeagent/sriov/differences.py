@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from nodeagent.sriov import sysctls
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.plan_pods import things_of
+from nodeagent.sriov.plan_pods import new_names, things_of
 from nodeagent.sriov.plan_stack import is_there, owners_of
 from nodeagent.sriov.stack import (
     Address,
@@ -23,6 +23,7 @@ from nodeagent.sriov.stack import (
     Stack,
     Stacked,
     devices_of,
+    renamed,
 )
 
 
@@ -110,6 +111,10 @@ def _inside_differences(
         yield Difference(target, "namespace", place, now)
         return
     yield from _netdev_differences(target, want.inside.netdev, have.inside.netdev)
+    for (key, value), is_now in sysctls.differing(
+        want.inside.netdev, have.inside.netdev, place, now
+    ):
+        yield Difference(target, f"net.{key}", value, is_now)
 
 
 def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
@@ -167,12 +172,17 @@ def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Differe
     """The same inside of namespaces that both have; the others' interfaces are told already."""
     for namespace in want.namespaces:
         there: dict[tuple[object, ...], Stacked] = {}
+        defaults = namespace.sysctls
         if namespace in have.namespaces:
+            names = new_names(want, have, namespace.inode)
             stack = have.namespace(namespace.inode).stack
-            there = {place(thing): thing for thing in stack.things()}
+            things = (renamed(thing, names) for thing in stack.things())
+            there = {place(thing): thing for thing in things}
+            defaults = have.namespace(namespace.inode).sysctls
+        present = {thing: thing for thing in there.values()}
         for thing, owner in things_of(want, namespace.inode).items():
             now = there.get(place(thing), "missing")
-            if owner is not None and now != thing:
+            if owner is not None and not is_there(thing, present, defaults):
                 dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
                 yield Difference(f"{dev} in {namespace}", type(thing).__name__.lower(), thing, now)
 

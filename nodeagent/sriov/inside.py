@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
-from nodeagent.kernel.rtnl import Link, Rtnl
+from nodeagent.kernel.rtnl import Change, Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
-from nodeagent.sriov.model import Inside, Netdev, Setting
+from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,44 @@ log = logging.getLogger(__name__)
 Device = tuple[str, str]
 """Bus and name."""
 
-MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]]], Netdev]
+MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], tuple[Sysctl, ...]], Netdev]
+"""From a link, ethtool settings by ifindex, and the sysctls that interfaces start with."""
+
+
+class RememberingRtnl(Rtnl):
+    """Knows the links from one change to the next: who sets a VF up looks several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[int, Link] | None = None
+
+    def links(self) -> dict[int, Link]:
+        """As they were after the last change."""
+        if self._known is None:
+            self._known = super().links()
+        return self._known
+
+    def change(self, changes: Sequence[Change]) -> list[OSError | None]:
+        """Then they are different."""
+        self.forget()
+        return super().change(changes)
+
+    def forget(self) -> None:
+        """Something has changed."""
+        self._known = None
+
+
+class TellingStack(StackEdge):
+    """Says that what it sends may change links."""
+
+    def __init__(self, rtnl: RememberingRtnl) -> None:
+        super().__init__()
+        self._rtnl = rtnl
+
+    def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
+        """Children come, ports get a master."""
+        self._rtnl.forget()
+        return super().send(messages)
 
 
 @dataclass(frozen=True)
@@ -35,19 +74,23 @@ class Room:
     """Netlink sockets that are open in a namespace. A context manager, which closes them."""
 
     fd: int
-    rtnl: Rtnl
+    rtnl: RememberingRtnl
     ethtool: Ethtool
 
     @classmethod
     def open(cls, fd: int) -> Self:
         """Go in, open them, and come back."""
         with entered(fd):
-            return cls(fd, Rtnl(), Ethtool())
+            return cls(fd, RememberingRtnl(), Ethtool())
+
+    def network(self) -> AbstractContextManager[None]:
+        """A block in which /proc/sys/net is that of the namespace."""
+        return entered(self.fd)
 
     def stack(self) -> StackEdge:
         """One more socket there."""
         with entered(self.fd):
-            return StackEdge()
+            return TellingStack(self.rtnl)
 
     def link_watch(self) -> LinkWatch:
         """One more socket there."""
@@ -90,34 +133,62 @@ def find(
     namespaces: Namespaces,
     missing: Collection[Device],
     make: MakeNetdev,
+    proc: Path,
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
 
     A namespace that goes while it is looked at is one that has none of them.
     """
-    left, found = set(missing), []
+    found = []
     places: dict[Device, Inside] = {}
+
+    def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        with inside.network():
+            described = dataclasses.replace(described, sysctls=sysctls.defaults(proc))
+        places.update(_places(inside, own, described, make))
+        found.append(_with_stack(inside, described, own.values()))
+
+    _visit(namespaces, missing, read, room)
+    return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
+
+
+def locate(namespaces: Namespaces, missing: Collection[Device]) -> dict[Device, Namespace]:
+    """In which namespace the interfaces of `missing` are; those that can't be seen are left out."""
+    found: dict[Device, Namespace] = {}
+
+    def note(_inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        found.update(dict.fromkeys(own, described))
+
+    _visit(namespaces, missing, note, Room.open)
+    return found
+
+
+def _visit(
+    namespaces: Namespaces,
+    missing: Collection[Device],
+    visit: Callable[[Room, dict[Device, Link], Namespace], None],
+    room: Callable[[int], Room],
+) -> None:
+    """Call `visit` in each namespace that has some of `missing`, until all are found.
+
+    Those that are merely open somewhere come last: to find them, every descriptor is looked at.
+    """
+    left = set(missing)
     for scan in (namespaces.scan, namespaces.scan_files):
-        for inode, holders in scan().items():
+        for inode, holders in scan().items() if left else ():
             if not left:
-                break
+                return
             try:
                 with namespaces.seen(inode, holders) as fd, room(fd) as inside:
                     own = _of(inside.links(), left)
-                    if not own:
-                        continue
-                    described = namespaces.described(fd, holders)
-                    places |= _places(inside, own, inode, make)
-                    found.append(_with_stack(inside, described, own.values()))
-                    left -= own.keys()
+                    if own:
+                        visit(inside, own, namespaces.described(fd, holders))
+                        left -= own.keys()
             except NamespaceGone as gone:
                 log.debug("network namespace %d: %s", inode, gone.message)
             except KernelError as error:
                 log.warning("network namespace %d can't be looked at: %s", inode, error.message)
-        if not left:
-            break
-    return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
 
 
 @contextmanager
@@ -138,16 +209,16 @@ def _of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, 
 
 
 def _places(
-    room: Room, own: Mapping[Device, Link], inode: int, make: MakeNetdev
+    room: Room, own: Mapping[Device, Link], place: Namespace, make: MakeNetdev
 ) -> dict[Device, Inside]:
     settings = room.ethtool.settings([link.index for link in own.values()])
     return {
-        device: Inside(inode, make(link, settings), carrier=link.carrier)
+        device: Inside(place.inode, make(link, settings, place.sysctls), carrier=link.carrier)
         for device, link in own.items()
     }
 
 
 def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:
     with room.stack() as edge:
-        stack = edge.read(room.links(), {link.index for link in own})
+        stack = edge.read(room.links(), {link.index for link in own}, namespace.sysctls)
     return dataclasses.replace(namespace, stack=stack)

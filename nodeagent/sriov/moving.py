@@ -17,15 +17,24 @@ from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.neighbourhood import greet
 from nodeagent.kernel.netns import NamespaceGone
 from nodeagent.kernel.rtnl import Link, LinkMove
-from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, Stage
+from nodeagent.sriov.actions import (
+    AddStacked,
+    InPod,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetSysctls,
+    Stage,
+)
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.inside import Room
 from nodeagent.sriov.links import change_links, is_lost
+from nodeagent.sriov.model import NO_DRIVER
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.node import Node, Target, target_name
-from nodeagent.sriov.stack import Child, devices_of, renamed
+from nodeagent.sriov.stack import Child, Neighbour, devices_of, renamed
 from nodeagent.sriov.stacking import add_stacked
-from nodeagent.sriov.tuning import set_ethtool
+from nodeagent.sriov.tuning import set_ethtool, write_sysctls
 from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
@@ -40,9 +49,10 @@ class Arrival:
 
     target: Target
     namespace: Namespace
+    name: str
     move: MoveVf | None
     had_carrier: bool
-    inner: tuple[SetLink | SetEthtool | AddStacked, ...]
+    inner: tuple[SetLink | SetEthtool | SetSysctls | AddStacked, ...]
 
 
 class Arrivals:
@@ -54,7 +64,7 @@ class Arrivals:
         self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
         self._rooms: dict[int, tuple[Node, Room]] = {}
         self._stacked: dict[int, list[AddStacked]] = {}
-        self._to_greet: list[Arrival] = []
+        self._to_greet: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -96,13 +106,13 @@ class Arrivals:
         failures, self.failures = self.failures, []
         return failures
 
-    def greet(self) -> None:
+    def greet(self) -> Failures:
         """Let the fabric know where those are that had carrier before, once they have it again.
 
-        Not for long: what has no carrier by then has nobody to tell.
+        Not for long: what has no carrier by then has nobody to tell. Returns what went wrong.
         """
         with ExitStack() as held:
-            rooms = {arrival.namespace.inode for arrival in self._to_greet}
+            rooms = {namespace.inode for namespace, _ in self._to_greet.values()}
             watches: list[Watch] = [
                 held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
             ]
@@ -110,19 +120,24 @@ class Arrivals:
                 watches.append(self._node.stop)
             with suppress(WaitTimeout):
                 wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+        return self.failures
 
     def _ungreeted(self) -> list[str]:
-        """Greet from those that have carrier; the others."""
-        for arrival in list(self._to_greet):
-            inside, room = self._rooms[arrival.namespace.inode]
-            links = room.rtnl.links()
-            own = inside.link_of(arrival.target, inside.links_by_device())
+        """Greet from those that have carrier; the others.
+
+        The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
+        """
+        for target, (namespace, neighbours) in list(self._to_greet.items()):
+            inside, room = self._rooms[namespace.inode]
+            room.rtnl.forget()
+            own = inside.link_of(target, inside.links_by_device())
             if own is None or own.carrier:
-                self._to_greet.remove(arrival)
+                del self._to_greet[target]
             if own is not None and own.carrier:
-                family = descendants(links, own.index)
+                family = descendants(room.rtnl.links(), own.index)
                 greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
-        return [target_name(arrival.target) for arrival in self._to_greet]
+                self.failures += add_stacked(inside, neighbours) if neighbours else []
+        return list(map(target_name, self._to_greet))
 
     def _missing(self, lost: set[Target]) -> list[str]:
         for _ in self.let_in():
@@ -135,6 +150,10 @@ class Arrivals:
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:
             return None
+        bus, function = arrival.move.pf.bus, arrival.move.address
+        # one look at a link: this is asked at each event, of all that are still to come
+        if self._node.sysfs.driver(bus, function) == NO_DRIVER:
+            return f"{target_name(arrival.target)} ({function}): bound to no driver"
         return self._node.unsettled(arrival.target, self._finished)
 
     def _arrive(self, arrival: Arrival) -> None:
@@ -155,22 +174,26 @@ class Arrivals:
                     self.failures += set_ethtool(inside, [action])
                 case SetLink():
                     self.failures += change_links(inside, [action])
+                case SetSysctls():
+                    self.failures += write_sysctls(inside, [action])
                 case AddStacked():
                     pass  # all together, below
-        stacked = self._stacked.setdefault(arrival.namespace.inode, [])
-        stacked += self._renamed(inside, arrival)
+        own = list(self._renamed(inside, arrival))
+        self._stacked.setdefault(arrival.namespace.inode, []).extend(own)
         self._stack(arrival.namespace.inode)
         if arrival.had_carrier:
-            self._to_greet.append(arrival)
+            neighbours = [each for each in own if isinstance(each.thing, Neighbour)]
+            self._to_greet[arrival.target] = arrival.namespace, neighbours
 
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""
         target = (action.pf, action.index)
         index = self._node.interface(target)
         if index is None:
-            raise KernelError(f"{target_name(target)}: has no interface here any more")
+            raise KernelError("has no interface here any more")
         point("move", f"{target_name(target)} to {action.namespace.inode}")
         (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
+        room.rtnl.forget()
         if refused is not None:
             self._fail(target, f"cannot be {action.name} in {action.namespace}: {reason(refused)}")
 
@@ -197,11 +220,10 @@ class Arrivals:
 
     def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
         """What stands on it, on the name that it has: where its own was taken, that is another."""
-        wanted = arrival.move.name if arrival.move is not None else None
         link = inside.link_of(arrival.target, inside.links_by_device())
-        names = {} if link is None or wanted is None else {wanted: link.name}
-        for action in arrival.inner:
+        for action in arrival.inner if link is not None else ():
             if isinstance(action, AddStacked):
+                names = {arrival.name: link.name if link else ""}
                 yield replace(action, thing=renamed(action.thing, names))
 
     def _fail(self, target: Target, text: str) -> None:
@@ -219,9 +241,10 @@ def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
     for target in {**moves, **inner}:
         own = inner.get(target, [])
         move = moves.get(target)
-        namespace = own[0].namespace if move is None else move.namespace
+        first = own[0] if move is None else move
         carrier = move is not None and move.carrier
-        yield Arrival(target, namespace, move, carrier, tuple(each.action for each in own))
+        actions = tuple(each.action for each in own)
+        yield Arrival(target, first.namespace, first.name, move, carrier, actions)
 
 
 def descendants(links: Mapping[int, Link], index: int) -> list[Link]:

@@ -42,7 +42,8 @@ class Namespace:
     """A network namespace: `device` and `inode` of nsfs, in the boot `boot`, and its `cookie`.
 
     `holders` is not empty. `process` (a holder's name), `pod` (its UID) and `container` are for
-    people, "" where they can't be told. `stack` is what stands on our interfaces there.
+    people, "" where they can't be told. `stack` is what stands on our interfaces there,
+    `sysctls` what interfaces start with there.
     """
 
     device: int
@@ -54,6 +55,7 @@ class Namespace:
     pod: str = field(default="", compare=False)
     container: str = field(default="", compare=False)
     stack: Stack = field(default=Stack(), compare=False)
+    sysctls: tuple[tuple[str, int], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.holders:

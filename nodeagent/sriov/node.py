@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -59,11 +59,15 @@ log = logging.getLogger(__name__)
 Devices = dict[tuple[str, str], list[Link]]
 
 
+SettingsByIndex = Mapping[int, tuple[Setting, ...]]
+"""What ethtool tells of an interface, by ifindex."""
+
+
 @dataclass(frozen=True)
 class Looked:
     """What one look has found beside links: `ethtool` by ifindex, and the defaults of sysctls."""
 
-    ethtool: Mapping[int, tuple[Setting, ...]]
+    ethtool: SettingsByIndex
     sysctls: tuple[Sysctl, ...] | None
 
 
@@ -96,6 +100,7 @@ class Node:
         namespaces: Namespaces | None = None,
         udev_run: Path = Path("/run/udev"),
         proc: Path = Path("/proc"),
+        network: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.settings = settings
         self.stop = stop
@@ -108,9 +113,13 @@ class Node:
         self.namespaces = namespaces or Namespaces()
         self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
+        self.made: dict[DeviceHandle, int] = {}
+        """How many VFs we made on a PF: another number later is another's work."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
         self.proc = proc
+        self.network = network
+        """A block in which /proc/sys/net is that of the interfaces which this node sees."""
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +183,8 @@ class Node:
                 ethtool=room.ethtool,
                 stack=room.stack,
                 address_watch=room.address_watch,
+                proc=self.proc,
+                network=room.network,
                 udev_run=self.udev_run,
             )
             yield node, room
@@ -189,7 +200,11 @@ class Node:
         }
         if not missing:
             return NodeState(driver, pfs)
-        found = inside.find(self.namespaces, missing, _netdev_inside)
+
+        def make(link: Link, ethtool: SettingsByIndex, defaults: tuple[Sysctl, ...]) -> Netdev:
+            return _netdev_of(link, Looked(ethtool, defaults))
+
+        found = inside.find(self.namespaces, missing, make, self.proc)
 
         def placed(pf: Pf, vf: Vf) -> Vf:
             place = found.places.get((pf.handle.bus, vf.address or ""))
@@ -429,11 +444,6 @@ def _held_by_pf(info: VfInfo) -> dict[str, Any]:
 
 def _netdev(link: Link | None, looked: Looked) -> Netdev | None:
     return None if link is None else _netdev_of(link, looked)
-
-
-def _netdev_inside(link: Link, ethtool: Mapping[int, tuple[Setting, ...]]) -> Netdev:
-    """One in another namespace, whose defaults are not this one's: its sysctls are not known."""
-    return _netdev_of(link, Looked(ethtool, None))
 
 
 def _netdev_of(link: Link, looked: Looked) -> Netdev:

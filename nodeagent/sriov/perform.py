@@ -54,7 +54,7 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
             failures += failed
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
-        arrivals.greet()
+        failures += arrivals.greet()
     return tuple(text for _, text in failures)
 
 

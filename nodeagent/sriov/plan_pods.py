@@ -9,10 +9,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink
+from nodeagent.sriov import sysctls
+from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, SetSysctls
 from nodeagent.sriov.ethtool import to_set
 from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.namespaces import Namespace
+from nodeagent.sriov.plan_stack import is_there
 from nodeagent.sriov.stack import Stack, Stacked, devices_of, renamed, roots
 
 MOVE: Final = "move VFs"
@@ -38,17 +40,22 @@ def pod_actions(
             place = None if now is None else now.inside
             if place is not None and not is_place(place, have, namespace):
                 continue
-            bare = dataclasses.replace(namespace, stack=Stack())
+            name = vf.inside.netdev.name
+            bare = dataclasses.replace(namespace, stack=Stack(), sysctls=())
             if place is None:
                 address = vf.address or (now and now.address) or ""
-                name = vf.inside.netdev.name
                 carrier = vf.inside.carrier
                 yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
-            inner: list[SetLink | SetEthtool | AddStacked]
-            inner = [*_own(target, vf.inside, place, link_changes)]
+            inner: list[SetLink | SetEthtool | SetSysctls | AddStacked]
+            now_there = namespace if place is None else have.namespace(place.namespace)
+            values = sysctls.to_set(
+                vf.inside.netdev, None if place is None else place.netdev, namespace, now_there
+            )
+            inner = [SetSysctls(*target, values)] if values else []
+            inner += _own(target, vf.inside, place, link_changes)
             inner += _stacked(target, vf.inside, place, want, have)
-            yield from ((SET_UP, InPod(*target, bare, each)) for each in inner)
+            yield from ((SET_UP, InPod(*target, bare, name, each)) for each in inner)
 
 
 def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:
@@ -69,6 +76,22 @@ def things_of(state: NodeState, inode: int) -> Mapping[Stacked, tuple[DeviceHand
     return {
         thing: next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
         for thing in stack.things()
+    }
+
+
+def new_names(want: NodeState, have: NodeState, inode: int) -> dict[str, str]:
+    """The names that our interfaces in a namespace have now, and those that they shall have."""
+    wanted = {
+        (pf.handle, vf.index): vf.inside.netdev.name
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.inside is not None and vf.inside.namespace == inode
+    }
+    return {
+        vf.inside.netdev.name: wanted[pf.handle, vf.index]
+        for pf in have.pfs
+        for vf in pf.vfs
+        if vf.inside is not None and (pf.handle, vf.index) in wanted
     }
 
 
@@ -98,10 +121,13 @@ def _stacked(
     have: NodeState,
 ) -> Iterator[AddStacked]:
     """What stands on it there."""
-    there: set[Stacked] = set()
+    there: dict[Stacked, Stacked] = {}
+    defaults = wanted.namespace(want.namespace).sysctls
     if now is not None:
-        names = {now.netdev.name: want.netdev.name}
-        there = {renamed(thing, names) for thing in have.namespace(now.namespace).stack.things()}
+        names = new_names(wanted, have, want.namespace)
+        namespace = have.namespace(now.namespace)
+        things = (renamed(thing, names) for thing in namespace.stack.things())
+        there, defaults = {thing: thing for thing in things}, namespace.sysctls
     for thing, owner in things_of(wanted, want.namespace).items():
-        if owner == target and thing not in there:
+        if owner == target and not is_there(thing, there, defaults):
             yield AddStacked(*target, thing)

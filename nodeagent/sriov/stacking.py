@@ -120,12 +120,13 @@ def _make_children(
         (action, change) for action, child, link in made for change in _settings(child, link)
     ]
     failures += _changed(node, changes)
-    for action, child, _ in made:
-        for key, value in child.sysctls:
-            try:
-                sysctls.write(child.dev, key, value, node.proc)
-            except KernelError as error:
-                failures.append((target_of(action), f"{_title(child)}: {error.message}"))
+    with node.network():
+        for action, child, _ in made:
+            for key, value in child.sysctls:
+                try:
+                    sysctls.write(child.dev, key, value, node.proc)
+                except KernelError as error:
+                    failures.append((target_of(action), f"{_title(child)}: {error.message}"))
     up = [(a, LinkChange(link.index, up=True)) for a, c, link in made if c.up and not link.up]
     return failures + _changed(node, up)
 

@@ -7,9 +7,9 @@ a default that has changed in between is a difference like any other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
-from nodeagent.sriov.model import Netdev, NodeState, Sysctl
+from nodeagent.sriov.model import Netdev, Sysctl
 
 UNSET: Final = 0
 """Of one that has no default and is not set: `ipv6.mtu`, then the interface's own."""
@@ -18,9 +18,15 @@ Pair = tuple[Sysctl, int]
 """What is wanted, and what it is now."""
 
 
-def differing(
-    want: Netdev, have: Netdev | None, wanted: NodeState, now: NodeState
-) -> Iterator[Pair]:
+class Place(Protocol):
+    """A node or a network namespace: where interfaces start with its defaults."""
+
+    @property
+    def sysctls(self) -> tuple[Sysctl, ...]:
+        """Those defaults."""
+
+
+def differing(want: Netdev, have: Netdev | None, wanted: Place, now: Place) -> Iterator[Pair]:
     """What is not as wanted, sorted; nothing where either is not known.
 
     `have` is None for an interface yet to come, which starts with the defaults of its node `now`.
@@ -41,9 +47,7 @@ def differing(
             yield (key, value), is_now
 
 
-def to_set(
-    want: Netdev, have: Netdev | None, wanted: NodeState, now: NodeState
-) -> tuple[Sysctl, ...]:
+def to_set(want: Netdev, have: Netdev | None, wanted: Place, now: Place) -> tuple[Sysctl, ...]:
     """What has to be written to get from `have` to `want`."""
     return tuple(setting for setting, _ in differing(want, have, wanted, now))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from nodeagent.render import Screen, table
+from nodeagent.render import Screen, table, visible
 from nodeagent.sriov.model import Netdev, NodeState, Pf, Vf
 
 HEADERS: Final = (
@@ -27,7 +27,16 @@ HEADERS: Final = (
 def lines(state: NodeState, screen: Screen) -> list[str]:
     """The table; `-` is what is not known, not supported or not there."""
     rows = [row for pf in state.pfs for row in _rows(pf, state.driver)]
-    return table(HEADERS, rows, screen)
+    return [*table(HEADERS, rows, screen), *map(visible, _places(state))]
+
+
+def _places(state: NodeState) -> Iterator[str]:
+    """Where the interfaces are that are not here."""
+    for pf in state.pfs:
+        for vf in pf.vfs:
+            if vf.inside is not None:
+                place = state.namespace(vf.inside.namespace)
+                yield f"{pf.handle} vf {vf.index}: {vf.inside.netdev.name} is in {place}"
 
 
 def _rows(pf: Pf, driver: str) -> Iterator[tuple[str, ...]]:
@@ -36,7 +45,7 @@ def _rows(pf: Pf, driver: str) -> Iterator[tuple[str, ...]]:
         yield (
             f"  vf {vf.index}",
             vf.driver or "-",
-            *_netdev(vf.netdev),
+            *_netdev(vf.netdev if vf.inside is None else vf.inside.netdev),
             vf.admin_mac or "-",
             _vlan(vf),
             _flag(vf.trust),

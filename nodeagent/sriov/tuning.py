@@ -17,6 +17,7 @@ from nodeagent.sriov.actions import SetEthtool, SetSysctls
 from nodeagent.sriov.failures import Failures, target_of
 from nodeagent.sriov.links import await_links
 from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.patience import sent
 
 
 def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
@@ -37,7 +38,7 @@ def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
 
 
 def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
-    results = node.ethtool.change([change for _, change in changes])
+    results = sent(node, [change for _, change in changes], node.ethtool.change)
     single = [
         (target, dataclasses.replace(change, values=(pair,)))
         for (target, change), error in zip(changes, results, strict=True)
@@ -57,13 +58,20 @@ def set_sysctls(
 ) -> Failures:
     """Write them all; an interface that never came is left out, and named by the wait."""
     failures = await_links(node, [target_of(action) for action in actions], watches, lost)
+    return failures + write_sysctls(node, actions)
+
+
+def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
+    """Write them all, of the interfaces that are there."""
+    failures: Failures = []
     devices = node.links_by_device()
-    for action in actions:
-        target = target_of(action)
-        link = node.link_of(target, devices)
-        for key, value in action.values if link is not None else ():
-            try:
-                sysctls.write(link.name if link else "", key, value, node.proc)
-            except KernelError as error:
-                failures.append((target, f"{target_name(target)}: {error.message}"))
+    with node.network():
+        for action in actions:
+            target = target_of(action)
+            link = node.link_of(target, devices)
+            for key, value in action.values if link is not None else ():
+                try:
+                    sysctls.write(link.name if link else "", key, value, node.proc)
+                except KernelError as error:
+                    failures.append((target, f"{target_name(target)}: {error.message}"))
     return failures

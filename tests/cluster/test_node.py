@@ -119,6 +119,23 @@ def test_a_pod_that_lost_an_interface_is_told(
     assert shown["reason"] == "DriverReady"
 
 
+def test_a_pod_that_is_known_by_its_uid_is_told(
+    client: Client, settings: Settings, node: str, server: Server, namespace: str
+) -> None:
+    """A cgroup tells no more than that. One that is gone stops nothing."""
+    spec = {"nodeName": node, "containers": [{"name": "web", "image": "web"}]}
+    pod = {"metadata": {"name": "web"}, "spec": spec}
+    uid = server.create(f"/api/v1/namespaces/{namespace}/pods", pod)["metadata"]["uid"]
+    lost = [
+        record(45 + n, "note", POD_INTERFACE_LOST, uid=each, message="net1 is gone")
+        for n, each in enumerate((f"{uid}0", uid))
+    ]
+    announce.announce(client, settings, node, lost)
+    (event,) = server.get(f"/api/v1/namespaces/{namespace}/events")["items"]
+    about = {"kind": "Pod", "namespace": namespace, "name": "web", "uid": uid}
+    assert event["involvedObject"].items() >= about.items()
+
+
 def test_old_news_is_no_news(client: Client, settings: Settings, node: str, server: Server) -> None:
     old = [replace(each, at="2020-01-01T00:00:00.000Z") for each in STORY]
     assert announce.announce(client, settings, node, old) == 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent
-from tests.support.sweep import Sweep, everything, over
+from tests.support.sweep import Sweep, everything, over, swap_build
 from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.sweep
@@ -40,7 +40,7 @@ def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
         f"route add 198.51.100.0/24 via 192.0.2.1 dev {first}",
     )
     (tmp_path / "trace").mkdir()
-    sweep = Sweep("upgrade", nodeagent, zygote, tmp_path / "trace", _swap_build)
+    sweep = Sweep("upgrade", nodeagent, zygote, tmp_path / "trace", swap_build)
     before = everything()
     sweep.undisturbed()
     assert sweep.end == before
@@ -61,15 +61,6 @@ def install(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
     sweep = Sweep("first install", nodeagent, zygote, tmp_path / "trace", prepare)
     sweep.undisturbed()
     return sweep
-
-
-def _swap_build() -> None:
-    """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
-    build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
-    target = Path(lab.sh("modinfo -F filename mlx5_core").strip())
-    new = target.with_suffix(".new")
-    shutil.copyfile(f"/opt/lab/driver/{build}/mlx5_core.ko", new)
-    new.rename(target)
 
 
 def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:

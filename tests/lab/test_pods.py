@@ -6,9 +6,12 @@ switch of the emulated NIC, by processes that know nothing of the reload.
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,11 @@ from typing import Final
 
 import pytest
 
+from nodeagent.settings import Settings
+from nodeagent.sriov.node import Node
 from tests.support import lab
-from tests.support.lab import PF1, PF2, Nodeagent, State
-from tests.support.pods import LEAST, Pings, Pod, Stream, write_least
+from tests.support.lab import PF1, PF2, RUN, Nodeagent, State
+from tests.support.pods import LEAST, Pings, Pod, Stream, home, write_least
 
 SHARE: Final = 1.2
 """Of the time for which pods are cut off when a script does the least that is still right."""
@@ -73,38 +78,64 @@ def scene(no_vfs: None) -> Iterator[Scene]:
             "link add link net1 name net1.5 type vlan id 5",
             "address add 10.5.0.1/24 dev net1.5",
             "link set net1.5 up",
+            "link add link net1 name mv0 type macvlan mode bridge",
+            "link set mv0 up",
             "neighbour add 10.1.0.77 lladdr 02:77:00:00:00:01 dev net1",
             "route add fd00:77::/64 via fd00:1::99",
         )
+        pods[0].sh("sysctl -qw net/ipv4/conf/net1/rp_filter=2 net/ipv4/conf/net1.5/proxy_arp=1")
         lab.settle()
-        lab.sh("sleep 2")  # until IPv6 addresses are used
         yield Scene(pods, vfs, lab.read(), [pod.read() for pod in pods])
 
 
 def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path) -> None:
-    """Everything is as it was, streams survive, and nobody waits long."""
+    """Everything is as it was, streams survive, and no pod waits long."""
     wanted = lab.put_other_build_on_disk()
     stream = Stream(scene.pods[1], scene.pods[2], "10.1.0.3", 7001)
     other = Stream(scene.pods[0], scene.pods[7], "10.2.0.3", 7002)
-    with Pings(tmp_path, scene.asked()) as pings:
-        nodeagent.call("reload")
-        lab.sh("sleep 3")
+    probe = f"10.1.0.2@{scene.pods[0].path}"
+    write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
+    pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload", "--probe", probe))
     assert lab.loaded() == wanted
     assert stream.finish() > 0
     assert other.finish() > 0
     assert scene.now() == scene.inside
     assert lab.read() == scene.node
+    (run,) = json.loads(nodeagent.call("timeline", "--output", "json").output())
+    (echoes,) = run["echoes"]
+    measured = pings[f"{scene.pods[0].process.pid}:10.1.0.2"]
+    assert abs(echoes["gap"] - measured) < 1
+    assert 0 < echoes["lost"] < echoes["sent"]
 
-    write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
-    with Pings(tmp_path, scene.asked()) as least:
-        subprocess.run([LEAST, tmp_path / "least"], check=True, timeout=lab.PATIENCE)
+    shares = compared(pings, gaps_of(scene, tmp_path, lambda: do_the_least(tmp_path / "least")))
+    if max(shares) > SHARE:  # other guests on this machine come and go: both once more
+        lab.put_other_build_on_disk()
+        pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload"))
+        shares = compared(pings, gaps_of(scene, tmp_path, lambda: do_the_least(tmp_path / "least")))
+    assert max(shares) <= SHARE
+
+
+def gaps_of(scene: Scene, directory: Path, do: Callable[[], object]) -> dict[str, float]:
+    """The longest time without an answer, by who asked whom; they are all answered again."""
+    with Pings(directory, scene.asked()) as pings:
+        do()
         lab.sh("sleep 3")
-    told = [
-        f"{whom:24} {gap:6.2f} s, by the script {script:6.2f} s: {gap / script:.2f}"
-        for (whom, gap), script in zip(pings.gaps.items(), least.gaps.values(), strict=True)
-    ]
-    sys.stderr.write("\n".join(["longest time without an answer", *told, ""]))
-    assert max(pings.gaps.values()) <= SHARE * max(least.gaps.values())
+    assert max(each["silent"] for each in pings.told.values()) < 1
+    return pings.gaps
+
+
+def do_the_least(directory: Path) -> None:
+    subprocess.run([LEAST, directory], check=True, timeout=lab.PATIENCE)
+
+
+def compared(pings: dict[str, float], least: dict[str, float]) -> list[float]:
+    """Each gap in shares of the script's; said on stderr."""
+    lines = ["longest time without an answer"]
+    for whom, gap in pings.items():
+        words = f"{gap:6.2f} s, by the script {least[whom]:6.2f} s: {gap / least[whom]:.2f}"
+        lines.append(f"{whom:24} {words}")
+    sys.stderr.write("\n".join([*lines, ""]))
+    return [gap / least[whom] for whom, gap in pings.items()]
 
 
 def held_by_pfs(node: State) -> Iterator[str]:
@@ -113,3 +144,113 @@ def held_by_pfs(node: State) -> Iterator[str]:
         for index, vf in state["vfs"].items():
             told = f"mac {vf['told by its PF']['address']} trust on spoofchk off"
             yield f"link set dev {lab.name(pf)} vf {index} {told}"
+
+
+# Faults: each pod another one, in one reload
+
+
+def test_what_becomes_of_pods_while_the_driver_is_away(
+    nodeagent: Nodeagent, no_vfs: None, tmp_path: Path
+) -> None:
+    """Deleted, replaced by another with its number, out of processes, a name taken, and a good one.
+
+    What can be done is done, the rest is said; with the cause gone the next start finishes.
+    """
+    lab.create_vfs(PF1, 5)
+    deleted, replaced, left, taken, good = pods = [Pod() for _ in range(5)]
+    for index, pod in enumerate(pods):
+        pod.take(lab.vf(PF1, index), "net1")
+        pod.ip(f"address add 10.1.0.{index + 1}/24 dev net1", "link set net1 up")
+    good.ip("link add br0 type bridge", "link set net1 master br0", "link set br0 up")
+    here = {index: lab.read()[PF1]["vfs"][index]["told by its PF"] for index in range(5)}
+    inside = {pod: pod.read() for pod in (taken, good)}
+    number, fd = replaced.inode, os.open(left.path, os.O_RDONLY)
+    pids = " ".join(str(pod.process.pid) for pod in (deleted, replaced, left))
+    meanwhile = (f"kill -9 {pids}", _reuse(number), taken.command("ip link add net1 type dummy"))
+    lab.hook("post-stop", "\n".join(meanwhile))
+    lab.put_other_build_on_disk()
+    try:
+        failed = nodeagent.call("reload", status=1)
+        assert good.read() == inside[good]
+        # out of processes, but open here
+        there = f"nsenter --net=/proc/{os.getpid()}/fd/{fd}"
+        assert "10.1.0.3/24" in lab.sh(f"{there} ip -br address show net1")
+        for index in (0, 1):
+            assert home(lab.vf(PF1, index))
+            assert f"vf {index}: was net1 in" in failed.log or f"vf {index}" not in failed.log
+        assert "cannot be net1 in" in failed.log
+        # it has everything but its name
+        assert "10.1.0.4/24" in taken.sh(f"ip -br address show {NAMES.format(3)}")
+        assert {n: lab.read()[PF1]["vfs"][n]["told by its PF"] for n in range(5)} == here
+        # nobody has been in the namespace that took the number
+        newcomer = (RUN / "newcomer").read_text().strip()
+        assert int(Path(f"/proc/{newcomer}/ns/net").stat().st_ino) == number
+        assert lab.sh(f"nsenter --net=/proc/{newcomer}/ns/net ip -br link").split()[0] == "lo"
+
+        taken.ip("link delete net1")
+        done = nodeagent.call("reload")
+        assert taken.read() == inside[taken]
+        assert good.read() == inside[good]
+        for index in (0, 1):
+            assert f"pci/{PF1} vf {index}: was net1 in a namespace (sleep, pid" in done.log
+        assert nodeagent.ready.exists()
+        delete_as_the_cni_does(good, PF1, 4, NAMES.format(4))
+    finally:
+        os.close(fd)
+        lab.sh(f"pkill -9 -x sleep || true; rm -f {RUN}/newcomer")
+
+
+NAMES: Final = "enp1s0v{}"
+
+
+def delete_as_the_cni_does(pod: Pod, pf: str, index: int, recorded: str) -> None:
+    """SR-IOV CNI's DEL, by what its cache recorded: PF, index, and the name on the host."""
+    pod.ip("link set net1 nomaster", "link set net1 down", f"link set net1 name {recorded}")
+    pod.ip(f"link set {recorded} netns 1")
+    reset = "mac 00:00:00:00:00:00 vlan 0 spoofchk on trust off"
+    lab.ip(f"link set {lab.name(pf)} vf {index} {reset}")
+    assert lab.name(lab.vf(pf, index)) == recorded
+
+
+def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """They are looked into once each; without hostPID those of processes can't be seen."""
+    lab.create_vfs(PF1, 2)
+    with Pod() as one, Node(Settings()) as node:
+        one.take(lab.vf(PF1, 0), "net1")
+        lab.sh("ip netns add blue")
+        lab.ip(f"link set {lab.name(lab.vf(PF1, 1))} netns blue name net1")
+        few = _seconds(node)
+        lab.sh("for n in $(seq 98); do ip netns add other$n; done")
+        many = _seconds(node)
+        (pf,) = (pf for pf in node.observe().pfs if pf.vfs)
+        assert [vf.inside and vf.inside.netdev.name for vf in pf.vfs] == ["net1", "net1"]
+        told = f"a look with 2 namespaces {few:.3f} s, with 100 {many:.3f} s"
+        sys.stderr.write(f"{told}: {1000 * (many - few) / 98:.1f} ms each\n")
+
+        alone = ("unshare", "--pid", "--fork", "--mount-proc")
+        seen = nodeagent.start_command(*alone, "nodeagent", "preflight")
+        assert seen.wait() == 1
+        unseen = f"in a network namespace that can't be seen: pci/{PF1} vf 0 ({lab.vf(PF1, 0)})"
+        assert unseen in seen.output()
+        accepted = nodeagent.start_command(
+            *alone, "nodeagent", "preflight", "--output", "json", POD_LOSSES="accept"
+        )
+        assert accepted.wait() == 0
+        (finding,) = (f for f in json.loads(accepted.output())["findings"] if f["check"] == "pods")
+        assert finding["what"] == unseen
+
+
+def _seconds(node: Node) -> float:
+    began = time.monotonic()
+    node.observe()
+    return time.monotonic() - began
+
+
+def _reuse(inode: int) -> str:
+    """Make namespaces until one gets the number; its process's pid is left in a file."""
+    made = f"unshare --net sh -c 'echo $$ >{RUN}/newcomer; exec sleep 100000' >/dev/null 2>&1 &"
+    is_it = f'[ "$(stat -Lc %i /proc/$(cat {RUN}/newcomer)/ns/net)" = {inode} ]'
+    return (
+        f"for n in $(seq 50); do rm -f {RUN}/newcomer; {made}"
+        f" until [ -s {RUN}/newcomer ]; do sleep 0.02; done; {is_it} && break; done"
+    )

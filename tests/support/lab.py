@@ -62,6 +62,11 @@ def ip(*lines: str) -> None:
     assert done.returncode == 0, f"{text}\n{done.stderr}"
 
 
+def is_emulated() -> bool:
+    """This is the emulated node, and no other machine that has netdevsim."""
+    return RUN.is_dir()
+
+
 def settle() -> None:
     """Return when udev has handled every event."""
     sh("udevadm settle --timeout=100")
@@ -210,7 +215,7 @@ def _number(path: Path) -> int:
 
 @cache
 def srcversion_of(build: str) -> str:
-    """The srcversion of the lab's build A or B."""
+    """The srcversion of the lab's build A, B or C."""
     return sh(f"modinfo -F srcversion /opt/lab/driver/{build}/mlx5_core.ko").strip()
 
 
@@ -242,6 +247,11 @@ def put_loaded_build_on_disk() -> None:
     """No upgrade waits for a reload."""
     if loaded() is not None:
         put_on_disk("A" if loaded() == srcversion_of("A") else "B")
+
+
+def make_loaded_build_the_one_on_disk() -> None:
+    """Nothing that packages brought is left."""
+    sh(f"lab-driver {'A' if loaded() == srcversion_of('A') else 'B'}")
 
 
 def put_other_build_on_disk() -> str:

@@ -14,6 +14,8 @@ from tests.support.lab import PATIENCE, PCI
 
 VOLATILE: Final = {
     *("ifindex", "link_index", "stats", "stats64", "cacheinfo", "permaddr"),
+    *("gc_timer", "hello_timer", "tcn_timer", "topology_change_timer", "message_age_timer"),
+    *("forward_delay_timer", "hold_timer"),
     *("valid_life_time", "preferred_life_time", "used", "confirmed", "updated", "probes"),
 }
 """What `ip -d -j` tells that is no configuration: ifindexes, counters, ages."""
@@ -45,6 +47,10 @@ class Pod:
         """What a shell command prints, with the pod's network."""
         return lab.sh(f"exec nsenter --net={self.path} bash -euc {_quoted(command)}")
 
+    def command(self, command: str) -> str:
+        """A shell's line that does it with the pod's network."""
+        return f"nsenter --net={self.path} {command}"
+
     def ip(self, *lines: str) -> None:
         """Lines for ip(8), with the pod's network."""
         done = subprocess.run(
@@ -62,13 +68,25 @@ class Pod:
         lab.ip(f"link set dev {lab.name(address)} netns {self.process.pid} name {name}")
 
     def read(self) -> dict[str, Any]:
-        """Everything that `ip -d -j` tells of the inside, but for what is no configuration."""
+        """Everything that `ip -d -j` tells of the inside, but for what is no configuration.
+
+        Waits until IPv6 addresses that the kernel makes are used (DAD takes a second or two).
+        """
+        try:
+            lab.eventually(lambda: not self._tentative(), f"{self.path}: DAD has ended")
+        except AssertionError:
+            sys.stderr.write(self.sh("ip -d -s address") + lab.sh("ip -br link"))
+            raise
         told = {
             what: json.loads(self.sh(f"ip -d -j {what}") or "[]")
             for what in ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
         }
         told["address"] = [each for each in told["address"] if each["ifname"] != "lo"]
         return {what: _sorted(map(_kept, each)) for what, each in told.items()}
+
+    def _tentative(self) -> str:
+        """IPv6 addresses that are not used yet, of interfaces that have carrier."""
+        return self.sh("ip -6 -br address show tentative up")
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """A process with the pod's network."""
@@ -198,7 +216,7 @@ def write_least(directory: Path, vfs: Iterable[tuple[Pod, str, str]], held: Iter
 def _batch(pod: Pod) -> Iterator[str]:
     """Lines for ip(8) that make the inside of a pod what it is, as short as can be."""
     told = json.loads(pod.sh("ip -d -j address"))
-    for link in told:
+    for link in sorted(told, key=lambda each: "linkinfo" in each):
         name = link["ifname"]
         info = link.get("linkinfo", {})
         if info.get("info_kind") == "vlan":

@@ -8,6 +8,7 @@ from itself there, a run that gets none, and the same end, attribute by attribut
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +43,10 @@ def everything() -> dict[str, Any]:
 
 @dataclass
 class Sweep:
-    """One scene. `prepare` makes it, `arguments` are nodeagent's, `end` is how it must end."""
+    """One scene. `prepare` makes it, `arguments` are nodeagent's, `end` is how it must end.
+
+    `look` tells how it is.
+    """
 
     name: str
     agent: Nodeagent
@@ -50,6 +54,7 @@ class Sweep:
     directory: Path
     prepare: Callable[[], object]
     arguments: tuple[str, ...] = ("reload", "precompiled")
+    look: Callable[[], dict[str, Any]] = everything
     end: dict[str, Any] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
     survived: int = 0
@@ -62,7 +67,7 @@ class Sweep:
         self.prepare()  # once more: now with what an earlier run leaves, as in all that follow
         ended = self._run("")
         assert ended.status == 0, ended.log
-        self.end = everything()
+        self.end = self.look()
         self.points = self.passed()
         self.check_end("undisturbed")
 
@@ -106,7 +111,7 @@ class Sweep:
 
     def check_end(self, what: str) -> None:
         """As after the undisturbed run, proven, with nothing left behind."""
-        now = everything()
+        now = self.look()
         assert now == self.end, f"{what}: {_first_difference(self.end, now)}"
         assert self.agent.ready.exists(), what
         assert not self.agent.open_snapshot.exists(), what
@@ -117,12 +122,21 @@ class Sweep:
         ended = self._run(end)
         assert ended.status in expected, f"{self.name}, {end}: {ended}"
         if self.agent.ready.exists():
-            assert everything() == self.end, f"{self.name}, {end}: ready, and it is not so"
+            assert self.look() == self.end, f"{self.name}, {end}: ready, and it is not so"
 
     def _run(self, end: str) -> Ended:
         (self.directory / "points").unlink(missing_ok=True)
         (self.directory / "end").write_text(end)
         return self.zygote.call(*self.arguments, TRACE_POINTS=self.directory)
+
+
+def swap_build() -> None:
+    """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
+    build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
+    target = Path(lab.sh("modinfo -F filename mlx5_core").strip())
+    new = target.with_suffix(".new")
+    shutil.copyfile(f"/opt/lab/driver/{build}/mlx5_core.ko", new)
+    new.rename(target)
 
 
 def left_behind(agent: Nodeagent) -> list[str]:

@@ -47,7 +47,7 @@ class Echoes:
     sent: int = 0
     came: int = 0
     last: float = 0.0
-    gaps: list[tuple[float, float]] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
 
     def send(self) -> None:
         self.sent += 1
@@ -62,13 +62,13 @@ class Echoes:
                 if data[20] == 0:  # an echo's reply
                     now = time.monotonic()
                     if self.last:
-                        self.gaps.append((now - self.last, self.last))
+                        self.gaps.append(now - self.last)
                     self.last = now
                     self.came += 1
 
 
 def ping(result: str, *whom: str) -> int:
-    """Write {ADDRESS by PID: sent, came, longest gap in seconds} when told to end."""
+    """Write what was sent and came, the longest gap and the last, in seconds, when told to end."""
     all_of_them = [Echoes(_raw_socket(int(pid)), address) for pid, _, address in
                    (each.partition(":") for each in whom)]  # fmt: skip
     with selectors.DefaultSelector() as selector:
@@ -83,8 +83,14 @@ def ping(result: str, *whom: str) -> int:
                 due = max(due + INTERVAL, time.monotonic())
                 for each in all_of_them:
                     each.send()
+    now = time.monotonic()
     told = {
-        spec: {"sent": each.sent, "came": each.came, "gap": max(each.gaps, default=(0.0, 0.0))[0]}
+        spec: {
+            "sent": each.sent,
+            "came": each.came,
+            "gap": max(each.gaps, default=0.0),
+            "silent": now - each.last,
+        }
         for spec, each in zip(whom, all_of_them, strict=True)
     }
     Path(result).write_text(json.dumps(told))

@@ -18,9 +18,10 @@ from typing import Any, Self
 
 import pytest
 
-from nodeagent import agent, hold
+from nodeagent import agent, hold, termination
 from nodeagent import reload as story
 from nodeagent.errors import (
+    AgentError,
     BusyError,
     ConfigError,
     DataError,
@@ -30,7 +31,7 @@ from nodeagent.errors import (
     StorageError,
     UnavailableError,
 )
-from nodeagent.journal import Journal, lock
+from nodeagent.journal import Journal, lock, unseal
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.settings import Settings
@@ -46,7 +47,7 @@ SNAPSHOT = Snapshot(
     state=NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0")),)),
 )
 
-Story = Callable[[Any, Journal, Any], None]
+Story = Callable[[Any, Journal, Any, Any], None]
 
 
 class NoNode:
@@ -67,7 +68,7 @@ class NoNode:
         pass
 
 
-def proven(node: Any, journal: Journal, driver: Any) -> None:
+def proven(node: Any, journal: Journal, driver: Any, share: Any) -> None:
     """A story that ends well."""
     journal.set_ready()
 
@@ -102,21 +103,25 @@ def _signals_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str]]:
+def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, str, list[str]]]:
     """What the agent became; the holder itself is not started."""
-    calls: list[tuple[int, str, str]] = []
+    calls: list[tuple[int, str, str, list[str]]] = []
     monkeypatch.setattr(hold, "become", lambda *call: calls.append(call))
-    monkeypatch.setattr(hold, "until_stopped", lambda ready, log_format: 0)
+    monkeypatch.setattr(hold, "until_stopped", lambda ready, log_format, then: 0)
     return calls
 
 
 def test_when_proven_it_becomes_the_holder_with_lock_and_flag(
-    settings: Settings, tell: Callable[[Story], None], became: list[tuple[int, str, str]]
+    settings: Settings,
+    tell: Callable[[Story], None],
+    became: list[tuple[int, str, str, list[str]]],
 ) -> None:
     tell(proven)
     assert agent.run("precompiled", settings, "text") == 0
-    ((_, ready, log_format),) = became
+    ((lock_fd, ready, log_format, then),) = became
     assert (ready, log_format) == (str(settings.ready_path), "text")
+    assert then[1:3] == ["-m", "nodeagent"]
+    assert then[-3:] == ["terminate", "--lock-fd", str(lock_fd)]
     assert settings.ready_path.exists()
     names = [(record.kind, record.name) for record in Journal(settings).records()]
     assert names == [("note", "run"), ("note", "ready")]
@@ -141,7 +146,7 @@ def test_a_flag_from_before_is_gone_while_working(
     seen: list[bool] = []
     settings.ready_path.parent.mkdir()
     settings.ready_path.touch()
-    tell(lambda node, journal, driver: seen.append(journal.is_ready()))
+    tell(lambda node, journal, driver, share: seen.append(journal.is_ready()))
     agent.run("precompiled", settings, "text")
     assert seen == [False]
 
@@ -151,7 +156,7 @@ def test_a_flag_from_before_is_gone_while_working(
 def test_an_error_takes_the_flag_with_it(
     settings: Settings, tell: Callable[[Story], None], error: Exception, when: str
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         if when == "after":
             journal.set_ready()
         raise error
@@ -165,7 +170,7 @@ def test_an_error_takes_the_flag_with_it(
 
 
 def test_a_failure_is_on_record(settings: Settings, tell: Callable[[Story], None]) -> None:
-    def told(node: Any, journal: Journal, driver: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         raise KernelError("no driver")
 
     tell(told)
@@ -191,7 +196,7 @@ def test_a_reload_by_hand_leaves_the_flag(
 def test_a_signal_while_waiting_ends_the_start(
     settings: Settings, tell: Callable[[Story], None]
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
 
@@ -204,7 +209,7 @@ def test_a_signal_while_waiting_ends_the_start(
 def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
     settings: Settings, tell: Callable[[Story], None], became: list[object]
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         journal.set_ready()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -220,7 +225,7 @@ def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
     signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     os.kill(os.getpid(), signal.SIGTERM)
 
-    def told(node: Any, journal: Journal, driver: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
 
     tell(told)
@@ -240,9 +245,17 @@ def test_without_the_execve_it_holds_as_it_is(
 
     tell(proven)
     monkeypatch.setattr(hold, "become", cannot)
+    ended: list[list[str]] = []
+
+    def told(then: list[str], _: str) -> int:
+        ended.append(then)
+        return 0
+
+    monkeypatch.setattr(hold, "_become_the_agent", told)
     assert agent.run("precompiled", settings, "text") == 0
     assert not settings.ready_path.exists()
     assert "staying as we are" in caplog.text
+    assert "terminate" in ended[0]
 
 
 WHOLE_LIFE = """
@@ -260,8 +273,14 @@ class NoNode:
 logs.configure(log_format="text", verbose=False)
 os.geteuid = lambda: 0
 agent.Node = NoNode
-agent.story.reload = lambda node, journal, driver: journal.set_ready()
+agent.story.reload = lambda node, journal, driver, share: journal.set_ready()
 run = Path({run!r})
+run.mkdir()
+python = run / "python"  # what it becomes in the end is told, and not done
+script = "#!/bin/sh\\ntest $1 = -m && exec echo now: $* >&2\\nexec " + sys.executable
+python.write_text(script + " $*\\n")
+python.chmod(0o755)
+sys.executable = str(python)
 agent.run("precompiled", Settings(nic_driver_ver="1", ready_path=run / "ready",
     lock_path=run / "lock", state_dir=run / "state", blacklist_file=run / "b/b.conf"), "text")
 """
@@ -278,7 +297,9 @@ def test_a_whole_life(tmp_path: Path) -> None:
             pass
         process.terminate()
         assert process.wait(timeout=20) == 0
-        assert b"SIGTERM: the ready flag is removed" in process.stderr.read()
+        said = process.stderr.read()
+        assert b"SIGTERM: the ready flag is removed" in said
+        assert b"now: -m nodeagent --log-format text terminate --lock-fd " in said
         assert not (tmp_path / "run/ready").exists()
     finally:
         process.kill()
@@ -299,10 +320,65 @@ def test_whenever_sigterm_comes_no_flag_is_left(tmp_path: Path) -> None:
         assert not (run / "ready").exists(), trial
 
 
+# The end
+
+
+def test_what_the_holder_becomes_cleans_up(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    rule = tmp_path / "77.rules"
+    rule.touch()
+    given = replace(settings, udev_rules_file=rule, drivers_mount=tmp_path / "drivers")
+    with lock(settings.lock_path) as fd:
+        ours = os.dup(fd)
+    Journal(settings).set_ready()
+    agent.terminate(given, ours, time.monotonic())
+    assert not rule.exists()
+    assert not settings.ready_path.exists()
+    names = [(record.kind, record.name) for record in Journal(settings).records()]
+    assert names == [("note", "run"), ("note", "terminated")]
+
+
+def test_a_descriptor_that_is_not_the_lock_is_refused(
+    settings: Settings, tell: Callable[[Story], None], tmp_path: Path
+) -> None:
+    Journal(settings).set_ready()
+    with (tmp_path / "other").open("w") as other, lock(settings.lock_path):
+        with pytest.raises(BusyError):
+            agent.terminate(settings, other.fileno(), None)
+        with pytest.raises(BusyError):
+            agent.terminate(settings, None, None)
+    assert settings.ready_path.exists()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [(True, Stopped(), 1), (True, KernelError("no"), 0), (False, Stopped(), 0)],
+)
+def test_a_start_that_is_stopped_puts_the_drivers_back_and_a_failed_one_does_not(
+    settings: Settings,
+    tell: Callable[[Story], None],
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[bool, AgentError, int],
+) -> None:
+    """A container that fails is started again: a reload each time would hurt."""
+    asked, error, times = case
+    done: list[str] = []
+    monkeypatch.setattr(termination, "restore_driver", lambda *_: done.append("restored"))
+
+    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+        raise error
+
+    tell(told)
+    with pytest.raises(type(error)):
+        agent.run("precompiled", replace(settings, restore_driver=asked), "text")
+    assert len(done) == times
+
+
 # Debug mode
 
 
-def failing_after_a_command(node: Any, journal: Journal, driver: Any) -> None:
+def failing_after_a_command(node: Any, journal: Journal, driver: Any, share: Any) -> None:
     process.run(["/bin/sh", "-c", "exit 3"], timeout=10)
     raise KernelError("the kernel said no")
 
@@ -342,7 +418,7 @@ def test_a_signal_ends_the_pause_at_once(
 def test_a_stop_is_no_failure_to_look_at(
     settings: Settings, tell: Callable[[Story], None], tmp_path: Path
 ) -> None:
-    def stopped(node: Any, journal: Journal, driver: Any) -> None:
+    def stopped(node: Any, journal: Journal, driver: Any, share: Any) -> None:
         raise Stopped
 
     tell(stopped)
@@ -511,3 +587,70 @@ def test_a_node_without_devices_is_told_so() -> None:
     empty = dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core"))
     with pytest.raises(UnavailableError, match="bound to the driver mlx5_core"):
         agent.require_devices(empty)
+
+
+# A reboot in the middle of a reload
+
+
+@pytest.fixture
+def rebooted(settings: Settings) -> Snapshot:
+    """An open snapshot of an earlier boot of this machine."""
+    taken = Snapshot(
+        taken_at="2026-11-21T00:00:00+00:00",
+        machine_id="",
+        boot_id="00000000-0000-0000-0000-000000000000",
+        kernel="6.1",
+        srcversions=(),
+        state=NodeState("mlx5_core", ()),
+    )
+    Journal(settings).save(taken)
+    return taken
+
+
+def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
+    settings: Settings,
+    rebooted: Snapshot,
+    tell: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Snapshot | None] = []
+
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+        seen.append(journal.open_snapshot())
+        journal.set_ready()
+
+    tell(story)
+    agent.reload_once("precompiled", settings)
+    assert seen == [rebooted]
+    assert "the node has rebooted since the snapshot of 2026-11-21T00:00:00" in caplog.text
+    assert "rebooted" in [record.name for record in Journal(settings).records()]
+
+
+def test_or_it_is_set_aside(
+    settings: Settings,
+    rebooted: Snapshot,
+    tell: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[bool] = []
+
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+        seen.append(journal.has_open_snapshot())
+        journal.set_ready()
+
+    tell(story)
+    agent.reload_once("precompiled", replace(settings, after_reboot="set-aside"))
+    assert seen == [False]
+    aside = settings.state_dir / "set-aside-snapshot.json"
+    assert unseal(aside.read_bytes(), str(aside), sealed=True) == rebooted
+    assert f"set aside as {aside}" in caplog.text
+
+
+def test_in_the_same_boot_there_is_nothing_to_say(
+    settings: Settings, tell: Callable[[Story], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    tell(proven)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    Journal(settings).save(Snapshot("t", "", boot, "6.1", (), NodeState("mlx5_core", ())))
+    agent.reload_once("precompiled", settings)
+    assert "rebooted" not in caplog.text

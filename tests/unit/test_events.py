@@ -514,6 +514,30 @@ def test_stop_is_a_level() -> None:
                 wait_until_clear(lambda: ["x"], stop, what="x", timeout=10)
 
 
+def test_the_termination_ends_with_another_signal() -> None:
+    with StopSignal() as stop:
+        assert stop.elapsed == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        stop.again()
+        stop.drain()
+        assert not stop.requested
+        with pytest.raises(WaitTimeout):
+            wait_until_clear(lambda: ["x"], stop, what="x", timeout=0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            wait_until_clear(lambda: ["x"], stop, what="x", timeout=10)
+
+
+def test_a_signal_that_another_process_took() -> None:
+    with StopSignal(since=time.monotonic() - 7) as stop:
+        assert 7 <= stop.elapsed < 17
+        stop.drain()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert stop.elapsed >= 7
+
+
 def test_stop_that_came_before_the_wait_ends_it() -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

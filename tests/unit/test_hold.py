@@ -26,14 +26,21 @@ fd = os.open({lock!r}, os.O_RDWR | os.O_CREAT)
 if {early}:
     os.kill(os.getpid(), signal.SIGTERM)
 print("becoming", flush=True)
-hold.become(fd, {ready!r}, {log_format!r})
+hold.become(fd, {ready!r}, {log_format!r}, {then!r})
 """
 
 
 class Agent:
     """A process that becomes the holder."""
 
-    def __init__(self, tmp_path: Path, *, early: bool = False, log_format: str = "text") -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        *,
+        early: bool = False,
+        log_format: str = "text",
+        then: tuple[str, ...] = (),
+    ) -> None:
         self.ready = tmp_path / "ready"
         self.ready.touch()
         code = BECOME.format(
@@ -42,6 +49,7 @@ class Agent:
             early=early,
             ready=str(self.ready),
             log_format=log_format,
+            then=[*then],
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -95,7 +103,7 @@ def test_a_signal_removes_the_flag_and_ends_well(
     status, errors = agent.ended()
     assert (status, agent.ready.exists()) == (0, False)
     assert re.fullmatch(
-        rf"\d\d:\d\d:\d\d\.\d{{3}} INFO  {stop.name}: the ready flag is removed, the end\n", errors
+        rf"\d\d:\d\d:\d\d\.\d{{3}} INFO  {stop.name}: the ready flag is removed\n", errors
     )
 
 
@@ -117,6 +125,37 @@ def test_it_is_small_and_sleeps(tmp_path: Path, agents: list[Agent]) -> None:
     before = agent.status("voluntary_ctxt_switches")
     time.sleep(1)
     assert agent.status("voluntary_ctxt_switches") == before
+
+
+THEN = """
+import fcntl, os, signal, sys, time
+fd, _, since = sys.argv[1:]
+fcntl.flock(int(fd), fcntl.LOCK_EX | fcntl.LOCK_NB)
+child = os.posix_spawn("/bin/false", ["false"], os.environ)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
+      signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+      0 <= time.monotonic() - float(since) < 10, os.path.exists({ready!r}), file=sys.stderr)
+"""
+
+
+def test_it_becomes_what_it_is_told_to(tmp_path: Path, agents: list[Agent]) -> None:
+    """The flag is gone by then; lock and blocked signals are handed on, SIGCHLD is as usual."""
+    code = THEN.format(ready=str(tmp_path / "ready"))
+    lock_fd = "3"  # the first that the process opens
+    agents.append(agent := Agent(tmp_path, then=(sys.executable, "-c", code, lock_fd)).settled())
+    assert str(Path(f"/proc/{agent.process.pid}/fd/3").readlink()) == str(tmp_path / "lock")
+    agent.process.terminate()
+    status, errors = agent.ended()
+    assert (status, errors.splitlines()[-1]) == (0, "1 True True False")
+
+
+def test_what_it_cannot_become_is_said(tmp_path: Path, agents: list[Agent]) -> None:
+    agents.append(agent := Agent(tmp_path, then=("/nowhere/python",)).settled())
+    agent.process.terminate()
+    status, errors = agent.ended()
+    assert status == 1
+    assert "cannot terminate in order: /nowhere/python: No such file" in errors
+    assert not agent.ready.exists()
 
 
 def test_a_flag_that_is_gone_already_is_no_trouble(tmp_path: Path, agents: list[Agent]) -> None:
@@ -148,7 +187,8 @@ def test_orphans_are_reaped(tmp_path: Path, agents: list[Agent]) -> None:
         "from nodeagent import hold\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)\n"
         "subprocess.Popen(['true']); subprocess.Popen(['sh', '-c', 'read x'])\n"
-        f"hold.become(os.open({str(tmp_path / 'lock')!r}, os.O_RDWR | os.O_CREAT), '/none', 'text')"
+        f"lock = os.open({str(tmp_path / 'lock')!r}, os.O_RDWR | os.O_CREAT)\n"
+        "hold.become(lock, '/none', 'text', [])"
     )
     agent = Agent.__new__(Agent)
     agent.ready = tmp_path / "ready"
@@ -196,4 +236,4 @@ def test_it_imports_next_to_nothing() -> None:
 def test_a_holder_whose_file_is_gone_does_not_become_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hold, "__file__", "/nowhere/hold.py")
     with pytest.raises(FileNotFoundError):
-        hold.become(0, "/ready", "text")
+        hold.become(0, "/ready", "text", [])

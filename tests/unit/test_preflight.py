@@ -17,6 +17,9 @@ import pytest
 from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
 from nodeagent.driver.preflight import STORAGE_LOADED, Finding, Look, PreflightFailed
+from nodeagent.kernel.cgroup import pod_and_container
+from nodeagent.sriov import inside
+from nodeagent.sriov.namespaces import Holder, Namespace
 from tests.support.host import Host, make
 
 PF = "0000:01:00.0"
@@ -244,15 +247,16 @@ def test_a_packet_socket_on_one_of_our_interfaces(tmp_path: Path) -> None:
             "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-"
             "pod8f3c3f0a_6e0d_4c43_9d43_0a1b2c3d4e5f.slice/cri-containerd-"
             f"{'ab' * 32}.scope\n",
-            "pod 8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f, container abababababab",
+            " in pod 8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f, container abababababab",
         ),
-        (f"0::/system.slice/docker-{'0c' * 32}.scope\n", "container 0c0c0c0c0c0c"),
+        (f"0::/system.slice/docker-{'0c' * 32}.scope\n", " in container 0c0c0c0c0c0c"),
         ("0::/system.slice/sshd.service\n", ""),
     ],
 )
 def test_where_a_process_runs(tmp_path: Path, text: str, where: str) -> None:
     (tmp_path / "cgroup").write_text(text)
-    assert users._where(tmp_path) == where
+    pod, container = pod_and_container(tmp_path)
+    assert str(users.User(1, "app", ("it",), pod, container)) == f"app (pid 1{where}) holds it"
 
 
 def test_another_pid_namespace_is_said(host: Host) -> None:
@@ -271,14 +275,33 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     host.pf(PF, "mlx5_core", "vfio-pci", "none", "mlx5_core")
     host.interface(PF, "ens1f0np0", 4)
     host.interface("0000:01:00.2", "ens1f0v0", 5)
-    given, away = look(host)
+    away, given = look(host)
     assert "given to virtual machines or userspace drivers: VF 1 (0000:01:00.3, vfio-pci)" in (
         given.what
     )
-    assert away.what == f"pci/{PF}: in another network namespace, a pod's: VF 3 (0000:01:00.5)"
+    seen = f"in a network namespace that can't be seen: pci/{PF} vf 3 (0000:01:00.5)"
+    assert away.what == seen
+    assert away.blocks
     assert not given.blocks
-    assert not away.blocks
+    assert not any(each.blocks for each in look(host, pod_losses="accept"))
     assert all(each.blocks for each in look(host, skip_preflight=False))
+
+
+@pytest.mark.parametrize(("mode", "count"), [("Y", 0), ("N", 1)])
+def test_an_rdma_device_in_exclusive_mode_is_a_pods_loss(
+    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
+) -> None:
+    host.pf(PF, "mlx5_core", "mlx5_core")
+    host.file("sys/module/ib_core/parameters/netns_mode", f"{mode}\n")
+    for vf in ("0000:01:00.2", "0000:01:00.3"):
+        host.file(f"sys/bus/pci/devices/{vf}/infiniband/.here", "")
+    pod = Namespace(4, 4026532001, "b", (Holder(812, 99),), pod="u-1")
+    monkeypatch.setattr(inside, "locate", lambda _, missing: dict.fromkeys(missing, pod))
+    found = [each for each in look(host) if each.check == "pods"]
+    assert len(found) == count * 2
+    for each in found:
+        assert each.what.startswith("the RDMA device of pci/0000:01:00.0 vf ")
+        assert (each.blocks, each.pods) == (True, ("u-1",))
 
 
 def test_an_infiniband_vf_needs_no_interface(host: Host) -> None:

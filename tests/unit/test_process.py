@@ -211,7 +211,7 @@ def test_patient_run_finishes_before_it_stops(tmp_path: Path) -> None:
                 ["/bin/sh", "-c", f"sleep 0.5; echo loaded > {done}"],
                 timeout=30,
                 stop=stop,
-                patient=True,
+                patience=60,
             )
         timer.join()
     assert done.read_text() == "loaded\n"
@@ -222,7 +222,7 @@ def test_patience_ends_at_the_deadline(quick: None) -> None:
         timer = terminate_me(0.1)
         started = time.monotonic()
         with pytest.raises(Stopped):
-            run(["/bin/sleep", "60"], timeout=0.5, stop=stop, patient=True)
+            run(["/bin/sleep", "60"], timeout=0.5, stop=stop, patience=60)
         assert 0.5 <= time.monotonic() - started < 1.5
         timer.join()
 
@@ -231,7 +231,7 @@ def test_nothing_is_started_after_a_stop(tmp_path: Path) -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Stopped):
-            run(["/bin/touch", str(tmp_path / "x")], timeout=5, stop=stop, patient=True)
+            run(["/bin/touch", str(tmp_path / "x")], timeout=5, stop=stop, patience=60)
     assert not (tmp_path / "x").exists()
 
 

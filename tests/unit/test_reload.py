@@ -22,7 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from nodeagent import reload as story
-from nodeagent.driver.nic import NicDriver, SrcVersions
+from nodeagent.driver.nic import Loss, NicDriver, SrcVersions
 from nodeagent.errors import (
     AgentError,
     DataError,
@@ -67,7 +67,7 @@ class FakeDriver:
         self.installed, self.loaded = "B", "A"
         self.restarts = 0
         self.refusal: AgentError | None = None
-        self.companions: AgentError | None = None
+        self.companions_fail: AgentError | None = None
         self.unsafe: AgentError | None = None
 
     def ensure_built(self) -> None:
@@ -78,6 +78,9 @@ class FakeDriver:
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         return (("mlx5_core", self.loaded),)
+
+    def companions(self) -> tuple[str, ...]:
+        return ("mlx5_core",)
 
     def loaded_is_installed(self) -> bool:
         return self.loaded == self.installed
@@ -90,12 +93,13 @@ class FakeDriver:
 
     def ensure_companions(self, before: Iterable[str]) -> None:
         assert "mlx5_core" in before
-        if self.companions is not None:
-            raise self.companions
+        if self.companions_fail is not None:
+            raise self.companions_fail
 
-    def check_reload_is_safe(self) -> None:
+    def check_reload_is_safe(self) -> tuple[Loss, ...]:
         if self.unsafe is not None:
             raise self.unsafe
+        return ()
 
     def ensure_restarted(self) -> None:
         if self.loaded_is_installed():
@@ -497,7 +501,7 @@ def test_what_fails_after_a_failed_restart_does_not_hide_it(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.driver.refusal = KernelError("openibd did not bring in the installed driver")
-    host.driver.companions = KernelError("mlx5_ib did not load")
+    host.driver.companions_fail = KernelError("mlx5_ib did not load")
     host.fake.plant(f"{PF1} vf 1", "trust", Fault(errno.EPERM))
     with pytest.raises(KernelError, match="openibd did not"):
         host.start()

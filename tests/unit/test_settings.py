@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodeagent.errors import ConfigError
+from nodeagent.parse import Secret
 from nodeagent.settings import WORDS, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]
@@ -72,6 +73,8 @@ def test_set_but_empty_is_not_set(name: str) -> None:
         ("DRIVER_MODULE", "mlx5_core\n", "letters, digits"),
         ("OFED_BLACKLIST_MODULES", "mlx5_core mlx5_ib", "':' between them"),
         ("OFED_BLACKLIST_MODULES", "mlx5_core::mlx5_ib", "':' between them"),
+        ("APPEND_DRIVER_BUILD_FLAGS", "--a '--b c", "every quote closed"),
+        ("APPEND_DRIVER_BUILD_FLAGS", "--a\n--b", "on one line"),
         ("NVIDIA_NIC_DRIVER_VER", "-rf", "beginning with neither"),
         ("NVIDIA_NIC_DRIVER_VER", "../25.07", "a version"),
     ],
@@ -187,7 +190,92 @@ ROWS = {
     "PF_TIMEOUT": (120.0, ("600", 600.0), "0"),
     "BUILD_TIMEOUT": (3600.0, ("7200", 7200.0), "inf"),
     "RESTART_TIMEOUT": (600.0, ("60", 60.0), "-1"),
+    "RESTORE_DRIVER_ON_POD_TERMINATION": (False, ("true", True), "always"),
+    "TERMINATION_GRACE_PERIOD": (300.0, ("90", 90.0), "90s"),
+    "CREATE_IFNAMES_UDEV": (False, ("true", True), "yes"),
+    "MLX_UDEV_RULES_FILE": (
+        Path("/host/etc/udev/rules.d/77-mlnx-net-names.rules"),
+        ("/etc/udev/rules.d/77.rules", Path("/etc/udev/rules.d/77.rules")),
+        "77.rules",
+    ),
+    "MLX_DRIVERS_MOUNT": (Path("/run/mellanox/drivers"), ("/run/x/", Path("/run/x")), "/"),
+    "SHARED_KERNEL_HEADERS_DIR": (Path("/usr/src"), ("/usr/src/", Path("/usr/src")), "usr/src"),
+    "CLUSTER_INTEGRATION": ("auto", ("off", "off"), "maybe"),
+    "NODE_NAME": (None, ("node-1.example", "node-1.example"), "Node/1"),
+    "KUBERNETES_SERVICE_HOST": (None, ("10.96.0.1", "10.96.0.1"), "a host"),
+    "KUBERNETES_SERVICE_PORT": (None, ("6443", 6443), "65536"),
+    "SERVICE_ACCOUNT_DIR": (
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        ("/run/sa", Path("/run/sa")),
+        "sa",
+    ),
+    "KUBECONFIG": (None, ("/home/k/config", Path("/home/k/config")), "config"),
+    "API_TIMEOUT": (30.0, ("5", 5.0), "five"),
+    "DEVICE_PLUGIN_NAMESPACES": (
+        (
+            "kube-system",
+            "sriov-network-operator",
+            "openshift-sriov-network-operator",
+            "intel-device-plugins-operator",
+            "nvidia-network-operator",
+            "default",
+        ),
+        ("a,b", ("a", "b")),
+        "a b",
+    ),
+    "DEVICE_PLUGIN_SELECTORS": (
+        (
+            "app=sriov-device-plugin",
+            "app=kube-sriov-device-plugin",
+            "app=sriovdp",
+            "name=sriov-device-plugin",
+            "component=sriov-device-plugin",
+        ),
+        ("app=x,name=y", ("app=x", "name=y")),
+        "app",
+    ),
+    "DEVICE_PLUGIN_CONFIG": (
+        Path("/etc/pcidp/config.json"),
+        ("/etc/dp.json", Path("/etc/dp.json")),
+        "dp.json",
+    ),
+    "DEVICE_PLUGIN_TIMEOUT": (180.0, ("60", 60.0), "1m"),
+    "ALLOCATABLE_SETTLE": (12.0, ("1", 1.0), "-1"),
+    "NODE_EVENTS": (True, ("false", False), "off"),
+    "NODE_CONDITION": (False, ("true", True), "on"),
+    "NODE_ANNOTATIONS": (False, ("true", True), "on"),
+    "OPERATOR_NAMESPACES": (
+        ("openshift-sriov-network-operator", "sriov-network-operator"),
+        ("op", ("op",)),
+        "Op",
+    ),
+    "OPEN_SNAPSHOT_AFTER_REBOOT": ("keep", ("set-aside", "set-aside"), "drop"),
+    "WATCH_DRIFT": (False, ("true", True), "maybe"),
+    "TRACE_POINTS": (None, ("/run/trace", Path("/run/trace")), "trace"),
+    "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (None, ("/mnt/inv", Path("/mnt/inv")), "inv"),
+    "APPEND_DRIVER_BUILD_FLAGS": (None, ("--with-x  --y", "--with-x  --y"), "a\0b"),
+    "USE_DKMS": (False, ("true", True), "dkms"),
+    "UBUNTU_PRO_TOKEN": (None, ("C123", Secret("C123")), "a\0b"),
+    "DTK_OCP_COMPILED_DRIVER_VER": (None, ("25.10-1.2.8.0", "25.10-1.2.8.0"), "a b"),
+    "DTK_OCP_START_COMPILE_FLAG": (None, ("/mnt/s/start", Path("/mnt/s/start")), "start"),
+    "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
+    "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
+    "DRIVER_CONTAINER_READY_PATH": (
+        Path("/run/mellanox/drivers/.driver-ready"),
+        ("/run/theirs", Path("/run/theirs")),
+        "theirs",
+    ),
+    "METRICS_PORT": (None, ("9790", 9790), "65536"),
+    "METRICS_ADDRESS": ("127.0.0.1", ("::1", "::1"), "a b"),
+    "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
+    "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
 }
+ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
+"""Variables that no text is wrong for: ignored, or only asked for being there."""
+
+
+def test_every_variable_has_its_values_here() -> None:
+    assert set(NAMES) - ANY_TEXT == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -196,8 +284,22 @@ def test_default_a_good_value_and_a_bad_one(name: str) -> None:
     attribute = {row.name: attribute for attribute, row in rows()}[name]
     assert getattr(Settings.from_environment({}), attribute) == default
     assert getattr(Settings.from_environment({name: text}), attribute) == value
-    with pytest.raises(ConfigError, match=f"^{name} is {re.escape(ascii(bad))}; allowed: "):
+    shown = "not shown" if isinstance(value, Secret) else re.escape(ascii(bad))
+    with pytest.raises(ConfigError, match=f"^{name} is {shown}; allowed: "):
         Settings.from_environment({name: bad})
+
+
+def test_a_token_is_never_shown() -> None:
+    (row,) = [row for _, row in rows() if row.name == "UBUNTU_PRO_TOKEN"]
+    settings = Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1secret"})
+    assert settings.ubuntu_pro_token is not None
+    assert settings.ubuntu_pro_token.value == "C1secret"
+    assert "C1secret" not in f"{settings} {settings.ubuntu_pro_token} {settings!r}"
+    assert row.shown(settings.ubuntu_pro_token) == "(set, not shown)"
+    assert row.shown(Settings().ubuntu_pro_token) == "-"
+    with pytest.raises(ConfigError, match="UBUNTU_PRO_TOKEN is not shown; allowed: ") as caught:
+        Settings.from_environment({"UBUNTU_PRO_TOKEN": "C1 secret"})
+    assert "secret" not in caught.value.message
 
 
 def test_a_long_bad_value_is_cut() -> None:
@@ -220,6 +322,8 @@ def test_bind_delay_is_accepted_whatever_it_says() -> None:
     [
         ("precompiled", True, {}, "NVIDIA_NIC_DRIVER_VER"),
         ("sources", False, {}, "NVIDIA_NIC_DRIVER_VER"),
+        ("precompiled", True, {"NVIDIA_NIC_DRIVER_VER": "1", "USE_DKMS": "1"}, "USE_DKMS is true"),
+        ("precompiled", False, {"USE_DKMS": "true"}, "USE_DKMS is true"),
         ("sources", True, {"NVIDIA_NIC_DRIVER_VER": "25.07-0.9.7.0"}, "NVIDIA_NIC_DRIVER_PATH"),
         ("dtk-build", True, {}, "sources and precompiled"),
     ],

@@ -20,6 +20,7 @@ work=$(mktemp -d)
 log=$work/log
 pipe=$work/pipe
 job=
+nap=
 
 say() {
     echo "[$(date +%H:%M:%S)] $*"
@@ -28,11 +29,20 @@ say() {
 # A signal ends all at once. The start flag stays, so that whoever comes next builds.
 stopped() {
     [ -z "$job" ] || kill -s TERM -- "-$job" 2>/dev/null || kill -s TERM "$job" 2>/dev/null || :
+    [ -z "$nap" ] || kill "$nap" 2>/dev/null || :
     rm -rf "$work"
     say "stopped"
     exit "$1"
 }
 trap 'stopped 143' TERM INT
+
+# sleep(1) alone would keep a signal waiting until it has ended.
+pause() {
+    sleep "$1" &
+    nap=$!
+    wait "$nap"
+    nap=
+}
 
 # A file appears under its name when its content is complete.
 publish() {
@@ -87,18 +97,20 @@ check() {
     for package in "$sources"/RPMS/*/"$(uname -m)"/*.rpm; do
         [ -e "$package" ] || continue
         rpm -K --nosignature "$package" >>"$log" 2>&1 || fail "a damaged package: $package"
-        ! rpm -qp --nosignature -l "$package" | grep -q "/$module\.ko" || brings=$package
+        if rpm -qp --nosignature -l "$package" | grep -F "/modules/$(uname -r)/" |
+            grep -q "/$module\.ko"; then
+            brings=$package
+        fi
         count=$((count + 1))
     done
     [ "$count" -gt 0 ] || fail "install.pl left no packages in $sources/RPMS"
-    [ -n "$brings" ] || fail "none of the $count packages brings $module"
+    [ -n "$brings" ] || fail "none of the $count packages brings $module for $(uname -r)"
 }
 
 : >"$log"
 say "waiting for $start"
 while ! [ -e "$start" ]; do
-    sleep 3 &
-    wait $!
+    pause 3
 done
 rm -f "$failed" "$flag"
 tools
@@ -115,8 +127,7 @@ rm -rf "$work"
 say "$count packages are built: $flag"
 
 # The container would be started again if this ended.
-trap 'exit 0' TERM INT
+trap 'stopped 0' TERM INT
 while :; do
-    sleep 3600 &
-    wait $!
+    pause 3600
 done

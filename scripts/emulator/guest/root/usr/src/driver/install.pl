@@ -2,11 +2,12 @@
 # Stand-in for the driver sources' install.pl: it says what it does, and with --build-only leaves
 # packages where the real one does, made by the real rpmbuild and dpkg-deb. Files beside it:
 #
-#   build        A or B: which of the lab's builds of mlx5_core the packages bring (default B)
+#   build        A, B or C: which of the lab's builds of mlx5_core the packages bring (default B)
 #   version      of the packages (default 25.10)
 #   debs         if there: debs in the place of RPMs
 #   only         if there: just these packages of `ofed-scripts mlnx-tools mlnx-ofa_kernel`
-#   fault        if there: a command that is run before the last package
+#   fault        if there: a script that is run before the last package is built
+#   scriptlet    if there: a script that the package manager runs before it installs the last one
 #
 # The arguments it was called with are kept in `arguments`, a line each.
 set -euo pipefail
@@ -49,6 +50,10 @@ rpm_of() {
     mkdir -p "$target"
     fill "$1" "$top/$1"
     (cd "$top/$1" && find . -type f | cut -c 2-) >"$top/$1.files"
+    local scriptlet=
+    if [ -e scriptlet ] && [ "$1" = mlnx-ofa_kernel ]; then
+        scriptlet="%pre"$'\n'$(cat scriptlet)
+    fi
     cat >"$top/$1.spec" <<SPEC
 %define debug_package %{nil}
 %define __os_install_post %{nil}
@@ -64,6 +69,7 @@ Requires: nothing-that-there-is
 %description
 %install
 cp -a $top/$1/. %{buildroot}
+$scriptlet
 %files -f $top/$1.files
 SPEC
     rpmbuild --quiet -bb --define "_topdir $top" --define "_buildhost lab" "$top/$1.spec"
@@ -82,6 +88,10 @@ Maintainer: the lab
 Depends: nothing-that-there-is
 Description: the lab's $1
 CONTROL
+    if [ -e scriptlet ] && [ "$1" = mlnx-ofa_kernel ]; then
+        { echo '#!/bin/sh'; cat scriptlet; } >"$top/$1/DEBIAN/preinst"
+        chmod 755 "$top/$1/DEBIAN/preinst"
+    fi
     dpkg-deb -Zgzip --build "$top/$1" "$target/${name}_$version-1.deb" >/dev/null
 }
 

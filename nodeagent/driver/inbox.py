@@ -1,0 +1,95 @@
+"""The host's own driver back: what RESTORE_DRIVER_ON_POD_TERMINATION asks for.
+
+The host's own is what its tree has below kernel/: the packages install beside that (updates/,
+extra/). `mlnxofedctl --alt-mods force-restart` is how the driver container does it. On a host that
+never had those packages it unloads, finds nothing to load and exits 1, so its status says nothing:
+the kernel is read, and a driver loaded from the host's tree where there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from nodeagent.driver import neighbours, openibd, preflight, rdma
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import AgentError, KernelError, WaitTimeout
+from nodeagent.kernel import modules
+from nodeagent.kernel.events import StopSignal
+
+log = logging.getLogger(__name__)
+
+_OF_THE_INSTALLED = frozenset({"installed", "loadable"})
+"""Findings about the driver that is to go."""
+
+
+def runs(driver: NicDriver) -> bool:
+    """Tell whether the loaded driver is the host's own; without its tree: not the installed one."""
+    module, root = driver.settings.driver_module, driver.settings.driver_root
+    if not driver.is_loaded():
+        return False
+    tree = root / neighbours.HOST.relative_to("/")
+    path = modules.find(module, tree / "lib/modules" / os.uname().release / "kernel")
+    if path is None:
+        return not driver.loaded_is_installed()
+    own = modules.field_of_file(path, "srcversion")
+    loaded = modules.loaded_srcversion(module, driver.sysfs)
+    return own == loaded if own and loaded else not driver.loaded_is_installed()
+
+
+def check_is_safe(driver: NicDriver) -> None:
+    """Raise, before anything is touched, when it can't be done or something blocks a reload."""
+    openibd.check_inbox(driver.settings)
+    found = preflight.Look(driver.settings, driver.sysfs, driver.proc).findings()
+    preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
+
+
+def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
+    """Return when the host's own driver runs, with as much of `before` as the host has of it.
+
+    KernelError when another one runs, or none. Stopped, after the restart has ended.
+    """
+    settings = driver.settings
+    with rdma.netns_mode_kept(settings, driver.sysfs):
+        neighbours.send_away(settings, driver.sysfs)
+        try:
+            said = openibd.inbox(settings, stop)
+        except WaitTimeout as error:
+            log.warning("%s", error.message)
+        else:
+            if said.returncode:
+                log.warning("mlnxofedctl exited %d", said.returncode)
+        finally:
+            _load(driver)
+    for module in before:
+        if not modules.is_loaded(module, driver.sysfs):
+            _try(module, settings.driver_root, _tree(driver))
+    if not runs(driver):
+        now = modules.loaded_srcversion(settings.driver_module, driver.sysfs)
+        raise KernelError(
+            f"the host's own {settings.driver_module} is not back: "
+            + (f"loaded is {now}" if driver.is_loaded() else "this node has NO NIC driver"),
+            hint="the next start of nodeagent restores the VFs, on the driver that is installed",
+        )
+
+
+def _load(driver: NicDriver) -> None:
+    """Rather any driver than none: the host's own, else the installed one."""
+    settings = driver.settings
+    for tree in dict.fromkeys((_tree(driver), None)):
+        if not driver.is_loaded():
+            log.warning("loading %s from %s", settings.driver_module, tree or "the pod's own tree")
+            _try(settings.driver_module, settings.driver_root, tree)
+
+
+def _tree(driver: NicDriver) -> Path | None:
+    return neighbours.HOST if neighbours.has_host_tree(driver.settings) else None
+
+
+def _try(module: str, root: Path, tree: Path | None) -> None:
+    try:
+        modules.load(module, root, tree=tree)
+    except AgentError as error:
+        log.warning("%s", error.message)

@@ -1,0 +1,86 @@
+"""Interface names without the port (enp8s0f0, not enp8s0f0np0), where the node had such before.
+
+The driver tells the kernel a port name that older ones did not tell, and udev appends it. Users'
+configuration has the old names, so a rule cuts it off again, on request (CREATE_IFNAMES_UDEV).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nodeagent import durable
+from nodeagent.errors import AgentError
+from nodeagent.kernel import process, udev
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PORT = re.compile(r"np[0-3]$")
+_RELOAD_TIMEOUT = 10.0  # seconds; udevd answers when it has taken the order
+
+# udev names an interface after ID_NET_NAME_PATH or _SLOT (80-net-setup-link.rules): this comes
+# before. "$$" is udev's for "$". A VF's name has its number after the port's. Not on `add` alone:
+# the rename makes a `move`, which would enter the long name into udev's database again.
+_RULE = """\
+# Written by nodeagent; removed when its pod ends.
+# enp8s0f0np0 becomes enp8s0f0, enp8s0f0np1v12 becomes enp8s0f0v12.
+SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_PATH}}=="?*", \\
+  PROGRAM="/bin/sh -c 'echo $env{{ID_NET_NAME_PATH}} | sed -e s/np[0-3]$$// -e s/np[0-3]v/v/'", \\
+  ENV{{ID_NET_NAME_PATH}}="$result"
+SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_SLOT}}=="?*", \\
+  PROGRAM="/bin/sh -c 'echo $env{{ID_NET_NAME_SLOT}} | sed -e s/np[0-3]$$// -e s/np[0-3]v/v/'", \\
+  ENV{{ID_NET_NAME_SLOT}}="$result"
+"""
+
+
+def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/run/udev")) -> None:
+    """The rule is there if it is asked for and no interface of ours has a port in its name.
+
+    With no interface to judge by (an earlier run was killed while there was no driver), what is
+    there stays. StorageError when it cannot be written.
+    """
+    path = settings.udev_rules_file
+    if not settings.create_ifnames_udev:
+        remove(settings)
+        return
+    names = [*_names(settings, sysfs, run)]
+    if not names:
+        log.info("no interface to tell by whether names had ports: %s stays as it is", path)
+    elif any(_PORT.search(name) for name in names):
+        remove(settings)
+    else:
+        durable.make_directory(path.parent, 0o755)
+        durable.replace(path, _RULE.format(driver=settings.driver_module).encode(), 0o644)
+        log.info("interfaces keep their names without ports: wrote %s", path)
+        _have_udev_read_it()
+
+
+def remove(settings: Settings) -> None:
+    """No rule, whoever wrote it: the file is the driver container's own."""
+    path = settings.udev_rules_file
+    if path.parent.is_dir():
+        durable.remove_unfinished(path)
+        if durable.remove(path):
+            log.info("removed %s", path)
+            _have_udev_read_it()
+
+
+def _names(settings: Settings, sysfs: Path, run: Path) -> Iterator[str]:
+    """What udev made of the path of each interface of our PFs (ID_NET_NAME_PATH)."""
+    tree = Sysfs(sysfs)
+    for bus, device in tree.physical_functions(settings.driver_module):
+        for ifindex in tree.interfaces(bus, device):
+            if name := udev.property_of(ifindex, "ID_NET_NAME_PATH", run):
+                yield name
+
+
+def _have_udev_read_it() -> None:
+    """Now rather than by itself, at the first event 3 s later (systemd, manager_reload())."""
+    try:
+        process.run(["udevadm", "control", "--reload"], timeout=_RELOAD_TIMEOUT)
+    except AgentError as error:
+        log.debug("udev reads the rules by itself: %s", error.message)

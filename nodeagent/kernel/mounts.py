@@ -1,0 +1,88 @@
+"""Mounts of this mount namespace: what is mounted where (proc_pid_mountinfo(5)), mount(2).
+
+No mount(8): an image may lack it, and errno says more than its exit status.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import KernelError
+from nodeagent.trace import point
+
+# include/uapi/linux/mount.h
+BIND: Final = 0x1000
+RECURSIVE: Final = 0x4000
+UNBINDABLE: Final = 1 << 17
+PRIVATE: Final = 1 << 18
+_DETACH: Final = 2  # MNT_DETACH
+_NO_FOLLOW: Final = 8  # UMOUNT_NOFOLLOW
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mount: where, and whether what is mounted below it shows in its peers (the host, too)."""
+
+    at: str
+    is_shared: bool
+
+
+def mounts(proc: Path = Path("/proc")) -> tuple[Mount, ...]:
+    """All mounts of this process's namespace, in the order in which they were made.
+
+    The fields of a line are: id, parent, device, root, where, options, optional fields up to "-".
+    """
+    lines = (proc / "self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return tuple(_mount(line.split(" ")) for line in lines)
+
+
+def on(path: Path, proc: Path = Path("/proc")) -> tuple[Mount, ...]:
+    """What is mounted exactly there, each on top of the one before."""
+    return tuple(mount for mount in mounts(proc) if mount.at == str(path))
+
+
+def bind(source: Path, target: Path) -> None:
+    """Mount a directory and all that is mounted below it at another place as well."""
+    _mount_call(str(source), target, BIND | RECURSIVE)
+
+
+def propagate(target: Path, flags: int) -> None:
+    """Change how mounts below a mount show elsewhere: UNBINDABLE, PRIVATE, with RECURSIVE."""
+    _mount_call("none", target, flags)
+
+
+def unmount(target: Path) -> None:
+    """Take away the topmost mount there with all below it, also while it is in use."""
+    point("unmount", target)
+    if _libc().umount2(os.fsencode(target), _DETACH | _NO_FOLLOW):
+        raise _refused(f"unmount {target}")
+
+
+def _mount(fields: list[str]) -> Mount:
+    optional = fields[6 : fields.index("-")]
+    at = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
+    return Mount(at, any(field.startswith("shared:") for field in optional))
+
+
+def _mount_call(source: str, target: Path, flags: int) -> None:
+    point("mount", target)
+    if _libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None):
+        what = f"mount {source} at" if flags & BIND else "change the propagation of"
+        raise _refused(f"{what} {target}")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _refused(operation: str) -> KernelError:
+    number = ctypes.get_errno()
+    hint = "a privileged pod may" if number == 1 else None
+    return KernelError(f"cannot {operation}: {os.strerror(number)}", hint=hint, errno=number)

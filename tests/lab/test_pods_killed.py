@@ -1,0 +1,62 @@
+"""Killed at every point from the first VF's bind on, with VFs in pods: half-moved, half-configured.
+
+What comes before is the same with pods and without (test_killed.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import lab
+from tests.support.lab import PF1, Nodeagent
+from tests.support.pods import Pod
+from tests.support.sweep import Sweep, everything, over, swap_build
+from tests.support.zygote import Zygote
+
+pytestmark = pytest.mark.sweep
+
+
+@pytest.fixture
+def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
+    """Two VFs in two pods: addresses, a route, a VLAN, a sysctl, an alias."""
+    lab.clean("A")
+    lab.make_vfs(PF1, 2)
+    (tmp_path / "trace").mkdir()
+    with ExitStack() as held:
+        both = [held.enter_context(Pod()) for _ in range(2)]
+        for index, pod in enumerate(both):
+            pod.take(lab.vf(PF1, index), "net1")
+            pod.ip(
+                f"address add 10.1.0.{index + 1}/24 dev net1",
+                f"address add fd00:1::{index + 1}/64 dev net1",
+                "link set net1 up alias tenant",
+                "route add 192.0.2.0/24 via 10.1.0.99",
+                "link add link net1 name net1.5 type vlan id 5",
+                "link set net1.5 up",
+            )
+            pod.sh("sysctl -qw net/ipv4/conf/net1/rp_filter=2")
+        zygote = held.enter_context(Zygote(nodeagent.environment, tmp_path))
+
+        def look() -> dict[str, Any]:
+            return everything() | {"pods": [pod.read() for pod in both]}
+
+        before = look()
+        sweep = Sweep("pods", nodeagent, zygote, tmp_path / "trace", swap_build, look=look)
+        sweep.undisturbed()
+        assert sweep.end == before
+        yield sweep
+
+
+def test_killed_at_every_point_at_which_pods_are_served(
+    pods: Sweep, shard: tuple[int, int]
+) -> None:
+    names = [line.partition(" ")[2] for line in pods.points]
+    first = names.index("begin stage bind VFs") + 1
+    last = max(n for n, name in enumerate(names, 1) if name.startswith("begin stage"))
+    numbers = range(first + shard[0] - 1, last + 2, shard[1])
+    over(numbers, pods.killed_at, pods, "SIGKILL")

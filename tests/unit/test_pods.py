@@ -1,0 +1,382 @@
+"""VFs in pods as values: which namespace is which, what is planned, what is told, what is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import DataError
+from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.probes import Probe
+from nodeagent.render import Screen
+from nodeagent.sriov import table
+from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
+from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.sriov.differences import differences, unseen
+from nodeagent.sriov.lines import lines
+from nodeagent.sriov.model import (
+    DeviceHandle,
+    Inside,
+    Mac,
+    Netdev,
+    NodeState,
+    Pf,
+    Snapshot,
+    Vf,
+)
+from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.sriov.plan import after_reload, plan
+from nodeagent.sriov.pods import without
+from nodeagent.sriov.stack import Address, Child, Nexthop, Route, Stack
+
+HANDLE = DeviceHandle("pci", "0000:01:00.0")
+UID = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
+DEFAULTS = (("ipv4.proxy_arp", 0), ("ipv4.rp_filter", 0))
+
+STACK = Stack(
+    children=(Child("net1.5", "net1", "vlan", (("id", 5),), "02:00:00:00:00:01", 1500, up=True),),
+    addresses=(Address("net1", "10.1.0.1/24"), Address("net2", "10.2.0.1/24")),
+    routes=(Route("192.0.2.0/24", (Nexthop("net1", "10.1.0.9"), Nexthop("net2", "10.2.0.9"))),),
+)
+POD = Namespace(4, 4026532001, "b-1", (Holder(812, 99),), 17, "pause", UID, "5f2e", STACK, DEFAULTS)
+
+
+def netdev(name: str, **facts: object) -> Netdev:
+    given: dict[str, object] = {"mac": Mac("02:00:00:00:00:01"), "mtu": 1500, "up": True, **facts}
+    return Netdev(name, **given)  # type: ignore[arg-type] # what a test gives
+
+
+def vf(index: int, name: str, namespace: int = POD.inode, **facts: object) -> Vf:
+    inside = Inside(namespace, netdev(name, **facts), carrier=True)
+    return Vf(index, f"0000:01:10.{2 * index}", "mlx5_core", "", inside=inside)
+
+
+def state(*vfs: Vf, namespaces: tuple[Namespace, ...] = (POD,)) -> NodeState:
+    pf = Pf(HANDLE, len(vfs), autoprobe=True, netdev=netdev("enp1s0"), vfs=vfs)
+    return NodeState("mlx5_core", (pf,), Stack(), namespaces=namespaces)
+
+
+def both(**facts: object) -> NodeState:
+    """A pod with two VFs, net1 and net2."""
+    return state(vf(0, "net1", POD.inode, **facts), vf(1, "net2"))
+
+
+# Which namespace is which
+
+
+class Tree:
+    """A /proc of files. A namespace is a file whose name says its own inode."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.spaces = root / "spaces"
+        self.spaces.mkdir()
+        (root / "sys/kernel/random").mkdir(parents=True)
+        (root / "sys/kernel/random/boot_id").write_text("b-1\n")
+        self.process(1, 10, self.namespace("host"))
+        (root / "self").symlink_to("1")
+        self.mounts()
+
+    def namespace(self, name: str) -> int:
+        """Its inode."""
+        file = self.spaces / name
+        file.touch()
+        return file.stat().st_ino
+
+    def process(self, pid: int, started: int, inode: int) -> None:
+        """Is in that namespace from now on."""
+        directory = self.root / str(pid)
+        (directory / "ns").mkdir(parents=True, exist_ok=True)
+        link = directory / "ns/net"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"net:[{inode}]")
+        (target,) = (each for each in self.spaces.iterdir() if each.stat().st_ino == inode)
+        entry = directory / f"ns/net:[{inode}]"
+        entry.unlink(missing_ok=True)
+        entry.hardlink_to(target)
+        rest = " ".join(["0"] * 18)
+        (directory / "stat").write_text(f"{pid} (a b) c) S {rest} {started} 0\n")
+
+    def mounts(self, *lines: tuple[str, int]) -> None:
+        """In /proc/1/mountinfo."""
+        text = "".join(f"40 30 0:4 net:[{n}] {path} rw - nsfs nsfs rw\n" for path, n in lines)
+        (self.root / "1/mountinfo").write_text(f"30 1 0:29 / /run rw - tmpfs tmpfs rw\n{text}")
+
+    def end(self, pid: int) -> None:
+        for path in sorted((self.root / str(pid)).rglob("*"), reverse=True):
+            path.unlink() if not path.is_dir() or path.is_symlink() else path.rmdir()
+        (self.root / str(pid)).rmdir()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def opened(tree: Tree, inode: int, *holders: Holder, boot: str = "b-1") -> bool:
+    device = tree.spaces.stat().st_dev
+    with Namespaces(tree.root).opened(Namespace(device, inode, boot, holders)):
+        return True
+
+
+def test_namespaces_are_found_through_processes_and_mounts_but_our_own(tree: Tree) -> None:
+    one, two = tree.namespace("one"), tree.namespace("two")
+    tree.process(50, 500, one)
+    tree.process(51, 510, one)
+    tree.mounts(("/run/netns/a\\040b", two))
+    found = Namespaces(tree.root).scan()
+    assert {inode: set(holders) for inode, holders in found.items()} == {
+        one: {Holder(50, 500), Holder(51, 510)},
+        two: {Holder(mount="/run/netns/a b")},
+    }
+
+
+def test_the_same_process_in_the_same_namespace(tree: Tree) -> None:
+    one = tree.namespace("one")
+    tree.process(50, 500, one)
+    assert opened(tree, one, Holder(50, 500))
+
+
+def test_another_one_of_its_processes_is_enough(tree: Tree) -> None:
+    one = tree.namespace("one")
+    tree.process(51, 510, one)
+    assert opened(tree, one, Holder(50, 500), Holder(51, 510))
+
+
+def test_a_mount_is_enough(tree: Tree) -> None:
+    one = tree.namespace("one")
+    assert opened(tree, one, Holder(50, 500), Holder(mount=str(tree.spaces / "one")))
+
+
+@pytest.mark.parametrize("started", [501, 499])
+def test_its_number_in_the_hands_of_another_process(tree: Tree, started: int) -> None:
+    one = tree.namespace("one")
+    tree.process(50, started, one)
+    with pytest.raises(NamespaceGone, match="nobody holds it"):
+        opened(tree, one, Holder(50, 500))
+
+
+def test_its_process_in_another_namespace(tree: Tree) -> None:
+    one, two = tree.namespace("one"), tree.namespace("two")
+    tree.process(50, 500, two)
+    with pytest.raises(NamespaceGone, match="another namespace"):
+        opened(tree, one, Holder(50, 500))
+
+
+def test_nobody_is_left(tree: Tree) -> None:
+    one = tree.namespace("one")
+    tree.process(50, 500, one)
+    tree.end(50)
+    with pytest.raises(NamespaceGone, match="nobody holds it"):
+        opened(tree, one, Holder(50, 500))
+
+
+def test_another_boot_has_other_namespaces(tree: Tree) -> None:
+    one = tree.namespace("one")
+    tree.process(50, 500, one)
+    with pytest.raises(NamespaceGone, match="started anew"):
+        opened(tree, one, Holder(50, 500), boot="b-0")
+
+
+def test_names_for_people() -> None:
+    assert str(POD) == f"pod {UID}, container 5f2e (pause, pid 812)"
+    bare = dataclasses.replace(POD, pod="", container="")
+    assert str(bare) == "a namespace (pause, pid 812)"
+    mount = dataclasses.replace(bare, holders=(Holder(mount="/run/netns/blue"),))
+    assert str(mount) == "/run/netns/blue"
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"pid": 4}, {"pid": 4, "started": 5, "mount": "/a"}, {"mount": "a"}]
+)
+def test_a_holder_is_a_process_or_a_mount(facts: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"neither|absolute"):
+        Holder(**facts)  # type: ignore[arg-type] # wrong on purpose
+
+
+# The plan
+
+
+def test_nothing_differs_from_itself() -> None:
+    assert plan(both(), both()) == ()
+    assert differences(both(), both()) == ()
+
+
+def test_after_a_reload_each_vf_is_moved_and_set_up() -> None:
+    want = both(sysctls=(("ipv4.rp_filter", 2),))
+    stages = {stage.name: stage.actions for stage in plan(want, after_reload(want))}
+    names = list(stages)
+    assert names.index("bind VFs") < names.index("move VFs") < names.index("set up in pods")
+    moves = [action for action in stages["move VFs"] if isinstance(action, MoveVf)]
+    assert [(m.index, m.address, m.namespace.inode, m.name, m.carrier) for m in moves] == [
+        (0, "0000:01:10.0", POD.inode, "net1", True),
+        (1, "0000:01:10.2", POD.inode, "net2", True),
+    ]
+    inner = [each for each in stages["set up in pods"] if isinstance(each, InPod)]
+    first = [each.action for each in inner if each.index == 0]
+    assert first[0] == SetSysctls(HANDLE, 0, (("ipv4.rp_filter", 2),))
+    assert isinstance(first[1], SetLink)
+    assert (first[1].name, first[1].mac, first[1].up) == (None, "02:00:00:00:00:01", True)
+    things = [each.thing for each in first if isinstance(each, AddStacked)]
+    assert things == [STACK.children[0], STACK.addresses[0], STACK.routes[0]]
+
+
+def test_what_is_there_already_is_not_done_again() -> None:
+    """Cut off after the first VF was moved, but for its route and its MTU."""
+    half = dataclasses.replace(POD, stack=dataclasses.replace(STACK, routes=()))
+    now = state(vf(0, "net1", mtu=1400), vf(1, "net2"), namespaces=(half,))
+    (stage,) = plan(both(), now)
+    assert stage.name == "set up in pods"
+    inner = [each.action for each in stage.actions if isinstance(each, InPod)]
+    assert inner == [SetLink(HANDLE, 0, mtu=1500), AddStacked(HANDLE, 0, STACK.routes[0])]
+    assert [(each.attribute, each.want) for each in differences(both(), now)] == [
+        ("mtu", 1500),
+        ("route", STACK.routes[0]),
+    ]
+
+
+def test_an_interface_that_is_here_by_mistake_is_moved() -> None:
+    here = Vf(1, "0000:01:10.2", "mlx5_core", "", netdev=netdev("enp1s0v1"))
+    now = state(vf(0, "net1"), here)
+    stages = [stage.name for stage in plan(both(), now)]
+    assert stages == ["move VFs", "set up in pods"]
+    told = [str(each) for each in differences(both(), now)]
+    assert told[0] == f"pci/0000:01:00.0 vf 1 namespace: want {POD}, have here"
+
+
+def test_one_in_yet_another_namespace_is_left_there_and_named() -> None:
+    other = dataclasses.replace(POD, inode=POD.inode + 1, cookie=18, pod="", stack=Stack())
+    now = state(vf(0, "net1"), vf(1, "net9", other.inode), namespaces=(POD, other))
+    assert plan(both(), now) == ()
+    told = [str(each) for each in differences(both(), now)]
+    assert told[0].startswith("pci/0000:01:00.0 vf 1 namespace: want pod")
+
+
+def test_another_namespace_with_the_number_is_another_one() -> None:
+    other = dataclasses.replace(POD, cookie=18)
+    now = state(vf(0, "net1"), vf(1, "net2"), namespaces=(other,))
+    assert plan(both(), now) == ()
+    assert [each.attribute for each in differences(both(), now)][:2] == ["namespace", "namespace"]
+
+
+def test_a_wrong_name_in_the_pod_is_set_and_takes_nothing_along() -> None:
+    """What stands on it stands on it under its new name, too."""
+    wrong = dataclasses.replace(
+        POD,
+        stack=Stack(
+            children=(dataclasses.replace(STACK.children[0], parent="eth7"),),
+            addresses=(Address("eth7", "10.1.0.1/24"), STACK.addresses[1]),
+            routes=(
+                Route("192.0.2.0/24", (Nexthop("eth7", "10.1.0.9"), STACK.routes[0].nexthops[1])),
+            ),
+        ),
+    )
+    now = state(vf(0, "eth7"), vf(1, "net2"), namespaces=(wrong,))
+    (stage,) = plan(both(), now)
+    inner = [each.action for each in stage.actions if isinstance(each, InPod)]
+    assert inner == [SetLink(HANDLE, 0, up=False), SetLink(HANDLE, 0, name="net1", up=True)]
+    assert [each.attribute for each in differences(both(), now)] == ["name"]
+
+
+def test_a_mac_of_its_own_is_given_at_the_bind() -> None:
+    """igb refuses a VF another MAC than its admin MAC, wherever the interface is going to be."""
+    admin = dataclasses.replace(vf(0, "net1"), admin_mac=Mac("02:aa:00:00:00:01"))
+    want = state(admin)
+    stages = {stage.name: stage.actions for stage in plan(want, after_reload(want))}
+    assert any(isinstance(action, BindVf) for action in stages["bind VFs"])
+    own = [action.admin_mac for action in stages["set VFs"] if isinstance(action, SetVf)]
+    late = [action.admin_mac for action in stages["set VFs late"] if isinstance(action, SetVf)]
+    assert (own, late) == (["02:00:00:00:00:01"], ["02:aa:00:00:00:01"])
+
+
+def test_lines_that_can_be_pasted() -> None:
+    want = both(sysctls=(("ipv4.rp_filter", 2),))
+    text = "\n".join(lines(plan(want, after_reload(want)), want, after_reload(want)))
+    devices = "/sys/bus/pci/devices/0000:01:10.0/net"
+    assert f'ip link set dev "$(ls {devices})" netns 812 name net1' in text
+    enter = "nsenter --net=/proc/812/ns/net"
+    assert f"{enter} sysctl -qw net/ipv4/conf/net1/rp_filter=2" in text
+    assert f"{enter} ip address replace 10.1.0.1/24 dev net1" in text
+
+
+# Gone pods, and what is told
+
+
+def test_without_what_is_gone() -> None:
+    wanted, left = without(both(), {POD.inode: "nobody holds it any more"})
+    assert wanted.namespaces == ()
+    assert [each.inside for each in wanted.pfs[0].vfs] == [None, None]
+    assert str(left[0]) == (
+        f"pci/0000:01:00.0 vf 0: was net1 in pod {UID}, container 5f2e (pause, pid 812), and stays "
+        "here: nobody holds it any more"
+    )
+    assert without(both(), {}) == (both(), ())
+
+
+def test_a_vf_in_a_namespace_that_is_seen_is_not_unseen() -> None:
+    nowhere = Vf(2, "0000:01:10.4", "mlx5_core")
+    assert unseen(state(vf(0, "net1"), vf(1, "net2"), nowhere)) == ("pci/0000:01:00.0 vf 2",)
+
+
+def test_the_table_says_where_interfaces_are() -> None:
+    shown = table.lines(both(), Screen())
+    assert shown[-2] == f"pci/0000:01:00.0 vf 0: net1 is in {POD}"
+    assert "net1" in shown[-4]
+
+
+# The snapshot
+
+
+def snapshot(of: NodeState) -> Snapshot:
+    return Snapshot("2026-01-01T00:00:00.000+00:00", "m", "b-1", "6.12", (), of)
+
+
+def test_a_snapshot_holds_all_of_it() -> None:
+    taken = snapshot(both(sysctls=(("ipv4.rp_filter", 2),)))
+    read = snapshot_from_json(snapshot_to_json(taken), "it")
+    assert read == taken
+    (namespace,) = read.state.namespaces
+    assert (namespace.holders, namespace.pod, namespace.stack) == (POD.holders, UID, STACK)
+    assert (namespace.sysctls, namespace.process) == (DEFAULTS, "pause")
+    inside = read.state.pfs[0].vfs[0].inside
+    assert inside is not None
+    assert inside.carrier
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"inode": 4026532001', '"inode": 4026532002'),
+        ('"holders": [', '"holders": [{}, '),
+        ('"pid": 812', '"pid": "812"'),
+        ('"boot": "b-1"', '"boots": "b-1"'),
+    ],
+)
+def test_a_snapshot_that_makes_no_sense_is_refused(old: str, new: str) -> None:
+    text = snapshot_to_json(snapshot(both()))
+    assert old in text
+    with pytest.raises(DataError):
+        snapshot_from_json(text.replace(old, new), "it")
+
+
+# Echoes
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "where"),
+    [
+        ("192.0.2.1", "192.0.2.1", ""),
+        ("2001:DB8::1@/run/netns/a", "2001:db8::1", "/run/netns/a"),
+        (f"192.0.2.1@{UID}", "192.0.2.1", UID),
+    ],
+)
+def test_a_probe_is_an_address_and_a_place(text: str, address: str, where: str) -> None:
+    assert Probe.parse(text) == Probe(address, where)
+
+
+@pytest.mark.parametrize("text", ["", "web", "192.0.2.1@", "@/run/netns/a", "192.0.2.1/24"])
+def test_what_is_no_probe(text: str) -> None:
+    with pytest.raises(ValueError, match=r"names nothing|is not an IP address"):
+        Probe.parse(text)
