@@ -3,7 +3,7 @@
     python -m tests.cluster.load --nodes 1000
 
 Every node does what the agent's processes do around a reload: record, announce, restart, wait; each
-with clients of its own, as a ServiceAccount with the rights of manifests/base/rbac.yaml, so that the
+with clients of its own, as a ServiceAccount with the rights of manifests/base/rbac.yaml: so the
 server's fair queueing holds for them. Threads play the kubelets and the DaemonSet controller.
 """
 
