@@ -128,7 +128,7 @@ def record(call: Call, at: datetime | None, output: str) -> None:
         write_lines(f"{name}: {count}" for name, count in taken.resources.items())
 
 
-@device_plugin.command("prune")
+@device_plugin.command("prune", short_help="Drop entries of devices that are gone.")
 @click.option("--dry-run", is_flag=True, help="Print what would go, touch nothing.")
 @click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
 @click.pass_obj
@@ -187,7 +187,7 @@ def announce(call: Call) -> None:
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
 
 
-@node.command("after-reload")
+@node.command("after-reload", short_help="Announce; restart device plugins if it is due.")
 @click.option("--patience", type=SECONDS, help="Seconds. Default: API_TIMEOUT.")
 @click.pass_obj
 def after_reload(call: Call, patience: float | None) -> int:
@@ -214,7 +214,7 @@ def after_reload(call: Call, patience: float | None) -> int:
     return 0 if done else DIFFERS
 
 
-@node.command("wait-safe-load")
+@node.command("wait-safe-load", short_help="Wait until the driver may be loaded.")
 @timeout
 @click.pass_obj
 def wait_safe_load(call: Call, timeout: float | None) -> None:
@@ -225,7 +225,7 @@ def wait_safe_load(call: Call, timeout: float | None) -> None:
     gates.wait_for_safe_load(connect(loaded), node, timeout=_seconds(timeout))
 
 
-@node.command("wait-mofed")
+@node.command("wait-mofed", short_help="Wait until the Network Operator opens the node.")
 @timeout
 @click.pass_obj
 def wait_mofed(call: Call, timeout: float | None) -> None:

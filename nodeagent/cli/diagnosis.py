@@ -52,7 +52,7 @@ def check_networks(call: Call, namespace: str | None, output: str) -> int:
     return DIFFERS if found else 0
 
 
-@network.command("wait")
+@network.command("wait", short_help="Wait until networks are there and complete.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=OBJECT_NAME)
 @click.option("-n", "--namespace", metavar="NS", required=True, type=OBJECT_NAME)
 @click.option("--timeout", type=SECONDS, default=120.0, help="Seconds.  [120]")
@@ -81,7 +81,7 @@ def operator() -> None:
     require_client()
 
 
-@operator.command("check")
+@operator.command("check", short_help="Is the operator working, slow, or silent?")
 @output
 @click.pass_obj
 def check_operator(call: Call, output: str) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nodeagent.cluster.client import Client
 
 
-@click.command("report")
+@click.command("report", short_help="One page for a ticket, of node and cluster.")
 @output
 @click.pass_obj
 def report(call: Call, output: str) -> None:

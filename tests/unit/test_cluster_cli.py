@@ -140,3 +140,9 @@ def test_a_captured_file_that_is_none(
         patch.setenv("KUBECONFIG", str(environment / "kubeconfig"))
         assert status_of(["operator", "restore", "operator.json"]) == 65
     assert "operator.json is no file of" in _said(capsys)
+
+
+@pytest.mark.parametrize("group", ["device-plugin", "node", "network", "operator"])
+def test_no_line_of_help_is_cut(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    assert status_of([group, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
