@@ -43,8 +43,15 @@ class RememberingRtnl(Rtnl):
     def links(self) -> dict[int, Link]:
         """As they were after the last change."""
         if self._known is None:
-            self._known = super().links()
+            self._known = {n: self._with_parent(link) for n, link in super().links().items()}
         return self._known
+
+    def _with_parent(self, link: Link) -> Link:
+        """The device that its driver names, where the kernel does not say (before Linux 5.14)."""
+        if link.device is not None or link.info:
+            return link
+        device = self.bus_info(link.name)
+        return dataclasses.replace(link, bus="pci", device=device) if device else link
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Then they are different."""
@@ -101,17 +108,6 @@ class Room:
         """One more socket there."""
         with entered(self.fd):
             return AddressWatch()
-
-    def links(self, bus: str = "pci") -> dict[int, Link]:
-        """Its interfaces; one without a parent device gets the one that its driver names."""
-        return {
-            index: link if link.device is not None or link.info else self._with_parent(link, bus)
-            for index, link in self.rtnl.links().items()
-        }
-
-    def _with_parent(self, link: Link, bus: str) -> Link:
-        device = self.rtnl.bus_info(link.name)
-        return dataclasses.replace(link, bus=bus, device=device) if device else link
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +177,7 @@ def _visit(
                 return
             try:
                 with namespaces.seen(inode, holders) as fd, room(fd) as inside:
-                    own = _of(inside.links(), left)
+                    own = _of(inside.rtnl.links(), left)
                     if own:
                         visit(inside, own, namespaces.described(fd, holders))
                         left -= own.keys()
@@ -220,5 +216,5 @@ def _places(
 
 def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:
     with room.stack() as edge:
-        stack = edge.read(room.links(), {link.index for link in own}, namespace.sysctls)
+        stack = edge.read(room.rtnl.links(), {link.index for link in own}, namespace.sysctls)
     return dataclasses.replace(namespace, stack=stack)

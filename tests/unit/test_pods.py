@@ -9,12 +9,14 @@ import pytest
 
 from nodeagent.errors import DataError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.probes import Probe
 from nodeagent.render import Screen
 from nodeagent.sriov import table
 from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences, unseen
+from nodeagent.sriov.inside import RememberingRtnl
 from nodeagent.sriov.lines import lines
 from nodeagent.sriov.model import (
     DeviceHandle,
@@ -194,6 +196,29 @@ def test_names_for_people() -> None:
 def test_a_holder_is_a_process_or_a_mount(facts: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"neither|absolute"):
         Holder(**facts)  # type: ignore[arg-type] # wrong on purpose
+
+
+class OldKernel(RememberingRtnl):
+    """Before Linux 5.14: no interface has a parent device; drivers are asked with ethtool."""
+
+    def __init__(self) -> None:
+        self._known = None
+
+    def bus_info(self, name: str) -> str:
+        return "0000:01:10.0" if name == "net1" else ""
+
+
+def test_without_a_parent_device_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Link(2, "net1", None, 1500, True, True, None, None, None)
+    links = {
+        1: dataclasses.replace(bare, index=1, name="lo"),
+        2: bare,
+        3: dataclasses.replace(bare, index=3, name="net1.5", info=b"vlan"),
+    }
+    monkeypatch.setattr(Rtnl, "links", lambda _: links)
+    found = OldKernel().links()
+    devices = {link.name: (link.bus, link.device) for link in found.values()}
+    assert devices == {"lo": (None, None), "net1": ("pci", "0000:01:10.0"), "net1.5": (None, None)}
 
 
 # The plan
