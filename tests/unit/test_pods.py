@@ -12,6 +12,7 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.probes import Probe
 from nodeagent.render import Screen
+from nodeagent.settings import Settings
 from nodeagent.sriov import table
 from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
@@ -32,6 +33,7 @@ from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.pods import without
 from nodeagent.sriov.stack import Address, Child, Nexthop, Route, Stack
+from tests.support.fake_node import fake_node
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 UID = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
@@ -338,6 +340,22 @@ def test_without_what_is_gone() -> None:
         "here: nobody holds it any more"
     )
     assert without(both(), {}) == (both(), ())
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [("restore", "the node was started anew since"), ("report", "POD_INTERFACES=report")],
+)
+def test_what_is_not_put_back_and_why(
+    monkeypatch: pytest.MonkeyPatch, setting: str, why: str
+) -> None:
+    with fake_node(monkeypatch) as fake:
+        wanted, left = fake.node(Settings(pod_interfaces=setting)).reachable(both())
+    assert wanted.namespaces == ()
+    assert [(each.index, each.name, each.why) for each in left] == [
+        (0, "net1", why),
+        (1, "net2", why),
+    ]
 
 
 def test_a_vf_in_a_namespace_that_is_seen_is_not_unseen() -> None:
