@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
-from nodeagent.kernel.rtnl import Change, Link, Rtnl
+from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
@@ -54,9 +54,23 @@ class RememberingRtnl(Rtnl):
         return dataclasses.replace(link, bus="pci", device=device) if device else link
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Then they are different."""
-        self.forget()
-        return super().change(changes)
+        """Then they are as they were set; a name or an altname is looked up again."""
+        results = super().change(changes)
+        for change, error in zip(changes, results, strict=True):
+            if error is None and isinstance(change, LinkChange) and change.name is None:
+                self._note(change)
+            else:
+                self.forget()
+        return results
+
+    def _note(self, change: LinkChange) -> None:
+        if self._known is not None and change.index in self._known:
+            fields = (field.name for field in dataclasses.fields(change) if field.name != "index")
+            given: dict[str, Any] = {
+                name: value for name in fields if (value := getattr(change, name)) is not None
+            }
+            link = self._known[change.index]
+            self._known = {**self._known, change.index: dataclasses.replace(link, **given)}
 
     def forget(self) -> None:
         """Something has changed."""
