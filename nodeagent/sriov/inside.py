@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,13 +97,18 @@ class Room:
 
     fd: int
     rtnl: RememberingRtnl
-    ethtool: Ethtool
+
+    @cached_property
+    def ethtool(self) -> Ethtool:
+        """One more socket there, and the search for ethtool's number."""
+        with entered(self.fd):
+            return Ethtool()
 
     @classmethod
     def open(cls, fd: int) -> Self:
         """Go in, open them, and come back."""
         with entered(fd):
-            return cls(fd, RememberingRtnl(), Ethtool())
+            return cls(fd, RememberingRtnl())
 
     def network(self) -> AbstractContextManager[None]:
         """A block in which /proc/sys/net is that of the namespace."""
@@ -128,7 +134,8 @@ class Room:
 
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
-        self.ethtool.close()
+        if "ethtool" in vars(self):
+            self.ethtool.close()
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ def _visit(
                 return
             try:
                 with namespaces.seen(inode, holders) as fd, room(fd) as inside:
-                    own = _of(inside.rtnl.links(), left)
+                    own = _of(inside.rtnl.links(), left) if inside.rtnl.has_hardware() else {}
                     if own:
                         visit(inside, own, namespaces.described(fd, holders))
                         left -= own.keys()
