@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import aftermath, debug, hold, probes
+from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
-from nodeagent.driver import blacklist, builder, exports, naming, openibd
+from nodeagent.driver import blacklist, builder, exports, naming, openibd, tools
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import (
     AgentError,
@@ -86,23 +86,25 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
             debug.commands_on_record(settings),
         ):
             journal.note("run", mode="terminate")
-            _terminate(settings, journal, stop)
+            _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
             journal.note("terminated")
 
 
-def _terminate(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _terminate(
+    settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
+) -> None:
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         try:
             termination.clean_up(settings)
         finally:
-            if settings.restore_driver:
+            if restore_driver:
                 log.info("putting the host's own driver back")
                 termination.restore_driver(settings, journal, stop)
             else:
-                log.info("RESTORE_DRIVER_ON_POD_TERMINATION=false: the loaded driver stays")
+                log.info("the loaded driver stays")
 
 
 def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
@@ -111,7 +113,7 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
     if isinstance(error, Stopped):
         stop.again()
     try:
-        _terminate(settings if wanted else replace(settings, restore_driver=False), journal, stop)
+        _terminate(settings, journal, stop, restore_driver=wanted)
     except AgentError as another:
         log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
 
@@ -222,18 +224,45 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
         "container": settings.nic_container_ver or "unknown",
     }
     log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(_work_lock(settings)):
+    with lock(work_lock(settings)):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         naming.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             check_same_machine(snapshot, story.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
             story.reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
+
+
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == story.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
 
 
 def _stay(
@@ -241,11 +270,15 @@ def _stay(
 ) -> int:
     """Become the holder; 0 after a signal that came too late to stop the start.
 
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
+
     The signals are blocked first: one from before has been counted when sigmask returns, one from
     now on is pending until the holder asks for it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     log.info("ready: %s", journal.ready_path)
+    if settings.watch_drift:
+        _watch_drift(settings, journal, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
     ready = str(journal.ready_path)
     then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
     then += ["terminate", "--lock-fd", str(lock_fd)]
@@ -253,7 +286,7 @@ def _stay(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal.clear_ready()
         stop.again()
-        _terminate(settings, journal, stop)
+        _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
         return 0
     try:
         hold.become(lock_fd, ready, log_format, then)
@@ -262,10 +295,21 @@ def _stay(
     return hold.until_stopped(ready, log_format, then)
 
 
+def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    try:
+        with Node(settings, stop) as node:
+            drift.watch(node, journal)
+    except Stopped:
+        return
+    except AgentError as error:
+        log.warning("drift is not watched: %s", error.message)
+
+
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(_work_lock(settings)), ExitStack() as held:
+    with lock(work_lock(settings)), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
@@ -274,7 +318,8 @@ def _by_hand(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _work_lock(settings: Settings) -> Path:
+def work_lock(settings: Settings) -> Path:
+    """The file that is locked while devices are changed."""
     return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 

@@ -2,6 +2,7 @@
 
     STATE_DIR/open-snapshot.json   a reload is in flight: this is what the node must become again
     STATE_DIR/last-snapshot.json   the one that was proven last
+    STATE_DIR/set-aside-snapshot.json  one that a reboot made void (OPEN_SNAPSHOT_AFTER_REBOOT)
     STATE_DIR/journal.jsonl        a line a step and a note, for `status` and `timeline`
     DRIVER_READY_PATH              the node is as it was, proven
     LOCK_FILE_PATH                 flock(2): one driver container a node
@@ -71,6 +72,7 @@ class Journal:
         self.state_dir = settings.state_dir
         self.open_path = settings.state_dir / "open-snapshot.json"
         self.last_path = settings.state_dir / "last-snapshot.json"
+        self.aside_path = settings.state_dir / "set-aside-snapshot.json"
         self.records_path = settings.state_dir / "journal.jsonl"
         self.old_records_path = settings.state_dir / "journal.old.jsonl"
         self.run = os.urandom(4).hex()
@@ -121,6 +123,11 @@ class Journal:
         """The node is proven: the open snapshot becomes the last one."""
         if self.has_open_snapshot():
             durable.rename(self.open_path, self.last_path)
+
+    def set_aside(self) -> Path:
+        """The open snapshot is no longer to be restored: it stays, under the name returned."""
+        durable.rename(self.open_path, self.aside_path)
+        return self.aside_path
 
     @contextmanager
     def step(self, name: str, **facts: str) -> Iterator[None]:

@@ -17,12 +17,15 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.sriov.differences import differences, shared_macs, unseen
+from nodeagent.sriov import rdma
+from nodeagent.sriov.differences import differences, made_up, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
+from nodeagent.sriov.managing import await_managers, managed
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
 from nodeagent.sriov.plan import plan
+from nodeagent.sriov.plan_stack import without_stacked
 from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ def reload(
 
 def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
     """The installed driver is loaded, every module and every PF of the snapshot is back."""
-    before = tuple(module for module, _ in snapshot.srcversions)
+    before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
             journal.note("vfs-gone")
@@ -78,13 +81,29 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
-        salvage(node, journal, driver, snapshot)
+        salvage(node, journal, driver, snapshot, before)
         raise
-    node.wait_for_pfs(snapshot.state)
+    try:
+        node.wait_for_pfs(snapshot.state)
+    except WaitTimeout as error:
+        log.warning("%s; restoring the others", error)
+        restore_what_can_be(node, snapshot.state)
+        raise
     journal.note("driver", version=driver.version() or "unknown")
 
 
-def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
+    """What was loaded when the snapshot was taken, and what has been loaded since.
+
+    An auxiliary module that came after a first attempt is taken away by the second one.
+    """
+    names = (*(module for module, _ in snapshot.srcversions), *driver.companions())
+    return tuple(dict.fromkeys(names))
+
+
+def salvage(
+    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, before: tuple[str, ...]
+) -> None:
     """After a failed restart: modules and VFs as they were, on whatever driver runs then.
 
     As far as it goes: what fails here is logged, because the restart's own error is the one to
@@ -93,7 +112,6 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     if not driver.is_loaded():
         return
     log.warning("the restart failed: putting the VFs back on the driver that is loaded")
-    before = tuple(module for module, _ in snapshot.srcversions)
     verbs: tuple[Callable[[], None], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: node.wait_for_pfs(snapshot.state),
@@ -110,20 +128,39 @@ def salvage(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         journal.note("vfs-back")
 
 
+def restore_what_can_be(node: Node, want: NodeState) -> None:
+    """Beside an error that is going to be raised: the others need not suffer for it."""
+    try:
+        restore(node, want)
+    except (KernelError, RestoreFailed) as error:
+        log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+
+
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
+
+    Where NetworkManager or systemd-networkd had set up an interface, that is what it gets to do
+    first: all but what stands on interfaces is restored, and what it leaves missing is added then.
 
     Raises RestoreFailed with a line for each failed action and each thing that differs, when a
     plan could not be performed or three in a row did not lead there.
     """
     node.given_up.clear()
+    node.made.clear()
     failures: dict[str, None] = {}
+    seen: tuple[str, ...] = ()
+    if others := managed(want):
+        reachable, _ = node.reachable(want)
+        stages = plan(reachable, node.observe())
+        failures |= dict.fromkeys(perform(node, without_stacked(stages)))
+        await_managers(node, others)
     for _ in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
         stages = plan(reachable, have)
         if not stages:
             return
+        seen = _others_work(node, have, before=seen)
         failures |= dict.fromkeys(perform(node, stages))
     reachable, _ = node.reachable(want)
     left = differences(reachable, node.observe())
@@ -133,6 +170,31 @@ def restore(node: Node, want: NodeState) -> None:
             (*failures, *map(str, left)),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
+
+
+def _others_work(node: Node, have: NodeState, *, before: tuple[str, ...]) -> tuple[str, ...]:
+    """A line for each PF whose number of VFs somebody has changed since we set it.
+
+    Once it is said, and planned again. RestoreFailed the second time: two that undo each other's
+    work would do so for ever, and each time every VF of the PF dies.
+    """
+    now = {pf.handle: pf.numvfs for pf in have.pfs}
+    undone = tuple(
+        f"{handle} numvfs: we set it to {count}, and something else made it {now[handle]}"
+        for handle, count in node.made.items()
+        if handle in now and now[handle] != count
+    )
+    node.made.clear()
+    if undone and before:
+        raise RestoreFailed(
+            "something else on this node changes what is being restored, and is not fought",
+            dict.fromkeys((*before, *undone)),
+            hint="the snapshot stays open: find who writes sriov_numvfs (an SR-IOV operator's "
+            "config daemon, a udev rule, a script), stop it, and start again",
+        )
+    for line in undone:
+        log.warning("%s: planned once more, not twice", line)
+    return before + undone
 
 
 def prove(node: Node, journal: Journal, want: NodeState) -> None:
@@ -173,7 +235,9 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "for it is restored, the interface comes back in the host's namespace",
             vf,
         )
-    for lost in state.stack.lost if state.stack is not None else ():
+    for vf in made_up(state):
+        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:
@@ -181,11 +245,16 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),
-        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        boot_id=boot_id(),
         kernel=os.uname().release,
         srcversions=driver.modules_loaded(),
         state=state,
     )
+
+
+def boot_id() -> str:
+    """Which boot of the node this is (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def machine_id() -> str:

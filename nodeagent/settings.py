@@ -228,6 +228,12 @@ class Settings:
         "/run/mellanox/drivers/.driver-ready",
         "exists only while the node is proven to be as it was; others wait for it",
     )
+    driver_ready_path: Path = variable(
+        "DRIVER_CONTAINER_READY_PATH",
+        file_path,
+        "/run/mellanox/drivers/.driver-ready",
+        "beside a driver container: that one's flag; DRIVER_READY_PATH is nodeagent's own then",
+    )
     lock_path: Path = variable(
         "LOCK_FILE_PATH",
         file_path,
@@ -246,6 +252,13 @@ class Settings:
         file_path,
         "/run/mellanox/drivers/.nodeagent",
         "snapshot and journal; the default outlives the container, a hostPath a reboot too",
+    )
+    after_reboot: str = variable(
+        "OPEN_SNAPSHOT_AFTER_REBOOT",
+        one_of("keep", "set-aside"),
+        "keep",
+        "a reload that a reboot cut short: keep, and the PFs that still match get their VFs back; "
+        "set-aside, and the node stays as it booted",
     )
     driver_module: str = variable(
         "DRIVER_MODULE", module_name, "mlx5_core", "the PFs bound to this driver are ours"
@@ -341,6 +354,13 @@ class Settings:
     )
     bind_delay_sec: str | None = variable(
         "BIND_DELAY_SEC", str, None, "accepted and ignored: nodeagent waits for events", unit="s"
+    )
+    watch_drift: bool = variable(
+        "WATCH_DRIFT",
+        boolean,
+        "false",
+        "once ready, report what no longer is as it was then (log, timeline), and touch nothing; "
+        "the agent then stays as large as it is while it works",
     )
     cluster_integration: str = variable(
         "CLUSTER_INTEGRATION",
@@ -439,6 +459,12 @@ class Settings:
         "for tests only: a directory; every point at which the agent could be cut off is written "
         "to points there, and a file end there says at which of them it gets a signal",
     )
+    metrics_port: int | None = variable(
+        "METRICS_PORT", port, None, "where `nodeagent metrics` serves Prometheus; unset: nowhere"
+    )
+    metrics_address: str = variable(
+        "METRICS_ADDRESS", host, "127.0.0.1", "on which of the node's addresses it does"
+    )
     no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
 
     @property
@@ -462,10 +488,10 @@ class Settings:
         return settings
 
     def check_mode(self, mode: str, *, whole_life: bool) -> None:
-        """ConfigError when `mode` lacks a variable it needs. `whole_life`: this is `nodeagent run`.
+        """ConfigError when `mode` lacks a variable it needs, or has one that is not supported.
 
-        `run` takes the driver container's place and asks for the version as that does; a reload by
-        hand of what is installed needs to know no version.
+        `run` takes the driver container's place (`whole_life`) and asks for the version as that
+        does; a reload by hand of what is installed needs to know no version.
         """
         if mode not in MODES:
             raise ConfigError(f"the mode is {mode!r}; allowed are {' and '.join(MODES)}")
@@ -478,6 +504,13 @@ class Settings:
             raise ConfigError(
                 "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it says where the sources are",
                 hint="set it in the pod's environment, or use precompiled",
+            )
+        if self.use_dkms:
+            raise ConfigError(
+                "USE_DKMS is true, and nodeagent builds and loads packages of modules, no DKMS",
+                hint="set it to false. DKMS rebuilds modules when a kernel is installed on the "
+                "same file system; this one ends with the container, and a new kernel comes with "
+                "a new start, which builds for it or takes what the inventory keeps",
             )
 
     def _check_paths(self) -> None:

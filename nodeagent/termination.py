@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from nodeagent import reload as story
 from nodeagent.driver import exports, inbox, naming, openibd
@@ -19,6 +20,7 @@ from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTime
 from nodeagent.journal import Journal
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
+from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
 
 log = logging.getLogger(__name__)
@@ -39,18 +41,23 @@ def clean_up(settings: Settings) -> None:
         raise failed[0]
 
 
-def restore_driver(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def restore_driver(
+    settings: Settings,
+    journal: Journal,
+    stop: StopSignal,
+    *,
+    sysfs: Path = Path("/sys"),
+    proc: Path = Path("/proc"),
+) -> None:
     """The host's own driver runs and the VFs are as they were; nothing to do when it runs already.
 
     `stop` is the signal after the one that we are here for. Raises AgentError with the snapshot
     open, when it was taken.
     """
-    driver = NicDriver(settings, "precompiled", stop)
+    driver = NicDriver(settings, "precompiled", stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():
         log.info("the host's own driver runs already")
         return
-    with journal.step("preflight"):
-        inbox.check_is_safe(driver)
     left = openibd.time_left(settings, stop)
     if left:
         openibd.await_running(replace(settings, restart_timeout=left), stop)
@@ -61,6 +68,9 @@ def restore_driver(settings: Settings, journal: Journal, stop: StopSignal) -> No
             hint=f"TERMINATION_GRACE_PERIOD is {settings.grace_period:g} s: give the pod more, "
             "and say so there",
         )
+    if not inbox.runs(driver):
+        with journal.step("preflight"):
+            inbox.check_is_safe(driver)
     hurried = replace(
         settings,
         vf_timeout=min(settings.vf_timeout, left),
@@ -73,20 +83,28 @@ def restore_driver(settings: Settings, journal: Journal, stop: StopSignal) -> No
 def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
     with journal.step("snapshot"):
         snapshot = journal.open_snapshot() or journal.save(story.take_snapshot(node, driver))
-    with journal.step("inbox"):
-        story.note_srcversions(journal, driver)
-        journal.note("vfs-gone")
-        try:
-            inbox.ensure(driver, [module for module, _ in snapshot.srcversions], stop)
-        except (KernelError, WaitTimeout):
-            story.note_srcversions(journal, driver)
-            story.salvage(node, journal, driver, snapshot)
-            raise
-        story.note_srcversions(journal, driver)
-        node.wait_for_pfs(snapshot.state)
+    if not inbox.runs(driver):  # it does when a start was stopped before it unloaded anything
+        with journal.step("inbox"):
+            _restart(node, journal, driver, snapshot, stop)
     with journal.step("restore"):
         story.restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
         story.prove(node, journal, snapshot.state)
     journal.close_snapshot()
+
+
+def _restart(
+    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, stop: StopSignal
+) -> None:
+    story.note_srcversions(journal, driver)
+    before = story.wanted_modules(driver, snapshot)
+    journal.note("vfs-gone")
+    try:
+        inbox.ensure(driver, before, stop)
+    except (KernelError, WaitTimeout):
+        story.note_srcversions(journal, driver)
+        story.salvage(node, journal, driver, snapshot, before)
+        raise
+    story.note_srcversions(journal, driver)
+    node.wait_for_pfs(snapshot.state)

@@ -80,6 +80,8 @@ class Run:
     phases: tuple[Phase, ...]
     checkpoints: tuple[Checkpoint, ...]
     windows: tuple[Window, ...]
+    drifts: tuple[str, ...] = ()
+    """With WATCH_DRIFT: what changed while it was ready, a line each."""
     echoes: tuple[Echoes, ...] = ()
 
 
@@ -111,6 +113,7 @@ def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
 def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
     first, last = records[0], records[-1]
     notes = {record.name: record for record in records if record.kind == "note"}
+    end = notes.get("ready", last)  # what was noted later happened while it was ready
     facts = notes["run"].facts if "run" in notes else {}
     phases = tuple(_phases(records, now))
     result, message = _result(notes, phases, alive=now is not None)
@@ -121,12 +124,23 @@ def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | No
         driver=facts.get("driver", ""),
         result=result,
         message=message,
-        seconds=round((now if result == "running" and now else last.clock) - first.clock, 3),
+        seconds=round((now if result == "running" and now else end.clock) - first.clock, 3),
         phases=phases,
         checkpoints=tuple(_checkpoints(records)),
         windows=windows,
+        drifts=tuple(_drifts(records)),
         echoes=tuple(_echoes(records)),
     )
+
+
+def _drifts(records: Sequence[Record]) -> Iterator[str]:
+    for record in records:
+        facts = record.facts
+        where = f"{record.at}  {facts.get('target', '?')} {facts.get('attribute', '?')}"
+        if record.kind == "note" and record.name == "drift":
+            yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
+        elif record.kind == "note" and record.name == "drift-over":
+            yield f"{where}: as it was"
 
 
 def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -> tuple[str, str]:
@@ -205,6 +219,7 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
     for window in run.windows:
         yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
+    yield from (f"  drift {visible(line)}" for line in run.drifts)
     if run.echoes:
         cells = [
             (visible(e.target), f"{e.sent:>5}", f"{e.lost:>5}", f"{_for(e.gap):>11}", _time(e.at))

@@ -11,17 +11,16 @@ from typing import Final, NoReturn
 import click
 
 from nodeagent import logs, settings
-from nodeagent.cli import cluster, commands, diagnosis, report
+from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
-from nodeagent.cli.probe import probe
 from nodeagent.errors import DIFFERS, USAGE, AgentError
 
 SOFTWARE: Final = 70
 """A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
 INTERRUPTED: Final = 130
 TROUBLE: Final = 2
-THE_AGENT: Final = ("run", "terminate")
+THE_AGENT: Final = ("run", "terminate", "sidecar")
 """Their errors are lines of the container's log, and their status is 0 or 1."""
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.UsageError("a command is missing", ctx)
 
 
-for _command in (*commands.ALL, preflight, probe, *cluster.ALL, *diagnosis.ALL):
+for _command in (*commands.ALL, preflight, *pod.ALL, *cluster.ALL, *diagnosis.ALL):
     nodeagent.add_command(_command)
 cluster.node.add_command(report.report)
 
@@ -63,7 +62,7 @@ def main() -> NoReturn:
 def status_of(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit status."""
     call = commands.Call()
-    if arguments and arguments[0] in settings.MODES:
+    if arguments and arguments[0] in (*settings.MODES, settings.BUILD_MODE):
         arguments = ("run", *arguments)  # the driver container's own argument list
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)

@@ -8,9 +8,9 @@ from typing import Final
 import click
 
 SECTIONS: Final = {
-    "The agent": ("run", "reload", "terminate"),
+    "The agent": ("run", "reload", "terminate", "sidecar"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
-    "To look at": ("preflight", "status", "timeline", "settings", "probe"),
+    "To look at": ("preflight", "status", "timeline", "settings", "probe", "metrics"),
     "In the cluster": ("device-plugin", "node", "network", "operator"),
 }
 

@@ -66,7 +66,7 @@ def refusal(what: str, status: int, said: str) -> AgentError:
         case 403:
             return Forbidden(
                 f"cannot {what}: forbidden: {said}",
-                hint="grant it: manifests/rbac.yaml has exactly what nodeagent uses",
+                hint="grant it: manifests/base/rbac.yaml has exactly what nodeagent uses",
             )
         case 404:
             return NotFound(f"cannot {what}: {said}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -90,7 +91,7 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
         if not found:
             raise NoInputError(f"the build left no packages below {wanted.tree}")
         packages.check(found, Path("/"))
-        packages.brings(settings.driver_module, found, Path("/"))
+        packages.brings(settings.driver_module, os.uname().release, found, Path("/"))
     except Stopped:
         raise  # the start flag stays: whoever comes next builds
     except AgentError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nodeagent.driver import copies, dtk, host_tree, packages, sources
 from nodeagent.driver.inventory import Inventory, fingerprint
-from nodeagent.errors import ConfigError, DataError, NoInputError
+from nodeagent.errors import DataError, NoInputError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
 
@@ -26,7 +26,6 @@ def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
     Raises ConfigError, NoInputError, StorageError, DataError and UnavailableError, each before
     the loaded driver is touched; WaitTimeout and Stopped.
     """
-    refuse_dkms(settings)
     if settings.ubuntu_pro_token is not None:
         log.warning("UBUNTU_PRO_TOKEN is not used: FIPS packages belong into the driver's image")
     copies.remove(settings.driver_root / packages.STAGE)
@@ -34,7 +33,7 @@ def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
     with _packages(settings, release, store, stop) as found:
         try:
             packages.check(found, settings.driver_root)
-            brought = packages.brings(settings.driver_module, found, settings.driver_root)
+            brought = packages.brings(settings.driver_module, release, found, settings.driver_root)
         except DataError:
             if store is not None:
                 store.forget()
@@ -56,17 +55,6 @@ def inventory(settings: Settings, release: str) -> Inventory | None:
     store = Inventory(settings.inventory, release, settings.nic_driver_ver or "")
     store.require()
     return store
-
-
-def refuse_dkms(settings: Settings) -> None:
-    """ConfigError with USE_DKMS: see its hint for why."""
-    if settings.use_dkms:
-        raise ConfigError(
-            "USE_DKMS=true is not supported: nodeagent builds packages of modules and no DKMS",
-            hint="set it to false. DKMS rebuilds modules when a kernel is installed on the same "
-            "file system; this one ends with the container, and a new kernel comes with a new "
-            "start, which builds for it or takes what NVIDIA_NIC_DRIVERS_INVENTORY_PATH keeps",
-        )
 
 
 @contextmanager

@@ -120,9 +120,12 @@ def give(settings: Settings, shared: HandOver, wanted: str, stop: StopSignal | N
     durable.make_directory(shared.directory, 0o755)
     for stale in (shared.start, shared.failed, shared.done):
         durable.remove(stale)
+    scripts = {shared.directory / name: _TOOLKIT / name for name in SCRIPTS}
+    for file in (*scripts, shared.environment, shared.start):
+        durable.remove_unfinished(file)
     copies.tree(origin, shared.sources, stop)
-    for name in SCRIPTS:
-        durable.replace(shared.directory / name, (_TOOLKIT / name).read_bytes(), 0o755)
+    for script, ours in scripts.items():
+        durable.replace(script, ours.read_bytes(), 0o755)
     durable.replace(shared.environment, wanted.encode(), 0o644)
     durable.replace(shared.start, b"", 0o644)
 

@@ -100,10 +100,14 @@ class NicDriver:
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         """The modules that a reload takes away and must bring again, with their srcversions."""
         known = {each.module: each.loaded for each in self.srcversions()}
-        names = (*self._modules(), *self._auxiliary())
-        loaded = [name for name in names if modules.is_loaded(name, self.sysfs)]
+        loaded = self.companions()
         texts = (known.get(n) or modules.loaded_srcversion(n, self.sysfs) for n in loaded)
         return tuple((name, text or "none") for name, text in zip(loaded, texts, strict=True))
+
+    def companions(self) -> tuple[str, ...]:
+        """The same by name alone: the stack's modules and the auxiliary ones that are loaded."""
+        names = (*self._modules(), *self._auxiliary())
+        return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
 
     def ensure_restarted(self) -> None:
         """Return when the kernel runs what is on disk; restart the stack if it does not.

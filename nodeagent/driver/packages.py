@@ -122,8 +122,8 @@ def check(packages: Sequence[Path], root: Path) -> None:
         )
 
 
-def brings(module: str, packages: Sequence[Path], root: Path) -> frozenset[str]:
-    """The module files of that name in the packages, as paths below lib/modules.
+def brings(module: str, release: str, packages: Sequence[Path], root: Path) -> frozenset[str]:
+    """The files of that module for the kernel `release`, as paths below lib/modules.
 
     `6.1.0/extra/mlx5_core.ko`, also compressed ones. DataError when there are none: whatever
     these packages are, installing them would leave the old driver in place.
@@ -137,13 +137,18 @@ def brings(module: str, packages: Sequence[Path], root: Path) -> frozenset[str]:
             below = path.partition("lib/modules/")[2]
             if below and Path(below).name.partition(".")[0].replace("-", "_") == module:
                 found.add(below)
-    if not found:
+    ours = frozenset(path for path in found if path.startswith(f"{release}/"))
+    if not ours:
+        kernels = sorted({path.partition("/")[0] for path in found})
+        but = f", but for {', '.join(kernels)}" if kernels else ""
         raise DataError(
-            f"none of the {len(packages)} packages brings the module {module}: "
+            f"none of the {len(packages)} packages brings the module {module} for {release}{but}: "
             + ", ".join(package.name for package in packages),
-            hint="the build was not finished, or DRIVER_MODULE names another driver",
+            hint="they were built for another kernel than this node runs"
+            if kernels
+            else "the build was not finished, or DRIVER_MODULE names another driver",
         )
-    return frozenset(found)
+    return ours
 
 
 def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> None:

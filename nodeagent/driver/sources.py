@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from nodeagent.driver import distribution
+from nodeagent.driver import distribution, headers
 from nodeagent.errors import NoInputError, UnavailableError
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
@@ -79,7 +79,7 @@ def compile_here(settings: Settings, release: str, stop: StopSignal | None) -> P
     last lines when it fails, or when what it needs is missing, WaitTimeout and Stopped.
     """
     place = directory(settings)
-    require_headers(settings, release)
+    headers.ensure(settings, release, stop)
     script = f"/{(place / SCRIPT).relative_to(settings.driver_root)}"
     argv = process.in_root(settings.driver_root, [script, *arguments(settings, release)])
     log.info("building the driver %s for %s", settings.nic_driver_ver, release)
@@ -101,24 +101,6 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
             hint="the log above has all of it, and names further logs of the build",
         )
     log.info("the build has ended", extra={"elapsed": round(time.monotonic() - started, 3)})
-
-
-def require_headers(settings: Settings, release: str) -> None:
-    """UnavailableError when the running kernel's headers are not there to build against."""
-    headers = settings.driver_root / "lib/modules" / release / "build"
-    if headers.is_dir():
-        return
-    found = distribution.of_root(settings.driver_root)
-    package = {
-        "ubuntu": f"linux-headers-{release}",
-        "sles": f"kernel-default-devel={release.removesuffix('-default')}",
-        "redhat": f"kernel-devel-{release}",
-    }.get(found.family, f"the headers of {release}")
-    raise UnavailableError(
-        f"cannot build the driver: there is no {headers}, the headers of the running kernel",
-        hint=f"install {package} into the driver's image ({found.name}), or let the Driver "
-        "Toolkit build (DTK_OCP_DRIVER_BUILD), or use precompiled",
-    )
 
 
 def _suffix(family: str) -> str:

@@ -86,8 +86,9 @@ class Devlink(Genl):
     def eswitch(self, device: Device) -> Eswitch:
         """The eswitch of one device; all None where its driver has none, or does not manage it.
 
-        mlx5 says EOPNOTSUPP for a port that is not Ethernet or a PF that is not the eswitch's
-        manager (a DPU's host), and some releases EPERM or EINVAL; ENODEV is a device without
+        mlx5 says EOPNOTSUPP for a port that is not Ethernet; for a PF that is not the eswitch's
+        manager (a DPU's host) EOPNOTSUPP, in older kernels EPERM (mlx5_eswitch_check()), and EINVAL
+        for an eswitch that is not set up (esw_mode_to_devlink()). ENODEV is a device without
         devlink. KernelError for anything else: what could not be read must not be taken for none.
         """
         try:

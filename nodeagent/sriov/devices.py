@@ -124,9 +124,15 @@ def _create_vfs(node: Node, action: CreateVfs) -> None:
     bus, name = action.pf.bus, action.pf.name
     if node.sysfs.numvfs(bus, name) != action.count:
         node.sysfs.set_numvfs(bus, name, action.count)
+        node.made[action.pf] = action.count
     now = node.sysfs.numvfs(bus, name)
     if now != action.count:
         raise KernelError(f"the kernel took numvfs {action.count} and reports {now}")
+
+
+def _is_contested(node: Node, pf: DeviceHandle) -> bool:
+    """We made its VFs, and by now it has another number of them."""
+    return pf in node.made and node.sysfs.numvfs(pf.bus, pf.name) != node.made[pf]
 
 
 def _set_param(node: Node, action: SetParam) -> None:
@@ -232,7 +238,11 @@ def await_functions(
     targets: list[Target] = [(a.pf, index) for a in created for index in range(a.count)]
 
     def missing(target: Target) -> str | None:
-        return None if node.device_of(target) is not None else target_name(target)
+        # no use in waiting for what somebody else has taken away again: the caller's next look
+        # finds that
+        if node.device_of(target) is not None or _is_contested(node, target[0]):
+            return None
+        return target_name(target)
 
     timeout = node.settings.vf_timeout
     try:

@@ -19,6 +19,7 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfCha
 from nodeagent.sriov.actions import SetLink, SetVf
 from nodeagent.sriov.failures import Failures, target_of, timed_out
 from nodeagent.sriov.node import Devices, Node, Target, target_name
+from nodeagent.sriov.patience import sent
 from nodeagent.sriov.plan import TEMPORARY_NAME
 
 log = logging.getLogger(__name__)
@@ -284,7 +285,7 @@ def _send(
     refused = [
         (target, change)
         for (target, change), error in zip(
-            changes, node.rtnl.change([change for _, change in changes]), strict=True
+            changes, sent(node, [change for _, change in changes], node.rtnl.change), strict=True
         )
         if error is not None
     ]

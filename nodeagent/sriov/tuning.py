@@ -17,6 +17,7 @@ from nodeagent.sriov.actions import SetEthtool, SetSysctls
 from nodeagent.sriov.failures import Failures, target_of
 from nodeagent.sriov.links import await_links
 from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.patience import sent
 
 
 def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
@@ -37,7 +38,7 @@ def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
 
 
 def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
-    results = node.ethtool.change([change for _, change in changes])
+    results = sent(node, [change for _, change in changes], node.ethtool.change)
     single = [
         (target, dataclasses.replace(change, values=(pair,)))
         for (target, change), error in zip(changes, results, strict=True)

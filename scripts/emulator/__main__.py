@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from signal import Signals
 
+from container.local import Local
+
 from emulator import cache, host
 from emulator.build import Builder
 from emulator.host import FAILED, LabError
@@ -81,7 +83,19 @@ def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
     command = Command(argv, arguments.timeout)
-    return run(builder, _options(arguments), command, out=arguments.out, keep=arguments.keep)
+    bring = [*arguments.bring]
+    if arguments.image:
+        root = builder.root.with_name("image")
+        made = Local(root, builder.root / "apt").ready("driver")
+        bring += [made / "root.ext4", made / "config.json"]
+    return run(
+        builder,
+        _options(arguments),
+        command,
+        out=arguments.out,
+        bring=bring,
+        keep=arguments.keep,
+    )
 
 
 def _pytest(arguments: list[str]) -> list[str]:
@@ -144,6 +158,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits.add_argument("--out", type=Path, metavar="DIR", help="where /host/out goes at the end")
 
+    limits.add_argument(
+        "--bring",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="put a file into /host",
+    )
+    limits.add_argument(
+        "--image", action="store_true", help="bring nodeagent's image, for the tests marked so"
+    )
     limits.add_argument(
         "--keep", action="store_true", help="keep the run's directory: /host, serial log"
     )

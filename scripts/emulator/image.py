@@ -13,7 +13,7 @@ GUEST = Path(__file__).parent / "guest"
 SIZE = "768M"
 
 MODULES = """
-    virtio_blk ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
+    virtio_blk loop ext4 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
     igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa
     ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
@@ -67,7 +67,7 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     """The listed modules, decompressed: the guest has better things to do than xz.
 
     The stand-in's build A lies in updates/, where depmod prefers it to the kernel's own mlx5_core,
-    and both builds in /opt/lab/driver, where lab-driver finds them.
+    and all builds in /opt/lab/driver, where lab-driver finds them.
     """
     runner.run("depmod", "-b", parts.kernel, parts.release, what="indexing the kernel's modules")
     source = parts.kernel / "lib" / "modules" / parts.release
@@ -87,8 +87,9 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     (target / "updates").mkdir()
     for name in ("netdevsim", "lab_eoi"):
         shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
-    shutil.copy(parts.modules / "A" / "mlx5_core.ko", target / "updates")
-    for build in ("A", "B"):
+    for name in ("mlx5_core", "mlx5_holder"):
+        shutil.copy(parts.modules / "A" / f"{name}.ko", target / "updates")
+    for build in ("A", "B", "C"):
         shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)
     runner.run("depmod", "-b", root, parts.release, what="indexing the guest's modules")
 

@@ -1,8 +1,8 @@
-"""The modules that Debian doesn't have: netdevsim, a stand-in for mlx5_core in two builds, lab_eoi.
+"""The modules that Debian does not have: netdevsim, lab_eoi, three builds of our mlx5_core.
 
 The stand-in is Debian's igb and igbvf built as one module named mlx5_core, so that PFs and VFs both
-bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. A and B differ in MODULE_VERSION,
-which goes into modpost's srcversion: loading the other one is a genuine driver upgrade.
+bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. Its builds A, B and C differ in
+MODULE_VERSION, which goes into modpost's srcversion: loading another one is a genuine upgrade.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from emulator.kernel import headers_of
 from emulator.packages import Chosen
 
 MENDER = Path(__file__).parent / "lab_eoi.c"
+HOLDER = Path(__file__).parent / "mlx5_holder.c"
 
 IGB = (
     "igb_main igb_ethtool igb_ptp igb_hwmon "
@@ -33,6 +34,10 @@ static void lab_remove(struct pci_dev *pdev)
 { if (pdev->is_virtfn) igbvf_remove(pdev); else igb_remove(pdev); }
 static void lab_shutdown(struct pci_dev *pdev)
 { if (!pdev->is_virtfn) igb_shutdown(pdev); }
+int mlx5_lab_use(void);
+int mlx5_lab_use(void)
+{ return 0; }
+EXPORT_SYMBOL_GPL(mlx5_lab_use);
 """
 VF_IDS = """
 \t{ PCI_VDEVICE(INTEL, 0x10CA), 0 }, /* 82576 VF */
@@ -51,16 +56,20 @@ PING = (
 
 
 def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
-    """Make netdevsim, lab_eoi, and the stand-in's A and B: each NAME/MODULE.ko in the directory."""
-    say("modules: netdevsim, and the stand-in for mlx5_core in builds A and B")
+    """Make netdevsim, lab_eoi, and the stand-in's A, B, C: each NAME/MODULE.ko in the directory."""
+    say("modules: netdevsim, and the stand-in for mlx5_core in builds A, B and C")
     drivers = kernel / "source" / "drivers" / "net"
     work = directory / "work"
     shutil.copytree(drivers / "netdevsim", work / "first" / "netdevsim")
     _mender(work / "first" / "lab_eoi")
     _stand_in(drivers / "ethernet" / "intel", work / "first" / "A", "A")
-    _stand_in(drivers / "ethernet" / "intel", work / "second" / "B", "B")
+    for directory_of, name in (("second", "B"), ("third", "C")):
+        _stand_in(drivers / "ethernet" / "intel", work / directory_of / name, name)
+    shutil.copy(HOLDER, work / "first" / "A")
+    with (work / "first" / "A" / "Makefile").open("a") as makefile:
+        makefile.write(f"obj-m += {HOLDER.stem}.o\n")
     # Two of one name can't be made by one make.
-    for part in (work / "first", work / "second"):
+    for part in sorted(work.iterdir()):
         (part / "Kbuild").write_text(
             f"obj-m := {' '.join(f'{path.name}/' for path in part.iterdir())}\n"
         )

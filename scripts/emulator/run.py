@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from emulator import machine, session, stall, tree
@@ -21,18 +22,22 @@ def run(
     command: Command,
     *,
     out: Path | None = None,
+    bring: Sequence[Path] = (),
     keep: bool = False,
 ) -> int:
     """Run a command in a fresh node. Returns its exit status; LabError if the lab itself failed.
 
-    What the command leaves in /host/out is copied to `out`, however it ended. With `keep`, the
-    run's directory (host/, serial.log, qemu.log) stays until `clean`.
+    The files in `bring` are /host/NAME there. What the command leaves in /host/out is copied to
+    `out`, however it ended. With `keep`, the run's directory (host/, serial.log, qemu.log) stays
+    until `clean`.
     """
     image, state = builder.ready(options)
     runs = builder.root / ("kept" if keep else "runs")
     with _kept(runs) if keep else _directory(runs) as files:
         (files / "host" / "out").mkdir(parents=True)
         tree.pack(files / "host" / "tree.tar")
+        for path in bring:
+            _link(path, files / "host" / path.name)
         with (
             machine.started(options, image, files, state=state / "state") as resumed,
             stall.reported(resumed, builder.root / "failed"),
@@ -49,6 +54,13 @@ def _tell_mended(serial: Path) -> None:
     for line in lines:
         if "lab_eoi: processor" in line:
             say(f"the emulator lost an interrupt, which was mended: {line}")
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # another file system
+        shutil.copy(path, target)
 
 
 @contextlib.contextmanager

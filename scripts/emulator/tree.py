@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PARTS = ("nodeagent", "tests", "scripts", "pyproject.toml")
+PARTS = ("nodeagent", "tests", "scripts", "manifests", "pyproject.toml")
 
 
 def pack(target: Path) -> None:

@@ -53,7 +53,12 @@ def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
         points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
         yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
     for part in range(1, PARTS + 1):
-        chosen = ("-m", "not wide and not alone and not sweep", "--part", f"{part}/{PARTS}")
+        chosen = (
+            "-m",
+            "not wide and not alone and not sweep and not image",
+            "--part",
+            f"{part}/{PARTS}",
+        )
         yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
     if wide:
         yield _lab("lab, 8 PFs", work, 8, ("-m", "wide"), alone=True)

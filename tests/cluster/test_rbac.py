@@ -1,4 +1,4 @@
-"""manifests/rbac.yaml: every command runs with it, and nothing in it can be spared."""
+"""The RBAC of manifests/: every command runs with it, and nothing in it can be spared."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.cluster.operator import CNI, NADS, Operator, attachment, network
 from tests.cluster.proxy import Proxy, Seen
 from tests.cluster.server import Object, Server
 
+PARTS = ("base", "sriov-operator")
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -51,9 +52,10 @@ class Roles(NamedTuple):
 @pytest.fixture
 def roles(server: Server, namespace: str, unique: str) -> dict[str, Roles]:
     """The manifest by its names, each pair bound to a ServiceAccount of its own."""
-    documents = [*yaml.safe_load_all((ROOT / "manifests/rbac.yaml").read_text())]
+    texts = [(ROOT / "manifests" / part / "rbac.yaml").read_text() for part in PARTS]
+    documents = [each for text in texts for each in yaml.safe_load_all(text)]
     by_name: dict[str, dict[str, Object]] = {}
-    for each in documents:
+    for each in (each for each in documents if each["kind"] in {"ClusterRole", "Role"}):
         by_name.setdefault(each["metadata"]["name"], {})[each["kind"]] = each
     return {
         name: _installed(server, namespace, f"{name}-{unique}", pair)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,14 @@ import pytest
 
 from nodeagent.driver import dtk, host_tree, packages
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import AgentError, DataError, Stopped, StorageError, UnavailableError
+from nodeagent.errors import (
+    AgentError,
+    DataError,
+    Stopped,
+    StorageError,
+    UnavailableError,
+    WaitTimeout,
+)
 from nodeagent.kernel import modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
@@ -221,6 +229,21 @@ def test_packages_that_are_not_whole_are_never_installed(driver: NicDriver) -> N
     driver.ensure_built()
     assert installed() == lab.srcversion_of("B")
     assert not list(kept(driver).glob(".*"))
+
+
+def test_a_toolkit_that_dies_is_told_by_what_was_last_seen(driver: NicDriver) -> None:
+    """Nothing says so: no flag, no marker, and no further package."""
+    (sources(driver) / "fault").write_text("exec -a lab-compiler sleep 600")
+    delivery = Delivery(replace(driver, settings=replace(driver.settings, build_timeout=12.0)))
+    files = handed_over(driver)
+    with toolkit([files.directory / BUILD_SCRIPT]):
+        lab.eventually(compiling, "the compiler runs")
+    sh("pkill -KILL -f [l]ab-compiler")
+    failure = delivery.ended()
+    assert isinstance(failure, WaitTimeout)
+    assert failure.missing == (str(files.done),)
+    assert re.match(r"2 packages, the last new one \d+ s ago; no failure", failure.hint or "")
+    assert installed() == lab.srcversion_of("A")
 
 
 @pytest.mark.parametrize("builder", ["script", "nodeagent"])

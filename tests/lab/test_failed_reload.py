@@ -94,3 +94,55 @@ def test_third_party_modules_go_if_allowed(nodeagent: Nodeagent, three_vfs: Stat
     nodeagent.call("reload", UNLOAD_THIRD_PARTY_RDMA_MODULES="true")
     assert not Path("/sys/module/rdma_rxe").exists()
     assert (lab.loaded(), lab.read()) == (wanted, three_vfs)
+
+
+def test_a_module_that_depends_on_the_driver(nodeagent: Nodeagent, three_vfs: State) -> None:
+    """Unknown it stops a reload; come too late it is a real refusal; named it goes and comes."""
+    old = lab.loaded()
+    holder = Path("/sys/module/mlx5_holder")
+    wanted = lab.put_other_build_on_disk()
+    try:
+        lab.sh("modprobe mlx5_holder")
+        refused = nodeagent.call("reload", status=1)
+        assert "modules: the module mlx5_holder uses mlx5_core" in refused.log
+        assert lab.restarts() == []
+
+        lab.sh("rmmod mlx5_holder")
+        lab.hook("pre-stop", "modprobe mlx5_holder")
+        failed = nodeagent.call("reload", status=71)
+        assert "openibd: modprobe: FATAL: Module mlx5_core is in use" in failed.log
+        assert "(held by mlx5_holder, reference count 1)" in failed.log
+        assert (lab.loaded(), lab.read()) == (old, three_vfs)
+        assert nodeagent.open_snapshot.exists()
+        assert not lab.BLACKLIST.exists()
+
+        (lab.HOOKS / "pre-stop-hook.sh").unlink()
+        assert holder.exists()
+        nodeagent.call("reload", MLX5_AUXILIARY_MODULES="mlx5_holder")
+        assert (lab.loaded(), lab.read()) == (wanted, three_vfs)
+        assert holder.exists()
+    finally:
+        lab.sh("if [ -d /sys/module/mlx5_holder ]; then rmmod mlx5_holder; fi")
+
+
+def test_the_driver_of_before_from_wherever_it_lies(nodeagent: Nodeagent, three_vfs: State) -> None:
+    """No host's tree beside: the packages' file is broken, another is where kmod does not look."""
+    old = lab.loaded()
+    build = "A" if old == lab.srcversion_of("A") else "B"
+    lab.put_other_build_on_disk()
+    on_disk = lab.sh("modinfo -F filename mlx5_core").strip()
+    hidden = Path("/lib/modules") / os.uname().release / "kernel/hidden"
+    hidden.mkdir()
+    lab.sh(f"cp /opt/lab/driver/{build}/mlx5_core.ko {hidden}")
+    lab.hook("post-stop", f"truncate -s 4096 {on_disk}")
+    try:
+        failed = nodeagent.call("reload", status=71)
+    finally:
+        lab.sh(f"rm -r {hidden}")
+    assert f"loading the mlx5_core of before from {hidden}/mlx5_core.ko" in failed.log
+    assert (lab.loaded(), lab.read()) == (old, three_vfs)
+    assert not nodeagent.ready.exists()
+    lab.remove_faults()
+    lab.sh(f"lab-driver {build}")
+    nodeagent.call("reload")
+    assert nodeagent.ready.exists()

@@ -93,8 +93,34 @@ def test_the_uplink_stops_a_reload_before_anything_is_touched(nodeagent: Nodeage
         assert f"uplink: {name} on {PF1} is the default route" in done.log
         assert lab.loaded() == before
         assert lab.restarts() == []
+        lab.sh("ip route del default")
+        _, found = findings(nodeagent, KUBERNETES_SERVICE_HOST="192.0.2.9")
+        assert "is the way to the API server 192.0.2.9" in found["uplink"][0]["what"]
+        lab.sh(f"ip route add default via 192.0.2.1 dev {name}")
+
+        routes, addresses = lab.sh("ip route"), lab.sh(f"ip -br addr show {name}")
+        nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true")
+        assert lab.loaded() != before
+        assert (lab.sh("ip route"), lab.sh(f"ip -br addr show {name}")) == (routes, addresses)
+        assert "default via 192.0.2.1" in routes
     finally:
         lab.sh(f"ip addr flush dev {name}")
+
+
+def test_an_uplink_that_is_bonded_is_detected(nodeagent: Nodeagent) -> None:
+    lab.put_other_build_on_disk()
+    name = lab.name(PF1)
+    lab.sh(
+        f"ip link set {name} down; ip link add bond7 type bond mode active-backup;"
+        f"ip link set {name} master bond7; ip link set bond7 up;"
+        "ip addr add 192.0.2.2/24 dev bond7; ip route add default via 192.0.2.1 dev bond7"
+    )
+    try:
+        status, found = findings(nodeagent)
+        assert status == 1
+        assert found["uplink"][0]["what"] == f"bond7 on {PF1} is the default route (IPv4)"
+    finally:
+        lab.sh(f"ip link delete bond7; ip link set {name} down")
 
 
 def test_a_packet_capture_is_named(nodeagent: Nodeagent) -> None:

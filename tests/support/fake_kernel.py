@@ -96,6 +96,7 @@ class FakeKernel:
         self.tree = FakeTree(root / "sys")
         self.udev_run = root / "udev"
         self.proc = root / "proc"
+        self.run = root / "run"
         self.delays = Delays()
         self.pfs: dict[str, FakePf] = {}
         self.links: dict[int, Link] = {}
@@ -234,6 +235,8 @@ class FakeKernel:
         vf = pf.vfs.get(index)
         if vf is None or vf.function is None or vf.function in self.missing:
             return
+        if self.tree.device(vf.function).exists():
+            return  # of VFs that were removed and made again while these were on their way
         self.tree.make_function(pf.name, index, vf.function)
         self.names.setdefault(vf.function, f"{self.names[pf.name]}v{index}")
         if self.autoprobes(vf.function):

@@ -62,6 +62,11 @@ def ip(*lines: str) -> None:
     assert done.returncode == 0, f"{text}\n{done.stderr}"
 
 
+def is_emulated() -> bool:
+    """This is the emulated node, and no other machine that has netdevsim."""
+    return RUN.is_dir()
+
+
 def settle() -> None:
     """Return when udev has handled every event."""
     sh("udevadm settle --timeout=100")
@@ -210,7 +215,7 @@ def _number(path: Path) -> int:
 
 @cache
 def srcversion_of(build: str) -> str:
-    """The srcversion of the lab's build A or B."""
+    """The srcversion of the lab's build A, B or C."""
     return sh(f"modinfo -F srcversion /opt/lab/driver/{build}/mlx5_core.ko").strip()
 
 

@@ -31,7 +31,7 @@ from nodeagent.errors import (
     StorageError,
     UnavailableError,
 )
-from nodeagent.journal import Journal, lock
+from nodeagent.journal import Journal, lock, unseal
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.settings import Settings
@@ -587,3 +587,70 @@ def test_a_node_without_devices_is_told_so() -> None:
     empty = dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core"))
     with pytest.raises(UnavailableError, match="bound to the driver mlx5_core"):
         agent.require_devices(empty)
+
+
+# A reboot in the middle of a reload
+
+
+@pytest.fixture
+def rebooted(settings: Settings) -> Snapshot:
+    """An open snapshot of an earlier boot of this machine."""
+    taken = Snapshot(
+        taken_at="2026-11-21T00:00:00+00:00",
+        machine_id="",
+        boot_id="00000000-0000-0000-0000-000000000000",
+        kernel="6.1",
+        srcversions=(),
+        state=NodeState("mlx5_core", ()),
+    )
+    Journal(settings).save(taken)
+    return taken
+
+
+def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
+    settings: Settings,
+    rebooted: Snapshot,
+    tell: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Snapshot | None] = []
+
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+        seen.append(journal.open_snapshot())
+        journal.set_ready()
+
+    tell(story)
+    agent.reload_once("precompiled", settings)
+    assert seen == [rebooted]
+    assert "the node has rebooted since the snapshot of 2026-11-21T00:00:00" in caplog.text
+    assert "rebooted" in [record.name for record in Journal(settings).records()]
+
+
+def test_or_it_is_set_aside(
+    settings: Settings,
+    rebooted: Snapshot,
+    tell: Callable[[Story], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[bool] = []
+
+    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+        seen.append(journal.has_open_snapshot())
+        journal.set_ready()
+
+    tell(story)
+    agent.reload_once("precompiled", replace(settings, after_reboot="set-aside"))
+    assert seen == [False]
+    aside = settings.state_dir / "set-aside-snapshot.json"
+    assert unseal(aside.read_bytes(), str(aside), sealed=True) == rebooted
+    assert f"set aside as {aside}" in caplog.text
+
+
+def test_in_the_same_boot_there_is_nothing_to_say(
+    settings: Settings, tell: Callable[[Story], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    tell(proven)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    Journal(settings).save(Snapshot("t", "", boot, "6.1", (), NodeState("mlx5_core", ())))
+    agent.reload_once("precompiled", settings)
+    assert "rebooted" not in caplog.text

@@ -30,7 +30,7 @@ BUILDS = """#!/bin/sh
 cd "$(dirname "$0")"
 printf '%s\\n' "$@" > arguments
 mkdir -p RPMS/redhat-release-9/$(uname -m)
-echo /lib/modules/6.1.0/extra/mlx5_core.ko > RPMS/redhat-release-9/$(uname -m)/a.rpm
+echo /lib/modules/$(uname -r)/extra/mlx5_core.ko > RPMS/redhat-release-9/$(uname -m)/a.rpm
 """
 
 

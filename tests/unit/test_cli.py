@@ -162,6 +162,14 @@ def test_wrong_arguments(arguments: list[str], status: int, capsys: Captured) ->
     assert re.fullmatch(r"error: [^\n]+\nhint: nodeagent.* --help\n", said.err)
 
 
+def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
+    assert status_of(["run", "dtk-build"]) == 1
+    said = capsys.readouterr().err
+    for name in ("COMPILED_DRIVER_VER", "START_COMPILE_FLAG", "DONE_COMPILE_FLAG"):
+        assert f"DTK_OCP_{name}" in said
+    assert "dtk.env" in said
+
+
 # Errors: one message, one hint, the right status
 
 
@@ -200,6 +208,11 @@ def test_a_mode_alone_is_the_driver_containers_argument_list(
 ) -> None:
     monkeypatch.setattr(agent, "run", lambda given, *_: 7 if given == mode else 1)
     assert status_of([mode]) == 7
+
+
+def test_so_is_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "build", lambda _settings: 7)
+    assert status_of(["dtk-build"]) == 7
 
 
 def test_an_error_of_run_is_a_line_of_its_log(

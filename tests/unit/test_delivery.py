@@ -5,14 +5,18 @@ What rpm, dpkg and depmod really do is tried in the lab (tests/lab/test_delivery
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nodeagent.driver import delivery, packages
+from nodeagent import trace
+from nodeagent.driver import delivery, dtk, packages
 from nodeagent.errors import AgentError, ConfigError, DataError, NoInputError, UnavailableError
 from nodeagent.settings import Settings
 from tests.support.host import CHROOT, MODINFO
@@ -154,12 +158,6 @@ def test_damaged_packages_are_not_kept(settings: Settings) -> None:
     assert builds(settings) == 2
 
 
-def test_dkms_is_refused_with_the_reason(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="USE_DKMS=true is not supported") as caught:
-        delivery.deliver(replace(settings, use_dkms=True), RELEASE, None)
-    assert "DKMS rebuilds modules when a kernel is installed" in (caught.value.hint or "")
-
-
 def test_the_inventory_must_be_mounted(settings: Settings) -> None:
     missing = replace(settings, inventory=settings.driver_root / "missing")
     with pytest.raises(ConfigError, match="NVIDIA_NIC_DRIVERS_INVENTORY_PATH is"):
@@ -173,3 +171,92 @@ def test_what_a_killed_start_left_staged_is_gone(settings: Settings) -> None:
     (left / "half.rpm").touch()
     delivery.deliver(settings, RELEASE, None)
     assert not left.exists()
+
+
+# Killed anywhere
+
+
+def killed_at(number: int, directory: Path, work: Callable[[], object]) -> bool:
+    """Do the work in a process that ends at its trace point of that number; False: it got through.
+
+    The points are those of nodeagent.trace: before each change of what the disk remembers.
+    """
+    directory.mkdir(exist_ok=True)
+    (directory / "end").write_text(f"KILL {number}")
+    child = os.fork()
+    if child == 0:
+        trace.arm(directory)
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status in {0, signal.SIGKILL}
+    return status == signal.SIGKILL
+
+
+def test_a_hand_over_that_is_killed_anywhere(settings: Settings, tmp_path: Path) -> None:
+    """With the start flag everything is there; without it the next start does it all again."""
+    giving = replace(settings, dtk_build=True, dtk_shared_dir=tmp_path / "shared")
+    files = dtk.hand_over(giving, RELEASE)
+    wanted = dtk.environment(giving, files)
+
+    def is_complete() -> bool:
+        return (
+            (files.sources / "install.pl").read_text() == INSTALL_PL
+            and files.environment.read_text() == wanted
+            and all((files.directory / name).stat().st_size for name in dtk.SCRIPTS)
+        )
+
+    for number in itertools.count(1):
+        shutil.rmtree(giving.dtk_shared_dir, ignore_errors=True)
+        (files.directory / files.sources.name).mkdir(parents=True)  # a peer's, half copied
+        if not killed_at(number, tmp_path / "trace", lambda: dtk.give(giving, files, wanted, None)):
+            break
+        assert not files.start.exists() or is_complete()
+        dtk.give(giving, files, wanted, None)
+        assert files.start.exists()
+        assert is_complete()
+        assert not [path for path in files.directory.iterdir() if path.name.endswith(".tmp")]
+    assert number > 20
+
+
+def test_a_store_that_is_killed_anywhere(settings: Settings, tmp_path: Path) -> None:
+    """What is there afterwards is complete or is built anew, never half reused."""
+    inventory = delivery.inventory(settings, RELEASE)
+    assert inventory is not None
+    new = [tmp_path / f"{name}.rpm" for name in "abc"]
+    for path in new:
+        path.write_text(f"new {path.name}")
+    old = tmp_path / "old.rpm"
+    old.write_text("old")
+    for number in itertools.count(1):
+        inventory.store([old], "old")
+        killed = killed_at(number, tmp_path / "trace", lambda: inventory.store(new, "new"))
+        assert [path.read_text() for path in inventory.packages("old")] in ([], ["old"])
+        found = [path.read_text() for path in inventory.packages("new")]
+        assert found in ([], [path.read_text() for path in new])
+        if not killed:
+            break
+        inventory.store(new, "new")
+        assert len(inventory.packages("new")) == 3
+        assert not list(inventory.directory.parent.glob(".*"))
+    assert found
+    assert number > 15
+
+
+def test_a_delivery_that_is_killed_anywhere(settings: Settings, tmp_path: Path) -> None:
+    """The next start ends as if nothing had happened."""
+
+    def deliver() -> None:
+        delivery.deliver(settings, RELEASE, None)
+
+    for number in itertools.count(1):
+        shutil.rmtree(tmp_path / "inventory")
+        (tmp_path / "inventory").mkdir()
+        if not killed_at(number, tmp_path / "trace", deliver):
+            break
+        deliver()
+        assert calls(settings)[-1] == f"depmod {RELEASE}"
+        assert "-ivh" in calls(settings)[-2]
+        assert not (tmp_path / packages.STAGE).exists()
+        assert not list((tmp_path / "inventory" / RELEASE).glob(".*"))
+    assert number > 10

@@ -143,3 +143,15 @@ def test_one_that_has_just_ended_is_not_waited_for(settings: Settings, tmp_path:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"/etc/init.d/openibd\0restart\0")
     openibd.await_running(settings, None, tmp_path / "proc")
+
+
+def test_a_restart_that_outlasts_the_grace_period_is_ended_by_us(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not by the kubelet, which would leave nobody to load a driver."""
+    monkeypatch.setattr(process, "GRACE", 0.2)
+    install(settings, "kill -TERM $PPID; trap '' TERM; while :; do sleep 0.1; done")
+    began = time.monotonic()
+    with StopSignal() as stop, pytest.raises(Stopped):
+        openibd.restart(replace(settings, grace_period=20.5, restart_timeout=60.0), stop)
+    assert time.monotonic() - began < 20

@@ -131,20 +131,31 @@ def test_each_damaged_package_is_named(root: Path) -> None:
 )
 def test_the_module_that_a_package_brings(root: Path, path: str) -> None:
     package = make(root, "a.rpm", "/usr/bin/ofed_info", path, "/lib/modules/6.1.0/extra/mlx5_ib.ko")
-    brought = packages.brings("mlx5_core", [make(root, "b.rpm"), package], HERE)
+    brought = packages.brings("mlx5_core", "6.1.0", [make(root, "b.rpm"), package], HERE)
     assert brought == {path.partition("lib/modules/")[2]}
 
 
 def test_a_deb_lists_its_files_otherwise(root: Path) -> None:
     line = f"-rw-r--r-- root/root    765200 2026-11-21 07:24 .{MODULE}"
     package = make(root, "a.deb", "drwxr-xr-x root/root 0 2026-11-21 07:24 ./lib/modules/", line)
-    assert packages.brings("mlx5_core", [package], HERE) == {MODULE.partition("lib/modules/")[2]}
+    assert packages.brings("mlx5_core", "6.1.0", [package], HERE) == {
+        MODULE.partition("lib/modules/")[2]
+    }
 
 
 @pytest.mark.parametrize("lists", ["/usr/share/doc/mlx5_core.ko", "/lib/modules/6.1.0/mlx5_ib.ko"])
 def test_packages_without_the_driver(root: Path, lists: str) -> None:
-    with pytest.raises(DataError, match=r"none of the 1 packages brings the module mlx5_core: a\."):
-        packages.brings("mlx5_core", [make(root, "a.rpm", lists)], HERE)
+    said = r"none of the 1 packages brings the module mlx5_core for 6\.1\.0: a\."
+    with pytest.raises(DataError, match=said):
+        packages.brings("mlx5_core", "6.1.0", [make(root, "a.rpm", lists)], HERE)
+
+
+def test_packages_for_another_kernel(root: Path) -> None:
+    package = make(root, "a.rpm", MODULE.replace("6.1.0", "6.1.0-2"))
+    said = r"brings the module mlx5_core for 6\.1\.0, but for 6\.1\.0-2: a\."
+    with pytest.raises(DataError, match=said) as caught:
+        packages.brings("mlx5_core", "6.1.0", [package], HERE)
+    assert "another kernel" in (caught.value.hint or "")
 
 
 def test_rpm_installs_by_the_contracts_flags(root: Path) -> None:

@@ -217,8 +217,8 @@ def test_a_bind_while_autoprobe_is_off(fake: FakeNode) -> None:
 def test_fewer_vfs_than_were_asked_for(fake: FakeNode) -> None:
     fake.plant(PF1, "sriov_numvfs", Fault(count=4))
     failures = run(fake, stage(CreateVfs(HANDLE, 7)))
-    assert failures[0] == f"pci/{PF1}: the kernel took numvfs 7 and reports 4"
-    assert failures[1:] == tuple(f"pci/{PF1} vf {n} after 30 s" for n in (4, 5, 6))
+    # and nobody waits for those that were not made: the next look at the node misses them
+    assert failures == (f"pci/{PF1}: the kernel took numvfs 7 and reports 4",)
 
 
 def test_more_vfs_than_there_can_be(fake: FakeNode) -> None:

@@ -52,7 +52,7 @@ from nodeagent.sriov.node import Node
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
-from tests.support.strategies import pairs, states
+from tests.support.strategies import pairs, states, without_rdma
 
 
 class Crash(BaseException):
@@ -67,7 +67,7 @@ class FakeDriver:
         self.installed, self.loaded = "B", "A"
         self.restarts = 0
         self.refusal: AgentError | None = None
-        self.companions: AgentError | None = None
+        self.companions_fail: AgentError | None = None
         self.unsafe: AgentError | None = None
 
     def ensure_built(self) -> None:
@@ -78,6 +78,9 @@ class FakeDriver:
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         return (("mlx5_core", self.loaded),)
+
+    def companions(self) -> tuple[str, ...]:
+        return ("mlx5_core",)
 
     def loaded_is_installed(self) -> bool:
         return self.loaded == self.installed
@@ -90,8 +93,8 @@ class FakeDriver:
 
     def ensure_companions(self, before: Iterable[str]) -> None:
         assert "mlx5_core" in before
-        if self.companions is not None:
-            raise self.companions
+        if self.companions_fail is not None:
+            raise self.companions_fail
 
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
         if self.unsafe is not None:
@@ -498,7 +501,7 @@ def test_what_fails_after_a_failed_restart_does_not_hide_it(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.driver.refusal = KernelError("openibd did not bring in the installed driver")
-    host.driver.companions = KernelError("mlx5_ib did not load")
+    host.driver.companions_fail = KernelError("mlx5_ib did not load")
     host.fake.plant(f"{PF1} vf 1", "trust", Fault(errno.EPERM))
     with pytest.raises(KernelError, match="openibd did not"):
         host.start()
@@ -759,7 +762,7 @@ def test_from_any_state_to_any_other(
 ) -> None:
     """Not after a reload, but after somebody has been at it: VFs fewer, renamed, taken."""
     # nothing stands on the fake node's interfaces
-    want, have = (dataclasses.replace(each, stack=None) for each in pair)
+    want, have = (without_rdma(dataclasses.replace(each, stack=None)) for each in pair)
     with fake_node(monkeypatch, igb=False) as fake:
         fake.set_up(have)
         for pf in want.pfs:

@@ -249,6 +249,8 @@ ROWS = {
         ("op", ("op",)),
         "Op",
     ),
+    "OPEN_SNAPSHOT_AFTER_REBOOT": ("keep", ("set-aside", "set-aside"), "drop"),
+    "WATCH_DRIFT": (False, ("true", True), "maybe"),
     "TRACE_POINTS": (None, ("/run/trace", Path("/run/trace")), "trace"),
     "NVIDIA_NIC_DRIVERS_INVENTORY_PATH": (None, ("/mnt/inv", Path("/mnt/inv")), "inv"),
     "APPEND_DRIVER_BUILD_FLAGS": (None, ("--with-x  --y", "--with-x  --y"), "a\0b"),
@@ -258,6 +260,13 @@ ROWS = {
     "DTK_OCP_START_COMPILE_FLAG": (None, ("/mnt/s/start", Path("/mnt/s/start")), "start"),
     "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
     "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
+    "DRIVER_CONTAINER_READY_PATH": (
+        Path("/run/mellanox/drivers/.driver-ready"),
+        ("/run/theirs", Path("/run/theirs")),
+        "theirs",
+    ),
+    "METRICS_PORT": (None, ("9790", 9790), "65536"),
+    "METRICS_ADDRESS": ("127.0.0.1", ("::1", "::1"), "a b"),
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
     "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
 }
@@ -313,6 +322,8 @@ def test_bind_delay_is_accepted_whatever_it_says() -> None:
     [
         ("precompiled", True, {}, "NVIDIA_NIC_DRIVER_VER"),
         ("sources", False, {}, "NVIDIA_NIC_DRIVER_VER"),
+        ("precompiled", True, {"NVIDIA_NIC_DRIVER_VER": "1", "USE_DKMS": "1"}, "USE_DKMS is true"),
+        ("precompiled", False, {"USE_DKMS": "true"}, "USE_DKMS is true"),
         ("sources", True, {"NVIDIA_NIC_DRIVER_VER": "25.07-0.9.7.0"}, "NVIDIA_NIC_DRIVER_PATH"),
         ("dtk-build", True, {}, "sources and precompiled"),
     ],

@@ -107,15 +107,6 @@ def test_no_sources(settings: Settings) -> None:
         sources.compile_here(settings, RELEASE, None)
 
 
-def test_no_headers(settings: Settings) -> None:
-    install_pl(settings, "exit 0")
-    for text, package in ((RHEL, "kernel-devel-6.2"), (UBUNTU, "linux-headers-6.2")):
-        (settings.driver_root / "etc/os-release").write_text(text)
-        with pytest.raises(UnavailableError, match="the headers of the running kernel") as caught:
-            sources.compile_here(settings, "6.2", None)
-        assert package in (caught.value.hint or "")
-
-
 def test_the_build_is_in_the_log(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeagent import chronicle
 from nodeagent.journal import KINDS, Record
 from nodeagent.render import Screen
 from nodeagent.timeline import lines, report
@@ -163,3 +164,40 @@ def test_any_order_of_records_is_reported(records: list[Record], now: float | No
     assert sum(len(run.phases) for run in runs) == starts
     assert all(a != b for a, b in itertools.pairwise([run.run for run in runs]))
     assert all(isinstance(line, str) for line in lines(runs, Screen(width=40, colour=True)))
+
+
+def test_as_a_report_to_hand_on() -> None:
+    terminated = (
+        record(20, "note", "run", run="r2", mode="terminate"),
+        record(21, "note", "terminated", run="r2"),
+    )
+    told = chronicle.lines(report((*COMPLETE, *terminated)), "mlx5_core")
+    assert told[:7] == [
+        "## mlx5_core srcversion tracking",
+        "",
+        "| checkpoint | time | srcversion |",
+        "|---|---|---|",
+        "| run 1: loaded before | 12:00:01 | `A` |",
+        "| run 1: installed | 12:00:09 | `B` |",
+        "| run 1: loaded after | 12:00:09 | `B` |",
+    ]
+    assert "### 12:00:02 -- restart: done (7.0 s)" in told
+    assert "VFs gone 12:00:03, back 12:00:12." in told
+    assert "## Run 2: terminate, terminated after 1.0 s" in told
+    assert told[-1] == "| **run 2: start to terminated** | 12:00:20 | 1.0 s |"
+    assert "| run 1: no VFs | 12:00:03 | 9.0 s |" in told
+
+
+def test_a_report_shows_failures_and_hides_nothing_of_markdown() -> None:
+    records = (
+        record(0, "note", "run", mode="sources"),
+        record(0, "start", "restart"),
+        record(1, "note", "vfs-gone"),
+        record(2, "failed", "restart", message="no | driver\nat\x1b all"),
+        record(2, "note", "failed", message="no driver"),
+    )
+    told = chronicle.lines(report(records), "mlx5_core")
+    assert "- no | driver" in told
+    assert not any("\x1b" in line for line in told)
+    assert "VFs gone 12:00:01, not back yet." in told
+    assert "| run 1: no VFs | 12:00:01 | -- |" in told

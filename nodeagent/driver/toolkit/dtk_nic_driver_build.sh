@@ -97,11 +97,14 @@ check() {
     for package in "$sources"/RPMS/*/"$(uname -m)"/*.rpm; do
         [ -e "$package" ] || continue
         rpm -K --nosignature "$package" >>"$log" 2>&1 || fail "a damaged package: $package"
-        ! rpm -qp --nosignature -l "$package" | grep -q "/$module\.ko" || brings=$package
+        if rpm -qp --nosignature -l "$package" | grep -F "/modules/$(uname -r)/" |
+            grep -q "/$module\.ko"; then
+            brings=$package
+        fi
         count=$((count + 1))
     done
     [ "$count" -gt 0 ] || fail "install.pl left no packages in $sources/RPMS"
-    [ -n "$brings" ] || fail "none of the $count packages brings $module"
+    [ -n "$brings" ] || fail "none of the $count packages brings $module for $(uname -r)"
 }
 
 : >"$log"

@@ -2,7 +2,7 @@
 # Stand-in for the driver sources' install.pl: it says what it does, and with --build-only leaves
 # packages where the real one does, made by the real rpmbuild and dpkg-deb. Files beside it:
 #
-#   build        A or B: which of the lab's builds of mlx5_core the packages bring (default B)
+#   build        A, B or C: which of the lab's builds of mlx5_core the packages bring (default B)
 #   version      of the packages (default 25.10)
 #   debs         if there: debs in the place of RPMs
 #   only         if there: just these packages of `ofed-scripts mlnx-tools mlnx-ofa_kernel`

@@ -1,0 +1,61 @@
+"""Commands for a pod: beside a driver container, for its probes, for Prometheus."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import click
+
+from nodeagent import settings
+from nodeagent.cli.commands import Call
+
+STOPPING = {signal.SIGTERM, signal.SIGINT}
+
+
+@click.command("sidecar")
+@click.option("--prepare", is_flag=True, help="Only open a snapshot: before that container starts.")
+@click.pass_obj
+def sidecar(call: Call, prepare: bool) -> int:
+    """Beside a driver container: keep what its reload loses, put it back.
+
+    Reloads nothing itself. Restores when the driver container says ready (its flag is
+    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM.
+    """
+    from nodeagent import beside
+
+    if prepare:
+        beside.prepare(call.settings())
+        return 0
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # as for `run`
+    return beside.run(call.settings())
+
+
+@click.command("probe")
+@click.argument(
+    "which", type=click.Choice(["startup", "live", "ready"]), metavar="startup|live|ready"
+)
+def probe(which: str) -> None:
+    """For a pod's probes: has it begun, does it live, is it ready.
+
+    Ends with status 0 for yes, 1 for no. In the image a shell answers, without starting Python.
+    """
+    settings.load()
+    script = Path(__file__).parents[1] / "probe.sh"
+    os.execv("/bin/sh", ["sh", str(script), which])  # noqa: S606  a file of ours, and a fixed word
+
+
+@click.command("metrics")
+@click.pass_obj
+def metrics(call: Call) -> int:
+    """Serve Prometheus metrics on METRICS_PORT until SIGTERM.
+
+    A process of its own: the agent that is ready neither grows by it nor wakes up for it.
+    """
+    from nodeagent import metrics
+
+    return metrics.serve(call.settings())
+
+
+ALL = (sidecar, probe, metrics)

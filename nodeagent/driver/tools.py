@@ -1,0 +1,48 @@
+"""The programs that a reload calls, looked for before anything is begun.
+
+An image that lacks one would otherwise say so in the middle: after the build, or with the old
+driver already unloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from nodeagent.errors import UnavailableError
+from nodeagent.settings import Settings
+
+_ALWAYS: Final = {"modinfo": "kmod", "modprobe": "kmod", "rmmod": "kmod"}
+_SOURCES: Final = {"depmod": "kmod"}
+_INSTALLERS: Final = ("rpm", "dpkg")
+
+
+def check(settings: Settings, mode: str) -> None:
+    """UnavailableError names every program that `mode` needs and DRIVER_ROOT does not have."""
+    missing = [*_missing(settings.driver_root, mode)]
+    if missing:
+        where = "" if settings.driver_root == Path("/") else f" in {settings.driver_root}"
+        raise UnavailableError(
+            f"programs that a reload calls are not there{where}: {'; '.join(missing)}",
+            hint="install them: the image's target driver has them all",
+        )
+
+
+def _missing(root: Path, mode: str) -> Iterator[str]:
+    needed = _ALWAYS | (_SOURCES if mode == "sources" else {})
+    for name, package in needed.items():
+        if _find(name, root) is None:
+            yield f"{name} (package {package})"
+    if mode == "sources" and not any(_find(name, root) for name in _INSTALLERS):
+        yield f"neither {' nor '.join(_INSTALLERS)}, to install the driver's packages with"
+
+
+def _find(name: str, root: Path) -> str | None:
+    """On PATH; in another root below that, as chroot(1) would look it up."""
+    if root == Path("/"):
+        return shutil.which(name)
+    places = [*os.defpath.split(os.pathsep), "/usr/sbin", "/sbin", "/usr/local/sbin"]
+    return shutil.which(name, path=os.pathsep.join(f"{root}{place}" for place in places))

@@ -1,0 +1,135 @@
+"""Every overlay, as rendered, is accepted by a real API server: a dry run of each object."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import eventually
+from tests.cluster.server import ApiError, Object, Server
+from tests.support.kustomize import render
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+PATHS = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+    "DaemonSet": "/apis/apps/v1/namespaces/{namespace}/daemonsets",
+    "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{namespace}/podmonitors",
+    "SecurityContextConstraints":
+        "/apis/security.openshift.io/v1/securitycontextconstraints",
+}  # fmt: skip
+CRDS = (
+    (
+        "security.openshift.io",
+        "SecurityContextConstraints",
+        "securitycontextconstraints",
+        "Cluster",
+    ),
+    ("monitoring.coreos.com", "PodMonitor", "podmonitors", "Namespaced"),
+)
+"""Whose operators bring them to a cluster; here without their schemas."""
+
+
+@pytest.fixture(scope="module")
+def cluster(server: Server) -> Iterator[Server]:
+    """With the namespaces and kinds that the manifests expect to find."""
+    namespaces = ("nodeagent", "openshift-sriov-network-operator")
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for name in namespaces:
+        server.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    for group, kind, plural, scope in CRDS:
+        server.create(definitions, _definition(group, kind, plural, scope))
+    for group, _, plural, _ in CRDS:
+        eventually(lambda group=group, plural=plural: _is_served(server, group, plural), 30)  # type: ignore[misc] # its defaults
+    yield server
+    for group, _, plural, _ in CRDS:
+        server.delete(f"{definitions}/{plural}.{group}")
+    for name in namespaces:
+        server.delete(f"/api/v1/namespaces/{name}")
+
+
+def _definition(group: str, kind: str, plural: str, scope: str) -> Object:
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"kind": kind, "plural": plural, "singular": kind.lower()}
+    spec = {"group": group, "scope": scope, "names": names, "versions": [version]}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": spec,
+    }
+
+
+def _is_served(server: Server, group: str, plural: str) -> bool:
+    try:
+        server.get(f"/apis/{group}/v1/{plural}")
+    except ApiError:
+        return False
+    return True
+
+
+def dry_run(server: Server, thing: Object) -> Object:
+    """What the server would store. Strict: it says which fields it does not know."""
+    path = PATHS[thing["kind"]].format(namespace=thing["metadata"].get("namespace", ""))
+    name = thing["metadata"]["name"]
+    return server.request(
+        "PATCH",
+        f"{path}/{name}?fieldManager=test&force=true&dryRun=All",
+        thing,
+        content_type="application/apply-patch+yaml",
+    )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_accepts_every_object(cluster: Server, overlay: str) -> None:
+    objects = render(MANIFESTS / "overlays" / overlay)
+    assert {"Namespace", "ServiceAccount", "DaemonSet"} <= {each["kind"] for each in objects}
+    for each in objects:
+        stored = dry_run(cluster, each)
+        assert _kept(each, stored) == [], each["metadata"]["name"]
+
+
+def _kept(given: Object, stored: Object, place: str = "") -> list[str]:
+    """Fields that were given and that the server dropped or changed."""
+    lost = []
+    for name, value in given.items():
+        where = f"{place}.{name}"
+        if name not in stored:
+            lost += [where] if value not in ({}, [], None, "") else []
+        elif isinstance(value, dict):
+            lost += _kept(value, stored[name], where)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            if len(value) != len(stored[name]):
+                lost.append(where)
+            for index, (one, other) in enumerate(zip(value, stored[name], strict=False)):
+                lost += _kept(one, other, f"{where}[{index}]")
+        elif value != stored[name]:
+            lost.append(f"{where}: {value!r} is {stored[name]!r}")
+    return lost
+
+
+def test_a_mistake_is_refused(cluster: Server) -> None:
+    """What the test above relies on."""
+    objects = render(MANIFESTS / "overlays" / "replace")
+    (daemonset,) = [each for each in objects if each["kind"] == "DaemonSet"]
+    wrong = copy.deepcopy(daemonset)
+    wrong["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(ApiError):
+        dry_run(cluster, wrong)
+    wrong = copy.deepcopy(daemonset)
+    del wrong["spec"]["template"]["spec"]["volumes"][0]
+    with pytest.raises(ApiError, match="422"):
+        dry_run(cluster, wrong)
+    wrong = copy.deepcopy(daemonset)
+    wrong["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {}
+    with pytest.raises(ApiError, match="Bidirectional mount propagation"):
+        dry_run(cluster, wrong)

@@ -1,0 +1,191 @@
+"""Lied to by a real kernel and a real udevd: floods, silence, somebody else at the same files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import WaitTimeout
+from nodeagent.kernel.events import LinkWatch, wait_until_clear
+from tests.support import lab
+from tests.support.lab import PCI, PF1, Nodeagent, State
+
+SO_RCVBUFFORCE = 33
+
+
+@contextmanager
+def busy(do: Callable[[], None]) -> Iterator[None]:
+    """Somebody does something over and over, beside us."""
+    end = threading.Event()
+
+    def loop() -> None:
+        while not end.is_set():
+            do()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.fixture
+def saved(nodeagent: Nodeagent, three_vfs: State, tmp_path: Path) -> Path:
+    """The three VFs as a file, and then none of them."""
+    path = tmp_path / "snapshot.json"
+    nodeagent.call("snapshot", "-o", str(path))
+    (PCI / PF1 / "sriov_numvfs").write_text("0")
+    lab.settle()
+    return path
+
+
+def storm() -> None:
+    """Some hundred events: two interfaces that change all the time."""
+    lines = [f"link set storm{n % 2} mtu {1400 + n % 50}" for n in range(400)]
+    lab.ip(*lines)
+
+
+def test_events_are_lost_in_a_storm_and_nothing_else_is() -> None:
+    """A receive buffer of one message: ENOBUFS is real, and the wait still ends when it is so."""
+    lab.ip("link add storm0 type dummy", "link add storm1 type dummy")
+    lost = 0
+
+    class Counting(LinkWatch):
+        def drain(self) -> None:
+            nonlocal lost
+            pending = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            lost += pending == errno.ENOBUFS
+            super().drain()
+
+    with Counting() as watch:
+        watch._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1)
+        came: list[float] = []
+
+        def come() -> None:
+            time.sleep(2)
+            lab.ip("link add awaited type dummy")
+            came.append(time.monotonic())
+
+        thread = threading.Thread(target=come)
+        thread.start()
+        with busy(storm):
+            wait_until_clear(
+                lambda: [] if Path("/sys/class/net/awaited").exists() else ["awaited"],
+                watch,
+                what="a link in a storm",
+                timeout=60,
+                resync=60,
+            )
+            ended = time.monotonic()
+        thread.join()
+    assert lost > 0
+    assert ended - came[0] < 2
+
+
+def test_a_storm_of_link_changes_during_a_restore(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    lab.ip("link add storm0 type dummy", "link add storm1 type dummy")
+    with busy(storm):
+        nodeagent.call("restore", "--snapshot", str(saved))
+    assert lab.read() == three_vfs
+
+
+def test_udevd_is_stopped_in_the_middle_and_goes_on(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    pid = lab.udevd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        run = nodeagent.start("restore", "--snapshot", str(saved))
+        run.wait_for("bind VFs")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert run.wait() == 0
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
+def test_udevd_is_stopped_for_good_and_each_vf_is_named(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    pid = lab.udevd_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        run = nodeagent.call("restore", "--snapshot", str(saved), status=1, VF_TIMEOUT=4)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "udev has not finished with its interface after 4 s" in run.log
+    nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
+def test_udevd_is_killed_and_started_again_in_the_middle(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    run = nodeagent.start("restore", "--snapshot", str(saved))
+    run.wait_for("create VFs")
+    lab.kill_udevd()
+    lab.start_udevd()
+    status = run.wait()
+    if status:
+        nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
+def test_an_operators_loop_wants_another_number_of_vfs(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    """Said, planned once more, then a clear stop. When the loop has ended, the next start mends."""
+    numvfs = PCI / PF1 / "sriov_numvfs"
+
+    def enforce() -> None:
+        if numvfs.read_text() not in {"0\n", "1\n"}:
+            numvfs.write_text("0")
+            numvfs.write_text("1")
+        time.sleep(0.05)
+
+    with busy(enforce):
+        run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
+    assert "is not fought" in run.log
+    assert f"pci/{PF1} numvfs: we set it to 3, and something else made it" in run.log
+    assert len([line for line in run.log.splitlines() if "create VFs" in line]) == 2
+    nodeagent.call("restore", "--snapshot", str(saved))
+    assert lab.read() == three_vfs
+
+
+def test_drift_is_reported_and_nothing_is_touched(nodeagent: Nodeagent, three_vfs: State) -> None:
+    run = nodeagent.start("run", "precompiled", WATCH_DRIFT="true")
+    run.wait_for("watching for drift")
+    lab.ip(f"link set {lab.name(PF1)} vf 1 vlan 999")
+    run.wait_for(rf"drift: pci/{PF1} vf 1 vlan: want 101, have 999")
+    drifted = lab.read()
+    assert nodeagent.ready.exists()
+    lab.ip(f"link set {lab.name(PF1)} vf 1 vlan 101 qos 1")
+    run.wait_for(rf"drift over: pci/{PF1} vf 1 vlan is 101 again")
+    assert drifted != three_vfs
+    assert lab.read() == three_vfs
+    assert run.stop() == 0
+    assert not nodeagent.ready.exists()
+    timeline = nodeagent.call("timeline").output()
+    assert f"pci/{PF1} vf 1 vlan: was 101, is 999" in timeline
+
+
+def test_a_wait_that_nothing_ends_says_what_is_missing() -> None:
+    with LinkWatch() as watch, pytest.raises(WaitTimeout, match="the moon"):
+        wait_until_clear(lambda: ["the moon"], watch, what="it", timeout=0.2)

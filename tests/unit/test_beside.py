@@ -1,0 +1,226 @@
+"""Beside a driver container: who reloads, what is kept, and when the flag may be there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodeagent import agent, beside
+from nodeagent import reload as story
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import BusyError, ConfigError, RestoreFailed, Stopped
+from nodeagent.journal import Journal
+from nodeagent.kernel.events import StopSignal
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import DeviceHandle, NodeState, Pf, Snapshot
+from tests.unit.test_agent import NoNode
+
+TAKEN = Snapshot(
+    taken_at="2026-11-21T12:03:04Z",
+    machine_id="",
+    boot_id="b",
+    kernel="6.12",
+    srcversions=(),
+    state=NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0")),)),
+)
+
+
+class Node(NoNode):
+    """Waits for nothing."""
+
+    have = TAKEN.state
+
+    def wait_for_pfs(self, state: NodeState) -> None:
+        pass
+
+    def observe(self) -> NodeState:
+        return self.have
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "run").mkdir()
+    return replace(
+        Settings(),
+        ready_path=tmp_path / "run/.nodeagent-ready",
+        driver_ready_path=tmp_path / "run/.driver-ready",
+        lock_path=tmp_path / "run/.lock",
+        state_dir=tmp_path / "state",
+    )
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
+    """What has been restored; nothing may reload."""
+    done: list[NodeState] = []
+
+    def no_reload(*_: Any) -> None:
+        pytest.fail("a sidecar reloaded the driver")
+
+    monkeypatch.setattr(agent, "require_root", lambda _why: None)
+    monkeypatch.setattr(beside, "Node", Node)
+    monkeypatch.setattr(NicDriver, "is_loaded", lambda _self: True)
+    monkeypatch.setattr(NicDriver, "ensure_restarted", no_reload)
+    monkeypatch.setattr(NicDriver, "ensure_built", no_reload)
+    monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: TAKEN)
+    monkeypatch.setattr(story, "restore", lambda _node, want: done.append(want))
+    monkeypatch.setattr(story, "verify", lambda _node, _want: None)
+    return done
+
+
+def when(is_so: Any, do: Any) -> threading.Thread:
+    """Do something in the middle of the run, as soon as it is so."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if is_so():
+                do()
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), StopSignal.SIGNALS[0])
+
+
+def test_before_the_driver_container_starts(settings: Settings, restored: list[NodeState]) -> None:
+    beside.prepare(settings)
+    assert Journal(settings).open_snapshot() == TAKEN
+    assert not settings.ready_path.exists()
+
+
+def test_an_open_snapshot_stays(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside.prepare(settings)
+    later = replace(TAKEN, taken_at="2026-11-22T00:00:00Z")
+    monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: later)
+    beside.prepare(settings)
+    assert Journal(settings).open_snapshot() == TAKEN
+
+
+def test_while_a_driver_container_still_runs(settings: Settings, restored: list[NodeState]) -> None:
+    with settings.lock_path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BusyError):
+            beside.prepare(settings)
+    assert not Journal(settings).has_open_snapshot()
+
+
+def test_without_a_driver_there_is_nothing_to_keep(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NicDriver, "is_loaded", lambda _self: False)
+    beside.prepare(settings)
+    assert not Journal(settings).has_open_snapshot()
+
+
+def test_it_restores_when_the_driver_container_is_ready_and_not_before(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    beside.prepare(settings)
+    settings.ready_path.touch()  # of a run that was killed
+    seen: list[tuple[bool, int]] = []
+
+    def driver_is_ready() -> None:
+        seen.append((settings.ready_path.exists(), len(restored)))
+        settings.driver_ready_path.touch()
+
+    first = when(settings.beat_path.exists, driver_is_ready)
+    third = when(lambda: restored and settings.ready_path.exists(), terminate)
+    assert beside.run(settings) == 0
+    for each in (first, third):
+        each.join()
+    assert seen == [(False, 0)]
+    assert restored == [TAKEN.state]
+    assert not settings.ready_path.exists()
+    assert not Journal(settings).has_open_snapshot()
+    assert Journal(settings).last_snapshot() == TAKEN
+
+
+def test_when_the_driver_container_starts_anew(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    """Its flag goes: another snapshot, no flag of ours, and the same again when it is back."""
+    settings.driver_ready_path.touch()
+    journal = Journal(settings)
+    steps = [
+        when(settings.ready_path.exists, settings.driver_ready_path.unlink),
+        when(
+            lambda: journal.has_open_snapshot() and not settings.ready_path.exists(),
+            settings.driver_ready_path.touch,
+        ),
+        when(lambda: restored and settings.ready_path.exists(), terminate),
+    ]
+    assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+    assert restored == [TAKEN.state]
+
+
+def test_a_restore_that_fails_sets_no_flag_and_keeps_the_snapshot(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(_node: Any, _want: Any) -> None:
+        raise RestoreFailed("1 attribute differs", [])
+
+    beside.prepare(settings)
+    settings.driver_ready_path.touch()
+    monkeypatch.setattr(story, "verify", differs)
+    with pytest.raises(RestoreFailed):
+        beside.run(settings)
+    assert not settings.ready_path.exists()
+    assert Journal(settings).open_snapshot() == TAKEN
+
+
+def test_sigterm_before_it_was_ready(settings: Settings, restored: list[NodeState]) -> None:
+    stopping = when(settings.beat_path.exists, terminate)
+    with pytest.raises(Stopped):
+        beside.run(settings)
+    stopping.join()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_both_containers_end(
+    settings: Settings,
+    restored: list[NodeState],
+    monkeypatch: pytest.MonkeyPatch,
+    lost: bool,
+) -> None:
+    """The flag goes, which opens a snapshot; it stays open only if something of it is lost."""
+    settings.driver_ready_path.touch()
+    journal = Journal(settings)
+    if lost:
+        monkeypatch.setattr(Node, "have", NodeState("mlx5_core", ()))
+    steps = [
+        when(settings.ready_path.exists, settings.driver_ready_path.unlink),
+        when(journal.has_open_snapshot, terminate),
+    ]
+    if lost:
+        with pytest.raises(Stopped):
+            beside.run(settings)
+    else:
+        assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+    assert journal.has_open_snapshot() == lost
+    assert not settings.ready_path.exists()
+
+
+def test_one_flag_for_two_is_refused(settings: Settings, restored: list[NodeState]) -> None:
+    same = replace(settings, ready_path=settings.driver_ready_path)
+    for command in (beside.prepare, beside.run):
+        with pytest.raises(ConfigError, match="the driver container's own flag"):
+            command(same)

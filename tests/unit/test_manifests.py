@@ -1,0 +1,171 @@
+"""The manifests, without a cluster: they render, and say what the settings and the contract say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nodeagent.settings import Settings, rows
+from tests.support.kustomize import Object, identity, render
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
+
+
+def daemonset(overlay: str) -> Object:
+    (found,) = [o for o in render(MANIFESTS / "overlays" / overlay) if o["kind"] == "DaemonSet"]
+    return found
+
+
+def pod(overlay: str) -> Object:
+    spec: Object = daemonset(overlay)["spec"]["template"]["spec"]
+    return spec
+
+
+def containers(overlay: str) -> list[Object]:
+    spec = pod(overlay)
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def ours(overlay: str) -> list[Object]:
+    return [each for each in containers(overlay) if each["image"].startswith("nodeagent:")]
+
+
+def environment(container: Object) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_renders_the_same(overlay: str) -> None:
+    directory = MANIFESTS / "overlays" / overlay
+    told = subprocess.run(
+        ["kubectl", "kustomize", directory], capture_output=True, text=True, check=True
+    )
+    wanted = {identity(each): each for each in yaml.safe_load_all(told.stdout)}
+    assert {identity(each): each for each in render(directory)} == wanted
+
+
+def test_a_feature_that_the_renderer_lacks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nnamePrefix: x-\n")
+    with pytest.raises(ValueError, match="namePrefix"):
+        render(tmp_path)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_whole(overlay: str) -> None:
+    """What a schema says, in short: kinds, names, one object of an identity, no unknown field."""
+    objects = render(MANIFESTS / "overlays" / overlay)
+    assert len({identity(each) for each in objects}) == len(objects)
+    for container in containers(overlay):
+        assert container.keys() <= FIELDS, container["name"]
+        assert not {"volumeMounts", "image", "name"} - container.keys(), container["name"]
+    assert pod(overlay).keys() <= POD_FIELDS
+
+
+FIELDS = {"name", "image", "command", "args", "env", "ports", "resources", "securityContext",
+          "startupProbe", "livenessProbe", "readinessProbe", "volumeMounts"}  # fmt: skip
+POD_FIELDS = {"affinity", "containers", "dnsPolicy", "hostNetwork", "initContainers",
+              "priorityClassName", "serviceAccountName", "terminationGracePeriodSeconds",
+              "tolerations", "volumes"}  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_volume_is_mounted_and_every_mount_has_its_volume(overlay: str) -> None:
+    spec = pod(overlay)
+    volumes = [each["name"] for each in spec["volumes"]]
+    mounted = {mount["name"] for each in containers(overlay) for mount in each["volumeMounts"]}
+    assert len(set(volumes)) == len(volumes)
+    assert mounted == set(volumes)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_variable_is_one_of_ours_with_a_good_value(overlay: str) -> None:
+    names = {row.name for _, row in rows()}
+    for container in ours(overlay):
+        assert {each["name"] for each in container["env"]} <= names
+        Settings.from_environment(environment(container))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_paths_of_the_settings_are_on_mounts(overlay: str) -> None:
+    """What must outlive the container, or be seen outside of it, is not written into it."""
+    for container in ours(overlay):
+        settings = Settings.from_environment(environment(container))
+        mounts = [Path(mount["mountPath"]) for mount in container["volumeMounts"]]
+        paths = [settings.ready_path, settings.lock_path, settings.state_dir]
+        if overlay != "sidecar":
+            paths.append(settings.blacklist_file)
+        for path in paths:
+            assert any(path.is_relative_to(mount) for mount in mounts), path
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_grace_period_fits_the_deadlines(overlay: str) -> None:
+    """nodeagent is told how long it has: a restart that has begun is waited for nearly as long."""
+    for container in ours(overlay):
+        settings = Settings.from_environment(environment(container))
+        assert settings.grace_period == pod(overlay)["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_probes_are_nodeagents_and_give_a_hang_its_time(overlay: str) -> None:
+    for container in [each for each in ours(overlay) if "startupProbe" in each]:
+        for kind, word in (("startup", "startup"), ("liveness", "live"), ("readiness", "ready")):
+            probe = container[f"{kind}Probe"]
+            assert probe["exec"]["command"] == ["nodeagent", "probe", word]
+        live = container["livenessProbe"]
+        assert live["failureThreshold"] >= 2
+        assert live["periodSeconds"] >= 10
+
+
+def test_replace_is_the_driver_containers_pod() -> None:
+    """CONTRACT: what the Network Operator and others look for."""
+    whole, spec = daemonset("replace"), pod("replace")
+    assert whole["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert whole["spec"]["template"]["metadata"]["labels"]["nvidia.com/ofed-driver"] == ""
+    assert spec["hostNetwork"] is True
+    assert spec["terminationGracePeriodSeconds"] == 300
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert "hostPID" not in spec
+    (container,) = spec["containers"]
+    assert container["name"] == "mofed-container"
+    assert container["securityContext"] == {"privileged": True, "seLinuxOptions": {"level": "s0"}}
+    where: dict[str, Any] = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert where["/run/mellanox/drivers"]["mountPropagation"] == "Bidirectional"
+
+
+def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
+    """A container of its own, without a privilege, that can only read."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    for overlay in OVERLAYS:
+        directory = tmp_path / "manifests/overlays" / overlay
+        with (directory / "kustomization.yaml").open("a") as file:
+            file.write("components:\n  - ../../metrics\n")
+        objects = render(directory)
+        (monitor,) = [each for each in objects if each["kind"] == "PodMonitor"]
+        (whole,) = [each for each in objects if each["kind"] == "DaemonSet"]
+        template = whole["spec"]["template"]
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= template["metadata"]["labels"].items()
+        (serving,) = [c for c in template["spec"]["containers"] if c["name"] == "metrics"]
+        assert serving["ports"] == [{"name": "metrics", "containerPort": 9790}]
+        assert environment(serving)["METRICS_PORT"] == "9790"
+        assert "securityContext" not in serving
+        assert all(mount["readOnly"] for mount in serving["volumeMounts"])
+
+
+def test_openshift_has_the_toolkit_and_its_constraints() -> None:
+    names = [each["name"] for each in pod("openshift")["containers"]]
+    assert sorted(names) == ["mofed-container", "openshift-driver-toolkit-ctr"]
+    objects = render(MANIFESTS / "overlays/openshift")
+    (scc,) = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
+    assert scc["users"] == ["system:serviceaccount:nodeagent:nodeagent"]
+    kinds = {next(iter(volume.keys() - {"name"})) for volume in pod("openshift")["volumes"]}
+    assert kinds <= set(scc["volumes"])
+    assert scc["allowHostPID"] is pod("openshift").get("hostPID", False)
