@@ -17,12 +17,15 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.sriov.differences import differences, shared_macs, unseen
+from nodeagent.sriov import rdma
+from nodeagent.sriov.differences import differences, made_up, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
+from nodeagent.sriov.managing import await_managers, managed
 from nodeagent.sriov.model import NodeState, Snapshot
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.perform import perform
 from nodeagent.sriov.plan import plan
+from nodeagent.sriov.plan_stack import without_stacked
 from nodeagent.sriov.pods import LeftBehind
 
 log = logging.getLogger(__name__)
@@ -136,6 +139,9 @@ def restore_what_can_be(node: Node, want: NodeState) -> None:
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
 
+    Where NetworkManager or systemd-networkd had set up an interface, that is what it gets to do
+    first: all but what stands on interfaces is restored, and what it leaves missing is added then.
+
     Raises RestoreFailed with a line for each failed action and each thing that differs, when a
     plan could not be performed or three in a row did not lead there.
     """
@@ -143,6 +149,11 @@ def restore(node: Node, want: NodeState) -> None:
     node.made.clear()
     failures: dict[str, None] = {}
     seen: tuple[str, ...] = ()
+    if others := managed(want):
+        reachable, _ = node.reachable(want)
+        stages = plan(reachable, node.observe())
+        failures |= dict.fromkeys(perform(node, without_stacked(stages)))
+        await_managers(node, others)
     for _ in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
@@ -224,7 +235,9 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "for it is restored, the interface comes back in the host's namespace",
             vf,
         )
-    for lost in state.stack.lost if state.stack is not None else ():
+    for vf in made_up(state):
+        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),

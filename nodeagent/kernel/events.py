@@ -148,7 +148,7 @@ class AddressWatch(LinkWatch):
 
 
 class UdevWatch(_Held):
-    """Network devices that udev has finished with, as it broadcasts them (libudev's monitor).
+    """Network and RDMA devices that udev has finished with, as it broadcasts them (libudev).
 
     udev broadcasts an event after its rules ran and the device was renamed. Its events reach only
     processes in udevd's own network namespace. `finished` holds the ifindexes broadcast since the
@@ -172,6 +172,7 @@ class UdevWatch(_Held):
         self.finished: set[int] = set()
         self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
         self._monitor.filter_by("net")
+        self._monitor.filter_by("infiniband")
         with suppress(PermissionError):  # beyond rmem_max needs CAP_NET_ADMIN
             self._monitor.set_receive_buffer_size(self.RECEIVE_BUFFER)
         self._monitor.start()

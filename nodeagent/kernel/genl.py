@@ -10,6 +10,7 @@ import errno
 import struct
 from typing import Final
 
+from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.netlink import NLM_F_REQUEST, Netlink, attributes
 
 NETLINK_GENERIC: Final = 16
@@ -44,7 +45,10 @@ class Genl(Netlink):
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return None
-            raise
+            raise KernelError(
+                f"cannot look up the netlink family {self.name}: {reason(error)}",
+                errno=error.errno,
+            ) from error
         number = dict(attributes(body, HEADER))[CTRL_ATTR_FAMILY_ID]
         return int(struct.unpack("=H", number)[0])
 

@@ -7,7 +7,6 @@ Facts of the kernel that shape this module:
 
 - `IFA_PROTO` (Linux 5.18) says which link-local address the kernel made. Before it, one that is
   made of the MAC, or has IFA_F_STABLE_PRIVACY, counts as the kernel's.
-- The kernel's own qdiscs have no handle; one with a handle was made by somebody.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from nodeagent.kernel import linkinfo, sysctls
+from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
 from nodeagent.kernel.rtnl import Link
 from nodeagent.sriov.model import Sysctl
 from nodeagent.sriov.stack import (
@@ -41,7 +41,6 @@ RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
-RTM_GETQDISC: Final = 38
 IFLA_AF_SPEC, IFLA_EXT_MASK = 26, 29
 RTEXT_FILTER_BRVLAN: Final = 2
 BRIDGE_VLAN_INFO: Final = 2
@@ -85,6 +84,7 @@ class StackEdge(Netlink):
     def __init__(self) -> None:
         super().__init__(socket.NETLINK_ROUTE)
 
+    @understood("addresses and routes")
     def read(
         self,
         links: Mapping[int, Link],
@@ -105,15 +105,21 @@ class StackEdge(Netlink):
             {index for index in indexes if sysctls.makes_no_address(links[index].af_spec)},
         )
         routes, routes_lost = self._routes(ours)
+        memberships = self._memberships(links, indexes)
+        ports = [member.dev for member in memberships if member.kind == "team"]
+        teamed = (f"options of team port {dev}, but for teamd's" for dev in ports)
+        bridged = any(member.kind == "bridge" for member in memberships)
+        mine = {index: links[index] for index in indexes}
         return Stack(
             children=children,
-            memberships=self._memberships(links, indexes),
+            memberships=memberships,
             addresses=self._addresses(ours),
             neighbours=self._neighbours(ours),
             routes=routes,
-            lost=(*lost, *routes_lost, *self._qdiscs(ours)),
+            lost=(*lost, *routes_lost, *teamed, *left_out(self, mine, bridged=bridged)),
         )
 
+    @understood("IPv6 addresses")
     def tentative(self, indexes: Collection[int]) -> set[str]:
         """IPv6 addresses of these interfaces that the kernel does not use yet (DAD, RFC 4862)."""
         header = struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0)
@@ -149,10 +155,6 @@ class StackEdge(Netlink):
             bodies = self.dump(request(RTM_GETNEIGH, NLM_F_DUMP, header), "neighbours")
             found += (each for body in bodies if (each := neighbour_of(body, ours)) is not None)
         return tuple(found)
-
-    def _qdiscs(self, ours: Ours) -> tuple[str, ...]:
-        bodies = self.dump(request(RTM_GETQDISC, NLM_F_DUMP, bytes(20)), "qdiscs")
-        return tuple(text for body in bodies if (text := qdisc_of(body, ours)) is not None)
 
     def _memberships(
         self, links: Mapping[int, Link], indexes: Collection[int]
@@ -365,15 +367,6 @@ def neighbour_of(body: bytes, ours: Ours) -> Neighbour | None:
     lladdr = found.get(2, b"").hex(":") or None
     address = str(ip_address(found[1]))
     return Neighbour(ours.names[index], address, lladdr, proxy, flags & NTF_ROUTER)
-
-
-def qdisc_of(body: bytes, ours: Ours) -> str | None:
-    """`qdisc htb 1: on enp1s0` for one that somebody made on ours: it is lost, with its filters."""
-    index, handle = struct.unpack_from("=iI", body, 20)
-    if index not in ours.indexes or not handle:
-        return None
-    kind = dict(attributes(body, 36)).get(1, b"").rstrip(b"\0").decode(errors="replace")
-    return f"qdisc {kind} {handle >> 16:x}: on {ours.names[index]}"
 
 
 def request(kind: int, flags: int, body: bytes) -> bytearray:

@@ -26,6 +26,15 @@ NO_DRIVER: Final = "none"
 
 
 @dataclass(frozen=True)
+class RdmaDevice:
+    """An RDMA device: on the function `device` (bus, name), or in software on `netdev`."""
+
+    name: str
+    device: tuple[str, str] | None
+    netdev: str | None = None
+
+
+@dataclass(frozen=True)
 class Sysfs:
     """The sysfs tree under `root`. Devices are named by bus and name, `pci` and `0000:01:00.0`."""
 
@@ -107,6 +116,28 @@ class Sysfs:
             if port and index is not None:
                 found[port] = index
         return found
+
+    def function_of_virtio(self, name: str) -> tuple[str, str] | None:
+        """The device that `virtioN` lies on: a PCI function, a VF of one, or another's."""
+        try:
+            place = self.device("virtio", name).resolve(strict=True).parent
+        except OSError:
+            return None
+        bus = _link(place / "subsystem")
+        return None if bus is None else (bus, place.name)
+
+    def rdma_devices(self) -> tuple[RdmaDevice, ...]:
+        """Every RDMA device of this namespace, by name.
+
+        One of a NIC lies on its function (`device`); one in software names its netdev (`parent`,
+        an attribute of rdma_rxe and siw).
+        """
+        found = []
+        for entry in sorted(_entries(self.root / "class" / "infiniband")):
+            device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
+            place = (bus, device) if device is not None and bus is not None else None
+            found.append(RdmaDevice(entry.name, place, _text(entry / "parent")))
+        return tuple(found)
 
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""

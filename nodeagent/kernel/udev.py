@@ -38,6 +38,21 @@ def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
     return any(line.startswith("I:") for line in entry.splitlines())
 
 
+def is_done(device: str, run: Path = _RUN) -> bool:
+    """Tell whether udev has finished with a device by its database id, `+infiniband:mlx5_0`.
+
+    One of which its rules tell nothing gets no entry (device_update_db()): then it counts that
+    udev has nothing left to do, or that there is none.
+    """
+    try:
+        entry = (run / "data" / device).read_text(errors="replace")
+    except FileNotFoundError:
+        entry = ""
+    if any(line.startswith("I:") for line in entry.splitlines()):
+        return True
+    return not (run / "queue").exists() or not is_running(run)
+
+
 def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
     """Tell whether udev began with a network device and ended without finishing it.
 

@@ -48,6 +48,7 @@ STAGES: Final = (
     ("set sysctls", "of VFs and representors, before they go up; after udev has named them"),
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
     ("set representors", "they exist once the eswitch is in switchdev mode"),
+    ("name RDMA devices", "mlx5_ib makes its device after the function is bound; udev names it"),
     (
         "set VFs late",
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
@@ -211,6 +212,17 @@ class SetSysctls:
 
 
 @dataclass(frozen=True)
+class SetRdma:
+    """Ensure the name of a function's RDMA device; `now`: the one it has, if it is there."""
+
+    pf: DeviceHandle
+    index: int | None
+    address: str
+    name: str
+    now: str | None
+
+
+@dataclass(frozen=True)
 class MoveVf:
     """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
 
@@ -251,6 +263,7 @@ Action = (
     | AddStacked
     | SetEthtool
     | SetSysctls
+    | SetRdma
     | MoveVf
     | InPod
 )

@@ -21,6 +21,7 @@ from nodeagent.sriov.model import (
     NodeState,
     Param,
     Pf,
+    RdmaDevice,
     Representor,
     Setting,
     Snapshot,
@@ -158,6 +159,7 @@ def _pf(plain: Any) -> Pf:
         encap_mode=fields.maybe("encap_mode", _string),
         params=fields.maybe("params", _tuple_of(_devlink_param)) or (),
         representors=fields.maybe("representors", _tuple_of(_representor)) or (),
+        rdma=fields.maybe("rdma", _rdma),
     )
 
 
@@ -175,6 +177,15 @@ def _representor(plain: Any) -> Representor:
     fields = _Fields("representor", plain)
     return fields.build(
         Representor, port=fields.take("port", _string), netdev=fields.take("netdev", _netdev)
+    )
+
+
+def _rdma(plain: Any) -> RdmaDevice:
+    fields = _Fields("RDMA device", plain)
+    return fields.build(
+        RdmaDevice,
+        name=fields.take("name", _string),
+        soft=fields.maybe("soft", _boolean) or False,
     )
 
 
@@ -202,6 +213,7 @@ def _vf(plain: Any) -> Vf:
         query_rss=fields.maybe("query_rss", _boolean),
         node_guid=fields.maybe("node_guid", _guid),
         port_guid=fields.maybe("port_guid", _guid),
+        rdma=fields.maybe("rdma", _rdma),
         netdev=fields.maybe("netdev", _netdev),
         inside=fields.maybe("inside", _inside),
     )
@@ -223,6 +235,7 @@ def _netdev(plain: Any) -> Netdev:
         alias=fields.maybe("alias", _string),
         ethtool=fields.maybe("ethtool", _settings),
         sysctls=fields.maybe("sysctls", _sysctls),
+        manager=fields.maybe("manager", _string),
     )
 
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nodeagent.sriov import sysctls
+from nodeagent.sriov import rdma, sysctls
 from nodeagent.sriov.ethtool import differing
 from nodeagent.sriov.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan_pods import new_names, things_of
@@ -46,6 +46,7 @@ def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     return (
         *devices,
         *_sysctl_differences(want, have),
+        *(Difference(on, "rdma", name, now) for on, name, now in rdma.differing(want, have)),
         *_stack_differences(want, have),
         *_pod_stack_differences(want, have),
     )
@@ -62,6 +63,16 @@ def shared_macs(state: NodeState) -> tuple[str, ...]:
             if vf.netdev is not None and vf.netdev.mac is not None and not vf.netdev.mac.is_zero:
                 owners.setdefault(vf.netdev.mac, []).append(f"{pf.handle} vf {vf.index}")
     return tuple(f"{mac}: {', '.join(vfs)}" for mac, vfs in owners.items() if len(vfs) > 1)
+
+
+def made_up(state: NodeState) -> tuple[str, ...]:
+    """A line for each VF whose MAC its driver made up: its PF has none for it (admin MAC zero)."""
+    return tuple(
+        f"{pf.handle} vf {vf.index} {vf.netdev.mac}"
+        for pf in state.pfs
+        for vf in pf.vfs
+        if vf.netdev is not None and vf.admin_mac is not None and vf.admin_mac.is_zero
+    )
 
 
 def unseen(state: NodeState) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from nodeagent.sriov.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetRdma,
     SetSysctls,
     SetVf,
     Stage,
@@ -125,6 +126,9 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case SetSysctls():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(sysctl_commands(action.values, name))
+        case SetRdma():
+            there = f'"$(ls /sys/bus/{action.pf.bus}/devices/{action.address}/infiniband)"'
+            text = f"rdma dev set {action.now or there} name {action.name}"
         case MoveVf():
             text = move_line(action)
         case InPod():

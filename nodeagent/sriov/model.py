@@ -30,6 +30,7 @@ U32: Final = 0xFFFFFFFF
 IFALIASZ: Final = 256
 ALTIFNAMSIZ: Final = 128
 
+MANAGERS: Final = ("NetworkManager", "systemd-networkd")
 ESWITCH_MODES: Final = ("legacy", "switchdev")
 INLINE_MODES: Final = ("none", "link", "network", "transport")
 ENCAP_MODES: Final = ("none", "basic")
@@ -50,6 +51,7 @@ Sysctl = tuple[str, int]
 """A sysctl of an interface by family and name ("ipv4.rp_filter"), and its value."""
 
 _SYSCTL = re.compile(r"ipv[46]\.[a-z0-9_]{1,64}")
+_RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
@@ -118,7 +120,8 @@ class Netdev:
     are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
     `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
     administrator set, sorted; a key that is not in it is not the driver's to offer. `sysctls` are
-    those that differ from the node's defaults (`NodeState.sysctls`), sorted.
+    those that differ from the node's defaults (`NodeState.sysctls`), sorted. `manager`: who had
+    finished setting it up (NetworkManager, systemd-networkd), to be waited for and never compared.
     """
 
     name: str
@@ -133,10 +136,12 @@ class Netdev:
     alias: str | None = None
     ethtool: tuple[Setting, ...] | None = None
     sysctls: tuple[Sysctl, ...] | None = None
+    manager: str | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
         check_sysctls(self.sysctls or ())
+        _check_one_of("manager", self.manager, MANAGERS)
         if self.ethtool is not None:
             _check_ethtool(self.ethtool)
         _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
@@ -162,6 +167,18 @@ class Inside:
     namespace: int
     netdev: Netdev
     carrier: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class RdmaDevice:
+    """A function's RDMA device; `soft`: one in software (rdma_rxe) on its netdev."""
+
+    name: str
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        if not _RDMA.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of an RDMA device")
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,7 @@ class Vf:
     port_guid: Guid | None = None
     netdev: Netdev | None = None
     inside: Inside | None = None
+    rdma: RdmaDevice | None = None
 
     def __post_init__(self) -> None:
         if self.netdev is not None and self.inside is not None:
@@ -290,6 +308,7 @@ class Pf:
     encap_mode: str | None = None
     params: tuple[Param, ...] = ()
     representors: tuple[Representor, ...] = ()
+    rdma: RdmaDevice | None = None
 
     def __post_init__(self) -> None:
         _check_range("numvfs", self.numvfs, 0, 0xFFFF)
@@ -403,6 +422,12 @@ class Snapshot:
     kernel: str
     srcversions: tuple[tuple[str, str], ...]
     state: NodeState
+
+    def __post_init__(self) -> None:
+        netdevs = self.state.netdevs()
+        names = [name for netdev in netdevs for name in (netdev.name, *(netdev.altnames or ()))]
+        if len(names) != len(set(names)):
+            raise ValueError("two netdevs share a name or altname")
 
 
 def check_interface_name(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
-from nodeagent.kernel import sysctls, udev
+from nodeagent.kernel import managers, sysctls, udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import (
@@ -29,6 +29,7 @@ from nodeagent.kernel.events import (
     wait_until_clear,
 )
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
@@ -45,6 +46,7 @@ from nodeagent.sriov.model import (
     Param,
     Pf,
     Port,
+    RdmaDevice,
     Representor,
     Setting,
     Sysctl,
@@ -65,10 +67,13 @@ SettingsByIndex = Mapping[int, tuple[Setting, ...]]
 
 @dataclass(frozen=True)
 class Looked:
-    """What one look has found beside links: `ethtool` by ifindex, and the defaults of sysctls."""
+    """What one look has found beside links: `ethtool` by ifindex, the defaults of sysctls, the RDMA
+    device by function, and by ifindex who has set up an interface."""
 
     ethtool: SettingsByIndex
     sysctls: tuple[Sysctl, ...] | None
+    rdma: Mapping[tuple[str, str], RdmaDevice] = dataclasses.field(default_factory=dict)
+    managers: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 Target = tuple[DeviceHandle, Port]
@@ -96,10 +101,12 @@ class Node:
         ethtool: Ethtool | None = None,
         devlink: Callable[[], Devlink] = Devlink,
         stack: Callable[[], StackEdge] = StackEdge,
+        rdma: Callable[[], Rdma] = Rdma,
         address_watch: Callable[[], AddressWatch] = AddressWatch,
         namespaces: Namespaces | None = None,
         udev_run: Path = Path("/run/udev"),
         proc: Path = Path("/proc"),
+        run: Path = Path("/run"),
         network: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.settings = settings
@@ -109,6 +116,7 @@ class Node:
         self.ethtool = ethtool or Ethtool()
         self.devlink = devlink
         self.stack = stack
+        self.rdma = rdma
         self.address_watch = address_watch
         self.namespaces = namespaces or Namespaces()
         self.given_up: dict[Target, str] = {}
@@ -118,6 +126,7 @@ class Node:
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
         self.proc = proc
+        self.run = run
         self.network = network
         """A block in which /proc/sys/net is that of the interfaces which this node sees."""
 
@@ -134,9 +143,14 @@ class Node:
         UnavailableError when a device reports something that no device can be.
         """
         links = self.rtnl.links()
-        devices = _by_device(links)
+        devices = self._by_device(links)
         indexes = [each.index for each in itertools.chain(*devices.values())]
-        looked = Looked(self.ethtool.settings(indexes), sysctls.defaults(self.proc))
+        looked = Looked(
+            self.ethtool.settings(indexes),
+            sysctls.defaults(self.proc),
+            self._rdma_devices(devices),
+            self._managers(indexes),
+        )
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
         try:
@@ -215,9 +229,43 @@ class Node:
         )
         return NodeState(driver, tuple(placed_pfs), namespaces=found.namespaces)
 
+    def _managers(self, indexes: Iterable[int]) -> dict[int, str]:
+        """By ifindex, who has set up an interface and has finished with it."""
+        found = ((index, managers.manager_of(index, self.run)) for index in indexes)
+        return {index: each.name for index, each in found if each is not None and each.settled}
+
+    def rdma_names(self, targets: Iterable[Target]) -> dict[Target, str]:
+        """What the RDMA devices of these PFs and VFs are called, where they have one."""
+        found = self._rdma_devices(self.links_by_device())
+        named = ((target, found.get(self.device_of(target) or ("", ""))) for target in targets)
+        return {target: device.name for target, device in named if device is not None}
+
+    def _rdma_devices(self, devices: Devices) -> dict[tuple[str, str], RdmaDevice]:
+        """By function: the NIC's own before one in software on the function's netdev."""
+        owners = {link.name: device for device, links in devices.items() for link in links}
+        found: dict[tuple[str, str], RdmaDevice] = {}
+        for each in self.sysfs.rdma_devices():
+            soft = each.device is None
+            device = owners.get(each.netdev or "") if soft else each.device
+            if device is not None and (device not in found or found[device].soft > soft):
+                found[device] = RdmaDevice(each.name, soft)
+        return found
+
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
-        return _by_device(self.rtnl.links())
+        return self._by_device(self.rtnl.links())
+
+    def _by_device(self, links: Mapping[int, Link]) -> Devices:
+        """A virtio interface's parent is its virtio device: what counts is the function of that."""
+        devices: Devices = {}
+        for link in links.values():
+            if link.bus == "virtio" and link.device is not None:
+                device = self.sysfs.function_of_virtio(link.device)
+            else:
+                device = (link.bus, link.device) if link.bus and link.device else None
+            if device is not None:
+                devices.setdefault(device, []).append(link)
+        return devices
 
     def _observe_stack(self, state: NodeState, links: Mapping[int, Link]) -> Stack | None:
         """What stands on all our netdevs; None where there are none to stand on."""
@@ -320,6 +368,10 @@ class Node:
         missing or gone: with 300 of them a look at each would be 300 looks at all.
         """
         port = target[1]
+        if port is None and len(found := self.sysfs.interfaces(*device)) > 1:
+            ports = self.sysfs.ports(*device).items()
+            others = {index for name, index in ports if REPRESENTOR.fullmatch(name)}
+            return next((index for index in found if index not in others), None)
         if not isinstance(port, str):
             return next(iter(self.sysfs.interfaces(*device)), None)
         known = self._ports.get(device, {}).get(port)
@@ -367,6 +419,7 @@ class Node:
                 for index in indexes
             ),
             representors=_representors(devices.get((bus, name), []), looked),
+            rdma=looked.rdma.get((bus, name)),
             **switch,
         )
 
@@ -390,6 +443,7 @@ class Node:
             driver=None if function is None else self.sysfs.driver(handle.bus, function),
             driver_override=function and self.sysfs.driver_override(handle.bus, function),
             netdev=_netdev(min(own, key=lambda link: link.index, default=None), looked),
+            rdma=looked.rdma.get((handle.bus, function or "")),
             **({} if info is None else _held_by_pf(info)),
         )
 
@@ -415,14 +469,6 @@ def outstanding(
                 yield missing
 
     return look
-
-
-def _by_device(links: Mapping[int, Link]) -> Devices:
-    devices: Devices = {}
-    for link in links.values():
-        if link.bus is not None and link.device is not None:
-            devices.setdefault((link.bus, link.device), []).append(link)
-    return devices
 
 
 def _held_by_pf(info: VfInfo) -> dict[str, Any]:
@@ -460,6 +506,7 @@ def _netdev_of(link: Link, looked: Looked) -> Netdev:
         group=link.group,
         alias=link.alias,
         ethtool=looked.ethtool.get(link.index),
+        manager=looked.managers.get(link.index),
         sysctls=looked.sysctls and sysctls.decoded(link.af_spec, looked.sysctls, link.mtu),
     )
 

@@ -19,6 +19,7 @@ from nodeagent.sriov.actions import (
     MoveVf,
     SetEthtool,
     SetLink,
+    SetRdma,
     SetSysctls,
     SetVf,
     Stage,
@@ -27,11 +28,12 @@ from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.moving import Arrivals
+from nodeagent.sriov.naming import name_rdma_devices
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool, set_sysctls
 
-IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, AddStacked, MoveVf, InPod)
+IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, SetRdma, AddStacked, MoveVf, InPod)
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,9 @@ def _perform_stage(
     sysctl_actions = [action for action in stage.actions if isinstance(action, SetSysctls)]
     if sysctl_actions:
         failures += set_sysctls(node, sysctl_actions, watches, lost)
+    rdma_actions = [action for action in stage.actions if isinstance(action, SetRdma)]
+    if rdma_actions:
+        failures += name_rdma_devices(node, rdma_actions, watches, lost)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
-from nodeagent.sriov import sysctls
+from nodeagent.sriov import rdma, sysctls
 from nodeagent.sriov.actions import (
     STAGES,
     Action,
@@ -97,6 +97,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     for stage, action in itertools.chain(
         _freed_names(want, have),
         _sysctls(want, have),
+        rdma.actions(want, have),
         stack_actions(want, have),
         pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), _link_changes),
     ):

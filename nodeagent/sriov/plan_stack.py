@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from nodeagent.sriov.actions import AddStacked
+from nodeagent.sriov.actions import AddStacked, Stage
 from nodeagent.sriov.model import DeviceHandle, NodeState, Port, Sysctl
 from nodeagent.sriov.stack import (
     Address,
@@ -48,6 +48,11 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, AddSt
         owner = next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
         if owner is not None and not is_there(thing, there, have.sysctls):
             yield STAGE_OF[type(thing)], AddStacked(*owner, thing)
+
+
+def without_stacked(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages that do not put anything on interfaces."""
+    return tuple(stage for stage in stages if stage.name not in STAGE_OF.values())
 
 
 def is_there(

@@ -22,8 +22,9 @@ from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of
 KERNEL = "6.12"
 GUEST_PACKAGES = """
     udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
-    rdma-core ibverbs-providers ibverbs-utils rpm crun
+    rdma-core ibverbs-providers ibverbs-utils rpm crun systemd
 """
+"""systemd for its networkd, which runs without it: the guest's init is the lab's."""
 BACKPORTS = "-backports"
 QEMU = "qemu-system-x86_64"
 QEMU_VERSION = (8, 2)

@@ -24,6 +24,8 @@ def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> No
         '--aptopt=APT::Install-Recommends "false"',
         f"--aptopt={apt.transport()}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        # it starts a process for each interface that comes (systemd-sysctl)
+        "--dpkgopt=path-exclude=/lib/udev/rules.d/99-systemd.rules",
         f"--include={','.join(chosen.guest)}",
         chosen.suite,
         directory / "rootfs.tar",

@@ -9,37 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.rtnl import Rtnl
-from tests.support import lab
+from tests.support import lab, looks
 from tests.support.lab import PF1, Nodeagent
-
-LOOKS: Final = (
-    "ip -d -j address",
-    "ip -d -j route show table all",
-    "ip -d -6 -j route show table all",
-    "ip -j rule",
-    "ip -j -6 rule",
-    "ip -j neigh show nud permanent",
-    "ip -j neigh show proxy",
-    "bridge -d -j link",
-    "bridge -j vlan",
-)
-SYSCTLS: Final = (
-    "sysctl -a 2>/dev/null | grep -E '^net.(ipv4|ipv6).(conf|neigh).(en|mac|ip)' | sort"
-)
-COUNTED: Final = {
-    *("ifindex", "link_index", "expires", "used", "link_failure_count", "mii_status"),
-    *("hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "topology_change_detected"),
-    *("message_age_timer", "forward_delay_timer", "hold_timer", "topology_change_ack", "no"),
-    *("id", "designated_port", "config_pending", "state", "permaddr"),
-}
-"""State and numbers; `permaddr` of a VF without an admin MAC is what igbvf made up at its probe."""
-FOREVER: Final = 0xFFFFFFFF
 
 PF, BONDED = "enp1s0", "enp2s0"
 SET_UP: Final = f"""
@@ -144,16 +121,12 @@ def test_all_that_stood_on_the_interfaces_stands_again(nodeagent: Nodeagent, vir
     lab.sh(f"bridge vlan add dev {PF}v1 vid 11")
     lab.await_carrier(PF1)
     lab.eventually(_settled, "IPv6 addresses and links")
-    before = _look()
+    before = looks.look()
     lab.put_other_build_on_disk()
     nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true")
     lab.eventually(_settled, "IPv6 addresses and links")
-    after = _look()
-    for command, was in before.items():
-        gone = _only(was, after[command])
-        come = _only(after[command], was)
-        assert (gone, come) == ([], []), f"{command}\nwas {gone}\nis  {come}"
-        assert after[command] == was, command
+    after = looks.look()
+    looks.assert_same(before, after)
 
 
 def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: None) -> None:
@@ -174,21 +147,21 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
 
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, virtual: None) -> None:
     lab.sh(f"tc qdisc add dev {PF} root handle 7: prio; tc qdisc add dev {PF} clsact")
+    lab.sh(f"tc filter add dev {PF} ingress matchall action pass")
+    lab.ip(f"link set {PF} up", f"address add 192.0.2.10/24 dev {PF}")
+    lab.ip(f"nexthop add id 7 via 192.0.2.1 dev {PF}", "route add 203.0.113.0/24 nhid 7")
+    lab.ip(f"link set {BONDED} master br7")
+    lab.sh(f"bridge fdb add 02:00:00:00:09:09 dev {BONDED} master static vlan 1")
     lab.put_other_build_on_disk()
     log = nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true").log
-    for lost in (f"qdisc prio 7: on {PF}", f"qdisc clsact ffff: on {PF}"):
+    for lost in (
+        f"qdisc prio 7: on {PF}, with its filters",
+        f"qdisc clsact ffff: on {PF}, with its filters",
+        f"nexthop id 7 on {PF}",
+        "route 203.0.113.0/24 with nexthop id",
+        f"static FDB entry 02:00:00:00:09:09 on {BONDED} vlan 1",
+    ):
         assert f"{lost}: the reload takes it away, and it is not put back" in log
-
-
-def _only(these: Any, those: Any) -> list[str]:
-    """What of `these` is not in `those`, attribute by attribute."""
-    flat = {json.dumps(pair) for item in those for pair in item.items()}
-    return [
-        f"{item.get('ifname', '')} {pair}"
-        for item in these
-        for pair in item.items()
-        if item not in those and json.dumps(pair) not in flat
-    ]
 
 
 def _settled_addresses() -> bool:
@@ -203,29 +176,3 @@ def _settled() -> bool:
         and all("NO-CARRIER" not in link["flags"] for link in links)
         and f'"active_slave":"{BONDED}"' in lab.sh("ip -d -j link show bond7")
     )
-
-
-def _look() -> dict[str, Any]:
-    found = {command: _plain(json.loads(lab.sh(command) or "[]")) for command in LOOKS}
-    values = [line.partition(" = ") for line in lab.sh(SYSCTLS).splitlines()]
-    return {**found, "sysctl": [{key: value} for key, _, value in values]}
-
-
-def _plain(value: Any) -> Any:
-    """Without what counts; what has no order (links, routes of several tables) sorted."""
-    if isinstance(value, list):
-        items = [_plain(item) for item in value]
-        return items if _has_order(items) else sorted(items, key=json.dumps)
-    if not isinstance(value, dict):
-        return value
-    lifetimes = {"valid_life_time", "preferred_life_time"}
-    return {
-        key: item == FOREVER if key in lifetimes else _plain(item)
-        for key, item in sorted(value.items())
-        if key not in COUNTED
-    }
-
-
-def _has_order(items: list[Any]) -> bool:
-    """Addresses of one interface have: the first one is the primary."""
-    return any(isinstance(item, dict) and "prefixlen" in item for item in items)

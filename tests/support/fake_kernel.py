@@ -96,6 +96,7 @@ class FakeKernel:
         self.tree = FakeTree(root / "sys")
         self.udev_run = root / "udev"
         self.proc = root / "proc"
+        self.run = root / "run"
         self.delays = Delays()
         self.pfs: dict[str, FakePf] = {}
         self.links: dict[int, Link] = {}

@@ -150,6 +150,7 @@ class FakeNode(FakeRules):
             namespaces=FakeNamespaces(),
             udev_run=self.udev_run,
             proc=self.proc,
+            run=self.run,
         )
 
     # what a test may do to the node
@@ -233,6 +234,7 @@ class FakeNode(FakeRules):
         settings = every.pop("ethtool")
         if settings is not None:
             self.ethtool[link.index] = dict(settings)
+        every.pop("manager")
         every["af_spec"] = fake_sysctls.af_spec(dict(every.pop("sysctls") or ()))
         changes = {name: value for name, value in every.items() if value is not None}
         self.change(link.index, **changes, carrier=bool(wanted.up))

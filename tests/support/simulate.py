@@ -22,6 +22,7 @@ from nodeagent.sriov.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetRdma,
     SetSysctls,
     SetVf,
     Stage,
@@ -37,6 +38,7 @@ from nodeagent.sriov.model import (
     NodeState,
     Pf,
     Port,
+    RdmaDevice,
     Representor,
     Vf,
 )
@@ -171,13 +173,15 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             vf = _vf(pf, action.index)
             if vf.driver != action.driver:
                 raise Refused(f"vf {vf.index} is bound to {vf.driver}, not {action.driver}")
-            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, netdev=None))
+            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, netdev=None, rdma=None))
         case BindVf():
             return _with_vf(pf, _bind(state, pf, _vf(pf, action.index), action.driver))
         case SetLink():
             return _set_link(state, pf, action)
         case SetEthtool():
             return _set_ethtool(pf, action)
+        case SetRdma():
+            return _set_rdma(pf, action)
         case SetSysctls():
             return _set_sysctls(state, pf, action)
     raise AssertionError(action)
@@ -296,6 +300,16 @@ def _set_ethtool(pf: Pf, action: SetEthtool) -> Pf:
         now.setdefault("coalesce.rx-usecs", 8)
     settings = tuple(sorted(now.items()))
     return _with_netdev(pf, action.index, dataclasses.replace(netdev, ethtool=settings))
+
+
+def _set_rdma(pf: Pf, action: SetRdma) -> Pf:
+    """It came with its function, or is there."""
+    if action.index is None:
+        return dataclasses.replace(pf, rdma=RdmaDevice(action.name))
+    vf = _vf(pf, action.index)
+    if vf.driver == NO_DRIVER:
+        raise Refused(f"{action}: ENODEV, its function is not bound")
+    return _with_vf(pf, dataclasses.replace(vf, rdma=RdmaDevice(action.name)))
 
 
 def _set_sysctls(state: NodeState, pf: Pf, action: SetSysctls) -> Pf:

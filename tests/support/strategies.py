@@ -17,6 +17,7 @@ from nodeagent.sriov.model import (
     NodeState,
     Param,
     Pf,
+    RdmaDevice,
     Representor,
     Vf,
 )
@@ -119,6 +120,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         node_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:77")))),
         port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
+        rdma=draw(st.sampled_from((None, RdmaDevice(f"mlx5_{index}")))) if netdev else None,
     )
 
 
@@ -148,7 +150,19 @@ def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeSt
     unnamed = sum(1 for pf in made for _ in pf.netdevs())
     chosen = iter(draw(st.lists(names, min_size=unnamed, max_size=unnamed, unique=True)))
     state = dataclasses.replace(state, pfs=tuple(_renamed(pf, chosen) for pf in made))
+    state = state if stacked else without_rdma(state)
     return dataclasses.replace(state, stack=draw(stacks(state)) if stacked else None)
+
+
+def without_rdma(state: NodeState) -> NodeState:
+    """As a node without RDMA has it."""
+    pfs = (
+        dataclasses.replace(
+            pf, rdma=None, vfs=tuple(dataclasses.replace(vf, rdma=None) for vf in pf.vfs)
+        )
+        for pf in state.pfs
+    )
+    return dataclasses.replace(state, pfs=tuple(pfs))
 
 
 @st.composite

@@ -437,3 +437,36 @@ def test_what_came_and_went_again_is_missed() -> None:
     assert list(look()) == ["missing"]
     missing = set()
     assert list(look()) == []
+
+
+def test_an_interface_on_virtio_is_that_of_its_function(fake: FakeNode) -> None:
+    """virtio-net with SR-IOV: its interface's parent is virtioN, on the VF."""
+    with_vfs(fake, 1)
+    link = fake.link("0000:01:10.0")
+    place = fake.tree.root / "devices" / "0000:01:10.0" / "virtio3"
+    place.mkdir(parents=True)
+    bus = fake.tree.root / "bus" / "pci"
+    (place.parent / "subsystem").symlink_to(bus)
+    directory = fake.tree.root / "bus" / "virtio" / "devices"
+    directory.mkdir(parents=True)
+    (directory / "virtio3").symlink_to(place)
+    fake.links[link.index] = dataclasses.replace(link, bus="virtio", device="virtio3")
+    with fake.node(PATIENT) as node:
+        target = (HANDLE, 0)
+        assert node.link_of(target, node.links_by_device()) == fake.links[link.index]
+        assert node.unsettled(target) is None
+
+
+def test_a_pf_is_settled_when_its_own_interface_is_and_not_a_representor(fake: FakeNode) -> None:
+    """A representor may have come first, and have the lower number."""
+    fake.add_pf(PF1)
+    own = fake.link(PF1)
+    fake.links[own.index] = dataclasses.replace(own, phys_port_name="p0")
+    fake.tree.hide(own)
+    representor = fake.add_link("rep0", bus="pci", device=PF1, phys_port_name="pf0vf0")
+    late = fake.add_link("late0", bus="pci", device=PF1, phys_port_name="p0")
+    fake.udev_writes(late.index, "E:ID_RENAMING=1\n")
+    del fake.links[own.index]
+    with fake.node(PATIENT) as node:
+        assert representor.index < late.index
+        assert node._interface((HANDLE, None), ("pci", PF1)) == late.index

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 from nodeagent import settings
+from nodeagent.sriov.model import (
+    NETDEV_ATTRIBUTES,
+    VF_ATTRIBUTES,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    RdmaDevice,
+    Representor,
+    Vf,
+)
+from nodeagent.sriov.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Nexthop,
+    Route,
+    Stack,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 NAMED = re.findall(r"`(\w+/\w+\.py)::(\w+)`", (TESTS / "README.md").read_text())
@@ -27,3 +48,50 @@ def test_the_readme_has_the_settings() -> None:
     readme = (TESTS.parent / "README.md").read_text()
     table = readme.partition("written by scripts/readme-settings -->\n")[2]
     assert table.partition("<!-- end of settings -->")[0].splitlines() == settings.page()
+
+
+# the attributes of README.md
+
+
+README = (TESTS.parent / "README.md").read_text()
+TABLE = README.partition("### Every attribute")[2].partition("Left out on purpose")[0]
+ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
+LISTED = dict(re.findall(r"^\| ([unp]\d) \| (.*) \|$", TABLE, re.MULTILINE))
+MODEL = (
+    *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
+    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop),
+)
+
+
+def test_every_attribute_has_one_row() -> None:
+    """Those of what is put back into pods are those of Netdev and Stack: what holds them is not."""
+    fields = {f"{kind.__name__}.{f.name}" for kind in MODEL for f in dataclasses.fields(kind)}
+    named = re.findall(r"`([A-Z]\w+\.\w+)`", " ".join(row[0] for row in ROWS))
+    assert len(named) == len(set(named))
+    assert set(named) == fields
+
+
+def test_every_row_says_where_it_is_read_restored_and_tested() -> None:
+    for name, _, restored, tested in ROWS:
+        keys = tested.strip(" |").split()
+        assert restored.strip(), name
+        assert keys, name
+        assert set(keys) <= LISTED.keys(), name
+    assert {key for row in ROWS for key in row[3].strip(" |").split()} == LISTED.keys()
+
+
+@pytest.mark.parametrize("key", sorted(LISTED))
+def test_a_test_of_an_attribute_exists(key: str) -> None:
+    tests = re.findall(r"`(\w+/\w+\.py)::(\w+)`", LISTED[key])
+    assert tests
+    for path, name in tests:
+        assert f"\ndef {name}(" in (TESTS / path).read_text(), name
+
+
+@pytest.mark.parametrize(
+    "field",
+    [*(f"`Vf.{n}`" for n in VF_ATTRIBUTES), *(f"`Netdev.{n}`" for n in NETDEV_ATTRIBUTES)],
+)
+def test_what_is_planned_is_said_to_be_restored(field: str) -> None:
+    (row,) = [row for row in ROWS if field in row[0]]
+    assert not row[2].strip().startswith("never")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
 from nodeagent.kernel import linkinfo, stack_messages
+from nodeagent.kernel.left_out import fdb_of, nexthop_of, qdisc_of
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import (
@@ -19,7 +20,6 @@ from nodeagent.kernel.stack import (
     children_of,
     membership_of,
     neighbour_of,
-    qdisc_of,
     route_of,
 )
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
@@ -221,9 +221,30 @@ def test_a_proxy_has_no_address_of_its_own() -> None:
 
 
 def test_only_a_qdisc_that_somebody_made_is_lost() -> None:
-    for handle, text in ((0, None), (0x70000, "qdisc htb 7: on enp1s0")):
+    ours = {2: link(2, "enp1s0")}
+    for handle, text in ((0, None), (0x70000, "qdisc htb 7: on enp1s0, with its filters")):
         header = bytes(16) + struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFFF, 0)
-        assert qdisc_of(header + attribute(1, b"htb\0"), OURS) == text
+        assert qdisc_of(header + attribute(1, b"htb\0"), ours) == text
+        assert qdisc_of(header + attribute(1, b"htb\0"), {}) is None
+
+
+def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
+    ours = {2: link(2, "enp1s0")}
+    group = bytes(24) + attribute(1, struct.pack("=I", 9))
+    assert nexthop_of(group, ours) is None
+    assert nexthop_of(group + attribute(5, struct.pack("=I", 3)), ours) is None
+    own = group + attribute(5, struct.pack("=I", 2))
+    assert nexthop_of(own, ours) == "nexthop id 9 on enp1s0"
+    entry = attribute(2, bytes.fromhex("020000000009")) + attribute(9, struct.pack("=I", 3))
+    vlan = attribute(5, struct.pack("=H", 10))
+    for state, more, text in (
+        (0x40, vlan, "static FDB entry 02:00:00:00:00:09 on enp1s0 vlan 10"),
+        (0x40, b"", "static FDB entry 02:00:00:00:00:09 on enp1s0"),
+        (0x02, b"", None),  # learned
+        (0x80, b"", None),  # a port's own
+    ):
+        header = bytes(16) + struct.pack("=BxxxiHBB", 7, 2, state, 0, 0)
+        assert fdb_of(header + entry + more, ours) == text
 
 
 def link(index: int, name: str, **more: object) -> Link:

@@ -1,0 +1,56 @@
+"""RDMA devices renamed over rdma netlink (include/uapi/rdma/rdma_netlink.h), as rdma(8) does.
+
+A rename is refused with EEXIST while another device has the name (ib_device_rename()). Which device
+belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from nodeagent.kernel.linkinfo import attribute
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+
+NETLINK_RDMA: Final = 20
+RDMA_NL_NLDEV: Final = 5
+NLDEV_CMD_GET: Final = (RDMA_NL_NLDEV << 10) | 1
+NLDEV_CMD_SET: Final = (RDMA_NL_NLDEV << 10) | 2
+ATTR_DEV_INDEX: Final = 1
+ATTR_DEV_NAME: Final = 2
+
+
+class Rdma(Netlink):
+    """A NETLINK_RDMA socket. OSError (EPROTONOSUPPORT) where ib_core is not loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_RDMA)
+
+    def indexes(self) -> dict[str, int]:
+        """The number of each RDMA device by its name: one request."""
+        found = {}
+        for body in self.dump(_request(NLDEV_CMD_GET, NLM_F_DUMP), "RDMA devices"):
+            own = dict(attributes(body, 16))
+            name = own[ATTR_DEV_NAME].rstrip(b"\0").decode(errors="backslashreplace")
+            (found[name],) = struct.unpack("=I", own[ATTR_DEV_INDEX])
+        return found
+
+    def rename(self, changes: Sequence[tuple[int, str]]) -> list[OSError | None]:
+        """Give devices other names, one after the other; for each None or the refusal."""
+        return self.send(
+            [
+                _request(
+                    NLDEV_CMD_SET,
+                    NLM_F_ACK,
+                    attribute(ATTR_DEV_INDEX, struct.pack("=I", index))
+                    + attribute(ATTR_DEV_NAME, name.encode() + b"\0"),
+                )
+                for index, name in changes
+            ]
+        )
+
+
+def _request(kind: int, flags: int, body: bytes = b"") -> bytearray:
+    header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, 0, 0)
+    return bytearray(header + body)

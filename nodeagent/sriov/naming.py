@@ -1,0 +1,69 @@
+"""RDMA devices given their names, once they are there and udev has finished with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel import udev
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.sriov.actions import SetRdma
+from nodeagent.sriov.failures import Failures, target_of, timed_out
+from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.plan import TEMPORARY_NAME
+
+
+def name_rdma_devices(
+    node: Node, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Rename them, by a third name where another one has the wanted name and is to get its own."""
+    wanted = {target_of(action): action.name for action in actions}
+    awaited = [target for target in wanted if target not in lost or node.is_bound(target)]
+    failures = _await_devices(node, awaited, watches)
+    names = node.rdma_names(wanted)
+    try:
+        with node.rdma() as rdma:
+            indexes = rdma.indexes()
+            moves = [
+                (target, indexes[now], wanted[target])
+                for target, now in names.items()
+                if now in indexes and now != wanted[target]
+            ]
+            taken = {wanted[target] for target, _, _ in moves} & set(names.values())
+            aside = [
+                (index, f"{TEMPORARY_NAME}{index}")
+                for target, index, _ in moves
+                if names[target] in taken
+            ]
+            rdma.rename(aside)
+            results = rdma.rename([(index, name) for _, index, name in moves])
+    except (KernelError, OSError) as error:
+        text = error.message if isinstance(error, KernelError) else reason(error)
+        return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]
+    return failures + [
+        (target, f"{target_name(target)}: cannot call its RDMA device {name}: {reason(error)}")
+        for (target, _, name), error in zip(moves, results, strict=True)
+        if error is not None
+    ]
+
+
+def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, ...]) -> Failures:
+    """mlx5_ib makes its device after the function is bound, and udev may rename it then."""
+
+    def why(target: Target) -> str | None:
+        name = node.rdma_names([target]).get(target)
+        if name is None:
+            return f"{target_name(target)}: no RDMA device"
+        if udev.is_done(f"+infiniband:{name}", node.udev_run):
+            return None
+        return f"{target_name(target)}: udev has not finished with {name}"
+
+    def missing() -> list[str]:
+        return [text for target in targets if (text := why(target)) is not None]
+
+    timeout = node.settings.vf_timeout
+    try:
+        wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout)
+    except WaitTimeout as late:
+        return timed_out(late, targets, why)
+    return []

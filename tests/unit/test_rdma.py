@@ -1,0 +1,176 @@
+"""Names of RDMA devices: read from sysfs, planned, and set by netlink as rdma(8) does.
+
+No lab has an HCA: the messages are rdma(8)'s own, recorded with strace in the lab (rdma_rxe), and a
+device of a NIC is one that sysfs shows on a PCI function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nodeagent.kernel.rdma import Rdma
+from nodeagent.kernel.sysfs import RdmaDevice as Found
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.settings import Settings
+from nodeagent.sriov.actions import SetRdma
+from nodeagent.sriov.differences import differences
+from nodeagent.sriov.lines import lines
+from nodeagent.sriov.model import DeviceHandle, NodeState, Pf, RdmaDevice, Vf
+from nodeagent.sriov.perform import perform
+from nodeagent.sriov.plan import plan
+from nodeagent.sriov.rdma import soft
+from tests.support.fake_kernel import PF1
+from tests.support.fake_node import FakeNode, fake_node
+
+HANDLE = DeviceHandle("pci", PF1)
+ONE = bytes.fromhex("0800010001000000" + "0900020072786531" + "00000000" + "0800030001000000")
+"""Of `rxe1`, index 1: RDMA_NLDEV_ATTR_DEV_INDEX, _DEV_NAME, _PORT_INDEX, as recorded."""
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    with fake_node(monkeypatch) as made:
+        yield made
+
+
+class Recorded(Rdma):
+    """Answers with what was recorded, and keeps what it is sent."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self.bodies = [bytes(16) + body for body in bodies]
+        self.sent: list[bytes] = []
+
+    def close(self) -> None:
+        """There is no socket."""
+
+    def dump(self, message: bytearray, what: str) -> list[bytes]:
+        assert struct.unpack_from("=IHH", message) == (16, 0x1401, 0x301)
+        assert what == "RDMA devices"
+        return self.bodies
+
+    def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
+        self.sent += map(bytes, messages)
+        return [None] * len(messages)
+
+
+def named(index: int, name: str) -> bytes:
+    padded = name.encode() + b"\0"
+    attribute = struct.pack("=HH", 4 + len(padded), 2) + padded + bytes(-len(padded) % 4)
+    return struct.pack("=HHI", 8, 1, index) + attribute
+
+
+def node(pf: str | None, *vfs: str | None, is_soft: bool = False) -> NodeState:
+    def device(name: str | None) -> RdmaDevice | None:
+        return None if name is None else RdmaDevice(name, is_soft)
+
+    made = tuple(Vf(n, f"0000:01:10.{n}", "mlx5_core", rdma=device(v)) for n, v in enumerate(vfs))
+    return NodeState("mlx5_core", (Pf(HANDLE, len(vfs), vfs=made, rdma=device(pf)),))
+
+
+def test_what_is_sent_is_what_rdma_sends() -> None:
+    edge = Recorded(ONE)
+    assert edge.indexes() == {"rxe1": 1}
+    edge.rename([(1, "foo")])
+    (sent,) = edge.sent
+    assert struct.unpack_from("=IHH", sent) == (len(sent), 0x1402, 0x5)
+    assert sent[16:] == bytes.fromhex("0800010001000000" + "08000200666f6f00")
+
+
+def test_a_device_is_found_on_its_function_or_by_its_netdev(tmp_path: Path) -> None:
+    devices = tmp_path / "devices" / "0000:01:00.0"
+    devices.mkdir(parents=True)
+    (tmp_path / "bus" / "pci").mkdir(parents=True)
+    (devices / "subsystem").symlink_to("../../bus/pci")
+    for name in ("mlx5_0", "rxe0"):
+        (tmp_path / "class" / "infiniband" / name).mkdir(parents=True)
+    (tmp_path / "class" / "infiniband" / "mlx5_0" / "device").symlink_to(devices)
+    (tmp_path / "class" / "infiniband" / "rxe0" / "parent").write_text("ens1\n")
+    assert Sysfs(tmp_path).rdma_devices() == (
+        Found("mlx5_0", ("pci", "0000:01:00.0")),
+        Found("rxe0", None, "ens1"),
+    )
+    assert Sysfs(tmp_path / "nothing").rdma_devices() == ()
+
+
+@pytest.mark.parametrize(
+    ("want", "have", "line"),
+    [
+        (node("roce0"), node("mlx5_0"), "rdma dev set mlx5_0 name roce0"),
+        (
+            node(None, "roce0v0"),
+            node(None, None),
+            'rdma dev set "$(ls /sys/bus/pci/devices/0000:01:10.0/infiniband)" name roce0v0',
+        ),
+    ],
+)
+def test_another_name_and_one_yet_to_come(want: NodeState, have: NodeState, line: str) -> None:
+    assert lines(plan(want, have), want, have) == ["# name RDMA devices", line]
+    assert [each.attribute for each in differences(want, have)] == ["rdma"]
+
+
+def test_nothing_to_do() -> None:
+    for want, have in (
+        (node("roce0", "roce0v0"), node("roce0", "roce0v0")),
+        (node(None, None), node("roce0", "roce0v0")),
+        (node("rxe0", is_soft=True), node(None)),
+    ):
+        assert plan(want, have) == ()
+        assert differences(want, have) == ()
+
+
+def test_one_in_software_is_named_as_lost() -> None:
+    state = node("rxe0", "rxe1", is_soft=True)
+    assert list(soft(state)) == [
+        f"software RDMA device rxe0 on pci/{PF1}",
+        f"software RDMA device rxe1 on pci/{PF1} vf 0",
+    ]
+
+
+def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.add_pf(PF1)
+    edge = Recorded(named(0, "mlx5_0"), named(1, "mlx5_1"))
+    found = (Found("mlx5_0", ("pci", PF1)), Found("mlx5_1", ("pci", "0000:02:00.0")))
+    fake.add_pf("0000:02:00.0")
+    monkeypatch.setattr(Sysfs, "rdma_devices", lambda _: found)
+    with fake.node(Settings()) as under_test:
+        under_test.rdma = lambda: edge
+        want, have = (
+            NodeState(
+                "mlx5_core",
+                tuple(
+                    Pf(DeviceHandle("pci", address), rdma=RdmaDevice(name))
+                    for address, name in zip((PF1, "0000:02:00.0"), names, strict=True)
+                ),
+            )
+            for names in (("mlx5_1", "mlx5_0"), ("mlx5_0", "mlx5_1"))
+        )
+        assert perform(under_test, plan(want, have)) == ()
+    renames = [sent[20:24] + sent[28:].rstrip(b"\0") for sent in edge.sent]
+    assert [(struct.unpack("=I", r[:4])[0], r[4:].decode()) for r in renames] == [
+        (0, "natmp0"),
+        (1, "natmp1"),
+        (0, "mlx5_1"),
+        (1, "mlx5_0"),
+    ]
+
+
+def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    with fake.node(dataclasses.replace(Settings(), vf_timeout=0.2)) as under_test:
+        under_test.rdma = Recorded
+        action = SetRdma(HANDLE, None, PF1, "roce0", None)
+        (stage,) = plan(node("roce0"), node(None))
+        assert stage.actions == (action,)
+        (failure,) = perform(under_test, [stage])
+    assert failure == f"pci/{PF1}: no RDMA device after 0.2 s"
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    for name in ("", "a/b", "mlx5_%d", "x" * 64):
+        with pytest.raises(ValueError, match="not the name"):
+            RdmaDevice(name)
