@@ -23,11 +23,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
+from pyroute2.netlink.exceptions import NetlinkDecodeError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Netlink,
+    attributes,
+    understood,
+)
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
@@ -228,17 +236,20 @@ class Rtnl(Netlink):
     def __init__(self) -> None:
         super().__init__(socket.NETLINK_ROUTE)
 
+    @understood("network interfaces")
     def links(self) -> dict[int, Link]:
         """Every interface of this network namespace, by ifindex: one request, however many."""
         request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
         links = (_link(_decoded(body)) for body in self.dump(request, "network interfaces"))
         return {link.index: link for link in links}
 
+    @understood("network interfaces")
     def has_hardware(self) -> bool:
         """Whether any interface here is a device's: not lo, and of no kind. Nothing is decoded."""
         request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
         return any(map(_is_hardware, self.dump(request, "network interfaces")))
 
+    @understood("VFs")
     def vfs(self, index: int) -> tuple[VfInfo, ...]:
         """The VF list of the PF whose interface is `index`, sorted: one request.
 
@@ -384,8 +395,12 @@ def _vlan_attributes(vf: int, vlan: int, qos: int, proto: str | None) -> Iterato
 
 
 def _decoded(body: bytes) -> Any:
+    """ValueError for what pyroute2 cannot decode, as from every other decoder of ours."""
     message = _LinkMessage(body)
-    message.decode()
+    try:
+        message.decode()
+    except NetlinkDecodeError as error:
+        raise ValueError(str(error)) from error
     return message
 
 
