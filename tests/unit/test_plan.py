@@ -18,7 +18,7 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.differences import differences, made_up, shared_macs
+from nodeagent.sriov.differences import differences
 from nodeagent.sriov.lines import lines
 from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.plan import after_reload, plan
@@ -253,15 +253,3 @@ def test_a_difference_reads_like_the_field_reports_it() -> None:
     assert [str(difference) for difference in differences(want, have)] == [
         "pci/0000:01:00.0 vf 3 admin_mac: want 02:11:22:33:44:53, have 00:00:00:00:00:00"
     ]
-
-
-def test_a_mac_that_the_driver_made_up_and_one_that_two_have_are_told() -> None:
-    handle = DeviceHandle("pci", "0000:01:00.0")
-    zero, own = Mac("00:00:00:00:00:00"), Mac("02:00:00:00:00:01")
-    vfs = tuple(
-        Vf(index, admin_mac=admin, netdev=Netdev(f"v{index}", own))
-        for index, admin in enumerate((zero, own, None))
-    )
-    state = NodeState("mlx5_core", (Pf(handle, 3, vfs=vfs),))
-    assert made_up(state) == (f"{handle} vf 0 {own}",)
-    assert shared_macs(state) == (f"{own}: {handle} vf 0, {handle} vf 1, {handle} vf 2",)
