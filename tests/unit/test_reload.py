@@ -68,6 +68,8 @@ class FakeDriver:
         self.restarts = 0
         self.refusal: AgentError | None = None
         self.companions_fail: AgentError | None = None
+        self.auxiliary: tuple[str, ...] = ()
+        self.loaded_again: tuple[str, ...] = ()
         self.unsafe: AgentError | None = None
 
     def ensure_built(self) -> None:
@@ -80,7 +82,7 @@ class FakeDriver:
         return (("mlx5_core", self.loaded),)
 
     def companions(self) -> tuple[str, ...]:
-        return ("mlx5_core",)
+        return ("mlx5_core", *self.auxiliary)
 
     def loaded_is_installed(self) -> bool:
         return self.loaded == self.installed
@@ -93,6 +95,7 @@ class FakeDriver:
 
     def ensure_companions(self, before: Iterable[str]) -> None:
         assert "mlx5_core" in before
+        self.loaded_again = tuple(before)
         if self.companions_fail is not None:
             raise self.companions_fail
 
@@ -495,6 +498,17 @@ def test_a_failed_restart_that_left_no_driver_touches_nothing_more(host: Host) -
         host.start()
     assert host.fake.writes == []
     assert host.journal.has_open_snapshot()
+
+
+def test_a_module_that_came_after_the_snapshot_comes_back_too(host: Host) -> None:
+    """A first attempt was refused; the second one takes it away."""
+    host.driver.refusal = KernelError("no")
+    with pytest.raises(KernelError):
+        host.start()
+    host.driver.refusal = None
+    host.driver.auxiliary = ("mlx5_vdpa",)
+    host.start()
+    assert host.driver.loaded_again == ("mlx5_core", "mlx5_vdpa")
 
 
 def test_what_fails_after_a_failed_restart_does_not_hide_it(
