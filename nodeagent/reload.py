@@ -239,6 +239,9 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
     for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
+    for namespace in state.namespaces:
+        for lost in namespace.stack.lost:
+            log.warning("%s in %s: the reload takes it away for good", lost, namespace)
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),

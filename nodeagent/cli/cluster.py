@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped, UnavailableError
+from nodeagent.parse import object_name
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +28,34 @@ log = logging.getLogger(__name__)
 
 NO_PODS: Final = NO_INPUT
 """`device-plugin restart`: there is none. Information, not a failure, but not a restart either."""
+
+
+class Seconds(click.FloatRange):
+    """Seconds, 0 or more. `nan` is a float too, and no clock ever reaches it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As its base, without nan."""
+        seconds = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is no time", param, ctx) if math.isnan(seconds) else seconds
+
+
+class ObjectName(click.ParamType[str]):
+    """A name of a Kubernetes object: it becomes part of a request's path."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name as it is, or a usage error."""
+        try:
+            return object_name(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
+SECONDS: Final = Seconds(min=0)
+OBJECT_NAME: Final = ObjectName()
 
 
 def require_client() -> None:
@@ -98,17 +128,19 @@ def record(call: Call, at: datetime | None, output: str) -> None:
         write_lines(f"{name}: {count}" for name, count in taken.resources.items())
 
 
-@device_plugin.command("prune")
+@device_plugin.command("prune", short_help="Drop entries of devices that are gone.")
 @click.option("--dry-run", is_flag=True, help="Print what would go, touch nothing.")
 @click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
 @click.pass_obj
 def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
     """Remove entries of devices that are gone from the device plugin's list.
 
-    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed.
+    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed,
+    now or in an earlier call that could not restart it.
     Refused while a reload is in flight, because then every VF is gone.
     """
-    from nodeagent.cluster import nodeeni, pcidp
+    from nodeagent import durable
+    from nodeagent.cluster import device_plugin, nodeeni, pcidp
 
     if watch_nodeeni:
         if dry_run:
@@ -119,12 +151,14 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
         return
     loaded = call.settings()
     _refuse_in_flight(loaded)
-    pruned = pcidp.prune_file(loaded.device_plugin_config, pcidp.present_on(), dry_run=dry_run)
-    if pruned is None or not pruned.removed:
-        write_lines([f"{loaded.device_plugin_config}: nothing is to be removed"])
-        return
-    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in pruned.removed)
-    if not dry_run:
+    owed = device_plugin.owed(loaded.state_dir)
+    path = loaded.device_plugin_config
+    pruned = pcidp.prune_file(path, pcidp.present_on(), owed=None if dry_run else owed)
+    removed = pruned.removed if pruned else ()
+    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in removed)
+    if not removed:
+        write_lines([f"{path}: nothing is to be removed"])
+    if not dry_run and durable.exists(owed):
         loaded, node = this_node(call)
         _restarter(connect(loaded), loaded, node)()
 
@@ -135,9 +169,7 @@ def node() -> None:
     require_client()
 
 
-timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), default=None, help="Seconds. Default: for ever."
-)
+timeout = click.option("--timeout", type=SECONDS, default=None, help="Seconds. Default: for ever.")
 
 
 @node.command("announce")
@@ -155,26 +187,34 @@ def announce(call: Call) -> None:
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
 
 
-@node.command("after-reload")
-@click.option("--patience", type=click.FloatRange(min=0), help="Seconds. Default: API_TIMEOUT.")
+@node.command("after-reload", short_help="Announce; restart device plugins if it is due.")
+@click.option("--patience", type=SECONDS, help="Seconds. Default: API_TIMEOUT.")
 @click.pass_obj
 def after_reload(call: Call, patience: float | None) -> int:
     """Announce, and restart device plugins if a reload asks for it.
 
     The agent starts it when its work is done, and waits for nothing of it. Ends with status 1 when
-    something could not be done: the next call does it.
+    something could not be done: the next call does it. Of several at a time one works and one
+    waits; any more leave it to them.
     """
-    from nodeagent.cluster import after_reload
-    from nodeagent.journal import Journal
+    from nodeagent.cluster import turns
 
     loaded, node = this_node(call)
-    client = connect(loaded)
-    client.patience = loaded.api_timeout if patience is None else patience
-    done = after_reload.after_reload(client, loaded, node, Journal(loaded))
+    with turns.turn(loaded.state_dir) as ours:
+        if not ours:
+            log.info("another process waits to do this")
+            return 0
+        # only now: the library is 30 MB, and a turn can be an hour away
+        from nodeagent.cluster import after_reload
+        from nodeagent.journal import Journal
+
+        client = connect(loaded)
+        client.patience = loaded.api_timeout if patience is None else patience
+        done = after_reload.after_reload(client, loaded, node, Journal(loaded))
     return 0 if done else DIFFERS
 
 
-@node.command("wait-safe-load")
+@node.command("wait-safe-load", short_help="Wait until the driver may be loaded.")
 @timeout
 @click.pass_obj
 def wait_safe_load(call: Call, timeout: float | None) -> None:
@@ -185,7 +225,7 @@ def wait_safe_load(call: Call, timeout: float | None) -> None:
     gates.wait_for_safe_load(connect(loaded), node, timeout=_seconds(timeout))
 
 
-@node.command("wait-mofed")
+@node.command("wait-mofed", short_help="Wait until the Network Operator opens the node.")
 @timeout
 @click.pass_obj
 def wait_mofed(call: Call, timeout: float | None) -> None:

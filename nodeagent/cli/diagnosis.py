@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent.cli.cluster import connect, require_client, this_node
+from nodeagent.cli.cluster import OBJECT_NAME, SECONDS, connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import named_by_people, write_json, write_lines
 from nodeagent.errors import DIFFERS, DataError
@@ -30,7 +30,9 @@ def network() -> None:
 
 
 @network.command("check")
-@click.option("-n", "--namespace", metavar="N", help="Only networks in N. Default: all.")
+@click.option(
+    "-n", "--namespace", metavar="N", type=OBJECT_NAME, help="Only networks in N. Default: all."
+)
 @output
 @click.pass_obj
 def check_networks(call: Call, namespace: str | None, output: str) -> int:
@@ -50,10 +52,10 @@ def check_networks(call: Call, namespace: str | None, output: str) -> int:
     return DIFFERS if found else 0
 
 
-@network.command("wait")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("-n", "--namespace", metavar="NS", required=True)
-@click.option("--timeout", type=click.FloatRange(min=0), default=120.0, help="Seconds.  [120]")
+@network.command("wait", short_help="Wait until networks are there and complete.")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=OBJECT_NAME)
+@click.option("-n", "--namespace", metavar="NS", required=True, type=OBJECT_NAME)
+@click.option("--timeout", type=SECONDS, default=120.0, help="Seconds.  [120]")
 @output
 @click.pass_obj
 def wait(call: Call, names: Sequence[str], namespace: str, timeout: float, output: str) -> None:
@@ -63,13 +65,7 @@ def wait(call: Call, names: Sequence[str], namespace: str, timeout: float, outpu
     known causes the evidence supports.
     """
     from nodeagent.cluster import arrivals
-    from nodeagent.parse import object_name
 
-    for name in (*names, namespace):
-        try:
-            object_name(name)
-        except ValueError as error:
-            raise click.UsageError(f"{name!r} is not {error}") from None
     loaded = call.settings()
     arrived = arrivals.wait(connect(loaded), loaded, names, namespace, timeout=timeout)
     if output == "json":
@@ -85,7 +81,7 @@ def operator() -> None:
     require_client()
 
 
-@operator.command("check")
+@operator.command("check", short_help="Is the operator working, slow, or silent?")
 @output
 @click.pass_obj
 def check_operator(call: Call, output: str) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent.cli.cluster import connect, this_node
-from nodeagent.cli.commands import Call
-from nodeagent.cli.output import write_lines
+from nodeagent.cli.commands import Call, output
+from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import AgentError
 from nodeagent.render import Screen, visible
 from nodeagent.settings import Settings
@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from nodeagent.cluster.client import Client
 
 
-@click.command("report")
+@click.command("report", short_help="One page for a ticket, of node and cluster.")
+@output
 @click.pass_obj
-def report(call: Call) -> None:
+def report(call: Call, output: str) -> None:
     """One page for a ticket: driver, VFs, device plugin, allocatable, networks, timeline.
 
     What cannot be told is said in its place; the rest is printed all the same.
     """
     loaded, name = this_node(call)
+    if output == "json":
+        told = {title: _told(section) for title, section in _sections(loaded, name)}
+        write_json({"node": name, "sections": told})
+        return
     write_lines([f"node {name}"])
     for title, section in _sections(loaded, name):
         write_lines(["", title, *(f"  {visible(line)}" for line in _told(section))])

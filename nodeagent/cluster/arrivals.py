@@ -13,7 +13,7 @@ from typing import Final
 from nodeagent.cluster import kinds, operators
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound
-from nodeagent.cluster.findings import age, last_change, name_of, now
+from nodeagent.cluster.findings import age, last_change, name_of, now, spec_of
 from nodeagent.cluster.networks import incomplete, owner
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
@@ -72,7 +72,7 @@ def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
         known.missing, known.version = f"is being deleted, the deletion in flight ({held})", ""
         return
     trouble = incomplete(attachment)
-    if not attachment.get("spec", {}).get("config"):
+    if not spec_of(attachment).get("config"):
         trouble = [("no-config", "no spec.config", "")]
     known.missing = f"incomplete: {trouble[0][1]} (owner: {owner(attachment)})" if trouble else ""
     version = str(attachment["metadata"]["resourceVersion"])

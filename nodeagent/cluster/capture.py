@@ -21,6 +21,7 @@ from nodeagent.cluster.findings import name_of
 from nodeagent.cluster.kinds import Kind
 from nodeagent.cluster.operators import namespace_of
 from nodeagent.errors import DataError
+from nodeagent.parse import object_name
 from nodeagent.settings import Settings
 
 ORDER: Final = (
@@ -104,8 +105,10 @@ def parse(text: str, source: str) -> Sequence[tuple[Kind, Object]]:
         items = json.loads(text)["items"]
         found = [(by_kind[each["apiVersion"], each["kind"]], each) for each in items]
         for _, each in found:
-            str(each["metadata"]["name"])
-    except (ValueError, KeyError, TypeError) as error:
+            # they become part of a request's path
+            object_name(each["metadata"]["name"])
+            object_name(each["metadata"].get("namespace", "default"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{source} is no file of `nodeagent operator capture`: {error!r}",
             hint="nothing was changed",

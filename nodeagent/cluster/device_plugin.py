@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from nodeagent import durable
 from nodeagent.cluster import allocatable
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import Conflict, NotFound
@@ -57,12 +59,14 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
     record = allocatable.load(settings.state_dir) if wait else None
     found = _find(client, settings, node)
     if not found.pods:
+        durable.remove(owed(settings.state_dir))
         return None
     before = allocatable.listing(client, node) if wait else None
     since = _since(record)
     going = {uid: pod for uid, pod in found.pods.items() if _comes_back(pod)}
     for uid, pod in going.items():
         _delete(client, pod, uid)
+    durable.remove(owed(settings.state_dir))
     want: Mapping[str, int] = {}
     if before is not None:
         want = record.resources if record else allocatable.of_node(*before.objects.values())
@@ -87,6 +91,11 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
         resources=want,
         seconds=time.monotonic() - began,
     )
+
+
+def owed(state_dir: Path) -> Path:
+    """A file that says that the plugin's list has changed, and no plugin was restarted since."""
+    return state_dir / "plugin-restart-owed"
 
 
 def pods(client: Client, settings: Settings, node: str) -> list[str]:

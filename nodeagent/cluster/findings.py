@@ -24,6 +24,18 @@ class Finding:
         return f"{self.subject}: {self.code}: {self.evidence}; owner: {self.owner}; {self.change}"
 
 
+def spec_of(thing: Object) -> Object:
+    """The object's spec; empty where it is none or no object, as a CRD without a schema allows."""
+    spec = thing.get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def chooses(selector: object, labels: Mapping[str, str]) -> bool:
+    """A nodeSelector chooses what has these labels; one that is empty or none chooses all."""
+    pairs = selector.items() if isinstance(selector, dict) else ()
+    return all(labels.get(key) == value for key, value in pairs)
+
+
 def age(stamp: str, now: datetime) -> float:
     """Seconds since a timestamp of the API server (RFC 3339)."""
     return (now - datetime.fromisoformat(stamp)).total_seconds()

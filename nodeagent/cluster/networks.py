@@ -15,7 +15,15 @@ from typing import Final
 from nodeagent.cluster import allocatable, kinds
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import NotFound
-from nodeagent.cluster.findings import Finding, age, last_change, name_of, now
+from nodeagent.cluster.findings import (
+    Finding,
+    age,
+    chooses,
+    last_change,
+    name_of,
+    now,
+    spec_of,
+)
 from nodeagent.cluster.kinds import Kind
 from nodeagent.cluster.operators import target
 from nodeagent.settings import Settings
@@ -65,7 +73,7 @@ def look(
         attachments.clear()
         attachments.update(objects)
         for uid, each in objects.items():
-            write = (_manager(each), str(each.get("spec", {}).get("config", "")))
+            write = (_manager(each), str(spec_of(each).get("config", "")))
             if writes.setdefault(uid, [])[-1:] != [write]:
                 writes[uid].append(write)
         return math.inf
@@ -87,7 +95,7 @@ def findings(view: View) -> Iterator[Finding]:
     """One finding for each thing that is wrong; pure."""
     made = {(n["metadata"]["namespace"], n["metadata"]["name"]): n for n in view.attachments}
     for network in view.networks:
-        if _concerns(view, str(network.get("spec", {}).get("resourceName", ""))):
+        if _concerns(view, str(spec_of(network).get("resourceName", ""))):
             yield from _network_findings(view, network, made.get(target(network)))
     for attachment in view.attachments:
         yield from _attachment_findings(view, attachment)
@@ -95,12 +103,12 @@ def findings(view: View) -> Iterator[Finding]:
 
 def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
     """What keeps it from serving a pod: triples of code, evidence, and what to change."""
-    text = attachment.get("spec", {}).get("config") or ""
+    text = spec_of(attachment).get("config") or ""
     if not text:
         return []  # Multus then reads a file of the network's name on the node
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         return [("config-not-json", f"spec.config: {error}", "make spec.config valid JSON")]
     plugin = _sriov_plugin(config)
     if plugin is None:
@@ -259,7 +267,9 @@ def _concerns(view: View, resource: str) -> bool:
         return bool(resource)
     makers = [policy for policy in view.policies if _makes(policy, resource)]
     labels = view.node["metadata"].get("labels", {})
-    return not makers or any(_chooses(policy, labels) for policy in makers)
+    return not makers or any(
+        chooses(spec_of(policy).get("nodeSelector"), labels) for policy in makers
+    )
 
 
 def _has(have: Mapping[str, int], resource: str) -> bool:
@@ -267,13 +277,8 @@ def _has(have: Mapping[str, int], resource: str) -> bool:
 
 
 def _makes(policy: Object, resource: str) -> bool:
-    name = policy.get("spec", {}).get("resourceName")
+    name = spec_of(policy).get("resourceName")
     return bool(name) and name == resource.rpartition("/")[2]
-
-
-def _chooses(policy: Object, labels: Mapping[str, str]) -> bool:
-    selector = policy.get("spec", {}).get("nodeSelector") or {}
-    return all(labels.get(key) == value for key, value in selector.items())
 
 
 def _resource(attachment: Object) -> str:
@@ -281,8 +286,8 @@ def _resource(attachment: Object) -> str:
     if annotated:
         return str(annotated)
     try:
-        config = json.loads(attachment.get("spec", {}).get("config") or "{}")
-    except ValueError:
+        config = json.loads(spec_of(attachment).get("config") or "{}")
+    except (ValueError, TypeError, RecursionError):
         return ""
     return str((_sriov_plugin(config) or {}).get("resourceName") or "")
 
@@ -292,8 +297,10 @@ def _sriov_plugin(config: object) -> dict[str, str] | None:
     if not isinstance(config, dict):
         return None
     plugins = config.get("plugins", [config])
-    found = (each for each in plugins if isinstance(each, dict) and each.get("type") in CNIS)
-    return next(found, None)
+    for each in plugins if isinstance(plugins, list) else ():
+        if isinstance(each, dict) and str(each.get("type")) in CNIS:
+            return each
+    return None
 
 
 def _manager(thing: Object) -> str:

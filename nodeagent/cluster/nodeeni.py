@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nodeagent import durable
-from nodeagent.cluster import pcidp
+from nodeagent.cluster import device_plugin, pcidp
 from nodeagent.cluster.client import Client, Object, Objects
+from nodeagent.cluster.findings import chooses, spec_of
 from nodeagent.cluster.kinds import NODE, NODE_ENI
 from nodeagent.errors import DataError
 from nodeagent.settings import Settings
@@ -35,54 +36,54 @@ def watch(
 ) -> None:
     """Prune whenever a NodeENI of this node goes; call `changed` when the file did.
 
+    `changed` restarts the device plugin, which an earlier process may have left to this one.
+
     Runs for `timeout` seconds with one watch. Raises what the client raises when the first look
     fails; later failures are waited out.
     """
     labels = client.get(NODE, node)["metadata"].get("labels", {})
 
     def look(objects: Objects) -> float:
-        now = owned(objects, labels)
-        if settle(now, settings):
+        settle(owned(objects, labels), settings)
+        if durable.exists(device_plugin.owed(settings.state_dir)):
             changed()
         return math.inf
 
     client.follow(NODE_ENI, look, timeout=timeout)
 
 
-def settle(now: Owned, settings: Settings) -> bool:
-    """Remove what was owned and is no more; True when the file changed."""
+def settle(now: Owned, settings: Settings) -> None:
+    """Remove what was owned and is no more."""
     path = settings.state_dir / "nodeeni.json"
     before = _load(path)
     gone = before - now
-    removed: tuple[str, ...] = ()
     if gone:
         pruned = pcidp.prune_file(
-            settings.device_plugin_config, lambda name, address: _owns(gone, now, name, address)
+            settings.device_plugin_config,
+            lambda name, address: _owns(gone, now, name, address),
+            owed=device_plugin.owed(settings.state_dir),
         )
-        removed = pruned.removed if pruned else ()
-        for line in removed:
+        for line in pruned.removed if pruned else ():
             log.info("removed from %s: %s", settings.device_plugin_config, line)
     if now != before:
         durable.make_directory(settings.state_dir, 0o700)
         durable.replace(path, json.dumps(sorted(now)).encode() + b"\n", 0o600)
-    return bool(removed)
 
 
 def owned(objects: Objects, labels: dict[str, str]) -> Owned:
     """What the NodeENIs that choose a node with these labels own."""
-    pairs = (_pair(each) for each in objects.values() if _chooses(each, labels))
+    pairs = (_pair(each) for each in objects.values() if _is_for(each, labels))
     return frozenset(pair for pair in pairs if pair is not None)
 
 
 def _pair(eni: Object) -> tuple[str, str] | None:
-    spec = eni.get("spec", {})
+    spec = spec_of(eni)
     resource, address = spec.get("dpdkResourceName"), spec.get("dpdkPCIAddress")
     return (str(resource), str(address)) if resource and address else None
 
 
-def _chooses(eni: Object, labels: dict[str, str]) -> bool:
-    selector = eni.get("spec", {}).get("nodeSelector") or {}
-    return all(labels.get(key) == value for key, value in selector.items())
+def _is_for(eni: Object, labels: dict[str, str]) -> bool:
+    return chooses(spec_of(eni).get("nodeSelector"), labels)
 
 
 def _owns(gone: Owned, now: Owned, name: str, address: str) -> bool:

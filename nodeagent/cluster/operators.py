@@ -20,7 +20,7 @@ from typing import Final
 from nodeagent.cluster import kinds
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
-from nodeagent.cluster.findings import Finding, age, last_change, name_of, now
+from nodeagent.cluster.findings import Finding, age, last_change, name_of, now, spec_of
 from nodeagent.settings import Settings
 
 PATIENCE: Final = 10.0
@@ -76,7 +76,7 @@ def check(client: Client, settings: Settings, *, within: float = WITHIN) -> Verd
     pod = _leader(pods, leases)
     networks = _networks(client, namespace)
     log = _read_log(client, pod)
-    waiting = _wait_for_networks(client, networks, log, deadline)
+    waiting, unanswered = _wait_for_networks(client, networks, log, deadline)
     if networks and not log.reconciled:
         log = _read_log(client, pod)  # it had the time of the wait to say something
     evidence = (
@@ -85,11 +85,15 @@ def check(client: Client, settings: Settings, *, within: float = WITHIN) -> Verd
         *_log_evidence(log),
         *_event_evidence(client, namespace),
         *(f"{name_of(each)}: {_since(each):.0f} s without effect" for each in waiting),
+        *(
+            f"{name_of(each)}: changed {_since(each):.0f} s ago, what was made of it was not since"
+            for each in unanswered
+        ),
     )
     state = _state(log, waiting, pod, has_work=bool(networks))
     findings = [*_webhook_findings(client, namespace)]
     if state == "silent":
-        findings.insert(0, _silent(pod, log, waiting))
+        findings.insert(0, _silent(pod, log, [*waiting, *unanswered]))
     return Verdict(state, namespace, evidence, tuple(findings))
 
 
@@ -139,10 +143,25 @@ def unserved(networks: Objects, attachments: Sequence[Object]) -> list[Object]:
     return [each for each in networks.values() if target(each) not in made]
 
 
+def unanswered(networks: Objects, attachments: Sequence[Object], since: datetime) -> list[Object]:
+    """Networks that were changed after `since`, with an attachment that was not touched after that.
+
+    A hint, no proof: not every change of a network is one of what is made of it.
+    """
+    made = {(nad["metadata"]["namespace"], nad["metadata"]["name"]): nad for nad in attachments}
+    return [
+        each
+        for each in networks.values()
+        if (nad := made.get(target(each))) is not None
+        and since.replace(microsecond=0) <= datetime.fromisoformat(last_change(each))
+        and datetime.fromisoformat(last_change(nad)) < datetime.fromisoformat(last_change(each))
+    ]
+
+
 def target(network: Object) -> tuple[str, str]:
     """Namespace and name of the NetworkAttachmentDefinition that the operator makes for it."""
     meta = network["metadata"]
-    namespace = network.get("spec", {}).get("networkNamespace") or meta["namespace"]
+    namespace = spec_of(network).get("networkNamespace") or meta["namespace"]
     return str(namespace), str(meta["name"])
 
 
@@ -169,17 +188,20 @@ def _networks(client: Client, namespace: str) -> Objects:
 
 def _wait_for_networks(
     client: Client, networks: Objects, log: Log, deadline: float
-) -> list[Object]:
-    """Networks that the controller had time to serve and did not.
+) -> tuple[list[Object], list[Object]]:
+    """Networks that the controller had time to serve and did not, and those it left unanswered.
 
     Young ones are given time, and so is a controller that has only just begun.
     """
     if not networks:
-        return []
+        return [], []
     waiting: list[Object] = []
+    stale: list[Object] = []
 
     def look(attachments: Objects) -> float:
-        waiting[:] = unserved(networks, [*attachments.values()])
+        made = [*attachments.values()]
+        waiting[:] = unserved(networks, made)
+        stale[:] = unanswered(networks, made, log.started) if log.started else []
         youngest = min((_since(each) for each in waiting), default=math.inf)
         if log.started is not None and not log.reconciled:
             youngest = min(youngest, (now() - log.started).total_seconds())
@@ -189,8 +211,9 @@ def _wait_for_networks(
     try:
         client.follow(kinds.NETWORK_ATTACHMENT, look, timeout=left)
     except NotFound:
-        return [*networks.values()]
-    return [each for each in waiting if _since(each) >= PATIENCE]
+        return [*networks.values()], []
+    old = [[each for each in found if _since(each) >= PATIENCE] for found in (waiting, stale)]
+    return old[0], old[1]
 
 
 def _state(log: Log, waiting: Sequence[Object], pod: Object, *, has_work: bool) -> str:
@@ -215,7 +238,10 @@ def _silent(pod: Object, log: Log, waiting: Sequence[Object]) -> Finding:
         name_of(pod),
         "controller-silent",
         f"{began}, {log.reconciled} times Reconciling since; "
-        + ", ".join(f"{name_of(each)} waits {_since(each):.0f} s" for each in waiting),
+        + (
+            ", ".join(f"{name_of(each)} waits {_since(each):.0f} s" for each in waiting)
+            or "nothing was asked of it since"
+        ),
         "the SR-IOV operator",
         f"delete the pod {name_of(pod)}, check again; if it stays silent report it upstream",
     )

@@ -52,8 +52,12 @@ class _Node:
         return next((node for key, node in self.members if key == name), None)
 
 
-def prune_file(path: Path, is_gone: IsGone, *, dry_run: bool = False) -> Pruned | None:
+def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | None:
     """Prune the file in place, whole or not at all; None when there is no such file.
+
+    `owed` is a file that is made before this one changes: whoever restarts the device plugin
+    removes it, so that a process that dies in between, or finds no API server, leaves word.
+    Without it nothing is written: it is a dry run.
 
     DataError for a file that is not a resource list, and for a link: a mounted ConfigMap is
     changed at the ConfigMap.
@@ -74,7 +78,9 @@ def prune_file(path: Path, is_gone: IsGone, *, dry_run: bool = False) -> Pruned 
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}") from None
     pruned = prune(text, is_gone, str(path))
-    if pruned.removed and not dry_run:
+    if pruned.removed and owed is not None:
+        durable.make_directory(owed.parent, 0o700)
+        durable.replace(owed, b"", 0o600)
         durable.replace(path, pruned.text.encode(), stat.S_IMODE(facts.st_mode))
     return pruned
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nodeagent import durable
 from nodeagent.driver import packages, sources
 from nodeagent.errors import AgentError, ConfigError, NoInputError, Stopped
 from nodeagent.kernel import process
-from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
+from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,14 +67,16 @@ def job(settings: Settings) -> Job:
 def run(settings: Settings, stop: StopSignal) -> None:
     """Build once the driver container asks for it, then stay until a stop, which is no error.
 
-    A build that fails leaves its marker, with the last lines of its log, and its error is raised:
-    the restarted container makes ready for the next request. Stopped when the stop came before.
+    Also returns when another build is asked for: dtk.env may say something else by then, and the
+    container that is started again reads it. A build that fails leaves its marker, with the last
+    lines of its log, and its error is raised. Stopped when the stop came before.
     """
     wanted = job(settings)
     _wait_for_start(wanted, stop)
     build_once(wanted, settings, stop)
     with suppress(Stopped):
-        _wait(lambda: ("a stop",), stop, what="a stop")
+        _wait_for_start(wanted, stop)
+        log.info("another build is asked for: ending, to be started with its settings")
 
 
 def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
@@ -104,18 +106,22 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
 
 
 def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
+    """Without a deadline: to serve is all there is to do, and the kubelet's patience is ours."""
+
     def missing() -> Iterator[Path]:
         if not wanted.start.exists():
             yield wanted.start
 
     with FileWatch(wanted.start) as watch:
         log.info("waiting for the driver container's start flag %s", wanted.start)
-        _wait(missing, watch, stop, what="the driver container's start flag")
-
-
-def _wait(missing: Callable[[], Iterable[object]], *watches: Watch, what: str) -> None:
-    """Without a deadline: to serve is all there is to do, and the kubelet's patience is ours."""
-    wait_until_clear(missing, *watches, what=what, timeout=math.inf, resync=_RESYNC)
+        wait_until_clear(
+            missing,
+            watch,
+            stop,
+            what="the driver container's start flag",
+            timeout=math.inf,
+            resync=_RESYNC,
+        )
 
 
 def _install_tools(stop: StopSignal) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from nodeagent import durable
 from nodeagent.driver import copies, packages, sources
-from nodeagent.errors import ConfigError, UnavailableError, WaitTimeout
+from nodeagent.errors import ConfigError, DataError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.settings import Settings
 
@@ -104,7 +104,7 @@ def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> P
     """
     shared = hand_over(settings, release)
     wanted = environment(settings, shared)
-    if not _is_done(shared, wanted) and not _is_begun(shared, wanted):
+    if not _is_done(settings, shared, wanted) and not _is_begun(shared, wanted):
         give(settings, shared, wanted, stop)
     wait_for_build(settings, release, stop)
     return shared.sources
@@ -162,17 +162,24 @@ _SPECIAL = r'([$`"\\])'
 _ESCAPED = r"\\\1"
 
 
-def _is_done(shared: HandOver, wanted: str) -> bool:
-    """The toolkit's build is there, of these settings as far as can be told."""
+def _is_done(settings: Settings, shared: HandOver, wanted: str) -> bool:
+    """The toolkit's build is there, whole, and of these settings as far as can be told."""
     if not shared.done.exists():
-        return False
-    if not packages.built(shared.sources):
-        log.warning("%s is there, and no packages: a build is asked for again", shared.done)
         return False
     given = _given(shared)
     if given not in {None, wanted}:
         log.info("the toolkit's build is of other settings: a build is asked for again")
-    return given in {None, wanted}
+        return False
+    found = packages.built(shared.sources)
+    if not found:
+        log.warning("%s is there, and no packages: a build is asked for again", shared.done)
+        return False
+    try:
+        packages.check_copies(found, settings.driver_root)
+    except DataError as error:
+        log.warning("%s; a build is asked for again", error.message)
+        return False
+    return True
 
 
 def _is_begun(shared: HandOver, wanted: str) -> bool:

@@ -117,4 +117,5 @@ def _missing(wanted: Iterable[str], settings: Settings, sysfs: Path) -> Iterator
             if module not in wanted and not modules.is_loaded(module, sysfs):
                 yield module
         else:
-            queue += [each for each in depends.replace(",", " ").split() if each]
+            words = depends.replace(",", " ").split()
+            queue += [each for each in words if modules.valid_module_name(each)]

@@ -22,6 +22,7 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 _SCRIPT = "/etc/init.d/openibd"
+_SCRIPTS = ("openibd", "mlnxofedctl")
 _CONTROL = "/usr/sbin/mlnxofedctl"
 
 RESERVE: Final = 20.0
@@ -79,13 +80,16 @@ def _listed(pids: Iterable[int]) -> str:
 
 
 def _running(proc: Path) -> Iterator[int]:
-    """Processes of which the script is an argument, as in `/bin/bash /etc/init.d/openibd stop`."""
+    """Processes of which a script is an argument, as in `/bin/bash /etc/init.d/openibd stop`.
+
+    mlnxofedctl runs openibd, and loads modules after it.
+    """
     for path in proc.glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if _SCRIPT.encode() in arguments[:2]:
+        if any(Path(os.fsdecode(each)).name in _SCRIPTS for each in arguments[:2]):
             yield int(path.parent.name)
 
 

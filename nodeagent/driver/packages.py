@@ -118,8 +118,18 @@ def check(packages: Sequence[Path], root: Path) -> None:
         raise DataError(
             f"damaged or incomplete packages, nothing was installed: "
             f"{'; '.join(f'{name} ({said})' for name, said in broken.items())}",
-            hint="they are built or copied anew at the next start; is that file system full?",
+            hint="the next start has them built anew if they are still damaged then; is a file "
+            "system full?",
         )
+
+
+def check_copies(packages: Sequence[Path], root: Path) -> None:
+    """The same of packages that a command in `root` cannot see, by copies of them."""
+    if root == Path("/"):
+        check(packages, root)
+        return
+    with staged(packages, root, None) as copied:
+        check(copied, root)
 
 
 def brings(module: str, release: str, packages: Sequence[Path], root: Path) -> frozenset[str]:

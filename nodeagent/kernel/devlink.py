@@ -16,7 +16,7 @@ from typing import Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Genl
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
@@ -76,6 +76,7 @@ class Devlink(Genl):
     def __init__(self) -> None:
         super().__init__("devlink")
 
+    @understood("devlink devices")
     def devices(self) -> tuple[Device, ...]:
         """Every device that has a devlink instance: one request."""
         if self.family is None:
@@ -83,6 +84,7 @@ class Devlink(Genl):
         bodies = self.dump(self.message(CMD_GET, NLM_F_DUMP), "devlink devices")
         return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
 
+    @understood("an eswitch")
     def eswitch(self, device: Device) -> Eswitch:
         """The eswitch of one device; all None where its driver has none, or does not manage it.
 
@@ -120,6 +122,7 @@ class Devlink(Genl):
             parts.append((ESWITCH_ENCAP_MODE, struct.pack("=B", number)))
         self._do(CMD_ESWITCH_SET, *parts)
 
+    @understood("devlink parameters")
     def params(self) -> dict[Device, tuple[Param, ...]]:
         """The runtime parameters of all devices, sorted by name: one request."""
         if self.family is None:

@@ -29,7 +29,7 @@ from typing import Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +156,7 @@ class Ethtool(Genl):
         self._decoded: dict[tuple[str, bytes], Settings] = {}
         self._joined: dict[tuple[Settings, ...], Settings] = {}
 
+    @understood("ethtool settings")
     def settings(self, indexes: Collection[int]) -> dict[int, Settings]:
         """What can be set on each of these interfaces: six requests, however many they are.
 

@@ -54,7 +54,7 @@ def loaded_srcversion(module: str, sysfs: Path = _SYSFS) -> str | None:
 def refcount(module: str, sysfs: Path = _SYSFS) -> int | None:
     """How many hold the loaded module, modules and others alike; None when it is not loaded."""
     text = _attribute(module, "refcnt", sysfs)
-    return None if text is None else int(text)
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def holders(module: str, sysfs: Path = _SYSFS) -> tuple[str, ...]:
@@ -87,10 +87,12 @@ def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Lo
     """
     listed: dict[str, tuple[int, set[str]]] = {}
     try:
-        lines = (proc / "modules").read_text().splitlines()
+        lines = (proc / "modules").read_text(errors="replace").splitlines()
     except FileNotFoundError:
         lines = []
     for line in lines:
+        if len(line.split()) < 4:
+            continue  # it is no line of the kernel's
         name, _size, count, users = line.split()[:4]
         # "-" for none, and [permanent] for a module that cannot be unloaded
         names = {user for user in users.split(",") if user and user[0] not in "-["}
@@ -227,7 +229,7 @@ def _directory(module: str, sysfs: Path) -> Path:
 
 def _attribute(module: str, name: str, sysfs: Path) -> str | None:
     try:
-        return (_directory(module, sysfs) / name).read_text().strip()
+        return (_directory(module, sysfs) / name).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
 

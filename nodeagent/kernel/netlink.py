@@ -7,11 +7,12 @@ acknowledged one by one and answered in one round trip (netlink(7), net/netlink/
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Final, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, ParamSpec, Self, TypeVar
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.trace import point
@@ -160,6 +161,33 @@ def _refusal(message: bytes, flags: int) -> OSError | bytes:
             if kind == NLMSGERR_ATTR_MSG:
                 said += f" ({value.rstrip(bytes(1)).decode(errors='replace')})"
     return OSError(-code, said)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def understood(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For a function that reads the kernel's answers: KernelError when one makes no sense.
+
+    A kernel does not send an attribute that is cut short or not UTF-8; a module may. Then nothing
+    is known about `what`, which must not look like nothing being there.
+    """
+
+    def decorate(read: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(read)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return read(*args, **kwargs)
+            except (struct.error, LookupError, ValueError, TypeError, AttributeError) as error:
+                raise KernelError(
+                    f"cannot make sense of what the kernel tells about {what}: {error!r}",
+                    hint="a module that was built for another kernel may be the cause",
+                ) from error
+
+        return checked
+
+    return decorate
 
 
 def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -17,16 +17,25 @@ Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
+from pyroute2.netlink.exceptions import NetlinkDecodeError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Netlink,
+    attributes,
+    understood,
+)
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
@@ -34,6 +43,9 @@ RTM_NEWLINKPROP: Final = 108
 RTM_DELLINKPROP: Final = 109
 RTEXT_FILTER_VF: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 8
+IFLA_LINKINFO: Final = 18
+IFLA_INFO_KIND: Final = 1
+ARPHRD_LOOPBACK: Final = 772
 IFF_UP: Final = 0x1
 IFF_PROMISC: Final = 0x100
 IFF_ALLMULTI: Final = 0x200
@@ -224,12 +236,20 @@ class Rtnl(Netlink):
     def __init__(self) -> None:
         super().__init__(socket.NETLINK_ROUTE)
 
+    @understood("network interfaces")
     def links(self) -> dict[int, Link]:
         """Every interface of this network namespace, by ifindex: one request, however many."""
         request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
         links = (_link(_decoded(body)) for body in self.dump(request, "network interfaces"))
         return {link.index: link for link in links}
 
+    @understood("network interfaces")
+    def has_hardware(self) -> bool:
+        """Whether any interface here is a device's: not lo, and of no kind. Nothing is decoded."""
+        request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
+        return any(map(_is_hardware, self.dump(request, "network interfaces")))
+
+    @understood("VFs")
     def vfs(self, index: int) -> tuple[VfInfo, ...]:
         """The VF list of the PF whose interface is `index`, sorted: one request.
 
@@ -263,6 +283,13 @@ class Rtnl(Netlink):
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Send all changes; for each, in order, None or why the kernel refused it."""
         return self.send([_set_link(change) for change in changes])
+
+
+def _is_hardware(body: bytes) -> bool:
+    """Of struct ifinfomsg the type; of the attributes IFLA_LINKINFO's IFLA_INFO_KIND."""
+    (kind,) = struct.unpack_from("=H", body, 18)
+    info = dict(attributes(body, 32)).get(IFLA_LINKINFO, b"")
+    return kind != ARPHRD_LOOPBACK and IFLA_INFO_KIND not in dict(attributes(info))
 
 
 def _encoded(message: Any) -> bytearray:
@@ -368,8 +395,12 @@ def _vlan_attributes(vf: int, vlan: int, qos: int, proto: str | None) -> Iterato
 
 
 def _decoded(body: bytes) -> Any:
+    """ValueError for what pyroute2 cannot decode, as from every other decoder of ours."""
     message = _LinkMessage(body)
-    message.decode()
+    try:
+        message.decode()
+    except NetlinkDecodeError as error:
+        raise ValueError(str(error)) from error
     return message
 
 

@@ -22,7 +22,7 @@ from typing import Final
 from nodeagent.kernel import linkinfo, sysctls
 from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
 from nodeagent.kernel.rtnl import Link
 from nodeagent.sriov.model import Sysctl
 from nodeagent.sriov.stack import (
@@ -84,6 +84,7 @@ class StackEdge(Netlink):
     def __init__(self) -> None:
         super().__init__(socket.NETLINK_ROUTE)
 
+    @understood("addresses and routes")
     def read(
         self,
         links: Mapping[int, Link],
@@ -118,6 +119,7 @@ class StackEdge(Netlink):
             lost=(*lost, *routes_lost, *teamed, *left_out(self, mine, bridged=bridged)),
         )
 
+    @understood("IPv6 addresses")
     def tentative(self, indexes: Collection[int]) -> set[str]:
         """IPv6 addresses of these interfaces that the kernel does not use yet (DAD, RFC 4862)."""
         header = struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0)

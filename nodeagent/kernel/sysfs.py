@@ -15,6 +15,7 @@ What the kernel does behind these files (Linux 6.12):
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -107,6 +108,13 @@ class Sysfs:
         found = [_number(path) for path in device.glob("net/*/ifindex")]
         found += [_number(path) for path in device.glob("virtio*/net/*/ifindex")]
         return tuple(sorted(index for index in found if index is not None))
+
+    def device_of_interface(self, index: int) -> str | None:
+        """The name of the device that an interface of this namespace belongs to."""
+        try:
+            return _link(self.root / "class/net" / socket.if_indextoname(index) / "device")
+        except OSError:
+            return None
 
     def ports(self, bus: str, name: str) -> dict[str, int]:
         """ifindex by phys_port_name, of the device's interfaces that have one."""

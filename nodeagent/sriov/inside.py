@@ -11,15 +11,16 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
-from nodeagent.kernel.rtnl import Change, Link, Rtnl
+from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
 from nodeagent.sriov.namespaces import Namespace
@@ -43,13 +44,34 @@ class RememberingRtnl(Rtnl):
     def links(self) -> dict[int, Link]:
         """As they were after the last change."""
         if self._known is None:
-            self._known = super().links()
+            self._known = {n: self._with_parent(link) for n, link in super().links().items()}
         return self._known
 
+    def _with_parent(self, link: Link) -> Link:
+        """The device that its driver names, where the kernel does not say (before Linux 5.14)."""
+        if link.device is not None or link.info:
+            return link
+        device = self.bus_info(link.name)
+        return dataclasses.replace(link, bus="pci", device=device) if device else link
+
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Then they are different."""
-        self.forget()
-        return super().change(changes)
+        """Then they are as they were set; a name or an altname is looked up again."""
+        results = super().change(changes)
+        for change, error in zip(changes, results, strict=True):
+            if error is None and isinstance(change, LinkChange) and change.name is None:
+                self._note(change)
+            else:
+                self.forget()
+        return results
+
+    def _note(self, change: LinkChange) -> None:
+        if self._known is not None and change.index in self._known:
+            fields = (field.name for field in dataclasses.fields(change) if field.name != "index")
+            given: dict[str, Any] = {
+                name: value for name in fields if (value := getattr(change, name)) is not None
+            }
+            link = self._known[change.index]
+            self._known = {**self._known, change.index: dataclasses.replace(link, **given)}
 
     def forget(self) -> None:
         """Something has changed."""
@@ -75,13 +97,18 @@ class Room:
 
     fd: int
     rtnl: RememberingRtnl
-    ethtool: Ethtool
+
+    @cached_property
+    def ethtool(self) -> Ethtool:
+        """One more socket there, and the search for ethtool's number."""
+        with entered(self.fd):
+            return Ethtool()
 
     @classmethod
     def open(cls, fd: int) -> Self:
         """Go in, open them, and come back."""
         with entered(fd):
-            return cls(fd, RememberingRtnl(), Ethtool())
+            return cls(fd, RememberingRtnl())
 
     def network(self) -> AbstractContextManager[None]:
         """A block in which /proc/sys/net is that of the namespace."""
@@ -102,23 +129,13 @@ class Room:
         with entered(self.fd):
             return AddressWatch()
 
-    def links(self, bus: str = "pci") -> dict[int, Link]:
-        """Its interfaces; one without a parent device gets the one that its driver names."""
-        return {
-            index: link if link.device is not None or link.info else self._with_parent(link, bus)
-            for index, link in self.rtnl.links().items()
-        }
-
-    def _with_parent(self, link: Link, bus: str) -> Link:
-        device = self.rtnl.bus_info(link.name)
-        return dataclasses.replace(link, bus=bus, device=device) if device else link
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
-        self.ethtool.close()
+        if "ethtool" in vars(self):
+            self.ethtool.close()
 
 
 @dataclass(frozen=True)
@@ -181,7 +198,7 @@ def _visit(
                 return
             try:
                 with namespaces.seen(inode, holders) as fd, room(fd) as inside:
-                    own = _of(inside.links(), left)
+                    own = _of(inside.rtnl.links(), left) if inside.rtnl.has_hardware() else {}
                     if own:
                         visit(inside, own, namespaces.described(fd, holders))
                         left -= own.keys()
@@ -220,5 +237,5 @@ def _places(
 
 def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:
     with room.stack() as edge:
-        stack = edge.read(room.links(), {link.index for link in own}, namespace.sysctls)
+        stack = edge.read(room.rtnl.links(), {link.index for link in own}, namespace.sysctls)
     return dataclasses.replace(namespace, stack=stack)

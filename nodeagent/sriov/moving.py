@@ -61,9 +61,19 @@ class Arrivals:
     def __init__(self, node: Node, stages: Sequence[Stage], watches: tuple[Watch, ...]) -> None:
         self._node = node
         self._waiting = {arrival.target: arrival for arrival in _arrivals(stages)}
+        self._watched = any(isinstance(watch, UdevWatch) for watch in watches)
         self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
+        self._misplaced: set[Target] = set()
+        """Those that did not get their name there, or did not get there at all."""
         self._rooms: dict[int, tuple[Node, Room]] = {}
         self._stacked: dict[int, list[AddStacked]] = {}
+        self._devices = {
+            arrival.move.address: arrival.target
+            for arrival in self._waiting.values()
+            if arrival.move is not None
+        }
+        self._looked_at: set[int] | None = None
+        """ifindexes that udev has finished with and that were looked at; None: nothing was yet."""
         self._to_greet: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._held = ExitStack()
         self.failures: Failures = []
@@ -80,10 +90,21 @@ class Arrivals:
         return bool(self._waiting)
 
     def let_in(self) -> Iterator[str]:
-        """Let in all that are settled. Yields nothing: others are waited for later."""
-        for arrival in list(self._waiting.values()):
-            if self._unready(arrival) is None:
-                del self._waiting[arrival.target]
+        """Let in all that are settled. Yields nothing: others are waited for later.
+
+        Events come by the dozen while VFs are bound: then only those that udev has just finished
+        with are looked at.
+        """
+        candidates = list(self._waiting)
+        if self._looked_at is not None and self._watched:
+            new = self._finished - self._looked_at
+            devices = {self._node.sysfs.device_of_interface(index) for index in new}
+            candidates = [self._devices[name] for name in devices & self._devices.keys() if name]
+        self._looked_at = set(self._finished)
+        for target in candidates:
+            arrival = self._waiting.get(target)
+            if arrival is not None and self._unready(arrival) is None:
+                del self._waiting[target]
                 self._arrive(arrival)
         yield from ()
 
@@ -139,13 +160,14 @@ class Arrivals:
                 self.failures += add_stacked(inside, neighbours) if neighbours else []
         return list(map(target_name, self._to_greet))
 
-    def _missing(self, lost: set[Target]) -> list[str]:
+    def _missing(self, lost: set[Target]) -> Iterator[str]:
+        self._looked_at = None  # here each look is at all
         for _ in self.let_in():
             pass
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
             del self._waiting[target]
         reasons = (self._unready(arrival) for arrival in self._waiting.values())
-        return [why for why in reasons if why is not None]
+        yield from (why for why in reasons if why is not None)
 
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:
@@ -195,6 +217,7 @@ class Arrivals:
         (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
         room.rtnl.forget()
         if refused is not None:
+            self._misplaced.add(target)
             self._fail(target, f"cannot be {action.name} in {action.namespace}: {reason(refused)}")
 
     def _room(self, namespace: Namespace) -> tuple[Node, Room]:
@@ -220,11 +243,14 @@ class Arrivals:
 
     def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
         """What stands on it, on the name that it has: where its own was taken, that is another."""
+        stacked = [action for action in arrival.inner if isinstance(action, AddStacked)]
+        if arrival.move is not None and arrival.target not in self._misplaced:
+            yield from stacked
+            return
         link = inside.link_of(arrival.target, inside.links_by_device())
-        for action in arrival.inner if link is not None else ():
-            if isinstance(action, AddStacked):
-                names = {arrival.name: link.name if link else ""}
-                yield replace(action, thing=renamed(action.thing, names))
+        for action in stacked if link is not None else ():
+            names = {arrival.name: link.name if link else ""}
+            yield replace(action, thing=renamed(action.thing, names))
 
     def _fail(self, target: Target, text: str) -> None:
         self.failures.append((target, f"{target_name(target)}: {text}"))

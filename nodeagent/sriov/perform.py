@@ -78,7 +78,9 @@ def _perform_stage(
     """
     writes = [action for action in stage.actions if not isinstance(action, IN_BATCHES)]
     meets = arrivals.expected and any(isinstance(action, BindVf) for action in writes)
-    failures = write_devices(node, writes, arrivals.let_in if meets else None, watches)
+    # a stop is heeded between stages and in waits: what is being written is finished
+    events = tuple(watch for watch in watches if watch is not node.stop)
+    failures = write_devices(node, writes, arrivals.let_in if meets else None, events)
     failures += await_functions(node, writes, watches)
     vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
     if vf_actions:

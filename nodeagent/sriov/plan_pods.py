@@ -6,13 +6,14 @@ An interface that somebody has put into yet another namespace is left there: it 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from nodeagent.sriov import sysctls
 from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, SetSysctls
 from nodeagent.sriov.ethtool import to_set
-from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.plan_stack import is_there
 from nodeagent.sriov.stack import Stack, Stacked, devices_of, renamed, roots
@@ -32,6 +33,7 @@ def pod_actions(
 ) -> Iterator[Step]:
     """Stage and action for each VF that belongs into a pod, and for what stands on it there."""
     for pf in want.pfs:
+        usual = _usual_ethtool(pf)
         for vf in pf.vfs:
             if vf.inside is None:
                 continue
@@ -54,6 +56,9 @@ def pod_actions(
             )
             inner = [SetSysctls(*target, values)] if values else []
             inner += _own(target, vf.inside, place, link_changes)
+            if place is None and _ethtool_of(vf) not in usual:
+                # what a new interface starts with is not known: all of it, before it goes up
+                inner.insert(0, SetEthtool(*target, _ethtool_of(vf)))
             inner += _stacked(target, vf.inside, place, want, have)
             yield from ((SET_UP, InPod(*target, bare, name, each)) for each in inner)
 
@@ -95,14 +100,27 @@ def new_names(want: NodeState, have: NodeState, inode: int) -> dict[str, str]:
     }
 
 
+def _usual_ethtool(pf: Pf) -> Collection[tuple[Setting, ...]]:
+    """Settings that several VFs of a PF share are what their driver starts with.
+
+    To look at them costs a pod more than all else that is done for it. Should they not be, the next
+    look at the node tells.
+    """
+    count = Counter(map(_ethtool_of, pf.vfs))
+    return {(), *(settings for settings, number in count.items() if number > 1)}
+
+
+def _ethtool_of(vf: Vf) -> tuple[Setting, ...]:
+    netdev = vf.netdev if vf.inside is None else vf.inside.netdev
+    return (netdev and netdev.ethtool) or ()
+
+
 def _own(
     target: tuple[DeviceHandle, int], want: Inside, now: Inside | None, link_changes: LinkChanges
 ) -> Iterator[SetLink | SetEthtool]:
     """The interface itself; up is the last."""
     known = None if now is None else now.netdev
-    # what a new interface starts with is not known: all is given, and what differs will be set
-    ethtool = (want.netdev.ethtool or ()) if known is None else to_set(want.netdev, known)
-    if ethtool:
+    if ethtool := to_set(want.netdev, known):
         yield SetEthtool(*target, ethtool)
     changes = link_changes(want.netdev, known)
     if known is None:

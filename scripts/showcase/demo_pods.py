@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from showcase import vfs
-from showcase.demo import READY, SETTINGS, Stage, shortened, srcversions
+from showcase.demo import READY, SETTINGS, WORK, Stage, shortened, srcversions
 from tests.support import lab
 from tests.support.pods import Pings, Pod, Stream
 
@@ -124,4 +124,5 @@ def gaps(stage: Stage, pods: list[Pod], pings: Pings) -> None:
 
 if __name__ == "__main__":
     os.environ |= SETTINGS
+    WORK.mkdir()
     sys.exit(main(Stage(int(sys.argv[1]), sys.argv[2] == "1")))

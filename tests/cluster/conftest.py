@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def field(
+def field_cases(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Story]]]:
     """What the cases that take half a minute came to."""
@@ -47,8 +47,8 @@ def field(
 @pytest.fixture(scope="session", autouse=True)
 def _field_first(request: pytest.FixtureRequest) -> None:
     """They begin before all others, if anybody asks for them, and run beside them."""
-    if any("field" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("field")
+    if any("field_cases" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("field_cases")
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from typing import Any
 
 from tests.cluster import proxy as proxies
 from tests.cluster.commands import Pod
-from tests.cluster.operator import Operator, network
+from tests.cluster.operator import SRIOV, Operator, network
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import ADMIN_TOKEN, Server
 
-SLOW = 31.0
+SLOW = 35.0
 """Seconds until a slow operator makes what it should: the field saw 30 to 120."""
 
 
@@ -94,6 +94,8 @@ def _silent_after_restart(server: Server, proxy: Proxy, pod: Pod, namespace: str
     server.delete(f"/api/v1/namespaces/{namespace}/pods/{first.pod}")
     second = Operator(server, proxy, namespace, mode="silent")
     with second.playing():
+        changed = f"{SRIOV}/namespaces/{namespace}/sriovnetworks/before"
+        server.merge(changed, {"spec": {"vlan": 7}})
         network(server, namespace, "after", "vfs", namespace)
         check = _timed(pod, "operator", "check", "--output", "json")
         late = _timed(pod, "network", "wait", "after", "-n", namespace, "--timeout", "1")

@@ -3,7 +3,7 @@
     python -m tests.cluster.load --nodes 1000
 
 Every node does what the agent's processes do around a reload: record, announce, restart, wait; each
-with clients of its own, as a ServiceAccount with the rights of manifests/rbac.yaml, so that the
+with clients of its own, as a ServiceAccount with the rights of manifests/base/rbac.yaml: so the
 server's fair queueing holds for them. Threads play the kubelets and the DaemonSet controller.
 """
 
@@ -151,7 +151,7 @@ def _account(server: Server, directory: Path, namespace: str) -> Access:
     """A ServiceAccount that has the pods' ClusterRole, and its credentials."""
     (role,) = [
         each
-        for each in yaml.safe_load_all((ROOT / "manifests/rbac.yaml").read_text())
+        for each in yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text())
         if (each["kind"], each["metadata"]["name"]) == ("ClusterRole", "nodeagent")
     ]
     role["metadata"]["name"] = namespace

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodeagent.cluster import after_reload, allocatable
 from nodeagent.cluster.client import Client
-from nodeagent.journal import Journal
+from nodeagent.journal import Journal, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.sriov.model import NodeState, Snapshot
 from tests.cluster.commands import Pod
+from tests.cluster.conftest import eventually
 from tests.cluster.kubelet import Plugin
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Server
@@ -65,6 +68,42 @@ def test_api_that_is_away_is_made_up_for(
     with plugin.playing():
         assert after_reload.after_reload(client, settings, node, journal)
     assert len(plugin.made) == 2
+
+
+def test_two_reloads_while_the_api_server_is_away(
+    pod: Pod, settings: Settings, server: Server, proxy: Proxy
+) -> None:
+    """One process tries, one waits, a third leaves it to them; then all is said, in order, once."""
+    proxy.fail(cut=True, times=999)
+    processes = []
+    for hour in (3, 4):
+        journal = Journal(settings)
+        journal.save(replace(SNAPSHOT, taken_at=f"2026-11-21T0{hour}:00:00.000+00:00"))
+        with journal.step("restart"):
+            pass
+        journal.close_snapshot()
+        journal.note("ready")
+        processes.append(pod.start("node", "after-reload", "--patience", "7200"))
+        lock = settings.state_dir / ("cluster.lock" if hour == 3 else "cluster.next.lock")
+        eventually(lambda lock=lock: bool(lock_holders(lock)))  # type: ignore[misc] # its default
+    third = pod.run("node", "after-reload")
+    assert (third.returncode, "another process waits" in third.stderr) == (0, True)
+    assert all(each.poll() is None for each in processes)
+    proxy.faults.clear()
+    said = [each.communicate(timeout=60)[1] for each in processes]
+    assert [each.returncode for each in processes] == [0, 0], said
+    path = (
+        f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.name={settings.node_name}"
+    )
+    found = {each["reason"]: each["count"] for each in server.get(path)["items"]}
+    assert found == {"DriverReloadStarted": 2, "DriverReady": 2}
+    assert [
+        [line.rpartition(" ")[2] for line in each.splitlines() if "told the cluster" in line]
+        for each in said
+    ] in (
+        [["DriverReloadStarted", "DriverReady"]] * 2,
+        [["DriverReloadStarted", "DriverReady"] * 2, []],
+    )
 
 
 def test_without_permission_it_says_so_once_and_goes_on(

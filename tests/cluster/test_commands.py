@@ -81,9 +81,14 @@ def test_prune_restarts_only_if_the_file_changed(
         "would remove gone: ffff:00:00.1" in pod.run("device-plugin", "prune", "--dry-run").stdout
     )
     assert proxy.count() == 0
-    assert "removed gone: ffff:00:00.1" in pod.run("device-plugin", "prune").stdout
-    assert [seen.method for seen in proxy.seen].count("DELETE") == 1
+    proxy.fail(status=403)
+    refused = pod.run("device-plugin", "prune")
+    assert refused.returncode == 77
+    assert "removed gone: ffff:00:00.1" in refused.stdout
     assert json.loads(file.read_text()) == {"resourceList": [foreign]}
+    # the restart is owed, and made up for
+    assert pod.run("device-plugin", "prune").returncode == 0
+    assert [seen.method for seen in proxy.seen].count("DELETE") == 1
     seen = proxy.count()
     assert "nothing is to be removed" in pod.run("device-plugin", "prune").stdout
     assert proxy.count() == seen

@@ -9,16 +9,16 @@ from tests.cluster.field import SLOW, Story
 Field = dict[str, Future[Story]]
 
 
-def test_slow_operator_is_waited_for(field: Field) -> None:
-    done = field["slow"].result(120)["wait"]
+def test_slow_operator_is_waited_for(field_cases: Field) -> None:
+    done = field_cases["slow"].result(120)["wait"]
     assert done.status == 0, done.stderr
     (arrival,) = done.json()
-    assert SLOW - 1 < arrival["seconds"] < SLOW + 10
+    assert 30 < arrival["seconds"] < SLOW + 10
     assert done.seconds < arrival["seconds"] + 10
 
 
-def test_silent_operator_is_named_within_30_seconds(field: Field) -> None:
-    story = field["silent after a restart"].result(120)
+def test_silent_operator_is_named_within_30_seconds(field_cases: Field) -> None:
+    story = field_cases["silent after a restart"].result(120)
     assert story["good"].status == 0, story["good"].stderr
     check = story["check"]
     assert check.seconds < 30
@@ -29,6 +29,7 @@ def test_silent_operator_is_named_within_30_seconds(field: Field) -> None:
     assert finding["code"] == "controller-silent"
     assert "0 times Reconciling since" in finding["evidence"]
     assert "/after waits" in finding["evidence"]
+    assert "/before waits" in finding["evidence"], "it was changed, and nothing came of it"
     assert "delete the pod" in finding["change"]
     late = story["late"]
     assert late.status == 75

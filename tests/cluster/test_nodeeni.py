@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import dataclass
 
 import pytest
 
-from nodeagent.cluster import nodeeni
+from nodeagent.cluster import device_plugin, nodeeni
 from nodeagent.cluster.client import Client
+from nodeagent.errors import Stopped
 from nodeagent.settings import Settings
 from tests.cluster.server import Server
 
@@ -33,6 +35,18 @@ def make(server: Server, node: str, unique: str) -> object:
     return make
 
 
+@dataclass
+class Restarts:
+    """Restarts the device plugin, as far as it takes: counts, and removes what says it is owed."""
+
+    settings: Settings
+    count: int = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        device_plugin.owed(self.settings.state_dir).unlink()
+
+
 def _entries(settings: Settings) -> list[str]:
     plain = json.loads(settings.device_plugin_config.read_text())
     return [entry["resourceName"] for entry in plain["resourceList"]]
@@ -54,11 +68,11 @@ def test_deleted_while_watching(
     make("b", "0000:00:07.0")
     make("foreign", "0000:00:09.0", of="another")
     _write(settings, ("a", "0000:00:06.0"), ("b", "0000:00:07.0"), ("c", "0000:00:08.0"))
-    restarts: list[int] = []
+    restarts = Restarts(settings)
     threading.Timer(0.5, server.delete, (f"{ENIS}/{first}",)).start()
-    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=2)
+    nodeeni.watch(client, settings, node, restarts, timeout=2)
     assert _entries(settings) == ["b", "c"]
-    assert restarts == [1]
+    assert restarts.count == 1
 
 
 def test_deleted_while_nobody_watched(
@@ -67,15 +81,22 @@ def test_deleted_while_nobody_watched(
     assert callable(make)
     only = make("a", "0000:00:06.0")
     _write(settings, ("a", "0000:00:06.0"))
-    restarts: list[int] = []
-    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=0)
-    assert restarts == []
+    restarts = Restarts(settings)
+    nodeeni.watch(client, settings, node, restarts, timeout=0)
+    assert restarts.count == 0
     server.delete(f"{ENIS}/{only}")
-    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=0)
-    assert restarts == [1]
+
+    def killed() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        nodeeni.watch(client, settings, node, killed, timeout=0)
     assert _entries(settings) == ["nodeagent_placeholder"]
-    nodeeni.watch(client, settings, node, lambda: restarts.append(1), timeout=0)
-    assert restarts == [1]
+    nodeeni.watch(client, settings, node, restarts, timeout=0)
+    assert restarts.count == 1, "what the killed one left"
+    assert _entries(settings) == ["nodeagent_placeholder"]
+    nodeeni.watch(client, settings, node, restarts, timeout=0)
+    assert restarts.count == 1
 
 
 def test_what_another_still_owns_stays(

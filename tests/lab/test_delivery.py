@@ -231,6 +231,20 @@ def test_packages_that_are_not_whole_are_never_installed(driver: NicDriver) -> N
     assert not list(kept(driver).glob(".*"))
 
 
+def test_packages_that_stay_damaged_are_built_again(driver: NicDriver) -> None:
+    """By the script that has built before: it serves on."""
+    delivery = Delivery(driver)
+    files = handed_over(driver)
+    with toolkit([files.directory / BUILD_SCRIPT]):
+        assert delivery.ended() is None
+        (package,) = files.sources.glob("RPMS/*/*/mlnx-ofa_kernel-*.rpm")
+        package.write_bytes(package.read_bytes()[:10000])
+        shutil.rmtree(kept(driver))
+        assert Delivery(driver).ended() is None
+    assert installed() == lab.srcversion_of("B")
+    assert len([*(kept(driver) / VERSION).iterdir()]) == 3
+
+
 def test_a_toolkit_that_dies_is_told_by_what_was_last_seen(driver: NicDriver) -> None:
     """Nothing says so: no flag, no marker, and no further package."""
     (sources(driver) / "fault").write_text("exec -a lab-compiler sleep 600")

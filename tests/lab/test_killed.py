@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import lab
+from tests.support.hosts_driver import hosts_own_driver
 from tests.support.lab import PF1, Nodeagent
 from tests.support.sweep import Sweep, everything, over, swap_build
 from tests.support.zygote import Zygote
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.sweep
 
 @pytest.fixture
 def zygote(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Zygote]:
-    with Zygote(nodeagent.environment, tmp_path) as zygote:
+    environment = nodeagent.environment | {"RESTORE_DRIVER_ON_POD_TERMINATION": "true"}
+    with Zygote(environment, tmp_path) as zygote:
         yield zygote
 
 
@@ -45,6 +47,24 @@ def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
     sweep.undisturbed()
     assert sweep.end == before
     return sweep
+
+
+@pytest.fixture
+def termination(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Iterator[Sweep]:
+    """The pod's driver is B; its end puts the host's own, A, back; the next start B again."""
+    lab.clean("A")
+    lab.make_vfs(PF1, 1)
+    lab.put_on_disk("B")
+    (tmp_path / "trace").mkdir()
+    trace = tmp_path / "trace"
+    with hosts_own_driver():
+        sweep = Sweep("termination", nodeagent, zygote, trace, _nothing, ("terminate",))
+        sweep.start_again()
+        yield sweep
+
+
+def _nothing() -> None:
+    """The scene is what the run before has left."""
 
 
 @pytest.fixture
@@ -83,3 +103,12 @@ def test_terminated_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, in
 def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
     numbers = range(shard[0], len(install.points) + 1, shard[1])
     over(numbers, install.killed_at, install, "SIGKILL")
+
+
+def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
+    """Every second point in one run of all tests: each costs two reloads of the driver."""
+    termination.count_points()
+    assert lab.loaded() == lab.srcversion_of("A")
+    termination.start_again()
+    numbers = range(shard[0], len(termination.points) + 1, shard[1] * 2)
+    over(numbers, termination.killed_at, termination, "SIGKILL")

@@ -1,48 +1,28 @@
 """The end of the agent: the host's own driver and the VFs on it, and nothing left of ours.
 
-mlnxofedctl is a stand-in that stops with openibd and loads from the host's tree, like the real one;
-on a host that never had the packages that finds nothing to load (`no-modules`).
+mlnxofedctl is a stand-in, see tests/support/hosts_driver.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import lab
+from tests.support.hosts_driver import CONTROL, hosts_own_driver
 from tests.support.lab import PF1, Gate, Nodeagent, State
 
-CONTROL = Path("/usr/sbin/mlnxofedctl")
-SCRIPT = f"""#!/bin/bash
-echo "$*" >>{lab.RUN}/mlnxofedctl.log
-[ "$*" = "--alt-mods force-restart" ] || exit 2
-/etc/init.d/openibd force-stop || exit 1
-[ ! -e {lab.RUN}/no-modules ] || {{ echo "No HCA kernel modules loaded: [FAILED]"; exit 1; }}
-modprobe -d /host mlx5_core
-"""
-INBOX = "kernel/drivers/net/ethernet/mellanox/mlx5/core/mlx5_core.ko"
 RULE = Path("/etc/udev/rules.d/77-mlnx-net-names.rules")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _a_host_of_its_own() -> Iterator[None]:
-    """Build A is the host's own driver, where the pod sees the host's tree; the pod's is B."""
-    release = os.uname().release
-    tree = Path("/host/lib/modules") / release
-    lab.sh(
-        f"mkdir -p {tree}; cp /lib/modules/{release}/modules.* {tree};"
-        f"cp -r /lib/modules/{release}/kernel {tree};"
-        f"cp --remove-destination /opt/lab/driver/A/mlx5_core.ko {tree}/{INBOX}; depmod -b /host"
-    )
-    CONTROL.write_text(SCRIPT)
-    CONTROL.chmod(0o755)
-    yield
-    CONTROL.unlink()
-    lab.sh(f"rm -r {tree}")
+    """Build A is the host's own driver; the pod's is B."""
+    with hosts_own_driver():
+        yield
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ class Sweep:
     directory: Path
     prepare: Callable[[], object]
     arguments: tuple[str, ...] = ("reload", "precompiled")
+    next_start: tuple[str, ...] = ("reload", "precompiled")
     look: Callable[[], dict[str, Any]] = everything
     end: dict[str, Any] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
@@ -70,6 +71,18 @@ class Sweep:
         self.end = self.look()
         self.points = self.passed()
         self.check_end("undisturbed")
+
+    def count_points(self) -> None:
+        """A run of its own that is left alone, for its points; its end is not that of the sweep."""
+        ended = self._run("")
+        assert ended.status == 0, ended.log
+        self.points = self.passed()
+
+    def start_again(self) -> None:
+        """What the next start makes of the node, left alone; this is the end to compare with."""
+        ended = self._run("", self.next_start)
+        assert ended.status == 0, ended.log
+        self.end = self.look()
 
     def passed(self) -> list[str]:
         """The points of the last run."""
@@ -98,13 +111,17 @@ class Sweep:
         self._cut(end, {-SIGKILL, 0, 143} if killed else {0, 143})
         self.finish(f"{self.name}, SIGTERM at {number}, ended at {self.last()}")
 
+    def cut(self, end: str) -> None:
+        """A run that something happens to, however it ends."""
+        self._cut(end, {-SIGKILL, 0, 1, 71, 75, 143})
+
     def last(self) -> str:
         """The point at which it ended."""
         return (self.passed() or ["none"])[-1]
 
     def finish(self, what: str) -> None:
         """Started once more, and left alone."""
-        ended = self._run("")
+        ended = self._run("", self.next_start)
         assert ended.status == 0, f"{what}:\n{ended.log}"
         self.check_end(what)
         self.survived += 1
@@ -121,13 +138,13 @@ class Sweep:
         """A run that does not come to its end; the flag then says nothing that is not so."""
         ended = self._run(end)
         assert ended.status in expected, f"{self.name}, {end}: {ended}"
-        if self.agent.ready.exists():
+        if self.agent.ready.exists() and self.arguments == self.next_start:
             assert self.look() == self.end, f"{self.name}, {end}: ready, and it is not so"
 
-    def _run(self, end: str) -> Ended:
+    def _run(self, end: str, arguments: tuple[str, ...] = ()) -> Ended:
         (self.directory / "points").unlink(missing_ok=True)
         (self.directory / "end").write_text(end)
-        return self.zygote.call(*self.arguments, TRACE_POINTS=self.directory)
+        return self.zygote.call(*(arguments or self.arguments), TRACE_POINTS=self.directory)
 
 
 def swap_build() -> None:

@@ -58,8 +58,9 @@ class Echoes:
     def receive(self) -> None:
         with suppress(OSError):
             while True:
-                data = self.asked.recv(256)
-                if data[20] == 0:  # an echo's reply
+                data, source = self.asked.recvfrom(256)
+                # a raw socket gets all that comes into the namespace
+                if data[20] == 0 and source[0] == self.address:  # an echo's reply
                     now = time.monotonic()
                     if self.last:
                         self.gaps.append(now - self.last)

@@ -165,6 +165,22 @@ def test_it_waits_for_the_start_flag_builds_and_stays(
     assert files.done.exists()
 
 
+def test_another_request_ends_it_so_that_it_starts_with_its_settings(
+    settings: Settings, files: dtk.HandOver
+) -> None:
+    def container() -> None:
+        while not files.done.exists() or files.start.exists():
+            time.sleep(0.01)
+        files.start.touch()
+
+    thread = threading.Thread(target=container)
+    thread.start()
+    with StopSignal() as stop:
+        builder.run(settings, stop)
+    thread.join()
+    assert files.start.exists()
+
+
 def test_a_stop_ends_the_build_and_leaves_the_start_flag(
     settings: Settings, files: dtk.HandOver
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nodeagent.cluster import capture, device_plugin, kinds, operators
+from nodeagent.cluster import capture, device_plugin, kinds, networks, operators
 from nodeagent.cluster.announce import LONGEST, happenings
 from nodeagent.cluster.networks import incomplete
 from nodeagent.journal import Record
@@ -89,6 +92,36 @@ def test_incomplete_networks(config: str, codes: list[str]) -> None:
     annotations = {"k8s.v1.cni.cncf.io/resourceName": "r"}
     found = incomplete({"metadata": {"annotations": annotations}, "spec": {"config": config}})
     assert [code for code, _, _ in found] == codes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "plugins", "resourceName", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(config=st.text() | JSON.map(json.dumps), spec=JSON)
+def test_whatever_stands_in_a_network_it_is_judged(config: str, spec: object) -> None:
+    """A config is anybody's text; where a cluster's CRD has no schema, so is all of spec."""
+    for each in ({"config": config}, {"config": spec}, spec):
+        nad = {"metadata": {"name": "n", "namespace": "s", "uid": "u"}, "spec": each}
+        network = {"metadata": {"name": "n", "namespace": "s", "creationTimestamp": STAMP}}
+        view = networks.View(
+            node={"metadata": {"name": "node"}},
+            attachments=[nad],
+            networks=[{**network, "spec": each}],
+            policies=[{"metadata": {"name": "p"}, "spec": each}],
+            namespaces={},
+            operator_namespaces=["s"],
+        )
+        for finding in networks.findings(view):
+            assert str(finding)
 
 
 def test_what_the_server_populates_does_not_travel() -> None:

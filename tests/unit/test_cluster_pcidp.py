@@ -108,16 +108,20 @@ def test_file_keeps_its_mode_and_links_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(LIST)
     path.chmod(0o640)
-    pcidp.prune_file(path, lambda _, address: address == "0000:01:00.0", dry_run=True)
+    owed = tmp_path / "state" / "owed"
+    pcidp.prune_file(path, lambda _, address: address == "0000:01:00.0", owed=None)
     assert path.read_text() == LIST
-    pcidp.prune_file(path, lambda _, address: address == "0000:01:00.0")
+    pcidp.prune_file(path, lambda *_: False, owed=owed)
+    assert not owed.exists()
+    pcidp.prune_file(path, lambda _, address: address == "0000:01:00.0", owed=owed)
+    assert owed.exists(), "whoever restarts the plugin removes it"
     assert path.read_text() != LIST
     assert path.stat().st_mode & 0o777 == 0o640
     link = tmp_path / "link.json"
     link.symlink_to(path)
     with pytest.raises(DataError, match="not a plain file"):
-        pcidp.prune_file(link, lambda _, address: True)
-    assert pcidp.prune_file(tmp_path / "none.json", lambda _, address: True) is None
+        pcidp.prune_file(link, lambda _, address: True, owed=owed)
+    assert pcidp.prune_file(tmp_path / "none.json", lambda _, address: True, owed=owed) is None
 
 
 def test_what_is_gone_is_told_by_sysfs(tmp_path: Path) -> None:

@@ -199,9 +199,19 @@ def test_a_failure_ends_the_wait_at_once(settings: Settings, flag: Path) -> None
 # --- the hand-over ---
 
 
+RPM = """#!/bin/sh
+for last; do :; done
+test ! -s "$last" || { echo "$last: DIGESTS NOT OK"; exit 1; }
+"""
+
+
 @pytest.fixture
-def giving(settings: Settings, tmp_path: Path) -> Settings:
-    """Sources to hand over."""
+def giving(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Sources to hand over, and an rpm(8) that takes empty packages for whole ones."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/rpm").write_text(RPM)
+    (tmp_path / "bin/rpm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     (tmp_path / "src").mkdir()
     (tmp_path / "src/install.pl").write_text("#!/bin/sh\n")
     return replace(settings, nic_driver_path=tmp_path / "src", build_timeout=0.1)
@@ -277,6 +287,13 @@ def done_without_packages(settings: Settings, files: dtk.HandOver) -> Settings:
     return settings
 
 
+def done_with_half_a_package(settings: Settings, files: dtk.HandOver) -> Settings:
+    built(files)
+    (found,) = files.sources.glob("RPMS/*/*/*.rpm")
+    found.write_text("half")
+    return settings
+
+
 def failed_before(settings: Settings, files: dtk.HandOver) -> Settings:
     files.start.unlink()
     files.failed.write_text("no such header\n")
@@ -290,7 +307,14 @@ def killed_before_the_start_flag(settings: Settings, files: dtk.HandOver) -> Set
 
 
 @pytest.mark.parametrize(
-    "change", [other_flags, done_without_packages, failed_before, killed_before_the_start_flag]
+    "change",
+    [
+        other_flags,
+        done_without_packages,
+        done_with_half_a_package,
+        failed_before,
+        killed_before_the_start_flag,
+    ],
 )
 def test_a_build_is_asked_for_again(
     giving: Settings, change: Callable[[Settings, dtk.HandOver], Settings]

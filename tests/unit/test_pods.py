@@ -9,12 +9,15 @@ import pytest
 
 from nodeagent.errors import DataError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.probes import Probe
 from nodeagent.render import Screen
+from nodeagent.settings import Settings
 from nodeagent.sriov import table
 from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences, unseen
+from nodeagent.sriov.inside import RememberingRtnl
 from nodeagent.sriov.lines import lines
 from nodeagent.sriov.model import (
     DeviceHandle,
@@ -30,6 +33,7 @@ from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.pods import without
 from nodeagent.sriov.stack import Address, Child, Nexthop, Route, Stack
+from tests.support.fake_node import fake_node
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 UID = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
@@ -196,6 +200,29 @@ def test_a_holder_is_a_process_or_a_mount(facts: dict[str, object]) -> None:
         Holder(**facts)  # type: ignore[arg-type] # wrong on purpose
 
 
+class OldKernel(RememberingRtnl):
+    """Before Linux 5.14: no interface has a parent device; drivers are asked with ethtool."""
+
+    def __init__(self) -> None:
+        self._known = None
+
+    def bus_info(self, name: str) -> str:
+        return "0000:01:10.0" if name == "net1" else ""
+
+
+def test_without_a_parent_device_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Link(2, "net1", None, 1500, True, True, None, None, None)
+    links = {
+        1: dataclasses.replace(bare, index=1, name="lo"),
+        2: bare,
+        3: dataclasses.replace(bare, index=3, name="net1.5", info=b"vlan"),
+    }
+    monkeypatch.setattr(Rtnl, "links", lambda _: links)
+    found = OldKernel().links()
+    devices = {link.name: (link.bus, link.device) for link in found.values()}
+    assert devices == {"lo": (None, None), "net1": ("pci", "0000:01:10.0"), "net1.5": (None, None)}
+
+
 # The plan
 
 
@@ -313,6 +340,22 @@ def test_without_what_is_gone() -> None:
         "here: nobody holds it any more"
     )
     assert without(both(), {}) == (both(), ())
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [("restore", "the node was started anew since"), ("report", "POD_INTERFACES=report")],
+)
+def test_what_is_not_put_back_and_why(
+    monkeypatch: pytest.MonkeyPatch, setting: str, why: str
+) -> None:
+    with fake_node(monkeypatch) as fake:
+        wanted, left = fake.node(Settings(pod_interfaces=setting)).reachable(both())
+    assert wanted.namespaces == ()
+    assert [(each.index, each.name, each.why) for each in left] == [
+        (0, "net1", why),
+        (1, "net2", why),
+    ]
 
 
 def test_a_vf_in_a_namespace_that_is_seen_is_not_unseen() -> None:

@@ -126,8 +126,10 @@ rm -f "$start"
 rm -rf "$work"
 say "$count packages are built: $flag"
 
-# The container would be started again if this ended.
+# The container would be started again if this ended. Another build may be asked for, with other
+# settings.
 trap 'stopped 0' TERM INT
-while :; do
-    pause 3600
+while ! [ -e "$start" ]; do
+    pause 3
 done
+exec "$0"

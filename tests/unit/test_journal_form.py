@@ -1,0 +1,212 @@
+"""What the journal's files are called and look like to others, and what people are told of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nodeagent import journal
+from nodeagent.errors import BusyError, DataError, StorageError
+from nodeagent.journal import Journal, lock, lock_holders, seal, unseal
+from nodeagent.settings import Settings
+from nodeagent.sriov.codec import snapshot_to_json
+from nodeagent.sriov.model import NodeState, Snapshot
+
+SNAPSHOT = Snapshot("2026-11-21T00:00:00+00:00", "m", "ünïcode", "6.1", (), NodeState("x", ()))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return replace(Settings(), state_dir=tmp_path / "state", ready_path=tmp_path / "run/ready")
+
+
+@pytest.fixture
+def kept(settings: Settings) -> Journal:
+    return Journal(settings)
+
+
+def test_the_names_that_others_know(kept: Journal, settings: Settings) -> None:
+    kept.note("seen")
+    kept.save(SNAPSHOT)
+    assert sorted(p.name for p in settings.state_dir.iterdir()) == [
+        "journal.jsonl",
+        "open-snapshot.json",
+    ]
+    kept.close_snapshot()
+    assert sorted(p.name for p in settings.state_dir.iterdir()) == [
+        "journal.jsonl",
+        "last-snapshot.json",
+    ]
+    kept.save(SNAPSHOT)
+    assert kept.set_aside() == settings.state_dir / "set-aside-snapshot.json"
+    assert not kept.has_open_snapshot()
+    assert stat.S_IMODE(settings.state_dir.stat().st_mode) == 0o700
+    assert re.fullmatch(r"[0-9a-f]{8}", kept.run)
+
+
+def test_the_old_records_have_a_name_too(
+    kept: Journal, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_clock", lambda: 1.5)  # each line is as long as the others
+    kept.note("first")
+    size = (settings.state_dir / "journal.jsonl").stat().st_size
+    line = size  # the next line is of the same length
+    monkeypatch.setattr(journal, "RECORDS_LIMIT", size + line)
+    kept.note("again")
+    assert not (settings.state_dir / "journal.old.jsonl").exists(), "at the limit is not beyond"
+    kept.note("third")
+    assert (settings.state_dir / "journal.old.jsonl").exists()
+    assert [record.name for record in kept.records()] == ["first", "again", "third"]
+
+
+def test_a_record_line(kept: Journal, settings: Settings) -> None:
+    kept.note("seen", what="it")
+    kept.note("seen", what="it")
+    lines = (settings.state_dir / "journal.jsonl").read_text().splitlines()
+    plain = json.loads(lines[0])
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert [json.loads(line)["boot"] for line in lines] == [boot, boot]
+    assert plain["clock"] == round(plain["clock"], 3)
+    assert isinstance(plain["clock"], float)
+    assert plain["pid"] == os.getpid()
+    assert plain["facts"] == {"what": "it"}
+
+
+def test_the_sealed_form_is_what_jq_and_sha256sum_make_of_it() -> None:
+    text = seal(SNAPSHOT)
+    assert text.startswith('{\n  "sha256": "')
+    assert text.endswith("}\n")
+    plain = json.loads(text)
+    assert list(plain) == ["sha256", "snapshot"]
+    assert list(plain["snapshot"]) == sorted(plain["snapshot"])
+    compact = json.dumps(
+        plain["snapshot"], sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    assert "ünïcode" in compact
+    assert hashlib.sha256(compact.encode()).hexdigest() == plain["sha256"]
+    assert text == json.dumps(plain, indent=2, sort_keys=True) + "\n"
+
+
+def test_a_lone_surrogate_has_a_sum_as_well() -> None:
+    odd = replace(SNAPSHOT, kernel="\udc80")
+    assert unseal(seal(odd).encode(), "file", sealed=True) == odd
+
+
+DAMAGED_HINT = (
+    "nothing is restored from it. Look at it; when it is of no use, move it away and set the "
+    "node's VFs up again before the next reload"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (seal(SNAPSHOT).encode()[:100], "not JSON: "),
+        (snapshot_to_json(SNAPSHOT).encode(), "it has no checksum"),
+        (
+            seal(SNAPSHOT).replace('"6.1"', '"6.2"').encode(),
+            "its checksum is not that of its content",
+        ),
+    ],
+)
+def test_what_is_said_of_a_damaged_one(data: bytes, why: str) -> None:
+    with pytest.raises(DataError) as caught:
+        unseal(data, "/state/open-snapshot.json", sealed=True)
+    assert caught.value.message.startswith(f"/state/open-snapshot.json is damaged: {why}")
+    assert caught.value.hint == DAMAGED_HINT
+
+
+def test_one_whose_content_is_wrong_is_named(tmp_path: Path) -> None:
+    plain = json.loads(snapshot_to_json(SNAPSHOT))
+    plain["schema"] = 999
+    text = json.dumps({"sha256": journal._sum(plain), "snapshot": plain})
+    with pytest.raises(DataError, match=r"^/state/x is not a snapshot.*schema is 999"):
+        unseal(text.encode(), "/state/x", sealed=True)
+
+
+def test_what_is_said_when_one_is_open(kept: Journal) -> None:
+    kept.save(SNAPSHOT)
+    with pytest.raises(StorageError) as caught:
+        kept.save(SNAPSHOT)
+    assert caught.value.message == (
+        f"{kept.open_path} exists: a snapshot is open, and it is not overwritten"
+    )
+    assert caught.value.hint == "`nodeagent reload` finishes the work that it belongs to"
+
+
+def test_what_is_said_when_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lock"
+    told = "`nodeagent status` shows what it does; an agent in a pod ends with its pod"
+    for holders, who in (
+        ((1,), "process 1"),
+        ((0,), "a process in another container"),
+        ((0, 7), "process 7"),
+    ):
+        monkeypatch.setattr(journal, "lock_holders", lambda _, found=holders: found)
+        with lock(path), pytest.raises(BusyError) as caught, lock(path):
+            pass
+        assert caught.value.message == f"{path} is locked by {who}: another agent runs on this node"
+        assert caught.value.hint == told
+
+
+def test_a_waiter_in_proc_locks_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    facts = path.stat()
+    where = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino} 0 EOF"
+    (tmp_path / "locks").write_text(
+        f"1: FLOCK ADVISORY WRITE 812 {where}\n1: -> FLOCK ADVISORY WRITE 813 {where}\n"
+    )
+    for pid in ("812", "813"):
+        (tmp_path / pid).mkdir()
+    assert lock_holders(path, tmp_path) == (812,)
+
+
+def test_lines_that_are_none_are_left_out_and_counted(
+    kept: Journal, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept.note("seen")
+    path = settings.state_dir / "journal.jsonl"
+    good = path.read_text()
+    plain = json.loads(good)
+    odd = [
+        plain | {"at": "2026-11-21T00:00:00"},
+        plain | {"at": "yesterdayZ"},
+        plain | {"kind": "whim"},
+        plain | {"clock": "soon"},
+        plain | {"pid": "one"},
+        plain | {"facts": {"a": 1}},
+        plain | {"facts": []},
+        plain | {"more": 1},
+    ]
+    path.write_text(good + "".join(json.dumps(each) + "\n" for each in odd) + '{"torn')
+    caplog.set_level(logging.DEBUG, logger="nodeagent.journal")
+    assert [record.name for record in kept.records()] == ["seen"]
+    assert f"{path}: 9 lines are not records" in caplog.text
+    caplog.clear()
+    path.write_text(good)
+    assert len(kept.records()) == 1
+    assert "are not records" not in caplog.text
+
+
+def test_a_disk_that_takes_no_records_is_said_once(
+    kept: Journal, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.state_dir.write_text("in the way")
+    kept.note("one")
+    kept.note("two")
+    said = [record.message for record in caplog.records]
+    assert len(said) == 1
+    assert said[0].startswith(
+        f"no more records of this run: {settings.state_dir}/journal.jsonl: "
+        f"{settings.state_dir} is not a directory"
+    )

@@ -1,0 +1,251 @@
+"""What the story says in the log and on record, word by word: people search for these lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from nodeagent import reload as story
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
+from nodeagent.journal import Journal
+from nodeagent.settings import Settings
+from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.sriov.stack import Stack
+from tests.support.fake_kernel import PF1, PF2
+from tests.support.fake_node import FakeNode, fake_node
+
+
+class Driver:
+    """A driver that is there; `version` is what ethtool would say."""
+
+    loaded = True
+    told = "25.10"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.refusal: KernelError | None = None
+
+    def is_loaded(self) -> bool:
+        return self.loaded
+
+    def loaded_is_installed(self) -> bool:
+        return True
+
+    def version(self) -> str:
+        return self.told
+
+    def ensure_companions(self, before: tuple[str, ...]) -> None:
+        self.asked.append(before)
+        if self.refusal is not None:
+            raise self.refusal
+
+    def companions(self) -> tuple[str, ...]:
+        return ("mlx5_ib", "mlx5_vdpa")
+
+    def modules_loaded(self) -> tuple[tuple[str, str], ...]:
+        return (("mlx5_core", "A"),)
+
+    def srcversions(self) -> tuple[Any, ...]:
+        return ()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return dataclasses.replace(
+        Settings(), state_dir=tmp_path, pf_timeout=30.0, vf_timeout=30.0, ready_path=tmp_path / "r"
+    )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    with fake_node(monkeypatch) as made:
+        made.add_pf(PF1)
+        made.add_pf(PF2)
+        made.create_vfs(made.pfs[PF1], 2)
+        made.settle()
+        yield made
+
+
+def snapshot(fake: FakeNode, settings: Settings) -> Snapshot:
+    with fake.node(settings) as node:
+        state = node.observe()
+    return Snapshot("t", "", "", "", (("mlx5_core", "A"), ("mlx5_ib", "B")), state)
+
+
+def notes(settings: Settings) -> list[tuple[str, dict[str, str]]]:
+    return [(record.name, dict(record.facts)) for record in Journal(settings).records()]
+
+
+@pytest.mark.parametrize(("told", "recorded"), [("25.10", "25.10"), ("", "unknown")])
+def test_the_drivers_version_is_on_record(
+    fake: FakeNode, settings: Settings, told: str, recorded: str
+) -> None:
+    driver = Driver()
+    driver.told = told
+    with fake.node(settings) as node:
+        taken = snapshot(fake, settings)
+        story.restart(node, Journal(settings), cast("NicDriver", driver), taken)
+    assert ("driver", {"version": recorded}) in notes(settings)
+    # what was loaded when the snapshot was taken, and what has been since
+    assert driver.asked == [("mlx5_core", "mlx5_ib", "mlx5_vdpa")]
+
+
+def salvaged(fake: FakeNode, settings: Settings, driver: Driver, taken: Snapshot) -> None:
+    with fake.node(settings) as node:
+        story.salvage(
+            node, Journal(settings), cast("NicDriver", driver), taken, ("mlx5_core", "mlx5_ib")
+        )
+
+
+SALVAGE = "the restart failed: putting the VFs back on the driver that is loaded"
+
+
+def test_salvage_says_what_it_does_and_that_they_are_back(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    driver = Driver()
+    salvaged(fake, settings, driver, taken)
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [SALVAGE]
+    assert driver.asked == [("mlx5_core", "mlx5_ib")]
+    assert ("vfs-back", {}) in notes(settings)
+    assert fake.pfs[PF1].numvfs == 2
+
+
+def test_salvage_goes_on_after_a_failure_which_it_logs(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    driver = Driver()
+    driver.refusal = KernelError("cannot load mlx5_ib 100%")
+    salvaged(fake, settings, driver, taken)
+    errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert errors == ["cannot load mlx5_ib 100%"]
+    assert fake.pfs[PF1].numvfs == 2
+    assert notes(settings) == []
+
+
+def test_salvage_waits_for_pfs_first(fake: FakeNode, settings: Settings) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    fake.release("pci", PF1)
+    fake.later(2, lambda: fake.attach(PF1, "mlx5_core"))
+    salvaged(fake, settings, Driver(), taken)
+    assert ("vfs-back", {}) in notes(settings)
+
+
+def test_without_a_driver_salvage_does_nothing(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = Driver()
+    driver.loaded = False
+    salvaged(fake, settings, driver, snapshot(fake, settings))
+    assert caplog.records == []
+    assert driver.asked == []
+
+
+def test_a_pf_that_stays_away_does_not_hold_up_the_others(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    fake.unplug(PF2)
+    with fake.node(settings) as node, pytest.raises(WaitTimeout, match=PF2):
+        story.restart(node, Journal(settings), cast("NicDriver", Driver()), taken)
+    assert fake.pfs[PF1].numvfs == 2
+    assert "; restoring the others" in caplog.text
+    assert "could not be restored" in caplog.text
+
+
+def test_what_verify_says(fake: FakeNode, settings: Settings) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    with fake.node(settings) as node, pytest.raises(RestoreFailed) as caught:
+        story.verify(node, taken.state)
+    first, *lines = caught.value.message.splitlines()
+    assert first == f"{len(lines)} attributes are not as they were"
+    assert f"  pci/{PF1} numvfs: want 2, have 0" in lines
+    assert caught.value.hint == "the snapshot stays open: start again, or see `nodeagent plan`"
+
+
+def test_what_verify_warns_of(
+    fake: FakeNode,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(story, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
+    monkeypatch.setattr(story, "shared_macs", lambda have: ("02:00: vf 1, vf 2",))
+    with fake.node(settings) as node:
+        story.verify(node, node.observe())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the driver does not have it any more: net0 rings.rx",
+        "VFs share a MAC, as they did before: 02:00: vf 1, vf 2",
+    ]
+
+
+def test_what_a_snapshot_warns_of(
+    fake: FakeNode,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(story, "unseen", lambda state: ())
+    with fake.node(settings) as node:
+        state = dataclasses.replace(node.observe(), stack=Stack(lost=("qdisc htb on net0",)))
+        monkeypatch.setattr(type(node), "observe", lambda _: state)
+        taken = story.take_snapshot(node, cast("NicDriver", Driver()))
+    assert "qdisc htb on net0: the reload takes it away, and it is not put back" in [
+        record.getMessage() for record in caplog.records
+    ]
+    assert taken.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert taken.taken_at.endswith("+00:00")
+
+
+def test_nothing_to_do_is_said(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    driver = Driver()
+    driver.ensure_built = lambda: None  # type: ignore[attr-defined] # nothing to build
+    with fake.node(settings) as node:
+        story.reload(node, Journal(settings), cast("NicDriver", driver), lambda: None)
+    assert "the loaded driver is the installed one and nothing is left to restore" in [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"/host/etc/machine-id": b"host\n", "/etc/machine-id": b"own\n"}, "host"),
+        ({"/etc/machine-id": b"own\n"}, "own"),
+        ({"/etc/machine-id": b"\xff\n"}, "�"),
+        ({}, ""),
+    ],
+)
+def test_the_machine_id(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, bytes], found: str
+) -> None:
+    def below(path: str) -> Path:
+        return tmp_path / path.lstrip("/")
+
+    for name, content in files.items():
+        below(name).parent.mkdir(parents=True, exist_ok=True)
+        below(name).write_bytes(content)
+    monkeypatch.setattr(story, "Path", below)
+    assert story.machine_id() == found
+
+
+def test_of_an_empty_node_there_is_nothing_to_restore(fake: FakeNode, settings: Settings) -> None:
+    with fake.node(settings) as node:
+        story.restore(node, NodeState("mlx5_core", ()))
+    assert fake.writes == []
