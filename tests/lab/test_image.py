@@ -253,6 +253,55 @@ def _needs_are_found(container: Container) -> bool:
     return container.exec("modprobe", "-n", "-d", "/host", "dca").returncode == 0
 
 
+DEBUG: Object = {  # what `kubectl debug node/NAME --profile=sysadmin` makes
+    "hostNetwork": True,
+    "hostPID": True,
+    "hostIPC": True,
+    "containers": [
+        {
+            "name": "mofed-container",
+            "image": "nodeagent:driver",
+            "command": ["sleep", "3600"],
+            "securityContext": {"privileged": True},
+            "volumeMounts": [{"name": "host-root", "mountPath": "/host"}],
+        }
+    ],
+    "volumes": [{"name": "host-root", "hostPath": {"path": "/"}}],
+}
+BY_HAND = """
+export STATE_DIR=/host/var/lib/nodeagent
+export DRIVER_READY_PATH=/host/run/mellanox/drivers/.driver-ready
+export LOCK_FILE_PATH=/host/run/mellanox/drivers/.lock
+"""
+
+
+def test_recovery_by_hand(node: State, image: Image, tmp_path: Path) -> None:
+    """README: a pod was killed in the middle and none comes up; all from a debug container."""
+    layer = image.with_layer(driver_layer(other_build()))
+    STATE_DIR.mkdir(parents=True)
+    BLOCK.touch()
+    with pod(template("replace"), layer, tmp_path / "killed") as killed:
+        soon(WAITING.exists, killed, "in the middle of the restart")
+        killed.kill()
+    with pod(copy.deepcopy(DEBUG), image, tmp_path / "debug") as debug:
+
+        def typed(command: str, status: int = 0) -> str:
+            done = agent(debug).exec("sh", "-c", f"{BY_HAND}{command}")
+            sys.stdout.write(f"$ {command}\n{done.stdout}{done.stderr}")
+            assert done.returncode == status, done
+            return done.stdout
+
+        soon(lambda: agent(debug).exec("true").returncode == 0, debug, "there")
+        assert "this node" in typed("nodeagent status", status=1) or lab.loaded() is None
+        typed("rm -f /host/etc/modprobe.d/blacklist-ofed-modules.conf")
+        typed("chroot /host modprobe mlx5_core")
+        assert lab.loaded() is not None
+        typed("nodeagent restore")
+        typed("nodeagent verify")
+        assert lab.read() == node
+        typed("nodeagent timeline")
+
+
 FORGOTTEN: dict[str, Callable[[Container], object]] = {
     "/run/mellanox/drivers": lambda container: READY.exists(),
     "/var/lib/nodeagent": lambda container: (STATE_DIR / "journal.jsonl").exists(),
