@@ -84,6 +84,7 @@ def measure(plan: Plan, directory: Path) -> Result:
     with bench_host.asleep(directory / "asleep") as result:
         found["small"] = in_node(2, plan.small_runs, plan.small_reference_runs, directory)
         found["large"] = in_node(8, plan.large_runs, 0, directory)
+        found["scale"] = scale(directory)
         found["waiting"] = result(plan.asleep_seconds)
     return found
 
@@ -91,17 +92,25 @@ def measure(plan: Plan, directory: Path) -> Result:
 def in_node(pfs: int, runs: int, reference_runs: int, directory: Path) -> Result:
     """What bench_node finds in a fresh node."""
     say(f"emulated node with {pfs} PFs")
-    out = directory / f"out-{pfs}"
+    arguments = (f"{runs}", f"{reference_runs}", "/host/out/bench.json")
+    return run_in_node(pfs, directory / f"out-{pfs}", "showcase.bench_node", *arguments)
+
+
+def run_in_node(pfs: int, out: Path, module: str, *arguments: str) -> Result:
+    """Run a module of ours in a fresh node; what it leaves in bench.json."""
     lab = [f"{SCRIPTS}/lab", "run", "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
-    command = [
-        *("env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", "showcase.bench_node"),
-        *(f"{runs}", f"{reference_runs}", "/host/out/bench.json"),
-    ]
+    command = ["env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", module, *arguments]
     done = subprocess.run([*lab, "--out", f"{out}", "--", *command], check=False)
     if done.returncode:
         sys.exit(f"bench: the emulated node's part ended with status {done.returncode}, see above")
     found: Result = json.loads((out / "bench.json").read_text())
     return found
+
+
+def scale(directory: Path) -> Result:
+    """What showcase.scale finds in a fresh node: many VFs, on netdevsim."""
+    say("emulated node with 10, 100 and 300 simulated VFs, and 2, 4 and 8 simulated PFs")
+    return run_in_node(2, directory / "out-scale", "showcase.scale", "/host/out/bench.json")
 
 
 def report(found: Result) -> list[str]:
@@ -110,7 +119,7 @@ def report(found: Result) -> list[str]:
         f"{found['processors']} processors, load average {found['load']:.1f} at the start",
         *("", *restore_table(found["small"]), "", *stage_table(found["small"])),
         *("", *restore_table(found["large"]), "", *stage_table(found["large"])),
-        *("", *observe_table(found), "", *host_table(found)),
+        *("", *observe_table(found), "", *scale_table(found["scale"]), "", *host_table(found)),
     ]
 
 
@@ -163,6 +172,21 @@ def observe_table(found: Result) -> list[str]:
         requests = str(node["observe"]["requests"])
         rows.append((f"{node['pfs']} PFs, {node['vfs']} VFs", f"{look:.3f} s", requests, *target))
     return table(("observe()", "median", "rtnetlink requests", "part", "target"), rows)
+
+
+def scale_table(sizes: list[Result]) -> list[str]:
+    """Milliseconds a VF, beside what one costs when there are few."""
+    rows = []
+    for size in sizes:
+        few = next(each for each in sizes if (each["pfs"] > 1) == (size["pfs"] > 1))
+        cells = []
+        for step, seconds in size["seconds"].items():
+            cost = seconds / (size["pfs"] * size["vfs"])
+            first = few["seconds"][step] / (few["pfs"] * few["vfs"])
+            cells.append(f"{1000 * cost:.2f} ({cost / first:.2f} x)")
+        rows.append((f"{size['pfs']} PFs x {size['vfs']} VFs", *cells))
+    head = ("ms a VF (at most 1.5 x the first's)", *sizes[0]["seconds"])
+    return table(head, rows)
 
 
 def host_table(found: Result) -> list[str]:

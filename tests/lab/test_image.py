@@ -133,14 +133,6 @@ def is_ready(running: Pod) -> bool:
     return agent(running).status.ready
 
 
-def has_ended(running: Pod) -> bool:
-    return agent(running).poll() is not None
-
-
-def has_ended_or_is_ready(running: Pod) -> bool:
-    return has_ended(running) or is_ready(running)
-
-
 def soon(is_so: Callable[[], object], running: Pod, what: str) -> None:
     """Return as soon as it is so; at once, with the log, when the container keeps ending."""
 
@@ -261,55 +253,6 @@ def _needs_are_found(container: Container) -> bool:
     return container.exec("modprobe", "-n", "-d", "/host", "dca").returncode == 0
 
 
-DEBUG: Object = {  # what `kubectl debug node/NAME --profile=sysadmin` makes
-    "hostNetwork": True,
-    "hostPID": True,
-    "hostIPC": True,
-    "containers": [
-        {
-            "name": "mofed-container",
-            "image": "nodeagent:driver",
-            "command": ["sleep", "3600"],
-            "securityContext": {"privileged": True},
-            "volumeMounts": [{"name": "host-root", "mountPath": "/host"}],
-        }
-    ],
-    "volumes": [{"name": "host-root", "hostPath": {"path": "/"}}],
-}
-BY_HAND = """
-export STATE_DIR=/host/var/lib/nodeagent
-export DRIVER_READY_PATH=/host/run/mellanox/drivers/.driver-ready
-export LOCK_FILE_PATH=/host/run/mellanox/drivers/.lock
-"""
-
-
-def test_recovery_by_hand(node: State, image: Image, tmp_path: Path) -> None:
-    """README: a pod was killed in the middle and none comes up; all from a debug container."""
-    layer = image.with_layer(driver_layer(other_build()))
-    STATE_DIR.mkdir(parents=True)
-    BLOCK.touch()
-    with pod(template("replace"), layer, tmp_path / "killed") as killed:
-        soon(WAITING.exists, killed, "in the middle of the restart")
-        killed.kill()
-    with pod(copy.deepcopy(DEBUG), image, tmp_path / "debug") as debug:
-
-        def typed(command: str, status: int = 0) -> str:
-            done = agent(debug).exec("sh", "-c", f"{BY_HAND}{command}")
-            sys.stdout.write(f"$ {command}\n{done.stdout}{done.stderr}")
-            assert done.returncode == status, done
-            return done.stdout
-
-        soon(lambda: agent(debug).exec("true").returncode == 0, debug, "there")
-        assert "this node" in typed("nodeagent status", status=1) or lab.loaded() is None
-        typed("rm -f /host/etc/modprobe.d/blacklist-ofed-modules.conf")
-        typed("chroot /host modprobe mlx5_core")
-        assert lab.loaded() is not None
-        typed("nodeagent restore")
-        typed("nodeagent verify")
-        assert lab.read() == node
-        typed("nodeagent timeline")
-
-
 FORGOTTEN: dict[str, Callable[[Container], object]] = {
     "/run/mellanox/drivers": lambda container: READY.exists(),
     "/var/lib/nodeagent": lambda container: (STATE_DIR / "journal.jsonl").exists(),
@@ -376,49 +319,4 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
         assert ours.status.restarts == 0
         assert lab.read() == node
         assert running.end() == {"mofed-container": 0, "nodeagent": 0}
-    assert lab.read() == node
-
-
-def test_the_toolkit_builds_beside_it(node: State, image: Image, tmp_path: Path) -> None:
-    """OpenShift: sources go to the toolkit's container, packages come back and are installed."""
-    build = other_build()
-    layer = WORK / "sources"
-    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
-    (layer / "etc/init.d").mkdir()
-    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
-    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
-    (layer / "opt/driver-sources/build").write_text(build)
-    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
-    images = {"driver-toolkit:latest": toolkit}
-    spec = template("openshift")
-    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
-        soon(lambda: agent(running).status.ready, running, "ready")
-        assert lab.loaded() == lab.srcversion_of(build)
-        assert lab.read() == node
-        assert agent(running).status.restarts == 0
-        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
-        assert list(Path("/var/opt/mofed-container/inventory").rglob("*.rpm"))
-        assert running.end()["mofed-container"] == 0
-
-
-def test_without_the_permissions_it_does_not_work(
-    node: State, image: Image, tmp_path: Path
-) -> None:
-    """Privileged and the host's network: what a pod without them can tell of the node."""
-    layer = image.with_layer(driver_layer("A"))
-    plain = template("replace")
-    plain["containers"][0]["securityContext"] = {}
-    plain["containers"][0]["volumeMounts"][0]["mountPropagation"] = "None"
-    alone = template("replace") | {"hostNetwork": False}
-    for name, spec in (("plain", plain), ("alone", alone)):
-        made = Pod(spec, {"nodeagent:driver": layer}, tmp_path / name)
-        made.start(restart=False)
-        try:
-            container = agent(made)
-            soon(partial(has_ended_or_is_ready, made), made, name)
-            shown = container.exec("nodeagent", "snapshot") if not has_ended(made) else None
-            assert has_ended(made) or shown is None or shown.returncode != 0, shown
-        finally:
-            made.kill()
-            sys.stderr.write(agent(made).log)
     assert lab.read() == node
