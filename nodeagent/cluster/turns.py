@@ -42,6 +42,6 @@ def turn(state_dir: Path) -> Iterator[bool]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return durable.open_plain(path, os.O_RDWR, 0o600)
     except OSError as error:
         raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error

@@ -87,28 +87,29 @@ def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, i
     """With a few that are killed twice, once more while the next start mends the first."""
     numbers = range(shard[0], len(upgrade.points) + 1, shard[1])
     over(numbers, upgrade.killed_at, upgrade, "SIGKILL")
-    # 7 and 13 share no divisor with the number of parts: each part takes some of everything
-    twice = range(shard[0], len(upgrade.points) + 1, shard[1] * 7)
+    # 11 and 13 share no divisor with the number of parts: each part takes some of everything
+    twice = range(shard[0], len(upgrade.points) + 1, shard[1] * 11)
     over(twice, lambda n: upgrade.killed_twice(n, 1 + n * 13 % 40), upgrade, "SIGKILL twice")
 
 
 def test_terminated_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    """SIGTERM is looked at between actions and in waits: every fifth point, and at its heels."""
-    numbers = range(shard[0], len(upgrade.points) + 1, shard[1] * 5)
+    """SIGTERM is looked at between actions and in waits: every ninth point, and at its heels."""
+    numbers = range(shard[0], len(upgrade.points) + 1, shard[1] * 9)
     over(numbers, upgrade.terminated_at, upgrade, "SIGTERM")
-    numbers = range(shard[0] + 1, len(upgrade.points) + 1, shard[1] * 10)
+    numbers = range(shard[0] + 1, len(upgrade.points) + 1, shard[1] * 18)
     over(numbers, lambda n: upgrade.terminated_at(n, 3), upgrade, "SIGTERM, then SIGKILL")
 
 
-def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
-    numbers = range(shard[0], len(install.points) + 1, shard[1])
+def test_killed_at_points_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
+    """Every second point in one run of all tests: most are those of an upgrade."""
+    numbers = range(shard[0], len(install.points) + 1, shard[1] * 2)
     over(numbers, install.killed_at, install, "SIGKILL")
 
 
-def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
-    """Every second point in one run of all tests: each costs two reloads of the driver."""
+def test_killed_at_points_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
+    """Every third point in one run of all tests: each costs two reloads of the driver."""
     termination.count_points()
     assert lab.loaded() == lab.srcversion_of("A")
     termination.start_again()
-    numbers = range(shard[0], len(termination.points) + 1, shard[1] * 2)
+    numbers = range(shard[0], len(termination.points) + 1, shard[1] * 3)
     over(numbers, termination.killed_at, termination, "SIGKILL")

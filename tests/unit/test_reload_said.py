@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from nodeagent import reload as story
-from nodeagent.driver.nic import NicDriver
+from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.settings import Settings
@@ -249,3 +249,28 @@ def test_of_an_empty_node_there_is_nothing_to_restore(fake: FakeNode, settings: 
     with fake.node(settings) as node:
         story.restore(node, NodeState("mlx5_core", ()))
     assert fake.writes == []
+
+
+def test_the_srcversions_on_record(settings: Settings) -> None:
+    """Two checkpoints; what is not there is `none`."""
+
+    class Two(Driver):
+        def srcversions(self) -> tuple[Any, ...]:
+            return (SrcVersions("mlx5_core", "B", "A"), SrcVersions("ib_core", None, None))
+
+    story.note_srcversions(Journal(settings), cast("NicDriver", Two()))
+    assert notes(settings) == [
+        ("srcversion", {"checkpoint": "installed", "mlx5_core": "B", "ib_core": "none"}),
+        ("srcversion", {"checkpoint": "loaded", "mlx5_core": "A", "ib_core": "none"}),
+    ]
+
+
+def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings) -> None:
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    fake.missing.add(fake.function(1))
+    with fake.node(settings) as node, pytest.raises(RestoreFailed) as caught:
+        story.restore(node, taken.state)
+    assert caught.value.hint == (
+        "the snapshot stays open: remove the cause and start again, or see `verify`"
+    )
