@@ -133,14 +133,6 @@ def is_ready(running: Pod) -> bool:
     return agent(running).status.ready
 
 
-def has_ended(running: Pod) -> bool:
-    return agent(running).poll() is not None
-
-
-def has_ended_or_is_ready(running: Pod) -> bool:
-    return has_ended(running) or is_ready(running)
-
-
 def soon(is_so: Callable[[], object], running: Pod, what: str) -> None:
     """Return as soon as it is so; at once, with the log, when the container keeps ending."""
 
@@ -376,49 +368,4 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
         assert ours.status.restarts == 0
         assert lab.read() == node
         assert running.end() == {"mofed-container": 0, "nodeagent": 0}
-    assert lab.read() == node
-
-
-def test_the_toolkit_builds_beside_it(node: State, image: Image, tmp_path: Path) -> None:
-    """OpenShift: sources go to the toolkit's container, packages come back and are installed."""
-    build = other_build()
-    layer = WORK / "sources"
-    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
-    (layer / "etc/init.d").mkdir()
-    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
-    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
-    (layer / "opt/driver-sources/build").write_text(build)
-    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
-    images = {"driver-toolkit:latest": toolkit}
-    spec = template("openshift")
-    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
-        soon(lambda: agent(running).status.ready, running, "ready")
-        assert lab.loaded() == lab.srcversion_of(build)
-        assert lab.read() == node
-        assert agent(running).status.restarts == 0
-        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
-        assert list(Path("/var/opt/mofed-container/inventory").rglob("*.rpm"))
-        assert running.end()["mofed-container"] == 0
-
-
-def test_without_the_permissions_it_does_not_work(
-    node: State, image: Image, tmp_path: Path
-) -> None:
-    """Privileged and the host's network: what a pod without them can tell of the node."""
-    layer = image.with_layer(driver_layer("A"))
-    plain = template("replace")
-    plain["containers"][0]["securityContext"] = {}
-    plain["containers"][0]["volumeMounts"][0]["mountPropagation"] = "None"
-    alone = template("replace") | {"hostNetwork": False}
-    for name, spec in (("plain", plain), ("alone", alone)):
-        made = Pod(spec, {"nodeagent:driver": layer}, tmp_path / name)
-        made.start(restart=False)
-        try:
-            container = agent(made)
-            soon(partial(has_ended_or_is_ready, made), made, name)
-            shown = container.exec("nodeagent", "snapshot") if not has_ended(made) else None
-            assert has_ended(made) or shown is None or shown.returncode != 0, shown
-        finally:
-            made.kill()
-            sys.stderr.write(agent(made).log)
     assert lab.read() == node

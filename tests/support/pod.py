@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -378,13 +379,17 @@ CAPABILITIES: Final = """
 def _devices() -> list[Object]:
     """A privileged container gets the node's devices, those that are there when it is made."""
     found = []
-    for path in Path("/dev").rglob("*"):
-        facts = path.lstat()
-        kind = "c" if path.is_char_device() else "b" if path.is_block_device() else ""
-        parts = path.relative_to("/dev").parts
-        if kind and not path.is_symlink() and parts[0] not in {"pts", "shm", "console", "ptmx"}:
-            major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
-            found.append({"path": str(path), "type": kind, "major": major, "minor": minor})
+    for directory, below, names in os.walk("/dev"):
+        if directory == "/dev":  # mounts of their own
+            below[:] = [name for name in below if name not in {"pts", "shm", "mqueue", "hugepages"}]
+        for path in (Path(directory, name) for name in names if name not in {"console", "ptmx"}):
+            facts = path.lstat()
+            kind = (
+                "c" if stat.S_ISCHR(facts.st_mode) else "b" if stat.S_ISBLK(facts.st_mode) else ""
+            )
+            if kind:
+                major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
+                found.append({"path": str(path), "type": kind, "major": major, "minor": minor})
     return found
 
 

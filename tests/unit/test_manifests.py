@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from kubernetes import client
 
+from nodeagent.driver.dtk import sanitised_kernel
 from nodeagent.settings import Settings, rows
 from tests.support.kustomize import Object, identity, render
 
@@ -184,3 +187,23 @@ def test_openshift_has_the_toolkit_and_its_constraints() -> None:
     kinds = {next(iter(volume.keys() - {"name"})) for volume in pod("openshift")["volumes"]}
     assert kinds <= set(scc["volumes"])
     assert scc["allowHostPID"] is pod("openshift").get("hostPID", False)
+
+
+def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path: Path) -> None:
+    """Its loop, by a real shell, with the folder of this kernel's name as nodeagent makes it."""
+    (toolkit,) = [c for c in pod("openshift")["containers"] if c["name"].startswith("openshift-")]
+    place = tmp_path / sanitised_kernel(os.uname().release)
+    place.mkdir()
+    (place / "entrypoint").write_text(f'#!/bin/sh\necho "$@" >{place}/called\nrm {place}/dtk_*\n')
+    (place / "entrypoint").chmod(0o755)
+    (place / "dtk_start_compile").touch()
+    script = toolkit["args"][0].replace("/mnt/shared-doca-driver-toolkit", str(tmp_path))
+    running = subprocess.Popen([*toolkit["command"], script])
+    try:
+        deadline = time.monotonic() + 30
+        while (place / "dtk_start_compile").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (place / "called").read_text() == "dtk-build\n"
+    finally:
+        running.terminate()
+        assert running.wait(30) == 0
