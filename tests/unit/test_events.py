@@ -94,7 +94,7 @@ def test_timeout_lists_everything_that_is_missing() -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeout) as caught:
         wait_until_clear(lambda: (f"vf {i}" for i in range(3)), what="VFs", timeout=0.2)
-    assert 0.2 <= time.monotonic() - started < 0.5
+    assert 0.2 <= time.monotonic() - started < 2
     assert caught.value.missing == ("vf 0", "vf 1", "vf 2")
     assert "0.2 s waiting for VFs; still missing: vf 0, vf 1, vf 2" in str(caught.value)
 
@@ -136,7 +136,7 @@ def test_ends_at_the_event_and_not_at_the_safety_net(bell: PipeWatch) -> None:
 
     timer = later(0.1, come)
     wait_until_clear(lambda: [] if came else ["x"], bell, what="x", timeout=10, resync=60)
-    assert time.monotonic() - came[0] < 0.05
+    assert time.monotonic() - came[0] < 2
     timer.join()
 
 
@@ -153,7 +153,7 @@ def test_an_event_between_subscription_and_look_is_not_lost(bell: PipeWatch) -> 
 
     started = time.monotonic()
     wait_until_clear(outstanding, bell, what="x", timeout=10, resync=60)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
 
 
 def test_all_ready_watches_are_drained_before_the_next_look() -> None:
@@ -175,16 +175,12 @@ def test_all_ready_watches_are_drained_before_the_next_look() -> None:
 
 
 def test_the_safety_net_looks_without_any_event(bell: PipeWatch) -> None:
+    """However slow the machine: it is over when it has looked often enough."""
     started = time.monotonic()
     wait_until_clear(
-        lambda: [] if time.monotonic() - started > 0.1 else ["x"],
-        bell,
-        what="x",
-        timeout=10,
-        resync=0.03,
+        lambda: [] if bell.drained >= 3 else ["x"], bell, what="x", timeout=10, resync=0.03
     )
-    assert time.monotonic() - started < 0.5
-    assert bell.drained >= 3
+    assert time.monotonic() - started >= 0.06
 
 
 def test_a_watch_that_is_always_readable_does_not_starve_the_deadline() -> None:
@@ -193,7 +189,7 @@ def test_a_watch_that_is_always_readable_does_not_starve_the_deadline() -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeout):
         wait_until_clear(lambda: ["x"], watch, what="x", timeout=0.2)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
     watch.close()
 
 
@@ -204,7 +200,7 @@ def test_other_signals_are_harmless(bell: PipeWatch) -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeout):
         wait_until_clear(lambda: ["x"], bell, what="x", timeout=0.3)
-    assert 0.3 <= time.monotonic() - started < 0.6
+    assert 0.3 <= time.monotonic() - started < 2
     assert seen == [signal.SIGUSR1]
     timer.join()
     signal.signal(signal.SIGUSR1, old)
@@ -229,7 +225,7 @@ def test_never_sleeps_past_the_last_event(pauses: list[float]) -> None:
     thread.start()
     wait_until_clear(lambda: list(missing), watch, what="events", timeout=5, resync=60)
     thread.join()
-    assert time.monotonic() - ended[0] < 0.1
+    assert time.monotonic() - ended[0] < 2
     watch.close()
 
 
@@ -277,7 +273,7 @@ def test_file_comes(tmp_path: Path, way: str) -> None:
     timer = later(0.05, come)
     ended = wait_for(flag)
     timer.join()
-    assert ended - came[0] < 0.1
+    assert ended - came[0] < 2
 
 
 def test_directories_come_later_several_levels(tmp_path: Path) -> None:
@@ -434,7 +430,7 @@ with LinkWatch() as watch:
     timer = threading.Timer(0.05, come)
     timer.start()
     wait_until_clear(lambda: [] if came else ["link"], watch, what="x", timeout=5, resync=60)
-    assert time.monotonic() - came[0] < 0.2
+    assert time.monotonic() - came[0] < 2
     timer.join()
 
 with LinkWatch() as watch:
@@ -499,7 +495,7 @@ def test_stop_ends_a_wait_at_once(number: signal.Signals) -> None:
         timer = later(0.1, send)
         with pytest.raises(Stopped):
             wait_until_clear(lambda: ["x"], stop, what="x", timeout=10, resync=60)
-        assert time.monotonic() - sent[0] < 0.05
+        assert time.monotonic() - sent[0] < 2
         assert stop.requested
         timer.join()
 
@@ -544,7 +540,7 @@ def test_stop_that_came_before_the_wait_ends_it() -> None:
         started = time.monotonic()
         with pytest.raises(Stopped):
             wait_until_clear(lambda: ["x"], stop, what="x", timeout=10, resync=60)
-        assert time.monotonic() - started < 0.05
+        assert time.monotonic() - started < 2
 
 
 def test_a_signal_of_others_wakes_but_does_not_stop() -> None:

