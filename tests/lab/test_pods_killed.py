@@ -57,7 +57,7 @@ def test_killed_at_every_point_at_which_pods_are_served(
 ) -> None:
     """In three nodes, as scripts/test has it, every third of them; `--points 1/1` takes all."""
     names = [line.partition(" ")[2] for line in pods.points]
-    first = next(n for n, name in enumerate(names, 1) if name.endswith("/drivers_probe"))
+    first = next(n for n, name in enumerate(names, 1) if name.endswith(("/bind", "/drivers_probe")))
     changes = ("move", "send netlink changes", "sysctl")
     last = max(n for n, name in enumerate(names, 1) if name.startswith(changes))
     assert any(name.startswith("move") for name in names[first:last])
