@@ -5,6 +5,7 @@ What comes before is the same with pods and without (test_killed.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,8 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
         zygote = held.enter_context(Zygote(nodeagent.environment, tmp_path))
 
         def look() -> dict[str, Any]:
+            for pod in both:
+                await_carrier(pod)
             return everything() | {"pods": [pod.read() for pod in both]}
 
         before = look()
@@ -50,6 +53,14 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
         sweep.undisturbed()
         assert sweep.end == before
         yield sweep
+
+
+def await_carrier(pod: Pod) -> None:
+    """igb's VFs have it two seconds after they went up; link-local addresses come with it."""
+    until = time.monotonic() + 20
+    while "fe80:" not in pod.sh("ip -6 addr show net1.5"):
+        assert time.monotonic() < until, "no carrier in a pod"
+        time.sleep(0.1)
 
 
 def test_killed_at_every_point_at_which_pods_are_served(
