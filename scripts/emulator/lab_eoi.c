@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ends interrupts that the emulated local APIC keeps in service for ever.
+ * Ends interrupts that the emulated local APIC keeps in service for ever, and wakes a timer whose
+ * interrupt was lost.
  *
  * Once in some hundred runs QEMU's TCG (seen with 10.0.2, two virtual processors) shows an interrupt
  * as in service that the kernel never handled: `info lapic` of such a node has the timer's vector in
@@ -9,6 +10,11 @@
  * still come through: so each processor asks the next one, by a function call interrupt, whether
  * anything but that call is in service there. Handlers run with interrupts off on x86, and a call's
  * own EOI is written before it runs: whatever is still in service then has no handler.
+ *
+ * Or the timer has run out, and nothing is pending or in service: either the kernel wants none, or
+ * the interrupt never came. A processor without a tick arms it anew only when the next event is
+ * another one (kernel/time/tick-sched.c), so it would wait for ever. An interrupt too many does no
+ * harm: the kernel looks at its clock, and at what is due.
  */
 #include <linux/bits.h>
 #include <linux/bitops.h>
@@ -22,6 +28,11 @@
 #define APIC_ADDRESS 0xfee00000UL /* of whichever processor looks */
 #define APIC_EOI 0xb0
 #define APIC_ISR 0x100 /* 8 registers of 32 vectors, 16 bytes apart */
+#define APIC_IRR 0x200 /* likewise */
+#define APIC_LVTT 0x320
+#define APIC_TMICT 0x380 /* writing it starts the timer */
+#define APIC_TMCCT 0x390 /* 0: it has run out, or never ran */
+#define NOT_ONE_SHOT (BIT(16) | BIT(17) | BIT(18)) /* masked, periodic, by deadline */
 #define FIRST_ROW 1 /* 32 vectors of exceptions before it */
 #define LAST_ROW 7
 #define PERIOD (HZ / 4)
@@ -31,7 +42,23 @@ static void __iomem *apic;
 static DEFINE_PER_CPU(struct timer_list, timer);
 static DEFINE_PER_CPU(call_single_data_t, call);
 
-static void end_what_nobody_handles(void *unused)
+static bool has(int registers, int vector)
+{
+	return readl(apic + registers + vector / 32 * 0x10) & BIT(vector % 32);
+}
+
+static void wake_the_timer(void)
+{
+	u32 timer = readl(apic + APIC_LVTT);
+	int vector = timer & 0xff;
+
+	if (timer & NOT_ONE_SHOT || readl(apic + APIC_TMCCT))
+		return;
+	if (!has(APIC_IRR, vector) && !has(APIC_ISR, vector))
+		writel(1, apic + APIC_TMICT);
+}
+
+static void end_what_nobody_handles(void)
 {
 	int row = LAST_ROW, ended = 0;
 
@@ -47,6 +74,12 @@ static void end_what_nobody_handles(void *unused)
 		pr_err("lab_eoi: processor %d: vector %d was in service without a handler\n",
 			smp_processor_id(), row * 32 + fls(in_service) - 1);
 	}
+}
+
+static void look(void *unused)
+{
+	end_what_nobody_handles();
+	wake_the_timer();
 }
 
 static void ask_the_next(struct timer_list *mine)
@@ -69,7 +102,7 @@ static int __init lab_eoi_init(void)
 	for_each_online_cpu(cpu) {
 		struct timer_list *its = per_cpu_ptr(&timer, cpu);
 
-		INIT_CSD(per_cpu_ptr(&call, cpu), end_what_nobody_handles, NULL);
+		INIT_CSD(per_cpu_ptr(&call, cpu), look, NULL);
 		timer_setup(its, ask_the_next, TIMER_PINNED);
 		its->expires = jiffies + PERIOD;
 		add_timer_on(its, cpu);

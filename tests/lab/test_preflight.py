@@ -101,7 +101,7 @@ def test_the_uplink_stops_a_reload_before_anything_is_touched(nodeagent: Nodeage
         def uplink() -> tuple[str, str]:
             """Whether there is carrier at this moment is nobody's setting."""
             routes = lab.sh("ip route").replace(" linkdown", "")
-            return routes, lab.sh(f"ip -4 -o addr show dev {name}")
+            return routes, lab.sh(f"ip -4 addr show dev {name} | grep inet")
 
         wanted = uplink()
         nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true")
