@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel import events
 from nodeagent.kernel.events import FileWatch, LinkWatch, StopSignal, UdevWatch, wait_until_clear
+from tests.support.descriptors import open_descriptors
 
 
 class PipeWatch:
@@ -70,10 +71,6 @@ def context_switches() -> int:
         if line.startswith("voluntary_ctxt_switches"):
             return int(line.split()[1])
     raise AssertionError
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # --- the primitive ---

@@ -15,6 +15,7 @@ import pytest
 
 from nodeagent.errors import KernelError, NoInputError, UnavailableError
 from nodeagent.kernel.events import AddressWatch, EndWatch, FileWatch, LinkWatch, UdevWatch
+from tests.support.descriptors import open_descriptors
 
 
 class Answers:
@@ -218,10 +219,6 @@ def no_inotify(monkeypatch: pytest.MonkeyPatch, number: int, *, begins: bool = T
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc(real, number, begins=begins))
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.mark.parametrize(
     ("number", "hint"),
     [
@@ -251,13 +248,13 @@ def test_inotify_cannot_watch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, hint: str | None
 ) -> None:
     no_inotify(monkeypatch, number)
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(KernelError) as caught:
         FileWatch(tmp_path / "file")
     assert caught.value.message == f"cannot watch /: {os.strerror(number)}"
     assert caught.value.hint == hint
     assert caught.value.errno == number
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_a_directory_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import run
+from tests.support.descriptors import open_descriptors
 
 
 def sh(script: str, *, timeout: float = 10) -> process.Finished:
@@ -258,12 +259,12 @@ def test_an_old_kernel_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_no_descriptor_is_left() -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for _ in range(10):
         sh("true")
     with pytest.raises(UnavailableError):
         run(["/nowhere"], timeout=1)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
 def test_waiting_for_a_silent_command_does_not_wake_up() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.sysfs import NO_DRIVER, Sysfs
+from tests.support.descriptors import open_descriptors
 from tests.support.fake_tree import FakeTree
 
 PF, OTHER_PF = "0000:01:00.0", "0000:02:00.0"
@@ -207,11 +208,11 @@ def test_no_descriptor_is_left_open(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatc
     def write(_: int, __: bytes) -> int:
         raise OSError(errno.EBUSY, "busy")
 
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 # names, not paths
+    before = open_descriptors()
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(KernelError):
         sysfs.set_numvfs("pci", PF, 3)
-    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert open_descriptors() == before
 
 
 def test_a_symlink_in_an_attributes_place_is_not_followed(sysfs: Sysfs, tree: FakeTree) -> None:
