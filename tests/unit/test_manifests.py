@@ -204,6 +204,7 @@ def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path:
         while (place / "dtk_start_compile").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert (place / "called").read_text() == "dtk-build\n"
-    finally:
-        running.terminate()
         assert running.wait(30) == 0
+    finally:
+        running.kill()
+        running.wait()
