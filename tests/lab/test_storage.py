@@ -18,6 +18,7 @@ import pytest
 from tests.support import lab
 from tests.support.lab import Nodeagent, State
 
+SIZE = 40 << 20  # bytes
 F_ADD_SEALS, F_SEAL_FUTURE_WRITE = 1033, 0x10  # linux/fcntl.h; Python has no name for the second
 
 
@@ -36,10 +37,10 @@ def mounted(place: Path, image: Path | str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """8 MiB that work, while nobody does anything to them."""
+    """40 MiB that work, while nobody does anything to them: preflight asks for 16."""
     directory = tmp_path_factory.mktemp("storage")
     (directory / "image").touch()
-    os.truncate(directory / "image", 8 << 20)
+    os.truncate(directory / "image", SIZE)
     with mounted(directory / "disk", directory / "image") as place:
         yield place
 
@@ -47,7 +48,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @contextmanager
 def full(disk: Path) -> Iterator[Path]:
     ballast = disk / "ballast"
-    lab.sh(f"dd if=/dev/zero of={ballast} bs=1k; sync; test -s {ballast}")
+    lab.sh(f"dd if=/dev/zero of={ballast} bs=64k || sync")
     yield disk
     ballast.unlink()
 
@@ -60,10 +61,23 @@ def read_only(disk: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def overcommitted(disk: Path) -> Iterator[Path]:
+    """One that has room by its own account, on a store that has none: found out by fsync(2)."""
+    store = disk.with_name("store")
+    store.mkdir()
+    lab.sh(f"mount -t tmpfs -o size=16m tmpfs {store} && truncate -s {SIZE} {store}/image")
+    with mounted(disk.with_name("overcommitted"), store / "image") as place:
+        (place / "state").mkdir(mode=0o700)
+        lab.sh(f"sync; dd if=/dev/zero of={store}/ballast bs=64k || true")
+        yield place
+    lab.sh(f"umount -l {store}")
+
+
+@contextmanager
 def failing(disk: Path) -> Iterator[Path]:
     """Another one: nothing makes it good again."""
     fd = os.memfd_create("disk", os.MFD_ALLOW_SEALING)
-    os.truncate(fd, 8 << 20)
+    os.truncate(fd, SIZE)
     with mounted(disk.with_name("failing"), f"/proc/{os.getpid()}/fd/{fd}") as place:
         (place / "state").mkdir(mode=0o700)
         os.sync()
@@ -73,11 +87,12 @@ def failing(disk: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "status", "said"),
     [
-        (full, "No space left on device"),
-        (failing, "Input/output error"),
-        (read_only, "Read-only file system"),
+        (full, 69, "needed are 16777216 bytes"),
+        (overcommitted, 74, "No space left on device"),
+        (failing, 74, "Input/output error"),
+        (read_only, 74, "Read-only file system"),
     ],
 )
 def test_nothing_is_touched_without_a_snapshot_on_disk(
@@ -85,11 +100,12 @@ def test_nothing_is_touched_without_a_snapshot_on_disk(
     three_vfs: State,
     disk: Path,
     fault: Callable[[Path], AbstractContextManager[Path]],
+    status: int,
     said: str,
 ) -> None:
     lab.put_other_build_on_disk()
     with fault(disk) as place:
-        run = nodeagent.call("reload", status=74, STATE_DIR=place / "state")
+        run = nodeagent.call("reload", status=status, STATE_DIR=place / "state")
         left = {path.name for path in (place / "state").glob("*")}
     assert f"{place}/state" in run.log
     assert said in run.log
@@ -106,7 +122,7 @@ def test_a_disk_that_becomes_full_and_read_only_in_the_middle(
     """The node is restored, and not ready before the snapshot could be closed."""
     lab.put_other_build_on_disk()
     state = disk / "state"
-    lab.hook("pre-start", f"dd if=/dev/zero of={disk}/ballast; mount -o remount,ro {disk}")
+    lab.hook("pre-start", f"dd if=/dev/zero of={disk}/ballast bs=64k; mount -o remount,ro {disk}")
     failed = nodeagent.start("run", "precompiled", STATE_DIR=state)
     assert failed.wait() == 1, failed.log  # as `run` says of any failure
     assert "no more records of this run" in failed.log

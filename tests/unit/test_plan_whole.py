@@ -14,6 +14,8 @@ from nodeagent.sriov.actions import (
     BindPf,
     BindVf,
     CreateVfs,
+    InPod,
+    MoveVf,
     OverrideDriver,
     SetAutoprobe,
     SetEswitch,
@@ -27,6 +29,7 @@ from nodeagent.sriov.actions import (
 from nodeagent.sriov.model import (
     NO_DRIVER,
     DeviceHandle,
+    Inside,
     Mac,
     Netdev,
     NodeState,
@@ -435,3 +438,190 @@ def test_what_stood_on_a_vf_under_another_name() -> None:
     assert stages(dataclasses.replace(want, stack=None), have).keys() == {"set VF netdevs"}
     foreign = node(pf(vf(netdev=link("v1"))), stack=Stack((VLAN,), addresses=(ADDRESS,)))
     assert stages(foreign, node(pf(vf(netdev=link("v1"))), stack=Stack())) == {}
+
+
+# VFs that belong into pods
+
+POD = Namespace(4, 100, "b", (Holder(pid=7, started=1),), sysctls=(("ipv4.rp_filter", 0),))
+OTHER_POD = Namespace(4, 200, "b", (Holder(pid=8, started=1),))
+
+
+def inside(index: int, name: str, namespace: int = 100, **facts: Any) -> Vf:
+    given: dict[str, Any] = {"mac": OWN, "mtu": 1500, "up": True, "ethtool": FAST, "sysctls": ()}
+    return vf(index, inside=Inside(namespace, link(name, **given | facts), carrier=True))
+
+
+def pods(*vfs: Vf, namespaces: tuple[Namespace, ...] = (POD, OTHER_POD), **facts: Any) -> NodeState:
+    return node(pf(*vfs, **facts), namespaces=namespaces)
+
+
+BARE = dataclasses.replace(POD, stack=Stack(), sysctls=())
+
+
+def of_stage(want: NodeState, have: NodeState, name: str) -> tuple[Action, ...]:
+    return stages(want, have).get(name, ())
+
+
+def test_each_goes_into_its_pod_and_is_set_up_there_ethtool_first() -> None:
+    """Settings that several VFs share are their driver's: a pod need not be asked for those."""
+    named = (("ipv4.rp_filter", 2),)
+    want = pods(
+        vf(0),
+        inside(1, "net1", sysctls=named),
+        inside(2, "net2", 200, ethtool=SLOW),
+        inside(3, "net3", 200),
+    )
+    have = dataclasses.replace(after_reload(want), namespaces=())
+    other = dataclasses.replace(OTHER_POD, stack=Stack())
+    found = plan(want, have)
+    (moves,) = [stage.actions for stage in found if stage.name == "move VFs"]
+    assert moves == (
+        MoveVf(PF, 1, "0000:01:10.2", BARE, "net1", carrier=True),
+        MoveVf(PF, 2, "0000:01:10.4", other, "net2", carrier=True),
+        MoveVf(PF, 3, "0000:01:10.6", other, "net3", carrier=True),
+    )
+    assert [(a.namespace.stack, a.namespace.sysctls) for a in moves if isinstance(a, MoveVf)] == [
+        (Stack(), ()) for _ in range(3)
+    ]
+    up = {"mac": OWN, "mtu": 1500, "up": True}
+    assert of_stage(want, have, "set up in pods") == (
+        InPod(PF, 1, BARE, "net1", SetSysctls(PF, 1, named)),
+        InPod(PF, 1, BARE, "net1", SetLink(PF, 1, **up)),  # type: ignore[arg-type] # shorthand
+        InPod(PF, 2, other, "net2", SetEthtool(PF, 2, SLOW)),
+        InPod(PF, 2, other, "net2", SetLink(PF, 2, **up)),  # type: ignore[arg-type] # shorthand
+        InPod(PF, 3, other, "net3", SetLink(PF, 3, **up)),  # type: ignore[arg-type] # shorthand
+    )
+
+
+def test_settings_of_its_own_come_before_sysctls() -> None:
+    want = pods(inside(0, "net1", sysctls=(("ipv4.rp_filter", 2),)))
+    found = of_stage(want, after_reload(want), "set up in pods")
+    assert [type(each.action) for each in found if isinstance(each, InPod)] == [
+        SetEthtool,
+        SetSysctls,
+        SetLink,
+    ]
+
+
+def test_what_is_there_is_set_where_it_differs_and_goes_down_for_another_mac() -> None:
+    want = pods(inside(0, "net1", sysctls=(("ipv4.rp_filter", 2),)), inside(1, "net2"))
+    same = pods(inside(0, "net1", sysctls=(("ipv4.rp_filter", 2),)), inside(1, "net2"))
+    assert stages(want, same) == {}
+    other = pods(inside(0, "net1", mac=ADMIN, ethtool=SLOW), inside(1, "net2", mtu=9000))
+    assert stages(want, other) == {
+        "set up in pods": (
+            InPod(PF, 0, BARE, "net1", SetSysctls(PF, 0, (("ipv4.rp_filter", 2),))),
+            InPod(PF, 0, BARE, "net1", SetEthtool(PF, 0, FAST)),
+            InPod(PF, 0, BARE, "net1", SetLink(PF, 0, up=False)),
+            InPod(PF, 0, BARE, "net1", SetLink(PF, 0, mac=OWN, up=True)),
+            InPod(PF, 1, BARE, "net2", SetLink(PF, 1, mtu=1500)),
+        )
+    }
+    defaults = dataclasses.replace(POD, sysctls=(("ipv4.rp_filter", 1),))
+    moved = pods(inside(0, "net1"), inside(1, "net2"), namespaces=(defaults, OTHER_POD))
+    assert of_stage(pods(inside(0, "net1"), inside(1, "net2")), moved, "set up in pods") == (
+        InPod(PF, 0, BARE, "net1", SetSysctls(PF, 0, (("ipv4.rp_filter", 0),))),
+        InPod(PF, 1, BARE, "net2", SetSysctls(PF, 1, (("ipv4.rp_filter", 0),))),
+    )
+
+
+def test_one_that_somebody_put_elsewhere_is_theirs_and_the_next_is_ours() -> None:
+    want = pods(vf(0), inside(1, "net1"), inside(2, "net2"))
+    have = pods(vf(0), inside(1, "net1", 200, mtu=9000), inside(2, "net2", mtu=9000))
+    assert stages(want, have) == {
+        "set up in pods": (InPod(PF, 2, BARE, "net2", SetLink(PF, 2, mtu=1500)),)
+    }
+
+
+def test_the_address_of_one_that_moves() -> None:
+    for address, now, expected in (
+        (None, "0000:01:10.0", "0000:01:10.0"),
+        (None, None, ""),
+    ):
+        want = pods(dataclasses.replace(inside(0, "net1"), address=address))
+        (move,) = of_stage(want, pods(vf(0, address=now)), "move VFs")
+        assert isinstance(move, MoveVf)
+        assert move.address == expected
+    want = pods(dataclasses.replace(inside(0, "net1"), address=None))
+    (move,) = of_stage(want, after_reload(want), "move VFs")
+    assert isinstance(move, MoveVf)
+    assert move.address == ""
+
+
+def test_what_stands_in_a_pod_is_of_the_vf_on_which_it_stands() -> None:
+    """By whatever name that goes meanwhile; what stands on something else is not ours."""
+    foreign = dataclasses.replace(VLAN, dev="x.5", parent="x")
+    stack = Stack((dataclasses.replace(VLAN, parent="net1"), foreign), addresses=(ADDRESS,))
+    full = dataclasses.replace(POD, stack=stack)
+    want = pods(vf(0), inside(1, "net1"), namespaces=(full, OTHER_POD))
+    found = of_stage(want, after_reload(want), "set up in pods")
+    stood = [a.action.thing for a in found if isinstance(a, InPod) and hasattr(a.action, "thing")]
+    assert stood == [stack.children[0], ADDRESS]
+    renamed = Stack((dataclasses.replace(VLAN, parent="old"),))
+    have = pods(
+        vf(0), inside(1, "old"), namespaces=(dataclasses.replace(POD, stack=renamed), OTHER_POD)
+    )
+    assert of_stage(want, have, "set up in pods") == (
+        InPod(PF, 1, BARE, "net1", SetLink(PF, 1, up=False)),
+        InPod(PF, 1, BARE, "net1", SetLink(PF, 1, name="net1", up=True)),
+        InPod(PF, 1, BARE, "net1", AddStacked(PF, 1, ADDRESS)),
+    )
+
+
+# What was made anew is known to be fresh, whatever it was before
+
+
+def test_vfs_that_are_made_anew_are_set_from_the_beginning() -> None:
+    here = vf(vlan=5, netdev=link("v0", mtu=9000, up=True))
+    assert stages(node(pf(here)), node(pf(here, numvfs=2))) == {
+        "remove VFs": (CreateVfs(PF, 0),),
+        "hold probing": (SetAutoprobe(PF, False),),
+        "create VFs": (CreateVfs(PF, 1),),
+        "set VFs": (SetVf(PF, 0, vlan=5, qos=0, vlan_proto="802.1Q"),),
+        "allow probing": (SetAutoprobe(PF, True),),
+        "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
+        "set VF netdevs": (SetLink(PF, 0, name="v0", mtu=9000, up=True),),
+    }
+
+
+def test_an_interface_that_is_made_anew_is_set_from_the_beginning() -> None:
+    """By another bind; where there is no driver to be bound, by the VF itself (netdevsim)."""
+    wanted = link("v0", mtu=9000, up=True)
+    bound = stages(node(pf(vf(netdev=wanted))), node(pf(vf(driver="other", netdev=wanted))))
+    assert bound["set VF netdevs"] == (SetLink(PF, 0, name="v0", mtu=9000, up=True),)
+    simple = Vf(0, netdev=wanted)
+    made = stages(node(pf(simple)), node(pf()))
+    assert made["set VF netdevs"] == (SetLink(PF, 0, name="v0", mtu=9000, up=True),)
+
+
+@pytest.mark.parametrize("changed", [{"numvfs": 2}, {"eswitch_mode": "legacy"}])
+def test_one_that_was_in_its_pod_is_moved_again(changed: dict[str, Any]) -> None:
+    want = pods(inside(0, "net1"), eswitch_mode="switchdev")
+    have = pods(inside(0, "net1"), **{"eswitch_mode": "switchdev"} | changed)
+    assert of_stage(want, have, "move VFs") == (
+        MoveVf(PF, 0, "0000:01:10.0", BARE, "net1", carrier=True),
+    )
+
+
+def test_autoprobe_that_is_held_and_is_to_stay_off() -> None:
+    want = node(pf(vf(driver=NO_DRIVER), autoprobe=False))
+    assert stages(want, node(pf())) == {
+        "hold probing": (SetAutoprobe(PF, False),),
+        "create VFs": (CreateVfs(PF, 1),),
+    }
+
+
+def test_each_interface_has_sysctls_of_its_own() -> None:
+    wanted = (("ipv4.rp_filter", 2),)
+    want = pf(vf(netdev=link("v0", sysctls=wanted)), netdev=link("p", sysctls=wanted))
+    have = pf(vf(netdev=link("v0", sysctls=())), netdev=link("p", sysctls=wanted))
+    defaults = (("ipv4.rp_filter", 1),)
+    assert stages(node(want, sysctls=defaults), node(have, sysctls=defaults)) == {
+        "set sysctls": (SetSysctls(PF, 0, wanted),)
+    }
+
+
+def test_one_that_is_missing_hides_no_other() -> None:
+    want = pf(vf(0, netdev=link("a")), vf(1, netdev=link("b")))
+    have = pf(vf(0), vf(1, netdev=link("a")))
+    assert stages(node(want), node(have))["free names"] == (SetLink(PF, 1, name="natmp0"),)
