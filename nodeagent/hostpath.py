@@ -53,19 +53,22 @@ def anchored(path: Path) -> Iterator[Path]:
 
 
 def opened(path: Path, most: int = LARGEST) -> int:
-    """A descriptor of a plain file, to read. OSError as open(2) has it, EINVAL for another thing.
+    """A descriptor of a plain file of at most that many bytes, to read.
 
-    Of another thing than a plain file, or one that is larger than `most` bytes.
+    OSError as open(2) has it; ELOOP for a link, EINVAL for any other thing. That is not opened: to
+    open a FIFO is to wait for a writer, and with some devices something happens at once.
     """
-    # O_NONBLOCK: opening a FIFO would wait for a writer
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with directory(path.parent) as at:
-        fd = os.open(path.name, flags, dir_fd=at)
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
-        os.close(fd)
-        raise OSError(EINVAL, "it is no plain file, or far too large", str(path))
-    return fd
+        found = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        facts = os.fstat(found)
+        if stat.S_ISLNK(facts.st_mode):
+            raise OSError(ELOOP, os.strerror(ELOOP), str(path))
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+            raise OSError(EINVAL, "it is no plain file, or far too large", str(path))
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def read_text(path: Path) -> str:
