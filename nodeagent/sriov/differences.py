@@ -24,6 +24,7 @@ from nodeagent.sriov.stack import (
     Stacked,
     devices_of,
     renamed,
+    stands_on,
 )
 
 
@@ -168,11 +169,11 @@ def _difference(target: str, attribute: str, want: object, have: object) -> Iter
 
 def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
     """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
-    owners = owners_of(want)
+    owners, sources = owners_of(want), (want.stack or Stack()).sources
     there = {place(thing): thing for thing in (have.stack or Stack()).things()}
     present = {thing: thing for thing in there.values()}
     for thing in (want.stack or Stack()).things():
-        is_ours = any(dev in owners for dev in devices_of(thing))
+        is_ours = any(dev in owners for dev in stands_on(thing, sources))
         if is_ours and not is_there(thing, present, have.sysctls):
             dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
             kind = type(thing).__name__.lower()
