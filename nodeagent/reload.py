@@ -237,7 +237,8 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
         )
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
-    for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
+    stacked = state.stack.lost if state.stack is not None else ()
+    for lost in (*rdma.soft(state), *stacked, *node.children_elsewhere(state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:

@@ -35,7 +35,7 @@ from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
-from nodeagent.sriov import inside
+from nodeagent.sriov import elsewhere, inside
 from nodeagent.sriov.model import (
     NO_DRIVER,
     REPRESENTOR,
@@ -250,6 +250,12 @@ class Node:
             if device is not None and (device not in found or found[device].soft > soft):
                 found[device] = RdmaDevice(each.name, soft)
         return found
+
+    def children_elsewhere(self, state: NodeState) -> tuple[str, ...]:
+        """A line for each child of an interface of `state` that is in another namespace."""
+        wanted = {netdev.name for netdev in state.netdevs()}
+        names = {n: link.name for n, link in self.rtnl.links().items() if link.name in wanted}
+        return tuple(elsewhere.children_elsewhere(self.namespaces, names))
 
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""

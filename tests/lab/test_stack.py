@@ -38,7 +38,7 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
 
 
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> None:
-    lab.sh("modprobe bridge")
+    lab.sh("modprobe -a bridge macvlan")
     lab.ip(
         "link add br7 type bridge vlan_filtering 1",
         "link set br7 up",
@@ -47,6 +47,7 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"address add 192.0.2.10/24 dev {PF}",
         f"token set ::77 dev {PF}",
     )
+    lab.sh(f"ip netns add pod-c; ip link add child7 netns pod-c link {PF} type macvlan")
     lab.await_carrier(PF1)
     lab.ip(f"nexthop add id 7 via 192.0.2.1 dev {PF}", "route add 203.0.113.0/24 nhid 7")
     lab.sh(
@@ -75,3 +76,4 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"stable_secret on {PF}, with the IPv6 addresses that are made of it",
     ):
         assert f"{lost}: the reload takes it away, and it is not put back" in log
+    assert f"macvlan child7 on {PF} in " in log
