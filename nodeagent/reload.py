@@ -18,7 +18,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.sriov import rdma
-from nodeagent.sriov.differences import differences, made_up, shared_macs, unseen
+from nodeagent.sriov.differences import differences, headless, made_up, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
 from nodeagent.sriov.managing import await_managers, managed
 from nodeagent.sriov.model import NodeState, Snapshot
@@ -234,6 +234,12 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
             "for it is restored, the interface comes back in the host's namespace",
             vf,
+        )
+    for pf in headless(state):
+        log.warning(
+            "%s: it has VFs and no interface in this network namespace: what it holds for them "
+            "(MACs, VLANs, rates) is not known, and not put back",
+            pf,
         )
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)

@@ -86,6 +86,11 @@ def unseen(state: NodeState) -> tuple[str, ...]:
     )
 
 
+def headless(state: NodeState) -> tuple[str, ...]:
+    """PFs with VFs whose own interface is not here: nobody tells what they hold for their VFs."""
+    return tuple(str(pf.handle) for pf in state.pfs if pf.numvfs and pf.netdev is None)
+
+
 def _pf_differences(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference]:
     target = str(want.handle)
     have = state.pf(want.handle)
