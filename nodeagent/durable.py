@@ -195,7 +195,8 @@ def unreadable(path: Path, error: OSError) -> AgentError:
     if error.errno in {ENOENT, ENOTDIR, EISDIR}:
         return NoInputError(what)
     if error.errno == ELOOP:
-        return DataError(f"{path} is a link; nodeagent follows none", hint="move it away")
+        link = error.filename if str(error.filename).startswith("/") else path
+        return DataError(f"{link} is a link; nodeagent follows none", hint="move it away")
     return StorageError(what)
 
 
