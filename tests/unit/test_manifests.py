@@ -254,3 +254,25 @@ def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path:
     finally:
         running.terminate()
         assert running.wait(30) == 0
+
+
+def test_the_five_lines_of_the_readme(tmp_path: Path) -> None:
+    """The archive they push is the one that is written; no image is left without its registry."""
+    text = (MANIFESTS.parent / "README.md").read_text().partition("## In a cluster\n")[2]
+    lines = [
+        line.strip() for line in text.partition("| overlay")[0].splitlines() if line[:4] == " " * 4
+    ]
+    build, push, named, apply, _ = lines
+    assert build == "scripts/image --out images"
+    assert "oci-archive:images/nodeagent-driver.oci.tar" in push
+    assert (MANIFESTS.parent / apply.split()[-1] / "kustomization.yaml").exists()
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    subprocess.run(["bash", "-euc", named], cwd=tmp_path, check=True)
+    directory = tmp_path / "manifests"
+    for overlay in OVERLAYS:
+        for each in render(directory / "overlays" / overlay, directory / "metrics"):
+            if each["kind"] == "DaemonSet":
+                spec = each["spec"]["template"]["spec"]
+                both = [*spec["containers"], *spec.get("initContainers", [])]
+                assert not [c for c in both if c["image"].startswith("nodeagent:")]
+                assert [c for c in both if c["image"].startswith("REGISTRY/nodeagent:")]
