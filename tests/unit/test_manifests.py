@@ -247,13 +247,25 @@ def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path:
     script = toolkit["args"][0].replace("/mnt/shared-doca-driver-toolkit", str(tmp_path))
     running = subprocess.Popen([*toolkit["command"], script])
     try:
-        deadline = time.monotonic() + 30
-        while (place / "dtk_start_compile").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert running.wait(30) == 0
         assert (place / "called").read_text() == "dtk-build\n"
     finally:
+        running.kill()
+
+
+def test_the_toolkits_container_ends_while_it_waits(tmp_path: Path) -> None:
+    """As process 1 it would get no signal that it has no trap for."""
+    (toolkit,) = [c for c in pod("openshift")["containers"] if c["name"].startswith("openshift-")]
+    script = toolkit["args"][0].replace("/mnt/shared-doca-driver-toolkit", str(tmp_path))
+    running = subprocess.Popen([*toolkit["command"], script])
+    try:
+        while not Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text():
+            assert running.poll() is None
+            time.sleep(0.01)
         running.terminate()
-        assert running.wait(30) == 0
+        assert running.wait(2.5) == 0  # sooner than its sleep
+    finally:
+        running.kill()
 
 
 def test_the_five_lines_of_the_readme(tmp_path: Path) -> None:

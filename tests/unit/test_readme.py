@@ -131,7 +131,7 @@ def is_said(message: str, texts: list[str]) -> bool:
     wanted = pattern(message)
     return any(
         wanted.search(text)
-        or (len(text.replace("…", "")) > len(message) / 2 and pattern(text).fullmatch(message))
+        or (len(text.replace("…", "")) >= 12 and pattern(text).fullmatch(message))
         for text in texts
     )
 
