@@ -59,6 +59,8 @@ def _without(mount: str, inode: int) -> list[str]:
             _must(_LIBC.unshare(_NEWNS))
             _must(_LIBC.mount(b"none", b"/", None, _PRIVATE, None))
             _must(_LIBC.umount2(mount.encode(), _DETACH))
+            while not _LIBC.umount2(mount.encode(), _DETACH):
+                pass  # what was mounted over it on the node came, too
         works = [name for name, is_so in met(inode).items() if is_so()]
         os.write(write_end, json.dumps(works).encode())
         os._exit(0)

@@ -162,7 +162,8 @@ class Container:
             capabilities = []
         capabilities += [f"CAP_{name}" for name in changed.get("add", [])]
         binds = [self._bind(mount, privileged) for mount in self.spec.get("volumeMounts", [])]
-        shared = any("rshared" in bind["options"] for bind in binds)
+        wanted = {option for bind in binds for option in bind["options"]}
+        propagation = [name for name in ("rshared", "rslave", "rprivate") if name in wanted]
         command = self.spec.get("command") or self.image.config.get("Entrypoint") or []
         default = [] if "command" in self.spec else self.image.config.get("Cmd") or []
         return {
@@ -180,7 +181,7 @@ class Container:
             "mounts": [*self.pod.base_mounts(privileged), *binds],
             "linux": {
                 "namespaces": [{"type": name} for name in self.pod.namespaces()],
-                "rootfsPropagation": "rshared" if shared else "rprivate",
+                "rootfsPropagation": [*propagation, "rprivate"][0],  # as containerd has it
                 "cgroupsPath": f"/lab/{self.id}",
                 "resources": {"memory": self._memory(), "devices": [ANY_DEVICE]},
                 "devices": _devices() if privileged else [],
