@@ -47,7 +47,8 @@ class Local:
     """The cache of bases, wheels and images under `root`; `lists` is where apt keeps its lists."""
 
     def __init__(self, root: Path, lists: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        for directory in (root, lists):
+            directory.mkdir(parents=True, exist_ok=True)
         self.cache = Cache(root)
         self.runner = Runner(root / "logs")
         self.apt = Apt(lists, self.runner)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from container import smoke  # noqa: E402 - scripts/ is no installed package
+from container.local import Local  # noqa: E402
 from emulator.host import LabError  # noqa: E402
 
 LABELS = ("title", "description", "licenses", "version", "revision")
@@ -104,3 +105,12 @@ def test_a_start_that_takes_long(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(smoke, "COLD_START", -1.0)
     with pytest.raises(LabError, match="nodeagent status takes"):
         tried.seconds("nodeagent", "status")
+
+
+def test_on_a_machine_that_never_made_the_lab(tmp_path: Path) -> None:
+    """apt's lists are fetched under a lock that lies beside them."""
+    local = Local(tmp_path / "image", tmp_path / "lab/apt")
+    fetched: list[bool] = []
+    local.apt.update = lambda: fetched.append(True)  # type: ignore[method-assign]
+    local.apt.need_lists()
+    assert fetched == [True]
