@@ -50,7 +50,7 @@ def image() -> Iterator[Image]:
     # what systemd makes of every mount at boot, and the kubelet asks for
     lab.sh(f"modprobe loop; mount -o loop,ro {BROUGHT} {layer}; mount --make-rshared /run")
     yield Image((layer,), json.loads(Path("/host/config.json").read_text())["config"])
-    lab.sh(f"umount {layer}; mount --make-rprivate /run")
+    lab.sh(f"umount {layer}")
     shutil.rmtree(WORK)
 
 

@@ -37,7 +37,10 @@ def met(inode: int) -> dict[str, Callable[[], object]]:
         "/run/mellanox/drivers": is_shared(settings.ready_path.parent),
         "/var/lib/nodeagent": is_shared(settings.state_dir),
         "/run/udev": udev.is_running,
-        "/run/netns": lambda: inode in Namespaces().scan(),
+        "/run/netns": lambda: any(
+            (holder.mount or "").startswith("/run/netns/")  # another process has its own mounts
+            for holder in Namespaces().scan().get(inode, ())
+        ),
         "/host/etc": lambda: reload.machine_id() and settings.blacklist_file.parent.is_dir(),
         "/host/lib/modules": lambda: _is_found("dca"),
         "/mnt/drivers-inventory": is_shared(settings.inventory or Path("/nonexistent")),
