@@ -15,7 +15,9 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.sriov.model import DeviceHandle, NodeState, Snapshot
+from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.sriov.pods import LeftBehind
 from nodeagent.sriov.stack import Stack
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
@@ -285,3 +287,15 @@ def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings)
     assert caught.value.hint == (
         "the snapshot stays open: remove the cause and start again, or see `verify`"
     )
+
+
+def test_what_pods_lost_is_on_record(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name by which the cluster's side looks for it, with the pod and in words."""
+    pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),), pod="8f3c3f0a")
+    gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
+    monkeypatch.setattr(story, "verify", lambda *_: (gone,))
+    journal = Journal(settings)
+    story.prove(cast("Any", None), journal, NodeState("mlx5_core", ()))
+    (record,) = journal.records()
+    assert (record.kind, record.name) == ("note", "pod-interface-lost")
+    assert record.facts == {"uid": "8f3c3f0a", "message": str(gone)}
