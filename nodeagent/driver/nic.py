@@ -70,7 +70,7 @@ class NicDriver:
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
         """The stack's modules that are installed or loaded, the driver itself first."""
-        return tuple(self._srcversions())
+        return tuple(self._srcversions(self._modules()))
 
     def loaded_is_installed(self) -> bool:
         """Tell whether the kernel runs what is on disk, so that nothing needs a reload.
@@ -226,8 +226,8 @@ class NicDriver:
         own = self._modules()
         return tuple(name for name in self.settings.auxiliary_modules if name not in own)
 
-    def _srcversions(self) -> Iterator[SrcVersions]:
-        for module in self._modules():
+    def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
+        for module in of:
             loaded = modules.loaded_srcversion(module, self.sysfs)
             is_loaded = modules.is_loaded(module, self.sysfs)
             try:
@@ -261,7 +261,7 @@ class NicDriver:
         driver = self.settings.driver_module
         loaded = self._loaded()
         wrong = [] if driver in loaded else [f"{driver} is not loaded: this node has NO NIC driver"]
-        for each in self.srcversions():
+        for each in self._srcversions(m for m in self._modules() if m in loaded | wanted):
             if each.module in loaded and each.installed != each.loaded:
                 wrong.append(self._described(each))
             elif each.module in wanted - loaded - {driver}:
