@@ -12,8 +12,13 @@ from pathlib import Path
 
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
-SWEEPS = 3
-"""So do the points at which nodeagent is ended in turn."""
+SWEEPS = (
+    *(("termination", "1/2"), ("termination", "2/2")),
+    *(("upgrade", "1/2"), ("upgrade", "2/2")),
+    *(("install", "1/1"), ("pods", "1/1")),
+)
+"""Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
+SWEPT = ("tests/lab/test_killed.py", "tests/lab/test_pods_killed.py")
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,10 @@ def on_this_host(name: str, work: Path) -> Check:
 
 def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: in parts, then those for 8 PFs, then those that measure time."""
-    for part in range(1, SWEEPS + 1):
+    for scene, points in SWEEPS:
         # -rP shows what the tests print: how many points, and how many survived
-        points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
-        yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
+        which = (*SWEPT, "-k", scene, "--points", points)
+        yield _lab(f"{scene} {points}", work, 2, ("--virtual-time", *which, "-rP"))
     for part in range(1, PARTS + 1):
         chosen = (
             "-m",
