@@ -50,7 +50,7 @@ def _chosen(
     if cluster:
         yield checks.on_this_host("cluster", work)
     if not arguments.no_lab:
-        yield from checks.in_the_node(work, wide=not arguments.fast)
+        yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
         yield checks.on_this_host("launcher", work)
     yield checks.on_this_host("unit", work)
 
