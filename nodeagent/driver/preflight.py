@@ -281,9 +281,10 @@ class Look:
 
     def _in_namespaces(self, away: Mapping[tuple[str, str], str]) -> Iterator[Finding]:
         """VFs (by bus and device) whose interface is not here: those that can't be put back."""
-        found = inside.locate(Namespaces(self.proc), away) if away else {}
+        elsewhere = Sysfs(self.sysfs).rdma_devices_elsewhere()
+        found = inside.locate(Namespaces(self.proc), away, elsewhere) if away else {}
         if self.settings.pod_interfaces == "report":
-            for device, namespace in found.items():
+            for device, (namespace, _) in found.items():
                 yield Finding(
                     "pods",
                     f"{away[device]} is in {namespace}",
@@ -305,22 +306,40 @@ class Look:
             )
 
     def _rdma_devices(
-        self, away: Mapping[tuple[str, str], str], found: Mapping[tuple[str, str], Namespace]
+        self,
+        away: Mapping[tuple[str, str], str],
+        found: Mapping[tuple[str, str], tuple[Namespace, str | None]],
     ) -> Iterator[Finding]:
-        """In exclusive mode an RDMA device is in one namespace, like an interface.
+        """In exclusive mode an RDMA device is in one namespace: here, or with its interface.
 
-        Its directory is there whatever namespace it is in; its name is not.
+        Else it can't be told where. Its directory is there whatever namespace it is in; its name
+        is not.
         """
-        for device, namespace in found.items():
-            if (Sysfs(self.sysfs).device(*device) / "infiniband").is_dir():
+        tree = Sysfs(self.sysfs)
+        here = {each.device for each in tree.rdma_devices()}
+        for device in self._own_functions():
+            namespace, name = found.get(device, (None, None))
+            if name is None and device not in here and self._has_rdma(device):
+                where = f" ({away[device]} is in {namespace})" if namespace is not None else ""
                 yield Finding(
                     "pods",
-                    f"the RDMA device of {away[device]} is in {namespace} (exclusive mode)",
+                    f"the RDMA device of {'/'.join(device)} is neither here nor where its "
+                    f"interface is{where}",
                     "it comes back in the host's namespace, and is not put back into the pod",
                     "start that pod again afterwards, or accept it: POD_LOSSES=accept",
                     blocks=self._strict or self._keeps_pods,
-                    pods=(namespace.pod,) if namespace.pod else (),
+                    pods=(namespace.pod,) if namespace is not None and namespace.pod else (),
                 )
+
+    def _has_rdma(self, device: tuple[str, str]) -> bool:
+        return (Sysfs(self.sysfs).device(*device) / "infiniband").is_dir()
+
+    def _own_functions(self) -> Iterator[tuple[str, str]]:
+        """Bus and name of each PF, and of its VFs."""
+        tree = Sysfs(self.sysfs)
+        for bus, pf in tree.physical_functions(self.settings.driver_module):
+            yield bus, pf
+            yield from ((bus, vf) for vf in tree.functions(bus, pf).values())
 
     def _uplink(self) -> Iterator[Finding]:
         allowed = self.settings.allow_uplink_reload

@@ -15,7 +15,6 @@ from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attribu
 from nodeagent.kernel.rtnl import Link
 
 RTM_GETNEIGH: Final = 30
-RTM_GETQDISC: Final = 38
 RTM_GETNEXTHOP: Final = 106
 NUD_NOARP: Final = 0x40
 NDA_LLADDR, NDA_VLAN, NDA_MASTER = 2, 5, 9
@@ -25,13 +24,12 @@ Tell = Callable[[bytes], str | None]
 
 
 def left_out(edge: Netlink, ours: dict[int, Link], *, bridged: bool) -> Iterator[str]:
-    """A line for each qdisc, nexthop object, static FDB entry and team port of `ours`.
+    """A line for each nexthop object and static FDB entry of `ours`.
 
-    A filter belongs to a qdisc and goes with it. A kernel that knows nothing of a kind has none.
+    A kernel that knows nothing of a kind has none.
     """
     dumps: list[tuple[int, bytes, str, Tell]] = [
-        (RTM_GETQDISC, bytes(20), "qdiscs", lambda body: qdisc_of(body, ours)),
-        (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: nexthop_of(body, ours)),
+        (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: nexthop_of(body, ours))
     ]
     if bridged:
         header = struct.pack("=BxHiHBB", socket.AF_BRIDGE, 0, 0, 0, 0, 0)
@@ -41,19 +39,8 @@ def left_out(edge: Netlink, ours: dict[int, Link], *, bridged: bool) -> Iterator
         try:
             bodies = edge.dump(bytearray(message + header), what)
         except KernelError:
-            if kind == RTM_GETQDISC:
-                raise
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
         yield from (text for body in bodies if (text := tell(body)) is not None)
-
-
-def qdisc_of(body: bytes, ours: dict[int, Link]) -> str | None:
-    """`qdisc htb 1: on enp1s0` for one that somebody made: the kernel's own have no handle."""
-    index, handle = struct.unpack_from("=iI", body, 20)
-    if index not in ours or not handle:
-        return None
-    kind = dict(attributes(body, 36)).get(1, b"").rstrip(b"\0").decode(errors="replace")
-    return f"qdisc {kind} {handle >> 16:x}: on {ours[index].name}, with its filters"
 
 
 def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from nodeagent.kernel import linkinfo, sysctls
+from nodeagent.kernel import linkinfo, qdiscs, sysctls
 from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
@@ -110,13 +110,18 @@ class StackEdge(Netlink):
         teamed = (f"options of team port {dev}, but for teamd's" for dev in ports)
         bridged = any(member.kind == "bridge" for member in memberships)
         mine = {index: links[index] for index in indexes}
+        queues, queues_lost = qdiscs.read(self, mine)
         return Stack(
             children=children,
             memberships=memberships,
             addresses=self._addresses(ours),
             neighbours=self._neighbours(ours),
             routes=routes,
-            lost=(*lost, *routes_lost, *teamed, *left_out(self, mine, bridged=bridged)),
+            qdiscs=queues,
+            lost=(
+                *(*lost, *routes_lost, *teamed, *queues_lost),
+                *left_out(self, mine, bridged=bridged),
+            ),
         )
 
     @understood("IPv6 addresses")

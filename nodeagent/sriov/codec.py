@@ -142,6 +142,7 @@ def _inside(plain: Any) -> Inside:
         namespace=fields.take("namespace", _integer),
         netdev=fields.take("netdev", _netdev),
         carrier=fields.take("carrier", _boolean),
+        rdma=fields.maybe("rdma", _string),
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from nodeagent.errors import KernelError
@@ -20,6 +21,7 @@ from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
+from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
@@ -119,6 +121,16 @@ class Room:
         with entered(self.fd):
             return TellingStack(self.rtnl)
 
+    def rdma_names(self) -> Collection[str]:
+        """The RDMA devices that are there: in shared mode, or without ib_core, none of its own."""
+        try:
+            with entered(self.fd):
+                edge = Rdma()
+        except OSError:
+            return ()
+        with edge:
+            return edge.indexes().keys()
+
     def link_watch(self) -> LinkWatch:
         """One more socket there."""
         with entered(self.fd):
@@ -151,11 +163,14 @@ def find(
     missing: Collection[Device],
     make: MakeNetdev,
     proc: Path,
+    *,
+    rdma: Mapping[Device, str] = MappingProxyType({}),
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
 
-    A namespace that goes while it is looked at is one that has none of them.
+    A namespace that goes while it is looked at is one that has none of them. `rdma`: names of RDMA
+    devices that are not in this namespace.
     """
     found = []
     places: dict[Device, Inside] = {}
@@ -163,19 +178,27 @@ def find(
     def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
         with inside.network():
             described = dataclasses.replace(described, sysctls=sysctls.defaults(proc))
-        places.update(_places(inside, own, described, make))
+        places.update(_places(inside, own, described, make, rdma))
         found.append(_with_stack(inside, described, own.values()))
 
     _visit(namespaces, missing, read, room)
     return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
 
 
-def locate(namespaces: Namespaces, missing: Collection[Device]) -> dict[Device, Namespace]:
-    """In which namespace the interfaces of `missing` are; those that can't be seen are left out."""
-    found: dict[Device, Namespace] = {}
+def locate(
+    namespaces: Namespaces,
+    missing: Collection[Device],
+    rdma: Mapping[Device, str] = MappingProxyType({}),
+) -> dict[Device, tuple[Namespace, str | None]]:
+    """In which namespace the interfaces of `missing` are; those that can't be seen are left out.
 
-    def note(_inside: Room, own: dict[Device, Link], described: Namespace) -> None:
-        found.update(dict.fromkeys(own, described))
+    And the name of the RDMA device, one of `rdma`, that is there with an interface.
+    """
+    found: dict[Device, tuple[Namespace, str | None]] = {}
+
+    def note(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        there = _rdma_there(inside, own, rdma)
+        found.update({device: (described, there.get(device)) for device in own})
 
     _visit(namespaces, missing, note, Room.open)
     return found
@@ -226,13 +249,32 @@ def _of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, 
 
 
 def _places(
-    room: Room, own: Mapping[Device, Link], place: Namespace, make: MakeNetdev
+    room: Room,
+    own: Mapping[Device, Link],
+    place: Namespace,
+    make: MakeNetdev,
+    rdma: Mapping[Device, str],
 ) -> dict[Device, Inside]:
     settings = room.ethtool.settings([link.index for link in own.values()])
+    there = _rdma_there(room, own, rdma)
     return {
-        device: Inside(place.inode, make(link, settings, place.sysctls), carrier=link.carrier)
+        device: Inside(
+            place.inode,
+            make(link, settings, place.sysctls),
+            carrier=link.carrier,
+            rdma=there.get(device),
+        )
         for device, link in own.items()
     }
+
+
+def _rdma_there(
+    room: Room, own: Collection[Device], rdma: Mapping[Device, str]
+) -> dict[Device, str]:
+    """Which of these devices have their RDMA device, one of `rdma`, in the same namespace."""
+    wanted = {device: rdma[device] for device in own if device in rdma}
+    names = room.rdma_names() if wanted else ()
+    return {device: name for device, name in wanted.items() if name in names}
 
 
 def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:

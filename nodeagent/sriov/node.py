@@ -218,7 +218,8 @@ class Node:
         def make(link: Link, ethtool: SettingsByIndex, defaults: tuple[Sysctl, ...]) -> Netdev:
             return _netdev_of(link, Looked(ethtool, defaults))
 
-        found = inside.find(self.namespaces, missing, make, self.proc)
+        elsewhere = self.sysfs.rdma_devices_elsewhere()
+        found = inside.find(self.namespaces, missing, make, self.proc, rdma=elsewhere)
 
         def placed(pf: Pf, vf: Vf) -> Vf:
             place = found.places.get((pf.handle.bus, vf.address or ""))

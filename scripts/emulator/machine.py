@@ -24,6 +24,8 @@ KERNEL_ARGUMENTS = " ".join(
         "tsc=unstable",
         # The firmware leaves no room for VF BARs behind the root ports; the kernel finds it.
         "pci=realloc",
+        # An IOMMU for vfio-pci; what is not passed through does without its translation.
+        "intel_iommu=on iommu=pt",
         # A panic, or the NMI sent to a stalled machine, shows where every processor is.
         "panic=-1 oops=panic panic_print=0x40 unknown_nmi_panic sysrq_always_enabled",
     )
@@ -71,7 +73,7 @@ def command_line(options: Options, image: Path, files: Path, ports: dict[str, in
         # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
         *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
         *("-accel", "tcg,thread=multi,tb-size=512", "-smp", f"{PROCESSORS}"),
-        *("-m", f"{options.memory}"),
+        *("-m", f"{options.memory}", "-device", "intel-iommu,intremap=off"),
         # A panic ends in a paused machine that can still be looked at.
         *("-action", "reboot=shutdown,shutdown=pause"),
         *("-kernel", f"{image}/vmlinux", "-initrd", f"{image}/initrd.cpio"),

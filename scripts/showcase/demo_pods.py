@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from nodeagent.settings import Settings
+from nodeagent.sriov.node import Node
 from showcase import vfs
 from showcase.demo import READY, SETTINGS, WORK, Stage, shortened, srcversions
 from tests.support import lab
-from tests.support.pods import Pings, Pod, Stream
+from tests.support.pods import Pings, Pod, Stream, seconds_of_a_look
 
 PLACES: tuple[tuple[int, int, int, str], ...] = (
     *((1, index, index, "net1") for index in range(6)),
@@ -53,7 +55,20 @@ def main(stage: Stage) -> int:
         stage.check("the ready flag is there", READY.exists())
         installed, loaded = srcversions()
         stage.check("the driver on disk is the one that runs", installed == loaded)
+        stage.title("What a look at the node costs with more namespaces, of which nine matter")
+        crowd(stage)
     return stage.verdict()
+
+
+def crowd(stage: Stage) -> None:
+    """A hundred namespaces in all: the others are only asked whether they have hardware."""
+    with Node(Settings()) as node:
+        few = seconds_of_a_look(node)
+        lab.sh("for n in $(seq 91); do ip netns add other$n; done")
+        many = seconds_of_a_look(node)
+    lab.sh("for n in $(seq 91); do ip netns delete other$n; done")
+    stage.line(f"  9 namespaces {few:.3f} s, 100 namespaces {many:.3f} s")
+    stage.line(f"  {1000 * (many - few) / 91:.1f} ms for each that does not matter")
 
 
 def set_up(stage: Stage, pods: list[Pod]) -> None:

@@ -147,12 +147,12 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
 
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, virtual: None) -> None:
     lab.sh(f"tc qdisc add dev {PF} root handle 7: prio; tc qdisc add dev {PF} clsact")
-    lab.sh(f"tc filter add dev {PF} ingress matchall action pass")
+    lab.sh(f"tc filter add dev {PF} parent 7: matchall classid 7:1")
     lab.put_other_build_on_disk()
     log = nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true").log
     for lost in (
-        f"qdisc prio 7: on {PF}, with its filters",
-        f"qdisc clsact ffff: on {PF}, with its filters",
+        f"qdisc prio 7: on {PF}, with its classes and filters",
+        f"qdisc clsact ffff: on {PF}, with its classes and filters",
     ):
         assert f"{lost}: the reload takes it away, and it is not put back" in log
 

@@ -22,11 +22,13 @@ from nodeagent.sriov.model import (
     Vf,
 )
 from nodeagent.sriov.stack import (
+    QDISC_ROOT,
     Address,
     Child,
     Membership,
     Neighbour,
     Nexthop,
+    Qdisc,
     Route,
     Stack,
 )
@@ -204,6 +206,10 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
         routes=tuple(
             Route("10.7.0.0/16", (Nexthop(name), Nexthop(up[0], "10.0.0.9", 2)), 100 + n)
             for n, name in enumerate(_some(draw, up))
+        ),
+        qdiscs=tuple(
+            Qdisc(name, "fq", 0x10000, QDISC_ROOT, draw(st.sampled_from(("", "08000100a0860100"))))
+            for name in _some(draw, devices)
         ),
     )
 

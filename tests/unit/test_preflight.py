@@ -287,20 +287,24 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert all(each.blocks for each in look(host, skip_preflight=False))
 
 
-@pytest.mark.parametrize(("mode", "count"), [("Y", 0), ("N", 1)])
-def test_an_rdma_device_in_exclusive_mode_is_a_pods_loss(
-    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
+@pytest.mark.parametrize(
+    ("mode", "name", "count"), [("Y", None, 0), ("N", None, 1), ("N", "mlx5_3", 0)]
+)
+def test_an_rdma_device_that_is_elsewhere_than_its_interface_is_a_pods_loss(
+    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, name: str | None, count: int
 ) -> None:
     host.pf(PF, "mlx5_core", "mlx5_core")
     host.file("sys/module/ib_core/parameters/netns_mode", f"{mode}\n")
     for vf in ("0000:01:00.2", "0000:01:00.3"):
         host.file(f"sys/bus/pci/devices/{vf}/infiniband/.here", "")
     pod = Namespace(4, 4026532001, "b", (Holder(812, 99),), pod="u-1")
-    monkeypatch.setattr(inside, "locate", lambda _, missing: dict.fromkeys(missing, pod))
+    place = (pod, name)
+    monkeypatch.setattr(inside, "locate", lambda _, missing, __: dict.fromkeys(missing, place))
     found = [each for each in look(host) if each.check == "pods"]
     assert len(found) == count * 2
     for each in found:
-        assert each.what.startswith("the RDMA device of pci/0000:01:00.0 vf ")
+        assert each.what.startswith("the RDMA device of pci/0000:01:00.")
+        assert "is in pod u-1" in each.what
         assert (each.blocks, each.pods) == (True, ("u-1",))
 
 

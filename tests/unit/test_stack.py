@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
 from nodeagent.kernel import linkinfo, stack_messages
-from nodeagent.kernel.left_out import fdb_of, nexthop_of, qdisc_of
+from nodeagent.kernel.left_out import fdb_of, nexthop_of
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import (
@@ -35,11 +35,13 @@ from nodeagent.sriov.model import (
 )
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.stack import (
+    QDISC_ROOT,
     Address,
     Child,
     Membership,
     Neighbour,
     Nexthop,
+    Qdisc,
     Route,
     Stack,
     Stacked,
@@ -94,7 +96,10 @@ CHILD = Child(
 MEMBER = Membership("enp1s0", "br0", "bridge", (("cost", 55),), ((1, 6), (10, 0)))
 ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
 ROUTE = Route("0.0.0.0/0", (Nexthop("enp1s0", "192.0.2.1"),), metric=100, proto=16)
-ALL = Stack((CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,))
+FQ = Qdisc("enp1s0", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
+ALL = Stack(
+    (CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,), (FQ,)
+)
 
 
 def node(stack: Stack | None) -> NodeState:
@@ -220,14 +225,6 @@ def test_a_proxy_has_no_address_of_its_own() -> None:
     assert neighbour_of(bytes(stack_messages.neighbour_message(proxy, 2)), OURS) == proxy
 
 
-def test_only_a_qdisc_that_somebody_made_is_lost() -> None:
-    ours = {2: link(2, "enp1s0")}
-    for handle, text in ((0, None), (0x70000, "qdisc htb 7: on enp1s0, with its filters")):
-        header = bytes(16) + struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFFF, 0)
-        assert qdisc_of(header + attribute(1, b"htb\0"), ours) == text
-        assert qdisc_of(header + attribute(1, b"htb\0"), {}) is None
-
-
 def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
     ours = {2: link(2, "enp1s0")}
     group = bytes(24) + attribute(1, struct.pack("=I", 9))
@@ -292,8 +289,9 @@ def test_order() -> None:
 def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
     want = node(ALL)
     stages = plan(want, after_reload(want))
-    assert [stage.name for stage in stages][-5:] == [
+    assert [stage.name for stage in stages][-6:] == [
         *("add children", "join masters", "add addresses", "add neighbours", "add routes"),
+        "add qdiscs",
     ]
     text = [str(difference) for difference in differences(want, after_reload(want))]
     assert (
@@ -329,6 +327,14 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
         (
             Neighbour("enp1s0", "192.0.2.1", MAC),
             f"ip neighbour replace 192.0.2.1 lladdr {MAC} nud permanent dev enp1s0",
+        ),
+        (
+            FQ,
+            "tc qdisc replace dev enp1s0 root handle 8001: fq # with the options that it had",
+        ),
+        (
+            Qdisc("enp1s0", "pfifo", 0x20000, 0x80010002),
+            "tc qdisc replace dev enp1s0 parent 8001:2 handle 2: pfifo",
         ),
     ],
 )
