@@ -49,14 +49,6 @@ class Listing:
     version: str
 
 
-@dataclass
-class Traffic:
-    """What a client has cost so far: requests sent, bytes of the answers' bodies."""
-
-    requests: int = 0
-    received: int = 0
-
-
 class Client(Connection):
     """A connection that speaks of kinds, names and namespaces."""
 

@@ -92,6 +92,7 @@ class Connection:
             try:
                 data: bytes = self._send(method, path, min(left, ANSWER), **parameters).data
             except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+                self._renew(error)
                 wait = _worth_waiting(error, attempt)
                 left = deadline - time.monotonic()
                 if wait is None or wait >= left:
@@ -107,6 +108,7 @@ class Connection:
         try:
             return self._send("get", path, timeout, **parameters)
         except ApiException as error:
+            self._renew(error)
             if error.status in RETRIED | {401}:
                 said = f"cannot {what}: {_brief(error)}"
                 raise Unreachable(said, after=_retry_after(error)) from error
@@ -126,6 +128,17 @@ class Connection:
             _request_timeout=(min(timeout, CONNECT), timeout),
             **parameters,
         )
+
+    def _renew(self, error: Exception) -> None:
+        """Take the credentials from the kubeconfig again when the server no longer accepts ours.
+
+        Its `tokenFile` or `exec` may have newer ones; the library reads them once.
+        """
+        if isinstance(error, ApiException) and error.status == 401 and self.access.kubeconfig:
+            ours, newer = self._dynamic.configuration, _configuration(self.access)
+            ours.api_key = newer.api_key
+            # it sets api_key before each request, to what it had found in the file
+            ours.refresh_api_key_hook = newer.refresh_api_key_hook
 
 
 class _NoDiscovery:

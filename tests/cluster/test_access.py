@@ -15,7 +15,7 @@ import pytest
 
 from nodeagent.cluster import kinds
 from nodeagent.cluster.access import Access, find
-from nodeagent.cluster.client import Client
+from nodeagent.cluster.client import Client, Objects
 from nodeagent.cluster.failures import Unreachable
 from nodeagent.settings import Settings
 from tests.cluster import proxy as proxies
@@ -79,6 +79,28 @@ def test_kubeconfig(person: Pod, proxy: Proxy, server: Server, tmp_path: Path) -
     refused = person.run("node", "wait-safe-load", "--timeout", "5")
     assert refused.returncode == 77
     assert "does not accept our token" in refused.stderr
+
+
+def test_a_token_file_that_is_renewed(proxy: Proxy, server: Server, tmp_path: Path) -> None:
+    """In a call, and in the watch that follows it."""
+    url, token = f"https://127.0.0.1:{proxy.port}", tmp_path / "token"
+    token.write_text("expired")
+    path = _kubeconfig(tmp_path / "config", url, server.certificate, tokenFile=str(token))
+    client = Client(Access("", tmp_path, path), patience=10)
+    token.write_text(ADMIN_TOKEN)
+    assert client.get(kinds.NAMESPACE, "default")["metadata"]["name"] == "default"
+    assert proxy.count() == 2
+    listing = client.listing(kinds.NAMESPACE)
+    client.create(kinds.NAMESPACE, {"metadata": {"name": "renewed"}})
+    token.write_text("expired")
+    client = Client(Access("", tmp_path, path), patience=10)
+    token.write_text(ADMIN_TOKEN)
+    assert client.follow_from(listing, _without_renewed, timeout=10)
+
+
+def _without_renewed(objects: Objects) -> float:
+    names = {each["metadata"]["name"] for each in objects.values()}
+    return 0.0 if "renewed" in names else 60.0
 
 
 @pytest.mark.parametrize(

@@ -405,6 +405,22 @@ def test_debs(here: NicDriver) -> None:
     assert not (Path("/") / packages.STAGE).exists()
 
 
+def test_a_kill_in_the_middle_of_dpkg_is_survived(here: NicDriver) -> None:
+    """dpkg leaves a package in pieces that it refuses to work with but to install it again."""
+    (sources(here) / "debs").touch()
+    once = lab.RUN / "dpkg-dies"
+    once.touch()
+    (sources(here) / "scriptlet").write_text(f"rm {once} 2>&- && kill -KILL $PPID || true\n")
+    settings = replace(here.settings, inventory=None)
+    with pytest.raises(UnavailableError, match="dpkg exited -9"):
+        replace(here, settings=settings).ensure_built()
+    state = "dpkg-query -W -f '${db:Status-Eflag} ${db:Status-Status}' mlnx-ofa-kernel"
+    assert sh(state) == "reinstreq half-installed"
+    replace(here, settings=settings).ensure_built()
+    assert sh(state) == "ok installed"
+    assert installed() == lab.srcversion_of("B")
+
+
 def test_too_little_room_is_found_out_before_anything_is_copied(here: NicDriver) -> None:
     full = kept(here).parent
     sh(f"mount -t tmpfs -o size=12M tmpfs {full}")
