@@ -44,7 +44,7 @@ class Rdma(Netlink):
             (index, attribute(ATTR_DEV_NAME, name.encode() + b"\0")) for index, name in changes
         )
 
-    def move(self, index: int, namespace: int) -> OSError | None:
+    def give(self, index: int, namespace: int) -> OSError | None:
         """Take a device to the network namespace that the descriptor `namespace` is open on.
 
         The kernel refuses it (EOPNOTSUPP) in shared mode, where a device is in all of them, and for

@@ -178,6 +178,8 @@ class SetLink:
     altnames: tuple[str, ...] | None = None
     promisc: bool | None = None
     allmulti: bool | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
     txqueuelen: int | None = None
     group: int | None = None
     alias: str | None = None

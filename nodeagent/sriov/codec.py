@@ -231,6 +231,8 @@ def _netdev(plain: Any) -> Netdev:
         altnames=fields.maybe("altnames", _tuple_of(_string)),
         promisc=fields.maybe("promisc", _boolean),
         allmulti=fields.maybe("allmulti", _boolean),
+        arp=fields.maybe("arp", _boolean),
+        multicast=fields.maybe("multicast", _boolean),
         txqueuelen=fields.maybe("txqueuelen", _integer),
         group=fields.maybe("group", _integer),
         alias=fields.maybe("alias", _string),

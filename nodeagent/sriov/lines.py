@@ -217,7 +217,12 @@ def _link_words(action: SetLink) -> Iterator[str]:
         yield f"group {action.group}"
     if action.alias is not None:
         yield f"alias {shlex.quote(action.alias)}"
-    for word, flag in (("promisc", action.promisc), ("allmulticast", action.allmulti)):
+    for word, flag in (
+        ("promisc", action.promisc),
+        ("allmulticast", action.allmulti),
+        ("arp", action.arp),
+        ("multicast", action.multicast),
+    ):
         if flag is not None:
             yield f"{word} {'on' if flag else 'off'}"
     if action.up is not None:

@@ -137,6 +137,8 @@ class Netdev:
     ethtool: tuple[Setting, ...] | None = None
     sysctls: tuple[Sysctl, ...] | None = None
     manager: str | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
@@ -259,6 +261,8 @@ NETDEV_ATTRIBUTES: Final = (
     "altnames",
     "promisc",
     "allmulti",
+    "arp",
+    "multicast",
     "txqueuelen",
     "group",
     "alias",

@@ -503,6 +503,8 @@ def _netdev_of(link: Link, looked: Looked) -> Netdev:
         altnames=link.altnames,
         promisc=link.promisc,
         allmulti=link.allmulti,
+        arp=link.arp,
+        multicast=link.multicast,
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,

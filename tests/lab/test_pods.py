@@ -81,7 +81,7 @@ def scene(no_vfs: None) -> Iterator[Scene]:
                 f"route add 172.{16 + index}.{pf}.0/24 via 10.{pf}.0.99",
             )
         pods[0].ip(
-            "link set net1 mtu 1600 txqueuelen 500 alias tenant",
+            "link set net1 mtu 1600 multicast off txqueuelen 500 alias tenant",
             "link property add dev net1 altname first-network",
             "link add link net1 name net1.5 type vlan id 5",
             "address add 10.5.0.1/24 dev net1.5",

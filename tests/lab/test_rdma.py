@@ -62,7 +62,10 @@ def exclusive(no_vfs: None) -> Iterator[None]:
         "mkdir -p /run/netns; modprobe ib_uverbs; rdma system set netns exclusive; modprobe lab_ib"
     )
     yield
-    lab.sh("modprobe -r lab_ib; rdma system set netns shared")
+    lab.sh("modprobe -r lab_ib")
+    # a namespace ends some time after its last process
+    shared = "rdma system set netns shared 2>/dev/null || true; rdma system"
+    lab.eventually(lambda: "netns shared" in lab.sh(shared), "RDMA devices are shared")
 
 
 def names_in(pod: Pod) -> list[str]:

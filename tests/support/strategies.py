@@ -86,6 +86,8 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
         altnames=draw(st.sampled_from(((), (f"{name}-alt",), (f"{name}-alt", f"{name}-b")))),
         promisc=draw(st.booleans()),
         allmulti=draw(st.booleans()),
+        arp=draw(st.booleans()),
+        multicast=draw(st.booleans()),
         txqueuelen=draw(st.sampled_from((0, 1000, 5000))),
         group=draw(st.sampled_from((0, 7))),
         alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),

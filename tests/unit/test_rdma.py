@@ -76,7 +76,7 @@ def test_what_is_sent_is_what_rdma_sends() -> None:
     assert edge.indexes() == {"rxe1": 1}
     edge.rename([(1, "foo")])
     (sent,) = edge.sent
-    assert edge.move(1, 5) is None
+    assert edge.give(1, 5) is None
     assert edge.sent[1][16:] == bytes.fromhex("0800010001000000" + "0800440005000000")
     assert struct.unpack_from("=IHH", sent) == (len(sent), 0x1402, 0x5)
     assert sent[16:] == bytes.fromhex("0800010001000000" + "08000200666f6f00")
