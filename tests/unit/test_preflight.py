@@ -16,7 +16,8 @@ import pytest
 
 from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
-from nodeagent.driver.preflight import STORAGE_LOADED, Finding, Look, PreflightFailed
+from nodeagent.driver.findings import Finding
+from nodeagent.driver.preflight import STORAGE_LOADED, Look, PreflightFailed
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.sriov import inside
 from nodeagent.sriov.namespaces import Holder, Namespace
@@ -285,6 +286,25 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert not given.blocks
     assert not any(each.blocks for each in look(host, pod_losses="accept"))
     assert all(each.blocks for each in look(host, skip_preflight=False))
+
+
+@pytest.mark.parametrize(
+    ("link", "path"),
+    [("vfio-dev/vfio7", "vfio/devices/vfio7"), ("uio/uio2", "uio2"), ("iommu_group", "vfio/8")],
+)
+def test_who_has_a_vf_open(host: Host, link: str, path: str) -> None:
+    """Through iommufd, as a UIO device, or through its IOMMU group."""
+    host.pf(PF, "vfio-pci", "vfio-pci")
+    entry = host.root / "sys/bus/pci/devices/0000:01:00.2" / link
+    entry.parent.mkdir(exist_ok=True)
+    entry.symlink_to(host.root / "sys/kernel/iommu_groups/8")
+    host.file(f"dev/{path}", "")
+    device = host.root / "dev" / path
+    with running("file = open(sys.argv[1])", str(device)) as process:
+        found = findings_with_real_processes(host)
+        (given,) = (each for each in found if each.check == "vfs")
+    assert given.blocks
+    assert given.what.count(f"(pid {process.pid}) holds {device}") == 1
 
 
 @pytest.mark.parametrize(
