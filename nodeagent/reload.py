@@ -18,7 +18,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.sriov import rdma
-from nodeagent.sriov.differences import differences, made_up, shared_macs, unseen
+from nodeagent.sriov.differences import differences, headless, made_up, shared_macs, unseen
 from nodeagent.sriov.ethtool import no_longer_offered
 from nodeagent.sriov.managing import await_managers, managed
 from nodeagent.sriov.model import NodeState, Snapshot
@@ -235,9 +235,16 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
             "for it is restored, the interface comes back in the host's namespace",
             vf,
         )
+    for pf in headless(state):
+        log.warning(
+            "%s: it has VFs and no interface in this network namespace: what it holds for them "
+            "(MACs, VLANs, rates) is not known, and not put back",
+            pf,
+        )
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
-    for lost in (*rdma.soft(state), *(state.stack.lost if state.stack is not None else ())):
+    stacked = state.stack.lost if state.stack is not None else ()
+    for lost in (*rdma.soft(state), *stacked, *node.children_elsewhere(state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:

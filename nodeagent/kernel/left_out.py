@@ -7,40 +7,61 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import Final
 
 from nodeagent.errors import KernelError
+from nodeagent.kernel import sysctls
 from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
 from nodeagent.kernel.rtnl import Link
 
 RTM_GETNEIGH: Final = 30
+RTM_GETMDB: Final = 86
 RTM_GETNEXTHOP: Final = 106
-NUD_NOARP: Final = 0x40
+NUD_NOARP, NTF_SELF = 0x40, 0x02
+MDBA_MDB, MDBA_MDB_ENTRY_INFO, MDB_PERMANENT = 1, 1, 1
 NDA_LLADDR, NDA_VLAN, NDA_MASTER = 2, 5, 9
 NHA_ID, NHA_OIF = 1, 5
 
-Tell = Callable[[bytes], str | None]
+Tell = Callable[[bytes], Iterable[str | None]]
 
 
-def left_out(edge: Netlink, ours: dict[int, Link], *, bridged: bool) -> Iterator[str]:
-    """A line for each nexthop object and static FDB entry of `ours`.
+def left_out(
+    edge: Netlink, links: Mapping[int, Link], indexes: Collection[int], told: sysctls.Told
+) -> Iterator[str]:
+    """A line for each thing of the interfaces `indexes` that dies with them for good.
 
     A kernel that knows nothing of a kind has none.
     """
+    ours = {index: links[index] for index in sorted(indexes)}
+    macs = {link.mac for link in links.values()}
+    bridged = any(link.master is not None for link in ours.values())
+    neighbours = struct.pack("=BxHiHBB", socket.AF_BRIDGE, 0, 0, 0, 0, 0)
+    ports = struct.pack("=Bxxxi", socket.AF_BRIDGE, 0)
     dumps: list[tuple[int, bytes, str, Tell]] = [
-        (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: nexthop_of(body, ours))
+        (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: [nexthop_of(body, ours)]),
+        (RTM_GETNEIGH, neighbours, "FDB entries", lambda body: [fdb_of(body, ours, macs)]),
     ]
     if bridged:
-        header = struct.pack("=BxHiHBB", socket.AF_BRIDGE, 0, 0, 0, 0, 0)
-        dumps.append((RTM_GETNEIGH, header, "FDB entries", lambda body: fdb_of(body, ours)))
+        dumps.append((RTM_GETMDB, ports, "MDB entries", lambda body: mdb_of(body, ours)))
     for kind, header, what, tell in dumps:
         message = struct.pack("=IHHII", 16 + len(header), kind, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
         try:
             bodies = edge.dump(bytearray(message + header), what)
         except KernelError:
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
-        yield from (text for body in bodies if (text := tell(body)) is not None)
+        yield from (text for body in bodies for text in tell(body) if text is not None)
+    yield from (text for link in ours.values() for text in identity_of(link, told))
+
+
+def identity_of(link: Link, told: sysctls.Told) -> Iterator[str]:
+    """What IPv6 addresses are made of: `IPv6 token ::77 on enp1s0`, `stable_secret on enp1s0`."""
+    token = sysctls.token(link.af_spec)
+    if token is not None:
+        yield f"IPv6 token {token} on {link.name}"
+    if told.is_secret_of_its_own(link.af_spec):
+        yield f"stable_secret on {link.name}, with the IPv6 addresses that are made of it"
 
 
 def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:
@@ -52,13 +73,45 @@ def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:
     return f"nexthop id {number} on {ours[index].name}" if index in ours else None
 
 
-def fdb_of(body: bytes, ours: dict[int, Link]) -> str | None:
-    """`static FDB entry 02:… on enp1s0v1 vlan 10`; learned ones and own addresses come anyway."""
-    index, state = struct.unpack_from("=iH", body, 20)
+def fdb_of(body: bytes, ours: dict[int, Link], macs: Collection[str | None] = ()) -> str | None:
+    """`static FDB entry 02:… on enp1s0v1 vlan 10`; learned ones and own addresses come anyway.
+
+    One without a bridge is an address that the interface itself listens to; `macs` are those that
+    interfaces have, and multicast groups join again.
+    """
+    index, state, flags = struct.unpack_from("=iHB", body, 20)
     found = dict(attributes(body, 28))
-    if index not in ours or not state & NUD_NOARP or NDA_MASTER not in found:
+    if index not in ours:
+        return None
+    lladdr = found.get(NDA_LLADDR, b"")
+    if NDA_MASTER in found:
+        if not state & NUD_NOARP:
+            return None
+    elif not flags & NTF_SELF or len(lladdr) != 6 or lladdr[0] & 1 or lladdr.hex(":") in macs:
         return None
     (vlan,) = struct.unpack("=H", found[NDA_VLAN]) if NDA_VLAN in found else (0,)
     where = f" vlan {vlan}" if vlan else ""
-    lladdr = found.get(NDA_LLADDR, b"").hex(":")
-    return f"static FDB entry {lladdr} on {ours[index].name}{where}"
+    return f"static FDB entry {lladdr.hex(':')} on {ours[index].name}{where}"
+
+
+def mdb_of(body: bytes, ours: dict[int, Link]) -> Iterator[str]:
+    """`MDB entry 239.1.1.1 on enp1s0v1 vlan 10` for permanent ones (struct br_mdb_entry)."""
+    entries = dict(attributes(body, 24)).get(MDBA_MDB, b"")
+    infos = (
+        info
+        for _, entry in attributes(entries)
+        for kind, info in attributes(entry)
+        if kind == MDBA_MDB_ENTRY_INFO
+    )
+    for info in infos:
+        index, state, _, vlan, group, protocol = struct.unpack_from("=iBBH16s2s", info)
+        if index in ours and state == MDB_PERMANENT:
+            where = f" vlan {vlan}" if vlan else ""
+            yield f"MDB entry {_group(group, protocol)} on {ours[index].name}{where}"
+
+
+def _group(raw: bytes, protocol: bytes) -> str:
+    """An address of IPv4 or IPv6 (ETH_P_IP, ETH_P_IPV6), or a MAC."""
+    if protocol == b"\x08\x00":
+        return str(ip_address(raw[:4]))
+    return str(ip_address(raw)) if protocol == b"\x86\xdd" else raw[:6].hex(":")

@@ -1,12 +1,13 @@
 """IFLA_LINKINFO: what kind of interface this is, and what of port; both ways, by tables.
 
-Numbers and sizes are those of uapi/linux/if_link.h. What a table does not have is either state
-(a bridge port's timers), or found nowhere in a node's configuration (MACVLAN's source addresses).
+Numbers and sizes are those of uapi/linux/if_link.h. What a table does not have is state
+(a bridge port's timers).
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,9 @@ VLAN_FLAGS_MASK: Final = 0x1F
 """Those of Linux 6.12; one that the kernel does not know is refused (vlan_dev_change_flags())."""
 VLAN_MAPS: Final = {3: "egress", 4: "ingress"}
 VLAN_QOS_MAPPING: Final = 1
+VXLAN_LINK: Final = 3
+MACVLAN_SOURCES_MODE, MACVLAN_SOURCE, MACVLAN_SOURCES, MACVLAN_SOURCES_SET = 3, 4, 5, 3
+SOURCE: Final = "source."
 
 Table = dict[str, tuple[int, str]]
 
@@ -89,11 +93,21 @@ def decoded(raw: bytes) -> LinkInfo:
     data = _pairs(DATA.get(kind or "", {}), found.get(INFO_DATA, b""))
     if kind == "vlan":
         data = tuple(sorted((*data, *_vlan_pairs(found.get(INFO_DATA, b"")))))
+    if kind in {"macvlan", "macvtap"}:
+        data = tuple(sorted((*data, *_source_pairs(found.get(INFO_DATA, b"")))))
     ports = _pairs(PORT_DATA.get(port_kind or "", {}), found.get(INFO_SLAVE_DATA, b""))
     mac = None
     if port_kind == "bond":
         mac = dict(attributes(found.get(INFO_SLAVE_DATA, b""))).get(BOND_PERM_HWADDR, b"").hex(":")
     return LinkInfo(kind, data, port_kind, ports, mac or None)
+
+
+def vxlan_lower(raw: bytes) -> int | None:
+    """The ifindex that a VXLAN sends from (IFLA_VXLAN_LINK), and dies with."""
+    if b"vxlan" not in raw:
+        return None
+    data = dict(attributes(dict(attributes(raw)).get(INFO_DATA, b""))).get(VXLAN_LINK, b"")
+    return int.from_bytes(data, sys.byteorder) or None
 
 
 def child_info(kind: str, data: Pairs) -> bytes:
@@ -142,8 +156,25 @@ def _vlan_pairs(raw: bytes) -> Iterator[tuple[str, int]]:
                 yield f"{VLAN_MAPS[number]}.{source}", target
 
 
+def _source_pairs(raw: bytes) -> Iterator[tuple[str, int]]:
+    """The MACs that a MACVLAN of mode source listens to, as `source.02:…`."""
+    listed = dict(attributes(raw)).get(MACVLAN_SOURCES, b"")
+    for number, mac in attributes(listed):
+        if number == MACVLAN_SOURCE:
+            yield f"{SOURCE}{mac.hex(':')}", 1
+
+
+def _encoded_sources(data: Pairs) -> bytes:
+    macs = [name.removeprefix(SOURCE) for name, _ in data if name.startswith(SOURCE)]
+    if not macs:
+        return b""
+    entries = (attribute(MACVLAN_SOURCE, bytes.fromhex(mac.replace(":", ""))) for mac in macs)
+    mode = attribute(MACVLAN_SOURCES_MODE, struct.pack("=I", MACVLAN_SOURCES_SET))
+    return mode + nested(MACVLAN_SOURCES, b"".join(entries))
+
+
 def _encoded_data(kind: str, data: Pairs) -> bytes:
-    values = b"".join(_encoded(DATA[kind], data))
+    values = b"".join(_encoded(DATA[kind], data)) + _encoded_sources(data)
     if kind == "vlan":
         flags = dict(data).get("flags", 0)
         values += attribute(VLAN_FLAGS, struct.pack("=II", flags, VLAN_FLAGS_MASK))

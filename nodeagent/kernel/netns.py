@@ -190,15 +190,22 @@ def entered(fd: int) -> Iterator[None]:
 
     KernelError when the kernel refuses (it takes CAP_SYS_ADMIN).
     """
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with here() as own:
         _setns(fd)
         try:
             yield
         finally:
             _return_to(own)
+
+
+@contextmanager
+def here() -> Iterator[int]:
+    """A descriptor of the network namespace that this thread is in."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
     finally:
-        os.close(own)
+        os.close(fd)
 
 
 def cookie() -> int | None:

@@ -39,6 +39,8 @@ from nodeagent.kernel.netlink import (
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
+RTM_GETNSID: Final = 90
+NETNSA_NSID, NETNSA_FD = 1, 3
 RTM_NEWLINKPROP: Final = 108
 RTM_DELLINKPROP: Final = 109
 RTEXT_FILTER_VF: Final = 1
@@ -125,7 +127,8 @@ class Link:
     device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP. `parent` is the
     ifindex of the interface in this namespace that it stands on, `master` that of the one it is a
     port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec`
-    IFLA_AF_SPEC, for `nodeagent.kernel.sysctls`.
+    IFLA_AF_SPEC, for `nodeagent.kernel.sysctls`. `elsewhere`: the ifindex of what it stands on in
+    another namespace, and that namespace's number in this one.
     """
 
     index: int
@@ -149,6 +152,7 @@ class Link:
     master: int | None = None
     info: bytes = b""
     af_spec: bytes = b""
+    elsewhere: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -281,6 +285,14 @@ class Rtnl(Netlink):
                 hint="about 340 VFs is what one PF can report; fewer VFs, or a newer kernel",
             )
         return tuple(sorted(found, key=lambda vf: vf.index))
+
+    @understood("network namespaces")
+    def number_of(self, fd: int) -> int | None:
+        """The number that a namespace has in this socket's one; None: it has none."""
+        header = struct.pack("=IHHIIBxxx", 28, RTM_GETNSID, NLM_F_REQUEST, 0, 0, 0)
+        (body,) = self.ask(bytearray(header + struct.pack("=HHI", 8, NETNSA_FD, fd)))
+        (number,) = struct.unpack("=i", dict(attributes(body, 20))[NETNSA_NSID])
+        return number if number >= 0 else None
 
     def bus_info(self, name: str) -> str:
         """The device that an interface's driver says it is of, in this socket's namespace; ""."""
@@ -442,6 +454,7 @@ def _link(message: Any) -> Link:
         master=given.get("IFLA_MASTER"),
         info=given.get("IFLA_LINKINFO") or b"",
         af_spec=given.get("IFLA_AF_SPEC") or b"",
+        elsewhere=_elsewhere(given),
     )
 
 
@@ -450,6 +463,11 @@ def _parent(given: Mapping[str, Any]) -> int | None:
     if given.get("IFLA_LINK_NETNSID") is not None:
         return None
     return given.get("IFLA_LINK")
+
+
+def _elsewhere(given: Mapping[str, Any]) -> tuple[int, int] | None:
+    parent, number = given.get("IFLA_LINK"), given.get("IFLA_LINK_NETNSID")
+    return None if parent is None or number is None else (parent, number)
 
 
 def _name(value: str | bytes) -> str:

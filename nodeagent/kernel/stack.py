@@ -16,7 +16,8 @@ import struct
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_interface
+from pathlib import Path
 from typing import Final
 
 from nodeagent.kernel import linkinfo, qdiscs, sysctls
@@ -24,7 +25,7 @@ from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
 from nodeagent.kernel.rtnl import Link
-from nodeagent.sriov.model import Sysctl
+from nodeagent.kernel.sysctls import Told
 from nodeagent.sriov.stack import (
     CHILD_KINDS,
     MASTER_KINDS,
@@ -40,7 +41,7 @@ from nodeagent.sriov.stack import (
 RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWNEIGH, RTM_GETNEIGH, RTM_GETNEIGHTBL = 28, 30, 66
 IFLA_AF_SPEC, IFLA_EXT_MASK = 26, 29
 RTEXT_FILTER_BRVLAN: Final = 2
 BRIDGE_VLAN_INFO: Final = 2
@@ -52,8 +53,9 @@ ADMIN_FLAGS: Final = 0x712
 """IFA_F_NODAD, _HOMEADDRESS, _MANAGETEMPADDR, _NOPREFIXROUTE, _MCAUTOJOIN."""
 IFAPROT_KERNEL_LL: Final = 3
 FOREVER: Final = 0xFFFFFFFF
-NUD_PERMANENT, NTF_PROXY, NTF_ROUTER = 0x80, 0x08, 0x80
-RTPROT_KERNEL: Final = 2
+NUD_PERMANENT, NTF_PROXY, NTF_EXT_LEARNED, NTF_ROUTER = 0x80, 0x08, 0x10, 0x80
+RTPROT_KERNEL, RTN_UNICAST = 2, 1
+IFA_F_NOPREFIXROUTE: Final = 0x200
 RTM_F_CLONED: Final = 0x200
 RTNH_F_ONLINK: Final = 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
@@ -62,6 +64,7 @@ RTA_REST: Final = {2: "src", 11: "realm", 16: "mark", 19: "newdst", 22: "encap",
 """What a route may have and is not put back: the route is named instead."""
 RTAX_CC_ALGO: Final = 16
 USER_HZ: Final = 100
+UNTOLD: Final = Told()
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -69,13 +72,16 @@ FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 class Ours:
     """The interfaces whose stack is ours, by ifindex, with children; `names` are everybody's.
 
-    `without`: those that the kernel would not give a link-local address again.
+    `without`: those that the kernel would not give a link-local address again. `sources` are our
+    IPv4 addresses; `plain` are subnets of addresses of ours whose routes the kernel does not make.
     """
 
     names: Mapping[int, str]
     indexes: Collection[int]
     macs: Mapping[int, str | None]
     without: Collection[int] = ()
+    sources: Collection[str] = ()
+    plain: Collection[tuple[str, str]] = ()
 
 
 class StackEdge(Netlink):
@@ -89,13 +95,13 @@ class StackEdge(Netlink):
         self,
         links: Mapping[int, Link],
         roots: Collection[int],
-        defaults: tuple[Sysctl, ...] = (),
+        told: Told = UNTOLD,
     ) -> Stack:
         """What is stacked on the interfaces `roots`: a handful of dumps, whatever there is.
 
-        `defaults`: what sysctls new interfaces start with. KernelError when a dump is refused.
+        `told`: what is known of sysctls. KernelError when a dump is refused.
         """
-        children, lost = children_of(links, roots, defaults)
+        children, lost = children_of(links, roots, told)
         by_name = {link.name: index for index, link in links.items()}
         indexes = {*roots, *(by_name[child.dev] for child in children)}
         ours = Ours(
@@ -104,25 +110,31 @@ class StackEdge(Netlink):
             {index: links[index].mac for index in indexes},
             {index for index in indexes if sysctls.makes_no_address(links[index].af_spec)},
         )
-        routes, routes_lost = self._routes(ours)
+        addresses = self._addresses(ours)
+        routes, routes_lost = self._routes(with_addresses(ours, addresses))
         memberships = self._memberships(links, indexes)
         ports = [member.dev for member in memberships if member.kind == "team"]
         teamed = (f"options of team port {dev}, but for teamd's" for dev in ports)
-        bridged = any(member.kind == "bridge" for member in memberships)
-        mine = {index: links[index] for index in indexes}
-        queues, queues_lost = qdiscs.read(self, mine)
+        queues, queues_lost = qdiscs.read(self, {index: links[index] for index in indexes})
         return Stack(
             children=children,
             memberships=memberships,
-            addresses=self._addresses(ours),
+            addresses=addresses,
             neighbours=self._neighbours(ours),
             routes=routes,
             qdiscs=queues,
             lost=(
                 *(*lost, *routes_lost, *teamed, *queues_lost),
-                *left_out(self, mine, bridged=bridged),
+                *left_out(self, links, indexes, told),
             ),
         )
+
+    @understood("sysctls")
+    def parameters(self, proc: Path = Path("/proc")) -> Told:
+        """The sysctls that new interfaces start with, and what each has for its neighbours."""
+        header = struct.pack("=Bxxx", socket.AF_UNSPEC)
+        tables = self.dump(request(RTM_GETNEIGHTBL, NLM_F_DUMP, header), "neighbour tables")
+        return sysctls.told(tables, proc)
 
     @understood("IPv6 addresses")
     def tentative(self, indexes: Collection[int]) -> set[str]:
@@ -195,17 +207,17 @@ class StackEdge(Netlink):
 
 
 def children_of(
-    links: Mapping[int, Link], roots: Collection[int], defaults: tuple[Sysctl, ...] = ()
+    links: Mapping[int, Link], roots: Collection[int], told: Told = UNTOLD
 ) -> tuple[tuple[Child, ...], tuple[str, ...]]:
     """The children of the interfaces `roots`, parents first, and what dies and is not put back."""
     found, lost, seen = [], [], set(roots)
     while level := [
-        link for link in links.values() if link.parent in seen and link.index not in seen
+        link for link in links.values() if lower_of(link) in seen and link.index not in seen
     ]:
         for link in sorted(level, key=lambda each: each.index):
             seen.add(link.index)
             info = linkinfo.decoded(link.info)
-            parent = links[link.parent or 0].name
+            parent = links[lower_of(link) or 0].name
             if info.kind not in CHILD_KINDS:
                 lost.append(f"{info.kind or 'interface'} {link.name} on {parent}")
                 continue
@@ -219,10 +231,15 @@ def children_of(
                     group=link.group,
                     promisc=link.promisc,
                     allmulti=link.allmulti,
-                    sysctls=sysctls.decoded(link.af_spec, defaults, link.mtu),
+                    sysctls=told.of(link.index, link.af_spec, link.mtu),
                 )
             )
     return tuple(found), tuple(lost)
+
+
+def lower_of(link: Link) -> int | None:
+    """The ifindex of what it stands on. A VXLAN has it among its own attributes only."""
+    return linkinfo.vxlan_lower(link.info) if link.parent is None else link.parent
 
 
 def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
@@ -279,6 +296,25 @@ def address_of(body: bytes, ours: Ours, now: float) -> Address | None:
     )
 
 
+def with_addresses(ours: Ours, addresses: Collection[Address]) -> Ours:
+    """What routes are ours also depends on our addresses.
+
+    The kernel makes no route for one with IFA_F_NOPREFIXROUTE. NetworkManager sets that, and adds
+    one with a metric of its own and the kernel's protocol.
+    """
+    flagged = {each for each in addresses if each.flags & IFA_F_NOPREFIXROUTE}
+    made = {(each.dev, _subnet(each)) for each in addresses if each not in flagged}
+    return replace(
+        ours,
+        sources={each.address.partition("/")[0] for each in addresses if ":" not in each.address},
+        plain={(each.dev, _subnet(each)) for each in flagged} - made,
+    )
+
+
+def _subnet(address: Address) -> str:
+    return str(ip_interface(address.address).network)
+
+
 def _is_made_of_mac(address: str, flags: int, mac: str | None) -> bool:
     """fe80:: and the MAC as EUI-64 (addrconf_ifid_eui48()), or a stable one by the kernel."""
     own = IPv6Address(address)
@@ -295,16 +331,21 @@ def route_of(body: bytes, ours: Ours, now: float) -> Route | str | None:
     family, length, _, tos, table, proto, scope, kind, flags = struct.unpack_from(
         "=BBBBBBBBI", body, 16
     )
-    if family not in FAMILIES or proto == RTPROT_KERNEL or flags & RTM_F_CLONED:
+    if family not in FAMILIES or flags & RTM_F_CLONED:
+        return None
+    if proto == RTPROT_KERNEL and (not ours.plain or kind != RTN_UNICAST):
         return None
     found = dict(attributes(body, 28))
     hops = tuple(_nexthops(found, flags))
-    if not any(index in ours.indexes for index, _ in hops):
+    src = str(ip_address(found[RTA_PREFSRC])) if RTA_PREFSRC in found else None
+    if not any(index in ours.indexes for index, _ in hops) and src not in ours.sources:
+        return None
+    zero = bytes(4 if family == socket.AF_INET else 16)
+    dst = f"{ip_address(found.get(RTA_DST, zero))}/{length}"
+    if proto == RTPROT_KERNEL and (ours.names.get(hops[0][0]), dst) not in ours.plain:
         return None
     rest = ", ".join(name for number, name in RTA_REST.items() if number in found)
     metrics = dict(attributes(found.get(RTA_METRICS, b"")))
-    zero = bytes(4 if family == socket.AF_INET else 16)
-    dst = f"{ip_address(found.get(RTA_DST, zero))}/{length}"
     if rest or RTAX_CC_ALGO in metrics or any(hop is None for _, hop in hops):
         return f"route {dst} with {rest or 'attributes that are not known'}"
     expires = 0
@@ -319,7 +360,7 @@ def route_of(body: bytes, ours: Ours, now: float) -> Route | str | None:
         proto=proto,
         scope=scope,
         tos=tos,
-        src=str(ip_address(found[RTA_PREFSRC])) if RTA_PREFSRC in found else None,
+        src=src,
         pref=found[RTA_PREF][0] if RTA_PREF in found else None,
         metrics=tuple(
             (number, struct.unpack("=I", value)[0]) for number, value in sorted(metrics.items())
@@ -371,7 +412,8 @@ def neighbour_of(body: bytes, ours: Ours) -> Neighbour | None:
     found = dict(attributes(body, 28))
     lladdr = found.get(2, b"").hex(":") or None
     address = str(ip_address(found[1]))
-    return Neighbour(ours.names[index], address, lladdr, proxy, flags & NTF_ROUTER)
+    kept = flags & (NTF_ROUTER | NTF_EXT_LEARNED)
+    return Neighbour(ours.names[index], address, lladdr, proxy, kept)
 
 
 def request(kind: int, flags: int, body: bytes) -> bytearray:

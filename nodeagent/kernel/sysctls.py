@@ -1,10 +1,12 @@
-"""Per-interface sysctls, net.ipv4.conf.X and net.ipv6.conf.X: a new interface has the defaults.
+"""Per-interface sysctls, net.ipv4.conf.X, net.ipv4.neigh.X and IPv6's: a new interface has the
+defaults.
 
-They are read from the link dump, which carries them for every interface (IFLA_AF_SPEC, filled by
-inet_fill_link_af() and inet6_fill_link_af()), and written as files, because only those do all that
-changing one brings with it. What a new interface starts with is in `conf/default`, read as files.
-Numbers are those of uapi/linux/ip.h and uapi/linux/ipv6.h; a key that this kernel does not have is
-not there.
+They are read from two dumps, which carry them for every interface: of links (IFLA_AF_SPEC, filled
+by inet_fill_link_af() and inet6_fill_link_af()) and of neighbour tables (NDTA_PARMS, filled by
+neightbl_fill_parms()). They are written as files, because only those do all that changing one
+brings with it. What a new interface starts with is in `conf/default`, read as files, and in the
+tables' own parameters. Numbers are those of uapi/linux/ip.h, ipv6.h and neighbour.h; a key that
+this kernel does not have is not there.
 """
 
 from __future__ import annotations
@@ -12,18 +14,24 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.netlink import attributes
-from nodeagent.sriov.model import Sysctl
+from nodeagent.sriov.model import Sysctl, sysctl_parts
 from nodeagent.trace import point
 
 _INET_CONF: Final = 1
 _INET6_CONF: Final = 2
 _INET6_ADDR_GEN_MODE: Final = 8
+_INET6_TOKEN: Final = 7
 _MODE_NONE: Final = 1
+_MODE_STABLE_PRIVACY: Final = 2
 V4: Final = (
     "forwarding -mc_forwarding proxy_arp accept_redirects secure_redirects send_redirects "
     "shared_media rp_filter accept_source_route bootp_relay log_martians tag arp_filter "
@@ -55,6 +63,27 @@ _SECONDS: Final = {
     *("router_solicitation_max_interval", "router_probe_interval"),
 }
 """Milliseconds in the message, seconds in the file."""
+_FAMILIES: Final[dict[int, str]] = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
+_NDTA_PARMS: Final = 6
+_NDTPA_IFINDEX: Final = 1
+_NEIGHBOUR: Final = (
+    # NDTPA_*, the file's name, milliseconds of the file's unit (0: no time)
+    (4, "base_reachable_time_ms", 1),
+    (5, "retrans_time_ms", 1),
+    (6, "gc_stale_time", 1000),
+    (7, "delay_first_probe_time", 1000),
+    (9, "app_solicit", 0),
+    (10, "ucast_solicit", 0),
+    (11, "mcast_solicit", 0),
+    (12, "anycast_delay", 10),
+    (13, "proxy_delay", 10),
+    (14, "proxy_qlen", 0),
+    (15, "locktime", 10),
+    (16, "unres_qlen_bytes", 0),
+    (17, "mcast_resolicit", 0),
+    (19, "interval_probe_time_ms", 1),
+)
+"""10: the file counts in USER_HZ, a hundredth of a second."""
 _UNSIGNED: Final = {"ra_defrtr_metric", "ioam6_id_wide"}
 
 KEYS: Final = tuple(
@@ -63,6 +92,59 @@ KEYS: Final = tuple(
     for name in names.split()
     if not name.startswith("-") and f"{family}.{name}" != "ipv6.mtu"
 )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known beside the link dump: `defaults` of a new interface, sorted, and by ifindex
+    what each has for its neighbours."""
+
+    defaults: tuple[Sysctl, ...] = ()
+    neighbours: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+    def of(self, index: int, af_spec: bytes, mtu: int) -> tuple[Sysctl, ...]:
+        """What of an interface's sysctls is not as in the defaults, sorted."""
+        own = decoded(af_spec, self.defaults, mtu)
+        values = self.neighbours.get(index)
+        if not values:
+            return own
+        known = dict(self.defaults)
+        timings = ((key, v) for key, v in values.items() if known.get(key, v) != v)
+        return tuple(sorted((*own, *timings)))
+
+    def is_secret_of_its_own(self, af_spec: bytes) -> bool:
+        """Whether an interface's IPv6 addresses are made of a secret that not every one has."""
+        private = bytes([_MODE_STABLE_PRIVACY])
+        if _of_ipv6(af_spec).get(_INET6_ADDR_GEN_MODE) != private:
+            return False
+        return dict(self.defaults).get("ipv6.addr_gen_mode") != _MODE_STABLE_PRIVACY
+
+
+def told(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> Told:
+    """From an RTM_GETNEIGHTBL dump, and from the files of conf/default.
+
+    A table's own parameters, which a new interface gets, are those without an ifindex.
+    """
+    neighbours: dict[int, dict[str, int]] = {}
+    for body in bodies:
+        family = _FAMILIES.get(body[16])
+        raw = dict(attributes(body, 20)).get(_NDTA_PARMS)
+        if family is None or raw is None:
+            continue
+        own = dict(attributes(raw))
+        index = int.from_bytes(own.get(_NDTPA_IFINDEX, b""), sys.byteorder)
+        neighbours.setdefault(index, {}).update(_timings(family, own))
+    starts = neighbours.pop(0, {})
+    return Told(tuple(sorted((*defaults(proc), *starts.items()))), neighbours)
+
+
+def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
+    found = {}
+    for number, name, unit in _NEIGHBOUR:
+        if number in own:
+            value = int.from_bytes(own[number], sys.byteorder)
+            found[f"{family}.neigh.{name}"] = value // unit if unit else value
+    return found
 
 
 def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
@@ -81,13 +163,24 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
     found = {key: value for key, value in values.items() if known.get(key, value) != value}
     if values.get("ipv6.mtu", mtu) < mtu:
         found["ipv6.mtu"] = values["ipv6.mtu"]
+    if found.get("ipv6.addr_gen_mode") == _MODE_STABLE_PRIVACY:
+        del found["ipv6.addr_gen_mode"]  # EINVAL without the secret, which is not saved
     return tuple(sorted(found.items()))
 
 
 def makes_no_address(af_spec: bytes) -> bool:
     """Whether the kernel gives this interface no link-local address (addr_gen_mode none)."""
-    sixth = dict(attributes(af_spec)).get(socket.AF_INET6, b"")
-    return dict(attributes(sixth)).get(_INET6_ADDR_GEN_MODE) == bytes([_MODE_NONE])
+    return _of_ipv6(af_spec).get(_INET6_ADDR_GEN_MODE) == bytes([_MODE_NONE])
+
+
+def token(af_spec: bytes) -> IPv6Address | None:
+    """The identifier that an interface's IPv6 addresses end in, if one is set (ip-token(8))."""
+    raw = _of_ipv6(af_spec).get(_INET6_TOKEN, b"")
+    return IPv6Address(raw) if any(raw) else None
+
+
+def _of_ipv6(af_spec: bytes) -> dict[int, bytes]:
+    return dict(attributes(dict(attributes(af_spec)).get(socket.AF_INET6, b"")))
 
 
 def _values(family: str, names: str, raw: bytes) -> dict[str, int]:
@@ -135,5 +228,5 @@ def write(name: str, key: str, value: int, proc: Path = Path("/proc")) -> None:
 
 
 def _path(proc: Path, name: str, key: str) -> Path:
-    family, _, entry = key.partition(".")
-    return proc / "sys" / "net" / family / "conf" / name / entry
+    family, tree, entry = sysctl_parts(key)
+    return proc / "sys" / "net" / family / tree / name / entry

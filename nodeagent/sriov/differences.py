@@ -25,6 +25,7 @@ from nodeagent.sriov.stack import (
     Stacked,
     devices_of,
     renamed,
+    stands_on,
 )
 
 
@@ -84,6 +85,11 @@ def unseen(state: NodeState) -> tuple[str, ...]:
         for vf in pf.vfs
         if vf.driver == state.driver and vf.netdev is None and vf.inside is None
     )
+
+
+def headless(state: NodeState) -> tuple[str, ...]:
+    """PFs with VFs whose own interface is not here: nobody tells what they hold for their VFs."""
+    return tuple(str(pf.handle) for pf in state.pfs if pf.numvfs and pf.netdev is None)
 
 
 def _pf_differences(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference]:
@@ -171,11 +177,11 @@ def _difference(target: str, attribute: str, want: object, have: object) -> Iter
 
 def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
     """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
-    owners = owners_of(want)
+    owners, sources = owners_of(want), (want.stack or Stack()).sources
     there = {place(thing): thing for thing in (have.stack or Stack()).things()}
     present = {thing: thing for thing in there.values()}
     for thing in (want.stack or Stack()).things():
-        is_ours = any(dev in owners for dev in devices_of(thing))
+        is_ours = any(dev in owners for dev in stands_on(thing, sources))
         if is_ours and not is_there(thing, present, have.sysctls):
             dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
             kind = type(thing).__name__.lower()

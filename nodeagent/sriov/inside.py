@@ -17,14 +17,14 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
-from nodeagent.sriov.model import Inside, Netdev, Setting, Sysctl
+from nodeagent.kernel.sysctls import Told
+from nodeagent.sriov.model import Inside, Netdev, Setting
 from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Device = tuple[str, str]
 """Bus and name."""
 
-MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], tuple[Sysctl, ...]], Netdev]
+MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], Told], Netdev]
 """From a link, ethtool settings by ifindex, and the sysctls that interfaces start with."""
 
 
@@ -176,10 +176,18 @@ def find(
     places: dict[Device, Inside] = {}
 
     def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
-        with inside.network():
-            described = dataclasses.replace(described, sysctls=sysctls.defaults(proc))
-        places.update(_places(inside, own, described, make, rdma))
-        found.append(_with_stack(inside, described, own.values()))
+        with inside.network(), inside.stack() as edge:
+            told = edge.parameters(proc)
+            roots = {link.index for link in own.values()}
+            stack = edge.read(inside.rtnl.links(), roots, told)
+        described = dataclasses.replace(described, sysctls=told.defaults, stack=stack)
+        settings = inside.ethtool.settings([link.index for link in own.values()])
+        devices = _rdma_there(inside, own, rdma)
+        for device, link in own.items():
+            netdev = make(link, settings, told)
+            name = devices.get(device)
+            places[device] = Inside(described.inode, netdev, carrier=link.carrier, rdma=name)
+        found.append(described)
 
     _visit(namespaces, missing, read, room)
     return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
@@ -248,26 +256,6 @@ def _of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, 
     return found
 
 
-def _places(
-    room: Room,
-    own: Mapping[Device, Link],
-    place: Namespace,
-    make: MakeNetdev,
-    rdma: Mapping[Device, str],
-) -> dict[Device, Inside]:
-    settings = room.ethtool.settings([link.index for link in own.values()])
-    there = _rdma_there(room, own, rdma)
-    return {
-        device: Inside(
-            place.inode,
-            make(link, settings, place.sysctls),
-            carrier=link.carrier,
-            rdma=there.get(device),
-        )
-        for device, link in own.items()
-    }
-
-
 def _rdma_there(
     room: Room, own: Collection[Device], rdma: Mapping[Device, str]
 ) -> dict[Device, str]:
@@ -275,9 +263,3 @@ def _rdma_there(
     wanted = {device: rdma[device] for device in own if device in rdma}
     names = room.rdma_names() if wanted else ()
     return {device: name for device, name in wanted.items() if name in names}
-
-
-def _with_stack(room: Room, namespace: Namespace, own: Collection[Link]) -> Namespace:
-    with room.stack() as edge:
-        stack = edge.read(room.rtnl.links(), {link.index for link in own}, namespace.sysctls)
-    return dataclasses.replace(namespace, stack=stack)

@@ -92,6 +92,8 @@ def _data_words(kind: str, data: Pairs) -> Iterator[str]:
         elif name.startswith(("egress.", "ingress.")):
             direction, _, source = name.partition(".")
             yield f"{direction}-qos-map {source}:{value}"
+        elif name.startswith("source."):
+            yield f"macaddr add {name.removeprefix('source.')}"
 
 
 def _member_commands(member: Membership) -> Iterator[str]:

@@ -144,24 +144,57 @@ def set_links(
 def change_links(
     node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
 ) -> Failures:
-    """Set what is not so already of interfaces that are there; of those that are not, nothing."""
+    """Set what is not so already of interfaces that are there; of those that are not, nothing.
+
+    Names go first: udevd answers each with an altname, which may not be wanted.
+    """
+    refused = _give_names(node, actions, watches)
     devices = node.links_by_device()
-    links = [link for group in devices.values() for link in group]
     changes: list[tuple[Target, Change]] = []
     for action in actions:
-        link = node.link_of(target_of(action), devices)
-        # one that udev may still rename is left alone: once it is up it could not be renamed
-        if link is not None and target_of(action) not in node.given_up:
-            changes += [(target_of(action), change) for change in _link_changes(action, link)]
-    cleared = list(_names_cleared(changes, links))
-    new_names = {change.index for _, change in _renames(changes)}
-    # an altname that is in the way and not wanted any more is in both: deleted twice is ENOENT
-    already = [change for _, change in cleared]
-    changes = [(target, change) for target, change in changes if change not in already]
-    with _udev_follows(new_names, watches):
-        refused = _send(node, cleared + changes, LINK_PARTS, _link_refusal)
-        new_names -= {c.index for target, c in _renames(changes) if target in dict(refused)}
-    return refused
+        link = _link_to_change(node, action, devices)
+        if link is not None:
+            left = dataclasses.replace(action, name=None)
+            changes += [(target_of(action), change) for change in _link_changes(left, link)]
+    # an altname may move from one of ours to another
+    changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
+    return refused + _send(node, changes, LINK_PARTS, _link_refusal)
+
+
+def _link_to_change(node: Node, action: SetLink, devices: Devices) -> Link | None:
+    """None for one that udev may still rename: once it is up it could not be renamed."""
+    return None if target_of(action) in node.given_up else node.link_of(target_of(action), devices)
+
+
+def _give_names(node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...]) -> Failures:
+    """Rename what has another name than it is to have.
+
+    An interface that had to make way for another one gets its path's name from udevd again, as an
+    altname, and that may be the one which the other is about to get: then it is done once more.
+    """
+    for again in (True, False):
+        devices = node.links_by_device()
+        renames = [
+            (target_of(action), LinkChange(link.index, name=action.name))
+            for action in actions
+            if (link := _link_to_change(node, action, devices)) is not None
+            and action.name not in {None, link.name}
+        ]
+        if not renames:
+            break
+        links = [link for group in devices.values() for link in group]
+        changes = [*_names_cleared(renames, links), *renames]
+        with _udev_follows({change.index for _, change in renames}, watches) as awaited:
+            results = sent(node, [change for _, change in changes], node.rtnl.change)
+            errors = dict(zip(changes, results, strict=True))
+            refused = [(pair, error) for pair in renames if (error := errors[pair]) is not None]
+            awaited -= {change.index for (_, change), _ in refused}
+        taken = any(error.errno == errno.EEXIST for _, error in refused)
+        if not (again and taken):
+            return [
+                (target, _link_refusal(target, "name", error)) for (target, _), error in refused
+            ]
+    return []
 
 
 def await_links(
@@ -199,25 +232,15 @@ def is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> 
     return target in lost and not node.is_bound(target)
 
 
-def _renames(changes: Iterable[tuple[Target, Change]]) -> list[tuple[Target, LinkChange]]:
-    return [
-        (target, change)
-        for target, change in changes
-        if isinstance(change, LinkChange) and change.name is not None
-    ]
-
-
 def _names_cleared(
-    changes: Iterable[tuple[Target, Change]], links: Sequence[Link]
+    renames: Iterable[tuple[Target, LinkChange]], links: Sequence[Link]
 ) -> Iterator[tuple[Target, Change]]:
     """What has to go first where one of our interfaces has a name that another is to get.
 
     A name that moves on anyway (a swap) makes way by a temporary one, unique by its ifindex. An
     alternative name goes: udevd gives an interface that was renamed its path's name as one
-    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST). All of it
-    goes in the same batch as the renames, so that udevd cannot give it back in between.
+    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST).
     """
-    renames = _renames(changes)
     wanted = {change.name: target for target, change in renames}
     moving = {change.index: target for target, change in renames}
     for link in links:
@@ -230,21 +253,22 @@ def _names_cleared(
 
 
 @contextmanager
-def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[None]:
+def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set[int]]:
     """After a rename udevd runs its rules for the `move` event, and may add an altname: wait.
 
-    Not for one whose rename was refused: no event comes of it.
+    Not for one whose rename was refused, because no event comes of it: the block takes it out.
     """
+    awaited = set(renamed)
     udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
-    if udev_watch is None or not renamed:
-        yield
+    if udev_watch is None:
+        yield awaited
         return
     udev_watch.drain()
     udev_watch.finished -= renamed
-    yield
+    yield awaited
 
     def not_followed() -> Iterator[str]:
-        return (f"interface {index}" for index in sorted(renamed - udev_watch.finished))
+        return (f"interface {index}" for index in sorted(awaited - udev_watch.finished))
 
     try:
         wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_FOLLOWS)

@@ -48,9 +48,10 @@ _SETTING = re.compile(
     r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
 )
 Sysctl = tuple[str, int]
-"""A sysctl of an interface by family and name ("ipv4.rp_filter"), and its value."""
+"""A sysctl of an interface by family and name ("ipv4.rp_filter", "ipv6.neigh.gc_stale_time"), and
+its value."""
 
-_SYSCTL = re.compile(r"ipv[46]\.[a-z0-9_]{1,64}")
+_SYSCTL = re.compile(r"ipv[46]\.(neigh\.)?[a-z0-9_]{1,64}")
 _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -472,6 +473,13 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
         if type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
         _check_range(key, value, 0, U32)
+
+
+def sysctl_parts(key: str) -> tuple[str, str, str]:
+    """Family, tree ("conf" or "neigh") and name of a sysctl's file."""
+    family, _, rest = key.partition(".")
+    tree, dot, name = rest.partition(".")
+    return (family, tree, name) if dot else (family, "conf", rest)
 
 
 @lru_cache

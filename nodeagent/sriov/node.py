@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
-from nodeagent.kernel import managers, sysctls, udev
+from nodeagent.kernel import managers, udev
 from nodeagent.kernel.devlink import Devlink, Eswitch
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import (
@@ -32,9 +32,10 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
+from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
-from nodeagent.sriov import inside
+from nodeagent.sriov import elsewhere, inside
 from nodeagent.sriov.model import (
     NO_DRIVER,
     REPRESENTOR,
@@ -49,7 +50,6 @@ from nodeagent.sriov.model import (
     RdmaDevice,
     Representor,
     Setting,
-    Sysctl,
     Vf,
 )
 from nodeagent.sriov.namespaces import Namespace
@@ -67,11 +67,11 @@ SettingsByIndex = Mapping[int, tuple[Setting, ...]]
 
 @dataclass(frozen=True)
 class Looked:
-    """What one look has found beside links: `ethtool` by ifindex, the defaults of sysctls, the RDMA
+    """What one look has found beside links: `ethtool` by ifindex, what is told of sysctls, the RDMA
     device by function, and by ifindex who has set up an interface."""
 
     ethtool: SettingsByIndex
-    sysctls: tuple[Sysctl, ...] | None
+    sysctls: Told
     rdma: Mapping[tuple[str, str], RdmaDevice] = dataclasses.field(default_factory=dict)
     managers: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
@@ -147,7 +147,7 @@ class Node:
         indexes = [each.index for each in itertools.chain(*devices.values())]
         looked = Looked(
             self.ethtool.settings(indexes),
-            sysctls.defaults(self.proc),
+            self._sysctls(),
             self._rdma_devices(devices),
             self._managers(indexes),
         )
@@ -160,8 +160,8 @@ class Node:
                 for device in found
             )
             state = self._with_insides(driver, sorted(pfs, key=lambda pf: pf.handle))
-            state = dataclasses.replace(state, sysctls=looked.sysctls or ())
-            return dataclasses.replace(state, stack=self._observe_stack(state, links))
+            state = dataclasses.replace(state, sysctls=looked.sysctls.defaults)
+            return dataclasses.replace(state, stack=self._observe_stack(state, links, looked))
         except ValueError as error:
             raise UnavailableError(
                 f"cannot make sense of the PFs of {driver}: {error}",
@@ -215,8 +215,8 @@ class Node:
         if not missing:
             return NodeState(driver, pfs)
 
-        def make(link: Link, ethtool: SettingsByIndex, defaults: tuple[Sysctl, ...]) -> Netdev:
-            return _netdev_of(link, Looked(ethtool, defaults))
+        def make(link: Link, ethtool: SettingsByIndex, told: Told) -> Netdev:
+            return _netdev_of(link, Looked(ethtool, told))
 
         elsewhere = self.sysfs.rdma_devices_elsewhere()
         found = inside.find(self.namespaces, missing, make, self.proc, rdma=elsewhere)
@@ -252,6 +252,12 @@ class Node:
                 found[device] = RdmaDevice(each.name, soft)
         return found
 
+    def children_elsewhere(self, state: NodeState) -> tuple[str, ...]:
+        """A line for each child of an interface of `state` that is in another namespace."""
+        wanted = {netdev.name for netdev in state.netdevs()}
+        names = {n: link.name for n, link in self.rtnl.links().items() if link.name in wanted}
+        return tuple(elsewhere.children_elsewhere(self.namespaces, names))
+
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
         return self._by_device(self.rtnl.links())
@@ -268,14 +274,20 @@ class Node:
                 devices.setdefault(device, []).append(link)
         return devices
 
-    def _observe_stack(self, state: NodeState, links: Mapping[int, Link]) -> Stack | None:
+    def _sysctls(self) -> Told:
+        with self.stack() as edge:
+            return edge.parameters(self.proc)
+
+    def _observe_stack(
+        self, state: NodeState, links: Mapping[int, Link], looked: Looked
+    ) -> Stack | None:
         """What stands on all our netdevs; None where there are none to stand on."""
         names = {netdev.name for netdev in state.netdevs()}
         roots = {index for index, link in links.items() if link.name in names}
         if not roots:
             return None
         with self.stack() as edge:
-            return edge.read(links, roots, state.sysctls)
+            return edge.read(links, roots, looked.sysctls)
 
     def link_of(self, target: Target, devices: Devices) -> Link | None:
         """The netdev of a PF, a VF or a representor: for a PF its own port, never another's."""
@@ -510,7 +522,7 @@ def _netdev_of(link: Link, looked: Looked) -> Netdev:
         alias=link.alias,
         ethtool=looked.ethtool.get(link.index),
         manager=looked.managers.get(link.index),
-        sysctls=looked.sysctls and sysctls.decoded(link.af_spec, looked.sysctls, link.mtu),
+        sysctls=looked.sysctls.of(link.index, link.af_spec, link.mtu),
     )
 
 

@@ -57,6 +57,8 @@ def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
             lost = {target for target, _ in failures}
             failed = _perform_stage(node, stage, watches, lost, arrivals)
             failures += failed
+            for _, text in failed:
+                log.debug("%s: %s", stage.name, text)
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
         failures += arrivals.greet()

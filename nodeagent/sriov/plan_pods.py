@@ -24,7 +24,7 @@ from nodeagent.sriov.ethtool import to_set
 from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.plan_stack import is_there
-from nodeagent.sriov.stack import Stack, Stacked, devices_of, renamed, roots
+from nodeagent.sriov.stack import Stack, Stacked, renamed, roots, stands_on
 
 MOVE: Final = "move VFs"
 SET_UP: Final = "set up in pods"
@@ -90,8 +90,9 @@ def things_of(state: NodeState, inode: int) -> Mapping[Stacked, tuple[DeviceHand
     }
     stack = state.namespace(inode).stack
     owners |= {child: owners[root] for child, root in roots(stack).items() if root in owners}
+    sources = stack.sources
     return {
-        thing: next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
+        thing: next((owners[dev] for dev in stands_on(thing, sources) if dev in owners), None)
         for thing in stack.things()
     }
 

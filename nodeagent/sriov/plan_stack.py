@@ -19,9 +19,9 @@ from nodeagent.sriov.stack import (
     Route,
     Stack,
     Stacked,
-    devices_of,
     renamed,
     roots,
+    stands_on,
 )
 from nodeagent.sriov.sysctls import missing
 
@@ -45,9 +45,9 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, AddSt
     names = _new_names(want, have)
     things = (renamed(thing, names) for thing in (have.stack or Stack()).things())
     there = {thing: thing for thing in things}
-    owners = owners_of(want)
+    owners, sources = owners_of(want), want.stack.sources
     for thing in want.stack.things():
-        owner = next((owners[dev] for dev in devices_of(thing) if dev in owners), None)
+        owner = next((owners[dev] for dev in stands_on(thing, sources) if dev in owners), None)
         if owner is not None and not is_there(thing, there, have.sysctls):
             yield STAGE_OF[type(thing)], AddStacked(*owner, thing)
 

@@ -191,7 +191,7 @@ class Nexthop:
 
 @dataclass(frozen=True)
 class Route:
-    """A route by one or several nexthops of which at least one is ours.
+    """A route by one or several nexthops of which at least one is ours, or from an address of ours.
 
     `metrics` are RTAX_* by number (mtu is 2), `kind` is RTN_* (1: unicast). `expires_at` is a Unix
     time, and not compared.
@@ -285,6 +285,12 @@ class Stack:
     qdiscs: tuple[Qdisc, ...] = ()
     lost: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Whose each IPv4 address is. A route from it goes with it (fib_sync_down_addr())."""
+        fourth = (each for each in self.addresses if ":" not in each.address)
+        return {each.address.partition("/")[0]: each.dev for each in fourth}
+
     def things(self) -> Iterator[Stacked]:
         """Everything, in the order in which it can be put back."""
         yield from self.children
@@ -302,6 +308,16 @@ def devices_of(thing: Stacked) -> tuple[str, ...]:
     if isinstance(thing, Route):
         return tuple(hop.dev for hop in thing.nexthops if hop.dev is not None)
     return (thing.dev,)
+
+
+def stands_on(thing: Stacked, sources: Mapping[str, str]) -> tuple[str, ...]:
+    """The interfaces with which `thing` goes: those before it, and of a route its source's.
+
+    `sources`: `Stack.sources` of the stack that it is of.
+    """
+    if isinstance(thing, Route) and thing.src in sources:
+        return (*devices_of(thing), sources[thing.src or ""])
+    return devices_of(thing)
 
 
 def renamed(thing: Stacked, names: Mapping[str, str]) -> Stacked:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from nodeagent.sriov.model import Netdev, Sysctl
+from nodeagent.sriov.model import Netdev, Sysctl, sysctl_parts
 
 UNSET: Final = 0
 """Of one that has no default and is not set: `ipv6.mtu`, then the interface's own."""
@@ -63,5 +63,5 @@ def missing(
 def commands(values: tuple[Sysctl, ...], name: str) -> Iterator[str]:
     """Lines for a shell; sysctl(8) takes slashes, so that a dot in a name is no separator."""
     for key, value in values:
-        family, _, entry = key.partition(".")
-        yield f"sysctl -qw net/{family}/conf/{name}/{entry}={value}"
+        family, tree, entry = sysctl_parts(key)
+        yield f"sysctl -qw net/{family}/{tree}/{name}/{entry}={value}"

@@ -79,7 +79,7 @@ def simulated(nodeagent: Nodeagent) -> Iterator[Nodeagent]:
     lab.sh("modprobe -r netdevsim")
 
 
-@pytest.mark.parametrize(("destroy", "vfs"), [(make_again, 50), (reload, 8), (remove_vfs, 8)])
+@pytest.mark.parametrize(("destroy", "vfs"), [(make_again, 8), (reload, 50), (remove_vfs, 8)])
 def test_representors_come_back_by_port_whatever_they_are_called(
     simulated: Nodeagent, tmp_path: Path, destroy: Callable[[], None], vfs: int
 ) -> None:
@@ -104,6 +104,30 @@ def test_representors_come_back_by_port_whatever_they_are_called(
     simulated.call("restore", "--snapshot", snapshot)
     assert read() == before
     simulated.call("verify", "--snapshot", snapshot)
+
+
+def test_udev_calls_the_pf_something_else_and_a_representor_does_not_come_back(
+    simulated: Nodeagent, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "snapshot"
+    give_vfs(3)
+    lab.sh(f"devlink dev eswitch set {HANDLE} mode switchdev; udevadm settle")
+    before = read()
+    simulated.call("snapshot", "-o", str(snapshot))
+    taken = json.loads(snapshot.read_text())
+    representors = taken["state"]["pfs"][0]["representors"]
+    representors.append({"port": "pf0vf3", "netdev": {"name": "of-vf3"}})
+    snapshot.write_text(json.dumps(taken))
+    lab.RULES.mkdir(exist_ok=True)
+    (lab.RULES / "99-lab.rules").write_text(
+        'SUBSYSTEM=="net", ACTION=="add", ATTR{phys_port_name}=="p1", NAME="odd0"\n'
+    )
+    lab.sh("udevadm control --reload")
+    reload()
+    assert (DEVICE / "net" / "odd0").exists()
+    failed = simulated.call("restore", "--snapshot", str(snapshot), status=1, VF_TIMEOUT=3)
+    assert f"{HANDLE} representor pf0vf3: no network interface" in failed.log
+    assert read() == before
 
 
 def test_300_vfs_come_back_and_a_cut_list_of_400_is_refused(

@@ -29,12 +29,13 @@ from nodeagent.kernel.ethnl import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
-from nodeagent.kernel.stack import StackEdge
+from nodeagent.kernel.stack import UNTOLD, StackEdge
+from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import links as real_links
 from nodeagent.sriov import node as real_node
-from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Sysctl, Vf
+from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.namespaces import Holder
 from nodeagent.sriov.node import Node
 from nodeagent.sriov.stack import Stack
@@ -69,10 +70,14 @@ class FakeStack(StackEdge):
         self,
         links: Mapping[int, Link],
         roots: Collection[int],
-        defaults: tuple[Sysctl, ...] = (),
+        told: Told = UNTOLD,
     ) -> Stack:
         """Nothing."""
         return Stack()
+
+    def parameters(self, proc: Path = Path("/proc")) -> Told:
+        """The defaults of the node's files, and nothing of neighbours."""
+        return real_sysctls.told((), proc)
 
 
 class FakeNamespaces(Namespaces):

@@ -19,7 +19,7 @@ LOOKS: Final = (
     "bridge -j vlan",
 )
 SYSCTLS: Final = (
-    "sysctl -a 2>/dev/null | grep -E '^net.(ipv4|ipv6).(conf|neigh).(en|mac|ip)' | sort"
+    "sysctl -a 2>/dev/null | grep -E '^net.(ipv4|ipv6).(conf|neigh).' | grep -vE '[.](all|lo)[.]'"
 )
 COUNTED: Final = {
     *("ifindex", "link_index", "expires", "used", "link_failure_count", "mii_status"),
@@ -42,11 +42,12 @@ def _only(these: Any, those: Any) -> list[str]:
     ]
 
 
-def look() -> dict[str, Any]:
-    """What ip(8), bridge(8) and sysctl(8) tell of all interfaces of the host's namespace."""
-    found = {command: plain(json.loads(lab.sh(command) or "[]")) for command in LOOKS}
-    values = [line.partition(" = ") for line in lab.sh(SYSCTLS).splitlines()]
-    return {**found, "sysctl": [{key: value} for key, _, value in values]}
+def look(namespace: str = "") -> dict[str, Any]:
+    """What ip(8), bridge(8) and sysctl(8) tell of a namespace's interfaces; of the host's."""
+    into = f"ip netns exec {namespace} " if namespace else ""
+    found = {into + command: plain(json.loads(lab.sh(into + command) or "[]")) for command in LOOKS}
+    values = [line.partition(" = ") for line in lab.sh(into + SYSCTLS).splitlines()]
+    return {**found, f"{into}sysctl": [{key: value} for key, _, value in values]}
 
 
 def plain(value: Any) -> Any:

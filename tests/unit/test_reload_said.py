@@ -210,6 +210,17 @@ def test_what_a_snapshot_warns_of(
     assert taken.taken_at.endswith("+00:00")
 
 
+def test_a_pf_whose_interface_is_elsewhere_is_told(
+    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody tells then what it holds for its VFs, which must not look like nothing being set."""
+    fake.elsewhere |= {n for n, link in fake.links.items() if link.device == PF1}
+    with fake.node(settings) as node:
+        story.take_snapshot(node, cast(NicDriver, Driver()))
+    (said,) = [each for each in caplog.messages if "no interface in this" in each]
+    assert said.startswith(f"pci/{PF1}: it has VFs")
+
+
 def test_nothing_to_do_is_said(
     fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
 from nodeagent.kernel import linkinfo, stack_messages
-from nodeagent.kernel.left_out import fdb_of, nexthop_of
-from nodeagent.kernel.linkinfo import attribute
+from nodeagent.kernel.left_out import fdb_of, identity_of, mdb_of, nexthop_of
+from nodeagent.kernel.linkinfo import attribute, nested
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import (
     Ours,
@@ -21,7 +21,9 @@ from nodeagent.kernel.stack import (
     membership_of,
     neighbour_of,
     route_of,
+    with_addresses,
 )
+from nodeagent.kernel.sysctls import Told
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences
 from nodeagent.sriov.lines_stack import stacked_line
@@ -208,6 +210,38 @@ def test_routes_that_are_not_ours_or_the_kernels_own_are_left_out() -> None:
         assert route_of(body, OURS, NOW) is None
 
 
+def test_a_route_through_others_goes_with_the_address_that_it_is_from() -> None:
+    route = Route("10.0.0.0/8", (Nexthop("bond0"),), src="192.0.2.10")
+    body = bytes(stack_messages.route_message(route, INDEXES, NOW))
+    own = Address("enp1s0", "192.0.2.10/24")
+    assert route_of(body, with_addresses(OURS, [own]), NOW) == route
+    assert route_of(body, with_addresses(OURS, [replace(own, address="192.0.2.1/24")]), NOW) is None
+    netdev = Netdev("enp1s0", Mac(MAC), 1500, True)
+    state = NodeState(
+        "mlx5_core",
+        (Pf(DeviceHandle("pci", "0000:01:00.0"), netdev=netdev),),
+        Stack(addresses=(own,), routes=(route,)),
+    )
+    without = replace(state, stack=Stack(addresses=(own,)))
+    (stage,) = plan(state, without)
+    assert [action.thing for action in stage.actions] == [route]  # type: ignore[union-attr] # one
+    assert [each.want for each in differences(state, without)] == [route]
+
+
+@pytest.mark.parametrize(
+    ("subnet", "own"), [("10.2.0.0/24", "10.2.0.1/24"), ("fd00::/64", "fd00::1/64")]
+)
+def test_a_route_that_networkmanager_makes_in_the_kernels_name(subnet: str, own: str) -> None:
+    """Its protocol is the kernel's, which makes none for an address with noprefixroute."""
+    route = Route(subnet, (Nexthop("enp1s0"),), metric=100, proto=2)
+    body = bytes(stack_messages.route_message(route, INDEXES, NOW))
+    flagged, usual = Address("enp1s0", own, flags=0x200), Address("enp1s0", own)
+    assert route_of(body, with_addresses(OURS, [flagged]), NOW) == route
+    assert route_of(body, with_addresses(OURS, [usual]), NOW) is None
+    assert route_of(body, with_addresses(OURS, [flagged, replace(usual, proto=1)]), NOW) is None
+    assert route_of(body, with_addresses(OURS, [replace(flagged, dev="x")]), NOW) is None
+
+
 def test_a_route_with_what_is_not_put_back_is_named() -> None:
     body = bytes(stack_messages.route_message(ROUTE, INDEXES, NOW))
     body += attribute(30, struct.pack("=I", 5))
@@ -244,8 +278,66 @@ def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
         assert fdb_of(header + entry + more, ours) == text
 
 
+@pytest.mark.parametrize(
+    ("lladdr", "flags", "text"),
+    [
+        ("020000000009", 2, "static FDB entry 02:00:00:00:00:09 on enp1s0"),
+        ("020000000009", 0, None),
+        ("01005e000001", 2, None),  # a multicast group's
+        ("525400000001", 2, None),  # an interface's own
+    ],
+)
+def test_an_address_that_an_interface_listens_to_is_lost(
+    lladdr: str, flags: int, text: str | None
+) -> None:
+    header = bytes(16) + struct.pack("=BxxxiHBB", 7, 2, 0x80, flags, 0)
+    body = header + attribute(2, bytes.fromhex(lladdr))
+    assert fdb_of(body, {2: link(2, "enp1s0")}, {MAC}) == text
+
+
+def test_permanent_mdb_entries_are_lost() -> None:
+    def body(index: int, state: int, vlan: int, group: bytes, protocol: str) -> bytes:
+        place = struct.pack("=iBBH16s2s", index, state, 0, vlan, group, bytes.fromhex(protocol))
+        info = attribute(1, place + bytes(2))
+        return bytes(24) + nested(1, nested(1, info + attribute(2, bytes(4))))
+
+    ours = {2: link(2, "enp1s0")}
+    fourth, sixth = bytes([239, 1, 1, 1]), bytes.fromhex("ff0e" + "00" * 13 + "07")
+    assert list(mdb_of(body(2, 1, 10, fourth, "0800"), ours)) == [
+        "MDB entry 239.1.1.1 on enp1s0 vlan 10"
+    ]
+    assert list(mdb_of(body(2, 1, 0, sixth, "86dd"), ours)) == ["MDB entry ff0e::7 on enp1s0"]
+    assert list(mdb_of(body(2, 1, 0, bytes.fromhex("01005e000009"), "0000"), ours)) == [
+        "MDB entry 01:00:5e:00:00:09 on enp1s0"
+    ]
+    assert list(mdb_of(body(2, 0, 0, fourth, "0800"), ours)) == []
+    assert list(mdb_of(body(3, 1, 0, fourth, "0800"), ours)) == []
+
+
+def test_what_ipv6_addresses_are_made_of_is_lost() -> None:
+    token = attribute(7, bytes(15) + b"\x77")
+    own = link(2, "enp1s0", af_spec=nested(10, token + attribute(8, b"\x02")))
+    assert list(identity_of(own, Told())) == [
+        "IPv6 token ::77 on enp1s0",
+        "stable_secret on enp1s0, with the IPv6 addresses that are made of it",
+    ]
+    usual = link(2, "enp1s0", af_spec=nested(10, attribute(7, bytes(16)) + attribute(8, b"\x02")))
+    assert list(identity_of(usual, Told((("ipv6.addr_gen_mode", 2),)))) == []
+
+
 def link(index: int, name: str, **more: object) -> Link:
     return Link(index, name, MAC, 1500, True, True, None, None, None, **more)  # type: ignore[arg-type] # by name
+
+
+VXLAN = attribute(linkinfo.INFO_KIND, b"vxlan\0") + nested(
+    linkinfo.INFO_DATA, attribute(linkinfo.VXLAN_LINK, struct.pack("=I", 9))
+)
+"""It says what it stands on in its own attributes, and in IFLA_LINK nothing."""
+
+
+def test_a_macvlan_listens_to_its_sources_again() -> None:
+    data = (("mode", 16), ("source.02:00:00:00:00:01", 1), ("source.02:00:00:00:00:02", 1))
+    assert linkinfo.decoded(linkinfo.child_info("macvlan", data)).data == data
 
 
 def test_children_come_after_their_parents_and_others_are_named() -> None:
@@ -254,7 +346,8 @@ def test_children_come_after_their_parents_and_others_are_named() -> None:
         9: link(9, "enp1s0"),
         4: link(4, "macvlan0", parent=5, info=linkinfo.child_info("macvlan", (("mode", 4),))),
         5: link(5, "enp1s0.100", parent=9, info=vlan),
-        6: link(6, "vx0", parent=9, info=attribute(linkinfo.INFO_KIND, b"vxlan\0")),
+        6: link(6, "vx0", info=VXLAN),
+        7: link(7, "vx1", info=attribute(linkinfo.INFO_KIND, b"vxlan\0")),
         8: link(8, "other", parent=77),
     }
     children, lost = children_of(links, {9})

@@ -10,6 +10,7 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
+from nodeagent.kernel.linkinfo import attribute, nested
 from nodeagent.sriov.actions import SetSysctls
 from nodeagent.sriov.differences import differences
 from nodeagent.sriov.lines import lines
@@ -62,6 +63,59 @@ def test_ipv6s_own_mtu_is_told_where_it_is_not_the_interfaces() -> None:
 @pytest.mark.parametrize("spec", [b"", b"\x04\x00", struct.pack("=HHI", 8, 2, 1)])
 def test_a_kernel_that_tells_less(spec: bytes) -> None:
     assert sysctls.decoded(spec, DEFAULTS, 1500) == ()
+
+
+def table(family: int, parameters: dict[int, int], index: int | None = None) -> bytes:
+    """An RTM_NEWNEIGHTBL of one table's own parameters, or of an interface's."""
+    own = b"" if index is None else attribute(1, struct.pack("=I", index))
+    own += b"".join(
+        attribute(number, struct.pack("=I" if number in range(8, 12) else "=Q", value))
+        for number, value in parameters.items()
+    )
+    return bytes(16) + struct.pack("=Bxxx", family) + nested(6, own)
+
+
+def test_what_interfaces_have_for_neighbours_is_told_like_the_rest(tmp_path: Path) -> None:
+    """In the files' units: seconds, hundredths of a second, milliseconds, counts."""
+    starts = {3: 21000, 4: 30000, 6: 60000, 9: 0, 15: 1000, 19: 5000}
+    told = sysctls.told(
+        [
+            table(2, starts),
+            table(10, starts),
+            table(2, {**starts, 3: 44000, 6: 77000, 15: 540, 9: 4}, 2),
+            table(10, {**starts, 4: 12348}, 2),
+            table(10, starts, 3),
+            bytes(16) + b"\x0c\0\0\0",  # DECnet's: nothing of ours
+        ],
+        tmp_path,
+    )
+    assert ("ipv6.neigh.gc_stale_time", 60) in told.defaults
+    assert told.of(2, b"", 1500) == (
+        ("ipv4.neigh.app_solicit", 4),
+        ("ipv4.neigh.gc_stale_time", 77),
+        ("ipv4.neigh.locktime", 54),
+        ("ipv6.neigh.base_reachable_time_ms", 12348),
+    )
+    assert told.of(3, b"", 1500) == ()
+    assert told.of(4, b"", 1500) == ()
+
+
+def test_a_neighbours_sysctl_is_in_a_tree_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "sys" / "net" / "ipv4" / "neigh" / "ens1" / "gc_stale_time"
+    path.parent.mkdir(parents=True)
+    path.write_text("60\n")
+    sysctls.write("ens1", "ipv4.neigh.gc_stale_time", 77, tmp_path)
+    assert path.read_text() == "77\n"
+    want = node((("ipv4.neigh.gc_stale_time", 77),), (("ipv4.neigh.gc_stale_time", 60),))
+    assert wanted(want, after_reload(want)) == [("ipv4.neigh.gc_stale_time", 77)]
+    text = lines(plan(want, after_reload(want)), want, after_reload(want))
+    assert "sysctl -qw net/ipv4/neigh/ens1/gc_stale_time=77" in text
+
+
+def test_a_secret_is_not_saved_and_nothing_is_asked_that_needs_it() -> None:
+    spec = af_spec({"ipv6.addr_gen_mode": 2})
+    assert sysctls.decoded(spec, (("ipv6.addr_gen_mode", 0),), 1280) == ()
+    assert sysctls.decoded(af_spec({"ipv6.addr_gen_mode": 1}), (("ipv6.addr_gen_mode", 0),), 1280)
 
 
 def test_defaults_are_those_that_this_kernel_has(tmp_path: Path) -> None:
