@@ -42,6 +42,7 @@ from nodeagent.sriov.model import (
     Snapshot,
     Vf,
 )
+from nodeagent.sriov.moving import Arrival, Arrivals
 from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.pods import without
@@ -416,6 +417,23 @@ def test_a_snapshot_that_makes_no_sense_is_refused(old: str, new: str) -> None:
     assert old in text
     with pytest.raises(DataError):
         snapshot_from_json(text.replace(old, new), "it")
+
+
+def test_one_that_settles_between_two_looks_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is no longer missing has been let in: a look that says so is the one that lets it in."""
+    settled = iter(("no network interface", None))
+    monkeypatch.setattr(Arrivals, "_unready", lambda *_: next(settled))
+    arrived: list[Arrival] = []
+    monkeypatch.setattr(Arrivals, "_arrive", lambda _, arrival: arrived.append(arrival))
+    with fake_node(monkeypatch) as fake, fake.node(Settings()) as node:
+        stages = plan(state(vf(0, "net1")), after_reload(state(vf(0, "net1"))))
+        arrivals = Arrivals(node, stages, ())
+        assert arrivals._missing(set()) == ["no network interface"]
+        assert not arrived
+        assert arrivals._missing(set()) == []
+    assert [each.name for each in arrived] == ["net1"]
 
 
 # Echoes
