@@ -105,10 +105,6 @@ class Pod:
             text=True,
         )
 
-    def events(self) -> Events:
-        """What becomes of its interfaces."""
-        return Events(self)
-
     def end(self) -> None:
         """Its process is gone, and its namespace with it, if nobody else has that."""
         self.process.kill()
@@ -194,22 +190,6 @@ def seconds_of_a_look(node: Node) -> float:
         node.observe()
         times.append(time.monotonic() - began)
     return min(times)
-
-
-class Events:
-    """What `ip monitor link` tells of a pod, until the `with` block ends; then `lines`."""
-
-    def __init__(self, pod: Pod) -> None:
-        self._pod = pod
-        self.lines: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._process = self._pod.start("stdbuf", "-oL", "ip", "-o", "monitor", "link")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self.lines = self._process.communicate()[0].splitlines()
 
 
 class Announcements:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import netlink, rtnl, sysctls
-from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, Rtnl, VfChange, VfInfo
+from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, LinkMove, Rtnl, VfChange, VfInfo
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded"
 ZERO = "00:00:00:00:00:00"
@@ -300,6 +300,14 @@ def test_only_the_flags_that_are_asked_for_change(
     encoded = rtnl._set_link(asked)
     message = rtnl._decoded(bytes(encoded))
     assert (message["flags"], message["change"]) == (flags, change)
+
+
+def test_name_and_namespace_go_in_one_message() -> None:
+    """The kernel does both before anybody else can look (do_setlink() holds the RTNL lock)."""
+    message = rtnl._decoded(bytes(rtnl._set_link(LinkMove(7, 11, "net1"))))
+    attributes = {slot.name: slot.value for slot in message["attrs"]}
+    assert (message["index"], message["header"]["type"]) == (7, rtnl.RTM_SETLINK)
+    assert attributes == {"IFLA_NET_NS_FD": 11, "IFLA_IFNAME": "net1"}
 
 
 # refusals, as recorded

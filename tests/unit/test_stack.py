@@ -169,6 +169,14 @@ def test_what_is_left_of_a_lifetime() -> None:
     assert gone.valid_until == NOW + stack_messages.GRACE
 
 
+def test_one_that_is_valid_for_ever_and_not_preferred() -> None:
+    """ip address add … preferred_lft 0: never a source of its own (RFC 6724)."""
+    address = Address("enp1s0", "2001:db8::1/64", preferred_until=int(NOW) - 7)
+    found = address_of(bytes(stack_messages.address_message(address, 2, NOW)), OURS, NOW)
+    assert found is not None
+    assert (found.expires, found.valid_until, found.preferred_until) == (False, None, int(NOW))
+
+
 @pytest.mark.parametrize(
     ("address", "proto", "flags"),
     [
