@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import agent
-from nodeagent.errors import Stopped, StorageError, WaitTimeout
+from nodeagent import agent, debug
+from nodeagent.errors import ConfigError, Stopped, StorageError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.kernel.heart import Heart
@@ -51,6 +51,14 @@ def test_a_wait_beats_and_a_hang_does_not(tmp_path: Path) -> None:
 def test_a_running_command_beats(tmp_path: Path) -> None:
     with StopSignal() as stop, Counting(tmp_path / "beat", 0.02) as heart, stop.accompanied(heart):
         process.run(["/bin/sleep", "0.3"], timeout=10, stop=stop)
+        assert heart.beats >= 5
+
+
+def test_the_pause_of_debug_mode_beats(tmp_path: Path) -> None:
+    """`probe live` must not kill a container in which somebody looks around."""
+    settings = replace(Settings(), debug=True, debug_sleep=0.3)
+    with StopSignal() as stop, Counting(tmp_path / "beat", 0.02) as heart, stop.accompanied(heart):
+        debug.pause(settings, ConfigError("no"), stop)
         assert heart.beats >= 5
 
 
