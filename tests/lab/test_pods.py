@@ -248,7 +248,7 @@ UID: Final = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
 
 def _notes(nodeagent: Nodeagent, name: str) -> list[State]:
     lines = (nodeagent.state_dir / "journal.jsonl").read_text().splitlines()
-    return [each for each in map(json.loads, lines) if each.get("name") == name]
+    return [each["facts"] for each in map(json.loads, lines) if each.get("name") == name]
 
 
 def open_vfio(vf: str) -> list[str]:
