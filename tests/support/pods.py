@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+from nodeagent.kernel.netns import Namespaces
+from nodeagent.sriov.inside import Room
 from nodeagent.sriov.node import Node
 from tests.support import lab
 from tests.support.lab import PATIENCE, PCI
@@ -190,6 +192,19 @@ def seconds_of_a_look(node: Node) -> float:
         node.observe()
         times.append(time.monotonic() - began)
     return min(times)
+
+
+def seconds_of_a_scan() -> tuple[int, float]:
+    """How many namespaces there are, and how long it takes to find and to ask each of them."""
+    namespaces, times = Namespaces(), []
+    for _ in range(3):
+        began = time.monotonic()
+        found = namespaces.scan()
+        for inode, holders in found.items():
+            with namespaces.seen(inode, holders) as fd, Room.open(fd) as room:
+                room.rtnl.has_hardware()
+        times.append(time.monotonic() - began)
+    return len(found), min(times)
 
 
 class Announcements:
