@@ -223,10 +223,14 @@ def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearra
 def _join(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Make ports, then look at what the master gave them, and set what is to be different."""
+    """Make ports, then look at what the master gave them, and set what is to be different.
+
+    VFs before PFs: a bond takes a PF that is down, and an igb VF gets no MAC after that of its PF.
+    """
     if not actions:
         return []
     failures: Failures = []
+    actions = sorted(actions, key=lambda action: action.index is None)
     for action, member in _members(actions):
         link, master = links[member.dev], links[member.master]
         if link.master != master.index:

@@ -341,7 +341,8 @@ def bodies(header: int) -> st.SearchStrategy[list[bytes]]:
 @fuzzed
 @given(bodies(16))
 def test_links_and_vfs(raw: list[bytes]) -> None:
-    for read in (RubbishRtnl(raw).links, lambda: RubbishRtnl(raw).vfs(1)):
+    edge = RubbishRtnl(raw)
+    for read in (edge.links, lambda: edge.vfs(1), lambda: edge.number_of(0)):
         with contextlib.suppress(KernelError):
             read()
 
@@ -350,11 +351,16 @@ def test_links_and_vfs(raw: list[bytes]) -> None:
 @given(bodies(8) | bodies(12) | bodies(20))
 def test_the_stack(raw: list[bytes]) -> None:
     raw = [body[:20] + struct.pack("=I", 1) + body[24:] for body in raw]  # the ifindex is ours
-    links = {1: Link(1, "eth0", None, 1500, False, False, None, None, None)}
-    with contextlib.suppress(KernelError):
-        RubbishStack(raw).read(links, {1})
-    with contextlib.suppress(KernelError):
-        RubbishStack(raw).tentative({1})
+    of_port = {"af_spec": raw[0][24:], "info": raw[0][28:], "master": 2} if raw else {}
+    eth0 = Link(1, "eth0", None, 1500, False, False, None, None, None, **cast("Any", of_port))
+    edge = RubbishStack(raw)
+    for read in (
+        lambda: edge.read({1: eth0}, {1}),
+        lambda: edge.tentative({1}),
+        lambda: edge.parameters(ROOT),
+    ):
+        with contextlib.suppress(KernelError):
+            read()
 
 
 @fuzzed
