@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nodeagent.driver import blacklist, openibd, uplink, users
+from nodeagent.driver import blacklist, openibd, privileges, uplink, users
 from nodeagent.driver.neighbours import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
@@ -75,9 +75,9 @@ class Look:
     def findings(self) -> tuple[Finding, ...]:
         """Everything that was found, what blocks first. Touches nothing."""
         checks = (
-            *(self._installed, self._loadable, self._storage, self._third_party, self._peermem),
-            *(self._foreign_holders, self._processes, self._references, self._functions),
-            *(self._uplink, self._space),
+            *(self._allowed, self._installed, self._loadable, self._storage, self._third_party),
+            *(self._peermem, self._foreign_holders, self._processes, self._references),
+            *(self._functions, self._uplink, self._space),
         )
         found = [finding for check in checks for finding in check()]
         return tuple(sorted(found, key=lambda finding: not finding.blocks))
@@ -108,6 +108,16 @@ class Look:
     @property
     def _keeps_pods(self) -> bool:
         return self.settings.pod_losses == "block"
+
+    def _allowed(self) -> Iterator[Finding]:
+        if missing := [*privileges.lacking(self.sysfs, self.proc)]:
+            yield Finding(
+                "privileges",
+                "; ".join(missing),
+                "the driver would not be unloaded, or its VFs not be made again",
+                "run it in a container with privileged: true, or as root on the host",
+                blocks=True,
+            )
 
     def _installed(self) -> Iterator[Finding]:
         settings = self.settings

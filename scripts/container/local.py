@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from emulator.cache import Artefact, Cache, digest
-from emulator.host import LabError, Runner, locked, output_of, say
+from emulator.host import Runner, locked, output_of, say
 from emulator.packages import Apt, debian_suite, require_host
 
 from container import smoke
-from container.recipe import LOCK, ROOT, SOURCES, copy_context
+from container.recipe import LOCK, ROOT, SOURCES, copy_context, revision
 
 SIDECAR = "python3 kmod iproute2 util-linux"
 PACKAGES = {
@@ -47,7 +47,8 @@ class Local:
     """The cache of bases, wheels and images under `root`; `lists` is where apt keeps its lists."""
 
     def __init__(self, root: Path, lists: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
+        for directory in (root, lists):
+            directory.mkdir(parents=True, exist_ok=True)
         self.cache = Cache(root)
         self.runner = Runner(root / "logs")
         self.apt = Apt(lists, self.runner)
@@ -148,7 +149,7 @@ class Local:
             *("--build-arg", "BASE=localhost/nodeagent-base"),
             *("--build-arg", "BUILDER=localhost/nodeagent-builder"),
             *("--build-arg", "PIP_OPTIONS=--no-index --find-links=/wheels"),
-            *("--build-arg", f"REVISION={_revision()}"),
+            *("--build-arg", f"REVISION={revision()}"),
             *("-f", context / "Containerfile", context),
         )
         shutil.rmtree(context)
@@ -174,12 +175,3 @@ class Local:
         # vfs: plain directories, whatever file system the cache is on
         places = ("--root", str(self._storage / "root"), "--runroot", str(self._storage / "run"))
         return ("buildah", *places, "--storage-driver", "vfs")
-
-
-def _revision() -> str:
-    """The commit, where there is a checkout."""
-    try:
-        described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        return output_of("git", "-C", ROOT, *described, what="asking git").strip()
-    except LabError:
-        return "unknown"

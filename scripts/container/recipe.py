@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from emulator.host import LabError, output_of
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGETS = ("sidecar", "driver")
 LOCK = ROOT / "scripts" / "requirements-image.lock"
@@ -20,3 +22,12 @@ def copy_context(directory: Path) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
+
+
+def revision() -> str:
+    """The commit, where there is a checkout."""
+    try:
+        described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        return output_of("git", "-C", ROOT, *described, what="asking git").strip()
+    except LabError:
+        return "unknown"

@@ -18,6 +18,8 @@ LARGEST = 220
 COLD_START = 0.4
 """Seconds for `nodeagent status`, of processor time: no matter who else is at work here."""
 UNWANTED = ("pip", "pip3", "gcc", "cc", "c++", "ld", "make")
+UNWANTED_BESIDE = ("rpm", "rpmbuild", "rpmkeys", "lsof", "lspci")
+"""The sidecar installs nothing and calls no openibd."""
 ENTERED = ("unshare", "--mount", "--pid", "--fork", "--net", "--kill-child")
 IMPORT_ALL = """
 import importlib, pkgutil, nodeagent
@@ -37,11 +39,16 @@ def check(directory: Path, target: str, runner: Runner) -> None:
     try:
         tried = _Tried(root)
         _check_config(json.loads((directory / "config.json").read_text()), target)
-        _check_files(root)
+        _check_files(root, target)
         tried.check_tools(target)
         tried.expect(0, "nodeagent", "--help", says="exactly as it was")
         tried.expect(1, "nodeagent", "sources", says="NVIDIA_NIC_DRIVER_VER is not set")
+        tried.expect(1, "nodeagent", "precompiled", says="NVIDIA_NIC_DRIVER_VER is not set")
+        tried.expect(1, "nodeagent", "dtk-build", says="DTK_OCP_START_COMPILE_FLAG")
         tried.expect(64, "nodeagent", "no-such-mode", says="no-such-mode")
+        tried.expect(1, "nodeagent", "sources", "precompiled", says="unexpected extra argument")
+        nobody = ("setpriv", "--reuid=65534", "--clear-groups", "env", "NVIDIA_NIC_DRIVER_VER=1")
+        tried.expect(1, *nobody, "nodeagent", "precompiled", says="this needs root: ")
         tried.expect(0, *tried.python(), "-c", IMPORT_ALL, says="")
         tried.expect(1, "nodeagent", "probe", "ready", says="not ready: /run/mellanox/drivers/")
         tried.expect(64, "nodeagent", "probe", says="usage")
@@ -126,11 +133,12 @@ def _check_config(image: dict[str, Any], target: str) -> None:
         raise LabError(f"the image's configuration: {'; '.join(wrong)}", hint=HINT)
 
 
-def _check_files(root: Path) -> None:
+def _check_files(root: Path, target: str) -> None:
     """Neither pip nor a compiler; byte code beside every file of Python that is ours to compile."""
+    unwanted = UNWANTED if target == "driver" else (*UNWANTED, *UNWANTED_BESIDE)
     places = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin")
     found = [
-        f"{place}/{name}" for place in places for name in UNWANTED if (root / place / name).exists()
+        f"{place}/{name}" for place in places for name in unwanted if (root / place / name).exists()
     ]
     site = next((root / "usr/local").glob("lib*/python3*/*-packages/nodeagent")).parent
     found += [str(path) for path in site.glob("pip")]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.conftest import eventually
+from tests.cluster.definitions import ALL
 from tests.cluster.server import ApiError, Object, Server
 from tests.support.kustomize import render
 
@@ -26,16 +28,6 @@ PATHS = {
     "SecurityContextConstraints":
         "/apis/security.openshift.io/v1/securitycontextconstraints",
 }  # fmt: skip
-CRDS = (
-    (
-        "security.openshift.io",
-        "SecurityContextConstraints",
-        "securitycontextconstraints",
-        "Cluster",
-    ),
-    ("monitoring.coreos.com", "PodMonitor", "podmonitors", "Namespaced"),
-)
-"""Whose operators bring them to a cluster; here without their schemas."""
 
 
 @pytest.fixture(scope="module")
@@ -45,33 +37,20 @@ def cluster(server: Server) -> Iterator[Server]:
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     for name in namespaces:
         server.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    for group, kind, plural, scope in CRDS:
-        server.create(definitions, _definition(group, kind, plural, scope))
-    for group, _, plural, _ in CRDS:
-        eventually(lambda group=group, plural=plural: _is_served(server, group, plural), 30)  # type: ignore[misc] # its defaults
+    for each in ALL:
+        server.create(definitions, each)
+    for each in ALL:
+        eventually(partial(_is_served, server, each["spec"]), 30)
     yield server
-    for group, _, plural, _ in CRDS:
-        server.delete(f"{definitions}/{plural}.{group}")
+    for each in ALL:
+        server.delete(f"{definitions}/{each['metadata']['name']}")
     for name in namespaces:
         server.delete(f"/api/v1/namespaces/{name}")
 
 
-def _definition(group: str, kind: str, plural: str, scope: str) -> Object:
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-    names = {"kind": kind, "plural": plural, "singular": kind.lower()}
-    spec = {"group": group, "scope": scope, "names": names, "versions": [version]}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
-        "spec": spec,
-    }
-
-
-def _is_served(server: Server, group: str, plural: str) -> bool:
+def _is_served(server: Server, spec: Object) -> bool:
     try:
-        server.get(f"/apis/{group}/v1/{plural}")
+        server.get(f"/apis/{spec['group']}/v1/{spec['names']['plural']}")
     except ApiError:
         return False
     return True
@@ -91,8 +70,13 @@ def dry_run(server: Server, thing: Object) -> Object:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_server_accepts_every_object(cluster: Server, overlay: str) -> None:
-    objects = render(MANIFESTS / "overlays" / overlay)
-    assert {"Namespace", "ServiceAccount", "DaemonSet"} <= {each["kind"] for each in objects}
+    """With the component for metrics, which each may have; and by itself."""
+    without = render(MANIFESTS / "overlays" / overlay)
+    objects = render(MANIFESTS / "overlays" / overlay, MANIFESTS / "metrics")
+    kinds = {"Namespace", "ServiceAccount", "DaemonSet", "PodMonitor"}
+    assert kinds <= {each["kind"] for each in objects}
+    objects += [each for each in without if each["kind"] == "DaemonSet"]
+    objects += render(MANIFESTS / "sriov-operator")
     for each in objects:
         stored = dry_run(cluster, each)
         assert _kept(each, stored) == [], each["metadata"]["name"]
@@ -133,3 +117,22 @@ def test_a_mistake_is_refused(cluster: Server) -> None:
     wrong["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {}
     with pytest.raises(ApiError, match="Bidirectional mount propagation"):
         dry_run(cluster, wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("PodMonitor", {"spec": {"podMetricsEndpoints": []}}),
+        ("PodMonitor", {"spec": {"selector": {}, "podMetricsEndpoints": [{"interval": "soon"}]}}),
+        ("PodMonitor", {"spec": {"selector": {}, "podMetricEndpoints": []}}),
+        ("SecurityContextConstraints", {"allowHostPID": "no"}),
+        ("SecurityContextConstraints", {"allowPrivileged": True}),
+    ],
+)
+def test_a_mistake_in_other_projects_kinds_is_refused(
+    cluster: Server, kind: str, change: Object
+) -> None:
+    objects = render(MANIFESTS / "overlays/openshift", MANIFESTS / "metrics")
+    (thing,) = [each for each in objects if each["kind"] == kind]
+    with pytest.raises(ApiError):
+        dry_run(cluster, thing | change)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import lab
+from tests.support import lab, mounted
 from tests.support.kustomize import Object, render
 from tests.support.lab import PF1, State
 from tests.support.pod import Container, Image, Pod
@@ -32,6 +33,7 @@ WORK = Path("/run/lab-image")
 """On a tmpfs: overlayfs does not take another overlay as its upper layer."""
 READY = Path("/run/mellanox/drivers/.driver-ready")
 STATE_DIR = Path("/var/lib/nodeagent")
+INVENTORY = Path("/var/opt/mofed-container/inventory")
 RELEASE = os.uname().release
 BLOCK = STATE_DIR / "block"
 """While it exists, the stand-in waits between unload and load."""
@@ -45,7 +47,8 @@ def image() -> Iterator[Image]:
         pytest.skip(f"there is no {BROUGHT}: scripts/lab test --image")
     layer = WORK / "image"
     layer.mkdir(parents=True)
-    lab.sh(f"modprobe loop; mount -o loop,ro {BROUGHT} {layer}")
+    # what systemd makes of every mount at boot, and the kubelet asks for
+    lab.sh(f"modprobe loop; mount -o loop,ro {BROUGHT} {layer}; mount --make-rshared /run")
     yield Image((layer,), json.loads(Path("/host/config.json").read_text())["config"])
     lab.sh(f"umount {layer}")
     shutil.rmtree(WORK)
@@ -71,21 +74,13 @@ def driver_layer(build: str) -> Path:
     return layer
 
 
-def template(overlay: str) -> Object:
+def template(overlay: str, *components: str) -> Object:
     """The pod that a DaemonSet makes."""
-    objects = render(ROOT / "manifests/overlays" / overlay)
+    directory = ROOT / "manifests/overlays" / overlay
+    objects = render(directory, *(ROOT / "manifests" / name for name in components))
     (found,) = [each for each in objects if each["kind"] == "DaemonSet"]
     spec: Object = found["spec"]["template"]["spec"]
     return copy.deepcopy(spec)
-
-
-def without(spec: Object, mount: str) -> Object:
-    """The pod of a manifest that forgot a mount."""
-    (container,) = spec["containers"]
-    mounts = container["volumeMounts"]
-    container["volumeMounts"] = [each for each in mounts if each["mountPath"] != mount]
-    assert len(container["volumeMounts"]) == len(mounts) - 1
-    return spec
 
 
 def setting(spec: Object, name: str, value: str) -> Object:
@@ -105,7 +100,10 @@ def node(three_vfs: State) -> Iterator[State]:
 
 
 def _forget() -> None:
-    for path in (READY.parent, STATE_DIR, Path("/var/opt/mofed-container")):
+    headers = READY.parent / "usr/src"
+    while headers.is_mount():  # what a pod that was killed has left
+        lab.sh(f"umount -l {headers}")
+    for path in (READY.parent, STATE_DIR, INVENTORY.parent):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -148,21 +146,64 @@ def other_build() -> str:
     return "B" if lab.loaded() == lab.srcversion_of("A") else "A"
 
 
+def works(container: Container, *shared: Path) -> dict[str, list[str]]:
+    """Of tests/support/mounted.py: what works, with each mount of the container away in turn."""
+    for directory in (READY.parent, STATE_DIR, *shared):
+        (directory / mounted.TOKEN).touch()
+    mounts = [each["mountPath"] for each in container.spec["volumeMounts"]]
+    lab.ip("netns add after-its-start")  # not a process has it
+    inode = Path("/run/netns/after-its-start").stat().st_ino
+    argv = ("-P", "-c", Path(mounted.__file__).read_text(), str(inode), *mounts)
+    done = container.exec("python3", *argv)
+    lab.ip("netns del after-its-start")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, list[str]] = json.loads(done.stdout)
+    assert told.keys() == {"", *mounts}
+    return told
+
+
+def assert_each_mount_is_needed(container: Container, *shared: Path) -> None:
+    """Everything works; with one mount away all but what that one is for."""
+    told = works(container, *shared)
+    mounts = sorted(told.keys() - {""})
+    assert sorted(told[""]) == mounts
+    for mount in mounts:
+        assert sorted([*told[mount], mount]) == mounts, mount
+
+
+def asked_for_metrics() -> str:
+    """What Prometheus would get."""
+    with urllib.request.urlopen("http://127.0.0.1:9790/metrics", timeout=lab.PATIENCE) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
 def test_an_upgrade_and_the_end(node: State, image: Image, tmp_path: Path) -> None:
-    """The driver is in the image; the node's VFs survive, and it says ready where others look."""
+    """The driver is in the image; the node's VFs survive, and it says ready where others look.
+
+    All that within the memory that the manifests ask the scheduler for.
+    """
     build = other_build()
     lab.ip("netns add workload", f"link set {lab.name(lab.vf(PF1, 1))} netns workload")
     before = lab.read()
     layer = image.with_layer(driver_layer(build))
-    with pod(template("replace"), layer, tmp_path / "pod") as running:
+    spec = template("replace", "metrics")
+    for each in spec["containers"]:
+        each["resources"]["limits"] = {"memory": each["resources"]["requests"]["memory"]}
+    # as in a cluster whose API server does not answer: two more processes, one to the end
+    setting(spec, "KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    setting(spec, "KUBERNETES_SERVICE_PORT", "9")
+    with pod(spec, layer, tmp_path / "pod") as running:
         status = agent(running).status
         soon(lambda: status.ready, running, "ready")
+        reloaded = agent(running).used()
         assert status.started
         assert status.restarts == 0
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == before
         assert "openibd: Loading HCA driver" in agent(running).log
         assert READY.exists()
+        assert (READY.parent / "usr/src").is_mount()  # the kernel headers, for the GPU driver
         assert (STATE_DIR / "last-snapshot.json").exists()
         assert not lab.BLACKLIST.exists()
         assert "no udevd" not in agent(running).log
@@ -174,11 +215,22 @@ def test_an_upgrade_and_the_end(node: State, image: Image, tmp_path: Path) -> No
         began = time.monotonic()
         assert agent(running).exec("nodeagent", "probe", "live").returncode == 0
         sys.stdout.write(f"a probe, with crun exec: {time.monotonic() - began:.3f} s\n")
-        assert running.end() == {"mofed-container": 0}
+        assert_each_mount_is_needed(agent(running))
+
+        serving = running.containers["metrics"]
+        told = asked_for_metrics()
+        for line in ("ready 1.0", 'vfs{state="verified"} 3.0', "last_reload_success 1.0"):
+            assert f"nodeagent_{line}" in told, told
+        for mount in serving.spec["volumeMounts"]:
+            assert serving.exec("touch", f"{mount['mountPath']}/x").returncode != 0
+        for name, used in (("reload", reloaded), ("metrics", serving.used())):
+            sys.stdout.write(f"{name}: {used}\n")
+        assert running.end() == {"mofed-container": 0, "metrics": 0}
         assert not READY.exists()
         assert lab.read() == before
     with pod(template("replace"), layer, tmp_path / "again") as running:
         soon(partial(is_ready, running), running, "ready")
+        sys.stdout.write(f"at rest: {agent(running).used()}\n")
         assert "nothing is left to restore" in agent(running).log
         assert lab.read() == before
 
@@ -187,7 +239,7 @@ def test_a_long_reload_is_not_killed_and_a_hung_one_is(
     node: State, image: Image, tmp_path: Path
 ) -> None:
     build = other_build()
-    spec = setting(template("replace"), "BEAT_LIMIT", "6")
+    spec = setting(template("replace"), "BEAT_LIMIT", "12")
     spec["containers"][0]["livenessProbe"] |= {"periodSeconds": 1}
     spec["terminationGracePeriodSeconds"] = 3
     STATE_DIR.mkdir(parents=True)
@@ -196,7 +248,7 @@ def test_a_long_reload_is_not_killed_and_a_hung_one_is(
         status = agent(running).status
         soon(WAITING.exists, running, "in the middle of the restart")
         soon(lambda: status.started, running, "started")
-        time.sleep(15)  # longer than the limit, in one and the same wait
+        time.sleep(16)  # longer than the limit, in one and the same wait
         assert status.restarts == 0
         assert not status.ready
         assert not [each for each in status.events if "liveness" in each]
@@ -211,46 +263,6 @@ def test_a_long_reload_is_not_killed_and_a_hung_one_is(
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
         assert running.end(grace=60) == {"mofed-container": 0}
-
-
-def test_a_pod_that_is_killed_is_finished_by_the_next(
-    node: State, image: Image, tmp_path: Path
-) -> None:
-    build = other_build()
-    layer = image.with_layer(driver_layer(build))
-    STATE_DIR.mkdir(parents=True)
-    BLOCK.touch()
-    with pod(template("replace"), layer, tmp_path / "first") as killed:
-        soon(WAITING.exists, killed, "in the middle of the restart")
-        killed.kill()
-    assert lab.loaded() is None
-    assert (STATE_DIR / "open-snapshot.json").exists()
-    assert not READY.exists()
-    BLOCK.unlink()
-    with pod(template("replace"), layer, tmp_path / "second") as running:
-        soon(partial(is_ready, running), running, "ready")
-        assert lab.loaded() == lab.srcversion_of(build)
-        assert lab.read() == node
-        assert not lab.BLACKLIST.exists()
-
-
-def _snapshot(container: Container) -> dict[str, bool]:
-    shown = container.exec("nodeagent", "snapshot")
-    assert shown.returncode == 0, shown.stderr
-    told = json.loads(shown.stdout)
-    return {
-        "machine": bool(told["machine_id"]),
-        "interfaces_seen": "can't be seen" not in shown.stderr,
-    }
-
-
-def _udev_is_seen(container: Container) -> bool:
-    script = "from nodeagent.kernel import udev; raise SystemExit(not udev.is_running())"
-    return container.exec("python3", "-c", script).returncode == 0
-
-
-def _needs_are_found(container: Container) -> bool:
-    return container.exec("modprobe", "-n", "-d", "/host", "dca").returncode == 0
 
 
 DEBUG: Object = {  # what `kubectl debug node/NAME --profile=sysadmin` makes
@@ -275,14 +287,23 @@ export LOCK_FILE_PATH=/host/run/mellanox/drivers/.lock
 """
 
 
-def test_recovery_by_hand(node: State, image: Image, tmp_path: Path) -> None:
-    """README: a pod was killed in the middle and none comes up; all from a debug container."""
-    layer = image.with_layer(driver_layer(other_build()))
+def test_a_pod_is_killed_recovery_by_hand_and_the_next_pod(
+    node: State, image: Image, tmp_path: Path
+) -> None:
+    """README: killed in the middle, and no pod comes up; then one does, and ends the upgrade."""
+    build = other_build()
+    layer = image.with_layer(driver_layer(build))
     STATE_DIR.mkdir(parents=True)
+    READY.parent.mkdir(parents=True, exist_ok=True)
+    READY.touch()  # of a pod before that was killed while it was ready
     BLOCK.touch()
     with pod(template("replace"), layer, tmp_path / "killed") as killed:
         soon(WAITING.exists, killed, "in the middle of the restart")
+        assert not READY.exists()
+        assert lab.BLACKLIST.exists()
         killed.kill()
+    assert lab.loaded() is None
+    assert (STATE_DIR / "open-snapshot.json").exists()
     with pod(copy.deepcopy(DEBUG), image, tmp_path / "debug") as debug:
 
         def typed(command: str, status: int = 0) -> str:
@@ -292,41 +313,23 @@ def test_recovery_by_hand(node: State, image: Image, tmp_path: Path) -> None:
             return done.stdout
 
         soon(lambda: agent(debug).exec("true").returncode == 0, debug, "there")
-        assert "this node" in typed("nodeagent status", status=1) or lab.loaded() is None
+        assert "a reload is in flight" in typed("nodeagent status", status=1)
         typed("rm -f /host/etc/modprobe.d/blacklist-ofed-modules.conf")
         typed("chroot /host modprobe mlx5_core")
         assert lab.loaded() is not None
         typed("nodeagent restore")
         typed("nodeagent verify")
         assert lab.read() == node
-        typed("nodeagent timeline")
-
-
-FORGOTTEN: dict[str, Callable[[Container], object]] = {
-    "/run/mellanox/drivers": lambda container: READY.exists(),
-    "/var/lib/nodeagent": lambda container: (STATE_DIR / "journal.jsonl").exists(),
-    "/run/netns": lambda container: _snapshot(container)["interfaces_seen"],
-    "/host/etc": lambda container: _snapshot(container)["machine"],
-    "/run/udev": _udev_is_seen,
-    "/host/lib/modules": _needs_are_found,
-}
-
-
-def test_each_mount_is_needed(node: State, image: Image, tmp_path: Path) -> None:
-    """A pod with nothing to do; each mount taken away in turn makes one thing fail, and only it."""
-    mine = "A" if lab.loaded() == lab.srcversion_of("A") else "B"
-    layer = image.with_layer(driver_layer(mine))
-    lab.ip("netns add workload", f"link set {lab.name(lab.vf(PF1, 1))} netns workload")
-    mounts = [each["mountPath"] for each in template("replace")["containers"][0]["volumeMounts"]]
-    assert sorted(mounts) == sorted(FORGOTTEN)
-    for number, forgotten in enumerate(["", *mounts]):
-        _forget()
-        spec = template("replace")
-        spec = without(spec, forgotten) if forgotten else spec
-        with pod(spec, layer, tmp_path / f"pod-{number}") as running:
-            soon(partial(is_ready, running), running, "ready")
-            works = {mount: bool(check(agent(running))) for mount, check in FORGOTTEN.items()}
-        assert works == {mount: mount != forgotten for mount in FORGOTTEN}, forgotten
+        assert "restart" in typed("nodeagent timeline")
+    BLOCK.unlink()
+    spec = template("replace")
+    spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True  # some ask for it
+    with pod(spec, layer, tmp_path / "next") as running:
+        soon(partial(is_ready, running), running, "ready")
+        assert lab.loaded() == lab.srcversion_of(build)
+        assert lab.read() == node
+        assert not lab.BLACKLIST.exists()
+        assert not (STATE_DIR / "open-snapshot.json").exists()
 
 
 DRIVER_CONTAINER = """#!/bin/bash
@@ -360,6 +363,7 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
         assert "openibd" not in ours.log
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
+        assert_each_mount_is_needed(ours)
 
         agent(running).kill(signal.SIGKILL)
         soon(lambda: "starts anew" in ours.log, running, "nodeagent has seen the flag go")
@@ -368,4 +372,61 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
         assert ours.status.restarts == 0
         assert lab.read() == node
         assert running.end() == {"mofed-container": 0, "nodeagent": 0}
+    assert lab.read() == node
+
+
+def test_a_first_install_by_the_toolkit(node: State, image: Image, tmp_path: Path) -> None:
+    """OpenShift, and no driver is loaded: the toolkit builds it, it is installed and loaded."""
+    build = other_build()
+    lab.sh("modprobe -r mlx5_core")
+    layer = WORK / "sources"
+    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
+    (layer / "etc/init.d").mkdir()
+    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
+    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
+    (layer / "opt/driver-sources/build").write_text(build)
+    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
+    images = {"driver-toolkit:latest": toolkit}
+    spec = template("openshift")
+    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
+        soon(lambda: agent(running).status.ready, running, "ready")
+        assert lab.loaded() == lab.srcversion_of(build)
+        assert agent(running).status.restarts == 0
+        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
+        assert list(INVENTORY.rglob("*.rpm"))
+        assert_each_mount_is_needed(agent(running), INVENTORY, running.volume("toolkit"))
+        began = time.monotonic()
+        assert running.end() == {"mofed-container": 0, "openshift-driver-toolkit-ctr": 0}
+        assert time.monotonic() - began < spec["terminationGracePeriodSeconds"] / 2
+
+
+def test_without_its_permissions_it_says_so(node: State, image: Image, tmp_path: Path) -> None:
+    """Privileged, root and the host's network: without each of them it is never ready."""
+    layer = image.with_layer(driver_layer(other_build()))
+
+    def ended(spec: Object, name: str) -> str:
+        made = Pod(spec, {"nodeagent:driver": layer}, tmp_path / name)
+        made.start(restart=False)
+        try:
+            lab.eventually(lambda: agent(made).status.exits, f"{name}: its end")
+            assert agent(made).status.exits == [1]
+            assert not READY.exists()
+            return agent(made).log
+        finally:
+            made.kill()
+            sys.stdout.write(f"--- {name}\n{agent(made).log}\n")
+
+    plain = template("replace")
+    (container,) = plain["containers"]
+    allowed = ["SYS_MODULE", "NET_ADMIN", "SYS_ADMIN"]
+    container["securityContext"] = {"capabilities": {"add": allowed}}
+    container["volumeMounts"][0]["mountPropagation"] = "None"
+    user = template("replace")
+    user["containers"][0]["securityContext"]["runAsUser"] = 1000
+    assert "this needs root" in ended(user, "user")
+    said = ended(plain, "plain")  # it could unload the driver, and make no VF
+    assert "nothing was touched" in said
+    assert "/sys is mounted read-only" in said
+    said = ended(template("replace") | {"hostNetwork": False}, "alone")
+    assert "nothing was touched" in said
     assert lab.read() == node

@@ -15,7 +15,8 @@ import yaml
 Object = dict[str, Any]
 
 KINDS: Final = {"Kustomization", "Component"}
-KNOWN: Final = {"apiVersion", "kind", "resources", "components", "patches"}
+KNOWN: Final = {"apiVersion", "kind", "resources", "components", "patches", "configurations"}
+"""Configurations name what a renaming changes: nothing is renamed here."""
 MERGE_KEYS: Final = {
     "containers": "name",
     "initContainers": "name",
@@ -26,9 +27,15 @@ MERGE_KEYS: Final = {
 }
 
 
-def render(directory: Path) -> list[Object]:
-    """Every object of a kustomization. ValueError for a feature that is not known here."""
-    return _rendered(directory, [])
+def render(directory: Path, *components: Path) -> list[Object]:
+    """Every object of a kustomization. ValueError for a feature that is not known here.
+
+    `components`: as if it named those, too.
+    """
+    found = _rendered(directory, [])
+    for component in components:
+        found = _rendered(component, found)
+    return found
 
 
 def _rendered(directory: Path, objects: list[Object]) -> list[Object]:

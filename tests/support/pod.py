@@ -4,9 +4,9 @@ An image is an unpacked root and its configuration (image-spec: Entrypoint, Cmd,
 A container gets the mounts, namespaces, capabilities, environment and root of its spec and nothing
 else: what the manifest forgets is not there. Probes run as the kubelet runs them, with their
 periods and thresholds: a container whose liveness fails gets SIGTERM, its grace period, SIGKILL,
-and is started anew with an empty upper layer.
+and is started anew with an empty upper layer. Each has a cgroup of its own and its memory limit.
 
-What is not here: the API server, images' pulling, cgroups and limits, restart back-off.
+What is not here: the API server, images' pulling, shares of the processor, restart back-off.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from typing import Any, Final
 
 Object = dict[str, Any]
 
-CRUN: Final = ("crun", "--cgroup-manager=disabled", "--root", "/run/lab-crun")
+CRUN: Final = ("crun", "--cgroup-manager=cgroupfs", "--root", "/run/lab-crun")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+UNITS: Final = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 DEFAULT_CAPABILITIES: Final = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW"),
     *("CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"),
@@ -35,6 +37,7 @@ DEFAULT_CAPABILITIES: Final = (
 MASKED: Final = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 PROPAGATION: Final = {"None": "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
+ANY_DEVICE: Final = {"allow": True, "access": "rwm"}
 SECOND: Final = 1.0
 """The length of a probe's second. The guest is slow, but so is all that is probed."""
 
@@ -130,6 +133,18 @@ class Container:
             check=False,
         )
 
+    def used(self) -> dict[str, float]:
+        """What this life has used so far: peak (bytes, files in the page cache too), cpu (s)."""
+        group = CGROUPS / f"lab/{self.id}"
+        told = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return {
+            "peak": int((group / "memory.peak").read_text()),
+            "now": int((group / "memory.current").read_text()),
+            "anon": int(kept["anon"]),
+            "cpu": int(told["usage_usec"]) / 1e6,
+        }
+
     def clean_up(self) -> None:
         """Forget this life: its state, its root and its upper layer."""
         argv = [*CRUN, "delete", "--force", self.id]
@@ -141,11 +156,14 @@ class Container:
     def _config(self) -> Object:
         security = self.spec.get("securityContext", {})
         privileged = bool(security.get("privileged"))
-        added = security.get("capabilities", {}).get("add", [])
+        changed = security.get("capabilities", {})
         capabilities = _all_capabilities() if privileged else [*DEFAULT_CAPABILITIES]
-        capabilities += [f"CAP_{name}" for name in added if f"CAP_{name}" not in capabilities]
+        if "ALL" in changed.get("drop", []):
+            capabilities = []
+        capabilities += [f"CAP_{name}" for name in changed.get("add", [])]
         binds = [self._bind(mount, privileged) for mount in self.spec.get("volumeMounts", [])]
-        shared = any("rshared" in bind["options"] for bind in binds)
+        wanted = {option for bind in binds for option in bind["options"]}
+        propagation = [name for name in ("rshared", "rslave", "rprivate") if name in wanted]
         command = self.spec.get("command") or self.image.config.get("Entrypoint") or []
         default = [] if "command" in self.spec else self.image.config.get("Cmd") or []
         return {
@@ -154,21 +172,27 @@ class Container:
                 "args": [*command, *self.spec.get("args", default)],
                 "env": self._environment(),
                 "cwd": self.image.config.get("WorkingDir") or "/",
-                "user": {"uid": 0, "gid": 0},
+                "user": {"uid": security.get("runAsUser", 0), "gid": security.get("runAsGroup", 0)},
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
-                "noNewPrivileges": False,
+                "noNewPrivileges": security.get("allowPrivilegeEscalation") is False,
             },
             "root": {"path": "rootfs", "readonly": bool(security.get("readOnlyRootFilesystem"))},
             **({} if self.pod.spec.get("hostNetwork") else {"hostname": self.pod.name}),
             "mounts": [*self.pod.base_mounts(privileged), *binds],
             "linux": {
                 "namespaces": [{"type": name} for name in self.pod.namespaces()],
-                "rootfsPropagation": "rshared" if shared else "rprivate",
+                "rootfsPropagation": [*propagation, "rprivate"][0],  # as containerd has it
+                "cgroupsPath": f"/lab/{self.id}",
+                "resources": {"memory": self._memory(), "devices": [ANY_DEVICE]},
                 "devices": _devices() if privileged else [],
                 "maskedPaths": [] if privileged else [*MASKED],
                 "readonlyPaths": [] if privileged else [*READ_ONLY],
             },
         }
+
+    def _memory(self) -> Object:
+        limit = self.spec.get("resources", {}).get("limits", {}).get("memory")
+        return {"limit": int(limit[:-2]) * UNITS[limit[-2:]]} if limit else {}
 
     def _bind(self, mount: Object, privileged: bool) -> Object:
         propagation = mount.get("mountPropagation", "None")

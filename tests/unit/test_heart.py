@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import agent
-from nodeagent.errors import Stopped, StorageError, WaitTimeout
+from nodeagent import agent, debug
+from nodeagent.errors import ConfigError, Stopped, StorageError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.kernel.heart import Heart
@@ -29,6 +30,23 @@ class Counting(Heart):
     def _beat(self) -> None:
         super()._beat()
         self.beats += 1
+
+
+def test_a_disk_that_takes_no_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start it is an error; later it is said, and what is under way goes on."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Heart(tmp_path / "beat", 0.05) as heart:
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(WaitTimeout):
+            wait_until_clear(lambda: ["it"], heart, what="it", timeout=0.3)
+    assert "no sign of life could be given: No space left on device" in caplog.text
+    with pytest.raises(StorageError, match=r"cannot write the sign of life .*: No space left"):
+        Heart(tmp_path / "beat")
 
 
 def test_it_beats_when_it_is_made(tmp_path: Path) -> None:
@@ -51,6 +69,14 @@ def test_a_wait_beats_and_a_hang_does_not(tmp_path: Path) -> None:
 def test_a_running_command_beats(tmp_path: Path) -> None:
     with StopSignal() as stop, Counting(tmp_path / "beat", 0.02) as heart, stop.accompanied(heart):
         process.run(["/bin/sleep", "0.3"], timeout=10, stop=stop)
+        assert heart.beats >= 5
+
+
+def test_the_pause_of_debug_mode_beats(tmp_path: Path) -> None:
+    """`probe live` must not kill a container in which somebody looks around."""
+    settings = replace(Settings(), debug=True, debug_sleep=0.3)
+    with StopSignal() as stop, Counting(tmp_path / "beat", 0.02) as heart, stop.accompanied(heart):
+        debug.pause(settings, ConfigError("no"), stop)
         assert heart.beats >= 5
 
 

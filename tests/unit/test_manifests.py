@@ -56,6 +56,41 @@ def test_kustomize_renders_the_same(overlay: str) -> None:
     assert {identity(each): each for each in render(directory)} == wanted
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_under_another_name_and_namespace_all_refer_to_each_other(
+    overlay: str, tmp_path: Path
+) -> None:
+    """What people put on top of an overlay: a namespace, a prefix, their registry, metrics."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    (tmp_path / "kustomization.yaml").write_text(
+        "namespace: other\nnamePrefix: my-\n"
+        f"resources: [manifests/overlays/{overlay}]\ncomponents: [manifests/metrics]\n"
+        "images: [{name: nodeagent, newName: registry.example/nodeagent}]\n"
+    )
+    told = subprocess.run(
+        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True
+    )
+    objects: list[Object] = list(yaml.safe_load_all(told.stdout))
+    there = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    for (kind, name), each in there.items():
+        assert each["metadata"].get("namespace", "other") == "other", (kind, name)
+        assert name.startswith("my-") or kind == "Namespace"
+        if kind.endswith("Binding"):
+            assert (each["roleRef"]["kind"], each["roleRef"]["name"]) in there
+            for subject in each["subjects"]:
+                assert (subject["kind"], subject["name"]) in there
+                assert subject["namespace"] == "other"
+        for rule in each.get("rules", []):
+            for resource in rule.get("resourceNames", []):
+                assert ("SecurityContextConstraints", resource) in there
+    spec = there["DaemonSet", "my-nodeagent"]["spec"]["template"]["spec"]
+    assert ("ServiceAccount", spec["serviceAccountName"]) in there
+    images = {each["image"] for each in [*spec["containers"], *spec.get("initContainers", [])]}
+    assert not {image for image in images if image.startswith("nodeagent")}
+    assert {image for image in images if image.startswith("registry.example/nodeagent:")}
+
+
 def test_a_feature_that_the_renderer_lacks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nnamePrefix: x-\n")
     with pytest.raises(ValueError, match="namePrefix"):
@@ -174,7 +209,11 @@ def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
         (serving,) = [c for c in template["spec"]["containers"] if c["name"] == "metrics"]
         assert serving["ports"] == [{"name": "metrics", "containerPort": 9790}]
         assert environment(serving)["METRICS_PORT"] == "9790"
-        assert "securityContext" not in serving
+        assert serving["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert all(mount["readOnly"] for mount in serving["volumeMounts"])
 
 
@@ -183,7 +222,15 @@ def test_openshift_has_the_toolkit_and_its_constraints() -> None:
     assert sorted(names) == ["mofed-container", "openshift-driver-toolkit-ctr"]
     objects = render(MANIFESTS / "overlays/openshift")
     (scc,) = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
-    assert scc["users"] == ["system:serviceaccount:nodeagent:nodeagent"]
+    assert (scc["users"], scc["groups"]) == ([], [])
+    (role,) = [o for o in objects if identity(o)[1:] == ("ClusterRole", "", "nodeagent-scc")]
+    assert role["rules"][0]["resourceNames"] == [scc["metadata"]["name"]]
+    (binding,) = [
+        o for o in objects if identity(o)[1:] == ("ClusterRoleBinding", "", "nodeagent-scc")
+    ]
+    (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
+    (subject,) = binding["subjects"]
+    assert identity(account)[1:] == (subject["kind"], subject["namespace"], subject["name"])
     kinds = {next(iter(volume.keys() - {"name"})) for volume in pod("openshift")["volumes"]}
     assert kinds <= set(scc["volumes"])
     assert scc["allowHostPID"] is pod("openshift").get("hostPID", False)
@@ -200,10 +247,44 @@ def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path:
     script = toolkit["args"][0].replace("/mnt/shared-doca-driver-toolkit", str(tmp_path))
     running = subprocess.Popen([*toolkit["command"], script])
     try:
-        deadline = time.monotonic() + 30
-        while (place / "dtk_start_compile").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert running.wait(30) == 0
         assert (place / "called").read_text() == "dtk-build\n"
     finally:
+        running.kill()
+
+
+def test_the_toolkits_container_ends_while_it_waits(tmp_path: Path) -> None:
+    """As process 1 it would get no signal that it has no trap for."""
+    (toolkit,) = [c for c in pod("openshift")["containers"] if c["name"].startswith("openshift-")]
+    script = toolkit["args"][0].replace("/mnt/shared-doca-driver-toolkit", str(tmp_path))
+    running = subprocess.Popen([*toolkit["command"], script])
+    try:
+        while not Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text():
+            assert running.poll() is None
+            time.sleep(0.01)
         running.terminate()
-        assert running.wait(30) == 0
+        assert running.wait(2.5) == 0  # sooner than its sleep
+    finally:
+        running.kill()
+
+
+def test_the_five_lines_of_the_readme(tmp_path: Path) -> None:
+    """The archive they push is the one that is written; no image is left without its registry."""
+    text = (MANIFESTS.parent / "README.md").read_text().partition("## In a cluster\n")[2]
+    lines = [
+        line.strip() for line in text.partition("| overlay")[0].splitlines() if line[:4] == " " * 4
+    ]
+    build, push, named, apply, _ = lines
+    assert build == "scripts/image --out images"
+    assert "oci-archive:images/nodeagent-driver.oci.tar" in push
+    assert (MANIFESTS.parent / apply.split()[-1] / "kustomization.yaml").exists()
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    subprocess.run(["bash", "-euc", named], cwd=tmp_path, check=True)
+    directory = tmp_path / "manifests"
+    for overlay in OVERLAYS:
+        for each in render(directory / "overlays" / overlay, directory / "metrics"):
+            if each["kind"] == "DaemonSet":
+                spec = each["spec"]["template"]["spec"]
+                both = [*spec["containers"], *spec.get("initContainers", [])]
+                assert not [c for c in both if c["image"].startswith("nodeagent:")]
+                assert [c for c in both if c["image"].startswith("REGISTRY/nodeagent:")]

@@ -51,6 +51,28 @@ def test_nothing(host: Host) -> None:
     assert look(host) == ()
 
 
+# What this process may not do
+
+
+def test_capabilities_that_are_missing(host: Host) -> None:
+    host.file("proc/self/status", "Name:\tpython3\nCapEff:\t00000000a80425fb\n")
+    finding = only(look(host))
+    assert finding.blocks
+    assert finding.what == "this process has no CAP_NET_ADMIN, CAP_SYS_MODULE, CAP_SYS_ADMIN"
+    assert "privileged: true" in finding.remedy
+    host.file("proc/self/status", "Name:\tpython3\nCapEff:\t000001ffffffffff\n")
+    assert look(host) == ()
+
+
+def test_sysfs_that_is_read_only(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules could be loaded then, and no VF be made."""
+    host.file("proc/self/status", "CapEff:\t000001ffffffffff\n")
+    facts = os.statvfs("/")
+    read_only = os.statvfs_result((*facts[:8], facts.f_flag | os.ST_RDONLY, *facts[9:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
+    assert f"{host.root}/sys is mounted read-only" in [each.what for each in look(host)]
+
+
 # What the kernel would refuse to load
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -95,3 +96,48 @@ def test_a_test_of_an_attribute_exists(key: str) -> None:
 def test_what_is_planned_is_said_to_be_restored(field: str) -> None:
     (row,) = [row for row in ROWS if field in row[0]]
     assert not row[2].strip().startswith("never")
+
+
+# troubleshooting by message
+
+
+TROUBLE = README.partition("**Troubleshooting by message.**")[2].partition("\n## ")[0]
+CELLS = re.findall(r"^\| (?:probe: )?(`[^|]+`) \|", TROUBLE, re.MULTILINE)
+MESSAGES = [message for cell in CELLS for message in re.findall("`([^`]+)`", cell)]
+PACKAGE = TESTS.parent / "nodeagent"
+
+
+def said_by_the_code() -> list[str]:
+    """Every string of the package, with … for what is filled in."""
+    texts = [re.sub(r"\$\w+", "…", (PACKAGE / "probe.sh").read_text())]
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "…" for p in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%\w", "…", node.value))
+    return texts
+
+
+def is_said(message: str, texts: list[str]) -> bool:
+    """Some string begins with, or is, the message; … in either is anything."""
+
+    def pattern(text: str) -> re.Pattern[str]:
+        return re.compile(".*".join(map(re.escape, re.split(r"…|\bN\b", text))), re.DOTALL)
+
+    wanted = pattern(message)
+    return any(
+        wanted.search(text)
+        or (len(text.replace("…", "")) >= 12 and pattern(text).fullmatch(message))
+        for text in texts
+    )
+
+
+def test_each_message_of_troubleshooting_is_one_that_is_said() -> None:
+    texts = said_by_the_code()
+    assert len(MESSAGES) >= 10
+    for message in MESSAGES:
+        assert is_said(message, texts), message
+    assert not is_said("programs that a reload calls have gone: …", texts)
+    assert not is_said("… is locked by …: another agent runs on that node", texts)
