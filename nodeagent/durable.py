@@ -5,10 +5,9 @@ given its name by rename(2) or link(2), and the directory is synced after it: re
 but only fsync(2) of the directory makes it last. Modes are set with fchmod(2), because the umask of
 a container is anybody's guess.
 
-Paths are the host's, and others may write beside us. So a path is walked from "/" down, one
-directory's descriptor to the next, each opened with O_NOFOLLOW: a symbolic link is refused
-wherever it is, and nobody can exchange a directory behind our back. What is opened at the end is a
-plain file of root's or ours with one name: no link, no device, no FIFO.
+Paths are the host's, and others may write beside us: they are walked without following a link
+(nodeagent/hostpath.py). What is opened at the end is a plain file of root's or ours with one name:
+no link, no device, no FIFO. Owner and mode are set, whatever the directory would have it inherit.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from errno import (
     EACCES,
     EDQUOT,
+    EINVAL,
     EIO,
     EISDIR,
     ELOOP,
@@ -33,12 +33,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from nodeagent.errors import AgentError, DataError, NoInputError, PermissionDenied, StorageError
+from nodeagent.hostpath import LARGEST, directory, opened
 from nodeagent.trace import point
 
 T = TypeVar("T")
-
-LARGEST: Final = 64 * 1024 * 1024
-"""Bytes: no file of ours comes near it; one that does is not ours."""
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
@@ -87,6 +85,26 @@ def remove_unfinished(path: Path) -> None:
             return
 
 
+def remove_directory(path: Path) -> bool:
+    """Remove an empty directory; False when it is none, is not empty, or is not there."""
+    try:
+        with directory(path.parent) as at:
+            point("remove", path)
+            os.rmdir(path.name, dir_fd=at)
+            _sync(at, path.parent)
+    except OSError:
+        return False
+    return True
+
+
+def link(path: Path, to: Path) -> None:
+    """Make the symbolic link `path`, and make it last. StorageError when something is there."""
+    with _storage(f"cannot make the link {path}"), directory(path.parent) as at:
+        point("link", path)
+        os.symlink(to, path.name, dir_fd=at)
+        _sync(at, path.parent)
+
+
 def exists(path: Path) -> bool:
     """Something has that name, be it a dead link. PermissionDenied when it cannot be told."""
     try:
@@ -105,22 +123,28 @@ def read_own(path: Path) -> bytes | None:
     DataError for a link, a device, a file that others may write: it could tell us what to do.
     """
     try:
-        # O_NONBLOCK: opening a FIFO would wait for a writer
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with directory(path.parent) as at:
-            fd = os.open(path.name, flags, dir_fd=at)
+        with os.fdopen(open_own(path, LARGEST), "rb") as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def open_own(path: Path, most: int) -> int:
+    """A descriptor of such a file of at most that many bytes, to read. DataError, OSError."""
+    try:
+        fd = opened(path, most)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        raise DataError(f"{path} is not a file of nodeagent", hint="move it away") from error
     try:
         _check_own(path, os.fstat(fd))
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    finally:
+    except DataError:
         os.close(fd)
+        raise
+    return fd
 
 
 def open_plain(path: Path, flags: int, mode: int) -> int:
@@ -163,45 +187,6 @@ def _give_mode(fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
 
-@contextmanager
-def directory(path: Path) -> Iterator[int]:
-    """A descriptor of the directory, for *at(2) calls. No link is followed on the way.
-
-    OSError when it cannot be opened; ELOOP, with the link as its file name, when one is in the way.
-    """
-    fd = _opened(path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _opened(path: Path) -> int:
-    """Step by step: openat2(2) with RESOLVE_NO_SYMLINKS would be one call, and needs Linux 5.6."""
-    step = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    *parts, last = path.parts or (".",)
-    at, walked = None, Path()
-    try:
-        for part, flags in (*((part, os.O_PATH) for part in parts), (last, os.O_RDONLY)):
-            walked /= part
-            try:
-                below = os.open(part, flags | step, dir_fd=at)
-            except NotADirectoryError:
-                # what O_DIRECTORY says of a link, too
-                if stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
-                    raise OSError(ELOOP, os.strerror(ELOOP), str(walked)) from None
-                raise
-            if at is not None:
-                os.close(at)
-            at = below
-    except BaseException:
-        if at is not None:
-            os.close(at)
-        raise
-    assert at is not None  # noqa: S101  for mypy: `last` is always there
-    return at
-
-
 def unreadable(path: Path, error: OSError) -> AgentError:
     """What to raise when `path` could not be read, by errno."""
     what = f"cannot read {path}: {error.strerror}"
@@ -210,7 +195,8 @@ def unreadable(path: Path, error: OSError) -> AgentError:
     if error.errno in {ENOENT, ENOTDIR, EISDIR}:
         return NoInputError(what)
     if error.errno == ELOOP:
-        return DataError(f"{path} is a link; nodeagent follows none", hint="move it away")
+        link = error.filename if str(error.filename).startswith("/") else path
+        return DataError(f"{link} is a link; nodeagent follows none", hint="move it away")
     return StorageError(what)
 
 
@@ -257,6 +243,7 @@ def _make(path: Path, mode: int) -> None:
             os.mkdir(path.name, 0o700, dir_fd=at)
             point("made directory", path)
         with directory(path) as there:
+            os.fchown(there, os.geteuid(), os.getegid())
             os.fchmod(there, mode)
         _sync(at, path.parent)
 
@@ -280,8 +267,6 @@ def _sync(fd: int, path: Path) -> None:
 
 
 def _check_own(path: Path, facts: os.stat_result) -> None:
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST:
-        raise DataError(f"{path} is not a file of nodeagent", hint="move it away")
     if facts.st_uid not in {0, os.geteuid()} or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise DataError(
             f"{path} belongs to user {facts.st_uid} with mode {facts.st_mode & 0o7777:04o}: "
@@ -308,6 +293,7 @@ def _write(path: Path, data: bytes, mode: int, give_name: Callable[[int, str, Pa
                 while left:
                     point("write", path)
                     left = left[file.write(left) :]
+                os.fchown(fd, os.geteuid(), os.getegid())
                 os.fchmod(fd, mode)
                 point("fsync", path)
                 os.fsync(fd)

@@ -55,7 +55,7 @@ def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
     stop = signal.sigwait(STOPPING)
     status = 0
     try:
-        os.unlink(ready)
+        _remove(ready)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -64,6 +64,19 @@ def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
     if not status:
         _say(log_format, "INFO", f"{signal.Signals(stop).name}: the ready flag is removed")
     return _become_the_agent(then, log_format) if then else status
+
+
+def _remove(path: str) -> None:
+    """Unlink without following a link on the way, as nodeagent/hostpath.py does. OSError."""
+    *above, name = path.split("/")
+    at = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_DIRECTORY)
+    for part in filter(None, above):
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+        below = os.open(part, flags, dir_fd=at)
+        os.close(at)
+        at = below
+    os.unlink(name, dir_fd=at)
+    os.close(at)
 
 
 def _become_the_agent(then: list[str], log_format: str) -> int:

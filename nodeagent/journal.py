@@ -231,7 +231,7 @@ def adopted(fd: int, path: Path) -> Iterator[int]:
     BusyError when it is not that: then somebody else may hold the lock.
     """
     try:
-        ours, theirs = os.fstat(fd), path.stat()
+        ours, theirs = os.fstat(fd), path.lstat()
         is_it = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
         if is_it:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,7 +255,7 @@ def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:
     A look does not take the lock.
     """
     try:
-        facts = path.stat()
+        facts = path.lstat()
         lines = (proc / "locks").read_text().splitlines()
     except OSError:
         return ()

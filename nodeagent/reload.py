@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import POD_INTERFACE_LOST, Journal
@@ -264,14 +266,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+_MACHINE_ID: Final = Path("etc/machine-id")
+
+
 def machine_id() -> str:
     """The host's machine-id(5), through the driver pod's mount of /etc where that is what we have.
 
     "" where there is none: such a snapshot is not bound to a machine.
     """
-    for path in (Path("/host/etc/machine-id"), Path("/etc/machine-id")):
-        if path.is_file():
-            return path.read_text(encoding="ascii", errors="replace").strip()
+    for root in (Path("/host"), Path("/")):
+        with suppress(OSError):
+            return hostpath.read_text(hostpath.within(root, _MACHINE_ID)).strip()
     return ""
 
 

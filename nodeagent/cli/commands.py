@@ -384,15 +384,15 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 
 def _content(source: str) -> bytes:
-    from nodeagent import durable
+    from nodeagent import durable, hostpath
 
     try:
         file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
         with file:
-            content = file.read(durable.LARGEST + 1)
+            content = file.read(hostpath.LARGEST + 1)
     except OSError as error:
         raise durable.unreadable(Path(source), error) from error
-    if len(content) > durable.LARGEST:
+    if len(content) > hostpath.LARGEST:
         raise DataError(f"{source} is no snapshot: it is larger than any can be")
     return content
 

@@ -8,6 +8,7 @@ last entry goes a placeholder stays, which selects an address that no machine ha
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.errors import DataError, UnavailableError
 
 NOWHERE: Final = "ffff:ff:1f.7"
@@ -72,7 +73,8 @@ def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | No
             hint="a mounted ConfigMap is changed at the ConfigMap; DEVICE_PLUGIN_CONFIG says where",
         )
     try:
-        text = path.read_bytes().decode()
+        with os.fdopen(hostpath.opened(path), "rb") as file:
+            text = file.read().decode()
     except OSError as error:
         raise durable.unreadable(path, error) from error
     except UnicodeDecodeError as error:

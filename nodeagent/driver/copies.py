@@ -1,8 +1,8 @@
 """Copies that are whole or not there: of source trees, packages, module trees.
 
 A copy is made beside its target under another name, synced file by file, and renamed when it is
-complete (rename(2)). A killed one leaves a name that the next one sweeps away. What has the
-target's name is never followed; directories on the way may be links, as /lib is.
+complete (rename(2)). A killed one leaves a name that the next one sweeps away. No link is followed
+(nodeagent/hostpath.py): what is copied are plain files, and links as links.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.errors import DataError, NoInputError, StorageError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.trace import point
@@ -25,6 +25,7 @@ SPARE: Final = 16 << 20
 """Bytes that must stay free beside a copy: directories, and what others write meanwhile."""
 
 _AT_ONCE: Final = 1 << 20
+_LARGEST: Final = 1 << 40
 
 
 def tree(
@@ -49,7 +50,7 @@ def tree(
             if stat.S_ISLNK(facts.st_mode):
                 copy.symlink_to(path.readlink())
             elif stat.S_ISDIR(facts.st_mode):
-                copy.mkdir(mode=0o755)
+                _make(copy)
             elif stat.S_ISREG(facts.st_mode):
                 _file(path, copy, 0o755 if facts.st_mode & 0o111 else 0o644)
         prepare(temporary)
@@ -69,62 +70,75 @@ def files(sources: Iterable[Path], target: Path, stop: StopSignal | None = None)
 
 def sweep(target: Path) -> None:
     """Remove what killed copies to `target` left. Only while nobody else can be copying there."""
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        remove(left)
+    what = f"cannot tidy up beside {target}"
+    with _storage(what), suppress(FileNotFoundError), hostpath.anchored(target.parent) as parent:
+        for left in parent.glob(f".{target.name}.*.tmp"):
+            _remove(left)
 
 
 def remove(directory: Path) -> None:
     """Remove a directory, or whatever has that name, with all below it; nothing is no error."""
-    with _storage(f"cannot remove {directory}"):
-        if directory.is_dir() and not directory.is_symlink():
-            shutil.rmtree(directory)
-        else:
-            directory.unlink(missing_ok=True)
+    what = f"cannot remove {directory}"
+    with _storage(what), suppress(FileNotFoundError), hostpath.anchored(directory.parent) as parent:
+        _remove(parent / directory.name)
 
 
-def sync(directory: Path) -> None:
-    """fsync(2) of a directory: what was made, renamed or removed in it lasts."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _remove(path: Path) -> None:
+    """`path` below a directory that is open; shutil.rmtree() goes down by descriptors itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def require_room(directory: Path, needed: int) -> None:
-    """StorageError when the file system of `directory` has no room for that many bytes more."""
-    place = next(each for each in (directory, *directory.parents) if each.is_dir())
-    facts = os.statvfs(place)
+def _require_room(parent: Path, directory: Path, needed: int) -> None:
+    """StorageError when the file system of `directory`, open as `parent`, has no room for more."""
+    facts = os.statvfs(parent)
     free = facts.f_bavail * facts.f_frsize
     if free < needed + SPARE:
         raise StorageError(
             f"not enough room in {directory}: {needed >> 20} MiB are to be copied there, "
             f"{free >> 20} MiB are free, and {SPARE >> 20} MiB must stay",
-            hint=f"make room there: df {place} shows the file system",
+            hint=f"make room there: df {directory} shows the file system",
         )
 
 
 @contextmanager
 def _whole(target: Path, size: int) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block went well."""
-    with _storage(f"cannot make the directory {target.parent}"):
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    durable.make_directory(target.parent, 0o755)
     sweep(target)
-    require_room(target.parent, size)
-    temporary, old = (target.with_name(f".{target.name}.{word()}.tmp") for word in (_new, _old))
-    with _storage(f"cannot copy to {target}"):
+    with _storage(f"cannot copy to {target}"), hostpath.anchored(target.parent) as parent:
+        _require_room(parent, target.parent, size)
+        temporary, old = (parent / f".{target.name}.{word()}.tmp" for word in (_new, _old))
         try:
-            temporary.mkdir(mode=0o755)
+            _make(temporary)
             yield temporary
-            if os.path.lexists(target):
+            if os.path.lexists(parent / target.name):
                 point("rename", target)
-                target.rename(old)
-            point("rename", temporary)
-            temporary.rename(target)
-            sync(target.parent)
+                (parent / target.name).rename(old)
+            point("name", target)
+            temporary.rename(parent / target.name)
+            _sync(parent)
         finally:
             for left in (temporary, old):
-                remove(left)
+                _remove(left)
+
+
+def _make(directory: Path) -> None:
+    """Whatever the umask, and whatever group the one above would have it inherit."""
+    directory.mkdir(mode=0o700)
+    os.chown(directory, os.geteuid(), os.getegid())
+    directory.chmod(0o755)
+
+
+def _sync(directory: Path) -> None:
+    """fsync(2) of a directory: what was made, renamed or removed in it lasts."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _new() -> str:
@@ -138,14 +152,19 @@ def _old() -> str:
 def _file(source: Path, target: Path, mode: int) -> None:
     """Copy one file and see to it that it was the same from beginning to end."""
     point("copy", source)
-    before = _facts(source)
-    with source.open("rb") as reader, target.open("xb") as writer:
+    try:
+        fd = hostpath.opened(source, _LARGEST)
+    except OSError as error:
+        raise durable.unreadable(source, error) from error
+    with os.fdopen(fd, "rb") as reader, target.open("xb") as writer:
+        before = os.fstat(fd)
         shutil.copyfileobj(reader, writer, _AT_ONCE)
+        after = os.fstat(fd)
         writer.flush()
+        os.fchown(writer.fileno(), os.geteuid(), os.getegid())
         os.fchmod(writer.fileno(), mode)
         os.fsync(writer.fileno())
         size = writer.tell()
-    after = _facts(source)
     if (before.st_size, before.st_mtime_ns) != (size, after.st_mtime_ns):
         raise DataError(
             f"{source} changed while it was copied: somebody is still writing it",
@@ -176,7 +195,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _sync_directories(top: Path) -> None:
     for parent, _, _ in os.walk(top):
-        sync(Path(parent))
+        _sync(Path(parent))
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
 from nodeagent.driver.neighbours import HOST
+
+_RELEASE: Final = Path("etc/os-release")
 
 _FAMILIES: Final = {
     "ubuntu": "ubuntu",
@@ -32,18 +35,19 @@ class Distribution:
 
 def of_root(root: Path) -> Distribution:
     """The distribution whose packages and tools are in `root`."""
-    return _read(root / "etc/os-release")
+    return _read(root)
 
 
 def of_host(root: Path) -> Distribution:
     """The node's own, through the driver pod's mount of /etc; else that of `root`."""
-    hosts = root / HOST.relative_to("/") / "etc/os-release"
-    return _read(hosts) if hosts.is_file() else of_root(root)
+    host = root / HOST.relative_to("/")
+    return _read(host if hostpath.within(host, _RELEASE).is_file() else root)
 
 
-def _read(path: Path) -> Distribution:
+def _read(root: Path) -> Distribution:
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        # a link to ../usr/lib/os-release on most (os-release(5))
+        lines = hostpath.read_text(hostpath.within(root, _RELEASE)).splitlines()
     except OSError:
         lines = []
     fields = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.driver import copies, packages, sources
 from nodeagent.errors import ConfigError, DataError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
@@ -194,7 +194,7 @@ def _is_begun(shared: HandOver, wanted: str) -> bool:
 
 def _given(shared: HandOver) -> str | None:
     try:
-        return shared.environment.read_text(errors="replace")
+        return hostpath.read_text(shared.environment)
     except OSError:
         return None
 
@@ -272,9 +272,11 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
 
 def _require_no_failure(shared: HandOver) -> None:
     try:
-        said = shared.failed.read_text(errors="replace")
+        said = hostpath.read_text(shared.failed)
     except FileNotFoundError:
         return
+    except OSError as error:
+        said = f"(its log cannot be read: {error})"
     lines = [f"  {line}" for line in said.splitlines()[-sources.LAST_LINES :] if line.strip()]
     raise UnavailableError(
         "\n".join(["the driver toolkit could not build the driver, its log ends in:", *lines]),

@@ -8,10 +8,10 @@ host itself) there is nobody to share with, and /sys is not touched.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from pathlib import Path
 
-from nodeagent.errors import KernelError, StorageError
+from nodeagent import durable
+from nodeagent.errors import KernelError
 from nodeagent.kernel import mounts
 from nodeagent.settings import Settings
 
@@ -35,13 +35,7 @@ def ensure(settings: Settings, sys: Path = Path("/sys")) -> None:
     remove(settings)
     mounts.propagate(sys, mounts.UNBINDABLE | mounts.RECURSIVE)
     mounts.propagate(sys, mounts.PRIVATE)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make {target}, where the GPU driver looks for headers: {error.strerror}",
-            hint=f"look at what is below {settings.drivers_mount}",
-        ) from error
+    durable.make_directory(target, 0o755)
     mounts.bind(source, target)
     if not mounts.on(target)[-1].is_shared:
         log.warning(
@@ -68,9 +62,8 @@ def remove(settings: Settings) -> None:
             raise
     if found:
         log.debug("unmounted %s", target)
-    with suppress(OSError):
-        target.rmdir()
-        target.parent.rmdir()
+    if durable.remove_directory(target):
+        durable.remove_directory(target.parent)
 
 
 def place(settings: Settings) -> Path:

@@ -13,6 +13,7 @@ from errno import ENODATA, ENOTSUP
 from pathlib import Path
 from typing import Final
 
+from nodeagent import durable
 from nodeagent.driver import copies, distribution, neighbours, packages
 from nodeagent.errors import StorageError
 from nodeagent.kernel.events import StopSignal
@@ -32,7 +33,7 @@ def unlink(settings: Settings, release: str) -> None:
     """Before packages are installed: what they write is to be the container's, not the host's."""
     tree = _own(settings, release)
     if tree.is_symlink():
-        copies.remove(tree)
+        durable.remove(tree)
 
 
 def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
@@ -49,8 +50,7 @@ def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
     copies.tree(own, hosts, stop, prepare=label)
     packages.index(release, settings.driver_root, "-b", str(neighbours.HOST))
     copies.remove(own)
-    own.symlink_to(neighbours.HOST / "lib/modules" / release / TREE)
-    copies.sync(own.parent)
+    durable.link(own, neighbours.HOST / "lib/modules" / release / TREE)
     log.info("the modules are in the host's tree, %s", hosts)
     return True
 
@@ -65,7 +65,7 @@ def label(tree: Path) -> None:
             before = os.getxattr(path, _XATTR, follow_symlinks=False)
         except OSError as error:
             if error.errno not in {ENODATA, ENOTSUP}:
-                raise _refused(path, error) from error
+                raise _refused(path.relative_to(tree), error) from error
             before = b""
         parts = before.rstrip(b"\0").decode(errors="replace").split(":", 3)
         wanted = ":".join((*parts[:2], _TYPE, parts[3])) if len(parts) == 4 else _LABEL
@@ -75,21 +75,21 @@ def label(tree: Path) -> None:
             if error.errno == ENOTSUP and not Path("/sys/fs/selinux/enforce").exists():
                 log.debug("%s has no labels", path)
                 return
-            raise _refused(path, error) from error
+            raise _refused(path.relative_to(tree), error) from error
 
 
 def _refused(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"cannot label {path} as {_TYPE}: {error.strerror}",
+        f"cannot label {path} in the host's copy of the modules as {_TYPE}: {error.strerror}",
         hint="SELinux would not let the host load it; the pod needs the SELinux level s0, "
         "privileged, and a file system with labels",
     )
 
 
 def _own(settings: Settings, release: str) -> Path:
-    return settings.driver_root / "lib/modules" / release / TREE
+    return packages.module_tree(settings.driver_root, release) / TREE
 
 
 def _hosts(settings: Settings, release: str) -> Path:
     host = settings.driver_root / neighbours.HOST.relative_to("/")
-    return host / "lib/modules" / release / TREE
+    return packages.module_tree(host, release) / TREE

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.driver import copies
-from nodeagent.errors import ConfigError, DataError
+from nodeagent.errors import ConfigError, DataError, reason
 from nodeagent.kernel.events import StopSignal
 
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".rpm", ".deb")
+_LARGEST = 1 << 40  # bytes
 
 
 def fingerprint(release: str, version: str, arguments: Sequence[str]) -> str:
@@ -53,11 +55,15 @@ class Inventory:
 
     def require(self) -> None:
         """ConfigError unless the inventory is a directory: it must be mounted, not made here."""
-        if not self.root.is_dir():
+        try:
+            with hostpath.directory(self.root):
+                return
+        except OSError as error:
             raise ConfigError(
-                f"NVIDIA_NIC_DRIVERS_INVENTORY_PATH is {self.root}, and that is no directory",
+                f"NVIDIA_NIC_DRIVERS_INVENTORY_PATH is {self.root}, and that is no directory: "
+                f"{reason(error)}",
                 hint="mount a directory of the host there, or unset it to build at each start",
-            )
+            ) from error
 
     def packages(self, built_with: str) -> tuple[Path, ...]:
         """What can be installed without a build, or () after saying why that is not so."""
@@ -102,8 +108,7 @@ class Inventory:
                     durable.remove(kernel / f"{name}.buildconfig")
                     copies.remove(kernel / name)
                 copies.sweep(kernel / name)
-            if not any(kernel.iterdir()):
-                kernel.rmdir()
+            durable.remove_directory(kernel)
 
     def _found(self) -> tuple[Path, ...]:
         return tuple(sorted(path for path in self.directory.iterdir() if path.suffix in _SUFFIXES))
@@ -121,7 +126,10 @@ class Inventory:
             return f"there is no {self.buildconfig}"
         if config != built_with:
             return f"what is in {self.directory} was built with {_changed(config, built_with)}"
-        now = _checksums(self._found())
+        try:
+            now = _checksums(self._found())
+        except (DataError, OSError) as error:
+            return f"a package cannot be trusted: {error}"
         if now != sums:
             differing = {*sums.splitlines()} ^ {*now.splitlines()}
             names = sorted({line.split("  ", 1)[-1] for line in differing})
@@ -150,7 +158,7 @@ def _versions(kernel: Path) -> set[str]:
 def _checksums(packages: Iterable[Path]) -> str:
     lines = []
     for package in packages:
-        with package.open("rb") as file:
+        with os.fdopen(durable.open_own(package, _LARGEST), "rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {package.name}\n")
     return "".join(lines)
 

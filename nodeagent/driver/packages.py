@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent import durable, hostpath
 from nodeagent.driver import copies
 from nodeagent.errors import DataError, NoInputError, UnavailableError
 from nodeagent.kernel import modules, process
@@ -204,14 +205,23 @@ def index(release: str, root: Path, *tree: str) -> None:
 
 
 def prepare_tree(release: str, root: Path) -> None:
-    """/lib/modules/<release>/ with the two lists that depmod warns about when they are missing."""
-    directory = root / "lib/modules" / release
-    try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name in ("modules.order", "modules.builtin"):
-            (directory / name).touch()
-    except OSError as error:
-        raise UnavailableError(f"cannot make {directory}: {error.strerror}") from error
+    """/lib/modules/<release>/ with the two lists that depmod warns about when they are missing.
+
+    StorageError when it cannot be made.
+    """
+    directory = module_tree(root, release)
+    durable.make_directory(directory, 0o755)
+    for name in ("modules.order", "modules.builtin"):
+        if not durable.exists(directory / name):
+            durable.create(directory / name, b"", 0o644)
+
+
+def module_tree(root: Path, release: str) -> Path:
+    """The modules of a kernel below `root`; /lib may be a link to usr/lib (file-hierarchy(7)).
+
+    That link is followed, inside `root`; none below it is.
+    """
+    return hostpath.within(root, Path("lib")) / "modules" / release
 
 
 def require_installed(module: str, brought: frozenset[str], settings: Settings) -> None:

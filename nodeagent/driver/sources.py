@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
 from nodeagent.driver import distribution, headers
 from nodeagent.errors import NoInputError, UnavailableError
 from nodeagent.kernel import process
@@ -37,7 +38,7 @@ LAST_LINES: Final = 20
 def directory(settings: Settings) -> Path:
     """NVIDIA_NIC_DRIVER_PATH below DRIVER_ROOT; NoInputError unless install.pl is there."""
     given = settings.nic_driver_path or Path("/")
-    place = settings.driver_root / given.relative_to("/")
+    place = hostpath.within(settings.driver_root, given)
     if not (place / SCRIPT).is_file():
         raise NoInputError(
             f"there are no sources of the driver: no {SCRIPT} in {place}",

@@ -114,7 +114,7 @@ def _echo(address: str, path: str) -> Echo:
     """A socket in the namespace at `path`; this process comes back each time."""
     parsed = ip_address(address)
     if path:
-        own, there = (os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in (_OWN, path))
+        own, there = (os.open(each, _TO_READ) for each in (_OWN, path))
         _setns(there)
     asked = _socket(parsed.version)
     if path:
@@ -125,6 +125,8 @@ def _echo(address: str, path: str) -> Echo:
 
 
 _OWN: Final = "/proc/self/ns/net"
+_TO_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Should a FIFO have the namespace's place by now, it is not waited for."""
 
 
 def _socket(version: int) -> socket.socket:

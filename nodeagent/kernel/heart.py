@@ -10,6 +10,7 @@ and no change of the wall clock makes it look old.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import struct
 import time
@@ -20,6 +21,8 @@ from typing import Final, Self
 
 from nodeagent import durable
 from nodeagent.errors import KernelError, StorageError
+
+log = logging.getLogger(__name__)
 
 PERIOD: Final = 5.0
 """Seconds between two beats."""
@@ -41,7 +44,14 @@ class Heart:
         except KernelError:
             os.close(self._file)
             raise
-        self._beat()
+        try:
+            self._beat()
+        except OSError as error:
+            self.__exit__(None, None, None)
+            raise StorageError(
+                f"cannot write the sign of life {path}: {error.strerror}",
+                hint="LOCK_FILE_PATH says where it is: beside the lock",
+            ) from error
 
     def fileno(self) -> int:
         """The timer: readable when a beat is due."""
@@ -51,7 +61,11 @@ class Heart:
         """Beat if one is due."""
         with suppress(BlockingIOError):
             os.read(self._timer, 8)
-            self._beat()
+            try:
+                self._beat()
+            except OSError as error:
+                # what is under way is not stopped for it; a probe may come to another conclusion
+                log.warning("no sign of life could be given: %s", error.strerror)
 
     def _beat(self) -> None:
         """Always ten digits, so that a reader never finds half of an older one."""

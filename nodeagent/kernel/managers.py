@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
+
 NETWORKD: Final = "systemd-networkd"
 NETWORK_MANAGER: Final = "NetworkManager"
 _LINKS: Final = Path("systemd/netif/links")
@@ -46,7 +48,7 @@ def manager_of(ifindex: int, run: Path = Path("/run")) -> Manager | None:
 
 def _values(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = hostpath.read_text(path)
     except OSError:
         return {}
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)

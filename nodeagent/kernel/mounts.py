@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nodeagent.errors import KernelError
+from nodeagent import hostpath
+from nodeagent.errors import KernelError, reason
 from nodeagent.trace import point
 
 # include/uapi/linux/mount.h
@@ -49,20 +50,32 @@ def on(path: Path, proc: Path = Path("/proc")) -> tuple[Mount, ...]:
 
 
 def bind(source: Path, target: Path) -> None:
-    """Mount a directory and all that is mounted below it at another place as well."""
-    _mount_call(str(source), target, BIND | RECURSIVE)
+    """Mount a directory and all that is mounted below it at another place as well.
+
+    Both by their descriptors: no link is followed on the way to either.
+    """
+    failed = f"mount {source} at {target}"
+    try:
+        with hostpath.anchored(source) as origin, hostpath.anchored(target) as place:
+            _mount_call(str(origin), place, BIND | RECURSIVE, failed)
+    except OSError as error:
+        raise KernelError(f"cannot {failed}: {reason(error)}", errno=error.errno) from error
 
 
 def propagate(target: Path, flags: int) -> None:
     """Change how mounts below a mount show elsewhere: UNBINDABLE, PRIVATE, with RECURSIVE."""
-    _mount_call("none", target, flags)
+    _mount_call("none", target, flags, f"change the propagation of {target}")
 
 
 def unmount(target: Path) -> None:
     """Take away the topmost mount there with all below it, also while it is in use."""
     point("unmount", target)
-    if _libc().umount2(os.fsencode(target), _DETACH | _NO_FOLLOW):
-        raise _refused(f"unmount {target}")
+    try:
+        with hostpath.anchored(target.parent) as parent:
+            if _libc().umount2(os.fsencode(parent / target.name), _DETACH | _NO_FOLLOW):
+                raise _refused(f"unmount {target}")
+    except OSError as error:
+        raise KernelError(f"cannot unmount {target}: {reason(error)}", errno=error.errno) from error
 
 
 def _mount(fields: list[str]) -> Mount:
@@ -71,11 +84,10 @@ def _mount(fields: list[str]) -> Mount:
     return Mount(at, any(field.startswith("shared:") for field in optional))
 
 
-def _mount_call(source: str, target: Path, flags: int) -> None:
+def _mount_call(source: str, target: Path, flags: int, what: str) -> None:
     point("mount", target)
     if _libc().mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None):
-        what = f"mount {source} at" if flags & BIND else "change the propagation of"
-        raise _refused(f"{what} {target}")
+        raise _refused(what)
 
 
 def _libc() -> ctypes.CDLL:

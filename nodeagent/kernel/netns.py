@@ -152,7 +152,8 @@ class Namespaces:
     def _open(self, holder: Holder) -> int | None:
         path = self.proc / f"{holder.pid}/ns/net" if holder.mount is None else Path(holder.mount)
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: should a FIFO have its place by now, it is not waited for
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             return None
 

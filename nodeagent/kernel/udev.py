@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+from nodeagent import hostpath
+
 _RUN = Path("/run/udev")
 
 
@@ -32,8 +34,8 @@ def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
     after the rename (systemd, src/udev/udev-event.c and sd-device's device-private.c).
     """
     try:
-        entry = (run / "data" / f"n{ifindex}").read_text(errors="replace")
-    except FileNotFoundError:
+        entry = hostpath.read_text(run / "data" / f"n{ifindex}")
+    except OSError:  # there is none, or something that is no file has its place
         return False
     return any(line.startswith("I:") for line in entry.splitlines())
 
@@ -45,8 +47,8 @@ def is_done(device: str, run: Path = _RUN) -> bool:
     udev has nothing left to do, or that there is none.
     """
     try:
-        entry = (run / "data" / device).read_text(errors="replace")
-    except FileNotFoundError:
+        entry = hostpath.read_text(run / "data" / device)
+    except OSError:  # there is none, or something that is no file has its place
         entry = ""
     if any(line.startswith("I:") for line in entry.splitlines()):
         return True
@@ -67,8 +69,8 @@ def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
 def property_of(ifindex: int, name: str, run: Path = _RUN) -> str:
     """A property of a network device in udev's database (`E:NAME=value`), "" for none."""
     try:
-        entry = (run / "data" / f"n{ifindex}").read_text(errors="replace")
-    except FileNotFoundError:
+        entry = hostpath.read_text(run / "data" / f"n{ifindex}")
+    except OSError:  # there is none, or something that is no file has its place
         return ""
     found = [line for line in entry.splitlines() if line.startswith(f"E:{name}=")]
     return found[-1].partition("=")[2] if found else ""

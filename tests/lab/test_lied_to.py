@@ -134,6 +134,24 @@ def test_udevd_is_stopped_for_good_and_each_vf_is_named(
     assert lab.read() == three_vfs
 
 
+def test_udevd_is_stuck_in_a_rule_for_one_vf(
+    nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
+) -> None:
+    """The one is named, the others are as they were; when the rule goes on, the next start ends."""
+    path, address = tmp_path / "snapshot.json", lab.vf(PF1, 1)
+    nodeagent.call("snapshot", "-o", str(path))
+    (PCI / PF1 / "sriov_numvfs").write_text("0")
+    lab.settle()
+    with lab.Gate("stuck") as gate, lab.program_for(address, gate.script):
+        run = nodeagent.call("restore", "--snapshot", str(path), status=1, VF_TIMEOUT=5)
+    named = [line for line in run.log.splitlines() if "udev has not finished" in line]
+    assert named
+    assert all(f"{PF1} vf 1" in line for line in named)
+    nodeagent.call("restore", "--snapshot", str(path))
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
 def test_udevd_is_killed_and_started_again_in_the_middle(
     nodeagent: Nodeagent, three_vfs: State, saved: Path
 ) -> None:

@@ -252,7 +252,7 @@ def test_a_link_to_a_directory_on_the_way_is_refused(
     with pytest.raises((AgentError, OSError)) as caught:
         act(tmp_path / "planted" / ("sub/" * depth) / "file")
     said = f"{caught.value} {getattr(caught.value, 'filename', '')}"
-    assert f"{tmp_path}/planted" in said
+    assert re.search(rf"{tmp_path}/planted(?!/)", said)
     after = {path: path.lstat() for path in victim.rglob("*")}
     assert {p: (s.st_ino, s.st_size, s.st_mtime_ns) for p, s in before.items()} == {
         p: (s.st_ino, s.st_size, s.st_mtime_ns) for p, s in after.items()

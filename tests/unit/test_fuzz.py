@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
+import shlex
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -22,16 +24,24 @@ from hypothesis import strategies as st
 from nodeagent.driver import distribution, dtk, neighbours
 from nodeagent.errors import AgentError, ConfigError, DataError, KernelError, UnavailableError
 from nodeagent.journal import _parse_record, seal, unseal
-from nodeagent.kernel import modules, process
+from nodeagent.kernel import modules, netlink, process
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.ethnl import Ethtool
-from nodeagent.kernel.netlink import attributes
 from nodeagent.kernel.process import Finished, _Stream
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings, rows
 from nodeagent.sriov.model import NodeState, Snapshot
+from tests.support.rubbish import (
+    attributes,
+    changed_json,
+    damaged,
+    json_value,
+    messages,
+    octets,
+    text,
+)
 from tests.support.strategies import states
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -42,26 +52,21 @@ fuzzed = settings(
     suppress_health_check=list(HealthCheck),
 )
 ROOT = Path(tempfile.mkdtemp(prefix="fuzz", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-WORDS = (
-    "mlx5_core",
-    "1",
-    "true",
-    "/run/x",
-    "../..",
-    "-rf",
-    "--help",
-    "\n",
-    "a\nb",
-    "\0",
-    "0x7",
-    "",
-)
+RECORD = {
+    "at": "2026-11-21T00:00:00.000Z",
+    "clock": 1.5,
+    "boot": "b",
+    "run": "r",
+    "pid": 1,
+    "kind": "note",
+    "name": "n",
+    "facts": {"a": "b"},
+}
+rngs = st.randoms(use_true_random=True)
+"""A seed an example: cheap to draw, and printed when the test fails."""
 
-
-def texts() -> st.SearchStrategy[str]:
-    return st.one_of(
-        st.text(max_size=200), st.sampled_from(WORDS), st.text("01-./:_ax\n ", max_size=40)
-    )
+DAMAGES = 20
+"""How many times each snapshot is damaged: to make one takes longer than to read it."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,12 +80,14 @@ def _tidy() -> Iterator[None]:
 # environment
 
 
+NAMES = [row.name for _, row in rows()]
+
+
 @fuzzed
-@given(st.data())
-def test_environment(data: st.DataObject) -> None:
+@given(rngs)
+def test_environment(rng: random.Random) -> None:
     """What is accepted cannot carry a line, and names cannot carry an option or a path."""
-    names = [row.name for _, row in rows()]
-    chosen = data.draw(st.dictionaries(st.sampled_from(names), texts(), max_size=6))
+    chosen = {rng.choice(NAMES): text(rng) for _ in range(rng.randrange(7))}
     try:
         parsed = Settings.from_environment(chosen)
     except ConfigError:
@@ -103,78 +110,51 @@ def test_environment(data: st.DataObject) -> None:
 # snapshot
 
 
-def damaged(data: st.DataObject, whole: bytes) -> bytes:
-    """Bits turned, a piece cut out, the end cut off, or something else put in."""
-    changed = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, max(len(changed) - 1, 0)))
-        match data.draw(st.sampled_from(["flip", "cut", "end", "put"])):
-            case "flip" if changed:
-                changed[at] ^= 1 << data.draw(st.integers(0, 7))
-            case "cut":
-                del changed[at : at + data.draw(st.integers(1, 50))]
-            case "end":
-                del changed[at:]
-            case _:
-                changed[at:at] = data.draw(st.binary(max_size=10))
-    return bytes(changed)
-
-
-SAMPLE = Snapshot("2026-11-21T00:00:00+00:00", "m", "b", "6.1", (), NodeState("mlx5_core", ()))
-
-
-@fuzzed
-@given(st.data(), states())
-def test_a_damaged_snapshot(data: st.DataObject, state: NodeState) -> None:
+@settings(fuzzed, max_examples=EXAMPLES // DAMAGES + 1)
+@given(rngs, states())
+def test_a_damaged_snapshot(rng: random.Random, state: NodeState) -> None:
     """The checksum finds whatever changes the content; nothing else is ever raised."""
     snapshot = Snapshot("2026-11-21T00:00:00+00:00", "m", "b", "6.1", (), state)
     whole = seal(snapshot).encode()
-    changed = damaged(data, whole)
-    with contextlib.suppress(DataError):
-        assert unseal(changed, "file", sealed=True) == snapshot
+    for _ in range(DAMAGES):
+        with contextlib.suppress(DataError):
+            assert unseal(damaged(rng, whole), "file", sealed=True) == snapshot
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=12), inner, max_size=5)
-    ),
-    max_leaves=20,
-)
-
-
-@fuzzed
-@given(st.data())
-def test_a_snapshot_of_another_shape(data: st.DataObject) -> None:
-    """Right JSON, wrong things in it."""
-    plain = json.loads(seal(SAMPLE))["snapshot"]
-    plain["state"]["pfs"] = data.draw(json_values)
-    name = data.draw(st.sampled_from(sorted(plain)))
-    if data.draw(st.booleans()):
-        plain[name] = data.draw(json_values)
-    with contextlib.suppress(DataError):
-        assert isinstance(unseal(json.dumps(plain).encode(), "file", sealed=False), Snapshot)
+@settings(fuzzed, max_examples=EXAMPLES // DAMAGES + 1)
+@given(rngs, states())
+def test_a_snapshot_of_another_shape(rng: random.Random, state: NodeState) -> None:
+    """Right JSON, wrong things in it: what is read could have been written."""
+    snapshot = Snapshot("2026-11-21T00:00:00+00:00", "m", "b", "6.1", (), state)
+    plain = json.loads(seal(snapshot))["snapshot"]
+    for _ in range(DAMAGES):
+        raw = json.dumps(changed_json(rng, plain)).encode()
+        with contextlib.suppress(DataError):
+            read = unseal(raw, "file", sealed=False)
+            assert unseal(seal(read).encode(), "file", sealed=True) == read
 
 
 @fuzzed
-@given(st.binary(max_size=300))
-def test_a_snapshot_that_is_none(raw: bytes) -> None:
+@given(rngs)
+def test_a_snapshot_that_is_none(rng: random.Random) -> None:
     with pytest.raises(DataError, match="file"):
-        unseal(raw, "file", sealed=True)
+        unseal(octets(rng, 300), "file", sealed=True)
 
 
 @fuzzed
-@given(st.binary(max_size=300) | json_values.map(lambda plain: json.dumps(plain).encode()))
-def test_a_line_of_the_journal(raw: bytes) -> None:
-    _parse_record(raw)
+@given(rngs)
+def test_a_line_of_the_journal(rng: random.Random) -> None:
+    _parse_record(rng.choice((octets(rng, 300), json.dumps(json_value(rng)).encode())))
+    _parse_record(json.dumps(changed_json(rng, RECORD)).encode())
 
 
 # what /proc, /sys and commands say
 
 
 @fuzzed
-@given(st.binary(max_size=400) | texts().map(lambda text: text.encode(errors="replace")))
-def test_proc_modules_and_attributes(raw: bytes) -> None:
+@given(rngs)
+def test_proc_modules_and_attributes(rng: random.Random) -> None:
+    raw = octets(rng, 400)
     module = ROOT / "sys/module/mlx5_core"
     (module / "holders").mkdir(parents=True, exist_ok=True)
     (module / "initstate").write_text("live\n")
@@ -189,8 +169,9 @@ def test_proc_modules_and_attributes(raw: bytes) -> None:
 
 
 @fuzzed
-@given(st.binary(max_size=4096))
-def test_sysfs_attributes(raw: bytes) -> None:
+@given(rngs)
+def test_sysfs_attributes(rng: random.Random) -> None:
+    raw = octets(rng, rng.choice((10, 4096)))
     sysfs = Sysfs(ROOT / "tree")
     device = sysfs.device("pci", "0000:01:00.0")
     device.mkdir(parents=True, exist_ok=True)
@@ -204,14 +185,15 @@ def test_sysfs_attributes(raw: bytes) -> None:
 
 
 @fuzzed
-@given(texts(), st.integers(-15, 255))
-def test_modinfo(text: str, status: int) -> None:
+@given(rngs)
+def test_modinfo(rng: random.Random) -> None:
     """Whatever it says, it does not become an option of the next command."""
+    status, output = rng.randint(-15, 255), text(rng, 200)
     said: list[tuple[str, ...]] = []
 
     def run(argv: Any, **_: object) -> Finished:
         said.append(tuple(argv))
-        return Finished(tuple(argv), status if len(said) == 1 else 0, text, text, 0.0)
+        return Finished(tuple(argv), status if len(said) == 1 else 0, output, output, 0.0)
 
     real, process.run = process.run, cast("Any", run)
     try:
@@ -225,15 +207,15 @@ def test_modinfo(text: str, status: int) -> None:
 
 
 @fuzzed
-@given(st.lists(st.binary(max_size=300), max_size=5))
-def test_command_output(chunks: list[bytes]) -> None:
+@given(rngs)
+def test_command_output(rng: random.Random) -> None:
     """Lines without colours and carriage returns, whatever the bytes and wherever they are cut."""
     seen: list[str] = []
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb", buffering=0) as pipe:
         stream = _Stream(cast("Any", pipe), seen.append)
-        for chunk in chunks:
-            os.write(write_end, chunk)
+        for _ in range(rng.randrange(6)):
+            os.write(write_end, octets(rng, 300))
             with contextlib.suppress(BlockingIOError):
                 stream.read()
         os.close(write_end)
@@ -243,29 +225,32 @@ def test_command_output(chunks: list[bytes]) -> None:
 
 
 @fuzzed
-@given(texts())
-def test_dtk_flags(release: str) -> None:
+@given(rngs)
+def test_dtk_flags(rng: random.Random) -> None:
     """A kernel's name becomes one directory's, below the shared one."""
-    name = dtk.sanitised_kernel(release)
+    name = dtk.sanitised_kernel(text(rng))
     assert re.fullmatch(r"[-A-Za-z0-9_.]*", name)
     assert not name.startswith(("-", ".", "_"))
 
 
 @fuzzed
-@given(st.dictionaries(st.from_regex(r"[A-Z_]{1,12}", fullmatch=True), texts(), max_size=4))
-def test_dtk_environment(variables: dict[str, str]) -> None:
-    """What the toolkit's shell reads: a line a variable, and nothing in a value is executed."""
-    clean = {name: value.replace("\0", "") for name, value in variables.items()}
-    try:
-        lines = dtk.exports(clean)
-    except AgentError:
-        return
-    assert lines.count("export ") >= len(clean)
+@given(rngs)
+def test_dtk_environment(rng: random.Random) -> None:
+    """What the toolkit's shell reads: a line a variable, and nothing in a value is executed.
+
+    shlex reads double quotes as sh(1) does, but for `$` and the backquote, which must be escaped.
+    """
+    values = {f"V{n}": text(rng, 60).replace("\0", "") for n in range(rng.randrange(4))}
+    lines = dtk.exports(values)
+    assert not re.search(r"(?<!\\)(\\\\)*[$`]", lines)
+    bare = re.sub(r"\\([$`])", r"\1", lines)
+    assert shlex.split(bare)[1::2] == [f"{name}={value}" for name, value in values.items()]
 
 
 @fuzzed
-@given(st.binary(max_size=300))
-def test_os_release(raw: bytes) -> None:
+@given(rngs)
+def test_os_release(rng: random.Random) -> None:
+    raw = octets(rng, 300)
     path = ROOT / "etc/os-release"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(raw)
@@ -275,23 +260,11 @@ def test_os_release(raw: bytes) -> None:
 # netlink
 
 
-@st.composite
-def attribute_streams(draw: st.DrawFn, depth: int = 2) -> bytes:
-    """Attributes with lengths that are mostly right: the kernel's types, and nested ones."""
-    stream = b""
-    for _ in range(draw(st.integers(0, 6))):
-        kind = draw(st.integers(0, 70)) | draw(st.sampled_from([0, 0x8000]))
-        nested = depth and draw(st.booleans())
-        payload = draw(attribute_streams(depth - 1)) if nested else draw(st.binary(max_size=24))
-        length = 4 + len(payload) + draw(st.sampled_from([0] * 8 + [-3, 1, 400]))
-        stream += struct.pack("=HH", max(length, 0), kind) + payload + bytes(-len(payload) % 4)
-    return stream
-
-
 @fuzzed
-@given(st.binary(max_size=200) | attribute_streams())
-def test_netlink_attributes(raw: bytes) -> None:
-    assert sum(4 for _ in attributes(raw)) <= len(raw)
+@given(rngs)
+def test_netlink_attributes(rng: random.Random) -> None:
+    raw = rng.choice((rng.randbytes(rng.randrange(200)), attributes(rng)))
+    assert sum(4 for _ in netlink.attributes(raw)) <= len(raw)
 
 
 class Rubbish:
@@ -331,24 +304,19 @@ class RubbishEthtool(Rubbish, Ethtool):
         self._joined = {}
 
 
-def bodies(header: int) -> st.SearchStrategy[list[bytes]]:
-    """A netlink header, the protocol's own, then attributes."""
-    start = st.binary(min_size=16 + header, max_size=16 + header)
-    one = st.tuples(start, attribute_streams()).map(lambda parts: parts[0] + parts[1])
-    return st.lists(one | st.binary(max_size=60), max_size=3)
-
-
 @fuzzed
-@given(bodies(16))
-def test_links_and_vfs(raw: list[bytes]) -> None:
+@given(rngs)
+def test_links_and_vfs(rng: random.Random) -> None:
+    raw = messages(rng, 16)
     for read in (RubbishRtnl(raw).links, lambda: RubbishRtnl(raw).vfs(1)):
         with contextlib.suppress(KernelError):
             read()
 
 
 @fuzzed
-@given(bodies(8) | bodies(12) | bodies(20))
-def test_the_stack(raw: list[bytes]) -> None:
+@given(rngs)
+def test_the_stack(rng: random.Random) -> None:
+    raw = messages(rng, rng.choice((8, 12, 20)))
     raw = [body[:20] + struct.pack("=I", 1) + body[24:] for body in raw]  # the ifindex is ours
     links = {1: Link(1, "eth0", None, 1500, False, False, None, None, None)}
     with contextlib.suppress(KernelError):
@@ -358,8 +326,9 @@ def test_the_stack(raw: list[bytes]) -> None:
 
 
 @fuzzed
-@given(bodies(4))
-def test_devlink(raw: list[bytes]) -> None:
+@given(rngs)
+def test_devlink(rng: random.Random) -> None:
+    raw = messages(rng, 4)
     devlink = RubbishDevlink(raw)
     for read in (devlink.devices, devlink.params, lambda: devlink.eswitch(("pci", "0"))):
         with contextlib.suppress(KernelError):
@@ -367,7 +336,8 @@ def test_devlink(raw: list[bytes]) -> None:
 
 
 @fuzzed
-@given(bodies(4))
-def test_ethtool(raw: list[bytes]) -> None:
+@given(rngs)
+def test_ethtool(rng: random.Random) -> None:
+    raw = messages(rng, 4)
     with contextlib.suppress(KernelError):
         RubbishEthtool(raw).settings([1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -29,6 +30,23 @@ class Counting(Heart):
     def _beat(self) -> None:
         super()._beat()
         self.beats += 1
+
+
+def test_a_disk_that_takes_no_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start it is an error; later it is said, and what is under way goes on."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Heart(tmp_path / "beat", 0.05) as heart:
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(WaitTimeout):
+            wait_until_clear(lambda: ["it"], heart, what="it", timeout=0.3)
+    assert "no sign of life could be given: No space left on device" in caplog.text
+    with pytest.raises(StorageError, match=r"cannot write the sign of life .*: No space left"):
+        Heart(tmp_path / "beat")
 
 
 def test_it_beats_when_it_is_made(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 LOCKED = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
@@ -45,3 +47,28 @@ def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     for name in copied:
         assert (ROOT / name).exists()
         assert {name, *map(str, Path(name).parents)} & let_through, name
+
+
+LOCKS = sorted((ROOT / "scripts").glob("*.lock"))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_all_that_a_lock_names_is_pinned_and_hashed(lock: Path) -> None:
+    """And comes from nowhere that the lock names: no index, no address, no path."""
+    text = re.sub(r"#.*", "", lock.read_text()).replace("\\\n", " ")
+    entries = [line for line in text.splitlines() if line.strip()]
+    assert entries
+    for entry in entries:
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry
+
+
+def test_whoever_installs_does_so_by_hash() -> None:
+    """Every `pip install` of the tree: a lock, its hashes, wheels, and nothing that it pulls in."""
+    scripts = [path for path in (ROOT / "scripts").rglob("*") if path.is_file()]
+    texts = [path.read_text(errors="replace") for path in (*scripts, ROOT / "Containerfile")]
+    installs = re.compile(r'pip"?,? "?install"?,? "?--.{0,300}', re.DOTALL)
+    found = [match[0] for text in texts for match in installs.finditer(text)]
+    assert len(found) >= 3
+    for each in found:
+        for option in ("--require-hashes", "--no-deps", "--only-binary"):
+            assert option in each

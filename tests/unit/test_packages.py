@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.driver import packages
-from nodeagent.errors import DataError, NoInputError, UnavailableError
+from nodeagent.errors import DataError, NoInputError, StorageError, UnavailableError
 from nodeagent.settings import Settings
 from tests.support.host import CHROOT, MODINFO
 
@@ -208,8 +208,21 @@ def test_the_tree_for_depmod(root: Path) -> None:
     assert (root / "lib/modules/6.1.0/modules.order").read_text() == "kernel/a.ko\n"
     assert (root / "lib/modules/6.1.0/modules.builtin").read_text() == ""
     (root / "lib/modules/6.2.0").touch()
-    with pytest.raises(UnavailableError, match="cannot make"):
+    with pytest.raises(StorageError, match="is not a directory"):
         packages.prepare_tree("6.2.0", root)
+
+
+def test_the_tree_of_modules_may_be_below_usr(root: Path, tmp_path: Path) -> None:
+    """/lib is a link on most; below it none is followed."""
+    merged = tmp_path / "merged"
+    (merged / "usr/lib/modules/6.1.0").mkdir(parents=True)
+    (merged / "lib").symlink_to("/usr/lib")  # absolute, and stays in its root
+    packages.prepare_tree("6.1.0", merged)
+    assert (merged / "usr/lib/modules/6.1.0/modules.order").exists()
+    (merged / "usr/lib/modules/6.2.0").symlink_to(tmp_path)
+    with pytest.raises(StorageError, match="is a symbolic link, and nodeagent follows none"):
+        packages.prepare_tree("6.2.0", merged)
+    assert not (tmp_path / "modules.order").exists()
 
 
 def test_the_installed_module_must_be_one_of_theirs(root: Path) -> None:

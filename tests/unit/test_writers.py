@@ -17,10 +17,6 @@ ALLOWED = {
     "kernel/sysctls.py": "attributes of the kernel's",
     "kernel/neighbourhood.py": "attributes of the kernel's",
     "driver/copies.py": "trees of files, whole under a name of their own and then renamed",
-    "driver/inventory.py": "removes directories of old versions that are empty",
-    "driver/host_tree.py": "the host's module tree; /lib is a link on most hosts",
-    "driver/exports.py": "mount points",
-    "driver/packages.py": "directories of package managers",
 }
 WRITING = {
     "write_text",

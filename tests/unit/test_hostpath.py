@@ -1,0 +1,251 @@
+"""What is planted on the way, or in a file's place, is refused at once; what is not is found."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from errno import ELOOP
+from pathlib import Path
+
+import pytest
+
+from nodeagent import hold, hostpath
+from nodeagent.driver import copies, distribution, dtk, exports, host_tree
+from nodeagent.driver.inventory import Inventory
+from nodeagent.errors import AgentError, ConfigError, DataError, KernelError, StorageError
+from nodeagent.kernel import managers, mounts, udev
+from nodeagent.settings import Settings
+
+
+def link(path: Path) -> None:
+    (path.parent / "precious").write_text("precious")
+    path.symlink_to("precious")
+
+
+def unix_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def device(path: Path) -> None:
+    """Without a driver behind it: to open it would fail otherwise than it shall."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(240, 255))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, hostpath.LARGEST + 1)
+
+
+PLANTED: list[Callable[[Path], None]] = [link, os.mkfifo, unix_socket, device, huge, Path.mkdir]
+planted = pytest.mark.parametrize("plant", PLANTED)
+
+
+@planted
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    path = tmp_path / "x"
+    plant(path)
+    with pytest.raises(OSError, match=r"plain file|symbolic links"):
+        hostpath.read_text(path)
+
+
+def test_a_plain_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"a\xff\n")
+    assert hostpath.read_text(tmp_path / "x") == "a\ufffd\n"
+    with pytest.raises(FileNotFoundError):
+        hostpath.read_text(tmp_path / "y")
+
+
+def test_a_link_on_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "real/below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    with (
+        pytest.raises(OSError, match="symbolic links") as caught,
+        hostpath.directory(tmp_path / "link/below"),
+    ):
+        pytest.fail("it was followed")
+    assert (caught.value.errno, caught.value.filename) == (ELOOP, str(tmp_path / "link"))
+
+
+def test_the_kernels_own_link_to_a_process_root_is_followed() -> None:
+    """DRIVER_ROOT=/proc/PID/root of a sidecar; nothing else below /proc."""
+    root = Path(f"/proc/{os.getpid()}/root")
+    with hostpath.directory(root / "etc") as there, hostpath.directory(Path("/etc")) as own:
+        assert os.path.sameopenfile(there, own)
+    for other in ("/proc/self/root", f"/proc/{os.getpid()}/cwd"):
+        with pytest.raises(OSError, match="symbolic links"), hostpath.directory(Path(other)):
+            pytest.fail("it was followed")
+
+
+def test_an_anchor_stays_where_it_was(tmp_path: Path) -> None:
+    """Whoever exchanges the directory afterwards exchanges another one."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "evil").mkdir()
+    with hostpath.anchored(tmp_path / "a") as anchor:
+        (tmp_path / "a").rename(tmp_path / "b")
+        (tmp_path / "a").symlink_to("evil")
+        (anchor / "file").touch()
+    assert (tmp_path / "b/file").exists()
+    assert not list((tmp_path / "evil").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("links", "below", "leads"),
+    [
+        ({}, "etc/os-release", "etc/os-release"),
+        ({"lib": "usr/lib"}, "lib/modules", "usr/lib/modules"),
+        ({"lib": "/usr/lib"}, "/lib/modules", "usr/lib/modules"),
+        ({"etc": "../../../up"}, "etc/x", "up/x"),
+        ({"a": "b", "b": "./c/../d"}, "a/e", "d/e"),
+    ],
+)
+def test_links_stay_inside(tmp_path: Path, links: dict[str, str], below: str, leads: str) -> None:
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    assert hostpath.within(tmp_path, Path(below)) == tmp_path / leads
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        hostpath.within(tmp_path, Path("a"))
+
+
+# each who writes or reads below the host's directories
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    """Where a planted link leads; nothing may ever be made or removed in it."""
+    directory = tmp_path / "evil"
+    (directory / "x").mkdir(parents=True)
+    (directory / "x/precious").write_text("precious")
+    return directory
+
+
+def content(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+def test_copies(tmp_path: Path, evil: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").touch()
+    (tmp_path / "host").symlink_to(evil)
+    calls: tuple[Callable[[], None], ...] = (
+        lambda: copies.tree(source, tmp_path / "host/x"),
+        lambda: copies.files([source / "file"], tmp_path / "host/y/z"),
+        lambda: copies.remove(tmp_path / "host/x"),
+        lambda: copies.sweep(tmp_path / "host/x"),
+    )
+    for call in calls:
+        with pytest.raises(StorageError):
+            call()
+    assert content(evil) == ["x", "x/precious"]
+
+
+@pytest.mark.parametrize("plant", [plant for plant in PLANTED if plant is not huge])
+def test_a_package(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """What is in a package's place is never read as one; only large it may be."""
+    plant(tmp_path / "x.rpm")
+    with pytest.raises((DataError, AgentError)):
+        copies.files([tmp_path / "x.rpm"], tmp_path / "target")
+
+
+@planted
+def test_the_inventory(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """A package that was exchanged is built anew; so is one that has a second name."""
+    (tmp_path / "built.rpm").write_text("package")
+    (tmp_path / "inventory").mkdir()
+    store = Inventory(tmp_path / "inventory", "6.1", "25.07")
+    (kept,) = store.store([tmp_path / "built.rpm"], "config")
+    assert store.packages("config") == (kept,)
+    (tmp_path / "second").hardlink_to(kept)
+    assert store.packages("config") == ()
+    (tmp_path / "second").unlink()
+    assert store.packages("config") == (kept,)
+    kept.unlink()
+    if plant is not huge:
+        plant(kept)
+        assert store.packages("config") == ()
+    (tmp_path / "link").symlink_to("inventory")
+    with pytest.raises(ConfigError, match="that is no directory: ELOOP"):
+        Inventory(tmp_path / "link", "6.1", "25.07").require()
+
+
+def test_the_hosts_module_tree(tmp_path: Path, evil: Path) -> None:
+    settings = replace(Settings(), driver_root=tmp_path)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "usr/lib/modules").mkdir(parents=True)
+    (tmp_path / "usr/lib/modules/6.1").symlink_to(evil)
+    (evil / "extra").mkdir()
+    (evil / "extra/mlnx-ofa_kernel").symlink_to("../x")
+    with pytest.raises(StorageError):
+        host_tree.unlink(settings, "6.1")
+    assert content(evil) == ["extra", "extra/mlnx-ofa_kernel", "x", "x/precious"]
+
+
+def test_the_headers_mount(tmp_path: Path, evil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/usr").symlink_to(evil)
+    (tmp_path / "root/usr/src").mkdir(parents=True)
+    settings = replace(Settings(), drivers_mount=tmp_path / "run", driver_root=tmp_path / "root")
+    monkeypatch.setattr(mounts, "on", lambda path: [path] if path == tmp_path / "run" else [])
+    monkeypatch.setattr(mounts, "propagate", lambda *_: None)
+    with pytest.raises(StorageError, match="is a symbolic link, and nodeagent follows none"):
+        exports.ensure(settings, tmp_path)
+    with pytest.raises(KernelError, match="ELOOP"):
+        mounts.bind(tmp_path / "root/usr/src", tmp_path / "run/usr/x")
+    with pytest.raises(KernelError, match="ELOOP"):
+        mounts.unmount(tmp_path / "run/usr/x/y")
+    assert content(evil) == ["x", "x/precious"]
+
+
+def test_the_holders_flag(tmp_path: Path, evil: Path) -> None:
+    (tmp_path / "drivers").symlink_to(evil / "x")
+    with pytest.raises(NotADirectoryError):
+        hold._remove(str(tmp_path / "drivers/precious"))
+    assert content(evil) == ["x", "x/precious"]
+
+
+@planted
+def test_what_others_say_of_interfaces(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """udevd's database, networkd's and NetworkManager's words: something else says nothing."""
+    for place in ("data", "systemd/netif/links", "NetworkManager/devices"):
+        (tmp_path / place).mkdir(parents=True)
+    for path in (tmp_path / "data/n7", *managers.files(7, tmp_path)):
+        plant(path)
+    assert managers.manager_of(7, tmp_path) is None
+    assert not udev.is_initialized(7, tmp_path)
+    assert udev.property_of(7, "ID_NET_NAME_PATH", tmp_path) == ""
+
+
+@planted
+def test_the_toolkits_words(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    settings = replace(Settings(), dtk_shared_dir=tmp_path, nic_driver_ver="25.07")
+    shared = dtk.hand_over(settings, "6.1")
+    shared.directory.mkdir()
+    plant(shared.failed)
+    plant(shared.environment) if plant is not link else None
+    with pytest.raises(AgentError, match="its log cannot be read"):
+        dtk.wait_for_build(settings, "6.1", None)
+    assert dtk._given(shared) is None
+
+
+def test_os_release_is_a_link_inside(tmp_path: Path) -> None:
+    """As every distribution has it; one that leads outside leads inside."""
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/os-release").write_text("ID=rhel\nNAME=x\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").symlink_to("/usr/lib/os-release")
+    assert distribution.of_root(tmp_path).family == "redhat"
+    (tmp_path / "usr/lib/os-release").unlink()
+    os.mkfifo(tmp_path / "usr/lib/os-release")
+    assert distribution.of_root(tmp_path).family == ""
