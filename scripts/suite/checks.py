@@ -52,6 +52,7 @@ def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
         # -rP shows what the tests print: how many points, and how many survived
         points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
         yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
+    yield _lab("image", work, 2, ("--image", "-m", "image", "-rP"))
     for part in range(1, PARTS + 1):
         chosen = (
             "-m",
