@@ -322,9 +322,7 @@ def test_a_pod_is_killed_recovery_by_hand_and_the_next_pod(
         assert lab.read() == node
         assert "restart" in typed("nodeagent timeline")
     BLOCK.unlink()
-    spec = template("replace")
-    spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True  # some ask for it
-    with pod(spec, layer, tmp_path / "next") as running:
+    with pod(template("replace"), layer, tmp_path / "next") as running:
         soon(partial(is_ready, running), running, "ready")
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
