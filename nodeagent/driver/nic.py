@@ -70,7 +70,7 @@ class NicDriver:
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
         """The stack's modules that are installed or loaded, the driver itself first."""
-        return tuple(self._srcversions())
+        return tuple(self._srcversions(self._modules()))
 
     def loaded_is_installed(self) -> bool:
         """Tell whether the kernel runs what is on disk, so that nothing needs a reload.
@@ -99,7 +99,7 @@ class NicDriver:
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         """The modules that a reload takes away and must bring again, with their srcversions."""
-        known = {each.module: each.loaded for each in self.srcversions()}
+        known = {each.module: each.loaded for each in self._of_loaded()}
         loaded = self.companions()
         texts = (known.get(n) or modules.loaded_srcversion(n, self.sysfs) for n in loaded)
         return tuple((name, text or "none") for name, text in zip(loaded, texts, strict=True))
@@ -141,7 +141,7 @@ class NicDriver:
             self._judge(before, said)
         log.info(
             "the installed driver is loaded: %s",
-            ", ".join(f"{each.module} {each.loaded}" for each in self.srcversions() if each.loaded),
+            ", ".join(f"{each.module} {each.loaded}" for each in self._of_loaded() if each.loaded),
             extra={"elapsed": round(time.monotonic() - started, 3)},
         )
 
@@ -226,8 +226,8 @@ class NicDriver:
         own = self._modules()
         return tuple(name for name in self.settings.auxiliary_modules if name not in own)
 
-    def _srcversions(self) -> Iterator[SrcVersions]:
-        for module in self._modules():
+    def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
+        for module in of:
             loaded = modules.loaded_srcversion(module, self.sysfs)
             is_loaded = modules.is_loaded(module, self.sysfs)
             try:
@@ -240,6 +240,11 @@ class NicDriver:
                     yield self._without_srcversion(module)
                 else:
                     yield SrcVersions(module, installed, loaded)
+
+    def _of_loaded(self, also: frozenset[str] = frozenset()) -> Iterator[SrcVersions]:
+        """Those of the loaded modules alone: each on disk costs a process."""
+        loaded = self._loaded() | also
+        return self._srcversions(module for module in self._modules() if module in loaded)
 
     def _without_srcversion(self, module: str) -> SrcVersions:
         """What else there is to compare; nothing where one side lacks it."""
@@ -261,7 +266,7 @@ class NicDriver:
         driver = self.settings.driver_module
         loaded = self._loaded()
         wrong = [] if driver in loaded else [f"{driver} is not loaded: this node has NO NIC driver"]
-        for each in self.srcversions():
+        for each in self._of_loaded(wanted):
             if each.module in loaded and each.installed != each.loaded:
                 wrong.append(self._described(each))
             elif each.module in wanted - loaded - {driver}:

@@ -215,21 +215,26 @@ class UdevWatch(_Held):
 class EndWatch(_Held):
     """The end of a process that need not be our child: a pidfd (pidfd_open(2)) is readable then.
 
-    Raises ProcessLookupError when there is no such process any more.
+    It stays readable, so that a wait for something else as well would spin; EPOLLONESHOT tells it
+    once (epoll_ctl(2)). Raises ProcessLookupError when there is no such process any more.
     """
 
     def __init__(self, pid: int) -> None:
         self._fd = os.pidfd_open(pid)
+        self._once = select.epoll()
+        self._once.register(self._fd, select.EPOLLIN | select.EPOLLONESHOT)
 
     def fileno(self) -> int:
-        """The pidfd."""
-        return self._fd
+        """The epoll instance around the pidfd."""
+        return self._once.fileno()
 
     def drain(self) -> None:
-        """Nothing to read: it stays readable."""
+        """Take the one event, if it has come."""
+        self._once.poll(0)
 
     def close(self) -> None:
         """Let go of the process."""
+        self._once.close()
         os.close(self._fd)
 
 

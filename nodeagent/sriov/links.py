@@ -44,6 +44,8 @@ LINK_PARTS: Final = (
     ("alias", ("alias",)),
     ("promisc", ("promisc",)),
     ("allmulti", ("allmulti",)),
+    ("arp", ("arp",)),
+    ("multicast", ("multicast",)),
     ("state", ("up",)),
 )
 UDEV_FOLLOWS: Final = 5.0
@@ -146,8 +148,11 @@ def change_links(
 
     Names go first: udevd answers each with an altname, which may not be wanted.
     """
-    refused = _give_names(node, actions, watches)
     devices = node.links_by_device()
+    refused: Failures = []
+    if _renames(node, actions, devices):
+        refused = _give_names(node, actions, devices, watches)
+        devices = node.links_by_device()
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = _link_to_change(node, action, devices)
@@ -164,22 +169,29 @@ def _link_to_change(node: Node, action: SetLink, devices: Devices) -> Link | Non
     return None if target_of(action) in node.given_up else node.link_of(target_of(action), devices)
 
 
-def _give_names(node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...]) -> Failures:
-    """Rename what has another name than it is to have.
+def _renames(
+    node: Node, actions: Sequence[SetLink], devices: Devices
+) -> list[tuple[Target, LinkChange]]:
+    """What has another name than it is to have."""
+    return [
+        (target_of(action), LinkChange(link.index, name=action.name))
+        for action in actions
+        if (link := _link_to_change(node, action, devices)) is not None
+        and action.name not in {None, link.name}
+    ]
+
+
+def _give_names(
+    node: Node, actions: Sequence[SetLink], devices: Devices, watches: tuple[Watch, ...]
+) -> Failures:
+    """Rename; again if need be.
 
     An interface that had to make way for another one gets its path's name from udevd again, as an
-    altname, and that may be the one which the other is about to get: then it is done once more.
+    altname, and that may be the one which the other is about to get. The same may happen to the
+    last one of a ring when the names are given; there is nobody then who could do it once more.
     """
-    for again in (True, False):
-        devices = node.links_by_device()
-        renames = [
-            (target_of(action), LinkChange(link.index, name=action.name))
-            for action in actions
-            if (link := _link_to_change(node, action, devices)) is not None
-            and action.name not in {None, link.name}
-        ]
-        if not renames:
-            break
+    for again in (True, True, False):
+        renames = _renames(node, actions, devices)
         links = [link for group in devices.values() for link in group]
         changes = [*_names_cleared(renames, links), *renames]
         with _udev_follows({change.index for _, change in renames}, watches) as awaited:
@@ -187,12 +199,10 @@ def _give_names(node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ..
             errors = dict(zip(changes, results, strict=True))
             refused = [(pair, error) for pair in renames if (error := errors[pair]) is not None]
             awaited -= {change.index for (_, change), _ in refused}
-        taken = any(error.errno == errno.EEXIST for _, error in refused)
-        if not (again and taken):
-            return [
-                (target, _link_refusal(target, "name", error)) for (target, _), error in refused
-            ]
-    return []
+        if not (again and any(error.errno == errno.EEXIST for _, error in refused)):
+            break
+        devices = node.links_by_device()
+    return [(target, _link_refusal(target, "name", error)) for (target, _), error in refused]
 
 
 def await_links(

@@ -11,7 +11,6 @@ import errno
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +18,8 @@ from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import stack_messages as messages
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
-from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange
+from nodeagent.kernel.qdiscs import qdisc_message
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.failures import Failures, target_of
@@ -29,6 +29,7 @@ from nodeagent.sriov.stack import (
     Child,
     Membership,
     Neighbour,
+    Qdisc,
     Route,
     Stacked,
     devices_of,
@@ -204,7 +205,8 @@ def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
     addresses = [thing for thing in by_thing if isinstance(thing, Address)]
     routes = [thing for thing in by_thing if isinstance(thing, Route)]
     rest = [thing for thing in by_thing if isinstance(thing, Neighbour)]
-    things = (rest, messages.in_order(addresses), messages.gateways_last(routes))
+    queues = [thing for thing in by_thing if isinstance(thing, Qdisc)]
+    things = (queues, rest, messages.in_order(addresses), messages.gateways_last(routes))
     return [[by_thing[thing] for thing in group] for group in things if group]
 
 
@@ -216,6 +218,8 @@ def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearra
             return messages.neighbour_message(thing, indexes[thing.dev])
         case Route():
             return messages.route_message(thing, indexes, now)
+        case Qdisc():
+            return qdisc_message(thing, indexes[thing.dev])
         case Child() | Membership():
             raise AssertionError("these take several messages: _make_children(), _join()")
 
@@ -223,50 +227,31 @@ def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearra
 def _join(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Make ports, then look at what the master gave them, and set what is to be different."""
+    """Make ports, then look at what the master gave them, and set what is to be different.
+
+    VFs before PFs: a bond takes a PF that is down, and an igb VF gets no MAC after that of its PF.
+    """
     if not actions:
         return []
     failures: Failures = []
+    actions = sorted(actions, key=lambda action: action.index is None)
     for action, member in _members(actions):
         link, master = links[member.dev], links[member.master]
         if link.master != master.index:
             *before, join = messages.join_messages(member, link, master.index)
-            with _mac_set(node, edge, action, before) as results:
-                results.extend(edge.send([join]))
-            failures += _refusals([action] * len(results), results)
+            for error in filter(None, edge.send(before)):
+                # igb lets a VF with an admin MAC set no other (EADDRNOTAVAIL)
+                log.warning(
+                    "%s: the MAC that it had before it was a port of %s is not set: %s",
+                    *(member.dev, member.master, reason(error)),
+                )
+            failures += _refusals([action], edge.send([join]))
     now = node.rtnl.links()
     tables = edge.vlans() if any(m.kind == "bridge" for _, m in _members(actions)) else {}
     for action, member in _members(actions):
         sent = list(_port_settings(member, now, links[member.dev].index, tables))
         failures += _refusals([action] * len(sent), edge.send(sent))
     return failures
-
-
-@contextmanager
-def _mac_set(
-    node: Node, edge: StackEdge, action: AddStacked, before: Sequence[bytearray]
-) -> Iterator[list[OSError | None]]:
-    """Send what gives a port-to-be the MAC that it had before it was one; the results.
-
-    A VF with an admin MAC may set others only while it is trusted (igb_set_vf_mac_addr(), the
-    answer is EADDRNOTAVAIL); that its bond then gives it another one takes the same. So it is
-    trusted for the block, where its PF does not trust it.
-    """
-    results = edge.send(before)
-    refused = any(error is not None and error.errno == errno.EADDRNOTAVAIL for error in results)
-    pf = node.link_of((action.pf, None), node.links_by_device()) if refused else None
-    untrusted = pf is not None and any(
-        info.index == action.index and info.trust is False for info in node.rtnl.vfs(pf.index)
-    )
-    if pf is None or not untrusted or not isinstance(action.index, int):
-        yield results
-        return
-    trusted = VfChange(pf.index, action.index, trust=True)
-    node.rtnl.change([trusted])
-    try:
-        yield edge.send(before)
-    finally:
-        node.rtnl.change([dataclasses.replace(trusted, trust=False)])
 
 
 def _port_settings(

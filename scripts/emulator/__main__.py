@@ -82,7 +82,7 @@ def _shell(arguments: argparse.Namespace, builder: Builder) -> int:
 
 
 def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> int:
-    command = Command(argv, arguments.timeout)
+    command = Command(argv, arguments.timeout, may_reset=arguments.disk is not None)
     bring = [*arguments.bring]
     if arguments.image:
         root = builder.root.with_name("image")
@@ -117,7 +117,8 @@ def _clean(builder: Builder) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    return Options(arguments.pfs, arguments.mem)
+    disk = getattr(arguments, "disk", None)
+    return Options(arguments.pfs, arguments.mem, arguments.virtual_time, disk)
 
 
 def _pfs(text: str) -> int:
@@ -149,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--mem", type=int, default=1024, metavar="MIB", help="memory in MiB (default 1024)"
     )
+    machine.add_argument(
+        "--virtual-time",
+        action="store_true",
+        help="one processor whose clock counts instructions and skips sleep (QEMU's icount)",
+    )
     limits = argparse.ArgumentParser(add_help=False)
     limits.add_argument(
         "--timeout",
@@ -165,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="put a file into /host",
+    )
+    limits.add_argument(
+        "--disk",
+        type=Path,
+        metavar="FILE",
+        help="a disk, /dev/vdb: the node boots with it, and may reset itself (status 121)",
     )
     limits.add_argument(
         "--image", action="store_true", help="bring nodeagent's image, for the tests marked so"

@@ -42,7 +42,7 @@ def parts_of(chosen: Chosen) -> Parts:
         {
             "kernel": kernel_part.key,
             "compiler": chosen.compiler,
-            "recipe": _files("modules.py", "lab_eoi.c", "mlx5_holder.c"),
+            "recipe": _files("modules.py", "lab_eoi.c", "lab_ib.c", "mlx5_holder.c"),
         },
     )
     debian = Artefact(
@@ -75,9 +75,10 @@ class Builder:
         self.root = root
         self.cache = Cache(root)
 
-    def ready(self, options: Options, *, newer: bool = False) -> tuple[Path, Path]:
+    def ready(self, options: Options, *, newer: bool = False) -> tuple[Path, Path | None]:
         """Directories of the image and of a saved machine state for these options.
 
+        No state where the node has a disk: what is in memory would not fit what is on it.
         `newer` asks the mirror for newer packages first; otherwise what was chosen at the first
         build stays, and a lab that is built needs neither network nor root.
         """
@@ -95,11 +96,13 @@ class Builder:
     def _apt(self, runner: Runner) -> Apt:
         return Apt(self.root / "apt", runner)
 
-    def _ready(self, chosen: Chosen, options: Options) -> tuple[Path, Path]:
+    def _ready(self, chosen: Chosen, options: Options) -> tuple[Path, Path | None]:
         parts = parts_of(chosen)
         made = self.cache.get(parts.image, lambda path: self._make_image(chosen, parts, path))
         if not shutil.which(packages.QEMU):  # it was there when the image was built
             self._apt(self._runner()).install_tools(chosen.compiler)
+        if options.disk:
+            return made, None
         state = Artefact(
             f"state-{options.name}",
             {

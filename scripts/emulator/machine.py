@@ -12,7 +12,21 @@ from pathlib import Path
 from emulator.packages import QEMU
 from emulator.qmp import Qmp
 
-PROCESSORS = 2
+EMULATION = ("-accel", "tcg,thread=multi,tb-size=512", "-smp", "2")
+"""A thread of the host for each of two processors; its clock is the host's."""
+IOMMU = ("-device", "intel-iommu,intremap=off")
+"""For vfio-pci; what is tried in virtual time needs none."""
+VIRTUAL_TIME = (
+    *("-accel", "tcg,thread=single,tb-size=512", "-smp", "1"),
+    *("-icount", "shift=1,sleep=off"),
+)
+"""One processor whose clock counts instructions, 2 ns each, and jumps over what it would sleep.
+
+The same instructions then take the same time on any host, however busy; half of a reload is sleep
+(a second after the VFs are disabled, half a second for a link), which costs next to nothing here.
+"""
+STEADY_TICK = " nohz=off highres=off"
+"""What waits for the host's disk sleeps, too: then the clock goes on a tick (4 ms) at a time."""
 
 KERNEL_ARGUMENTS = " ".join(
     (
@@ -24,6 +38,8 @@ KERNEL_ARGUMENTS = " ".join(
         "tsc=unstable",
         # The firmware leaves no room for VF BARs behind the root ports; the kernel finds it.
         "pci=realloc",
+        # An IOMMU for vfio-pci; what is not passed through does without its translation.
+        "intel_iommu=on iommu=pt",
         # A panic, or the NMI sent to a stalled machine, shows where every processor is.
         "panic=-1 oops=panic panic_print=0x40 unknown_nmi_panic sysrq_always_enabled",
     )
@@ -37,10 +53,13 @@ class Options:
     pfs: int = 2
     memory: int = 1024
     """MiB."""
+    virtual_time: bool = False
+    disk: Path | None = None
+    """A file that is the node's second disk. Such a node boots: no state was saved with it."""
 
     @property
     def name(self) -> str:
-        return f"{self.pfs}pf-{self.memory}m"
+        return f"{self.pfs}pf-{self.memory}m" + ("-virtual-time" if self.virtual_time else "")
 
 
 @dataclass(frozen=True)
@@ -70,12 +89,12 @@ def command_line(options: Options, image: Path, files: Path, ports: dict[str, in
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none"),
         # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
         *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
-        *("-accel", "tcg,thread=multi,tb-size=512", "-smp", f"{PROCESSORS}"),
+        *(VIRTUAL_TIME if options.virtual_time else (*EMULATION, *IOMMU)),
         *("-m", f"{options.memory}"),
         # A panic ends in a paused machine that can still be looked at.
         *("-action", "reboot=shutdown,shutdown=pause"),
         *("-kernel", f"{image}/vmlinux", "-initrd", f"{image}/initrd.cpio"),
-        *("-append", KERNEL_ARGUMENTS),
+        *("-append", KERNEL_ARGUMENTS + (STEADY_TICK if options.virtual_time else "")),
         *("-chardev", f"file,id=serial,path={_value(files / 'serial.log')}"),
         *("-serial", "chardev:serial"),
         *("-drive", f"if=none,id=root,file={_value(image / 'root.ext4')},format=raw,snapshot=on"),
@@ -86,6 +105,9 @@ def command_line(options: Options, image: Path, files: Path, ports: dict[str, in
         *("-chardev", f"socket,id=qmp,fd={ports['qmp']}", "-mon", "chardev=qmp,mode=control"),
         *("-device", "virtio-serial-pci"),
     ]
+    if options.disk:
+        disk = f"if=none,id=disk,file={_value(options.disk)},format=raw"
+        arguments += ["-drive", disk, "-device", "virtio-blk-pci,drive=disk,romfile="]
     for name in ("ctl", "out", "err"):
         arguments += ["-chardev", f"socket,id={name},fd={ports[name]}"]
         arguments += ["-device", f"virtserialport,chardev={name},name=lab.{name}"]

@@ -1,4 +1,7 @@
-"""A run: a directory of its own, a machine resumed from a saved state, one command in it."""
+"""A run: a directory of its own, a machine resumed from a saved state, one command in it.
+
+With a disk of its own the machine boots, and may be reset: its end is then like a loss of power.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from emulator import machine, session, stall, tree
-from emulator.build import Builder
+from emulator.build import BOOT_SECONDS, Builder
 from emulator.host import locked, say
 from emulator.machine import Options
 from emulator.session import Command
@@ -39,12 +42,14 @@ def run(
         for path in bring:
             _link(path, files / "host" / path.name)
         with (
-            machine.started(options, image, files, state=state / "state") as resumed,
-            stall.reported(resumed, builder.root / "failed"),
+            machine.started(options, image, files, state=state and state / "state") as node,
+            stall.reported(node, builder.root / "failed"),
             _copied(files / "host" / "out", out),
         ):
-            status = session.run(resumed, command)
-            _tell_mended(resumed.serial)
+            if state is None:
+                session.wait_ready(node, BOOT_SECONDS)
+            status = session.run(node, command)
+            _tell_mended(node.serial)
             return status
 
 

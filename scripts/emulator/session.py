@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from emulator.machine import Machine
 from emulator.qmp import QmpError
 
+RESET = 121
+"""The status of a command in which the node was reset, where that was allowed."""
+
 SILENCE_SECONDS = 60
 """The agent says something every 5 s; on a busy host it may be late, but not as late as this."""
 
@@ -29,6 +32,9 @@ ENVIRONMENT = {
     "PYTHONPATH": "/opt/nodeagent",
     "PYTHONUNBUFFERED": "1",
 }
+
+
+_BY_GUEST = "guest-reset"
 
 
 class Stalled(Exception):
@@ -44,6 +50,8 @@ class Command:
     """Seconds until the machine counts as stalled."""
     terminal: bool = False
     """Run it on a terminal, with ours as its keyboard; else its stdin is empty."""
+    may_reset: bool = False
+    """The node may be reset meanwhile: an end like any other, with the status RESET."""
 
 
 def wait_ready(machine: Machine, timeout: float) -> None:
@@ -89,7 +97,9 @@ class _Conversation:
         deadline = time.monotonic() + command.timeout if command.timeout else float("inf")
         with self.selector as selector:
             selector.register(machine.control, selectors.EVENT_READ, self.hear_agent)
-            selector.register(machine.qmp, selectors.EVENT_READ, self.hear_qemu)
+            selector.register(
+                machine.qmp, selectors.EVENT_READ, lambda: self.hear_qemu(command.may_reset)
+            )
             selector.register(machine.out, selectors.EVENT_READ, self.pass_stdout)
             selector.register(machine.err, selectors.EVENT_READ, self.pass_stderr)
             if command.terminal:
@@ -113,13 +123,15 @@ class _Conversation:
                 self.status = message["exit"]
                 self.missing = {name: self.missing[name] + message[name] for name in self.missing}
 
-    def hear_qemu(self) -> None:
+    def hear_qemu(self, may_reset: bool) -> None:
         try:
             events = self.machine.qmp.events()
         except QmpError as error:
             raise Stalled(f"{error}, status {self.machine.process.poll()}") from error
         for event in events:
-            if event["event"] == "SHUTDOWN":
+            if event["event"] == "SHUTDOWN" and may_reset and event["data"]["reason"] == _BY_GUEST:
+                self.status = RESET
+            elif event["event"] == "SHUTDOWN":
                 raise Stalled(f"the guest went down by itself ({event['data']['reason']})")
 
     def pass_stdout(self) -> None:

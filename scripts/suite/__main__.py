@@ -1,6 +1,7 @@
 """Every check there is: linters, unit tests and cluster tests on this host, lab tests inside the
 emulated node. The cluster tests need kube-apiserver and etcd, in $KUBEBUILDER_ASSETS or on $PATH.
-Several checks run at the same time, one a processor; those that measure time run alone at the end.
+Several checks run at the same time, one more than there are processors, because some sleep while
+others work; those that measure time run alone at the end.
 All of them run even if one fails. Exit status 0 only if all of them passed.
 """
 
@@ -30,7 +31,7 @@ def main() -> int:
     os.environ.pop("PYTHONPATH", None)  # it was for this program
     os.chdir(TREE)
     processors = len(os.sched_getaffinity(0))
-    lanes = Lanes(max(1, min(processors, MOST_LANES)))
+    lanes = Lanes(min(processors + 1, MOST_LANES))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         _stop_by(number, lanes)
     # In CI the absence of an API server is a failure, which the tests themselves report.
@@ -49,7 +50,7 @@ def _chosen(
     if cluster:
         yield checks.on_this_host("cluster", work)
     if not arguments.no_lab:
-        yield from checks.in_the_node(work, wide=not arguments.fast)
+        yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
         yield checks.on_this_host("launcher", work)
     yield checks.on_this_host("unit", work)
 

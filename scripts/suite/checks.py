@@ -12,8 +12,12 @@ from pathlib import Path
 
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
-SWEEPS = 3
-"""So do the points at which nodeagent is ended in turn."""
+SWEEPS = (
+    *(("termination", "1/2"), ("termination", "2/2")),
+    *(("upgrade", "1/2"), ("upgrade", "2/2")),
+    *(("install", "1/1"), ("pods", "1/1")),
+)
+"""Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,46 @@ def on_this_host(name: str, work: Path) -> Check:
     return Check(name, (*argv, f"tests/{name}"), junit)
 
 
-def in_the_node(work: Path, *, wide: bool) -> Iterator[Check]:
-    """The lab's tests: in parts, then those for 8 PFs, then those that measure time."""
-    for part in range(1, SWEEPS + 1):
+def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
+    """The lab's tests: the sweeps, all else in parts, then those that measure time.
+
+    Each is given the files that it takes tests from: pytest imports all of them, slowly there.
+    """
+    for scene, points in SWEEPS:
         # -rP shows what the tests print: how many points, and how many survived
-        points = ("-m", "sweep", "--points", f"{part}/{SWEEPS}", "-rP")
-        yield _lab(f"sweep {part}/{SWEEPS}", work, 2, points)
-    yield _lab("image", work, 2, ("--image", "-m", "image", "-rP"))
-    for part in range(1, PARTS + 1):
-        chosen = (
-            "-m",
-            "not wide and not alone and not sweep and not image",
-            "--part",
-            f"{part}/{PARTS}",
-        )
-        yield _lab(f"lab {part}/{PARTS}", work, 2, chosen)
+        which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
+        yield _lab(f"{scene} {points}", work, 2, ("--virtual-time", *which, "-rP"))
+    yield _lab("image", work, 2, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
+    plain = ("-m", "not wide and not alone and not sweep and not image")
+    for number, files in enumerate(parts(tree, PARTS), 1):
+        yield _lab(f"lab {number}/{PARTS}", work, 2, (*plain, *files))
     if wide:
-        yield _lab("lab, 8 PFs", work, 8, ("-m", "wide"), alone=True)
-    yield _lab("lab, timings", work, 2, ("-m", "alone and not wide"), alone=True)
+        chosen = ("-m", "wide", *marked(tree, "wide"))
+        yield _lab("lab, 8 PFs", work, 8, chosen, alone=True)
+    chosen = ("-m", "alone and not wide", *marked(tree, "alone"))
+    yield _lab("lab, timings", work, 2, chosen, alone=True)
+
+
+def parts(tree: Path, number: int) -> list[list[str]]:
+    """The lab's other test files, in so many parts of about as many tests each.
+
+    The largest file goes first, always to the part that has the fewest tests so far.
+    """
+    left = set(_lab_files(tree)) - {*marked(tree, "sweep"), *marked(tree, "image")}
+    sizes = {name: (tree / name).read_text().count("def test_") for name in left}
+    found: list[list[str]] = [[] for _ in range(number)]
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        min(found, key=lambda part: sum(sizes[each] for each in part)).append(name)
+    return found
+
+
+def marked(tree: Path, mark: str) -> list[str]:
+    """The lab's test files in which something has that mark."""
+    return [name for name in _lab_files(tree) if f"mark.{mark}" in (tree / name).read_text()]
+
+
+def _lab_files(tree: Path) -> list[str]:
+    return sorted(str(path.relative_to(tree)) for path in (tree / "tests/lab").glob("test_*.py"))
 
 
 def _lab(

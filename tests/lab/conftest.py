@@ -5,7 +5,6 @@ A fixture looks first: making VFs takes seconds here, and after a good test they
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,29 +16,8 @@ from tests.support.lab import PF1, Nodeagent, State
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--part", metavar="K/N", help="only the K-th of N parts of about as many tests each"
-    )
-    parser.addoption(
         "--points", metavar="K/N", default="1/1", help="of a sweep, every N-th point from the K-th"
     )
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the part that was asked for. A module stays whole: its tests share what they start from.
-
-    The largest module goes first, always to the part that has the fewest tests so far.
-    """
-    if not (text := config.getoption("--part")):
-        return
-    part, parts = (int(number) for number in text.split("/"))
-    sizes = Counter(item.path for item in items)
-    load, part_of = [0] * parts, {}
-    for path, size in sorted(sizes.items(), key=lambda each: (-each[1], each[0])):
-        part_of[path] = load.index(min(load))
-        load[part_of[path]] += size
-    config.hook.pytest_deselected(items=[item for item in items if part_of[item.path] != part - 1])
-    items[:] = [item for item in items if part_of[item.path] == part - 1]
 
 
 @pytest.fixture

@@ -87,11 +87,6 @@ link add link {VF}4 name ipvlan7 type ipvlan mode l3
 link set ipvlan7 up
 address add 10.13.0.1/24 dev ipvlan7
 link set {VF}4 addrgenmode none
-link set {OTHER}2 master bond8
-link set {OTHER}3 master bond8
-link set bond8 type bond primary {OTHER}3
-link set bond8 up
-address add 10.15.0.1/24 dev bond8
 link set {OTHER}0 netns pod-a
 link set {OTHER}1 netns pod-b
 link set {LONG} up promisc on txqueuelen 500 group 7
@@ -146,7 +141,6 @@ def everything() -> Iterator[None]:
     lab.ip(
         "link add dummy7 type dummy",
         f"link add bond7 type bond mode active-backup miimon 100 primary {BONDED}",
-        "link add bond8 type bond mode active-backup miimon 100",
         "link add br7 type bridge vlan_filtering 1",
         "link set br7 up",
         "link add vrf7 type vrf table 77",
@@ -161,7 +155,7 @@ def everything() -> Iterator[None]:
     lab.unbind(lab.vf(PF1, 6))
     set_up()
     yield
-    for link in ("bond7", "bond8", "dummy7", "br7", "vrf7"):
+    for link in ("bond7", "dummy7", "br7", "vrf7"):
         lab.sh(f"ip link delete {link}")
     lab.sh("ip rule delete priority 1000 || true; ip rule delete priority 1001 || true")
     lab.clean("A")
@@ -243,5 +237,4 @@ def _settled() -> bool:
         _settled_addresses()
         and all("NO-CARRIER" not in link["flags"] for link in links)
         and f'"active_slave":"{BONDED}"' in lab.sh("ip -d -j link show bond7")
-        and f'"active_slave":"{OTHER}3"' in lab.sh("ip -d -j link show bond8")
     )

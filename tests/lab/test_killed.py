@@ -1,6 +1,6 @@
 """Killed at every point, in turn, and started again: the end is as if nothing had happened.
 
-`--points 2/3` takes every third point, so that three nodes share the work (scripts/test).
+`--points 2/3` takes every third point, so that several nodes share a scene (scripts/test).
 """
 
 from __future__ import annotations
@@ -20,15 +20,29 @@ from tests.support.zygote import Zygote
 pytestmark = pytest.mark.sweep
 
 
-@pytest.fixture
-def zygote(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Zygote]:
+@pytest.fixture(scope="module")
+def nodeagent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodeagent]:
+    """One for all scenes, each of which begins without what the one before has left."""
+    agent = Nodeagent(tmp_path_factory.mktemp("nodeagent"))
+    yield agent
+    agent.end()
+    lab.remove_faults()
+
+
+@pytest.fixture(scope="module")
+def zygote(nodeagent: Nodeagent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     environment = nodeagent.environment | {"RESTORE_DRIVER_ON_POD_TERMINATION": "true"}
-    with Zygote(environment, tmp_path) as zygote:
+    with Zygote(environment, tmp_path_factory.mktemp("zygote")) as zygote:
         yield zygote
 
 
-@pytest.fixture
-def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trace")
+
+
+@pytest.fixture(scope="module")
+def upgrade(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     """Two VFs in which everything differs, with addresses and a VLAN; another build on disk."""
     lab.clean("A")
     lab.make_vfs(PF1, 2, mtu=1600)
@@ -41,8 +55,7 @@ def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
         f"link set {first}.7 up",
         f"route add 198.51.100.0/24 via 192.0.2.1 dev {first}",
     )
-    (tmp_path / "trace").mkdir()
-    sweep = Sweep("upgrade", nodeagent, zygote, tmp_path / "trace", swap_build)
+    sweep = Sweep("upgrade", nodeagent, zygote, trace, swap_build)
     before = everything()
     sweep.undisturbed()
     assert sweep.end == before
@@ -50,13 +63,11 @@ def upgrade(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
 
 
 @pytest.fixture
-def termination(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Iterator[Sweep]:
+def termination(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Iterator[Sweep]:
     """The pod's driver is B; its end puts the host's own, A, back; the next start B again."""
     lab.clean("A")
     lab.make_vfs(PF1, 1)
     lab.put_on_disk("B")
-    (tmp_path / "trace").mkdir()
-    trace = tmp_path / "trace"
     with hosts_own_driver():
         sweep = Sweep("termination", nodeagent, zygote, trace, _nothing, ("terminate",))
         sweep.start_again()
@@ -68,7 +79,7 @@ def _nothing() -> None:
 
 
 @pytest.fixture
-def install(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
+def install(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     """No driver loaded: what the first start on a node finds where the inbox driver is away."""
     lab.clean("A")
 
@@ -77,39 +88,42 @@ def install(nodeagent: Nodeagent, zygote: Zygote, tmp_path: Path) -> Sweep:
         shutil.rmtree(nodeagent.state_dir, ignore_errors=True)
         nodeagent.ready.unlink(missing_ok=True)
 
-    (tmp_path / "trace").mkdir()
-    sweep = Sweep("first install", nodeagent, zygote, tmp_path / "trace", prepare)
+    sweep = Sweep("first install", nodeagent, zygote, trace, prepare)
     sweep.undisturbed()
     return sweep
 
 
 def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
     """With a few that are killed twice, once more while the next start mends the first."""
-    numbers = range(shard[0], len(upgrade.points) + 1, shard[1])
-    over(numbers, upgrade.killed_at, upgrade, "SIGKILL")
+    over(points(upgrade, shard), upgrade.killed_at, upgrade, "SIGKILL")
     # 11 and 13 share no divisor with the number of parts: each part takes some of everything
-    twice = range(shard[0], len(upgrade.points) + 1, shard[1] * 11)
+    twice = points(upgrade, shard, 11)
     over(twice, lambda n: upgrade.killed_twice(n, 1 + n * 13 % 40), upgrade, "SIGKILL twice")
 
 
 def test_terminated_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    """SIGTERM is looked at between actions and in waits: every ninth point, and at its heels."""
-    numbers = range(shard[0], len(upgrade.points) + 1, shard[1] * 9)
-    over(numbers, upgrade.terminated_at, upgrade, "SIGTERM")
-    numbers = range(shard[0] + 1, len(upgrade.points) + 1, shard[1] * 18)
+    """SIGTERM is looked at between actions and in waits; every other one has SIGKILL at its heels.
+
+    Most points have such a wait before the same next one: every third is all that differ.
+    """
+    over(points(upgrade, shard, 6), upgrade.terminated_at, upgrade, "SIGTERM")
+    first, step = shard
+    numbers = points(upgrade, (first + 3 * step, step), 6)
     over(numbers, lambda n: upgrade.terminated_at(n, 3), upgrade, "SIGTERM, then SIGKILL")
 
 
-def test_killed_at_points_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
-    """Every second point in one run of all tests: most are those of an upgrade."""
-    numbers = range(shard[0], len(install.points) + 1, shard[1] * 2)
-    over(numbers, install.killed_at, install, "SIGKILL")
+def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
+    over(points(install, shard), install.killed_at, install, "SIGKILL")
 
 
-def test_killed_at_points_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
-    """Every third point in one run of all tests: each costs two reloads of the driver."""
+def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
     termination.count_points()
     assert lab.loaded() == lab.srcversion_of("A")
     termination.start_again()
-    numbers = range(shard[0], len(termination.points) + 1, shard[1] * 3)
-    over(numbers, termination.killed_at, termination, "SIGKILL")
+    over(points(termination, shard), termination.killed_at, termination, "SIGKILL")
+
+
+def points(sweep: Sweep, shard: tuple[int, int], one_in: int = 1) -> range:
+    """The numbers of this part's points, or of a sample of them."""
+    first, step = shard
+    return range(first, len(sweep.points) + 1, step * one_in)

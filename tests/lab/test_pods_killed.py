@@ -67,11 +67,10 @@ def has_carrier(pod: Pod, name: str = "net1") -> bool:
 def test_killed_at_every_point_at_which_pods_are_served(
     pods: Sweep, shard: tuple[int, int]
 ) -> None:
-    """In three nodes, as scripts/test has it, every third of them; `--points 1/1` takes all."""
     names = [line.partition(" ")[2] for line in pods.points]
     first = next(n for n, name in enumerate(names, 1) if name.endswith(("/bind", "/drivers_probe")))
     changes = ("move", "send netlink changes", "sysctl")
     last = max(n for n, name in enumerate(names, 1) if name.startswith(changes))
     assert any(name.startswith("move") for name in names[first:last])
-    step = shard[1] if shard[1] == 1 else shard[1] * 3
-    over(range(first + shard[0] - 1, last + 2, step), pods.killed_at, pods, "SIGKILL")
+    numbers = range(first + shard[0] - 1, last + 2, shard[1])
+    over(numbers, pods.killed_at, pods, "SIGKILL")

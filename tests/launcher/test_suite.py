@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from suite.checks import Check, shell_files  # noqa: E402 - scripts/ is no installed package
+from suite.checks import SWEEPS, Check, in_the_node, marked, shell_files  # noqa: E402 - scripts/ is no installed package
 from suite.run import Lanes, judged  # noqa: E402 - likewise
 
 REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
@@ -23,6 +24,23 @@ REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{
 
 def python(name: str, code: str, **more: object) -> Check:
     return Check(name, (sys.executable, "-c", code), **more)  # type: ignore[arg-type] # as given
+
+
+def test_every_file_of_the_labs_tests_is_in_a_check(tmp_path: Path) -> None:
+    checks = list(in_the_node(ROOT, tmp_path, wide=True))
+    given = {word for check in checks for word in check.argv if word.startswith("tests/lab/")}
+    there = {f"tests/lab/{path.name}" for path in (ROOT / "tests/lab").glob("test_*.py")}
+    assert given == there - set(marked(ROOT, "image"))
+
+
+def test_every_sweep_is_in_one_scene_and_all_of_its_points_are() -> None:
+    scenes = {scene for scene, _ in SWEEPS}
+    for name in marked(ROOT, "sweep"):
+        for test in re.findall(r"def (test_\w+)", (ROOT / name).read_text()):
+            assert len([scene for scene in scenes if scene in f"{name}::{test}"]) == 1, test
+    for scene in scenes:
+        shares = sorted(points for each, points in SWEEPS if each == scene)
+        assert shares == [f"{part}/{len(shares)}" for part in range(1, len(shares) + 1)]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,27 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
+import signal
 import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nodeagent.errors import KernelError, NoInputError, UnavailableError
-from nodeagent.kernel.events import AddressWatch, EndWatch, FileWatch, LinkWatch, UdevWatch
+from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableError
+from nodeagent.kernel.events import (
+    AddressWatch,
+    EndWatch,
+    FileWatch,
+    LinkWatch,
+    StopSignal,
+    UdevWatch,
+)
 from tests.support.descriptors import open_descriptors
 
 
@@ -265,13 +276,72 @@ def test_a_directory_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert caught.value.hint == "run as root"
 
 
-def test_the_end_of_a_process() -> None:
+def test_the_end_of_a_process_is_told_once() -> None:
+    """Else a wait for a second process would look again as fast as it can."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     with EndWatch(pid) as watch:
-        assert watch.fileno() > 2
+        assert select.select([watch], [], [], 5)[0]
         watch.drain()
+        watch.drain()
+        assert not select.select([watch], [], [], 0)[0]
         os.waitpid(pid, 0)
     with pytest.raises(ProcessLookupError):
         EndWatch(pid)
+
+
+# Signals, called as the interpreter would
+
+
+def test_two_signals_are_two_and_again_leaves_the_second_to_be_seen() -> None:
+    """A second one that came before the termination began ends that: it must be readable."""
+    with StopSignal() as stop:
+        stop._on_signal(signal.SIGTERM, None)
+        stop.again()
+        assert not stop.requested
+        assert not select.select([stop], [], [], 0)[0]
+        stop._on_signal(signal.SIGTERM, None)
+        stop.again()
+        assert stop.requested
+        assert select.select([stop], [], [], 0)[0]
+        with pytest.raises(Stopped):
+            stop.drain()
+        assert select.select([stop], [], [], 0)[0]
+
+
+def test_the_third_signal_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    with StopSignal() as stop:
+        for _ in range(2):
+            stop._on_signal(signal.SIGINT, None)
+        assert exits == []
+        stop._on_signal(signal.SIGINT, None)
+    assert exits == [1]
+
+
+def test_a_pipe_that_is_full_loses_no_signal() -> None:
+    with StopSignal() as stop:
+        with suppress(BlockingIOError):
+            while True:
+                os.write(stop._write_end, b"x" * 4096)
+        stop._on_signal(signal.SIGTERM, None)
+        assert stop.requested
+        assert select.select([stop], [], [], 0)[0]
+
+
+def test_seconds_are_counted_from_the_first_signal_or_from_that_of_before() -> None:
+    with StopSignal() as stop:
+        assert stop.elapsed == 0
+        stop._on_signal(signal.SIGTERM, None)
+        first = stop.elapsed
+        assert 0 < first < 60
+        stop._on_signal(signal.SIGTERM, None)
+        assert stop.elapsed >= first
+    with StopSignal(since=time.monotonic() - 100) as stop:
+        assert 100 <= stop.elapsed < 160
+        assert not stop.requested
+        stop._on_signal(signal.SIGTERM, None)
+        assert stop.requested
+        assert stop.elapsed >= 100

@@ -307,8 +307,8 @@ class RubbishEthtool(Rubbish, Ethtool):
 @fuzzed
 @given(rngs)
 def test_links_and_vfs(rng: random.Random) -> None:
-    raw = messages(rng, 16)
-    for read in (RubbishRtnl(raw).links, lambda: RubbishRtnl(raw).vfs(1)):
+    edge = RubbishRtnl(messages(rng, 16))
+    for read in (edge.links, lambda: edge.vfs(1), lambda: edge.number_of(0)):
         with contextlib.suppress(KernelError):
             read()
 
@@ -318,11 +318,16 @@ def test_links_and_vfs(rng: random.Random) -> None:
 def test_the_stack(rng: random.Random) -> None:
     raw = messages(rng, rng.choice((8, 12, 20)))
     raw = [body[:20] + struct.pack("=I", 1) + body[24:] for body in raw]  # the ifindex is ours
-    links = {1: Link(1, "eth0", None, 1500, False, False, None, None, None)}
-    with contextlib.suppress(KernelError):
-        RubbishStack(raw).read(links, {1})
-    with contextlib.suppress(KernelError):
-        RubbishStack(raw).tentative({1})
+    of_port = {"af_spec": raw[0][24:], "info": raw[0][28:], "master": 2} if raw else {}
+    eth0 = Link(1, "eth0", None, 1500, False, False, None, None, None, **cast("Any", of_port))
+    edge = RubbishStack(raw)
+    for read in (
+        lambda: edge.read({1: eth0}, {1}),
+        lambda: edge.tentative({1}),
+        lambda: edge.parameters(ROOT),
+    ):
+        with contextlib.suppress(KernelError):
+            read()
 
 
 @fuzzed

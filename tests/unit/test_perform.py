@@ -504,6 +504,21 @@ def test_names_are_swapped_in_one_stage(fake: FakeNode) -> None:
     assert names == ["ens1np0v1", "ens1np0v0"]
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_names_in_a_ring_though_udevd_gives_each_its_paths_name_back_at_once(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Between any two messages of a batch, as an altname of what was renamed."""
+    bound(fake, count)
+    monkeypatch.setattr(fake, "udev_sees_rename", fake._udev_follows)
+    wanted = [f"ens1np0v{(index + 1) % count}" for index in range(count)]
+    links = (SetLink(HANDLE, n, name=name, altnames=()) for n, name in enumerate(wanted))
+    assert run(fake, stage(*links)) == ()
+    found = [fake.link(fake.function(index)) for index in range(count)]
+    assert [link.name for link in found] == wanted
+    assert all(link.altnames == () for link in found)
+
+
 def test_an_altname_of_another_of_ours_makes_way(fake: FakeNode) -> None:
     bound(fake, 2)
     fake.change(fake.link(fake.function(0)).index, altnames=("mine",))

@@ -15,7 +15,9 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
+from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.sriov.pods import LeftBehind
 from nodeagent.sriov.stack import Stack
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
@@ -285,3 +287,94 @@ def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings)
     assert caught.value.hint == (
         "the snapshot stays open: remove the cause and start again, or see `verify`"
     )
+
+
+def test_what_pods_lost_is_on_record(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name by which the cluster's side looks for it, with the pod and in words."""
+    pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),), pod="8f3c3f0a")
+    gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
+    monkeypatch.setattr(story, "verify", lambda *_: (gone,))
+    journal = Journal(settings)
+    story.prove(cast("Any", None), journal, NodeState("mlx5_core", ()))
+    (record,) = journal.records()
+    assert (record.kind, record.name) == ("note", "pod-interface-lost")
+    assert record.facts == {"uid": "8f3c3f0a", "message": str(gone)}
+
+
+class Looks:
+    """A node that says what it is told to say."""
+
+    def __init__(self, state: NodeState) -> None:
+        self.state = state
+
+    def observe(self) -> NodeState:
+        return self.state
+
+    def children_elsewhere(self, _state: NodeState) -> tuple[str, ...]:
+        return ("VLAN x on enp1s0",)
+
+    def wait_for_pfs(self, _state: NodeState) -> None:
+        raise WaitTimeout("the PFs", ["enp1s0"], 3)
+
+
+def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    zero, own = Mac("00:00:00:00:00:00"), Mac("02:00:00:00:00:01")
+    vfs = (
+        Vf(0, driver="mlx5_core"),
+        Vf(1, driver="mlx5_core", admin_mac=zero, netdev=Netdev("v1", mac=own)),
+    )
+    pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),), stack=Stack(lost=("qdisc tbf",)))
+    pf = Pf(DeviceHandle("pci", "0000:01:00.0"), 2, vfs=vfs)
+    stack = Stack(lost=("nexthop 7",))
+    state = NodeState("mlx5_core", (pf,), stack, namespaces=(pod,))
+    taken = story.take_snapshot(cast("Any", Looks(state)), cast("NicDriver", Driver()))
+    away = "the reload takes it away, and it is not put back"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        (
+            "WARNING",
+            "pci/0000:01:00.0 vf 0: its interface is in a namespace that can't be seen (a pod's?); "
+            "what its PF holds for it is restored, the interface comes back in the host's "
+            "namespace",
+        ),
+        (
+            "WARNING",
+            "pci/0000:01:00.0: it has VFs and no interface in this network namespace: what it "
+            "holds for them (MACs, VLANs, rates) is not known, and not put back",
+        ),
+        (
+            "INFO",
+            "pci/0000:01:00.0 vf 1 02:00:00:00:00:01: its driver made this MAC up, and it is "
+            "restored as its interface's own",
+        ),
+        ("WARNING", f"nexthop 7: {away}"),
+        ("WARNING", f"VLAN x on enp1s0: {away}"),
+        ("WARNING", f"qdisc tbf in {pod}: the reload takes it away for good"),
+    ]
+    assert taken.state == state
+    caplog.clear()
+    bare = dataclasses.replace(state, pfs=(), stack=None, namespaces=())
+    story.take_snapshot(cast("Any", Looks(bare)), cast("NicDriver", Driver()))
+    assert [record.getMessage() for record in caplog.records] == [f"VLAN x on enp1s0: {away}"]
+
+
+def test_a_pf_that_stays_away_is_said_and_the_others_are_restored(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = NodeState("mlx5_core", ())
+
+    def refuse(*_: object) -> None:
+        raise KernelError("cannot do it 100%")
+
+    monkeypatch.setattr(story, "restore", refuse)
+    taken = Snapshot("t", "", "", "", (), state)
+    with pytest.raises(WaitTimeout) as caught:
+        story.restart(
+            cast("Any", Looks(state)), Journal(settings), cast("NicDriver", Driver()), taken
+        )
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{caught.value}; restoring the others"),
+        ("ERROR", "cannot do it 100%"),
+    ]

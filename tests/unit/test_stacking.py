@@ -1,4 +1,4 @@
-"""A VF becomes a port of a bond again, and gets the MAC that it had before it was one."""
+"""A VF becomes a port of a bond again, also where it may not have the MAC that it had before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.kernel.rtnl import Link, VfChange
+from nodeagent.kernel.rtnl import Link
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.model import DeviceHandle
 from nodeagent.sriov.stack import Membership
@@ -19,18 +19,16 @@ HANDLE = DeviceHandle("pci", "0000:01:00.0")
 OWN, BONDS = "02:00:00:00:00:01", "02:00:00:00:00:99"
 SETS_MAC, JOINS = bytes.fromhex(OWN.replace(":", "")), b"\x08\x00\x0a\x00"
 LINKS = {
-    2: Link(2, "ens1", OWN, 1500, True, True, "pci", HANDLE.name, None),
     3: Link(3, "ens1v0", BONDS, 1500, False, True, "pci", "0000:01:10.0", None),
     9: Link(9, "bond0", BONDS, 1500, True, True, None, None, None),
 }
 
 
 class Kernel:
-    """rtnetlink that refuses a VF another MAC while it is not trusted, and takes notes."""
+    """rtnetlink that refuses a message which sets a MAC, or one that makes a port."""
 
-    def __init__(self, *, trust: bool | None) -> None:
-        self.trust = trust
-        self.done: list[object] = []
+    def __init__(self, refused: bytes) -> None:
+        self.refused = refused
 
     def __enter__(self) -> Kernel:
         return self
@@ -41,44 +39,22 @@ class Kernel:
     def links(self) -> dict[int, Link]:
         return LINKS
 
-    def vfs(self, _index: int) -> list[Any]:
-        return [SimpleNamespace(index=0, trust=self.trust)]
-
-    def change(self, changes: list[VfChange]) -> list[OSError | None]:
-        for change in changes:
-            self.trust = change.trust
-            self.done.append(f"trust {change.trust}")
+    def change(self, changes: list[object]) -> list[OSError | None]:
         return [None for _ in changes]
 
     def send(self, messages: list[bytearray]) -> list[OSError | None]:
-        results: list[OSError | None] = []
-        for message in messages:
-            refused = SETS_MAC in message and not self.trust
-            results.append(OSError(errno.EADDRNOTAVAIL, "refused") if refused else None)
-            if not refused:
-                self.done += ["MAC"] * (SETS_MAC in message) + ["join"] * (JOINS in message)
-        return results
+        refusal = OSError(errno.EADDRNOTAVAIL, "refused")
+        return [refusal if self.refused in message else None for message in messages]
 
 
-@pytest.mark.parametrize(
-    ("trust", "done", "failures"),
-    [
-        (True, ["MAC", "join"], 0),
-        (False, ["trust True", "MAC", "join", "trust False"], 0),
-        (None, ["join"], 1),  # its PF knows no trust
-    ],
-)
-def test_a_vf_is_trusted_only_as_long_as_it_takes(
-    trust: bool | None, done: list[str], failures: int
+@pytest.mark.parametrize(("refused", "warnings", "failures"), [(SETS_MAC, 1, 0), (JOINS, 0, 1)])
+def test_a_refused_mac_is_said_and_a_refused_port_is_a_failure(
+    refused: bytes, warnings: int, failures: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kernel = Kernel(trust=trust)
-    node: Any = SimpleNamespace(
-        stack=lambda: kernel,
-        rtnl=kernel,
-        links_by_device=dict,
-        network=nullcontext,
-        link_of=lambda _target, _devices: LINKS[2],
-    )
+    kernel = Kernel(refused)
+    node: Any = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext)
     action = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond", mac=OWN))
     assert len(add_stacked(node, [action])) == failures
-    assert kernel.done == done
+    assert len([line for line in caplog.messages if "before it was a port of bond0" in line]) == (
+        warnings
+    )
