@@ -1,9 +1,10 @@
 """Connectivity on record: echoes to addresses from before the reload until after it.
 
-`--probe 10.0.0.1` asks from the node, `--probe 10.0.0.1@0b1c2d3e-…` from the pod with that UID (or
-the only one whose UID or container id begins so), `--probe 10.0.0.1@/run/netns/blue` from a
-namespace. A process beside the agent asks (nodeagent.kernel.echo), so that nothing that the agent
-waits for delays an echo; its ICMP socket is what the operator asked to have in that pod.
+`--probe 10.0.0.1` asks from the node, `--probe 10.0.0.1@apps/web-0` from the pod web-0 in the
+namespace apps, `--probe 10.0.0.1@0b1c2d3e-…` from the pod with that UID (or the only one whose UID
+or container id begins so), `--probe 10.0.0.1@/run/netns/blue` from a network namespace. A process
+beside the agent asks (nodeagent.kernel.echo), so that nothing that the agent waits for delays an
+echo; its ICMP socket is what the operator asked to have in that pod.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import ConfigError, NoInputError
 from nodeagent.journal import Journal
-from nodeagent.kernel.cgroup import pod_and_container
+from nodeagent.kernel.cgroup import pod_and_container, pods_called
 from nodeagent.kernel.netns import Namespaces
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,14 @@ PATIENCE: Final = 5.0
 
 @dataclass(frozen=True)
 class Probe:
-    """Whom to ask, and from where: "" for the node, a path, or how a pod's UID begins."""
+    """Whom to ask, and from where: "" for the node, a path, a pod's name, or how its UID begins."""
 
     address: str
     where: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Probe:
-        """`ADDRESS[@POD|@PATH]`; ValueError for anything else."""
+        """`ADDRESS[@NAMESPACE/POD|@UID|@PATH]`; ValueError for anything else."""
         address, at, where = text.partition("@")
         if at and not where:
             raise ValueError(f"{text!r} names nothing after the @")
@@ -62,7 +64,7 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
     if not probes:
         yield
         return
-    arguments = [f"{probe.address}@{_path(probe)}" for probe in probes]
+    arguments = [f"{probe.address}@{place_of(probe)}" for probe in probes]
     asking, answers, pid = _start(arguments)
     try:
         # it says that it has begun
@@ -82,25 +84,37 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def _path(probe: Probe) -> str:
-    """Where the namespace to ask from can be opened."""
+def place_of(probe: Probe) -> str:
+    """Where the namespace to ask from can be opened, "" for our own; NoInputError for none."""
     if not probe.where or probe.where.startswith("/"):
         if probe.where and not os.path.lexists(probe.where):
             raise NoInputError(f"--probe {probe}: {probe.where} is not there")
         return probe.where
     namespaces = Namespaces()
+    is_meant = _chosen(probe.where, namespaces.proc)
     found = {}
     for inode, holders in namespaces.scan().items():
         for holder in holders:
             words = pod_and_container(namespaces.proc / str(holder.pid))
-            if holder.pid is not None and any(word.startswith(probe.where) for word in words):
+            if holder.pid is not None and is_meant(*words):
                 found[inode] = holder.path
     if len(found) != 1:
+        how = "are called so" if "/" in probe.where else "have a UID that begins so"
         raise NoInputError(
-            f"--probe {probe}: {len(found) or 'no'} pods here have a UID that begins so",
-            hint="kubectl get pod NAME -o jsonpath={.metadata.uid}; hostPID is needed to see pods",
+            f"--probe {probe}: {len(found) or 'no'} pods here with a network of their own {how}",
+            hint="the UID, as kubectl get pod NAME -o jsonpath={.metadata.uid} tells it, needs no "
+            "name; hostPID is needed to see pods",
         )
     return next(iter(found.values()))
+
+
+def _chosen(where: str, proc: Path) -> Callable[[str, str], bool]:
+    """Whether a process with that pod (UID) and container is where to ask from."""
+    namespace, slash, name = where.partition("/")
+    if not slash:
+        return lambda pod, container: pod.startswith(where) or container.startswith(where)
+    uids = pods_called(namespace, name, proc)
+    return lambda pod, _: pod in uids
 
 
 def _start(arguments: Sequence[str]) -> tuple[int, int, int]:

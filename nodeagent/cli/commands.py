@@ -78,7 +78,8 @@ probe = click.option(
     metavar="ADDRESS[@POD|@PATH]",
     multiple=True,
     callback=_probes,
-    help="Send echoes from start to end, from here, from a pod (UID) or a network namespace.",
+    help="Send echoes from start to end, from here, from a pod (namespace/name, or UID) or from a "
+    "network namespace. May be given several times.",
 )
 
 

@@ -13,7 +13,7 @@ from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import DIFFERS
 
 if TYPE_CHECKING:
-    from nodeagent.driver.preflight import Finding
+    from nodeagent.driver.findings import Finding
 
 
 @click.command("preflight")

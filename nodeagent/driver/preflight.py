@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nodeagent.driver import blacklist, openibd, privileges, uplink, users
+from nodeagent.driver import blacklist, functions, openibd, privileges, uplink, users
+from nodeagent.driver.findings import Finding
 from nodeagent.driver.neighbours import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
 from nodeagent.kernel.modules import Loaded
-from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Settings
-from nodeagent.sriov import inside
-from nodeagent.sriov.namespaces import Namespace
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +46,6 @@ STORAGE_LOADED = (
 
 class PreflightFailed(AgentError):
     """A finding blocks the reload. Nothing was touched."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`check` is what was looked at; `what` is there, `why` it matters, `remedy` what to do."""
-
-    check: str
-    what: str
-    why: str
-    remedy: str
-    blocks: bool
-    pods: tuple[str, ...] = ()
-    """UIDs of the pods that lose something for good."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +209,7 @@ class Look:
                 "openibd refuses to unload the driver while RDMA devices are open",
                 f"end it (kill {user.pid}), or drain the node",
                 blocks=self._strict or (bool(user.pod) and self._keeps_pods),
-                pods=_pods([user]),
+                pods=users.pods_of([user]),
             )
         for user in users.of_interfaces(self._interfaces(), self.proc):
             yield Finding(
@@ -262,75 +247,7 @@ class Look:
             )
 
     def _functions(self) -> Iterator[Finding]:
-        """VFs that somebody has: a virtual machine, a userspace driver, a pod."""
-        tree = Sysfs(self.sysfs)
-        driver = self.settings.driver_module
-        unseen: dict[tuple[str, str], str] = {}
-        for bus, pf in tree.physical_functions(driver):
-            given, holders = [], []
-            for index, vf in sorted(tree.functions(bus, pf).items()) if bus == "pci" else ():
-                bound = tree.driver(bus, vf)
-                if bound in _PASSED_THROUGH:
-                    users_of_it = self._group_users(bus, vf)
-                    said = "".join(f", {user}" for user in users_of_it)
-                    given.append(f"{index} ({vf}, {bound}{said})")
-                    holders += users_of_it
-                elif bound == driver and not tree.interfaces(bus, vf) and not self._is_ib(bus, vf):
-                    unseen[bus, vf] = f"{bus}/{pf} vf {index} ({vf})"
-            if given:
-                yield Finding(
-                    "vfs",
-                    f"{bus}/{pf}: given to virtual machines or userspace drivers: VF "
-                    + ", ".join(given),
-                    "the VF vanishes under its user; a guest or a DPDK process loses its device",
-                    "drain the node first, or accept it: POD_LOSSES=accept",
-                    blocks=self._strict or (bool(holders) and self._keeps_pods),
-                    pods=_pods(holders),
-                )
-        yield from self._in_namespaces(unseen)
-
-    def _in_namespaces(self, away: Mapping[tuple[str, str], str]) -> Iterator[Finding]:
-        """VFs (by bus and device) whose interface is not here: those that can't be put back."""
-        found = inside.locate(Namespaces(self.proc), away) if away else {}
-        if self.settings.pod_interfaces == "report":
-            for device, namespace in found.items():
-                yield Finding(
-                    "pods",
-                    f"{away[device]} is in {namespace}",
-                    "with POD_INTERFACES=report the pod's interface is not put back",
-                    "set POD_INTERFACES=restore, or start those pods again afterwards",
-                    blocks=self._strict,
-                    pods=(namespace.pod,) if namespace.pod else (),
-                )
-        if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
-            yield from self._rdma_devices(away, found)
-        if lost := [title for device, title in away.items() if device not in found]:
-            yield Finding(
-                "pods",
-                f"in a network namespace that can't be seen: {', '.join(lost)}",
-                "the pod loses its interface, and it can't be put back",
-                "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
-                "node first; or accept it: POD_LOSSES=accept",
-                blocks=self._strict or self._keeps_pods,
-            )
-
-    def _rdma_devices(
-        self, away: Mapping[tuple[str, str], str], found: Mapping[tuple[str, str], Namespace]
-    ) -> Iterator[Finding]:
-        """In exclusive mode an RDMA device is in one namespace, like an interface.
-
-        Its directory is there whatever namespace it is in; its name is not.
-        """
-        for device, namespace in found.items():
-            if (Sysfs(self.sysfs).device(*device) / "infiniband").is_dir():
-                yield Finding(
-                    "pods",
-                    f"the RDMA device of {away[device]} is in {namespace} (exclusive mode)",
-                    "it comes back in the host's namespace, and is not put back into the pod",
-                    "start that pod again afterwards, or accept it: POD_LOSSES=accept",
-                    blocks=self._strict or self._keeps_pods,
-                    pods=(namespace.pod,) if namespace.pod else (),
-                )
+        return functions.findings(self.settings, self.sysfs, self.proc, self.dev)
 
     def _uplink(self) -> Iterator[Finding]:
         allowed = self.settings.allow_uplink_reload
@@ -382,28 +299,6 @@ class Look:
                 found |= dict.fromkeys(tree.interfaces(bus, device), f"{bus}/{device}")
         return found
 
-    def _is_ib(self, bus: str, device: str) -> bool:
-        """An InfiniBand function has an interface only when ib_ipoib makes one."""
-        layers = Sysfs(self.sysfs).device(bus, device).glob("infiniband/*/ports/*/link_layer")
-        return any(_text(path) == "InfiniBand" for path in layers)
-
-    def _group_users(self, bus: str, device: str) -> list[users.User]:
-        """Who has the function's IOMMU group open."""
-        group = Sysfs(self.sysfs).device(bus, device) / "iommu_group"
-        wanted = str(self.dev / "vfio" / group.resolve().name)
-        return [user for user in self._vfio_users if wanted in user.holds]
-
-    @cached_property
-    def _vfio_users(self) -> tuple[users.User, ...]:
-        return users.of_files(self.dev / "vfio", self.proc)
-
-
-# Drivers that hand a function to a virtual machine or to a process.
-_PASSED_THROUGH = frozenset(
-    {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
-    | {"igb_uio"}
-)
-
 
 def enforce(findings: Iterable[Finding]) -> None:
     """Log each finding; PreflightFailed with all that block, when any does."""
@@ -419,10 +314,6 @@ def enforce(findings: Iterable[Finding]) -> None:
             "\n".join(["the driver is not reloaded, nothing was touched:", *lines]),
             hint="; ".join(dict.fromkeys(each.remedy for each in blocking if each.remedy)),
         )
-
-
-def _pods(found: Iterable[users.User]) -> tuple[str, ...]:
-    return tuple(sorted({user.pod for user in found if user.pod}))
 
 
 def _count(number: int, noun: str) -> str:

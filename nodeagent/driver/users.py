@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,17 @@ def sees_the_host(proc: Path = Path("/proc")) -> bool:
 
 def of_files(directory: Path, proc: Path = Path("/proc")) -> tuple[User, ...]:
     """The processes that have files below `directory` open. Needs root for those of others."""
-    return tuple(_users(lambda target: target.startswith(f"{directory}/") and target, proc))
+    return of_files_like((f"{directory}/",), proc)
+
+
+def of_files_like(beginnings: tuple[str, ...], proc: Path = Path("/proc")) -> tuple[User, ...]:
+    """The processes that have files open whose paths begin so."""
+    return tuple(_users(lambda target: target.startswith(beginnings) and target, proc))
+
+
+def pods_of(found: Iterable[User]) -> tuple[str, ...]:
+    """The UIDs of the pods that these are in."""
+    return tuple(sorted({user.pod for user in found if user.pod}))
 
 
 def of_interfaces(names: Mapping[int, str], proc: Path = Path("/proc")) -> tuple[User, ...]:

@@ -17,7 +17,6 @@ from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attribu
 from nodeagent.kernel.rtnl import Link
 
 RTM_GETNEIGH: Final = 30
-RTM_GETQDISC: Final = 38
 RTM_GETMDB: Final = 86
 RTM_GETNEXTHOP: Final = 106
 NUD_NOARP, NTF_SELF = 0x40, 0x02
@@ -33,7 +32,7 @@ def left_out(
 ) -> Iterator[str]:
     """A line for each thing of the interfaces `indexes` that dies with them for good.
 
-    A filter belongs to a qdisc and goes with it. A kernel that knows nothing of a kind has none.
+    A kernel that knows nothing of a kind has none.
     """
     ours = {index: links[index] for index in sorted(indexes)}
     macs = {link.mac for link in links.values()}
@@ -41,7 +40,6 @@ def left_out(
     neighbours = struct.pack("=BxHiHBB", socket.AF_BRIDGE, 0, 0, 0, 0, 0)
     ports = struct.pack("=Bxxxi", socket.AF_BRIDGE, 0)
     dumps: list[tuple[int, bytes, str, Tell]] = [
-        (RTM_GETQDISC, bytes(20), "qdiscs", lambda body: [qdisc_of(body, ours)]),
         (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: [nexthop_of(body, ours)]),
         (RTM_GETNEIGH, neighbours, "FDB entries", lambda body: [fdb_of(body, ours, macs)]),
     ]
@@ -52,8 +50,6 @@ def left_out(
         try:
             bodies = edge.dump(bytearray(message + header), what)
         except KernelError:
-            if kind == RTM_GETQDISC:
-                raise
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
         yield from (text for body in bodies for text in tell(body) if text is not None)
     yield from (text for link in ours.values() for text in identity_of(link, told))
@@ -66,15 +62,6 @@ def identity_of(link: Link, told: sysctls.Told) -> Iterator[str]:
         yield f"IPv6 token {token} on {link.name}"
     if told.is_secret_of_its_own(link.af_spec):
         yield f"stable_secret on {link.name}, with the IPv6 addresses that are made of it"
-
-
-def qdisc_of(body: bytes, ours: dict[int, Link]) -> str | None:
-    """`qdisc htb 1: on enp1s0` for one that somebody made: the kernel's own have no handle."""
-    index, handle = struct.unpack_from("=iI", body, 20)
-    if index not in ours or not handle:
-        return None
-    kind = dict(attributes(body, 36)).get(1, b"").rstrip(b"\0").decode(errors="replace")
-    return f"qdisc {kind} {handle >> 16:x}: on {ours[index].name}, with its filters"
 
 
 def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:

@@ -1,13 +1,14 @@
-"""RDMA devices renamed over rdma netlink (include/uapi/rdma/rdma_netlink.h), as rdma(8) does.
+"""RDMA devices renamed and moved over rdma netlink (uapi/rdma/rdma_netlink.h), as rdma(8) does.
 
-A rename is refused with EEXIST while another device has the name (ib_device_rename()). Which device
-belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
+A rename is refused with EEXIST while another device has the name (ib_device_rename()), in whatever
+network namespace. A device that is in another one comes back to the host's when that ends. Which
+device belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from nodeagent.kernel.linkinfo import attribute
@@ -19,6 +20,7 @@ NLDEV_CMD_GET: Final = (RDMA_NL_NLDEV << 10) | 1
 NLDEV_CMD_SET: Final = (RDMA_NL_NLDEV << 10) | 2
 ATTR_DEV_INDEX: Final = 1
 ATTR_DEV_NAME: Final = 2
+ATTR_NET_NS_FD: Final = 68
 
 
 class Rdma(Netlink):
@@ -38,15 +40,28 @@ class Rdma(Netlink):
 
     def rename(self, changes: Sequence[tuple[int, str]]) -> list[OSError | None]:
         """Give devices other names, one after the other; for each None or the refusal."""
+        return self._set(
+            (index, attribute(ATTR_DEV_NAME, name.encode() + b"\0")) for index, name in changes
+        )
+
+    def give(self, index: int, namespace: int) -> OSError | None:
+        """Take a device to the network namespace that the descriptor `namespace` is open on.
+
+        The kernel refuses it (EOPNOTSUPP) in shared mode, where a device is in all of them, and for
+        drivers that can't part a device from its users (rdma_rxe; ib_device_set_netns_put()).
+        """
+        (refused,) = self._set([(index, attribute(ATTR_NET_NS_FD, struct.pack("=I", namespace)))])
+        return refused
+
+    def _set(self, changes: Iterable[tuple[int, bytes]]) -> list[OSError | None]:
         return self.send(
             [
                 _request(
                     NLDEV_CMD_SET,
                     NLM_F_ACK,
-                    attribute(ATTR_DEV_INDEX, struct.pack("=I", index))
-                    + attribute(ATTR_DEV_NAME, name.encode() + b"\0"),
+                    attribute(ATTR_DEV_INDEX, struct.pack("=I", index)) + change,
                 )
-                for index, name in changes
+                for index, change in changes
             ]
         )
 

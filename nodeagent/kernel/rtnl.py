@@ -49,8 +49,10 @@ IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
 ARPHRD_LOOPBACK: Final = 772
 IFF_UP: Final = 0x1
+IFF_NOARP: Final = 0x80
 IFF_PROMISC: Final = 0x100
 IFF_ALLMULTI: Final = 0x200
+IFF_MULTICAST: Final = 0x1000
 IFF_LOWER_UP: Final = 0x10000
 U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
@@ -141,6 +143,8 @@ class Link:
     altnames: tuple[str, ...] = ()
     promisc: bool = False
     allmulti: bool = False
+    arp: bool = True
+    multicast: bool = True
     txqueuelen: int | None = None
     group: int = 0
     alias: str | None = ""
@@ -181,6 +185,8 @@ class LinkChange:
     up: bool | None = None
     promisc: bool | None = None
     allmulti: bool | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
     txqueuelen: int | None = None
     group: int | None = None
     alias: str | None = None
@@ -347,6 +353,8 @@ def _set_link(change: Change) -> bytearray:
         (IFF_UP, change.up),
         (IFF_PROMISC, change.promisc),
         (IFF_ALLMULTI, change.allmulti),
+        (IFF_NOARP, None if change.arp is None else not change.arp),
+        (IFF_MULTICAST, change.multicast),
     ):
         if wanted is not None:
             message["change"] |= bit
@@ -437,6 +445,8 @@ def _link(message: Any) -> Link:
         altnames=() if names is None else _altnames(names.get_attrs("IFLA_ALT_IFNAME")),
         promisc=bool(message["flags"] & IFF_PROMISC),
         allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        arp=not message["flags"] & IFF_NOARP,
+        multicast=bool(message["flags"] & IFF_MULTICAST),
         txqueuelen=given.get("IFLA_TXQLEN"),
         group=given.get("IFLA_GROUP") or 0,
         alias=_alias(given.get("IFLA_IFALIAS")),

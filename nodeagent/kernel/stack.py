@@ -20,7 +20,7 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Final
 
-from nodeagent.kernel import linkinfo, sysctls
+from nodeagent.kernel import linkinfo, qdiscs, sysctls
 from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
@@ -115,13 +115,18 @@ class StackEdge(Netlink):
         memberships = self._memberships(links, indexes)
         ports = [member.dev for member in memberships if member.kind == "team"]
         teamed = (f"options of team port {dev}, but for teamd's" for dev in ports)
+        queues, queues_lost = qdiscs.read(self, {index: links[index] for index in indexes})
         return Stack(
             children=children,
             memberships=memberships,
             addresses=addresses,
             neighbours=self._neighbours(ours),
             routes=routes,
-            lost=(*lost, *routes_lost, *teamed, *left_out(self, links, indexes, told)),
+            qdiscs=queues,
+            lost=(
+                *(*lost, *routes_lost, *teamed, *queues_lost),
+                *left_out(self, links, indexes, told),
+            ),
         )
 
     @understood("sysctls")

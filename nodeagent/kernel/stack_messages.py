@@ -134,8 +134,9 @@ def address_message(address: Address, index: int, now: float) -> bytearray:
         body += attribute(IFA_RT_PRIORITY, struct.pack("=I", address.metric))
     if address.proto:
         body += attribute(IFA_PROTO, bytes([address.proto]))
-    if address.valid_until is not None:
-        valid = _left(address.valid_until, now)
+    if (address.valid_until, address.preferred_until) != (None, None):
+        # valid for ever and preferred for no time: one that is not to be used as a source
+        valid = FOREVER if address.valid_until is None else _left(address.valid_until, now)
         preferred = FOREVER
         if address.preferred_until is not None:
             preferred = max(0, int(address.preferred_until - now))

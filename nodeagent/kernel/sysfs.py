@@ -147,6 +147,20 @@ class Sysfs:
             found.append(RdmaDevice(entry.name, place, _text(entry / "parent")))
         return tuple(found)
 
+    def rdma_devices_elsewhere(self) -> dict[tuple[str, str], str]:
+        """The names of RDMA devices that are in other network namespaces, by function.
+
+        /sys/class/infiniband shows those of one namespace; ib_uverbs tells of all whose they are.
+        """
+        here = {entry.name for entry in _entries(self.root / "class" / "infiniband")}
+        found = {}
+        for entry in _entries(self.root / "class" / "infiniband_verbs"):
+            device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
+            name = _text(entry / "ibdev")
+            if device is not None and bus is not None and name is not None and name not in here:
+                found[bus, device] = name
+        return found
+
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
         _write(self.device(bus, name) / "sriov_numvfs", str(count))

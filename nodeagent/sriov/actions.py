@@ -49,6 +49,7 @@ STAGES: Final = (
     ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
     ("set representors", "they exist once the eswitch is in switchdev mode"),
     ("name RDMA devices", "mlx5_ib makes its device after the function is bound; udev names it"),
+    ("move RDMA devices", "after its interface, and by the name that it has there"),
     (
         "set VFs late",
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
@@ -59,6 +60,7 @@ STAGES: Final = (
     ("add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"),
     ("add neighbours", "a permanent neighbour goes when its link goes down (neigh_flush_dev())"),
     ("add routes", "a route needs its source address, its gateway's subnet, and links that are up"),
+    ("add qdiscs", "a child of another hangs on its handle; they may come any time, so last"),
 )
 
 
@@ -176,6 +178,8 @@ class SetLink:
     altnames: tuple[str, ...] | None = None
     promisc: bool | None = None
     allmulti: bool | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
     txqueuelen: int | None = None
     group: int | None = None
     alias: str | None = None
@@ -239,6 +243,16 @@ class MoveVf:
 
 
 @dataclass(frozen=True)
+class MoveRdma:
+    """Ensure that a VF's RDMA device, called `name`, is in a network namespace (exclusive mode)."""
+
+    pf: DeviceHandle
+    index: int
+    namespace: Namespace
+    name: str
+
+
+@dataclass(frozen=True)
 class InPod:
     """Ensure something in the network namespace that a VF's interface is in, there as `name`."""
 
@@ -265,6 +279,7 @@ Action = (
     | SetSysctls
     | SetRdma
     | MoveVf
+    | MoveRdma
     | InPod
 )
 

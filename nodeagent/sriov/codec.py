@@ -142,6 +142,7 @@ def _inside(plain: Any) -> Inside:
         namespace=fields.take("namespace", _integer),
         netdev=fields.take("netdev", _netdev),
         carrier=fields.take("carrier", _boolean),
+        rdma=fields.maybe("rdma", _string),
     )
 
 
@@ -230,6 +231,8 @@ def _netdev(plain: Any) -> Netdev:
         altnames=fields.maybe("altnames", _tuple_of(_string)),
         promisc=fields.maybe("promisc", _boolean),
         allmulti=fields.maybe("allmulti", _boolean),
+        arp=fields.maybe("arp", _boolean),
+        multicast=fields.maybe("multicast", _boolean),
         txqueuelen=fields.maybe("txqueuelen", _integer),
         group=fields.maybe("group", _integer),
         alias=fields.maybe("alias", _string),

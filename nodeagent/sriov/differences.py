@@ -19,6 +19,7 @@ from nodeagent.sriov.stack import (
     Child,
     Membership,
     Neighbour,
+    Qdisc,
     Route,
     Stack,
     Stacked,
@@ -128,6 +129,8 @@ def _inside_differences(
         yield Difference(target, "namespace", place, now)
         return
     yield from _netdev_differences(target, want.inside.netdev, have.inside.netdev)
+    if want.inside.rdma is not None and have.inside.rdma is None:
+        yield Difference(target, f"namespace of RDMA device {want.inside.rdma}", place, "another")
     for (key, value), is_now in sysctls.differing(
         want.inside.netdev, have.inside.netdev, place, now
     ):
@@ -211,5 +214,7 @@ def place(thing: Stacked) -> tuple[object, ...]:
             return type(thing), thing.dev
         case Address() | Neighbour():
             return type(thing), thing.dev, thing.address
+        case Qdisc():
+            return Qdisc, thing.dev, thing.parent
         case Route():
             return Route, thing

@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.ethnl import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered
+from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysctls import Told
@@ -119,6 +121,16 @@ class Room:
         with entered(self.fd):
             return TellingStack(self.rtnl)
 
+    def rdma_names(self) -> Collection[str]:
+        """The RDMA devices that are there: in shared mode, or without ib_core, none of its own."""
+        try:
+            with entered(self.fd):
+                edge = Rdma()
+        except OSError:
+            return ()
+        with edge:
+            return edge.indexes().keys()
+
     def link_watch(self) -> LinkWatch:
         """One more socket there."""
         with entered(self.fd):
@@ -151,11 +163,14 @@ def find(
     missing: Collection[Device],
     make: MakeNetdev,
     proc: Path,
+    *,
+    rdma: Mapping[Device, str] = MappingProxyType({}),
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
 
-    A namespace that goes while it is looked at is one that has none of them.
+    A namespace that goes while it is looked at is one that has none of them. `rdma`: names of RDMA
+    devices that are not in this namespace.
     """
     found = []
     places: dict[Device, Inside] = {}
@@ -167,21 +182,31 @@ def find(
             stack = edge.read(inside.rtnl.links(), roots, told)
         described = dataclasses.replace(described, sysctls=told.defaults, stack=stack)
         settings = inside.ethtool.settings([link.index for link in own.values()])
+        devices = _rdma_there(inside, own, rdma)
         for device, link in own.items():
             netdev = make(link, settings, told)
-            places[device] = Inside(described.inode, netdev, carrier=link.carrier)
+            name = devices.get(device)
+            places[device] = Inside(described.inode, netdev, carrier=link.carrier, rdma=name)
         found.append(described)
 
     _visit(namespaces, missing, read, room)
     return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
 
 
-def locate(namespaces: Namespaces, missing: Collection[Device]) -> dict[Device, Namespace]:
-    """In which namespace the interfaces of `missing` are; those that can't be seen are left out."""
-    found: dict[Device, Namespace] = {}
+def locate(
+    namespaces: Namespaces,
+    missing: Collection[Device],
+    rdma: Mapping[Device, str] = MappingProxyType({}),
+) -> dict[Device, tuple[Namespace, str | None]]:
+    """In which namespace the interfaces of `missing` are; those that can't be seen are left out.
 
-    def note(_inside: Room, own: dict[Device, Link], described: Namespace) -> None:
-        found.update(dict.fromkeys(own, described))
+    And the name of the RDMA device, one of `rdma`, that is there with an interface.
+    """
+    found: dict[Device, tuple[Namespace, str | None]] = {}
+
+    def note(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+        there = _rdma_there(inside, own, rdma)
+        found.update({device: (described, there.get(device)) for device in own})
 
     _visit(namespaces, missing, note, Room.open)
     return found
@@ -229,3 +254,12 @@ def _of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, 
             if device in devices:
                 found.setdefault(device, link)
     return found
+
+
+def _rdma_there(
+    room: Room, own: Collection[Device], rdma: Mapping[Device, str]
+) -> dict[Device, str]:
+    """Which of these devices have their RDMA device, one of `rdma`, in the same namespace."""
+    wanted = {device: rdma[device] for device in own if device in rdma}
+    names = room.rdma_names() if wanted else ()
+    return {device: name for device, name in wanted.items() if name in names}

@@ -18,6 +18,7 @@ from nodeagent.sriov.actions import (
     BindVf,
     CreateVfs,
     InPod,
+    MoveRdma,
     MoveVf,
     OverrideDriver,
     SetAutoprobe,
@@ -32,7 +33,7 @@ from nodeagent.sriov.actions import (
     UnbindVf,
 )
 from nodeagent.sriov.ethtool import commands as ethtool_commands
-from nodeagent.sriov.lines_pods import inside_line, move_line
+from nodeagent.sriov.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.sriov.lines_stack import stacked_line
 from nodeagent.sriov.model import DeviceHandle, Netdev, NodeState, Port
 from nodeagent.sriov.sysctls import commands as sysctl_commands
@@ -131,6 +132,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"rdma dev set {action.now or there} name {action.name}"
         case MoveVf():
             text = move_line(action)
+        case MoveRdma():
+            text = move_rdma_line(action)
         case InPod():
             text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
     return text
@@ -214,7 +217,12 @@ def _link_words(action: SetLink) -> Iterator[str]:
         yield f"group {action.group}"
     if action.alias is not None:
         yield f"alias {shlex.quote(action.alias)}"
-    for word, flag in (("promisc", action.promisc), ("allmulticast", action.allmulti)):
+    for word, flag in (
+        ("promisc", action.promisc),
+        ("allmulticast", action.allmulti),
+        ("arp", action.arp),
+        ("multicast", action.multicast),
+    ):
         if flag is not None:
             yield f"{word} {'on' if flag else 'off'}"
     if action.up is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from nodeagent.sriov.actions import MoveVf
+from nodeagent.sriov.actions import MoveRdma, MoveVf
 from nodeagent.sriov.namespaces import Namespace
 
 
@@ -16,6 +16,14 @@ def move_line(action: MoveVf) -> str:
     devices = f"/sys/bus/{action.pf.bus}/devices/{action.address}/net"
     name = shlex.quote(action.name)
     return f'ip link set dev "$(ls {devices})" netns {_netns(action.namespace)} name {name}'
+
+
+def move_rdma_line(action: MoveRdma) -> str:
+    """rdma(8) looks for a name below /run/netns, and for nothing else."""
+    path = action.namespace.path
+    mounted = path.removeprefix("/var").removeprefix("/run/netns/")
+    name = f"../..{path}" if mounted.startswith("/") else mounted
+    return f"rdma dev set {action.name} netns {shlex.quote(name)}"
 
 
 def inside_line(namespace: Namespace, line: str) -> str:

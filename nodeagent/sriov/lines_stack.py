@@ -16,6 +16,7 @@ from nodeagent.sriov.stack import (
     Neighbour,
     Nexthop,
     Pairs,
+    Qdisc,
     Route,
     Stacked,
 )
@@ -53,6 +54,9 @@ def stacked_line(thing: Stacked) -> str:
             return f"ip neighbour replace {proxy}{thing.address}{lladdr} dev {thing.dev}"
         case Route():
             return " ".join(_route_words(thing))
+        case Qdisc():
+            options = " # with the options that it had" if thing.options else ""
+            return f"tc qdisc replace dev {thing.dev} {thing.place}{thing.kind}{options}"
 
 
 def _child_commands(child: Child) -> Iterator[str]:

@@ -44,6 +44,8 @@ LINK_PARTS: Final = (
     ("alias", ("alias",)),
     ("promisc", ("promisc",)),
     ("allmulti", ("allmulti",)),
+    ("arp", ("arp",)),
+    ("multicast", ("multicast",)),
     ("state", ("up",)),
 )
 UDEV_FOLLOWS: Final = 5.0

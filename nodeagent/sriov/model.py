@@ -138,6 +138,8 @@ class Netdev:
     ethtool: tuple[Setting, ...] | None = None
     sysctls: tuple[Sysctl, ...] | None = None
     manager: str | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
 
     def __post_init__(self) -> None:
         check_interface_name(self.name)
@@ -163,11 +165,17 @@ class Inside:
     """A VF's interface that is in another network namespace, a pod's: `namespace` is its inode.
 
     `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
+    `rdma` is the name of the VF's RDMA device where that is there, too (exclusive mode).
     """
 
     namespace: int
     netdev: Netdev
     carrier: bool = field(default=False, compare=False)
+    rdma: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rdma is not None:
+            RdmaDevice(self.rdma)
 
 
 @dataclass(frozen=True)
@@ -254,6 +262,8 @@ NETDEV_ATTRIBUTES: Final = (
     "altnames",
     "promisc",
     "allmulti",
+    "arp",
+    "multicast",
     "txqueuelen",
     "group",
     "alias",

@@ -102,11 +102,17 @@ class Arrivals:
             candidates = [self._devices[name] for name in devices & self._devices.keys() if name]
         self._looked_at = set(self._finished)
         for target in candidates:
-            arrival = self._waiting.get(target)
-            if arrival is not None and self._unready(arrival) is None:
-                del self._waiting[target]
-                self._arrive(arrival)
+            self._still_out(target)
         yield from ()
+
+    def _still_out(self, target: Target) -> str | None:
+        """Let it in if it is settled; else why it is not. One look: it may settle at any moment."""
+        arrival = self._waiting.get(target)
+        why = None if arrival is None else self._unready(arrival)
+        if arrival is not None and why is None:
+            del self._waiting[target]
+            self._arrive(arrival)
+        return why
 
     def await_all(self, watches: tuple[Watch, ...], lost: set[Target]) -> Failures:
         """Wait until all are in, but for those that can't come; what went wrong, and what did not.
@@ -116,11 +122,11 @@ class Arrivals:
         seconds = self._node.settings.vf_timeout
         with suppress(WaitTimeout):
             wait_until_clear(lambda: self._missing(lost), *watches, what="pods", timeout=seconds)
-        for arrival in self._waiting.values():
-            why = self._unready(arrival)
+        for target in list(self._waiting):
+            why = self._still_out(target)
             if why is not None:
-                self._node.given_up[arrival.target] = why
-                self.failures.append((arrival.target, f"{why} after {seconds:g} s"))
+                self._node.given_up[target] = why
+                self.failures.append((target, f"{why} after {seconds:g} s"))
         self._waiting.clear()
         for inode in list(self._stacked):
             self._stack(inode, everything=True)
@@ -160,14 +166,11 @@ class Arrivals:
                 self.failures += add_stacked(inside, neighbours) if neighbours else []
         return list(map(target_name, self._to_greet))
 
-    def _missing(self, lost: set[Target]) -> Iterator[str]:
-        self._looked_at = None  # here each look is at all
-        for _ in self.let_in():
-            pass
+    def _missing(self, lost: set[Target]) -> list[str]:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
             del self._waiting[target]
-        reasons = (self._unready(arrival) for arrival in self._waiting.values())
-        yield from (why for why in reasons if why is not None)
+        reasons = (self._still_out(target) for target in list(self._waiting))
+        return [why for why in reasons if why is not None]
 
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:

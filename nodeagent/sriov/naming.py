@@ -1,13 +1,14 @@
-"""RDMA devices given their names, once they are there and udev has finished with them."""
+"""RDMA devices named, once they are there and udev has finished with them, and moved to pods."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import udev
 from nodeagent.kernel.events import Watch, wait_until_clear
-from nodeagent.sriov.actions import SetRdma
+from nodeagent.kernel.netns import NamespaceGone, entered
+from nodeagent.sriov.actions import MoveRdma, SetRdma
 from nodeagent.sriov.failures import Failures, target_of, timed_out
 from nodeagent.sriov.node import Node, Target, target_name
 from nodeagent.sriov.plan import TEMPORARY_NAME
@@ -18,7 +19,12 @@ def name_rdma_devices(
 ) -> Failures:
     """Rename them, by a third name where another one has the wanted name and is to get its own."""
     wanted = {target_of(action): action.name for action in actions}
-    awaited = [target for target in wanted if target not in lost or node.is_bound(target)]
+    away = node.sysfs.rdma_devices_elsewhere()
+    awaited = [
+        target
+        for target in wanted
+        if (target not in lost or node.is_bound(target)) and node.device_of(target) not in away
+    ]
     failures = _await_devices(node, awaited, watches)
     names = node.rdma_names(wanted)
     try:
@@ -45,6 +51,37 @@ def name_rdma_devices(
         for (target, _, name), error in zip(moves, results, strict=True)
         if error is not None
     ]
+
+
+def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
+    """Take them to the namespaces that they were in, each by its name, which it has by now."""
+    failures: Failures = []
+    for action in actions:
+        title = f"{target_name(target_of(action))}: RDMA device {action.name}"
+        try:
+            with node.namespaces.opened(action.namespace) as fd, node.rdma() as rdma:
+                index = rdma.indexes().get(action.name)
+                refused = None if index is None else rdma.give(index, fd)
+                is_lost = index is None and action.name not in _names_in(node, fd)
+        except NamespaceGone as gone:
+            failures.append((target_of(action), f"{title}: {action.namespace}: {gone.message}"))
+        except (KernelError, OSError) as error:
+            text = error.message if isinstance(error, KernelError) else reason(error)
+            failures.append((target_of(action), f"{title}: {text}"))
+        else:
+            if is_lost:
+                failures.append((target_of(action), f"{title} is not here"))
+            if refused is not None:
+                text = f"cannot be in {action.namespace}: {reason(refused)}"
+                failures.append((target_of(action), f"{title} {text}"))
+    return failures
+
+
+def _names_in(node: Node, namespace: int) -> Collection[str]:
+    with entered(namespace):
+        there = node.rdma()
+    with there:
+        return there.indexes().keys()
 
 
 def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, ...]) -> Failures:

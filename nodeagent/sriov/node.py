@@ -218,7 +218,8 @@ class Node:
         def make(link: Link, ethtool: SettingsByIndex, told: Told) -> Netdev:
             return _netdev_of(link, Looked(ethtool, told))
 
-        found = inside.find(self.namespaces, missing, make, self.proc)
+        elsewhere = self.sysfs.rdma_devices_elsewhere()
+        found = inside.find(self.namespaces, missing, make, self.proc, rdma=elsewhere)
 
         def placed(pf: Pf, vf: Vf) -> Vf:
             place = found.places.get((pf.handle.bus, vf.address or ""))
@@ -514,6 +515,8 @@ def _netdev_of(link: Link, looked: Looked) -> Netdev:
         altnames=link.altnames,
         promisc=link.promisc,
         allmulti=link.allmulti,
+        arp=link.arp,
+        multicast=link.multicast,
         txqueuelen=link.txqueuelen,
         group=link.group,
         alias=link.alias,

@@ -16,6 +16,7 @@ from nodeagent.sriov.actions import (
     AddStacked,
     BindVf,
     InPod,
+    MoveRdma,
     MoveVf,
     SetEthtool,
     SetLink,
@@ -28,12 +29,14 @@ from nodeagent.sriov.devices import await_functions, write_devices
 from nodeagent.sriov.failures import Failures
 from nodeagent.sriov.links import set_links, set_vfs
 from nodeagent.sriov.moving import Arrivals
-from nodeagent.sriov.naming import name_rdma_devices
+from nodeagent.sriov.naming import move_rdma_devices, name_rdma_devices
 from nodeagent.sriov.node import Node, Target
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool, set_sysctls
 
-IN_BATCHES: Final = (SetVf, SetLink, SetEthtool, SetSysctls, SetRdma, AddStacked, MoveVf, InPod)
+IN_BATCHES: Final = (
+    *(SetVf, SetLink, SetEthtool, SetSysctls, SetRdma, AddStacked, MoveVf, MoveRdma, InPod),
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,8 @@ def _perform_stage(
     rdma_actions = [action for action in stage.actions if isinstance(action, SetRdma)]
     if rdma_actions:
         failures += name_rdma_devices(node, rdma_actions, watches, lost)
+    rdma_moves = [action for action in stage.actions if isinstance(action, MoveRdma)]
+    failures += move_rdma_devices(node, rdma_moves)
     link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
     if link_actions:
         failures += set_links(node, link_actions, watches, lost)

@@ -81,6 +81,8 @@ FRESH_LINK: Final[dict[str, object]] = {
     "altnames": (),
     "promisc": False,
     "allmulti": False,
+    "arp": True,
+    "multicast": True,
     "txqueuelen": 1000,
     "group": 0,
     "alias": "",

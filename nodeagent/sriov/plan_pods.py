@@ -11,7 +11,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from nodeagent.sriov import sysctls
-from nodeagent.sriov.actions import AddStacked, InPod, MoveVf, SetEthtool, SetLink, SetSysctls
+from nodeagent.sriov.actions import (
+    AddStacked,
+    InPod,
+    MoveRdma,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetSysctls,
+)
 from nodeagent.sriov.ethtool import to_set
 from nodeagent.sriov.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
 from nodeagent.sriov.namespaces import Namespace
@@ -20,12 +28,13 @@ from nodeagent.sriov.stack import Stack, Stacked, renamed, roots, stands_on
 
 MOVE: Final = "move VFs"
 SET_UP: Final = "set up in pods"
+MOVE_RDMA: Final = "move RDMA devices"
 
 LinkChanges = Callable[[Netdev, Netdev | None], dict[str, Any]]
 Known = Callable[[Pf, Vf], Vf | None]
 """A VF as it is now; None where it, or its interface, is made anew."""
 
-Step = tuple[str, MoveVf | InPod]
+Step = tuple[str, MoveVf | MoveRdma | InPod]
 
 
 def pod_actions(
@@ -49,6 +58,9 @@ def pod_actions(
                 carrier = vf.inside.carrier
                 yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
+            device = vf.inside.rdma
+            if device is not None and (place is None or place.rdma is None):
+                yield MOVE_RDMA, MoveRdma(*target, bare, device)
             inner: list[SetLink | SetEthtool | SetSysctls | AddStacked]
             now_there = namespace if place is None else have.namespace(place.namespace)
             values = sysctls.to_set(

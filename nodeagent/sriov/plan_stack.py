@@ -15,6 +15,7 @@ from nodeagent.sriov.stack import (
     Child,
     Membership,
     Neighbour,
+    Qdisc,
     Route,
     Stack,
     Stacked,
@@ -30,6 +31,7 @@ STAGE_OF: Final = {
     Address: "add addresses",
     Neighbour: "add neighbours",
     Route: "add routes",
+    Qdisc: "add qdiscs",
 }
 
 

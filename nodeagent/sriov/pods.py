@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nodeagent.sriov.model import DeviceHandle, NodeState, Vf
+from nodeagent.sriov.model import DeviceHandle, NodeState, RdmaDevice, Vf
 from nodeagent.sriov.namespaces import Namespace
 
 
@@ -43,8 +43,10 @@ def without(state: NodeState, gone: Mapping[int, str]) -> tuple[NodeState, tuple
     )
 
     def stripped(vf: Vf) -> Vf:
-        lost = vf.inside is not None and vf.inside.namespace in gone
-        return dataclasses.replace(vf, inside=None) if lost else vf
+        if vf.inside is None or vf.inside.namespace not in gone:
+            return vf
+        device = None if vf.inside.rdma is None else RdmaDevice(vf.inside.rdma)
+        return dataclasses.replace(vf, inside=None, rdma=device)
 
     pfs = tuple(dataclasses.replace(pf, vfs=tuple(map(stripped, pf.vfs))) for pf in state.pfs)
     kept = tuple(each for each in state.namespaces if each.inode not in gone)

@@ -2,7 +2,8 @@
 
 A device of the NIC itself (mlx5_ib) comes again with its function, under a name of the kernel's or
 of udev's choice. One in software (rdma_rxe) that somebody made on a netdev dies with that, and is
-not made again: where there is one all the same, it gets its name.
+not made again: where there is one all the same, it gets its name. One that is in a pod is called
+what it was before it goes there; one that is there already is the pod's to name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nodeagent.sriov.actions import SetRdma
-from nodeagent.sriov.model import NodeState, Pf, RdmaDevice
+from nodeagent.sriov.model import NodeState, Pf, RdmaDevice, Vf
 
 Function = tuple[Pf, int | None]
 
@@ -19,6 +20,8 @@ def actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, SetRdma]]:
     """Stage and action for each device whose name is another, or that is yet to come."""
     for pf in want.pfs:
         for index, device in _devices(pf):
+            if _is_in_a_pod(have, pf, index):
+                continue
             now = _now(have, pf, index)
             if (now is None and device.soft) or (now is not None and now.name == device.name):
                 continue
@@ -48,11 +51,26 @@ def _devices(pf: Pf) -> Iterator[tuple[int | None, RdmaDevice]]:
     if pf.rdma is not None:
         yield None, pf.rdma
     for vf in pf.vfs:
-        if vf.rdma is not None:
-            yield vf.index, vf.rdma
+        if (device := _of_vf(vf)) is not None:
+            yield vf.index, device
+
+
+def _is_in_a_pod(have: NodeState, pf: Pf, index: int | None) -> bool:
+    known = have.pf(pf.handle)
+    vf = None if known is None or index is None else known.vf(index)
+    return vf is not None and vf.inside is not None and vf.inside.rdma is not None
+
+
+def _of_vf(vf: Vf) -> RdmaDevice | None:
+    """Here, or where its interface is."""
+    if vf.inside is not None and vf.inside.rdma is not None:
+        return RdmaDevice(vf.inside.rdma)
+    return vf.rdma
 
 
 def _now(have: NodeState, pf: Pf, index: int | None) -> RdmaDevice | None:
     known = have.pf(pf.handle)
-    owner = known if known is None or index is None else known.vf(index)
-    return None if owner is None else owner.rdma
+    if known is None or index is None:
+        return None if known is None else known.rdma
+    vf = known.vf(index)
+    return None if vf is None else vf.rdma

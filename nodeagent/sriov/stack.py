@@ -23,6 +23,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Final
 
 U32: Final = 0xFFFFFFFF
+IFNAMSIZ: Final = 16
+QDISC_ROOT: Final = 0xFFFFFFFF
+QDISC_MAJOR: Final = 0xFFFF0000
 CHILD_KINDS: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 MASTER_KINDS: Final = ("bond", "bridge", "team", "vrf")
 
@@ -230,16 +233,48 @@ class Route:
         return ":" in self.dst
 
 
-Stacked = Child | Membership | Address | Neighbour | Route
+@dataclass(frozen=True)
+class Qdisc:
+    """A queueing discipline that somebody made (tc(8)).
+
+    `handle` and `parent` are the kernel's numbers (major << 16 | minor; `QDISC_ROOT`); `options` is
+    TCA_OPTIONS in hexadecimal digits, which only its kind understands.
+    """
+
+    dev: str
+    kind: str
+    handle: int
+    parent: int
+    options: str = ""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, U32, "handle", "parent")
+        bytes.fromhex(self.options)
+        if not self.kind.isprintable() or not 0 < len(self.kind) < IFNAMSIZ:
+            raise ValueError(f"{self.kind!r} is no kind of qdisc")
+
+    def __str__(self) -> str:
+        options = f" with {self.options}" if self.options else ""
+        return f"{self.place}{self.kind}{options}"
+
+    @property
+    def place(self) -> str:
+        """Where it hangs and what it is called, in tc(8)'s words: `root handle 8001: `."""
+        parent = f"parent {self.parent >> 16:x}:{self.parent & 0xFFFF:x}"
+        where = "root" if self.parent == QDISC_ROOT else parent
+        return f"{where} handle {self.handle >> 16:x}: "
+
+
+Stacked = Child | Membership | Address | Neighbour | Route | Qdisc
 
 
 @dataclass(frozen=True)
 class Stack:
     """All that is stacked on our netdevs.
 
-    `children` with parents first, the rest in the kernel's order, which for addresses means
-    something (primary and secondary). `lost` is in words: what dies with our netdevs and is not put
-    back.
+    `children` and `qdiscs` with parents first, the rest in the kernel's order, which for addresses
+    means something (primary and secondary). `lost` is in words: what dies with our netdevs and is
+    not put back.
     """
 
     children: tuple[Child, ...] = ()
@@ -247,6 +282,7 @@ class Stack:
     addresses: tuple[Address, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     routes: tuple[Route, ...] = ()
+    qdiscs: tuple[Qdisc, ...] = ()
     lost: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -262,6 +298,7 @@ class Stack:
         yield from self.addresses
         yield from self.neighbours
         yield from self.routes
+        yield from self.qdiscs
 
 
 def devices_of(thing: Stacked) -> tuple[str, ...]:

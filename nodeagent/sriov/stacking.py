@@ -18,6 +18,7 @@ from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import stack_messages as messages
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
+from nodeagent.kernel.qdiscs import qdisc_message
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
@@ -28,6 +29,7 @@ from nodeagent.sriov.stack import (
     Child,
     Membership,
     Neighbour,
+    Qdisc,
     Route,
     Stacked,
     devices_of,
@@ -203,7 +205,8 @@ def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
     addresses = [thing for thing in by_thing if isinstance(thing, Address)]
     routes = [thing for thing in by_thing if isinstance(thing, Route)]
     rest = [thing for thing in by_thing if isinstance(thing, Neighbour)]
-    things = (rest, messages.in_order(addresses), messages.gateways_last(routes))
+    queues = [thing for thing in by_thing if isinstance(thing, Qdisc)]
+    things = (queues, rest, messages.in_order(addresses), messages.gateways_last(routes))
     return [[by_thing[thing] for thing in group] for group in things if group]
 
 
@@ -215,6 +218,8 @@ def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearra
             return messages.neighbour_message(thing, indexes[thing.dev])
         case Route():
             return messages.route_message(thing, indexes, now)
+        case Qdisc():
+            return qdisc_message(thing, indexes[thing.dev])
         case Child() | Membership():
             raise AssertionError("these take several messages: _make_children(), _join()")
 

@@ -42,7 +42,7 @@ def parts_of(chosen: Chosen) -> Parts:
         {
             "kernel": kernel_part.key,
             "compiler": chosen.compiler,
-            "recipe": _files("modules.py", "lab_eoi.c", "mlx5_holder.c"),
+            "recipe": _files("modules.py", "lab_eoi.c", "lab_ib.c", "mlx5_holder.c"),
         },
     )
     debian = Artefact(

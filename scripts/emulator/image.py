@@ -18,7 +18,7 @@ MODULES = """
     ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
     8021q dummy veth macvlan macvtap ipvlan bridge bonding team team_mode_activebackup vrf ifb
-    sch_ingress sch_htb sch_prio sch_fq sch_fq_codel sch_mqprio
+    sch_ingress sch_htb sch_prio sch_fq sch_fq_codel sch_mqprio sch_tbf sch_sfq sch_codel sch_netem
     cls_flower cls_matchall cls_u32 cls_basic act_mirred act_gact act_vlan
     psample macsec tls mlxfw pci-hyperv-intf vdpa nfnetlink xt_conntrack
 """
@@ -85,7 +85,7 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     if compressed:
         runner.run("xz", "-d", *compressed, what="decompressing the kernel's modules")
     (target / "updates").mkdir()
-    for name in ("netdevsim", "lab_eoi"):
+    for name in ("netdevsim", "lab_eoi", "lab_ib"):
         shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
     for name in ("mlx5_core", "mlx5_holder"):
         shutil.copy(parts.modules / "A" / f"{name}.ko", target / "updates")

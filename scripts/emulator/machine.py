@@ -14,6 +14,8 @@ from emulator.qmp import Qmp
 
 EMULATION = ("-accel", "tcg,thread=multi,tb-size=512", "-smp", "2")
 """A thread of the host for each of two processors; its clock is the host's."""
+IOMMU = ("-device", "intel-iommu,intremap=off")
+"""For vfio-pci; what is tried in virtual time needs none."""
 VIRTUAL_TIME = (
     *("-accel", "tcg,thread=single,tb-size=512", "-smp", "1"),
     *("-icount", "shift=1,sleep=off"),
@@ -36,6 +38,8 @@ KERNEL_ARGUMENTS = " ".join(
         "tsc=unstable",
         # The firmware leaves no room for VF BARs behind the root ports; the kernel finds it.
         "pci=realloc",
+        # An IOMMU for vfio-pci; what is not passed through does without its translation.
+        "intel_iommu=on iommu=pt",
         # A panic, or the NMI sent to a stalled machine, shows where every processor is.
         "panic=-1 oops=panic panic_print=0x40 unknown_nmi_panic sysrq_always_enabled",
     )
@@ -85,7 +89,7 @@ def command_line(options: Options, image: Path, files: Path, ports: dict[str, in
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none"),
         # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
         *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
-        *(VIRTUAL_TIME if options.virtual_time else EMULATION),
+        *(VIRTUAL_TIME if options.virtual_time else (*EMULATION, *IOMMU)),
         *("-m", f"{options.memory}"),
         # A panic ends in a paused machine that can still be looked at.
         *("-action", "reboot=shutdown,shutdown=pause"),

@@ -1,4 +1,4 @@
-"""The modules that Debian does not have: netdevsim, lab_eoi, three builds of our mlx5_core.
+"""The modules that Debian does not have: netdevsim, lab_eoi, lab_ib, three builds of our mlx5_core.
 
 The stand-in is Debian's igb and igbvf built as one module named mlx5_core, so that PFs and VFs both
 bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. Its builds A, B and C differ in
@@ -16,7 +16,8 @@ from emulator.host import LabError, Runner, say
 from emulator.kernel import headers_of
 from emulator.packages import Chosen
 
-MENDER = Path(__file__).parent / "lab_eoi.c"
+OURS = tuple(Path(__file__).parent / name for name in ("lab_eoi.c", "lab_ib.c"))
+"""Modules of one file each, which says what it is for."""
 HOLDER = Path(__file__).parent / "mlx5_holder.c"
 
 IGB = (
@@ -56,12 +57,13 @@ PING = (
 
 
 def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
-    """Make netdevsim, lab_eoi, and the stand-in's A, B, C: each NAME/MODULE.ko in the directory."""
+    """Make netdevsim, ours, and the stand-in's A, B, C: each NAME/MODULE.ko in the directory."""
     say("modules: netdevsim, and the stand-in for mlx5_core in builds A, B and C")
     drivers = kernel / "source" / "drivers" / "net"
     work = directory / "work"
     shutil.copytree(drivers / "netdevsim", work / "first" / "netdevsim")
-    _mender(work / "first" / "lab_eoi")
+    for source in OURS:
+        _own(source, work / "first" / source.stem)
     _stand_in(drivers / "ethernet" / "intel", work / "first" / "A", "A")
     for directory_of, name in (("second", "B"), ("third", "C")):
         _stand_in(drivers / "ethernet" / "intel", work / directory_of / name, name)
@@ -86,11 +88,10 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
     shutil.rmtree(work)
 
 
-def _mender(directory: Path) -> None:
-    """Our own module, against a fault of the emulator's; lab_eoi.c says which."""
+def _own(source: Path, directory: Path) -> None:
     directory.mkdir()
-    shutil.copy(MENDER, directory)
-    (directory / "Makefile").write_text("obj-m := lab_eoi.o\n")
+    shutil.copy(source, directory)
+    (directory / "Makefile").write_text(f"obj-m := {source.stem}.o\n")
 
 
 def _stand_in(intel: Path, directory: Path, name: str) -> None:

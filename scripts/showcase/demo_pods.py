@@ -19,7 +19,7 @@ from pathlib import Path
 from showcase import vfs
 from showcase.demo import READY, SETTINGS, WORK, Stage, shortened, srcversions
 from tests.support import lab
-from tests.support.pods import Pings, Pod, Stream
+from tests.support.pods import Pings, Pod, Stream, seconds_of_a_scan
 
 PLACES: tuple[tuple[int, int, int, str], ...] = (
     *((1, index, index, "net1") for index in range(6)),
@@ -53,7 +53,18 @@ def main(stage: Stage) -> int:
         stage.check("the ready flag is there", READY.exists())
         installed, loaded = srcversions()
         stage.check("the driver on disk is the one that runs", installed == loaded)
+        stage.title("What it costs to find those that matter among a hundred network namespaces")
+        crowd(stage)
     return stage.verdict()
+
+
+def crowd(stage: Stage) -> None:
+    """A hundred namespaces in all, each asked whether it has hardware."""
+    lab.sh("for n in $(seq 91); do ip netns add other$n; done")
+    count, seconds = seconds_of_a_scan()
+    lab.sh("for n in $(seq 91); do ip netns delete other$n; done")
+    stage.line(f"  {count} namespaces: {seconds:.3f} s, {1000 * seconds / count:.1f} ms each")
+    stage.check("all hundred were asked", count == 100)
 
 
 def set_up(stage: Stage, pods: list[Pod]) -> None:

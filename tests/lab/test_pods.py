@@ -10,9 +10,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,8 +21,17 @@ import pytest
 from nodeagent.settings import Settings
 from nodeagent.sriov.node import Node
 from tests.support import lab
-from tests.support.lab import PF1, PF2, RUN, Nodeagent, State
-from tests.support.pods import LEAST, Pings, Pod, Stream, home, write_least
+from tests.support.lab import PCI, PF1, PF2, RUN, Nodeagent, State
+from tests.support.pods import (
+    LEAST,
+    Announcements,
+    Pings,
+    Pod,
+    Stream,
+    home,
+    seconds_of_a_look,
+    write_least,
+)
 
 SHARE: Final = 1.2
 """Of the time for which pods are cut off when a script does the least that is still right."""
@@ -73,7 +81,7 @@ def scene(no_vfs: None) -> Iterator[Scene]:
                 f"route add 172.{16 + index}.{pf}.0/24 via 10.{pf}.0.99",
             )
         pods[0].ip(
-            "link set net1 mtu 1600 txqueuelen 500 alias tenant",
+            "link set net1 mtu 1600 multicast off txqueuelen 500 alias tenant",
             "link property add dev net1 altname first-network",
             "link add link net1 name net1.5 type vlan id 5",
             "address add 10.5.0.1/24 dev net1.5",
@@ -83,6 +91,8 @@ def scene(no_vfs: None) -> Iterator[Scene]:
             "neighbour add 10.1.0.77 lladdr 02:77:00:00:00:01 dev net1",
             "route add fd00:77::/64 via fd00:1::99",
         )
+        pods[0].sh("tc qdisc add dev net1 root handle 8: fq limit 999 flow_limit 77")
+        pods[0].sh("tc qdisc add dev net1.5 root tbf rate 5mbit burst 20kb latency 50ms")
         pods[0].sh("sysctl -qw net/ipv4/conf/net1/rp_filter=2 net/ipv4/conf/net1.5/proxy_arp=1")
         lab.settle()
         yield Scene(pods, vfs, lab.read(), [pod.read() for pod in pods])
@@ -96,8 +106,11 @@ def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path
     other = Stream(scene.pods[0], scene.pods[7], "10.2.0.3", 7002)
     probe = f"10.1.0.2@{scene.pods[0].path}"
     write_least(tmp_path / "least", scene.vfs, held_by_pfs(scene.node))
-    pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload", "--probe", probe))
+    macs = dict(announced_by(scene))
+    with Announcements(tmp_path) as announced:
+        pings = gaps_of(scene, tmp_path, lambda: nodeagent.call("reload", "--probe", probe))
     assert lab.loaded() == wanted
+    assert {f"{mac} {address}" for address, mac in macs.items()} <= announced.heard
     assert stream.finish() > 0
     assert other.finish() > 0
     assert scene.now() == scene.inside
@@ -125,6 +138,16 @@ def gaps_of(scene: Scene, directory: Path, do: Callable[[], object]) -> dict[str
         lab.sh("sleep 3")
     assert max(each["silent"] for each in pings.told.values()) < 1
     return pings.gaps
+
+
+def announced_by(scene: Scene) -> Iterator[tuple[str, str]]:
+    """Each address of a VF's own interface in a pod, and the MAC."""
+    for pod, inside in zip(scene.pods, scene.inside, strict=True):
+        assert pod.process.poll() is None
+        for link in inside["address"]:
+            if link["ifname"] in {"net1", "net2"}:
+                own = [each["local"] for each in link["addr_info"] if each["scope"] == "global"]
+                yield from ((address, link["address"]) for address in own)
 
 
 def do_the_least(directory: Path) -> None:
@@ -157,14 +180,21 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
 ) -> None:
     """Deleted, replaced by another with its number, out of processes, a name taken, and a good one.
 
-    What can be done is done, the rest is said; with the cause gone the next start finishes.
+    And a VF that a process has through VFIO, which is lost to it: that has to be accepted. What can
+    be done is done, the rest is said; with the cause gone the next start finishes.
     """
-    lab.create_vfs(PF1, 5)
+    lab.create_vfs(PF1, 6)
     deleted, replaced, left, taken, good = pods = [Pod() for _ in range(5)]
+    cache = tmp_path / "cni-cache"
     for index, pod in enumerate(pods):
+        cache.write_text(
+            json.dumps(recorded_by_the_cni(lab.vf(PF1, index)))
+        )  # the good one's stays
         pod.take(lab.vf(PF1, index), "net1")
         pod.ip(f"address add 10.1.0.{index + 1}/24 dev net1", "link set net1 up")
     good.ip("link add br0 type bridge", "link set net1 master br0", "link set br0 up")
+    machine = lab.vf(PF1, 5)
+    lab.give_to("vfio-pci", machine)
     here = {index: lab.read()[PF1]["vfs"][index]["told by its PF"] for index in range(5)}
     inside = {pod: pod.read() for pod in (taken, good)}
     number, fd = replaced.inode, os.open(left.path, os.O_RDONLY)
@@ -173,7 +203,14 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
     lab.hook("post-stop", "\n".join(meanwhile))
     lab.put_other_build_on_disk()
     try:
-        failed = nodeagent.call("reload", status=1)
+        with in_a_pod(open_vfio(machine)) as holder:
+            refused = nodeagent.call("reload", status=1)
+            told = f"VF 5 ({machine}, vfio-pci, python3 (pid {holder.pid} in pod {UID}) holds"
+            assert told in refused.log
+            assert lab.restarts() == []
+            failed = nodeagent.call("reload", POD_LOSSES="accept", status=1)
+        lost = _notes(nodeagent, "pod-interface-lost")
+        assert [(each["uid"], told in each["message"]) for each in lost] == [(UID, True)]
         assert good.read() == inside[good]
         # out of processes, but open here
         there = f"nsenter --net=/proc/{os.getpid()}/fd/{fd}"
@@ -199,22 +236,62 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
         for index in (0, 1):
             assert f"pci/{PF1} vf {index}: was net1 in a namespace (sleep, pid" in done.log
         assert nodeagent.ready.exists()
-        delete_as_the_cni_does(good, PF1, 4, NAMES.format(4))
+        delete_as_the_cni_does(good, json.loads(cache.read_text()))
     finally:
         os.close(fd)
         lab.sh(f"pkill -9 -x sleep || true; rm -f {RUN}/newcomer")
 
 
 NAMES: Final = "enp1s0v{}"
+UID: Final = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
 
 
-def delete_as_the_cni_does(pod: Pod, pf: str, index: int, recorded: str) -> None:
-    """SR-IOV CNI's DEL, by what its cache recorded: PF, index, and the name on the host."""
-    pod.ip("link set net1 nomaster", "link set net1 down", f"link set net1 name {recorded}")
-    pod.ip(f"link set {recorded} netns 1")
+def _notes(nodeagent: Nodeagent, name: str) -> list[State]:
+    lines = (nodeagent.state_dir / "journal.jsonl").read_text().splitlines()
+    return [each["facts"] for each in map(json.loads, lines) if each.get("name") == name]
+
+
+def open_vfio(vf: str) -> list[str]:
+    """What a virtual machine does first: it has the VF's IOMMU group open."""
+    group = (PCI / vf / "iommu_group").resolve().name
+    code = f"import sys; held = open('/dev/vfio/{group}', 'rb+', 0); print(flush=True); input()"
+    return [sys.executable, "-c", code]
+
+
+@contextmanager
+def in_a_pod(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a kubelet's cgroup, once it has said something."""
+    tree = RUN / "cgroup"
+    group = tree / f"kubepods-pod{UID.replace('-', '_')}.slice"
+    lab.sh(f"mkdir -p {tree}; mount -t cgroup2 none {tree}; mkdir {group}")
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process
+    finally:
+        process.communicate(b"\n")
+        lab.sh(f"rmdir {group}; umount {tree}; rmdir {tree}")
+
+
+def recorded_by_the_cni(vf: str) -> State:
+    """What SR-IOV CNI keeps of a VF below /var/lib/cni/sriov until its DEL."""
+    function = PCI / vf
+    master = (function / "physfn").resolve()
+    index = next(n for n in range(7) if (master / f"virtfn{n}").resolve() == function.resolve())
+    names = {"hostIFNames": lab.name(vf), "contIFNames": "net1", "master": lab.name(master.name)}
+    return {"deviceID": vf, "vfID": index, **names}
+
+
+def delete_as_the_cni_does(pod: Pod, cached: State) -> None:
+    """SR-IOV CNI's DEL, by its cache alone: rename, move to the host, reset; all is as recorded."""
+    name, inside = cached["hostIFNames"], cached["contIFNames"]
+    pod.ip(f"link set {inside} nomaster", f"link set {inside} down")
+    pod.ip(f"link set {inside} name {name}", f"link set {name} netns 1")
     reset = "mac 00:00:00:00:00:00 vlan 0 spoofchk on trust off"
-    lab.ip(f"link set {lab.name(pf)} vf {index} {reset}")
-    assert lab.name(lab.vf(pf, index)) == recorded
+    lab.ip(f"link set {cached['master']} vf {cached['vfID']} {reset}")
+    assert recorded_by_the_cni(cached["deviceID"]) == cached
 
 
 def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: None) -> None:
@@ -224,12 +301,11 @@ def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: 
         one.take(lab.vf(PF1, 0), "net1")
         lab.sh("ip netns add blue")
         lab.ip(f"link set {lab.name(lab.vf(PF1, 1))} netns blue name net1")
-        node.observe()
-        few = _seconds(node)
+        few = seconds_of_a_look(node)
         # the one that matters is the last that is looked into
         lab.sh("for n in $(seq 97); do ip netns add other$n; done; ip netns add last")
         lab.sh("ip -n blue link set net1 netns last")
-        many = _seconds(node)
+        many = seconds_of_a_look(node)
         (pf,) = (pf for pf in node.observe().pfs if pf.vfs)
         assert [vf.inside and vf.inside.netdev.name for vf in pf.vfs] == ["net1", "net1"]
         told = f"a look with 2 namespaces {few:.3f} s, with 100 {many:.3f} s"
@@ -246,12 +322,6 @@ def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: 
         assert accepted.wait() == 0
         (finding,) = (f for f in json.loads(accepted.output())["findings"] if f["check"] == "pods")
         assert finding["what"] == unseen
-
-
-def _seconds(node: Node) -> float:
-    began = time.monotonic()
-    node.observe()
-    return time.monotonic() - began
 
 
 def _reuse(inode: int) -> str:

@@ -54,7 +54,7 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"""
         tc qdisc add dev {PF} root handle 7: prio
         tc qdisc add dev {PF} clsact
-        tc filter add dev {PF} ingress matchall action pass
+        tc filter add dev {PF} parent 7: matchall classid 7:1
         bridge fdb add 02:00:00:00:00:07 dev {PORT} master static vlan 1
         bridge fdb add 02:00:00:00:00:08 dev {PF} self
         bridge mdb add dev br7 port {PORT} grp 239.9.9.9 permanent vid 1
@@ -65,8 +65,8 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
     log = nodeagent.call("reload", ALLOW_UPLINK_RELOAD="true").log
     lab.ip("link delete br7")
     for lost in (
-        f"qdisc prio 7: on {PF}, with its filters",
-        f"qdisc clsact ffff: on {PF}, with its filters",
+        f"qdisc prio 7: on {PF}, with its classes and filters",
+        f"qdisc clsact ffff: on {PF}, with its classes and filters",
         f"nexthop id 7 on {PF}",
         "route 203.0.113.0/24 with nexthop id",
         f"static FDB entry 02:00:00:00:00:07 on {PORT} vlan 1",

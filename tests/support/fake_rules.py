@@ -19,7 +19,10 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
 from tests.support.fake_kernel import DRIVER, ZERO, FakeKernel, FakePf
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
-LINK_ORDER = ("mac", "mtu", "group", "name", "alias", "up", "promisc", "allmulti", "txqueuelen")
+LINK_ORDER = (
+    *("mac", "mtu", "group", "name", "alias", "up", "promisc", "allmulti", "arp", "multicast"),
+    "txqueuelen",
+)
 FOREVER = 1_000_000
 
 

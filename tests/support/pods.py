@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+from nodeagent.kernel.netns import Namespaces
+from nodeagent.sriov.inside import Room
+from nodeagent.sriov.node import Node
 from tests.support import lab
 from tests.support.lab import PATIENCE, PCI
 
@@ -81,6 +86,8 @@ class Pod:
             what: json.loads(self.sh(f"ip -d -j {what}") or "[]")
             for what in ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
         }
+        queues = self.sh("tc -d qdisc show").splitlines()
+        told["qdisc"] = [re.sub(r" refcnt \d+", "", each) for each in queues if " 0: " not in each]
         told["address"] = [each for each in told["address"] if each["ifname"] != "lo"]
         return {what: _sorted(map(_kept, each)) for what, each in told.items()}
 
@@ -174,6 +181,49 @@ class Pings:
         self._process.terminate()
         assert self._process.wait(PATIENCE) == 0
         self.told = json.loads(self._result.read_text())
+
+
+def seconds_of_a_look(node: Node) -> float:
+    """The shortest of three, after one that fills what is remembered."""
+    node.observe()
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        node.observe()
+        times.append(time.monotonic() - began)
+    return min(times)
+
+
+def seconds_of_a_scan() -> tuple[int, float]:
+    """How many namespaces there are, and how long it takes to find and to ask each of them."""
+    namespaces, times = Namespaces(), []
+    for _ in range(3):
+        began = time.monotonic()
+        found = namespaces.scan()
+        for inode, holders in found.items():
+            with namespaces.seen(inode, holders) as fd, Room.open(fd) as room:
+                room.rtnl.has_hardware()
+        times.append(time.monotonic() - began)
+    return len(found), min(times)
+
+
+class Announcements:
+    """What is announced to the host, until the `with` block ends; then `heard`: "MAC ADDRESS"."""
+
+    def __init__(self, directory: Path) -> None:
+        self._result = directory / "announced.json"
+        self.heard: set[str] = set()
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, str(TRAFFIC), "announced", str(self._result)]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        _await_word(self._process, "listening")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(PATIENCE) == 0
+        self.heard = set(json.loads(self._result.read_text()))
 
 
 class Stream:

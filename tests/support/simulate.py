@@ -49,6 +49,7 @@ from nodeagent.sriov.stack import (
     Child,
     Membership,
     Neighbour,
+    Qdisc,
     Route,
     Stack,
     Stacked,
@@ -62,6 +63,7 @@ FIELDS = {
     Address: "addresses",
     Neighbour: "neighbours",
     Route: "routes",
+    Qdisc: "qdiscs",
 }
 
 FRESH_ETHTOOL = (

@@ -22,11 +22,13 @@ from nodeagent.sriov.model import (
     Vf,
 )
 from nodeagent.sriov.stack import (
+    QDISC_ROOT,
     Address,
     Child,
     Membership,
     Neighbour,
     Nexthop,
+    Qdisc,
     Route,
     Stack,
 )
@@ -84,6 +86,8 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
         altnames=draw(st.sampled_from(((), (f"{name}-alt",), (f"{name}-alt", f"{name}-b")))),
         promisc=draw(st.booleans()),
         allmulti=draw(st.booleans()),
+        arp=draw(st.booleans()),
+        multicast=draw(st.booleans()),
         txqueuelen=draw(st.sampled_from((0, 1000, 5000))),
         group=draw(st.sampled_from((0, 7))),
         alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),
@@ -204,6 +208,10 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
         routes=tuple(
             Route("10.7.0.0/16", (Nexthop(name), Nexthop(up[0], "10.0.0.9", 2)), 100 + n)
             for n, name in enumerate(_some(draw, up))
+        ),
+        qdiscs=tuple(
+            Qdisc(name, "fq", 0x10000, QDISC_ROOT, draw(st.sampled_from(("", "08000100a0860100"))))
+            for name in _some(draw, devices)
         ),
     )
 

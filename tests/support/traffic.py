@@ -1,6 +1,7 @@
 """Traffic between pods, by processes of its own: echoes that are counted, streams that are checked.
 
     python3 traffic.py ping RESULT PID:ADDRESS ...   until SIGTERM: an echo each INTERVAL, by each
+    python3 traffic.py announced RESULT              until SIGTERM: who says what address it has
     python3 traffic.py receive PORT                  one stream; answers its SHA-256
     python3 traffic.py send ADDRESS PORT             until SIGTERM; 0 if the answer is right
 
@@ -23,12 +24,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 INTERVAL = 0.05
 BLOCK = 4096
 PACE = 0.02
 """Seconds between two blocks of a stream."""
+
+ETH_P_ALL = 3
+ETH_P_ARP, ETH_P_IPV6 = b"\x08\x06", b"\x86\xdd"
+ICMPV6, ADVERTISEMENT, ALL_NODES = 58, b"\x88", ip_address("ff02::1").packed
 
 _stopped = False
 
@@ -98,6 +104,34 @@ def ping(result: str, *whom: str) -> int:
     return 0
 
 
+def announced(result: str) -> int:
+    """Write which MACs announced which addresses, as "MAC ADDRESS": gratuitous ARP (RFC 826, sender
+    and target are one), and neighbour advertisements to all nodes (RFC 4861).
+
+    A packet socket that is bound to no interface gets what comes to those that come later, too.
+    """
+    found = set()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as heard:
+        heard.settimeout(INTERVAL)
+        _say("listening")
+        while not _stopped:
+            with suppress(TimeoutError, OSError):  # or an interface has gone
+                if (told := _announcement(heard.recv(2048))) is not None:
+                    found.add(told)
+    Path(result).write_text(json.dumps(sorted(found)))
+    return 0
+
+
+def _announcement(frame: bytes) -> str | None:
+    kind = frame[12:14]
+    if kind == ETH_P_ARP and frame[28:32] == frame[38:42]:
+        return f"{frame[22:28].hex(':')} {ip_address(frame[28:32])}"
+    is_icmp = kind == ETH_P_IPV6 and frame[20] == ICMPV6
+    if is_icmp and frame[54:55] == ADVERTISEMENT and frame[38:54] == ALL_NODES:
+        return f"{frame[6:12].hex(':')} {ip_address(frame[62:78])}"
+    return None
+
+
 def receive(port: str) -> int:
     """Take in one stream, and answer with what its checksum is."""
     with socket.create_server(("", int(port)), backlog=1) as server:
@@ -157,5 +191,5 @@ def _summed(head: bytes) -> bytes:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     signal.siginterrupt(signal.SIGTERM, False)
-    verbs: dict[str, Callable[..., int]] = {"ping": ping, "receive": receive, "send": send}
-    sys.exit(verbs[sys.argv[1]](*sys.argv[2:]))
+    verbs: tuple[Callable[..., int], ...] = (ping, announced, receive, send)
+    sys.exit({verb.__name__: verb for verb in verbs}[sys.argv[1]](*sys.argv[2:]))

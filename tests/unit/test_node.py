@@ -57,6 +57,8 @@ def test_a_pf_as_it_is(fake: FakeNode) -> None:
             netdev=Netdev(
                 *("ens1np0", Mac("52:54:00:00:00:01"), 1500, True, (), False, False, 1000, 0, ""),
                 sysctls=(),
+                arp=True,
+                multicast=True,
             ),
         ),
     )
@@ -86,6 +88,8 @@ def test_a_vf_as_it_is(fake: FakeNode) -> None:
         netdev=Netdev(
             *("ens1np0v1", Mac(link.mac or ""), 1500, False, (), False, False, 1000, 0, ""),
             sysctls=(),
+            arp=True,
+            multicast=True,
         ),
     )
 

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.errors import DataError
+from nodeagent import probes
+from nodeagent.errors import DataError, NoInputError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rtnl import Link, Rtnl
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.probes import Probe
 from nodeagent.render import Screen
 from nodeagent.settings import Settings
 from nodeagent.sriov import table
-from nodeagent.sriov.actions import AddStacked, BindVf, InPod, MoveVf, SetLink, SetSysctls, SetVf
+from nodeagent.sriov.actions import (
+    AddStacked,
+    BindVf,
+    InPod,
+    MoveRdma,
+    MoveVf,
+    SetLink,
+    SetRdma,
+    SetSysctls,
+    SetVf,
+)
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.differences import differences, unseen
 from nodeagent.sriov.inside import RememberingRtnl
@@ -26,9 +38,11 @@ from nodeagent.sriov.model import (
     Netdev,
     NodeState,
     Pf,
+    RdmaDevice,
     Snapshot,
     Vf,
 )
+from nodeagent.sriov.moving import Arrival, Arrivals
 from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.pods import without
@@ -37,6 +51,7 @@ from tests.support.fake_node import fake_node
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 UID = "8f3c3f0a-6e0d-4c43-9d43-0a1b2c3d4e5f"
+OTHER = "77777777-6e0d-4c43-9d43-0a1b2c3d4e5f"
 DEFAULTS = (("ipv4.proxy_arp", 0), ("ipv4.rp_filter", 0))
 
 STACK = Stack(
@@ -404,6 +419,23 @@ def test_a_snapshot_that_makes_no_sense_is_refused(old: str, new: str) -> None:
         snapshot_from_json(text.replace(old, new), "it")
 
 
+def test_one_that_settles_between_two_looks_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is no longer missing has been let in: a look that says so is the one that lets it in."""
+    settled = iter(("no network interface", None))
+    monkeypatch.setattr(Arrivals, "_unready", lambda *_: next(settled))
+    arrived: list[Arrival] = []
+    monkeypatch.setattr(Arrivals, "_arrive", lambda _, arrival: arrived.append(arrival))
+    with fake_node(monkeypatch) as fake, fake.node(Settings()) as node:
+        stages = plan(state(vf(0, "net1")), after_reload(state(vf(0, "net1"))))
+        arrivals = Arrivals(node, stages, ())
+        assert arrivals._missing(set()) == ["no network interface"]
+        assert not arrived
+        assert arrivals._missing(set()) == []
+    assert [each.name for each in arrived] == ["net1"]
+
+
 # Echoes
 
 
@@ -413,6 +445,7 @@ def test_a_snapshot_that_makes_no_sense_is_refused(old: str, new: str) -> None:
         ("192.0.2.1", "192.0.2.1", ""),
         ("2001:DB8::1@/run/netns/a", "2001:db8::1", "/run/netns/a"),
         (f"192.0.2.1@{UID}", "192.0.2.1", UID),
+        ("192.0.2.1@apps/web-0", "192.0.2.1", "apps/web-0"),
     ],
 )
 def test_a_probe_is_an_address_and_a_place(text: str, address: str, where: str) -> None:
@@ -423,3 +456,84 @@ def test_a_probe_is_an_address_and_a_place(text: str, address: str, where: str) 
 def test_what_is_no_probe(text: str) -> None:
     with pytest.raises(ValueError, match=r"names nothing|is not an IP address"):
         Probe.parse(text)
+
+
+def test_a_pod_is_found_by_its_name_and_by_how_its_uid_begins(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kubelet's logs tell whose UID it is; those of an earlier pod of that name, too."""
+    monkeypatch.setattr(probes, "Namespaces", lambda: Namespaces(tree.root))
+    for pid, uid in ((50, UID), (51, UID), (60, OTHER)):
+        tree.process(pid, 500, tree.namespace(uid))
+        slice_of_it = f"kubepods-pod{uid.replace('-', '_')}.slice"
+        (tree.root / str(pid) / "cgroup").write_text(f"0::/{slice_of_it}/x.scope\n")
+    for name in (f"apps_web-0_{UID}", f"apps_web-1_{OTHER}", "apps_web-0_0000-gone", "odd"):
+        (tree.root / "1/root/var/log/pods" / name).mkdir(parents=True)
+    for where in ("apps/web-0", UID, UID[:6]):
+        assert probes.place_of(Probe("192.0.2.1", where)) == "/proc/50/ns/net"
+    assert probes.place_of(Probe("192.0.2.1", "apps/web-1")) == "/proc/60/ns/net"
+    for where, words in (
+        ("apps/web-2", "are called so"),
+        ("12", "have a UID"),
+        ("default/web-0", ""),
+    ):
+        with pytest.raises(NoInputError, match=f"no pods here .*{words}"):
+            probes.place_of(Probe("192.0.2.1", where))
+
+
+# RDMA devices in exclusive mode
+
+
+def with_rdma(
+    here: str | None = None, there: str | None = None, *, inside: bool = True
+) -> NodeState:
+    """A VF with an RDMA device: with its interface in the pod, or here."""
+    made = dataclasses.replace(vf(0, "net1"), rdma=None if here is None else RdmaDevice(here))
+    assert made.inside is not None
+    if not inside:
+        return state(dataclasses.replace(made, inside=None))
+    return state(dataclasses.replace(made, inside=dataclasses.replace(made.inside, rdma=there)))
+
+
+@pytest.mark.parametrize(
+    ("have", "wanted"),
+    [
+        (with_rdma(there="mlx5_3"), []),
+        (with_rdma(here="mlx5_3"), [MoveRdma]),
+        (with_rdma(here="rocep1s0v0"), [SetRdma, MoveRdma]),
+        (with_rdma(inside=False), [SetRdma, MoveRdma]),
+        (with_rdma(there="renamed-by-the-pod"), []),
+    ],
+)
+def test_an_rdma_device_is_named_and_then_moved(have: NodeState, wanted: list[type]) -> None:
+    want = with_rdma(there="mlx5_3")
+    stages = plan(want, have)
+    found = [a for stage in stages for a in stage.actions if isinstance(a, SetRdma | MoveRdma)]
+    assert [type(each) for each in found] == wanted
+    assert bool(differences(want, have)) == bool(stages)
+    if wanted:
+        (line,) = (
+            line for line in lines(stages, want, have) if " netns " in line and "rdma" in line
+        )
+        assert line == "rdma dev set mlx5_3 netns ../../proc/812/ns/net"
+
+
+def test_it_stays_here_under_its_name_when_the_pod_is_gone() -> None:
+    left, _ = without(with_rdma(there="mlx5_3"), {POD.inode: "nobody holds it any more"})
+    assert left.pfs[0].vfs[0].rdma == RdmaDevice("mlx5_3")
+
+
+def test_whose_it_is_where_it_can_not_be_seen(tmp_path: Path) -> None:
+    """/sys/class/infiniband is of one namespace, /sys/class/infiniband_verbs of all."""
+    device = tmp_path / "devices" / "0000:01:10.0"
+    device.mkdir(parents=True)
+    (tmp_path / "bus" / "pci").mkdir(parents=True)
+    (device / "subsystem").symlink_to("../../bus/pci")
+    for number, name in enumerate(("mlx5_0", "mlx5_3")):
+        entry = tmp_path / "class" / "infiniband_verbs" / f"uverbs{number}"
+        entry.mkdir(parents=True)
+        (entry / "ibdev").write_text(f"{name}\n")
+        (entry / "device").symlink_to(device)
+    (tmp_path / "class" / "infiniband" / "mlx5_0").mkdir(parents=True)
+    assert Sysfs(tmp_path).rdma_devices_elsewhere() == {("pci", "0000:01:10.0"): "mlx5_3"}
+    assert Sysfs(tmp_path / "nothing").rdma_devices_elsewhere() == {}

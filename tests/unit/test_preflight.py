@@ -16,7 +16,8 @@ import pytest
 
 from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
-from nodeagent.driver.preflight import STORAGE_LOADED, Finding, Look, PreflightFailed
+from nodeagent.driver.findings import Finding
+from nodeagent.driver.preflight import STORAGE_LOADED, Look, PreflightFailed
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.sriov import inside
 from nodeagent.sriov.namespaces import Holder, Namespace
@@ -309,20 +310,43 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert all(each.blocks for each in look(host, skip_preflight=False))
 
 
-@pytest.mark.parametrize(("mode", "count"), [("Y", 0), ("N", 1)])
-def test_an_rdma_device_in_exclusive_mode_is_a_pods_loss(
-    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
+@pytest.mark.parametrize(
+    ("link", "path"),
+    [("vfio-dev/vfio7", "vfio/devices/vfio7"), ("uio/uio2", "uio2"), ("iommu_group", "vfio/8")],
+)
+def test_who_has_a_vf_open(host: Host, link: str, path: str) -> None:
+    """Through iommufd, as a UIO device, or through its IOMMU group."""
+    host.pf(PF, "vfio-pci", "vfio-pci")
+    entry = host.root / "sys/bus/pci/devices/0000:01:00.2" / link
+    entry.parent.mkdir(exist_ok=True)
+    entry.symlink_to(host.root / "sys/kernel/iommu_groups/8")
+    host.file(f"dev/{path}", "")
+    device = host.root / "dev" / path
+    with running("file = open(sys.argv[1])", str(device)) as process:
+        found = findings_with_real_processes(host)
+        (given,) = (each for each in found if each.check == "vfs")
+    assert given.blocks
+    assert given.what.count(f"(pid {process.pid}) holds {device}") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "count"), [("Y", None, 0), ("N", None, 1), ("N", "mlx5_3", 0)]
+)
+def test_an_rdma_device_that_is_elsewhere_than_its_interface_is_a_pods_loss(
+    host: Host, monkeypatch: pytest.MonkeyPatch, mode: str, name: str | None, count: int
 ) -> None:
     host.pf(PF, "mlx5_core", "mlx5_core")
     host.file("sys/module/ib_core/parameters/netns_mode", f"{mode}\n")
     for vf in ("0000:01:00.2", "0000:01:00.3"):
         host.file(f"sys/bus/pci/devices/{vf}/infiniband/.here", "")
     pod = Namespace(4, 4026532001, "b", (Holder(812, 99),), pod="u-1")
-    monkeypatch.setattr(inside, "locate", lambda _, missing: dict.fromkeys(missing, pod))
+    place = (pod, name)
+    monkeypatch.setattr(inside, "locate", lambda _, missing, __: dict.fromkeys(missing, place))
     found = [each for each in look(host) if each.check == "pods"]
     assert len(found) == count * 2
     for each in found:
-        assert each.what.startswith("the RDMA device of pci/0000:01:00.0 vf ")
+        assert each.what.startswith("the RDMA device of pci/0000:01:00.")
+        assert "is in pod u-1" in each.what
         assert (each.blocks, each.pods) == (True, ("u-1",))
 
 

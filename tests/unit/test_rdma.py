@@ -1,7 +1,6 @@
 """Names of RDMA devices: read from sysfs, planned, and set by netlink as rdma(8) does.
 
-No lab has an HCA: the messages are rdma(8)'s own, recorded with strace in the lab (rdma_rxe), and a
-device of a NIC is one that sysfs shows on a PCI function.
+The messages are rdma(8)'s own, recorded in the lab. On a kernel: tests/lab/test_rdma.py.
 """
 
 from __future__ import annotations
@@ -77,6 +76,8 @@ def test_what_is_sent_is_what_rdma_sends() -> None:
     assert edge.indexes() == {"rxe1": 1}
     edge.rename([(1, "foo")])
     (sent,) = edge.sent
+    assert edge.give(1, 5) is None
+    assert edge.sent[1][16:] == bytes.fromhex("0800010001000000" + "0800440005000000")
     assert struct.unpack_from("=IHH", sent) == (len(sent), 0x1402, 0x5)
     assert sent[16:] == bytes.fromhex("0800010001000000" + "08000200666f6f00")
 

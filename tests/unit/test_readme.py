@@ -27,6 +27,7 @@ from nodeagent.sriov.stack import (
     Membership,
     Neighbour,
     Nexthop,
+    Qdisc,
     Route,
     Stack,
 )
@@ -60,7 +61,7 @@ ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `
 LISTED = dict(re.findall(r"^\| ([unp]\d) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
-    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop),
+    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )
 
 

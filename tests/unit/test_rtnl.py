@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import netlink, rtnl, sysctls
-from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, Rtnl, VfChange, VfInfo
+from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, LinkMove, Rtnl, VfChange, VfInfo
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded"
 ZERO = "00:00:00:00:00:00"
@@ -268,6 +268,8 @@ def _vf_infos(change: VfChange) -> list[Any]:
         up=st.booleans(),
         promisc=st.booleans(),
         allmulti=st.booleans(),
+        arp=st.booleans(),
+        multicast=st.booleans(),
         txqueuelen=u32,
         group=u32,
         alias=st.text(
@@ -282,20 +284,30 @@ def test_a_link_change_reads_back_as_what_it_sets(change: LinkChange) -> None:
 
 
 @pytest.mark.parametrize(
-    ("up", "promisc", "allmulti", "flags", "change"),
+    ("asked", "flags", "change"),
     [
-        (True, None, None, 0x1, 0x1),
-        (False, None, None, 0, 0x1),
-        (None, True, None, 0x100, 0x100),
-        (True, False, True, 0x201, 0x301),
+        (LinkChange(7, up=True), 0x1, 0x1),
+        (LinkChange(7, up=False), 0, 0x1),
+        (LinkChange(7, promisc=True), 0x100, 0x100),
+        (LinkChange(7, up=True, promisc=False, allmulti=True), 0x201, 0x301),
+        (LinkChange(7, arp=False, multicast=True), 0x1080, 0x1080),
+        (LinkChange(7, arp=True, multicast=False), 0, 0x1080),
     ],
 )
 def test_only_the_flags_that_are_asked_for_change(
-    up: bool | None, promisc: bool | None, allmulti: bool | None, flags: int, change: int
+    asked: LinkChange, flags: int, change: int
 ) -> None:
-    encoded = rtnl._set_link(LinkChange(7, up=up, promisc=promisc, allmulti=allmulti))
+    encoded = rtnl._set_link(asked)
     message = rtnl._decoded(bytes(encoded))
     assert (message["flags"], message["change"]) == (flags, change)
+
+
+def test_name_and_namespace_go_in_one_message() -> None:
+    """The kernel does both before anybody else can look (do_setlink() holds the RTNL lock)."""
+    message = rtnl._decoded(bytes(rtnl._set_link(LinkMove(7, 11, "net1"))))
+    attributes = {slot.name: slot.value for slot in message["attrs"]}
+    assert (message["index"], message["header"]["type"]) == (7, rtnl.RTM_SETLINK)
+    assert attributes == {"IFLA_NET_NS_FD": 11, "IFLA_IFNAME": "net1"}
 
 
 # refusals, as recorded

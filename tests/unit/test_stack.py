@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
 from nodeagent.kernel import linkinfo, stack_messages
-from nodeagent.kernel.left_out import fdb_of, identity_of, mdb_of, nexthop_of, qdisc_of
+from nodeagent.kernel.left_out import fdb_of, identity_of, mdb_of, nexthop_of
 from nodeagent.kernel.linkinfo import attribute, nested
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import (
@@ -37,11 +37,13 @@ from nodeagent.sriov.model import (
 )
 from nodeagent.sriov.plan import after_reload, plan
 from nodeagent.sriov.stack import (
+    QDISC_ROOT,
     Address,
     Child,
     Membership,
     Neighbour,
     Nexthop,
+    Qdisc,
     Route,
     Stack,
     Stacked,
@@ -96,7 +98,10 @@ CHILD = Child(
 MEMBER = Membership("enp1s0", "br0", "bridge", (("cost", 55),), ((1, 6), (10, 0)))
 ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
 ROUTE = Route("0.0.0.0/0", (Nexthop("enp1s0", "192.0.2.1"),), metric=100, proto=16)
-ALL = Stack((CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,))
+FQ = Qdisc("enp1s0", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
+ALL = Stack(
+    (CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,), (FQ,)
+)
 
 
 def node(stack: Stack | None) -> NodeState:
@@ -162,6 +167,14 @@ def test_what_is_left_of_a_lifetime() -> None:
     gone = address_of(bytes(stack_messages.address_message(address, 2, NOW + 1000)), OURS, NOW)
     assert gone is not None
     assert gone.valid_until == NOW + stack_messages.GRACE
+
+
+def test_one_that_is_valid_for_ever_and_not_preferred() -> None:
+    """ip address add … preferred_lft 0: never a source of its own (RFC 6724)."""
+    address = Address("enp1s0", "2001:db8::1/64", preferred_until=int(NOW) - 7)
+    found = address_of(bytes(stack_messages.address_message(address, 2, NOW)), OURS, NOW)
+    assert found is not None
+    assert (found.expires, found.valid_until, found.preferred_until) == (False, None, int(NOW))
 
 
 @pytest.mark.parametrize(
@@ -252,14 +265,6 @@ def test_neighbours_both_ways(neighbour: Neighbour) -> None:
 def test_a_proxy_has_no_address_of_its_own() -> None:
     proxy = Neighbour("enp1s0", "192.0.2.200", proxy=True)
     assert neighbour_of(bytes(stack_messages.neighbour_message(proxy, 2)), OURS) == proxy
-
-
-def test_only_a_qdisc_that_somebody_made_is_lost() -> None:
-    ours = {2: link(2, "enp1s0")}
-    for handle, text in ((0, None), (0x70000, "qdisc htb 7: on enp1s0, with its filters")):
-        header = bytes(16) + struct.pack("=BxxxiIII", 0, 2, handle, 0xFFFFFFFF, 0)
-        assert qdisc_of(header + attribute(1, b"htb\0"), ours) == text
-        assert qdisc_of(header + attribute(1, b"htb\0"), {}) is None
 
 
 def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
@@ -385,8 +390,9 @@ def test_order() -> None:
 def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
     want = node(ALL)
     stages = plan(want, after_reload(want))
-    assert [stage.name for stage in stages][-5:] == [
+    assert [stage.name for stage in stages][-6:] == [
         *("add children", "join masters", "add addresses", "add neighbours", "add routes"),
+        "add qdiscs",
     ]
     text = [str(difference) for difference in differences(want, after_reload(want))]
     assert (
@@ -422,6 +428,14 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
         (
             Neighbour("enp1s0", "192.0.2.1", MAC),
             f"ip neighbour replace 192.0.2.1 lladdr {MAC} nud permanent dev enp1s0",
+        ),
+        (
+            FQ,
+            "tc qdisc replace dev enp1s0 root handle 8001: fq # with the options that it had",
+        ),
+        (
+            Qdisc("enp1s0", "pfifo", 0x20000, 0x80010002),
+            "tc qdisc replace dev enp1s0 parent 8001:2 handle 2: pfifo",
         ),
     ],
 )

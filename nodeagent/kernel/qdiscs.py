@@ -1,0 +1,142 @@
+"""Queueing disciplines (tc(8)) over rtnetlink: read, and as the messages that make them again.
+
+A qdisc is told with its options in the form in which it takes them (TCA_OPTIONS), so they are kept
+as they are. That holds for `KINDS`, which a test tries on a kernel one by one; netem does not tell
+its distribution, and sfq takes another limit than it tells. What has filters (clsact has nothing
+else), classes of its own, a size table or a shared block is its maker's to make again, and named.
+Formats: uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from nodeagent.kernel.linkinfo import attribute
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.rtnl import Link
+from nodeagent.sriov.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
+
+RTM_NEWQDISC, RTM_GETQDISC = 36, 38
+RTM_GETTCLASS, RTM_GETTFILTER = 42, 46
+NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK = 8, 13, 14
+TCA_HTB_INIT: Final = 2
+HTB_VERSION: Final = 3
+CODEL_TIMES: Final = {"codel": (1, 3, 5), "fq_codel": (1, 3, 7)}
+"""Target, interval and ce_threshold."""
+
+KINDS: Final = frozenset(
+    {"pfifo", "bfifo", "pfifo_head_drop", "fq", "fq_codel", "codel", "tbf", "prio", "htb"}
+    | {"mq", "noqueue"}
+)
+
+Found = tuple[Qdisc, bool]
+"""A qdisc, and whether it has more than can be told here."""
+
+
+def read(edge: Netlink, ours: Mapping[int, Link]) -> tuple[tuple[Qdisc, ...], tuple[str, ...]]:
+    """The qdiscs that somebody made on `ours`, parents first; a line for each that can't be kept.
+
+    One dump, and for each that somebody made one for its filters. KernelError when it is refused.
+    """
+    by_index: dict[int, list[Found]] = {}
+    for body in edge.dump(_request(RTM_GETQDISC, NLM_F_DUMP), "qdiscs"):
+        (index,) = struct.unpack_from("=i", body, 20)
+        if index in ours and (found := qdisc_of(body, ours[index].name)) is not None:
+            by_index.setdefault(index, []).append(found)
+    kept: list[Qdisc] = []
+    lost: list[str] = []
+    for index, own in by_index.items():
+        plain = [each for each, more in own if not more and not _is_used(edge, index, each)]
+        there = parents_first(plain)
+        kept += there
+        lost += (
+            f"qdisc {each.kind} {each.handle >> 16:x}: on {each.dev}, with its classes and filters"
+            for each, _ in own
+            if each not in there
+        )
+    return tuple(kept), tuple(lost)
+
+
+def qdisc_of(body: bytes, dev: str) -> Found | None:
+    """One RTM_NEWQDISC; None for the kernel's own, which have no handle."""
+    handle, parent = struct.unpack_from("=II", body, 24)
+    if not handle:
+        return None
+    found = dict(attributes(body, 36))
+    kind = found.get(TCA_KIND, b"").rstrip(b"\0").decode(errors="backslashreplace")
+    more = kind not in KINDS or {TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK} & found.keys()
+    options = found.get(TCA_OPTIONS, b"")
+    if kind == "htb" or kind in CODEL_TIMES:
+        options = _taken(kind, options)
+    return Qdisc(dev, kind, handle, parent, options.hex()), bool(more)
+
+
+def parents_first(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
+    """Those that hang on an interface, then those that hang on them; what hangs on nothing goes."""
+    kept: dict[int, Qdisc] = {}
+    while level := [
+        each
+        for each in qdiscs
+        if each.handle not in kept
+        and (each.parent == QDISC_ROOT or each.parent & QDISC_MAJOR in kept)
+    ]:
+        kept |= {each.handle: each for each in level}
+    return list(kept.values())
+
+
+def qdisc_message(qdisc: Qdisc, index: int) -> bytearray:
+    """Make it, in the place of what the kernel made by itself."""
+    body = attribute(TCA_KIND, qdisc.kind.encode() + b"\0")
+    if qdisc.options:
+        body += attribute(TCA_OPTIONS, bytes.fromhex(qdisc.options))
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return _request(RTM_NEWQDISC, flags, index, qdisc.handle, qdisc.parent, body=body)
+
+
+def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
+    """Whether it has filters, or classes that somebody made (htb's all are)."""
+    if edge.dump(_request(RTM_GETTFILTER, NLM_F_DUMP, index, 0, qdisc.handle), "filters"):
+        return True
+    if qdisc.kind != "htb":
+        return False
+    bodies = edge.dump(_request(RTM_GETTCLASS, NLM_F_DUMP, index), "classes")
+    handles = (struct.unpack_from("=I", body, 24)[0] for body in bodies)
+    return any(handle & QDISC_MAJOR == qdisc.handle for handle in handles)
+
+
+def _taken(kind: str, options: bytes) -> bytes:
+    """Options as they have to be given so that they are what they are told to be."""
+    if kind == "htb":
+        return _changed(options, {TCA_HTB_INIT: _htb})
+    return _changed(options, dict.fromkeys(CODEL_TIMES[kind], _codel_time))
+
+
+def _htb(init: bytes) -> bytes:
+    """struct tc_htb_glob with the version that is taken, which is not the one that is told
+    (htb_init(), htb_dump()), and without the count of packets that no class had."""
+    _, *told, _, _ = struct.unpack("=5I", init)
+    return struct.pack("=5I", HTB_VERSION, *told, 0, 0)
+
+
+def _codel_time(microseconds: bytes) -> bytes:
+    """The kernel counts in units of 1024 ns, and cuts off both ways (codel_time_to_us()): what is
+    told becomes a unit less when it is given. One microsecond more becomes just as many."""
+    return struct.pack("=I", struct.unpack("=I", microseconds)[0] + 1)
+
+
+def _changed(options: bytes, changes: Mapping[int, Callable[[bytes], bytes]]) -> bytes:
+    same = bytes
+    pairs = ((n, changes.get(n, same)(value)) for n, value in attributes(options))
+    return b"".join(attribute(number, value) for number, value in pairs)
+
+
+def _request(kind: int, flags: int, *place: int, body: bytes = b"") -> bytearray:
+    """struct tcmsg: family, ifindex, handle, parent, info; `place` is as many as matter."""
+    index, handle, parent = (*place, 0, 0, 0)[:3]
+    own = struct.pack("=BxxxiIII", 0, index, handle, parent, 0) + body
+    header = struct.pack("=IHHII", 16 + len(own), kind, NLM_F_REQUEST | flags, 0, 0)
+    return bytearray(header + own)
