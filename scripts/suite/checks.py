@@ -59,6 +59,7 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
         # -rP shows what the tests print: how many points, and how many survived
         which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
         yield _lab(f"{scene} {points}", work, 2, ("--virtual-time", *which, "-rP"))
+    yield _lab("image", work, 2, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
     plain = ("-m", "not wide and not alone and not sweep and not image")
     for number, files in enumerate(parts(tree, PARTS), 1):
         yield _lab(f"lab {number}/{PARTS}", work, 2, (*plain, *files))

@@ -322,9 +322,7 @@ def test_a_pod_is_killed_recovery_by_hand_and_the_next_pod(
         assert lab.read() == node
         assert "restart" in typed("nodeagent timeline")
     BLOCK.unlink()
-    spec = template("replace")
-    spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True  # some ask for it
-    with pod(spec, layer, tmp_path / "next") as running:
+    with pod(template("replace"), layer, tmp_path / "next") as running:
         soon(partial(is_ready, running), running, "ready")
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
@@ -375,31 +373,6 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
     assert lab.read() == node
 
 
-def test_a_first_install_by_the_toolkit(node: State, image: Image, tmp_path: Path) -> None:
-    """OpenShift, and no driver is loaded: the toolkit builds it, it is installed and loaded."""
-    build = other_build()
-    lab.sh("modprobe -r mlx5_core")
-    layer = WORK / "sources"
-    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
-    (layer / "etc/init.d").mkdir()
-    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
-    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
-    (layer / "opt/driver-sources/build").write_text(build)
-    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
-    images = {"driver-toolkit:latest": toolkit}
-    spec = template("openshift")
-    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
-        soon(lambda: agent(running).status.ready, running, "ready")
-        assert lab.loaded() == lab.srcversion_of(build)
-        assert agent(running).status.restarts == 0
-        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
-        assert list(INVENTORY.rglob("*.rpm"))
-        assert_each_mount_is_needed(agent(running), INVENTORY, running.volume("toolkit"))
-        began = time.monotonic()
-        assert running.end() == {"mofed-container": 0, "openshift-driver-toolkit-ctr": 0}
-        assert time.monotonic() - began < spec["terminationGracePeriodSeconds"] / 2
-
-
 def test_without_its_permissions_it_says_so(node: State, image: Image, tmp_path: Path) -> None:
     """Privileged, root and the host's network: without each of them it is never ready."""
     layer = image.with_layer(driver_layer(other_build()))
@@ -430,3 +403,28 @@ def test_without_its_permissions_it_says_so(node: State, image: Image, tmp_path:
     said = ended(template("replace") | {"hostNetwork": False}, "alone")
     assert "nothing was touched" in said
     assert lab.read() == node
+
+
+def test_a_first_install_by_the_toolkit(node: State, image: Image, tmp_path: Path) -> None:
+    """OpenShift, and no driver is loaded: the toolkit builds it, it is installed and loaded."""
+    build = other_build()
+    lab.sh("modprobe -r mlx5_core")
+    layer = WORK / "sources"
+    shutil.copytree("/etc/infiniband", layer / "etc/infiniband")
+    (layer / "etc/init.d").mkdir()
+    shutil.copy("/etc/init.d/openibd", layer / "etc/init.d")
+    shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
+    (layer / "opt/driver-sources/build").write_text(build)
+    toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
+    images = {"driver-toolkit:latest": toolkit}
+    spec = template("openshift")
+    with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
+        soon(lambda: agent(running).status.ready, running, "ready")
+        assert lab.loaded() == lab.srcversion_of(build)
+        assert agent(running).status.restarts == 0
+        assert "Build passed" in running.containers["openshift-driver-toolkit-ctr"].log
+        assert list(INVENTORY.rglob("*.rpm"))
+        assert_each_mount_is_needed(agent(running), INVENTORY, running.volume("toolkit"))
+        began = time.monotonic()
+        assert running.end() == {"mofed-container": 0, "openshift-driver-toolkit-ctr": 0}
+        assert time.monotonic() - began < spec["terminationGracePeriodSeconds"] / 2
