@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a property that is slow is not false: the machine has other things to do
+settings.register_profile("nodeagent", deadline=None)
+settings.load_profile("nodeagent")
 
 FORBIDDEN_PREFIXES = ("/sys/", "/proc/sys/", "/host/", "/etc/", "/lib/modules/")
 FORBIDDEN_PROGRAMS = {"modprobe", "rmmod", "insmod", "depmod", "openibd", "ip", "devlink"}
