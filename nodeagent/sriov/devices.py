@@ -231,9 +231,16 @@ def _function(node: Node, pf: DeviceHandle, index: int) -> str:
 def await_functions(
     node: Node, actions: Sequence[DeviceAction], watches: tuple[Watch, ...]
 ) -> Failures:
-    """Where VFs were created: wait until every function is there (some drivers are late)."""
+    """Where VFs were created: wait until every function is there (some drivers are late).
+
+    A PF that is gone gets none: its failure is known, and the others need not wait for it.
+    """
     created = [
-        a for a in actions if isinstance(a, CreateVfs) and node.sysfs.has_functions(a.pf.bus)
+        a
+        for a in actions
+        if isinstance(a, CreateVfs)
+        and node.sysfs.has_functions(a.pf.bus)
+        and node.sysfs.exists(a.pf.bus, a.pf.name)
     ]
     targets: list[Target] = [(a.pf, index) for a in created for index in range(a.count)]
 
