@@ -21,7 +21,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -271,12 +271,20 @@ def _with_open(wanted: os.stat_result, proc: Path) -> Iterator[int]:
     """Processes other than this one that have this very file open."""
     for directory in proc.glob("[0-9]*/fd"):
         pid = int(directory.parent.name)
-        try:
-            opened = [each.stat() for each in directory.iterdir()]
-        except OSError:
-            continue  # it has ended, or is not ours to look at
-        if pid != os.getpid() and any(os.path.samestat(each, wanted) for each in opened):
+        if pid != os.getpid() and _has_open(directory, wanted):
             yield pid
+
+
+def _has_open(directory: Path, wanted: os.stat_result) -> bool:
+    try:
+        entries = [*directory.iterdir()]
+    except OSError:
+        return False  # it has ended, or is not ours to look at
+    for each in entries:
+        with suppress(OSError):  # closed since: the others count all the same
+            if os.path.samestat(each.stat(), wanted):
+                return True
+    return False
 
 
 def seal(snapshot: Snapshot) -> str:

@@ -319,6 +319,11 @@ def test_the_third_signal_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
         assert exits == []
         stop._on_signal(signal.SIGINT, None)
     assert exits == [1]
+    with StopSignal(since=time.monotonic()) as stop:  # the first was another process's
+        stop._on_signal(signal.SIGINT, None)
+        assert exits == [1]
+        stop._on_signal(signal.SIGINT, None)
+    assert exits == [1, 1]
 
 
 def test_a_pipe_that_is_full_loses_no_signal() -> None:

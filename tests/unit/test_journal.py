@@ -354,6 +354,20 @@ def test_a_child_that_outlives_us_with_the_lock_is_the_one_that_is_named(tmp_pat
         pass
 
 
+def test_a_holder_that_closes_another_file_meanwhile_is_found(tmp_path: Path) -> None:
+    """Its descriptors are looked at one after the other, and it goes on with its work."""
+    path, proc = tmp_path / "lock", tmp_path / "proc"
+    path.touch()
+    for pid, names in ((812, ("gone", "lock")), (813, ("gone",))):
+        (proc / f"{pid}/fd").mkdir(parents=True)
+        for number, name in enumerate(names):
+            (proc / f"{pid}/fd/{number}").symlink_to(tmp_path / name)
+    facts = path.stat()
+    where = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    (proc / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 811 {where} 0 EOF\n")
+    assert lock_holders(path, proc) == (812,)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 def test_a_file_system_without_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -210,3 +210,9 @@ def test_a_disk_that_takes_no_records_is_said_once(
         f"no more records of this run: {settings.state_dir}/journal.jsonl: "
         f"{settings.state_dir} is not a directory"
     )
+
+
+def test_what_is_no_snapshot_is_named_whether_sealed_or_not() -> None:
+    for sealed in (True, False):
+        with pytest.raises(DataError, match=r"^saved\.json is "):
+            unseal(b'{"schema": 2}', "saved.json", sealed=sealed)

@@ -378,3 +378,36 @@ def test_a_pf_that_stays_away_is_said_and_the_others_are_restored(
         ("WARNING", f"{caught.value}; restoring the others"),
         ("ERROR", "cannot do it 100%"),
     ]
+
+
+def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
+    fake: FakeNode, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VFs are there and set up when it is waited for; what it left missing is added then."""
+    taken = snapshot(fake, settings)
+    fake.remove_vfs(fake.pfs[PF1])
+    seen: list[tuple[object, int]] = []
+
+    def wait(_node: object, others: object) -> None:
+        seen.append((others, fake.pfs[PF1].numvfs))
+        fake.remove_vfs(fake.pfs[PF1])
+
+    monkeypatch.setattr(story, "managed", lambda want: ("all of", len(want.pfs)))
+    monkeypatch.setattr(story, "await_managers", wait)
+    with fake.node(settings) as node:
+        story.restore(node, taken.state)
+    assert seen == [(("all of", 2), 2)]
+    assert fake.pfs[PF1].numvfs == 2
+
+
+def test_a_vf_that_stays_here_is_told_and_returned(caplog: pytest.LogCaptureFixture) -> None:
+    pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),))
+    gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
+    state = NodeState("mlx5_core", ())
+
+    class Behind(Looks):
+        def reachable(self, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
+            return want, (gone,)
+
+    assert story.verify(cast("Any", Behind(state)), state) == (gone,)
+    assert [record.getMessage() for record in caplog.records] == [str(gone)]
