@@ -30,7 +30,7 @@ def test_every_file_of_the_labs_tests_is_in_a_check(tmp_path: Path) -> None:
     checks = list(in_the_node(ROOT, tmp_path, wide=True))
     given = {word for check in checks for word in check.argv if word.startswith("tests/lab/")}
     there = {f"tests/lab/{path.name}" for path in (ROOT / "tests/lab").glob("test_*.py")}
-    assert given == there - set(marked(ROOT, "image"))
+    assert given == there
 
 
 def test_every_sweep_is_in_one_scene_and_all_of_its_points_are() -> None:

@@ -1,7 +1,8 @@
-"""A node that loses its power in the middle of a reload, told in two boots with one disk.
+"""A node that loses its power in the middle of a reload, told in three boots with one disk.
 
     python3 -m tests.support.power cut     saves what the node is like, reloads, and is cut off
     python3 -m tests.support.power back    the next boot: as it was; then the same, set aside
+    python3 -m tests.support.power less    another boot, with a PF less than before
 
 Run in the emulated node by tests/launcher/test_power.py. All that is kept is on the disk, in what
 had reached it: a reset writes nothing back.
@@ -58,6 +59,20 @@ def back(agent: Nodeagent) -> None:
     assert agent.ready.exists()
     assert not agent.open_snapshot.exists()
     assert (agent.state_dir / "set-aside-snapshot.json").exists()
+    _as_it_was_cut_off(agent)
+    os.sync()
+
+
+def less(agent: Nodeagent) -> None:
+    """What is still here comes back; what is not is named, and the node is not ready."""
+    assert lab.pfs() == [PF1]
+    ended = agent.start(*RELOAD, PF_TIMEOUT=5)
+    assert ended.wait() != 0
+    assert PF2 in ended.log, ended.log
+    before = json.loads(BEFORE.read_text())
+    assert _text(everything())["devices"] == {PF1: before["devices"][PF1]}
+    assert not agent.ready.exists()
+    assert agent.open_snapshot.exists()
 
 
 def _as_it_was_cut_off(agent: Nodeagent) -> None:
@@ -77,7 +92,7 @@ def main() -> None:
     lab.sh(f"mount /dev/vdb {DISK}")
     agent = Nodeagent(DISK)
     try:
-        {"cut": cut, "back": back}[sys.argv[1]](agent)
+        {"cut": cut, "back": back, "less": less}[sys.argv[1]](agent)
     finally:
         agent.end()
     sys.stdout.write(f"{sys.argv[1]}: as it must be\n")
