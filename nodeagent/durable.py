@@ -65,6 +65,8 @@ def remove(path: Path) -> bool:
     with _storage(f"cannot remove {path}"):
         try:
             with directory(path.parent) as at:
+                # unlink(2) finds that a file system is read-only before it looks for the file
+                os.stat(path.name, dir_fd=at, follow_symlinks=False)
                 point("remove", path)
                 os.unlink(path.name, dir_fd=at)
                 _sync(at, path.parent)

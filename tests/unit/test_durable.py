@@ -121,6 +121,21 @@ def test_remove_tells_whether_there_was_one(tmp_path: Path) -> None:
     assert durable.remove(tmp_path / "no/a") is False
 
 
+def test_what_is_not_there_is_not_removed_from_a_read_only_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's own /etc/modprobe.d, where its root is read-only."""
+
+    def unlink(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert durable.remove(tmp_path / "a") is False
+    (tmp_path / "b").touch()
+    with pytest.raises(StorageError, match="Read-only"):
+        durable.remove(tmp_path / "b")
+
+
 def test_remove_says_what_it_could_not_remove(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError, match=r"cannot remove .*/a: Is a directory"):
