@@ -47,11 +47,11 @@ def _chosen(
 ) -> Iterator[Check]:
     """What takes longest begins first, once the linters have begun."""
     yield from checks.linters(TREE, environment)
-    if cluster:
-        yield checks.on_this_host("cluster", work)
     if not arguments.no_lab:
         yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
         yield checks.on_this_host("launcher", work)
+    if cluster:
+        yield checks.on_this_host("cluster", work)
     yield checks.on_this_host("unit", work)
 
 

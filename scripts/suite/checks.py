@@ -13,9 +13,9 @@ from pathlib import Path
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
-    *(("termination", "1/2"), ("termination", "2/2")),
     *(("upgrade", "1/2"), ("upgrade", "2/2")),
-    *(("install", "1/1"), ("pods", "1/1")),
+    *(("pods", "1/1"), ("install", "1/1")),
+    *(("termination", "1/2"), ("termination", "2/2")),
 )
 """Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
 
@@ -51,18 +51,19 @@ def on_this_host(name: str, work: Path) -> Check:
 
 
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
-    """The lab's tests: the sweeps, all else in parts, then those that measure time.
+    """The lab's tests: all but the sweeps in parts, the sweeps, then those that measure time.
 
-    Each is given the files that it takes tests from: pytest imports all of them, slowly there.
+    What takes longest begins first. Each is given the files that it takes tests from: pytest imports
+    all of them, slowly there.
     """
+    plain = ("-m", "not wide and not alone and not sweep and not image")
+    for number, files in enumerate(parts(tree, PARTS), 1):
+        yield _lab(f"lab {number}/{PARTS}", work, 2, (*plain, *files))
+    yield _lab("image", work, 2, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
     for scene, points in SWEEPS:
         # -rP shows what the tests print: how many points, and how many survived
         which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
         yield _lab(f"{scene} {points}", work, 2, ("--virtual-time", *which, "-rP"))
-    yield _lab("image", work, 2, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
-    plain = ("-m", "not wide and not alone and not sweep and not image")
-    for number, files in enumerate(parts(tree, PARTS), 1):
-        yield _lab(f"lab {number}/{PARTS}", work, 2, (*plain, *files))
     if wide:
         chosen = ("-m", "wide", *marked(tree, "wide"))
         yield _lab("lab, 8 PFs", work, 8, chosen, alone=True)
