@@ -53,8 +53,8 @@ def on_this_host(name: str, work: Path) -> Check:
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: all but the sweeps in parts, the sweeps, then those that measure time.
 
-    What takes longest begins first. Each is given the files that it takes tests from: pytest imports
-    all of them, slowly there.
+    What takes longest begins first. Each is given the files that it takes tests from: pytest
+    imports all of them, slowly there.
     """
     plain = ("-m", "not wide and not alone and not sweep and not image")
     for number, files in enumerate(parts(tree, PARTS), 1):
