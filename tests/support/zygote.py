@@ -102,12 +102,12 @@ class Zygote:
             os.close(fd)
         return fork
 
-    def start(self, *arguments: str, **settings: object) -> int:
-        """Begin a call with more environment variables; its pid. Its output goes to the log."""
+    def start(self, *arguments: str, **settings: object) -> Fork:
+        """Begin a call with more environment variables. Its output goes to the log."""
         environment = self._environment | {key: str(value) for key, value in settings.items()}
         with self._log.open("w") as log:
             self._call = self._fork(arguments, environment, (log.fileno(), log.fileno()), None)
-        return self._call.pid
+        return self._call
 
     def wait(self) -> Ended:
         """The end of the call that was begun."""
