@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from nodeagent import agent, hold
+from nodeagent import agent, durable, hold
 from nodeagent import reload as story
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import ConfigError, Stopped
@@ -129,7 +129,7 @@ def _await(flag: Path, stop: StopSignal, *, there: bool) -> None:
     """Return when the driver container's flag is there, or is not."""
 
     def wrong() -> Iterator[Path]:
-        if flag.exists() != there:
+        if durable.is_flag(flag) != there:
             yield flag
 
     with FileWatch(flag) as watch:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from nodeagent.errors import AgentError, DataError, NoInputError, PermissionDenied, StorageError
-from nodeagent.hostpath import LARGEST, directory, opened
+from nodeagent.hostpath import LARGEST, directory, found, opened
 from nodeagent.trace import point
 
 T = TypeVar("T")
@@ -109,14 +109,28 @@ def link(path: Path, to: Path) -> None:
 
 def exists(path: Path) -> bool:
     """Something has that name, be it a dead link. PermissionDenied when it cannot be told."""
+    return _facts(path) is not None
+
+
+def is_flag(path: Path) -> bool:
+    """A plain file has that name: a flag, whose being there is all it says. Raises as exists().
+
+    DataError for a link, a device, a directory: whoever made that is not whom we wait for.
+    """
+    facts = _facts(path)
+    if facts is not None and not stat.S_ISREG(facts.st_mode):
+        raise DataError(
+            f"{path} is no plain file: nodeagent takes it for no flag",
+            hint="look who made it, and move it away",
+        )
+    return facts is not None
+
+
+def _facts(path: Path) -> os.stat_result | None:
     try:
-        with directory(path.parent) as at:
-            os.stat(path.name, dir_fd=at, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return found(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return True
 
 
 def read_own(path: Path) -> bytes | None:

@@ -77,10 +77,38 @@ def read_text(path: Path) -> str:
         return file.read()
 
 
-def within(root: Path, below: Path) -> Path:
-    """Where `below` leads in `root`, its links followed as in a chroot. ELOOP for too many.
+def found(path: Path) -> os.stat_result | None:
+    """What has that name, no link followed on the way or at the end; None for nothing. OSError."""
+    try:
+        with directory(path.parent) as at:
+            return os.stat(path.name, dir_fd=at, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
-    For what the distribution has as links. What is not there is taken for no link.
+
+def is_file(path: Path) -> bool:
+    """A plain file has that name, and no link leads there. False, too, where it can't be told."""
+    try:
+        facts = found(path)
+    except OSError:
+        return False
+    return facts is not None and stat.S_ISREG(facts.st_mode)
+
+
+def is_directory(path: Path) -> bool:
+    """A directory that can be read has that name, and no link leads there."""
+    try:
+        with directory(path):
+            return True
+    except OSError:
+        return False
+
+
+def within(root: Path, below: Path) -> Path:
+    """Where `below` leads in `root`, its links followed as in a chroot.
+
+    For what the distribution has as links. What is not there is taken for no link, and of links in
+    a circle one is left: whoever opens that is told ELOOP.
     """
     done: list[str] = []
     left = [*reversed(below.parts)]
@@ -97,7 +125,7 @@ def within(root: Path, below: Path) -> Path:
                 continue
             links += 1
             if links > _LINKS:
-                raise OSError(ELOOP, os.strerror(ELOOP), str(root / below))
+                return root.joinpath(*done, part)
             done = [] if target.startswith("/") else done
             left += reversed(Path(target).parts)
     return root.joinpath(*done)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.driver import packages, sources
 from nodeagent.errors import AgentError, ConfigError, NoInputError, Stopped
 from nodeagent.kernel import process
@@ -86,7 +86,7 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
     try:
         _install_tools(stop)
         script = wanted.tree / sources.SCRIPT
-        if not script.is_file():
+        if not hostpath.is_file(script):
             raise NoInputError(f"cannot build the driver: there is no {script}")
         sources.build([str(script), *wanted.arguments], settings.build_timeout, stop)
         found = packages.built(wanted.tree)
@@ -109,7 +109,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
     """Without a deadline: to serve is all there is to do, and the kubelet's patience is ours."""
 
     def missing() -> Iterator[Path]:
-        if not wanted.start.exists():
+        if not durable.is_flag(wanted.start):
             yield wanted.start
 
     with FileWatch(wanted.start) as watch:

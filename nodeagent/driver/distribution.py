@@ -41,7 +41,7 @@ def of_root(root: Path) -> Distribution:
 def of_host(root: Path) -> Distribution:
     """The node's own, through the driver pod's mount of /etc; else that of `root`."""
     host = root / HOST.relative_to("/")
-    return _read(host if hostpath.within(host, _RELEASE).is_file() else root)
+    return _read(host if hostpath.is_file(hostpath.within(host, _RELEASE)) else root)
 
 
 def _read(root: Path) -> Distribution:

@@ -164,7 +164,7 @@ _ESCAPED = r"\\\1"
 
 def _is_done(settings: Settings, shared: HandOver, wanted: str) -> bool:
     """The toolkit's build is there, whole, and of these settings as far as can be told."""
-    if not shared.done.exists():
+    if not hostpath.is_file(shared.done):
         return False
     given = _given(shared)
     if given not in {None, wanted}:
@@ -185,9 +185,9 @@ def _is_done(settings: Settings, shared: HandOver, wanted: str) -> bool:
 def _is_begun(shared: HandOver, wanted: str) -> bool:
     """An earlier run of ours handed the same over, and the toolkit has not ended."""
     return (
-        shared.start.exists()
-        and not shared.failed.exists()
-        and shared.sources.is_dir()
+        hostpath.is_file(shared.start)
+        and not durable.exists(shared.failed)
+        and hostpath.is_directory(shared.sources)
         and _given(shared) == wanted
     )
 
@@ -242,14 +242,14 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
     progress = Progress(shared.directory, shared.version)
 
     def missing() -> Iterator[Path]:
-        if not flag.exists():
+        if not durable.is_flag(flag):
             _require_no_failure(shared)
             progress.look()
             yield flag
 
     with FileWatch(flag) as watch:
         watches: tuple[Watch, ...] = (watch,) if stop is None else (watch, stop)
-        if flag.exists():
+        if durable.is_flag(flag):
             log.info("the driver toolkit's build is there: %s", flag)
             return
         log.info("waiting for the driver toolkit's done flag %s", flag)

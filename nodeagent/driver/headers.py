@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from nodeagent import hostpath
 from nodeagent.driver import distribution
 from nodeagent.errors import AgentError, Stopped, UnavailableError
 from nodeagent.kernel import process
@@ -85,10 +86,7 @@ def _run(argv: list[str], stop: StopSignal | None) -> None:
 
 def _are_there(root: Path, release: str) -> bool:
     """A directory, or a link to one: an absolute link leads into `root`."""
-    path = root / "lib/modules" / release / "build"
-    if path.is_symlink() and path.readlink().is_absolute():
-        path = root / path.readlink().relative_to("/")
-    return path.is_dir()
+    return hostpath.is_directory(hostpath.within(root, Path("lib/modules", release, "build")))
 
 
 def _missing(root: Path, release: str, name: str, package: str, why: str) -> UnavailableError:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nodeagent import hostpath
 from nodeagent.errors import KernelError
 from nodeagent.kernel import modules
 from nodeagent.settings import Settings
@@ -25,9 +26,14 @@ HOST = Path("/host")
 
 
 def has_host_tree(settings: Settings) -> bool:
-    """Tell whether the host's modules of this kernel are beside the driver's own."""
-    tree = settings.driver_root / HOST.relative_to("/") / "lib/modules" / os.uname().release
-    return tree.is_dir()
+    """Tell whether the host's modules of this kernel are beside the driver's own.
+
+    Its lib may be a link; what modprobe(8) and depmod(8) are then given is a real directory.
+    """
+    host = settings.driver_root / HOST.relative_to("/")
+    return hostpath.is_directory(
+        hostpath.within(host, Path("lib")) / "modules" / os.uname().release
+    )
 
 
 def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import process
 from nodeagent.kernel.events import EndWatch, StopSignal, Watch, wait_until_clear
@@ -30,14 +31,17 @@ RESERVE: Final = 20.0
 
 
 def script(settings: Settings) -> Path:
-    """Where it is: /etc/init.d/openibd under DRIVER_ROOT, which is its root when it runs."""
-    return settings.driver_root / _SCRIPT[1:]
+    """Where it is: /etc/init.d/openibd under DRIVER_ROOT, which is its root when it runs.
+
+    RHEL's /etc/init.d is a link (chkconfig(8)); it is followed as the kernel does then, inside.
+    """
+    return _below(settings, _SCRIPT)
 
 
 def check(settings: Settings) -> None:
     """Raise UnavailableError when there is no openibd, or it cannot be executed."""
     path = script(settings)
-    if not path.is_file():
+    if not hostpath.is_file(path):
         raise UnavailableError(
             f"cannot restart the driver: there is no {path}",
             hint="install the driver's packages (mlnx-ofa_kernel brings it)",
@@ -134,12 +138,16 @@ def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
 
 def check_inbox(settings: Settings) -> None:
     """UnavailableError when there is no mlnxofedctl, as on a host without the driver's packages."""
-    path = settings.driver_root / _CONTROL[1:]
-    if not os.access(path, os.X_OK):
+    path = _below(settings, _CONTROL)
+    if not hostpath.is_file(path) or not os.access(path, os.X_OK):
         raise UnavailableError(
             f"cannot put the host's own driver back: there is no {path}, or it cannot be executed",
             hint="the driver's packages bring it (ofed-scripts)",
         )
+
+
+def _below(settings: Settings, path: str) -> Path:
+    return hostpath.within(settings.driver_root, Path(path))
 
 
 def _log_line(line: str) -> None:

@@ -65,12 +65,18 @@ def built(sources: Path) -> tuple[Path, ...]:
     """What install.pl has built below `sources`, sorted by name; () for nothing.
 
     <sources>/RPMS/<distribution>/<architecture>/*.rpm, or DEBS and .deb. DataError when two
-    distributions have a package of one name: only one of them can be this node's.
+    distributions have a package of one name: only one of them can be this node's; and for one that
+    is no plain file, or that a link leads to: rpm(8) and dpkg(1) would read whatever is there.
     """
     machine = os.uname().machine
     found: dict[str, Path] = {}
     for kind in (_RPM, _DEB):
         for path in sorted(sources.glob(f"{kind.place}/*/{machine}/*{kind.suffix}")):
+            if not hostpath.is_file(path):
+                raise DataError(
+                    f"{path} is no plain file, or a link leads there: it is taken for no package",
+                    hint="look who made it, and move it away",
+                )
             if path.name in found:
                 raise DataError(
                     f"there are two packages {path.name}: {found[path.name]} and {path}",

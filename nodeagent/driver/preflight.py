@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from nodeagent import hostpath
 from nodeagent.driver import blacklist, functions, openibd, privileges, uplink, users
 from nodeagent.driver.findings import Finding
 from nodeagent.driver.neighbours import PEERMEM
@@ -273,7 +274,7 @@ class Look:
             (settings.ready_path, 4096),
             (settings.blacklist_file, 4096),
         ):
-            place = next(each for each in (path, *path.parents) if each.is_dir())
+            place = next(each for each in (path, *path.parents) if hostpath.is_directory(each))
             facts = os.statvfs(place)
             free = facts.f_bavail * facts.f_frsize
             if free < needed or (facts.f_files and not facts.f_favail):

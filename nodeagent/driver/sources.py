@@ -39,7 +39,7 @@ def directory(settings: Settings) -> Path:
     """NVIDIA_NIC_DRIVER_PATH below DRIVER_ROOT; NoInputError unless install.pl is there."""
     given = settings.nic_driver_path or Path("/")
     place = hostpath.within(settings.driver_root, given)
-    if not (place / SCRIPT).is_file():
+    if not hostpath.is_file(place / SCRIPT):
         raise NoInputError(
             f"there are no sources of the driver: no {SCRIPT} in {place}",
             hint="NVIDIA_NIC_DRIVER_PATH names the directory of the sources in the driver's image",

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
+from nodeagent import hostpath
 from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableError, WaitTimeout
 
 
@@ -263,6 +264,8 @@ class FileWatch(_Held):
     is then found under its name again. A mount over one of them is not announced at all; drain()
     finds that, too, when the wait's safety net calls it.
 
+    No link is followed (nodeagent/hostpath.py): one in a directory's place is no directory yet.
+
     Raises KernelError when inotify's limits are reached, NoInputError when a directory on the
     way may not be read.
     """
@@ -307,7 +310,7 @@ class FileWatch(_Held):
             nearest, _ = present[-1]
             is_armed = self._add(nearest, _SELF | _ENTRIES) is not None
             # The next one down may have come before the entries of this one were watched.
-            if is_armed and (len(present) == len(self._chain) or not self._next(present).is_dir()):
+            if is_armed and (len(present) == len(self._chain) or not self._is_next(present)):
                 break
         current = {watch for _, watch in present}
         for watch in self._watched - current:
@@ -321,17 +324,23 @@ class FileWatch(_Held):
                 return
             yield directory, watch
 
-    def _next(self, present: list[tuple[Path, int]]) -> Path:
-        return self._chain[len(present)]
+    def _is_next(self, present: list[tuple[Path, int]]) -> bool:
+        return hostpath.is_directory(self._chain[len(present)])
 
     def _add(self, directory: Path, mask: int) -> int | None:
         """Watch a directory; on one that is watched already the mask is replaced. None: missing."""
-        watch = int(self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
+        try:
+            with hostpath.anchored(directory) as place:
+                watch = int(self._libc.inotify_add_watch(self._fd, os.fsencode(place), mask))
+                number = ctypes.get_errno()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None
+            watch, number = -1, error.errno or 0
         if watch >= 0:
             return watch
-        number = ctypes.get_errno()
-        if number in (errno.ENOENT, errno.ENOTDIR):
-            return None
         if number == errno.EACCES:
             raise NoInputError(
                 f"cannot watch {directory}: {os.strerror(number)}", hint="run as root"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeagent import hostpath
 from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import process
 
@@ -147,14 +148,20 @@ def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
 def installed_build_id(module: str, root: Path = Path("/")) -> str | None:
     """The same of the module on disk; None too when it is packed in a way unknown here (zstd)."""
     path = Path(_modinfo(module, "filename", root))
+    if not path.is_relative_to(root):
+        return None  # "(builtin)", or no path of ours
     try:
+        # /lib may be a link, and so are the modules of weak-updates (RHEL)
+        fd = hostpath.opened(hostpath.within(root, path.relative_to(root)))
+        with os.fdopen(fd, "rb") as file:
+            content = file.read()
         match path.suffix:
             case ".ko":
-                return _build_id(path.read_bytes())
+                return _build_id(content)
             case ".xz":
-                return _build_id(lzma.decompress(path.read_bytes()))
+                return _build_id(lzma.decompress(content))
             case ".gz":
-                return _build_id(gzip.decompress(path.read_bytes()))
+                return _build_id(gzip.decompress(content))
     except (OSError, lzma.LZMAError, EOFError):
         return None
     return None

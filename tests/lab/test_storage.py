@@ -1,33 +1,42 @@
-"""STATE_DIR on a real disk, an ext4, that is full, read-only, or fails.
+"""STATE_DIR on a real disk, an ext4, that is full, read-only, fails, or has a quota; and no locks.
 
 One that fails is a loop device on a memfd that takes no more writes (F_SEAL_FUTURE_WRITE): the
-kernel's own "I/O error, dev loop0". Quotas do not hold for root (CAP_SYS_RESOURCE) on this kernel's
-file systems: EDQUOT is tests/unit/test_durable.py's.
+kernel's own "I/O error, dev loop0". A quota holds for root, too, but not for CAP_SYS_RESOURCE
+(fs/quota/dquot.c, ignore_hardlimit()), which a container need not have: nodeagent runs without it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support import lab
+from tests.support import fuse, lab
 from tests.support.lab import Nodeagent, State
 
 SIZE = 40 << 20  # bytes
 F_ADD_SEALS, F_SEAL_FUTURE_WRITE = 1033, 0x10  # linux/fcntl.h; Python has no name for the second
+LIMITED = ("setpriv", "--bounding-set=-sys_resource", "--")
+
+QUOTACTL_FD = 443  # its number on x86-64; linux/quota.h has the others
+Q_GETQUOTA, Q_SETQUOTA, QIF_BLIMITS = 0x800007, 0x800008, 1
+DQBLK = "<QQQQQQQQI4x"
 
 
 @contextmanager
 def mounted(place: Path, image: Path | str) -> Iterator[Path]:
     place.mkdir()
     lab.sh(
-        f"modprobe loop && mkfs.ext4 -q -m 0 -E lazy_journal_init=0,lazy_itable_init=0 {image} && "
-        f"mount -o loop {image} {place}"
+        "modprobe -a loop quota_v2 && mkfs.ext4 -q -m 0 -O quota "
+        f"-E lazy_journal_init=0,lazy_itable_init=0 {image} && "
+        f"mount -o loop,usrquota {image} {place}"
     )
     try:
         yield place
@@ -86,6 +95,33 @@ def failing(disk: Path) -> Iterator[Path]:
     os.close(fd)
 
 
+def limit(disk: Path, *, left: int | None) -> None:
+    """Give root that many KiB more than it has there; None: no limit."""
+    block = ctypes.create_string_buffer(struct.calcsize(DQBLK))
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        for command in (Q_GETQUOTA, Q_SETQUOTA):
+            # of users, that of root
+            failed = libc.syscall(QUOTACTL_FD, fd, ctypes.c_uint(command << 8), 0, block)
+            assert not failed, os.strerror(ctypes.get_errno())
+            used = struct.unpack(DQBLK, block)[2]  # bytes
+            most = 0 if left is None else -(-used // 1024) + left
+            struct.pack_into(DQBLK, block, 0, most, 0, 0, 0, 0, 0, 0, 0, QIF_BLIMITS)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def over_quota(disk: Path) -> Iterator[Path]:
+    """One block is left: the journal's first lines fit."""
+    (disk / "state").mkdir(mode=0o700, exist_ok=True)
+    os.sync()
+    limit(disk, left=4)
+    yield disk
+    limit(disk, left=None)
+
+
 Fault = Callable[[Path], AbstractContextManager[Path]]
 SAID: Mapping[Fault, tuple[int, str]] = {
     full: (1, "needed are 16777216 bytes"),  # by preflight
@@ -103,26 +139,34 @@ def test_nothing_is_touched_without_a_snapshot_on_disk(
     disk: Path,
     fault: Fault,
 ) -> None:
-    status, said = SAID[fault]
     lab.put_other_build_on_disk()
+    refused(nodeagent, disk, fault, *SAID[fault])
+    assert lab.read() == three_vfs
+
+
+def refused(nodeagent: Nodeagent, disk: Path, fault: Fault, status: int, said: str) -> None:
     with fault(disk) as place:
-        run = nodeagent.call("reload", status=status, STATE_DIR=place / "state")
+        run = nodeagent.start_command(*LIMITED, "nodeagent", "reload", STATE_DIR=place / "state")
+        assert run.wait() == status, run.log
         left = {path.name for path in (place / "state").glob("*")}
     assert f"{place}/state" in run.log
     assert said in run.log
     assert "Traceback" not in run.log
     assert left <= {"journal.jsonl"}
     assert lab.restarts() == []
-    assert lab.read() == three_vfs
     assert not nodeagent.ready.exists()
 
 
-def test_a_disk_that_becomes_full_and_read_only_in_the_middle(
+def test_a_quota_and_when_it_is_lifted_a_disk_that_becomes_full_and_read_only_in_the_middle(
     nodeagent: Nodeagent, three_vfs: State, disk: Path
 ) -> None:
-    """The node is restored, and not ready before the snapshot could be closed."""
+    """First nothing is touched; then the node is restored, and not ready before the snapshot could
+    be closed."""
     lab.put_other_build_on_disk()
     state = disk / "state"
+    refused(nodeagent, disk, over_quota, 74, "open-snapshot.json: Disk quota exceeded")
+    assert lab.read() == three_vfs
+
     lab.hook("pre-start", f"dd if=/dev/zero of={disk}/ballast bs=64k; mount -o remount,ro {disk}")
     failed = nodeagent.start("run", "precompiled", STATE_DIR=state)
     assert failed.wait() == 1, failed.log  # as `run` says of any failure
@@ -143,3 +187,20 @@ def test_a_disk_that_becomes_full_and_read_only_in_the_middle(
     assert lab.read() == three_vfs
     assert lab.restarts() == ["begin", "end"]
     assert not [path for path in state.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_lock_file_where_there_are_no_locks(
+    nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
+) -> None:
+    lab.put_other_build_on_disk()
+    with fuse.without_locks(tmp_path / "remote", errno.ENOLCK) as server:
+        path = tmp_path / "remote" / "lock"
+        run = nodeagent.call("reload", status=74, LOCK_FILE_PATH=path)
+    assert fuse.SETLK in server.asked
+    assert f"cannot lock {path}: {os.strerror(errno.ENOLCK)}" in run.log
+    assert "set LOCK_FILE_PATH to one on a local one" in run.log
+    assert "Traceback" not in run.log
+    assert not nodeagent.state_dir.exists()
+    assert not nodeagent.ready.exists()
+    assert lab.restarts() == []
+    assert lab.read() == three_vfs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from collections.abc import Callable
@@ -13,10 +14,28 @@ from pathlib import Path
 import pytest
 
 from nodeagent import hold, hostpath
-from nodeagent.driver import copies, distribution, dtk, exports, host_tree
+from nodeagent.driver import (
+    copies,
+    distribution,
+    dtk,
+    exports,
+    host_tree,
+    openibd,
+    packages,
+    sources,
+)
 from nodeagent.driver.inventory import Inventory
-from nodeagent.errors import AgentError, ConfigError, DataError, KernelError, StorageError
-from nodeagent.kernel import managers, mounts, udev
+from nodeagent.errors import (
+    AgentError,
+    ConfigError,
+    DataError,
+    KernelError,
+    NoInputError,
+    StorageError,
+    UnavailableError,
+)
+from nodeagent.kernel import managers, modules, mounts, udev
+from nodeagent.kernel.events import FileWatch
 from nodeagent.settings import Settings
 
 
@@ -115,7 +134,14 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
-        hostpath.within(tmp_path, Path("a"))
+        hostpath.read_text(hostpath.within(tmp_path, Path("a")))
+    settings = replace(Settings(), driver_root=tmp_path)
+    (tmp_path / "etc").symlink_to("etc")
+    with pytest.raises(UnavailableError, match="there is no"):
+        openibd.check(settings)
+    with pytest.raises(NoInputError, match=r"no install\.pl"):
+        sources.directory(replace(settings, nic_driver_path=Path("/etc/driver")))
+    assert distribution.of_root(tmp_path).family == ""
 
 
 # each who writes or reads below the host's directories
@@ -249,3 +275,95 @@ def test_os_release_is_a_link_inside(tmp_path: Path) -> None:
     (tmp_path / "usr/lib/os-release").unlink()
     os.mkfifo(tmp_path / "usr/lib/os-release")
     assert distribution.of_root(tmp_path).family == ""
+
+
+NO_FILE = pytest.mark.parametrize("plant", [plant for plant in PLANTED if plant is not huge])
+
+
+@NO_FILE
+def test_a_flag(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """Only a plain file is one, and a wait for it ends as soon as something else is there."""
+    settings = replace(Settings(), dtk_shared_dir=tmp_path, nic_driver_ver="25.07")
+    shared = dtk.hand_over(settings, "6.1")
+    shared.directory.mkdir()
+    plant(shared.done)
+    assert not dtk._is_done(settings, shared, "")
+    with pytest.raises(DataError, match=rf"{shared.done.name} is no plain file"):
+        dtk.wait_for_build(settings, "6.1", None)
+
+
+def test_a_link_on_the_way_to_a_flag(tmp_path: Path, evil: Path) -> None:
+    settings = replace(Settings(), dtk_shared_dir=tmp_path / "shared", nic_driver_ver="25.07")
+    shared = dtk.hand_over(settings, "6.1")
+    (tmp_path / "shared").symlink_to(evil)
+    (evil / "6.1").mkdir()
+    (evil / "6.1" / shared.done.name).touch()
+    assert not dtk._is_begun(shared, "")
+    with pytest.raises(DataError, match=f"{tmp_path}/shared is a link"):
+        dtk.wait_for_build(settings, "6.1", None)
+
+
+def test_no_link_is_watched(tmp_path: Path, evil: Path) -> None:
+    """What is made behind it is not told of; a directory that takes its place is."""
+    (tmp_path / "link").symlink_to(evil)
+    with FileWatch(tmp_path / "link/x/flag") as watch:
+        (evil / "x/flag").touch()
+        assert not select.select([watch], [], [], 0)[0]
+        (tmp_path / "link").unlink()
+        (tmp_path / "link/x").mkdir(parents=True)
+        watch.drain()
+        (tmp_path / "link/x/flag").touch()
+        assert select.select([watch], [], [], 0)[0]
+
+
+@NO_FILE
+def test_what_is_built(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """rpm(8) would wait for a FIFO's writer, and read whatever a link leads to."""
+    place = tmp_path / "RPMS/rhel9" / os.uname().machine
+    place.mkdir(parents=True)
+    (place / "good.rpm").touch()
+    assert packages.built(tmp_path) == (place / "good.rpm",)
+    plant(place / "x.rpm")
+    with pytest.raises(DataError, match=r"x\.rpm is no plain file"):
+        packages.built(tmp_path)
+
+
+def test_a_link_on_the_way_to_what_is_built(tmp_path: Path, evil: Path) -> None:
+    place = evil / "rhel9" / os.uname().machine
+    place.mkdir(parents=True)
+    (place / "x.rpm").touch()
+    (tmp_path / "RPMS").symlink_to(evil)
+    with pytest.raises(DataError, match="a link leads there"):
+        packages.built(tmp_path)
+
+
+def test_scripts_are_looked_for_where_they_are_run(tmp_path: Path, evil: Path) -> None:
+    """RHEL's /etc/init.d is a link; an absolute one stays inside, for whoever has that root."""
+    settings = replace(Settings(), driver_root=tmp_path / "root")
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/init.d").symlink_to(evil)
+    (evil / "openibd").touch(0o755)
+    with pytest.raises(UnavailableError, match="there is no"):
+        openibd.check(settings)
+    (tmp_path / f"root{evil}").mkdir(parents=True)
+    (tmp_path / f"root{evil}/openibd").touch(0o755)
+    openibd.check(settings)
+
+
+@planted
+def test_a_module_file(
+    tmp_path: Path, plant: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link is the distribution's (weak-updates) and followed inside; no other thing is opened."""
+    note = b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0" + bytes(20)
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("/usr/lib")
+    path = tmp_path / "lib/m.ko"
+    monkeypatch.setattr(modules, "_modinfo", lambda *_: str(path))
+    assert modules.installed_build_id("m", tmp_path) is None
+    (tmp_path / "usr/lib/other.ko").write_bytes(note)
+    (tmp_path / "usr/lib/m.ko").symlink_to("/usr/lib/other.ko")
+    assert modules.installed_build_id("m", tmp_path) == "00" * 20
+    (tmp_path / "usr/lib/m.ko").unlink()
+    plant(tmp_path / "usr/lib/m.ko")
+    assert modules.installed_build_id("m", tmp_path) is None
