@@ -183,7 +183,7 @@ def _take_out() -> None:
 def _disk(path: Path) -> Iterator[None]:
     """A disk of its own at a directory, so that it can be full."""
     path.mkdir(mode=0o700)
-    lab.sh(f"mount -t tmpfs -o size=4m,mode=0700 none {path}")
+    lab.sh(f"mount -t tmpfs -o size=20m,mode=0700 none {path}")
     try:
         yield
     finally:
