@@ -37,6 +37,8 @@ from nodeagent.trace import point
 RECORDS_LIMIT: Final = 1024 * 1024
 """Bytes: a journal that has grown beyond becomes the old one, and the older one goes."""
 
+_LONGEST_UPTIME: Final = 1e10  # seconds, 300 years
+
 KINDS: Final = ("start", "done", "failed", "interrupted", "note")
 
 POD_INTERFACE_LOST: Final = "pod-interface-lost"
@@ -111,7 +113,7 @@ class Journal:
 
         StorageError, also when one is open: the driver must not be touched then.
         """
-        durable.make_directory(self.state_dir, 0o700)
+        durable.make_private_directory(self.state_dir)
         if not durable.create(self.open_path, seal(snapshot).encode(), 0o600):
             raise StorageError(
                 f"{self.open_path} exists: a snapshot is open, and it is not overwritten",
@@ -182,7 +184,7 @@ class Journal:
             "facts": dict(facts),
         }
         try:
-            durable.make_directory(self.state_dir, 0o700)
+            durable.make_private_directory(self.state_dir)
             line = json.dumps(fields).encode() + b"\n"
             size = durable.append(self.records_path, line, sync=kind not in {"start", "note"})
             if size > RECORDS_LIMIT:
@@ -203,10 +205,8 @@ def lock(path: Path) -> Iterator[int]:
     """
     durable.make_directory(path.parent, 0o755)
     point("lock", path)
-    try:
+    with durable.storage(f"cannot open the lock file {path}"):
         fd = durable.open_plain(path, os.O_RDWR, 0o644)
-    except OSError as error:
-        raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -355,6 +355,7 @@ def _parse_record(line: bytes) -> Record | None:
         (record.facts, dict),
     )
     good = aware and record.kind in KINDS and all(isinstance(v, kind) for v, kind in typed)
+    good = good and 0 <= record.clock < _LONGEST_UPTIME  # NaN is not; integers may have any size
     return record if good and all(isinstance(v, str) for v in record.facts.values()) else None
 
 

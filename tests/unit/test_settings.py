@@ -369,3 +369,10 @@ def test_no_environment_makes_anything_but_settings_or_one_message(environ: dict
     assert settings.state_dir.is_absolute()
     assert "\0" not in str(settings.ready_path)
     assert settings.driver_module.isascii()
+
+
+@pytest.mark.parametrize("path", ["/x" * 2000, f"/run/{'x' * 201}/y", f"/{'é' * 101}"])
+def test_a_path_that_is_too_long(path: str) -> None:
+    """For what is made beside it, .NAME.0123456789abcdef.tmp: the kernel says ENAMETOOLONG."""
+    with pytest.raises(ConfigError, match="a path of at most 3000 bytes, 200 in each name"):
+        Settings.from_environment({"STATE_DIR": path})
