@@ -29,6 +29,7 @@ from typing import Final
 
 from nodeagent import durable
 from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageError
+from nodeagent.hostpath import found
 from nodeagent.settings import Settings
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import Snapshot
@@ -209,6 +210,7 @@ def lock(path: Path) -> Iterator[int]:
         fd = durable.open_plain(path, os.O_RDWR, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_named(fd, path)
     except BlockingIOError:
         os.close(fd)
         raise _busy(path) from None
@@ -222,6 +224,13 @@ def lock(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _check_named(fd: int, path: Path) -> None:
+    """BlockingIOError when the file is another's by now: who removed it may lock what came then."""
+    facts = found(path)
+    if facts is None or not os.path.samestat(facts, os.fstat(fd)):
+        raise BlockingIOError
 
 
 @contextmanager

@@ -434,6 +434,23 @@ def test_what_cannot_be_a_lock_file_is_to_be_moved_away(
     assert "move" in str(caught.value.hint)
 
 
+def test_a_lock_file_that_is_removed_while_it_is_being_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another agent may lock the one that is made then: this one holds a file without a name."""
+    path = tmp_path / "lock"
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        real(fd, operation)
+        path.unlink()
+        path.touch()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BusyError), lock(path):
+        pass
+
+
 def test_the_lock_works_where_it_was_left(tmp_path: Path) -> None:
     """A lock file that stays behind is no lock: only a process that lives holds it."""
     path = tmp_path / "lock"
