@@ -244,7 +244,7 @@ def adopted(fd: int, path: Path) -> Iterator[int]:
         is_it = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
         if is_it:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (OSError, OverflowError):  # no file has a number that large
         is_it = False
     if not is_it:
         raise _busy(path)

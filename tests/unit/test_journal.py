@@ -451,6 +451,13 @@ def test_a_lock_file_that_is_removed_while_it_is_being_locked(
         pass
 
 
+@pytest.mark.parametrize("fd", [1 << 70, 999_999])
+def test_a_descriptor_that_is_none(tmp_path: Path, fd: int) -> None:
+    (tmp_path / "lock").touch()
+    with pytest.raises(BusyError), journal.adopted(fd, tmp_path / "lock"):
+        pass
+
+
 def test_the_lock_works_where_it_was_left(tmp_path: Path) -> None:
     """A lock file that stays behind is no lock: only a process that lives holds it."""
     path = tmp_path / "lock"

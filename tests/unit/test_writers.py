@@ -101,7 +101,7 @@ MAY_LOOK = {
         *("reload.py", "sriov/devices.py", "sriov/inside.py", "sriov/node.py"),
     },
     "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
-    "what people name on the command line": {"cli/commands.py", "cli/diagnosis.py"},
+    "what people name on the command line": {"cli/input.py"},
     "where people have links": {"cli/output.py"},
     "the kubelet's mount, which is links": {"cluster/access.py", "cluster/connection.py"},
     "/sys; and whether a file is a link, before it is opened": {"cluster/pcidp.py"},
