@@ -15,6 +15,7 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.settings import Settings
+from nodeagent.sriov.blocked import Blocked
 from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
 from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.pods import LeftBehind
@@ -306,6 +307,7 @@ class Looks:
 
     def __init__(self, state: NodeState) -> None:
         self.state = state
+        self.blocked = Blocked()
 
     def observe(self) -> NodeState:
         return self.state
