@@ -142,11 +142,12 @@ def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) ->
             _work(mode, settings, journal, stop)
 
 
-def take_snapshot(settings: Settings) -> Snapshot:
-    """The node as it is now."""
+def take_snapshot(settings: Settings, *, to_keep: bool = False) -> Snapshot:
+    """The node as it is now; `to_keep`: KernelError where a device does not tell its state."""
     require_root("reads the settings of VFs")
     with StopSignal() as stop, Node(settings, stop) as node:
-        return story.take_snapshot(node, _installed(settings, stop))
+        take = story.take_snapshot if to_keep else story.look
+        return take(node, _installed(settings, stop))
 
 
 def restore(snapshot: Snapshot, settings: Settings) -> None:

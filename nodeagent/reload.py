@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -148,55 +149,44 @@ def restore(node: Node, want: NodeState) -> None:
     plan could not be performed or three in a row did not lead there.
     """
     node.given_up.clear()
-    node.made.clear()
+    node.contested.clear()
     failures: dict[str, None] = {}
-    seen: tuple[str, ...] = ()
     if others := managed(want):
         reachable, _ = node.reachable(want)
         stages = plan(reachable, node.observe())
         failures |= dict.fromkeys(perform(node, without_stacked(stages)))
         await_managers(node, others)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         reachable, _ = node.reachable(want)
         have = node.observe()
-        stages = plan(reachable, have)
+        stages = plan(_not_blocked(node, reachable), have)
         if not stages:
-            return
-        seen = _others_work(node, have, before=seen)
+            break
+        if number:
+            node.contested.check(differences(reachable, have), failures)
+        for pf in have.pfs:
+            node.contested.found(str(pf.handle), "driver", have.driver)
         failures |= dict.fromkeys(perform(node, stages))
-    reachable, _ = node.reachable(want)
-    left = differences(reachable, node.observe())
+    else:
+        reachable, _ = node.reachable(want)
+        have = node.observe()
+    left = () if not stages and not node.blocked.lines() else differences(reachable, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
-            (*failures, *map(str, left)),
+            dict.fromkeys((*failures, *node.blocked.lines(), *map(str, left))),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
 
 
-def _others_work(node: Node, have: NodeState, *, before: tuple[str, ...]) -> tuple[str, ...]:
-    """A line for each PF whose number of VFs somebody has changed since we set it.
-
-    Once it is said, and planned again. RestoreFailed the second time: two that undo each other's
-    work would do so for ever, and each time every VF of the PF dies.
-    """
-    now = {pf.handle: pf.numvfs for pf in have.pfs}
-    undone = tuple(
-        f"{handle} numvfs: we set it to {count}, and something else made it {now[handle]}"
-        for handle, count in node.made.items()
-        if handle in now and now[handle] != count
+def _not_blocked(node: Node, want: NodeState) -> NodeState:
+    """`want` without the PFs and VFs of which a call hangs in the kernel: the others go on."""
+    pfs = (
+        replace(pf, vfs=tuple(v for v in pf.vfs if not node.is_blocked((pf.handle, v.index))))
+        for pf in want.pfs
+        if not node.is_blocked((pf.handle, None))
     )
-    node.made.clear()
-    if undone and before:
-        raise RestoreFailed(
-            "something else on this node changes what is being restored, and is not fought",
-            dict.fromkeys((*before, *undone)),
-            hint="the snapshot stays open: find who writes sriov_numvfs (an SR-IOV operator's "
-            "config daemon, a udev rule, a script), stop it, and start again",
-        )
-    for line in undone:
-        log.warning("%s: planned once more, not twice", line)
-    return before + undone
+    return replace(want, pfs=tuple(pfs))
 
 
 def prove(node: Node, journal: Journal, want: NodeState) -> None:
@@ -229,7 +219,29 @@ def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
 
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
-    """What the node looks like now, with when and where that was."""
+    """What the node looks like now, with when and where that was, to be kept.
+
+    KernelError where a device does not tell its state: nothing would be known of it afterwards.
+    """
+    snapshot = look(node, driver)
+    if blocked := node.blocked.lines():
+        raise KernelError(
+            f"cannot save the state of this node: {'; '.join(blocked)}",
+            hint="a driver or a virtual machine keeps the device's lock: dmesg and "
+            "/proc/PID/stack of the tasks in state D say which",
+        )
+    for pf in snapshot.state.pfs:
+        if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
+            raise KernelError(
+                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs tells no "
+                "number",
+                hint="`cat` it: the device may be failing, see dmesg",
+            )
+    return snapshot
+
+
+def look(node: Node, driver: NicDriver) -> Snapshot:
+    """The same to be compared: what a device does not tell is not known."""
     state = node.observe()
     for vf in unseen(state):
         log.warning(

@@ -388,7 +388,7 @@ def _taken(loaded: Settings) -> Snapshot:
     """The node as it is; UnavailableError when it has no device of ours."""
     from nodeagent import agent
 
-    now = agent.take_snapshot(loaded)
+    now = agent.take_snapshot(loaded, to_keep=True)
     agent.require_devices(now)
     return now
 

@@ -6,22 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from nodeagent.driver import users
 from nodeagent.driver.findings import Finding
 from nodeagent.kernel import modules
 from nodeagent.kernel.netns import Namespaces
-from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import inside
 from nodeagent.sriov.namespaces import Namespace
-
-PASSED_THROUGH: Final = frozenset(
-    {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
-    | {"igb_uio"}
-)
-"""Drivers that hand a function to a virtual machine or to a process."""
 
 Device = tuple[str, str]
 """Bus and name."""

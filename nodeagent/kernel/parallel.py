@@ -37,6 +37,10 @@ def run_all(jobs: Sequence[Job], *, timeout: float, threads: int) -> list[AgentE
         return running.results(timeout)
 
 
+class Stuck(KernelError):
+    """A job that was begun and had not come back at its deadline."""
+
+
 class Running:
     """Jobs in threads. A watch (nodeagent.kernel.events): readable when one has ended.
 
@@ -82,13 +86,25 @@ class Running:
         return [
             self._ended[n]
             if n in self._ended
-            else KernelError(late if n in self._not_begun else stuck)
+            else KernelError(late)
+            if n in self._not_begun
+            else Stuck(stuck)
             for n in range(len(self._jobs))
         ]
 
     def __enter__(self) -> Self:
-        for _ in range(self._threads):
-            threading.Thread(target=self._work, daemon=True).start()
+        for started in range(self._threads):
+            try:
+                threading.Thread(target=self._work, daemon=True).start()
+            except RuntimeError as error:  # EAGAIN of clone(2): one does all, later
+                if started:
+                    break
+                self._news.close()
+                raise KernelError(
+                    f"cannot start a thread: {error}",
+                    hint="the container's or the cgroup's limit of processes (pids.max) may be "
+                    "reached, or its memory",
+                ) from error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,6 +24,11 @@ from nodeagent.errors import KernelError, reason
 from nodeagent.trace import point
 
 NO_DRIVER: Final = "none"
+PASSED_THROUGH: Final = frozenset(
+    {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
+    | {"igb_uio"}
+)
+"""Drivers that hand a function to a virtual machine or to a process, and make no interface."""
 
 
 @dataclass(frozen=True)

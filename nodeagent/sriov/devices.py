@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -54,12 +55,13 @@ def write_devices(
     """
     # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
     actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
-    jobs = [_job(node, action) for action in actions]
+    ends = [threading.Event() for _ in actions]
+    jobs = [_ending(_job(node, a), ended) for a, ended in zip(actions, ends, strict=True)]
     threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
     timeout = node.settings.vf_timeout
     if meanwhile is None:
         results = parallel.run_all(jobs, timeout=timeout, threads=threads)
-        return _failed(actions, results)
+        return _failed(node, actions, results, ends)
     with parallel.Running(jobs, threads=threads) as running:
 
         def left() -> Iterator[object]:
@@ -71,19 +73,42 @@ def write_devices(
             wait_until_clear(left, running, *watches, what="VFs", timeout=timeout)
         except WaitTimeout as late:
             log.debug("%s", late.message)
-        return _failed(actions, running.results(timeout))
+        return _failed(node, actions, running.results(timeout), ends)
 
 
-def _failed(actions: Sequence[DeviceAction], results: Sequence[AgentError | None]) -> Failures:
-    return [
-        (target_of(action), f"{target_name(target_of(action))}: {result.message}")
-        for action, result in zip(actions, results, strict=True)
-        if result is not None
-    ]
+def _ending(job: parallel.Job, ended: threading.Event) -> parallel.Job:
+    def run() -> None:
+        try:
+            job()
+        finally:
+            ended.set()
+
+    return run
+
+
+def _failed(
+    node: Node,
+    actions: Sequence[DeviceAction],
+    results: Sequence[AgentError | None],
+    ends: Sequence[threading.Event],
+) -> Failures:
+    """A line for each that failed. What is still in the kernel is remembered by its device."""
+    failures: Failures = []
+    for action, result, ended in zip(actions, results, ends, strict=True):
+        if result is None:
+            continue
+        target = target_of(action)
+        text = f"{target_name(target)}: {result.message}"
+        failures.append((target, text))
+        if isinstance(result, parallel.Stuck) and (device := node.device_of(target)) is not None:
+            node.blocked.add(device, ended, text)
+    return failures
 
 
 def _job(node: Node, action: DeviceAction) -> Callable[[], None]:
     """The write that ensures `action`, to be run in a thread."""
+    if node.is_blocked(target_of(action)):
+        return _not_tried
     match action:
         case BindPf():
             return lambda: _bind_pf(node, action)
@@ -101,6 +126,10 @@ def _job(node: Node, action: DeviceAction) -> Callable[[], None]:
             return lambda: _unbind_vf(node, action)
         case BindVf():
             return lambda: _bind_vf(node, action)
+
+
+def _not_tried() -> None:
+    raise KernelError("not tried: an earlier call is still blocked in the kernel")
 
 
 def _bind_pf(node: Node, action: BindPf) -> None:
@@ -124,15 +153,10 @@ def _create_vfs(node: Node, action: CreateVfs) -> None:
     bus, name = action.pf.bus, action.pf.name
     if node.sysfs.numvfs(bus, name) != action.count:
         node.sysfs.set_numvfs(bus, name, action.count)
-        node.made[action.pf] = action.count
+        node.contested.made(str(action.pf), "numvfs", action.count)
     now = node.sysfs.numvfs(bus, name)
     if now != action.count:
         raise KernelError(f"the kernel took numvfs {action.count} and reports {now}")
-
-
-def _is_contested(node: Node, pf: DeviceHandle) -> bool:
-    """We made its VFs, and by now it has another number of them."""
-    return pf in node.made and node.sysfs.numvfs(pf.bus, pf.name) != node.made[pf]
 
 
 def _set_param(node: Node, action: SetParam) -> None:
@@ -197,6 +221,7 @@ def _override_driver(node: Node, action: OverrideDriver) -> None:
     function = _function(node, action.pf, action.index)
     if node.sysfs.driver_override(action.pf.bus, function) != action.driver:
         node.sysfs.set_driver_override(action.pf.bus, function, action.driver)
+        node.contested.sent(target_name(target_of(action)), "driver_override", action.driver)
 
 
 def _unbind_vf(node: Node, action: UnbindVf) -> None:
@@ -218,6 +243,7 @@ def _bind_vf(node: Node, action: BindVf) -> None:
     now = node.sysfs.driver(bus, function)
     if now != action.driver:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
+    node.contested.made(target_name(target_of(action)), "driver", now)
 
 
 def _function(node: Node, pf: DeviceHandle, index: int) -> str:
@@ -233,7 +259,8 @@ def await_functions(
 ) -> Failures:
     """Where VFs were created: wait until every function is there (some drivers are late).
 
-    A PF that is gone gets none: its failure is known, and the others need not wait for it.
+    A PF that is gone, or whose write is stuck, gets none: its failure is known, and the others need
+    not wait for it.
     """
     created = [
         a
@@ -241,15 +268,18 @@ def await_functions(
         if isinstance(a, CreateVfs)
         and node.sysfs.has_functions(a.pf.bus)
         and node.sysfs.exists(a.pf.bus, a.pf.name)
+        and not node.is_blocked((a.pf, None))
     ]
     targets: list[Target] = [(a.pf, index) for a in created for index in range(a.count)]
+    counts = {a.pf: a.count for a in created}
 
     def missing(target: Target) -> str | None:
         # no use in waiting for what somebody else has taken away again: the caller's next look
         # finds that
-        if node.device_of(target) is not None or _is_contested(node, target[0]):
+        if node.device_of(target) is not None:
             return None
-        return target_name(target)
+        is_taken_away = node.numvfs(target[0]) != counts[target[0]]
+        return None if is_taken_away else f"{target_name(target)}: has not appeared"
 
     timeout = node.settings.vf_timeout
     try:

@@ -106,7 +106,7 @@ def _pf_differences(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[D
         yield from _difference(target, param.name, param.value, known.get(param.name))
     for vf in want.vfs:
         now = have.vf(vf.index)
-        yield from _vf_differences(f"{target} vf {vf.index}", vf, now)
+        yield from _vf_differences(f"{target} vf {vf.index}", vf, now, state)
         yield from _inside_differences(f"{target} vf {vf.index}", vf, now, wanted, state)
     for each in want.representors:
         netdev = have.netdev_of(each.port)
@@ -137,12 +137,18 @@ def _inside_differences(
         yield Difference(target, f"net.{key}", value, is_now)
 
 
-def _vf_differences(target: str, want: Vf, have: Vf | None) -> Iterator[Difference]:
+def _vf_differences(
+    target: str, want: Vf, have: Vf | None, state: NodeState
+) -> Iterator[Difference]:
     if have is None:
         yield Difference(target, "function", "present", "missing")
         return
     for name in ("driver", "driver_override", *VF_ATTRIBUTES):
         yield from _difference(target, name, getattr(want, name), getattr(have, name))
+    if want.netdev is not None and have.netdev is None and have.inside is not None:
+        where = f"{have.inside.netdev.name} in {state.namespace(have.inside.namespace)}"
+        yield Difference(target, "netdev", want.netdev.name, where)
+        return
     yield from _netdev_differences(target, want.netdev, have.netdev)
 
 

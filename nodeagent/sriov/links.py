@@ -48,6 +48,7 @@ LINK_PARTS: Final = (
     ("multicast", ("multicast",)),
     ("state", ("up",)),
 )
+SET_BY_NAME: Final = tuple(name for _, names in (*VF_PARTS, *LINK_PARTS) for name in names)
 UDEV_FOLLOWS: Final = 5.0
 """Seconds. How long udevd may take to run its rules for a rename before we look without it."""
 LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
@@ -197,6 +198,9 @@ def _give_names(
         with _udev_follows({change.index for _, change in renames}, watches) as awaited:
             results = sent(node, [change for _, change in changes], node.rtnl.change)
             errors = dict(zip(changes, results, strict=True))
+            for target, change in renames:
+                if errors[target, change] is None:
+                    _note(node, target, change)
             refused = [(pair, error) for pair in renames if (error := errors[pair]) is not None]
             awaited -= {change.index for (_, change), _ in refused}
         if not (again and any(error.errno == errno.EEXIST for _, error in refused)):
@@ -314,24 +318,36 @@ def _send(
 ) -> Failures:
     """Send all changes; a refused one again part by part, to do what can be done and name the rest.
 
-    The kernel ends a message at the first attribute it refuses.
+    The kernel ends a message at the first attribute it refuses. What it takes is noted.
     """
-    refused = [
-        (target, change)
-        for (target, change), error in zip(
-            changes, sent(node, [change for _, change in changes], node.rtnl.change), strict=True
-        )
-        if error is not None
-    ]
+    refused = []
+    results = sent(node, [change for _, change in changes], node.rtnl.change)
+    for (target, change), error in zip(changes, results, strict=True):
+        if error is None:
+            _note(node, target, change)
+        else:
+            refused.append((target, change))
     single = [
         (target, name, part) for target, change in refused for name, part in _parts(change, parts)
     ]
     results = node.rtnl.change([part for _, _, part in single])
+    for (target, _, part), error in zip(single, results, strict=True):
+        if error is None:
+            _note(node, target, part)
     return [
         (target, refusal(target, name, error))
         for (target, name, _), error in zip(single, results, strict=True)
         if error is not None
     ]
+
+
+def _note(node: Node, target: Target, change: Change) -> None:
+    """What was set, by the names that `nodeagent.sriov.differences` has for it."""
+    for name in dict.fromkeys(SET_BY_NAME):
+        value = getattr(change, name, None)
+        if value is not None:
+            attribute = "admin_mac" if name == "mac" and isinstance(change, VfChange) else name
+            node.contested.sent(target_name(target), attribute, value)
 
 
 def _parts(

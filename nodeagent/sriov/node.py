@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
@@ -33,9 +33,11 @@ from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysctls import Told
-from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.settings import Settings
 from nodeagent.sriov import elsewhere, inside
+from nodeagent.sriov.blocked import Blocked
+from nodeagent.sriov.contested import Contested
 from nodeagent.sriov.model import (
     NO_DRIVER,
     REPRESENTOR,
@@ -59,7 +61,9 @@ from nodeagent.sriov.stack import Stack
 log = logging.getLogger(__name__)
 
 Devices = dict[tuple[str, str], list[Link]]
-
+Locked = Mapping[tuple[str, str], tuple[int | None, str | None]]
+"""By device: its number of VFs and its driver override."""
+UNKNOWN: Final = (None, None)
 
 SettingsByIndex = Mapping[int, tuple[Setting, ...]]
 """What ethtool tells of an interface, by ifindex."""
@@ -121,8 +125,10 @@ class Node:
         self.namespaces = namespaces or Namespaces()
         self.given_up: dict[Target, str] = {}
         """Targets that a wait reached its deadline for: nobody waits for them a second time."""
-        self.made: dict[DeviceHandle, int] = {}
-        """How many VFs we made on a PF: another number later is another's work."""
+        self.contested = Contested()
+        """What we have set, so that another's work on the same is noticed."""
+        self.blocked = Blocked()
+        """Devices of which a call has not come back, and nothing more is asked until it does."""
         self._ports: dict[tuple[str, str], dict[str, int]] = {}
         self.udev_run = udev_run
         self.proc = proc
@@ -140,7 +146,9 @@ class Node:
     def observe(self) -> NodeState:
         """The state of every PF bound to the driver, and of its VFs.
 
-        UnavailableError when a device reports something that no device can be.
+        Of a device that is blocked (`nodeagent.sriov.blocked`) the number of VFs, or the driver
+        override, is not known. UnavailableError when a device reports something that no device can
+        be.
         """
         links = self.rtnl.links()
         devices = self._by_device(links)
@@ -153,10 +161,13 @@ class Node:
         )
         driver = self.settings.driver_module
         found = self.sysfs.physical_functions(driver)
+        locked = self._under_lock(self._with_functions(found))
         try:
             switches = self._observe_devlink(set(found))
             pfs = tuple(
-                self._observe_pf(DeviceHandle(*device), devices, looked, switches.get(device, {}))
+                self._observe_pf(
+                    DeviceHandle(*device), devices, looked, locked, switches.get(device, {})
+                )
                 for device in found
             )
             state = self._with_insides(driver, sorted(pfs, key=lambda pf: pf.handle))
@@ -321,6 +332,15 @@ class Node:
         device = self.device_of(target)
         return device is not None and self.sysfs.driver(*device) != NO_DRIVER
 
+    def numvfs(self, pf: DeviceHandle) -> int | None:
+        """How many VFs a PF has; None without SR-IOV, or while the device is blocked."""
+        return self._under_lock([(pf.bus, pf.name)]).get((pf.bus, pf.name), UNKNOWN)[0]
+
+    def is_blocked(self, target: Target) -> bool:
+        """Whether a call on it, or on its PF, has not come back."""
+        handle, _ = target
+        return self.device_of(target) in self.blocked or (handle.bus, handle.name) in self.blocked
+
     @contextmanager
     def watches(self) -> Iterator[tuple[Watch, ...]]:
         """What a wait for devices sleeps on. Subscribe before acting, so that nothing is missed."""
@@ -363,8 +383,12 @@ class Node:
         where = target_name(target)
         if isinstance(target[1], int):
             where += f" ({device[1]})"
-        if self.sysfs.driver(*device) == NO_DRIVER:
+        driver = self.sysfs.driver(*device)
+        if driver == NO_DRIVER:
             return f"{where}: bound to no driver"
+        if driver in PASSED_THROUGH:
+            # somebody has taken it: no interface will come, and the next look says who has it
+            return None
         index = self._interface(target, device)
         if index is None:
             return f"{where}: no network interface"
@@ -402,15 +426,34 @@ class Node:
                 for device in devices
             }
 
+    def _with_functions(self, pfs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        for bus, name in pfs:
+            yield bus, name
+            if self.sysfs.has_functions(bus):
+                yield from (
+                    (bus, function) for function in self.sysfs.functions(bus, name).values()
+                )
+
+    def _under_lock(self, devices: Iterable[tuple[str, str]]) -> Locked:
+        """The attributes that the kernel reads under a device's lock."""
+        stops = () if self.stop is None else (self.stop,)
+        return self.blocked.read(
+            tuple(devices),
+            lambda device: (self.sysfs.numvfs(*device), self.sysfs.driver_override(*device)),
+            *stops,
+            timeout=self.settings.vf_timeout,
+        )
+
     def _observe_pf(
         self,
         handle: DeviceHandle,
         devices: Devices,
         looked: Looked,
+        locked: Locked,
         switch: dict[str, Any],
     ) -> Pf:
         bus, name = handle.bus, handle.name
-        numvfs = self.sysfs.numvfs(bus, name)
+        numvfs, _ = locked.get((bus, name), UNKNOWN)
         link = self.link_of((handle, None), devices)
         infos = self._vf_infos(link) if numvfs else {}
         functions = self.sysfs.functions(bus, name) if self.sysfs.has_functions(bus) else {}
@@ -428,6 +471,7 @@ class Node:
                     infos.get(index),
                     devices=devices,
                     looked=looked,
+                    override=locked.get((bus, functions.get(index, "")), UNKNOWN)[1],
                 )
                 for index in indexes
             ),
@@ -448,13 +492,14 @@ class Node:
         *,
         devices: Devices,
         looked: Looked,
+        override: str | None,
     ) -> Vf:
         own = devices.get((handle.bus, function or ""), [])
         return Vf(
             index=index,
             address=function,
             driver=None if function is None else self.sysfs.driver(handle.bus, function),
-            driver_override=function and self.sysfs.driver_override(handle.bus, function),
+            driver_override=override,
             netdev=_netdev(min(own, key=lambda link: link.index, default=None), looked),
             rdma=looked.rdma.get((handle.bus, function or "")),
             **({} if info is None else _held_by_pf(info)),

@@ -13,24 +13,20 @@ from pathlib import Path
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
-    *(("upgrade", "1/2"), ("upgrade", "2/2")),
-    *(("pods", "1/1"), ("install", "1/1")),
+    *(("upgrade", "1/3"), ("upgrade", "2/3"), ("upgrade", "3/3")),
     *(("termination", "1/2"), ("termination", "2/2")),
+    *(("install", "1/2"), ("install", "2/2"), ("pods", "1/1")),
 )
 """Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One command. `junit`: it is pytest, and this is where its report lies afterwards.
-
-    `alone`: it measures time, so that nothing else may run beside it.
-    """
+    """One command. `junit`: it is pytest, and this is where its report lies afterwards."""
 
     name: str
     argv: tuple[str, ...]
     junit: Path | None = None
-    alone: bool = False
 
 
 def linters(tree: Path, environment: Path) -> Iterator[Check]:
@@ -51,24 +47,25 @@ def on_this_host(name: str, work: Path) -> Check:
 
 
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
-    """The lab's tests: all but the sweeps in parts, the sweeps, then those that measure time.
+    """The lab's tests: all but the sweeps in parts, the sweeps, those with 8 PFs, the timed ones.
 
     What takes longest begins first. Each is given the files that it takes tests from: pytest
-    imports all of them, slowly there.
+    imports all of them, slowly there. What measures time does so in virtual time, in which a busy
+    host changes nothing.
     """
-    plain = ("-m", "not wide and not alone and not sweep and not image")
+    plain = ("-m", "not wide and not timed and not sweep and not image")
     for number, files in enumerate(parts(tree, PARTS), 1):
-        yield _lab(f"lab {number}/{PARTS}", work, 2, (*plain, *files))
-    yield _lab("image", work, 2, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
+        yield _lab(f"lab {number}/{PARTS}", work, (*plain, *files))
     for scene, points in SWEEPS:
         # -rP shows what the tests print: how many points, and how many survived
         which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
-        yield _lab(f"{scene} {points}", work, 2, ("--virtual-time", *which, "-rP"))
+        yield _lab(f"{scene} {points}", work, ("--virtual-time", *which, "-rP"))
+    yield _lab("image", work, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
     if wide:
-        chosen = ("-m", "wide", *marked(tree, "wide"))
-        yield _lab("lab, 8 PFs", work, 8, chosen, alone=True)
-    chosen = ("-m", "alone and not wide", *marked(tree, "alone"))
-    yield _lab("lab, timings", work, 2, chosen, alone=True)
+        chosen = ("--virtual-time", "-m", "wide", *marked(tree, "wide"))
+        yield _lab("lab, 8 PFs", work, chosen, pfs=8)
+    chosen = ("--virtual-time", "-m", "timed and not wide", *marked(tree, "timed"))
+    yield _lab("lab, timings", work, chosen)
 
 
 def parts(tree: Path, number: int) -> list[list[str]]:
@@ -93,18 +90,11 @@ def _lab_files(tree: Path) -> list[str]:
     return sorted(str(path.relative_to(tree)) for path in (tree / "tests/lab").glob("test_*.py"))
 
 
-def _lab(
-    name: str,
-    work: Path,
-    pfs: int,
-    chosen: tuple[str, ...],
-    *,
-    alone: bool = False,
-) -> Check:
+def _lab(name: str, work: Path, chosen: tuple[str, ...], *, pfs: int = 2) -> Check:
     out = work / name.translate(str.maketrans(" /", "--", ","))
     argv = ("scripts/lab", "test", "--pfs", str(pfs), "--out", str(out), *chosen)
     junit = out / "junit.xml"
-    return Check(name, (*argv, "--junitxml=/host/out/junit.xml"), junit, alone)
+    return Check(name, (*argv, "--junitxml=/host/out/junit.xml"), junit)
 
 
 def have_api_server() -> bool:

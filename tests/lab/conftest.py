@@ -5,6 +5,7 @@ A fixture looks first: making VFs takes seconds here, and after a good test they
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent, State
+from tests.support.zygote import Zygote
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,10 +37,21 @@ def _as_after_boot() -> Iterator[None]:
         lab.clean("A")
 
 
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """nodeagent with its imports done."""
+    with Zygote(os.environ, tmp_path_factory.mktemp("zygote")) as zygote:
+        yield zygote
+
+
 @pytest.fixture
-def nodeagent(tmp_path: Path) -> Iterator[Nodeagent]:
-    """The command line; what it leaves running is ended with the test."""
-    agent = Nodeagent(tmp_path)
+def nodeagent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodeagent]:
+    """The command line; what it leaves running is ended with the test.
+
+    Marked `real_start`, each start is one of Python; else a fork of the zygote.
+    """
+    real = request.node.get_closest_marker("real_start")
+    agent = Nodeagent(tmp_path, None if real else request.getfixturevalue("zygote"))
     yield agent
     agent.end()
     if lab.is_emulated():

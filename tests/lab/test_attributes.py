@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
+from tests.support.zygote import Zygote
 
 
 class Reloaded(NamedTuple):
@@ -59,13 +60,13 @@ def make_odd_vfs() -> None:
 
 
 @pytest.fixture(scope="module")
-def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Reloaded:
+def reloaded(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reloaded:
     """The odd node, before and after a reload."""
     lab.clean()
     make_odd_vfs()
     before = lab.read()
     lab.put_other_build_on_disk()
-    agent = Nodeagent(tmp_path_factory.mktemp("reloaded"))
+    agent = Nodeagent(tmp_path_factory.mktemp("reloaded"), zygote)
     try:
         reload = agent.start("reload")
         assert reload.wait() == 0, reload.log

@@ -240,7 +240,7 @@ for flag in sys.stdin:
 """
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_the_flag_ends_the_wait_at_once(driver: NicDriver, tmp_path: Path) -> None:
     """Its directories come with it; this kernel's name has a "+" that the directory has not."""
     toolkit = subprocess.Popen(

@@ -31,8 +31,7 @@ def nodeagent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodeagent]:
 
 @pytest.fixture(scope="module")
 def zygote(nodeagent: Nodeagent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    environment = nodeagent.environment | {"RESTORE_DRIVER_ON_POD_TERMINATION": "true"}
-    with Zygote(environment, tmp_path_factory.mktemp("zygote")) as zygote:
+    with Zygote(nodeagent.environment, tmp_path_factory.mktemp("zygote")) as zygote:
         yield zygote
 
 
@@ -62,14 +61,25 @@ def upgrade(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     return sweep
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def termination(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Iterator[Sweep]:
     """The pod's driver is B; its end puts the host's own, A, back; the next start B again."""
     lab.clean("A")
     lab.make_vfs(PF1, 1)
     lab.put_on_disk("B")
     with hosts_own_driver():
-        sweep = Sweep("termination", nodeagent, zygote, trace, _nothing, ("terminate",))
+        sweep = Sweep(
+            "termination",
+            nodeagent,
+            zygote,
+            trace,
+            _nothing,
+            ("terminate",),
+            settings={"RESTORE_DRIVER_ON_POD_TERMINATION": "true"},
+        )
+        sweep.start_again()
+        sweep.count_points()
+        assert lab.loaded() == lab.srcversion_of("A")
         sweep.start_again()
         yield sweep
 
@@ -78,7 +88,7 @@ def _nothing() -> None:
     """The scene is what the run before has left."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def install(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     """No driver loaded: what the first start on a node finds where the inbox driver is away."""
     lab.clean("A")
@@ -101,26 +111,40 @@ def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, i
     over(twice, lambda n: upgrade.killed_twice(n, 1 + n * 13 % 40), upgrade, "SIGKILL twice")
 
 
-def test_terminated_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    """SIGTERM is looked at between actions and in waits; every other one has SIGKILL at its heels.
-
-    Most points have such a wait before the same next one: every third is all that differ.
-    """
-    over(points(upgrade, shard, 6), upgrade.terminated_at, upgrade, "SIGTERM")
-    first, step = shard
-    numbers = points(upgrade, (first + 3 * step, step), 6)
-    over(numbers, lambda n: upgrade.terminated_at(n, 3), upgrade, "SIGTERM, then SIGKILL")
+def test_terminated_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
+    terminated(upgrade, shard)
 
 
 def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
     over(points(install, shard), install.killed_at, install, "SIGKILL")
 
 
+def test_terminated_at_every_point_of_a_first_install(
+    install: Sweep, shard: tuple[int, int]
+) -> None:
+    terminated(install, shard)
+
+
 def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
-    termination.count_points()
-    assert lab.loaded() == lab.srcversion_of("A")
-    termination.start_again()
     over(points(termination, shard), termination.killed_at, termination, "SIGKILL")
+
+
+def test_terminated_at_every_point_of_a_termination(
+    termination: Sweep, shard: tuple[int, int]
+) -> None:
+    terminated(termination, shard)
+
+
+def terminated(sweep: Sweep, shard: tuple[int, int]) -> None:
+    """SIGTERM at each of this part's points; every other one has SIGKILL at its heels.
+
+    SIGTERM is looked at between actions and in waits. Where SIGKILL comes one to five points later,
+    it has been taken note of and not obeyed, or is being obeyed.
+    """
+    numbers = points(sweep, shard)
+    over(numbers[::2], sweep.terminated_at, sweep, "SIGTERM")
+    followed = numbers[1::2]
+    over(followed, lambda n: sweep.terminated_at(n, 1 + n % 5), sweep, "SIGTERM, then SIGKILL")
 
 
 def points(sweep: Sweep, shard: tuple[int, int], one_in: int = 1) -> range:

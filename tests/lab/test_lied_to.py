@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel.events import LinkWatch, wait_until_clear
 from tests.support import lab
-from tests.support.lab import PCI, PF1, Nodeagent, State
+from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
 
 SO_RCVBUFFORCE = 33
 
@@ -184,6 +184,119 @@ def test_an_operators_loop_wants_another_number_of_vfs(
     assert f"pci/{PF1} numvfs: we set it to 3, and something else made it" in run.log
     assert len([line for line in run.log.splitlines() if "create VFs" in line]) == 2
     nodeagent.call("restore", "--snapshot", str(saved))
+    assert lab.read() == three_vfs
+
+
+@contextmanager
+def instead(attribute: Path, what: Path) -> Iterator[None]:
+    """A file in a sysfs attribute's place: one that takes a write and does nothing, or a FIFO."""
+    lab.sh(f"mount --bind {what} {attribute}")
+    try:
+        yield
+    finally:
+        lab.sh(f"umount {attribute}")
+
+
+def test_a_device_that_does_not_answer_is_named_and_the_others_go_on(
+    nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
+) -> None:
+    """Its lock is held in the kernel: whoever reads or writes its numvfs waits for ever.
+
+    A FIFO does the same to whoever opens it. And what a bind does not do is found, and named.
+    """
+    lab.create_vfs(PF2, 1)
+    before, path, numvfs = lab.read(), tmp_path / "both.json", PCI / PF1 / "sriov_numvfs"
+    nodeagent.call("snapshot", "-o", str(path))
+    for pf in (PF1, PF2):
+        (PCI / pf / "sriov_numvfs").write_text("0")
+    lab.settle()
+    os.mkfifo(tmp_path / "never")
+    with instead(numvfs, tmp_path / "never"):
+        run = nodeagent.call("restore", "--snapshot", str(path), status=1, VF_TIMEOUT=4)
+        saving = nodeagent.start("snapshot", VF_TIMEOUT=60)
+        lab.eventually(lambda: len(_threads(saving.process.pid)) > 1, "the thread that reads")
+        assert saving.stop() == 143
+    assert f"pci/{PF1}: the kernel has not told its state for 4 s" in run.log
+    assert f"pci/{PF1} numvfs: want 3, have unknown" in run.log
+    assert lab.read()[PF2] == before[PF2]
+    (tmp_path / "ignored").touch()
+    with instead(Path("/sys/bus/pci/drivers/mlx5_core/bind"), tmp_path / "ignored"):
+        run = nodeagent.call("restore", "--snapshot", str(path), status=1)
+    assert f"bind of {lab.vf(PF1, 2)} to mlx5_core left it bound to none" in run.log
+    nodeagent.call("restore", "--snapshot", str(path))
+    (PCI / PF2 / "sriov_numvfs").write_text("0")
+    lab.settle()
+    assert lab.read()[PF1] == three_vfs[PF1]
+
+
+def _threads(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
+def test_two_others_at_the_same_vfs_are_named_and_not_fought(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    """One renames an interface, one changes a VLAN: said, planned once more, then a clear stop."""
+
+    def rename() -> None:
+        for path in PCI.glob(f"{PF1}/virtfn1/net/enp1s0v1"):
+            lab.sh(f"ip link set {path.name} name stolen || true")
+
+    def retag() -> None:
+        lab.sh(f"ip link set {lab.name(PF1)} vf 2 vlan 999 || true")
+
+    with busy(rename), busy(retag):
+        run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
+    assert "is not fought" in run.log
+    # who of the two comes in time depends on the machine: one is enough to end it
+    name = f"pci/{PF1} vf 1 name: we set it to enp1s0v1, and now it is stolen"
+    vlan = f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999"
+    assert name in run.log or vlan in run.log
+    assert len([line for line in run.log.splitlines() if "planned once more" in line]) <= 4
+    assert len([line for line in run.log.splitlines() if "set VFs:" in line]) <= 2
+    nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
+def test_a_vf_that_another_gives_to_vfio_is_named_and_left_to_him(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    """It makes no interface there, so nobody waits for one."""
+    lab.sh("modprobe vfio-pci")
+    override, taken = PCI / PF1 / "virtfn1" / "driver_override", threading.Event()
+
+    def take() -> None:
+        with suppress(OSError):
+            address = lab.vf(PF1, 1)
+            if lab.driver(address) == "mlx5_core":
+                lab.give_to("vfio-pci", address)
+                taken.set()
+
+    with busy(take):
+        run = nodeagent.call("restore", "--snapshot", str(saved), status=1, VF_TIMEOUT=100)
+    assert taken.is_set()
+    assert "after 100 s" not in run.log
+    assert "is not fought" in run.log
+    assert f"pci/{PF1} vf 1 driver" in run.log
+    assert "vfio-pci" in run.log
+    assert override.read_text() == "vfio-pci\n"
+    nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
+    assert lab.read() == three_vfs
+
+
+def test_a_pf_that_is_taken_out_and_found_again_in_the_middle(
+    nodeagent: Nodeagent, three_vfs: State, saved: Path
+) -> None:
+    run = nodeagent.start("restore", "--snapshot", str(saved))
+    run.wait_for("create VFs")
+    (PCI / PF1 / "remove").write_text("1")
+    Path("/sys/bus/pci/rescan").write_text("1")
+    assert run.wait() in {0, 1}
+    assert "and something else made it" in run.log
+    nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
     assert lab.read() == three_vfs
 
 

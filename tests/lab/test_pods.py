@@ -98,7 +98,7 @@ def scene(no_vfs: None) -> Iterator[Scene]:
         yield Scene(pods, vfs, lab.read(), [pod.read() for pod in pods])
 
 
-@pytest.mark.alone
+@pytest.mark.timed
 def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path) -> None:
     """Everything is as it was, streams survive, and no pod waits long."""
     wanted = lab.put_other_build_on_disk()

@@ -8,10 +8,13 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from tests.support import lab
 from tests.support.lab import PCI, PF1, Gate, Nodeagent, State
 
 
+@pytest.mark.real_start
 def test_life_without_anything_to_do(nodeagent: Nodeagent, no_vfs: None) -> None:
     """The stale flag goes first of all; a second one leaves; the toolkit's flag ends the wait."""
     nodeagent.ready.parent.mkdir()

@@ -3,12 +3,16 @@
 A scene is a node and what nodeagent is to do with it; an undisturbed run shows how it ends and how
 many points there are on the way. Then, for each number: the scene again, a run that gets a signal
 from itself there, a run that gets none, and the same end, attribute by attribute.
+
+What is ended is what a container runs, `nodeagent run`, which stays once it is ready; what is left
+alone is `nodeagent reload`, which does the same and ends.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +22,8 @@ from signal import SIGKILL
 from typing import Any
 
 from tests.support import lab
-from tests.support.lab import Nodeagent
-from tests.support.zygote import Ended, Zygote
+from tests.support.lab import PATIENCE, Nodeagent
+from tests.support.zygote import Ended, Fork, Zygote
 
 PARTS_OF_ADDRESS = ("family", "local", "prefixlen", "scope")
 
@@ -45,7 +49,8 @@ def everything() -> dict[str, Any]:
 class Sweep:
     """One scene. `prepare` makes it, `arguments` are nodeagent's, `end` is how it must end.
 
-    `look` tells how it is.
+    `look` tells how it is, `settings` are environment variables. `points` are those of a run that
+    is left alone until it stays ready.
     """
 
     name: str
@@ -53,30 +58,33 @@ class Sweep:
     zygote: Zygote
     directory: Path
     prepare: Callable[[], object]
-    arguments: tuple[str, ...] = ("reload", "precompiled")
+    arguments: tuple[str, ...] = ("run", "precompiled")
     next_start: tuple[str, ...] = ("reload", "precompiled")
     look: Callable[[], dict[str, Any]] = everything
+    settings: dict[str, object] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
     survived: int = 0
+    _running: Fork = field(init=False)
 
     def undisturbed(self) -> None:
-        """The run that all others are compared with."""
+        """The run that all others are compared with, and then one for its points."""
         self.prepare()
-        ended = self._run("")
-        assert ended.status == 0, ended.log
+        self.start_again()
         self.prepare()  # once more: now with what an earlier run leaves, as in all that follow
-        ended = self._run("")
-        assert ended.status == 0, ended.log
-        self.end = self.look()
-        self.points = self.passed()
+        self.start_again()
         self.check_end("undisturbed")
+        self.prepare()
+        self.count_points()
+        self.start_again()
 
     def count_points(self) -> None:
-        """A run of its own that is left alone, for its points; its end is not that of the sweep."""
-        ended = self._run("")
-        assert ended.status == 0, ended.log
+        """A run that is left alone until it stays or ends, for its points."""
+        self.start()
+        self._await_end_or_stay()
         self.points = self.passed()
+        ended = self.to_its_end()
+        assert ended.status == 0, ended.log
 
     def start_again(self) -> None:
         """What the next start makes of the node, left alone; this is the end to compare with."""
@@ -105,11 +113,16 @@ class Sweep:
         self.finish(f"{self.name}, killed at {first} and at {self.last()}")
 
     def terminated_at(self, number: int, killed: int = 0) -> None:
-        """SIGTERM there; if it does not end, SIGKILL that many points later; and started again."""
+        """SIGTERM there; if it does not end, SIGKILL that many points later; and started again.
+
+        What ends by itself leaves no flag.
+        """
         self.prepare()
         end = f"TERM {number}" + (f" KILL {number + killed}" if killed else "")
-        self._cut(end, {-SIGKILL, 0, 143} if killed else {0, 143})
-        self.finish(f"{self.name}, SIGTERM at {number}, ended at {self.last()}")
+        status = self._cut(end, {-SIGKILL, 0, 1} if killed else {0, 1})
+        what = f"{self.name}, SIGTERM at {number}, ended at {self.last()}"
+        assert status == -SIGKILL or not self.agent.ready.exists(), what
+        self.finish(what)
 
     def cut(self, end: str) -> None:
         """A run that something happens to, however it ends."""
@@ -134,17 +147,50 @@ class Sweep:
         assert not self.agent.open_snapshot.exists(), what
         assert left_behind(self.agent) == [], what
 
-    def _cut(self, end: str, expected: Iterable[int]) -> None:
+    def _cut(self, end: str, expected: Iterable[int]) -> int:
         """A run that does not come to its end; the flag then says nothing that is not so."""
         ended = self._run(end)
         assert ended.status in expected, f"{self.name}, {end}: {ended}"
-        if self.agent.ready.exists() and self.arguments == self.next_start:
+        if self.agent.ready.exists() and self.arguments[0] != "terminate":
             assert self.look() == self.end, f"{self.name}, {end}: ready, and it is not so"
+        return ended.status
 
     def _run(self, end: str, arguments: tuple[str, ...] = ()) -> Ended:
+        self.start(end, arguments)
+        return self.to_its_end()
+
+    def start(self, end: str = "", arguments: tuple[str, ...] = (), **settings: object) -> Fork:
+        """Begin a run; `end` tells which signals it gets from itself, and where."""
         (self.directory / "points").unlink(missing_ok=True)
         (self.directory / "end").write_text(end)
-        return self.zygote.call(*(arguments or self.arguments), TRACE_POINTS=self.directory)
+        given = {"TRACE_POINTS": self.directory} | self.settings | settings
+        self._running = self.zygote.start(*(arguments or self.arguments), **given)
+        return self._running
+
+    def to_its_end(self) -> Ended:
+        """What became of the run; one that stays is ended by SIGTERM."""
+        self._await_end_or_stay()
+        self._running.terminate()
+        return self.zygote.wait()
+
+    def _await_end_or_stay(self) -> None:
+        """Looked at twice a second: each look costs more than half a second of virtual time."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_holder(self._running.pid):
+            try:
+                self._running.wait(0.5)
+            except subprocess.TimeoutExpired:
+                assert time.monotonic() < deadline, f"{self.name}: {self.zygote.log()}"
+            else:
+                return
+
+
+def is_holder(pid: int) -> bool:
+    """Whether the process is ready and stays: it is another program by then."""
+    try:
+        return b"hold.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def swap_build() -> None:

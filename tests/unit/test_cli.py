@@ -91,7 +91,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], None]:
     """Say what the node looks like."""
-    return lambda now: monkeypatch.setattr(agent, "take_snapshot", lambda settings: now)
+    return lambda now: monkeypatch.setattr(agent, "take_snapshot", lambda settings, **_: now)
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +174,7 @@ def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_named: object) -> None:
         raise error
 
     for name in ("run", "reload_once", "take_snapshot"):
@@ -533,7 +533,7 @@ def test_restore_says_what_is_left(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_named: object) -> None:
         raise errors.RestoreFailed("1 attributes could not be restored", ["vf 0 trust"])
 
     Journal(settings).save(SNAPSHOT)

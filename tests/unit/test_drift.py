@@ -129,6 +129,65 @@ def test_a_look_that_fails_is_not_the_end(
     assert f"drift: pci/{PF1} vf 0 trust: want False, have True" in caplog.text
 
 
+def test_the_first_look_may_fail_too(
+    fake: FakeNode,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it is compared with is the first look that does not."""
+    observe, left = Node.observe, [2]
+
+    def later(node: Node) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise KernelError("cannot list links: they changed during each of 8 dumps")
+        return observe(node)
+
+    monkeypatch.setattr(Node, "observe", later)
+    watched(fake, settings, monkeypatch, None, None, lambda: hold(fake, 0, trust=True))
+    assert f"drift: pci/{PF1} vf 0 trust: want False, have True" in caplog.text
+
+
+def test_where_events_never_pause_the_looks_become_rare(
+    fake: FakeNode, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def sleep(*given: object) -> bool:
+        pauses.append(float(str(given[3])))
+        if len(pauses) == 9:
+            raise Stopped
+        return len(pauses) != 7
+
+    monkeypatch.setattr(drift, "_sleep", sleep)
+    with fake.node(settings) as node, pytest.raises(Stopped):
+        drift.watch(node, Journal(settings))
+    assert pauses == [2, 4, 8, 16, 30, 30, 30, 2, 4]
+
+
+def test_neither_log_nor_journal_grow_for_ever(
+    fake: FakeNode,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reload's own records are in the same journal, which drops the oldest."""
+    monkeypatch.setattr(drift, "RECORDED", 3)
+    monkeypatch.setattr(drift, "MOST", 2)
+    journal = watched(
+        fake,
+        settings,
+        monkeypatch,
+        lambda: fake.remove_vfs(fake.pfs[PF1]),
+        lambda: fake.create_vfs(fake.pfs[PF1], 2),
+        lambda: fake.remove_vfs(fake.pfs[PF1]),
+    )
+    assert "drift: 1 more lines are left out: see `nodeagent verify`" in caplog.text
+    assert "drift: 3 are on record, the others of this run are only logged" in caplog.text
+    assert len(journal.records()) == 3
+
+
 def test_an_event_ends_the_sleep_and_a_storm_is_one_look(
     fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

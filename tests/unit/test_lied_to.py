@@ -10,19 +10,30 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+from unittest.mock import Mock
 
 import pytest
 
-from nodeagent.errors import RestoreFailed
+from nodeagent.errors import KernelError, RestoreFailed, Stopped
+from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.rtnl import Link
-from nodeagent.reload import restore, verify
+from nodeagent.reload import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.sriov import patience
 from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
-from tests.support.fake_kernel import PF1
+from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
+
+if TYPE_CHECKING:
+    from nodeagent.driver.nic import NicDriver
 
 SETTINGS = dataclasses.replace(Settings(), vf_timeout=30.0, pf_timeout=30.0)
 COUNT = 4
@@ -141,6 +152,170 @@ def test_nobody_waits_for_vfs_that_another_took_away(fake: FakeNode) -> None:
     before = fake.monotonic()
     restored(fake)
     assert fake.monotonic() - before < 60
+
+
+def vlan_of(fake: FakeNode, index: int, value: int) -> None:
+    vf = fake.pfs[PF1].vfs[index]
+    vf.held = dataclasses.replace(vf.held, vlan=value)
+
+
+def test_what_another_set_once_is_said_and_planned_again(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    after(fake, "attribute='mtu'", lambda: vlan_of(fake, 2, 999))
+    restored(fake)
+    line = f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999"
+    assert f"{line}: planned once more, not twice" in caplog.text
+
+
+def test_what_others_set_again_and_again_is_a_clear_stop(fake: FakeNode) -> None:
+    """Two of them, at different things, each time before we look: two plans, and no third."""
+
+    def both() -> None:
+        vlan_of(fake, 2, 999)
+        fake.change(link_of(fake, 1).index, name="stolen")
+
+    after(fake, "attribute='up'", both, times=100)
+    with pytest.raises(RestoreFailed, match="is not fought") as caught:
+        restored(fake)
+    said = str(caught.value)
+    assert f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999" in said
+    assert f"pci/{PF1} vf 1 name: we set it to net1, and now it is stolen" in said
+    assert len([w for w in fake.writes if w.target == f"{PF1} vf 2" and w.attribute == "vlan"]) == 2
+
+
+def test_what_the_driver_ignores_is_named(fake: FakeNode) -> None:
+    fake.plant(f"{PF1} vf 2", "vlan", Fault())
+    with pytest.raises(RestoreFailed, match="or its driver ignores it") as caught:
+        restored(fake)
+    assert f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 0" in str(caught.value)
+
+
+def test_nobody_waits_for_the_interface_of_a_vf_that_another_gave_to_vfio(fake: FakeNode) -> None:
+    function = fake.function(1)
+
+    def take() -> None:
+        fake.release("pci", function)
+        fake.tree.set("pci", function, "driver_override", "vfio-pci")
+        fake.attach(function, "vfio-pci")
+
+    after(fake, "attribute='bind'", lambda: fake.later(1, take), times=100)
+    before = fake.monotonic()
+    with pytest.raises(RestoreFailed) as caught:
+        restored(fake)
+    assert (
+        f"pci/{PF1} vf 1 driver: we set it to mlx5_core, and something else made it vfio-pci"
+        in (str(caught.value))
+    )
+    assert fake.monotonic() - before < SETTINGS.vf_timeout
+
+
+def test_a_pf_that_is_unbound_in_the_middle(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    after(fake, MADE, lambda: fake.tree.undrive("pci", PF1))
+    restored(fake)
+    assert (
+        f"pci/{PF1} driver: it was mlx5_core, and something else made it not bound" in caplog.text
+    )
+
+
+# A device that does not answer
+
+
+@contextmanager
+def silent(fake: FakeNode, device: str, attribute: str) -> Iterator[None]:
+    """Whoever reads or writes it waits, as for the device's lock: a FIFO that nobody else has."""
+    path = fake.tree.root / "bus/pci/devices" / device / attribute
+    kept = path.read_text()
+    path.unlink()
+    os.mkfifo(path)
+    try:
+        yield
+    finally:
+        # whoever waits goes on: one end of each kind
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        path.unlink()
+        path.write_text(kept)
+
+
+def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode) -> None:
+    fake.add_pf(PF2)
+    (first,) = wanted().pfs
+    other = Pf(DeviceHandle("pci", PF2), 2, True)
+    want = NodeState("mlx5_core", (first, other))
+    hasty = dataclasses.replace(SETTINGS, vf_timeout=0.5)
+    with silent(fake, PF1, "sriov_numvfs"), fake.node(hasty) as node:
+        with pytest.raises(RestoreFailed) as caught:
+            restore(node, want)
+        with pytest.raises(KernelError, match="cannot save the state"):
+            take_snapshot(node, cast("NicDriver", Mock()))
+        with pytest.raises(RestoreFailed, match="want 4, have unknown"):
+            verify(node, want)
+        assert node.sysfs.numvfs("pci", PF2) == 2
+    said = str(caught.value)
+    assert f"pci/{PF1}: the kernel has not told its state for 0.5 s; the thread that asked" in said
+    assert f"pci/{PF1} numvfs: want 4, have unknown" in said
+    assert fake.written("sriov_numvfs")[0].target == PF2
+
+
+def test_a_vf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode) -> None:
+    restored(fake)
+    fake.change(link_of(fake, 1).index, mtu=1500)
+    fake.change(link_of(fake, 3).index, mtu=1500)
+    hasty = dataclasses.replace(SETTINGS, vf_timeout=0.5)
+    with silent(fake, fake.function(1), "driver_override"), fake.node(hasty) as node:
+        with pytest.raises(RestoreFailed) as caught:
+            restore(node, wanted())
+        assert link_of(fake, 3).mtu == 1400
+    assert f"pci/{fake.function(1)}: the kernel has not told its state for 0.5 s" in str(
+        caught.value
+    )
+    restored(fake)
+
+
+def test_a_stop_ends_the_wait_for_an_answer(fake: FakeNode) -> None:
+    with silent(fake, PF1, "sriov_numvfs"), StopSignal() as stop:
+        timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        timer.start()
+        with fake.node(SETTINGS, stop) as node, pytest.raises(Stopped):
+            node.observe()
+        timer.join()
+
+
+def test_one_that_answers_after_all_is_asked_again(fake: FakeNode) -> None:
+    hasty = dataclasses.replace(SETTINGS, vf_timeout=0.2)
+    with fake.node(hasty) as node:
+        with silent(fake, PF1, "sriov_numvfs"):
+            assert node.observe().pfs[0].numvfs is None
+            assert node.numvfs(DeviceHandle("pci", PF1)) is None
+        while node.blocked.lines():
+            time.sleep(0.01)
+        assert node.observe().pfs[0].numvfs == 0
+
+
+@pytest.mark.parametrize("text", ["", "many\n", "-1\n"])
+def test_a_number_of_vfs_that_is_none_is_not_saved(fake: FakeNode, text: str) -> None:
+    """Read as "no SR-IOV" it would mean that a reload loses them, and nobody says so."""
+    restored(fake)
+    fake.tree.set("pci", PF1, "sriov_numvfs", text)
+    with (
+        fake.node(SETTINGS) as node,
+        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs tells no number"),
+    ):
+        take_snapshot(node, cast("NicDriver", Mock()))
+
+
+def test_a_write_that_hangs_is_not_followed_by_another(fake: FakeNode) -> None:
+    """The VF's own lock is held by then: it is left out, and the others are as they were."""
+    fake.plant(fake.function(1), "bind", Fault(held=threading.Event()))
+    hasty = dataclasses.replace(SETTINGS, vf_timeout=0.5)
+    with fake.node(hasty) as node, pytest.raises(RestoreFailed) as caught:
+        restore(node, wanted())
+    line = f"pci/{PF1} vf 1: still blocked in the kernel after 0.5 s; its thread is left there"
+    assert str(caught.value).count(line) == 1
+    assert len(fake.written("bind")) == COUNT
+    assert all(f"vf {n}" not in str(caught.value) for n in (0, 2, 3))
 
 
 # Refused for a while, and for good

@@ -137,3 +137,31 @@ def test_even_one_that_is_no_exception() -> None:
 
     with pytest.raises(Crash):
         run_all([crash], timeout=LONG, threads=1)
+
+
+def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container has a limit of processes: one line, and no traceback."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KernelError, match="cannot start a thread: can't start") as caught:
+        run_all([lambda: None], timeout=LONG, threads=4)
+    assert "pids.max" in (caught.value.hint or "")
+
+
+def test_one_thread_does_all_where_there_is_no_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, [0]
+
+    def first_only(thread: threading.Thread) -> None:
+        started[0] += 1
+        if started[0] > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", first_only)
+    done: list[int] = []
+    jobs: list[Job] = [lambda n=n: done.append(n) for n in range(5)]  # type: ignore[misc] # each its own
+    assert run_all(jobs, timeout=LONG, threads=4) == [None] * 5
+    assert sorted(done) == list(range(5))

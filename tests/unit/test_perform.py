@@ -230,7 +230,7 @@ def test_more_vfs_than_there_can_be(fake: FakeNode) -> None:
 def test_functions_that_never_come_are_named(fake: FakeNode) -> None:
     fake.missing |= {fake.function(1), fake.function(2)}
     failures = run(fake, stage(CreateVfs(HANDLE, 4)))
-    assert failures == tuple(f"pci/{PF1} vf {n} after 30 s" for n in (1, 2))
+    assert failures == tuple(f"pci/{PF1} vf {n}: has not appeared after 30 s" for n in (1, 2))
 
 
 def test_a_function_that_points_to_another_pf_is_not_touched(fake: FakeNode) -> None:

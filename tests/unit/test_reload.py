@@ -377,7 +377,10 @@ def test_a_write_that_was_silently_ignored_is_found(host: Host) -> None:
     host.fake.plant(f"{PF1} vf 0", "spoofchk", Fault())
     with pytest.raises(RestoreFailed) as caught:
         host.start()
-    assert caught.value.failures == (f"pci/{PF1} vf 0 spoofchk: want False, have True",)
+    assert caught.value.failures == (
+        f"pci/{PF1} vf 0 spoofchk: we set it to False, and now it is True",
+        f"pci/{PF1} vf 0 spoofchk: want False, have True",
+    )
     assert not host.journal.is_ready()
 
 

@@ -15,6 +15,7 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.journal import Journal
 from nodeagent.settings import Settings
+from nodeagent.sriov.blocked import Blocked
 from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
 from nodeagent.sriov.namespaces import Holder, Namespace
 from nodeagent.sriov.pods import LeftBehind
@@ -306,6 +307,7 @@ class Looks:
 
     def __init__(self, state: NodeState) -> None:
         self.state = state
+        self.blocked = Blocked()
 
     def observe(self) -> NodeState:
         return self.state
@@ -386,17 +388,17 @@ def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
     """The VFs are there and set up when it is waited for; what it left missing is added then."""
     taken = snapshot(fake, settings)
     fake.remove_vfs(fake.pfs[PF1])
-    seen: list[tuple[object, int]] = []
+    seen: list[tuple[object, object, int]] = []
 
-    def wait(_node: object, others: object) -> None:
-        seen.append((others, fake.pfs[PF1].numvfs))
+    def wait(node: object, others: object) -> None:
+        seen.append((node, others, fake.pfs[PF1].numvfs))
         fake.remove_vfs(fake.pfs[PF1])
 
     monkeypatch.setattr(story, "managed", lambda want: ("all of", len(want.pfs)))
     monkeypatch.setattr(story, "await_managers", wait)
     with fake.node(settings) as node:
         story.restore(node, taken.state)
-    assert seen == [(("all of", 2), 2)]
+    assert seen == [(node, ("all of", 2), 2)]
     assert fake.pfs[PF1].numvfs == 2
 
 
