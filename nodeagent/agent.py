@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from nodeagent import aftermath, debug, drift, hold, probes
 from nodeagent import reload as story
@@ -96,7 +95,7 @@ def _terminate(
     # it looks at every process, with psutil, which no start without a reload needs
     from nodeagent import termination  # noqa: PLC0415
 
-    with lock(work_lock(settings)):
+    with lock(settings.work_path):
         try:
             termination.clean_up(settings)
         finally:
@@ -228,7 +227,7 @@ def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> 
     tools.check(settings, mode)
     journal.note("run", mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
-    with lock(work_lock(settings)):
+    with lock(settings.work_path):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
         naming.ensure(settings)
@@ -310,18 +309,13 @@ def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None
 @contextmanager
 def _by_hand(settings: Settings) -> Iterator[None]:
     """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(work_lock(settings)), ExitStack() as held:
+    with lock(settings.work_path), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))
         except BusyError:
             if not Journal(settings).is_ready():
                 raise
         yield
-
-
-def work_lock(settings: Settings) -> Path:
-    """The file that is locked while devices are changed."""
-    return settings.lock_path.with_name(f"{settings.lock_path.name}.work")
 
 
 def _installed(settings: Settings, stop: StopSignal) -> NicDriver:

@@ -84,7 +84,7 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     if not driver.is_loaded():
         log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
         return
-    with lock(agent.work_lock(settings)), Node(settings, stop) as node, journal.step("snapshot"):
+    with lock(settings.work_path), Node(settings, stop) as node, journal.step("snapshot"):
         snapshot = journal.save(story.take_snapshot(node, driver))
     log.info("snapshot: %d PFs, %d VFs", len(snapshot.state.pfs), snapshot.state.vf_count)
 
@@ -107,7 +107,7 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
 def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     """What the open snapshot says, proven; without one, nothing is touched."""
     journal.note("run", mode="sidecar")
-    with lock(agent.work_lock(settings)):
+    with lock(settings.work_path):
         snapshot = journal.open_snapshot()
         if snapshot is None:
             log.info("no snapshot is open: nothing to put back")

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from errno import (
     EACCES,
     EDQUOT,
+    EFBIG,
     EINVAL,
     EIO,
     EISDIR,
@@ -26,6 +27,7 @@ from errno import (
     ENOENT,
     ENOSPC,
     ENOTDIR,
+    ENXIO,
     EPERM,
     EROFS,
 )
@@ -41,32 +43,39 @@ T = TypeVar("T")
 
 def replace(path: Path, data: bytes, mode: int) -> None:
     """Write `path` anew; a reader sees the old content or the new. StorageError otherwise."""
-    with _storage(f"cannot write {path}"):
+    with storage(f"cannot write {path}"):
+        facts = found(path)
+        if facts is not None:
+            _check_replaceable(path, facts)
         _write(path, data, mode, _take_its_name)
 
 
 def create(path: Path, data: bytes, mode: int) -> bool:
     """Write `path` if nothing has that name, not even a dead link; False when something has."""
 
-    with _storage(f"cannot write {path}"):
+    with storage(f"cannot write {path}"):
         return _write(path, data, mode, _take_its_name_if_free)
 
 
 def rename(path: Path, to: Path) -> None:
     """Rename within one directory, and make it last."""
-    with _storage(f"cannot rename {path} to {to}"), directory(path.parent) as at:
+    with storage(f"cannot rename {path} to {to}"), directory(path.parent) as at:
         point("rename", path)
         os.rename(path.name, to.name, src_dir_fd=at, dst_dir_fd=at)
         _sync(at, path.parent)
 
 
 def remove(path: Path) -> bool:
-    """Remove `path`, and make it last; False when there was none."""
-    with _storage(f"cannot remove {path}"):
+    """Remove `path`, and make it last; False when there was none.
+
+    A file, or a link as such. StorageError for anything else: whoever names /dev/null in a setting
+    must not lose it.
+    """
+    with storage(f"cannot remove {path}"):
         try:
             with directory(path.parent) as at:
                 # unlink(2) finds that a file system is read-only before it looks for the file
-                os.stat(path.name, dir_fd=at, follow_symlinks=False)
+                _check_replaceable(path, os.stat(path.name, dir_fd=at, follow_symlinks=False))
                 point("remove", path)
                 os.unlink(path.name, dir_fd=at)
                 _sync(at, path.parent)
@@ -77,12 +86,13 @@ def remove(path: Path) -> bool:
 
 def remove_unfinished(path: Path) -> None:
     """Remove what writers of `path` left when they were killed. Only while no other can write."""
-    with _storage(f"cannot tidy up beside {path}"):
+    with storage(f"cannot tidy up beside {path}"):
         try:
             with directory(path.parent) as at:
                 for name in _names(at):
                     if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
-                        os.unlink(name, dir_fd=at)
+                        with suppress(IsADirectoryError):  # no writer's: somebody planted it
+                            os.unlink(name, dir_fd=at)
         except (FileNotFoundError, NotADirectoryError):
             return
 
@@ -101,7 +111,7 @@ def remove_directory(path: Path) -> bool:
 
 def link(path: Path, to: Path) -> None:
     """Make the symbolic link `path`, and make it last. StorageError when something is there."""
-    with _storage(f"cannot make the link {path}"), directory(path.parent) as at:
+    with storage(f"cannot make the link {path}"), directory(path.parent) as at:
         point("link", path)
         os.symlink(to, path.name, dir_fd=at)
         _sync(at, path.parent)
@@ -203,6 +213,14 @@ def _give_mode(fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
 
+def _check_replaceable(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISLNK(facts.st_mode):
+        raise StorageError(
+            f"{path} is neither a file nor a link: nodeagent does not remove or replace it",
+            hint="look who made it and move it away, or name another place",
+        )
+
+
 def unreadable(path: Path, error: OSError) -> AgentError:
     """What to raise when `path` could not be read, by errno."""
     what = f"cannot read {path}: {error.strerror}"
@@ -237,8 +255,27 @@ def append(path: Path, line: bytes, *, sync: bool) -> int:
 
 def make_directory(path: Path, mode: int) -> None:
     """Make `path` with `mode` if nothing is there, its parents with 0755, or StorageError."""
-    with _storage(f"cannot make the directory {path}"):
+    with storage(f"cannot make the directory {path}"):
         _make(path, mode)
+
+
+def make_private_directory(path: Path) -> None:
+    """The same with 0700; who else could take files out of one that is there no longer can.
+
+    StorageError when it is another user's. One with a sticky bit (/tmp) stays as it is: there,
+    nobody can remove or rename another's files.
+    """
+    make_directory(path, 0o700)
+    with storage(f"cannot keep others out of {path}"), directory(path) as there:
+        facts = os.fstat(there)
+        if facts.st_uid not in {0, os.geteuid()}:
+            raise StorageError(
+                f"{path} belongs to user {facts.st_uid}, who could take away what is kept there",
+                hint="look at what is in it; then chown root it, or move it away",
+            )
+        open_to_all = stat.S_IWGRP | stat.S_IWOTH
+        if facts.st_mode & open_to_all and not facts.st_mode & stat.S_ISVTX:
+            os.fchmod(there, stat.S_IMODE(facts.st_mode) & ~open_to_all)
 
 
 def _make(path: Path, mode: int) -> None:
@@ -339,13 +376,15 @@ def _take_its_name_if_free(at: int, temporary: str, path: Path) -> bool:
 
 
 @contextmanager
-def _storage(what: str) -> Iterator[None]:
+def storage(what: str) -> Iterator[None]:
+    """StorageError that says `what`, why, and what to do, for an OSError of the block."""
     try:
         yield
     except OSError as error:
         why = error.strerror
-        if error.errno == ELOOP and error.filename:
-            why = f"{error.filename} is a symbolic link, and nodeagent follows none"
+        if error.errno == ELOOP:
+            link = error.filename if str(error.filename).startswith("/") else "it"
+            why = f"{link} is a symbolic link, and nodeagent follows none"
         raise StorageError(f"{what}: {why}", hint=_HINTS.get(error.errno or 0)) from error
 
 
@@ -353,6 +392,9 @@ _HINTS: Final = {
     EACCES: "run it as root",
     EPERM: "run it as root; look for an immutable flag (lsattr) or a security module's log",
     ENOENT: "make its directory first",
+    EFBIG: "this process may not write files that large (ulimit -f)",
+    EISDIR: "look who made it, and move it away",
+    ENXIO: "look who made it, and move it away",
     EDQUOT: "root's quota on that file system is used up (repquota shows it)",
     EIO: "that disk fails: the kernel's log says how",
     ELOOP: "name the directory by its real path (readlink -f shows it), or move the link away",

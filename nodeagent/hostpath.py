@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EINVAL, ELOOP
 from pathlib import Path
@@ -58,17 +58,25 @@ def opened(path: Path, most: int = LARGEST) -> int:
     OSError as open(2) has it; ELOOP for a link, EINVAL for any other thing. That is not opened: to
     open a FIFO is to wait for a writer, and with some devices something happens at once.
     """
-    with directory(path.parent) as at:
-        found = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-    try:
-        facts = os.fstat(found)
+
+    def judge(facts: os.stat_result) -> None:
         if stat.S_ISLNK(facts.st_mode):
             raise OSError(ELOOP, os.strerror(ELOOP), str(path))
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
             raise OSError(EINVAL, "it is no plain file, or far too large", str(path))
-        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+
+    return opened_if(path, judge)
+
+
+def opened_if(path: Path, judge: Callable[[os.stat_result], None]) -> int:
+    """A descriptor of whatever has that name, to read, once `judge` let what it is pass."""
+    with directory(path.parent) as at:
+        pinned = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        judge(os.fstat(pinned))
+        return os.open(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(found)
+        os.close(pinned)
 
 
 def read_text(path: Path) -> str:

@@ -29,6 +29,7 @@ from typing import Final
 
 from nodeagent import durable
 from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageError
+from nodeagent.hostpath import found
 from nodeagent.settings import Settings
 from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.sriov.model import Snapshot
@@ -36,6 +37,8 @@ from nodeagent.trace import point
 
 RECORDS_LIMIT: Final = 1024 * 1024
 """Bytes: a journal that has grown beyond becomes the old one, and the older one goes."""
+
+_LONGEST_UPTIME: Final = 1e10  # seconds, 300 years
 
 KINDS: Final = ("start", "done", "failed", "interrupted", "note")
 
@@ -111,7 +114,7 @@ class Journal:
 
         StorageError, also when one is open: the driver must not be touched then.
         """
-        durable.make_directory(self.state_dir, 0o700)
+        durable.make_private_directory(self.state_dir)
         if not durable.create(self.open_path, seal(snapshot).encode(), 0o600):
             raise StorageError(
                 f"{self.open_path} exists: a snapshot is open, and it is not overwritten",
@@ -182,7 +185,7 @@ class Journal:
             "facts": dict(facts),
         }
         try:
-            durable.make_directory(self.state_dir, 0o700)
+            durable.make_private_directory(self.state_dir)
             line = json.dumps(fields).encode() + b"\n"
             size = durable.append(self.records_path, line, sync=kind not in {"start", "note"})
             if size > RECORDS_LIMIT:
@@ -203,12 +206,11 @@ def lock(path: Path) -> Iterator[int]:
     """
     durable.make_directory(path.parent, 0o755)
     point("lock", path)
-    try:
+    with durable.storage(f"cannot open the lock file {path}"):
         fd = durable.open_plain(path, os.O_RDWR, 0o644)
-    except OSError as error:
-        raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_named(fd, path)
     except BlockingIOError:
         os.close(fd)
         raise _busy(path) from None
@@ -224,6 +226,13 @@ def lock(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def _check_named(fd: int, path: Path) -> None:
+    """BlockingIOError when the file is another's by now: who removed it may lock what came then."""
+    facts = found(path)
+    if facts is None or not os.path.samestat(facts, os.fstat(fd)):
+        raise BlockingIOError
+
+
 @contextmanager
 def adopted(fd: int, path: Path) -> Iterator[int]:
     """Go on holding the lock file with a descriptor that an execve(2) left us.
@@ -235,7 +244,7 @@ def adopted(fd: int, path: Path) -> Iterator[int]:
         is_it = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
         if is_it:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (OSError, OverflowError):  # no file has a number that large
         is_it = False
     if not is_it:
         raise _busy(path)
@@ -355,6 +364,7 @@ def _parse_record(line: bytes) -> Record | None:
         (record.facts, dict),
     )
     good = aware and record.kind in KINDS and all(isinstance(v, kind) for v, kind in typed)
+    good = good and 0 <= record.clock < _LONGEST_UPTIME  # NaN is not; integers may have any size
     return record if good and all(isinstance(v, str) for v in record.facts.values()) else None
 
 

@@ -17,6 +17,10 @@ from typing import Final
 LONGEST: Final = 604800.0
 """A week, in seconds: a deadline beyond it is a slip of the pen, not a wish."""
 
+LONGEST_PATH: Final = 3000
+LONGEST_NAME: Final = 200
+"""Bytes of a path, and of one name in it."""
+
 _TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -61,11 +65,16 @@ def pause(text: str) -> float:
 
 
 def absolute_path(text: str) -> Path:
-    """An absolute path of printable characters that does not climb (`..`)."""
+    """An absolute path of printable characters that does not climb (`..`).
+
+    Short enough for what is made beside and below it (PATH_MAX, NAME_MAX: linux/limits.h).
+    """
     path = Path(text)
-    if text.isprintable() and path.is_absolute() and ".." not in path.parts:
-        return path
-    raise ValueError("an absolute path of printable characters, without '..'")
+    if not text.isprintable() or not path.is_absolute() or ".." in path.parts:
+        raise ValueError("an absolute path of printable characters, without '..'")
+    if len(text.encode()) > LONGEST_PATH or len(max(path.parts, key=len).encode()) > LONGEST_NAME:
+        raise ValueError(f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} in each name")
+    return path
 
 
 def file_path(text: str) -> Path:

@@ -38,6 +38,24 @@ from nodeagent.parse import (
     version,
 )
 
+STATE_FILES: Final = (
+    "open-snapshot.json",
+    "last-snapshot.json",
+    "set-aside-snapshot.json",
+    "journal.jsonl",
+    "journal.old.jsonl",
+)
+"""What nodeagent/journal.py keeps in STATE_DIR."""
+
+_WRITTEN: Final = {
+    "ready_path",
+    "lock_path",
+    "state_dir",
+    "blacklist_file",
+    "udev_rules_file",
+    "debug_log_file",
+}
+
 MODES: Final = ("sources", "precompiled")
 BUILD_MODE: Final = "dtk-build"
 """The toolkit's side: no driver is loaded there."""
@@ -472,6 +490,11 @@ class Settings:
         """The agent's sign of life, beside the lock: the second of its last beat."""
         return self.lock_path.with_name(f"{self.lock_path.name}.beat")
 
+    @property
+    def work_path(self) -> Path:
+        """The file that is locked while devices are changed."""
+        return self.lock_path.with_name(f"{self.lock_path.name}.work")
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
         """Parse every variable of the table; ConfigError names variable, value and what is allowed.
@@ -514,10 +537,14 @@ class Settings:
             )
 
     def _check_paths(self) -> None:
-        """The flag, the lock, the blacklist and the state must not be one and the same file."""
-        seen: dict[Path, str] = {}
+        """No two of what is written may be one and the same file: the flag is removed first thing.
+
+        Nor one of those that are made in STATE_DIR or beside the lock.
+        """
+        seen = {self.state_dir / name: f"{name} in STATE_DIR" for name in STATE_FILES}
+        seen |= dict.fromkeys((self.beat_path, self.work_path), "what is beside LOCK_FILE_PATH")
         for attribute, row in rows():
-            if attribute not in {"ready_path", "lock_path", "state_dir", "blacklist_file"}:
+            if attribute not in _WRITTEN:
                 continue
             path: Path = getattr(self, attribute)
             if path in seen:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -336,21 +334,23 @@ ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
     """The snapshot that was asked for; else the open one, else the last one, else None."""
+    from nodeagent.cli.input import content
     from nodeagent.journal import Journal, unseal
 
     if source is not None:
-        return unseal(_content(source), "stdin" if source == "-" else source, sealed=False)
+        return unseal(content(source), "stdin" if source == "-" else source, sealed=False)
     journal = Journal(loaded)
     return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
 
 
 def _compare(loaded: Settings, first: str, second: str) -> int:
     """Print what differs between two snapshots, each attribute once; the exit status."""
+    from nodeagent.cli.input import content
     from nodeagent.journal import unseal
     from nodeagent.render import Marked, table
     from nodeagent.sriov.differences import differences
 
-    one, two = (unseal(_content(name), name, sealed=False).state for name in (first, second))
+    one, two = (unseal(content(name), name, sealed=False).state for name in (first, second))
     found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in differences(one, two)}
     for d in differences(two, one):
         found.setdefault((d.target, d.attribute), (str(d.have), str(d.want)))
@@ -382,20 +382,6 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
     for each in left:
         click.echo(f"note: {each}", err=True)
     return reachable
-
-
-def _content(source: str) -> bytes:
-    from nodeagent import durable, hostpath
-
-    try:
-        file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
-        with file:
-            content = file.read(hostpath.LARGEST + 1)
-    except OSError as error:
-        raise durable.unreadable(Path(source), error) from error
-    if len(content) > hostpath.LARGEST:
-        raise DataError(f"{source} is no snapshot: it is larger than any can be")
-    return content
 
 
 def _taken(loaded: Settings) -> Snapshot:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -131,14 +130,12 @@ def restore(call: Call, source: str, dry_run: bool) -> int:
     Prints the difference. Ends with status 0 when all is as in the file, 1 when something differs
     still or its kind is not served yet: run it again when the operator is installed.
     """
-    from nodeagent import durable
+    from nodeagent.cli.input import content
     from nodeagent.cluster import capture
 
     loaded = call.settings()
     try:
-        text = Path(source).read_text(encoding="utf-8")
-    except OSError as error:
-        raise durable.unreadable(Path(source), error) from error
+        text = content(source).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8: {error}") from None
     done = True

@@ -69,7 +69,7 @@ def save(
     now = at or datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(node, now, of_node(client.get(NODE, node)))
     plain = {"node": node, "taken_at": now, "resources": dict(record.resources)}
-    durable.make_directory(state_dir, 0o700)
+    durable.make_private_directory(state_dir)
     durable.replace(path(state_dir), json.dumps(plain, indent=2).encode() + b"\n", 0o600)
     return record
 

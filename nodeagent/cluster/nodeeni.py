@@ -66,7 +66,7 @@ def settle(now: Owned, settings: Settings) -> None:
         for line in pruned.removed if pruned else ():
             log.info("removed from %s: %s", settings.device_plugin_config, line)
     if now != before:
-        durable.make_directory(settings.state_dir, 0o700)
+        durable.make_private_directory(settings.state_dir)
         durable.replace(path, json.dumps(sorted(now)).encode() + b"\n", 0o600)
 
 

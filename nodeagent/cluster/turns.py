@@ -23,7 +23,7 @@ def turn(state_dir: Path) -> Iterator[bool]:
     Both locks are flock(2)s, which go with their process. A signal's handler that raises ends the
     wait (PEP 475). StorageError when there can be no lock files.
     """
-    durable.make_directory(state_dir, 0o700)
+    durable.make_private_directory(state_dir)
     waiting = _open(state_dir / "cluster.next.lock")
     working = _open(state_dir / "cluster.lock")
     try:

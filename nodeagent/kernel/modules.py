@@ -21,6 +21,9 @@ _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
 _LOAD_TIMEOUT = 120.0  # seconds; probing a device can take tens of them
 
+_LONGEST = 4096  # characters, PATH_MAX: of what modinfo says
+_QUOTED = 80
+
 # include/linux/module.h: MODULE_NAME_LEN is 64 less a long, with its NUL byte.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
 
@@ -253,7 +256,8 @@ def _build_id(content: bytes) -> str | None:
 def _changed(argv: list[str], root: Path, failure: str) -> None:
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
     if finished.returncode != 0:
-        said = finished.errors or finished.output or f"{argv[0]} exited {finished.returncode}"
+        said = (finished.errors or finished.output)[-_LONGEST:]
+        said = said or f"{argv[0]} exited {finished.returncode}"
         raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")
 
 
@@ -265,7 +269,13 @@ def _modinfo(module: str, field: str, root: Path) -> str:
         where = "" if not base else f" under {root}"
         raise NoSuchModule(
             f"no module {module} is installed{where} for the running kernel: "
-            f"{finished.errors or f'modinfo exited {finished.returncode}'}",
+            f"{finished.errors[-_LONGEST:] or f'modinfo exited {finished.returncode}'}",
             hint="install the driver for this kernel, then run depmod",
         )
-    return finished.output.strip()
+    said = finished.output.strip()
+    if len(said) > _LONGEST or not said.isprintable():
+        raise UnavailableError(
+            f"`{' '.join(argv)}` said what is no {field}: {said[:_QUOTED]!r}",
+            hint="run it by hand: that modinfo, or the module's file, is not what it should be",
+        )
+    return said

@@ -14,9 +14,11 @@ and the same care. Nothing is executed in there, and no mount or PID namespace i
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import socket
+import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from nodeagent import hostpath
 from nodeagent.errors import KernelError
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.sriov.namespaces import Holder, Namespace
@@ -33,6 +36,7 @@ SO_NETNS_COOKIE: Final = 71
 SOFTWARE: Final = 70
 
 _NET = re.compile(r"net:\[(\d+)\]")
+_DESCRIPTOR = re.compile(r"/proc/\d+/fd/\d+")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -150,12 +154,21 @@ class Namespaces:
         raise NamespaceGone(why)
 
     def _open(self, holder: Holder) -> int | None:
-        path = self.proc / f"{holder.pid}/ns/net" if holder.mount is None else Path(holder.mount)
+        """Of a mount, only what lies in the kernel's own file system of namespaces is opened."""
+        own = self.proc / f"{holder.pid}/ns/net"
+        path = own if holder.mount is None else Path(holder.mount)
         try:
-            # O_NONBLOCK: should a FIFO have its place by now, it is not waited for
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if path == own or _DESCRIPTOR.fullmatch(str(path)):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return hostpath.opened_if(path, self._require_namespace)
         except OSError:
             return None
+
+    def _require_namespace(self, facts: os.stat_result) -> None:
+        """Each is a plain file of the one nsfs (fs/nsfs.c), as our own is. OSError otherwise."""
+        own = (self.proc / "self/ns/net").stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_dev != own.st_dev:
+            raise OSError(errno.EINVAL, "it is no namespace")
 
     def started(self, pid: int) -> int | None:
         """When the process was started, in clock ticks since boot; None when there is none."""

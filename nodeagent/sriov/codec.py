@@ -57,6 +57,10 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+_LONGEST: Final = 400
+"""Characters of a reason: enough for the longest that quotes no more than it must."""
+
+
 def snapshot_to_json(snapshot: Snapshot) -> str:
     """The snapshot as people and programs read it: sorted keys, indented, one final newline."""
     plain = to_plain(snapshot)
@@ -71,9 +75,15 @@ def snapshot_from_json(text: str, source: str) -> Snapshot:
         raise DataError(f"{source} is not a snapshot: nested too deeply") from None
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{source} is not a snapshot that this version can read: {error}",
+            f"{source} is not a snapshot that this version can read: {_brief(error)}",
             hint="it is left as it is; `nodeagent snapshot` shows what the format looks like",
         ) from error
+
+
+def _brief(error: Exception) -> str:
+    """What is quoted in it may be as large as the file."""
+    text = str(error)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _snapshot(plain: Any) -> Snapshot:

@@ -270,6 +270,10 @@ NETDEV_ATTRIBUTES: Final = (
 )
 
 
+# DEVLINK_PARAM_TYPE_U8, _U16, _U32, _U64, _STRING, _BOOL (net/devlink.h)
+_PARAM_KINDS: Final = {1: int, 2: int, 3: int, 4: int, 5: str, 6: bool}
+
+
 @dataclass(frozen=True)
 class Param:
     """A devlink parameter's runtime value; `kind` is its type as devlink numbers it."""
@@ -281,9 +285,10 @@ class Param:
     def __post_init__(self) -> None:
         if not _PARAM.fullmatch(self.name):
             raise ValueError(f"{self.name!r} is not the name of a devlink parameter")
-        _check_range("kind", self.kind, 0, 0xFF)
-        if type(self.value) not in {bool, int, str}:
-            raise ValueError(f"{self.value!r} is not a value of a devlink parameter")
+        if type(self.value) is not _PARAM_KINDS.get(self.kind, None):
+            raise ValueError(f"{self.value!r} is no value of a devlink parameter of {self.kind=}")
+        if type(self.value) is int:
+            _check_range(self.name, self.value, 0, (1 << (8 << self.kind - 1)) - 1)
         if isinstance(self.value, str) and not self.value.isprintable():
             raise ValueError(f"{self.value!r} is not printable")
 
@@ -442,10 +447,13 @@ class Snapshot:
 
 
 def check_interface_name(name: str) -> str:
-    """The kernel's rule for interface names (dev_valid_name(), net/core/dev.c), or ValueError."""
+    """The kernel's rule for interface names (net/core/dev.c), or ValueError.
+
+    dev_valid_name() allows a "%", but takes it for a number to choose: no interface has one.
+    """
     if not 0 < len(name.encode()) < 16 or name in {".", ".."}:
         raise ValueError(f"{name!r} is not an interface name")
-    if any(c in "/:" or c.isspace() or not c.isprintable() for c in name):
+    if any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
         raise ValueError(f"{name!r} is not an interface name")
     return name
 

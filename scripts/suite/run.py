@@ -18,18 +18,19 @@ from suite.checks import Check
 
 @dataclass(frozen=True)
 class Result:
-    """How a check ended, and the tests in it."""
+    """How a check ended, and the tests in it. `work`: what it had of the processors, in seconds."""
 
     check: Check
     good: bool
     seconds: float
+    work: float
     passed: int = 0
     failed: int = 0
     skipped: int = 0
 
     def __str__(self) -> str:
         word = "ok" if self.good else "FAILED"
-        return f"{word:<7} {self.check.name:<14} {self.seconds:7.1f} s"
+        return f"{word:<7} {self.check.name:<15} {self.seconds:7.1f} s, at work {self.work:7.1f} s"
 
 
 class Lanes:
@@ -62,16 +63,19 @@ class Lanes:
         if check.junit is not None:
             check.junit.parent.mkdir(parents=True, exist_ok=True)
             self._say(f"--- {check.name}")
-        status = self._to_its_end(check)
-        result = judged(check, status, time.monotonic() - began)
+        status, work = self._to_its_end(check)
+        result = judged(check, status, time.monotonic() - began, work)
         self._say(str(result))
         return result
 
-    def _to_its_end(self, check: Check) -> int:
-        """Run it; its output is shown as it comes, that of a linter only when it failed."""
+    def _to_its_end(self, check: Check) -> tuple[int, float]:
+        """Run it; its output is shown as it comes, that of a linter only when it failed.
+
+        Its status, and what it and all that it waited for had of the processors, in seconds.
+        """
         with self._lock:
             if self._ended:
-                return -signal.SIGTERM
+                return -signal.SIGTERM, 0.0
             try:
                 process = subprocess.Popen(
                     check.argv,
@@ -84,7 +88,7 @@ class Lanes:
                 )
             except OSError as error:
                 print(f"{check.name} | cannot run {check.argv[0]}: {error.strerror}", flush=True)
-                return 127
+                return 127, 0.0
             self._running.add(process)
         kept: list[str] = []
         for line in process.stdout or ():
@@ -92,30 +96,31 @@ class Lanes:
                 self._say(f"{check.name} | {line.rstrip()}")
             else:
                 kept.append(line)
-        status = process.wait()
+        _, ended, usage = os.wait4(process.pid, 0)
+        status = process.returncode = os.waitstatus_to_exitcode(ended)
         with self._lock:
             self._running.discard(process)
         if status and kept:
             self._say("".join(kept).rstrip())
-        return status
+        return status, usage.ru_utime + usage.ru_stime
 
     def _say(self, text: str) -> None:
         with self._lock:
             print(text, flush=True)
 
 
-def judged(check: Check, status: int, seconds: float) -> Result:
+def judged(check: Check, status: int, seconds: float, work: float = 0.0) -> Result:
     """What came of it. A report that is missing or says that something failed is a failure."""
     if check.junit is None:
-        return Result(check, status == 0, seconds, failed=int(status != 0))
+        return Result(check, status == 0, seconds, work, failed=int(status != 0))
     number = counted(check.junit)
     if number is None:
-        return Result(check, False, seconds, failed=1)
+        return Result(check, False, seconds, work, failed=1)
     tests, failed, skipped = number
     good = status == 0 and not failed
     # One that ended badly and counted no failure must not look like "0 failed".
     failed = failed if good else max(failed, 1)
-    return Result(check, good, seconds, max(tests - failed - skipped, 0), failed, skipped)
+    return Result(check, good, seconds, work, max(tests - failed - skipped, 0), failed, skipped)
 
 
 def counted(junit: Path) -> tuple[int, int, int] | None:

@@ -138,7 +138,7 @@ def test_what_is_not_there_is_not_removed_from_a_read_only_file_system(
 
 def test_remove_says_what_it_could_not_remove(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(StorageError, match=r"cannot remove .*/a: Is a directory"):
+    with pytest.raises(StorageError, match=r".*/a is neither a file nor a link"):
         durable.remove(tmp_path / "a")
 
 
@@ -384,3 +384,45 @@ def test_wherever_a_write_fails_the_old_file_stays(
     # the fifth is the directory's fsync: the new one has its name by then, and may not last
     assert path.read_bytes() == (b"old" if number < 5 else b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o777, 0o755), (0o770, 0o750), (0o1777, 0o1777)])
+def test_a_state_directory_that_others_could_take_files_from(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """An emptyDir is 0777. Where a sticky bit is (/tmp), nobody takes another's away."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(before)
+    durable.make_private_directory(tmp_path / "state")
+    assert mode(tmp_path / "state") == after
+    durable.make_private_directory(tmp_path / "new")
+    assert mode(tmp_path / "new") == 0o700
+
+
+def test_a_state_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    facts = (tmp_path / "state").stat()
+    foreign = os.stat_result((*facts[:4], 1000, *facts[5:]))
+    monkeypatch.setattr(os, "fstat", lambda _: foreign)
+    with pytest.raises(StorageError, match=r"state belongs to user 1000") as caught:
+        durable.make_private_directory(tmp_path / "state")
+    assert "chown root" in str(caught.value.hint)
+
+
+def test_a_directory_under_a_temporary_name_stops_nobody(tmp_path: Path) -> None:
+    """No writer left it: whoever may write there could keep every start from beginning."""
+    (tmp_path / ".x.0123456789abcdef.tmp/below").mkdir(parents=True)
+    (tmp_path / ".x.fedcba9876543210.tmp").touch()
+    durable.remove_unfinished(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == [".x.0123456789abcdef.tmp"]
+
+
+@pytest.mark.parametrize("do", [durable.remove, lambda path: durable.replace(path, b"", 0o644)])
+def test_what_is_no_file_is_not_taken_away(tmp_path: Path, do: Callable[[Path], object]) -> None:
+    """DRIVER_READY_PATH=/dev/null: the flag is removed first thing, as root."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    for path in (tmp_path / "fifo", tmp_path / "directory"):
+        with pytest.raises(StorageError, match=rf"{path} is neither a file nor a link"):
+            do(path)
+        assert path.exists()

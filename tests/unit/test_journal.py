@@ -8,10 +8,13 @@ import fcntl
 import json
 import logging
 import os
+import re
 import select
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -245,6 +248,16 @@ def test_a_line_is_a_record_with_the_right_types_or_none(fields: dict[str, objec
     assert record is None or isinstance(record.facts, dict)
 
 
+@pytest.mark.parametrize("clock", ["NaN", "Infinity", "-1", "1" + "0" * 400])
+def test_a_clock_that_is_none(kept: Journal, clock: str) -> None:
+    """It would be calculated with: a timeline of integers of any size ends in an OverflowError."""
+    kept.note("good")
+    with kept.records_path.open("a") as file:
+        line = kept.records_path.read_text()
+        file.write(re.sub(r'"clock": [0-9.]+', f'"clock": {clock}', line))
+    assert [record.name for record in kept.records()] == ["good"]
+
+
 def test_records_are_bounded(kept: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "RECORDS_LIMIT", 2000)
     for number in range(100):
@@ -397,6 +410,51 @@ def test_a_lock_file_that_somebody_planted_is_refused(tmp_path: Path, what: str)
             path.touch()
             os.chown(path, 65534, 65534)
     with pytest.raises(StorageError, match=str(path)), lock(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (lambda path: path.symlink_to("/etc/passwd"), "symbolic link"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "No such device"),
+    ],
+)
+def test_what_cannot_be_a_lock_file_is_to_be_moved_away(
+    tmp_path: Path, plant: Callable[[Path], None], says: str
+) -> None:
+    path = tmp_path / "lock"
+    plant(path)
+    with (
+        pytest.raises(StorageError, match=rf"the lock file {path}: .*{says}") as caught,
+        lock(path),
+    ):
+        pass
+    assert "move" in str(caught.value.hint)
+
+
+def test_a_lock_file_that_is_removed_while_it_is_being_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another agent may lock the one that is made then: this one holds a file without a name."""
+    path = tmp_path / "lock"
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        real(fd, operation)
+        path.unlink()
+        path.touch()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(BusyError), lock(path):
+        pass
+
+
+@pytest.mark.parametrize("fd", [1 << 70, 999_999])
+def test_a_descriptor_that_is_none(tmp_path: Path, fd: int) -> None:
+    (tmp_path / "lock").touch()
+    with pytest.raises(BusyError), journal.adopted(fd, tmp_path / "lock"):
         pass
 
 

@@ -16,6 +16,7 @@ from nodeagent.sriov.model import (
     Mac,
     Netdev,
     NodeState,
+    Param,
     Pf,
     Snapshot,
     Vf,
@@ -138,6 +139,33 @@ def test_the_error_says_what_is_wrong(text: str, says: str) -> None:
     assert says in caught.value.message
 
 
+def test_the_error_is_no_larger_than_people_read() -> None:
+    with pytest.raises(DataError) as caught:
+        snapshot_from_json(json.dumps({"schema": "x" * 1_000_000}), SOURCE)
+    assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (0, 1),
+        (7, 1),
+        (200, 1),
+        (1, 256),
+        (3, -1),
+        (4, 1 << 64),
+        (1, "1"),
+        (1, True),
+        (5, 1),
+        (6, 1),
+    ],
+)
+def test_no_devlink_parameter(kind: int, value: bool | int | str) -> None:
+    """What no attribute could carry: it would be found out in the middle of a restore."""
+    with pytest.raises(ValueError, match=r"value of a devlink|not within"):
+        Param("max_macs", kind, value)
+
+
 def _paths(plain: Any) -> Any:
     """The way to every member of a JSON value, the value itself first."""
     yield []
@@ -215,6 +243,7 @@ def test_interface_names(name: str) -> None:
         "ü" * 8,
         "a/b",
         "a:b",
+        "a%d",
         "a b",
         "a\tb",
         "a\n",

@@ -123,3 +123,12 @@ def test_a_valid_name_is_safe_in_a_path_and_on_a_command_line(name: str) -> None
     if modules.valid_module_name(name):
         assert not set(name) & set("/. \n\0")
         assert not name.startswith("-")
+
+
+@pytest.mark.parametrize("said", ["a\\nb", "a\\tb", "a" * 5000])
+def test_modinfo_that_says_rubbish(modinfo: Path, said: str) -> None:
+    """It would go on into messages, records and command lines."""
+    modinfo.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
+    with pytest.raises(UnavailableError, match=r"said what is no srcversion: ") as caught:
+        modules.installed_srcversion("mlx5_core")
+    assert len(caught.value.message) < 300

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,15 @@ def test_another_one_of_its_processes_is_enough(tree: Tree) -> None:
 def test_a_mount_is_enough(tree: Tree) -> None:
     one = tree.namespace("one")
     assert opened(tree, one, Holder(50, 500), Holder(mount=str(tree.spaces / "one")))
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("one")])
+def test_what_is_planted_in_the_place_of_a_mount(tree: Tree, plant: Callable[[Path], None]) -> None:
+    """It is not opened: a FIFO would be waited for, and a link leads to whatever it likes."""
+    one = tree.namespace("one")
+    plant(tree.spaces / "planted")
+    with pytest.raises(NamespaceGone, match="nobody holds it"):
+        opened(tree, one, Holder(mount=str(tree.spaces / "planted")))
 
 
 @pytest.mark.parametrize("started", [501, 499])

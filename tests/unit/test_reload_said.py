@@ -388,17 +388,17 @@ def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
     """The VFs are there and set up when it is waited for; what it left missing is added then."""
     taken = snapshot(fake, settings)
     fake.remove_vfs(fake.pfs[PF1])
-    seen: list[tuple[object, int]] = []
+    seen: list[tuple[object, object, int]] = []
 
-    def wait(_node: object, others: object) -> None:
-        seen.append((others, fake.pfs[PF1].numvfs))
+    def wait(node: object, others: object) -> None:
+        seen.append((node, others, fake.pfs[PF1].numvfs))
         fake.remove_vfs(fake.pfs[PF1])
 
     monkeypatch.setattr(story, "managed", lambda want: ("all of", len(want.pfs)))
     monkeypatch.setattr(story, "await_managers", wait)
     with fake.node(settings) as node:
         story.restore(node, taken.state)
-    assert seen == [(("all of", 2), 2)]
+    assert seen == [(node, ("all of", 2), 2)]
     assert fake.pfs[PF1].numvfs == 2
 
 

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodeagent.errors import ConfigError
+from nodeagent.journal import Journal
 from nodeagent.parse import Secret
-from nodeagent.settings import WORDS, Settings, load, rows
+from nodeagent.settings import STATE_FILES, WORDS, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]
 
@@ -369,3 +370,35 @@ def test_no_environment_makes_anything_but_settings_or_one_message(environ: dict
     assert settings.state_dir.is_absolute()
     assert "\0" not in str(settings.ready_path)
     assert settings.driver_module.isascii()
+
+
+@pytest.mark.parametrize("path", ["/x" * 2000, f"/run/{'x' * 201}/y", f"/{'é' * 101}"])
+def test_a_path_that_is_too_long(path: str) -> None:
+    """For what is made beside it, .NAME.0123456789abcdef.tmp: the kernel says ENAMETOOLONG."""
+    with pytest.raises(ConfigError, match="a path of at most 3000 bytes, 200 in each name"):
+        Settings.from_environment({"STATE_DIR": path})
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("DRIVER_READY_PATH", "/s/open-snapshot.json"),
+        ("OFED_BLACKLIST_MODULES_FILE", "/s/last-snapshot.json"),
+        ("MLX_UDEV_RULES_FILE", "/s/journal.jsonl"),
+        ("DEBUG_LOG_FILE", "/s/lock"),
+        ("DRIVER_READY_PATH", "/s/lock.work"),
+        ("MLX_UDEV_RULES_FILE", "/s/lock.beat"),
+        ("DRIVER_READY_PATH", "/s"),
+    ],
+)
+def test_no_setting_is_what_another_keeps(name: str, path: str) -> None:
+    """The flag and the udev rule are removed first thing: a snapshot would go with them."""
+    paths = {"STATE_DIR": "/s", "LOCK_FILE_PATH": "/s/lock", name: path}
+    with pytest.raises(ConfigError, match=rf"are the same path, {path}$"):
+        Settings.from_environment(paths)
+
+
+def test_what_the_journal_keeps() -> None:
+    kept = Journal(Settings())
+    paths = {path for path in vars(kept).values() if isinstance(path, Path)}
+    assert {path.name for path in paths if path.parent == kept.state_dir} == {*STATE_FILES}

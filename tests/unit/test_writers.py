@@ -1,4 +1,7 @@
-"""Who may write to the host, by module: everything else goes through nodeagent/durable.py."""
+"""Who may write to the host, and who may look at it by a plain path, by module.
+
+Everything else goes through nodeagent/durable.py and nodeagent/hostpath.py.
+"""
 
 from __future__ import annotations
 
@@ -83,3 +86,53 @@ def test_no_shell_anywhere() -> None:
                 assert node.arg != "shell", path
             if isinstance(node, ast.Attribute):
                 assert node.attr not in {"system", "popen"}, path
+
+
+LOOKING = {
+    *("exists", "is_file", "is_dir", "is_symlink", "lstat", "stat", "readlink", "resolve"),
+    *("read_text", "read_bytes", "open", "glob", "rglob", "iterdir"),
+}
+MAY_LOOK = {
+    "the kernel's own: /proc and /sys": {
+        *("driver/functions.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
+        *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "driver/users.py"),
+        *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
+        *("kernel/neighbourhood.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
+        *("reload.py", "sriov/devices.py", "sriov/inside.py", "sriov/node.py"),
+    },
+    "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
+    "what people name on the command line": {"cli/input.py"},
+    "where people have links": {"cli/output.py"},
+    "the kubelet's mount, which is links": {"cluster/access.py", "cluster/connection.py"},
+    "/sys; and whether a file is a link, before it is opened": {"cluster/pcidp.py"},
+    "whether the directory is mounted; what is in it goes by descriptors": {
+        *("driver/blacklist.py", "driver/exports.py", "driver/naming.py"),
+    },
+    "below a directory that is open, or before each file is opened by descriptors": {
+        *("driver/copies.py", "driver/host_tree.py", "driver/inventory.py", "driver/packages.py"),
+    },
+    "names of packages, for the log; our own scripts": {"driver/dtk.py"},
+    "whether the image has a dnf": {"driver/builder.py"},
+    "/proc; and whether the lock is the file of that name": {"journal.py"},
+    "what all others use": {"hostpath.py"},
+    "imports nothing of the package": {"hold.py"},
+    "for tests": {"trace.py"},
+}
+
+
+def looks(path: Path) -> bool:
+    """It looks at something by a path, and not through our own rooms or from a descriptor."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return any(
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr in LOOKING
+        and getattr(call.func.value, "id", "") not in {"durable", "hostpath"}
+        and "dir_fd" not in {keyword.arg for keyword in call.keywords}
+        for call in calls
+    )
+
+
+def test_nobody_else_looks_by_a_plain_path() -> None:
+    """Whoever follows a link that somebody planted needs a reason why that does no harm."""
+    looking = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if looks(path)}
+    assert looking == {name for names in MAY_LOOK.values() for name in names}
