@@ -16,12 +16,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support import lab
-from tests.support.lab import PCI, PF1, PF2, Nodeagent
+from tests.support.lab import PF1, PF2, Nodeagent
 from tests.support.sweep import Sweep, everything, swap_build
 from tests.support.zygote import Zygote
 
@@ -29,9 +28,8 @@ from tests.support.zygote import Zygote
 class Soak:
     """The scene, and the troubles that can come to it."""
 
-    def __init__(self, sweep: Sweep, chance: random.Random, log: Path) -> None:
+    def __init__(self, sweep: Sweep, chance: random.Random) -> None:
         self.sweep = sweep
-        self.log = log
         self.chance = chance
         self.troubles: dict[str, Callable[[], None]] = {
             "SIGKILL at a point": self.killed_at_a_point,
@@ -46,12 +44,6 @@ class Soak:
             "openibd is slow, and SIGKILL": self.killed_while_it_is_slow,
             "udevd stops for a second": self.udevd_stops,
             "udevd is killed": self.udevd_is_killed,
-            "the disk is full": self.disk_is_full,
-            "somebody sets numvfs": lambda: self.with_others(_others_numvfs, 1),
-            "somebody renames a VF": lambda: self.with_others(_rename, 3),
-            "somebody retags a VF": lambda: self.with_others(_retag, 3),
-            "somebody gives a VF to vfio-pci": lambda: self.with_others(_take, 1),
-            "somebody takes the PF out": lambda: self.with_others(_take_out, 1),
         }
 
     def cycle(self) -> str:
@@ -80,17 +72,16 @@ class Soak:
         self.killed_at_a_point()
 
     def signalled(self, number: signal.Signals) -> None:
-        run = self.sweep.start()
-        timer = threading.Timer(self.chance.uniform(0, 8), lambda: run.send_signal(number))
+        pid = self.sweep.zygote.start(*self.sweep.arguments)
+        timer = threading.Timer(self.chance.uniform(0, 8), lambda: _send(pid, number))
         timer.start()
-        self.sweep.to_its_end()
+        self.sweep.zygote.wait()
         timer.cancel()
         timer.join()
 
     def with_switches(self, switches: str) -> None:
         lab.SWITCHES.write_text(f"{switches}\n")
-        self.sweep.start()
-        self.sweep.to_its_end()
+        self.sweep.zygote.call(*self.sweep.arguments)
 
     def killed_while_it_is_slow(self) -> None:
         lab.SWITCHES.write_text("slow-start=2\n")
@@ -102,92 +93,27 @@ class Soak:
     def udevd_is_killed(self) -> None:
         self.beside(lambda _: lab.kill_udevd())
 
-    def disk_is_full(self) -> None:
-        """From some moment on, to the end of that run."""
-        junk = self.sweep.agent.state_dir / "junk"
-        timer = threading.Timer(self.chance.uniform(0, 8), lambda: _fill(junk))
-        timer.start()
-        self.sweep.zygote.call(*self.sweep.arguments)
-        timer.cancel()
-        timer.join()
-        junk.unlink(missing_ok=True)
-
-    def with_others(self, do: Callable[[], None], times: int) -> None:
-        """Somebody else is at work while VFs are set up: what he does after ready would be his."""
-        self.log.write_text("")  # what the run before this one has said
-        self.sweep.zygote.start(*self.sweep.arguments, VF_TIMEOUT=15)
-        ended = threading.Event()
-        pauses = [self.chance.uniform(0, 0.1) for _ in range(self.chance.randint(1, times))]
-
-        def work() -> None:
-            while "create VFs" not in self.log.read_text():
-                if ended.wait(0.02):
-                    return
-            for pause in pauses:
-                with suppress(OSError, AssertionError, ValueError):
-                    do()
-                time.sleep(pause)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        self.sweep.zygote.wait()
-        ended.set()
-        thread.join()
-
     def beside(self, do: Callable[[int], None]) -> None:
         """Do something to udevd in the middle of a run."""
         pid = lab.udevd_pid()
         assert pid is not None
         timer = threading.Timer(self.chance.uniform(1, 7), lambda: do(pid))
         timer.start()
-        self.sweep.start(VF_TIMEOUT=15)
-        self.sweep.to_its_end()
+        self.sweep.zygote.call(*self.sweep.arguments, VF_TIMEOUT=15)
         timer.join()
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
 
 
 def _stopped(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGSTOP)
     time.sleep(seconds)
     os.kill(pid, signal.SIGCONT)
-
-
-def _fill(junk: Path) -> None:
-    with suppress(OSError), junk.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-
-
-def _others_numvfs() -> None:
-    for count in ("0", "1"):
-        (PCI / PF1 / "sriov_numvfs").write_text(count)
-
-
-def _rename() -> None:
-    lab.ip(f"link set {lab.name(lab.vf(PF1, 1))} name stolen")
-
-
-def _retag() -> None:
-    lab.ip(f"link set {lab.name(PF1)} vf 2 vlan 999")
-
-
-def _take() -> None:
-    lab.give_to("vfio-pci", lab.vf(PF1, 1))
-
-
-def _take_out() -> None:
-    (PCI / PF1 / "remove").write_text("1")
-    Path("/sys/bus/pci/rescan").write_text("1")
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """A disk of its own at a directory, so that it can be full."""
-    path.mkdir(mode=0o700)
-    lab.sh(f"mount -t tmpfs -o size=20m,mode=0700 none {path}")
-    try:
-        yield
-    finally:
-        lab.sh(f"umount {path}")
 
 
 def main() -> int:
@@ -206,13 +132,12 @@ def main() -> int:
         lab.make_vfs(PF1, 3, mtu=1600)
         lab.make_vfs(PF2, 1)
         agent = Nodeagent(directory)
-        with _disk(agent.state_dir), Zygote(agent.environment, directory) as zygote:
+        with Zygote(agent.environment, directory) as zygote:
             sweep = Sweep("soak", agent, zygote, directory / "trace", swap_build)
             before = everything()
             sweep.undisturbed()
             assert sweep.end == before
-            chance = random.Random(given.seed)  # noqa: S311  no secret
-            soak = Soak(sweep, chance, directory / "zygote.log")
+            soak = Soak(sweep, random.Random(given.seed))  # noqa: S311  no secret
             while time.monotonic() < end:
                 try:
                     troubles[soak.cycle()] += 1
