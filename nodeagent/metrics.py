@@ -123,7 +123,7 @@ class Collector:
         snapshot = journal.open_snapshot() or journal.last_snapshot()
         sysfs = Sysfs()
         pfs = sysfs.physical_functions(self._settings.driver_module)
-        present = sum(sysfs.numvfs(*pf) or 0 for pf in pfs)
+        present = sum(sysfs.vfs_there(*pf) for pf in pfs)
         family = GaugeMetricFamily(
             "nodeagent_vfs", "VFs: wanted by the snapshot, present, verified.", labels=["state"]
         )

@@ -66,8 +66,18 @@ class Sysfs:
         return self.device(bus, name).exists()
 
     def numvfs(self, bus: str, name: str) -> int | None:
-        """How many VFs the PF has now; None for a device without SR-IOV."""
+        """How many VFs the PF has now; None for a device without SR-IOV.
+
+        It waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), and so does
+        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/sriov/blocked.py.
+        """
         return _number(self.device(bus, name) / "sriov_numvfs")
+
+    def vfs_there(self, bus: str, name: str) -> int:
+        """How many VFs there are, without the device's lock where they are devices of their own."""
+        if self.has_functions(bus):
+            return len(self.functions(bus, name))
+        return self.numvfs(bus, name) or 0
 
     def autoprobe(self, bus: str, name: str) -> bool | None:
         """`sriov_drivers_autoprobe`; None where there is no such attribute."""

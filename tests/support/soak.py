@@ -29,8 +29,9 @@ from tests.support.zygote import Zygote
 class Soak:
     """The scene, and the troubles that can come to it."""
 
-    def __init__(self, sweep: Sweep, chance: random.Random) -> None:
+    def __init__(self, sweep: Sweep, chance: random.Random, log: Path) -> None:
         self.sweep = sweep
+        self.log = log
         self.chance = chance
         self.troubles: dict[str, Callable[[], None]] = {
             "SIGKILL at a point": self.killed_at_a_point,
@@ -113,12 +114,13 @@ class Soak:
 
     def with_others(self, do: Callable[[], None], times: int) -> None:
         """Somebody else is at work while VFs are set up: what he does after ready would be his."""
+        self.log.write_text("")  # what the run before this one has said
         self.sweep.zygote.start(*self.sweep.arguments, VF_TIMEOUT=15)
         ended = threading.Event()
         pauses = [self.chance.uniform(0, 0.1) for _ in range(self.chance.randint(1, times))]
 
         def work() -> None:
-            while "create VFs" not in self.sweep.zygote.log():
+            while "create VFs" not in self.log.read_text():
                 if ended.wait(0.02):
                     return
             for pause in pauses:
@@ -181,7 +183,7 @@ def _take_out() -> None:
 def _disk(path: Path) -> Iterator[None]:
     """A disk of its own at a directory, so that it can be full."""
     path.mkdir(mode=0o700)
-    lab.sh(f"mount -t tmpfs -o size=4m,mode=0700 none {path}")
+    lab.sh(f"mount -t tmpfs -o size=20m,mode=0700 none {path}")
     try:
         yield
     finally:
@@ -209,7 +211,8 @@ def main() -> int:
             before = everything()
             sweep.undisturbed()
             assert sweep.end == before
-            soak = Soak(sweep, random.Random(given.seed))  # noqa: S311  no secret
+            chance = random.Random(given.seed)  # noqa: S311  no secret
+            soak = Soak(sweep, chance, directory / "zygote.log")
             while time.monotonic() < end:
                 try:
                     troubles[soak.cycle()] += 1

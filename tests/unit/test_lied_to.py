@@ -27,7 +27,9 @@ from nodeagent.kernel.rtnl import Link
 from nodeagent.reload import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.sriov import patience
-from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.differences import differences
+from nodeagent.sriov.model import DeviceHandle, Inside, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.sriov.namespaces import Holder, Namespace
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -220,6 +222,18 @@ def test_a_pf_that_is_unbound_in_the_middle(
     )
 
 
+def test_an_interface_that_another_has_taken_to_a_namespace_is_found_there() -> None:
+    (pf,) = wanted().pfs
+    place = Namespace(4, 4026532000, "boot", (Holder(None, None, "/run/netns/blue"),))
+    netdev = pf.vfs[1].netdev
+    assert netdev is not None
+    taken = dataclasses.replace(pf.vfs[1], netdev=None, inside=Inside(place.inode, netdev))
+    moved = dataclasses.replace(pf, vfs=(pf.vfs[0], taken, *pf.vfs[2:]))
+    have = NodeState("mlx5_core", (moved,), namespaces=(place,))
+    (only,) = differences(wanted(), have)
+    assert str(only) == f"pci/{PF1} vf 1 netdev: want net1, have net1 in /run/netns/blue"
+
+
 # A device that does not answer
 
 
@@ -253,6 +267,7 @@ def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
         with pytest.raises(RestoreFailed, match="want 4, have unknown"):
             verify(node, want)
         assert node.sysfs.numvfs("pci", PF2) == 2
+        assert node.sysfs.vfs_there("pci", PF1) == 0
     said = str(caught.value)
     assert f"pci/{PF1}: the kernel has not told its state for 0.5 s; the thread that asked" in said
     assert f"pci/{PF1} numvfs: want 4, have unknown" in said
