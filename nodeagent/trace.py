@@ -43,14 +43,22 @@ def arm(directory: Path | None) -> None:
     They are appended to `directory`/points, `17 fsync /run/…/open-snapshot.json`, with the name
     only written before the process may end. `directory`/end, where there is one, says at which
     numbers which signal comes: `TERM 17 KILL 20`. It is read here, so that a test may change it
-    for the process that this one becomes. ConfigError when it says anything else.
+    for the process that this one becomes. ConfigError when it says anything else, or when
+    `directory` is none.
     """
     global _hook  # noqa: PLW0603  the one global: see above
     if directory is None:
         _hook = None
         return
-    endings = _endings(directory / "end")
-    fd = os.open(directory / "points", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    try:
+        endings = _endings(directory / "end")
+        fd = os.open(directory / "points", flags, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write points to {directory}: {error.strerror}",
+            hint="TRACE_POINTS is for tests: unset it, or name a directory",
+        ) from error
     numbers = itertools.count(1)  # next() is one bytecode: threads get a number each
 
     def hook(what: str, on: object) -> None:

@@ -87,7 +87,7 @@ def _remove(path: Path) -> None:
     """`path` below a directory that is open; shutil.rmtree() goes down by descriptors itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif os.path.lexists(path):  # unlink(2) finds that a file system is read-only before it looks
         path.unlink(missing_ok=True)
 
 

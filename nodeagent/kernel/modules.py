@@ -37,6 +37,12 @@ def valid_module_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def _require_name(module: str) -> None:
+    """KernelError for what would be an option or a path on a command line: a file can say so."""
+    if not valid_module_name(module):
+        raise KernelError(f"{module[:_QUOTED]!r} is not the name of a module")
+
+
 def is_loaded(module: str, sysfs: Path = _SYSFS) -> bool:
     """Tell whether a module is loaded and its init has ended well.
 
@@ -187,6 +193,7 @@ def load(module: str, root: Path = Path("/"), *, tree: Path | None = None) -> No
     lib/modules. KernelError with modprobe's own words when it fails.
     """
     where = [] if tree is None else ["-d", str(tree)]
+    _require_name(module)
     _changed(["modprobe", *where, module], root, f"cannot load the module {module}")
 
 
@@ -196,6 +203,7 @@ def unload(module: str, root: Path = Path("/")) -> None:
     Not by `modprobe -r`: that unloads what it depended on as well, and for mlx5_vdpa this is the
     driver.
     """
+    _require_name(module)
     _changed(["rmmod", module], root, f"cannot unload the module {module}")
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
-    *(("upgrade", "1/3"), ("upgrade", "2/3"), ("upgrade", "3/3")),
-    *(("termination", "1/2"), ("termination", "2/2")),
-    *(("install", "1/2"), ("install", "2/2"), ("pods", "1/1")),
+    *(("upgrade", "1/2"), ("upgrade", "2/2")),
+    *(("termination", "1/1"), ("install", "1/1"), ("pods", "1/1")),
 )
 """Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
 
@@ -47,19 +46,19 @@ def on_this_host(name: str, work: Path) -> Check:
 
 
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
-    """The lab's tests: all but the sweeps in parts, the sweeps, those with 8 PFs, the timed ones.
+    """The lab's tests: the sweeps, the others in parts, those with 8 PFs, those that measure time.
 
     What takes longest begins first. Each is given the files that it takes tests from: pytest
     imports all of them, slowly there. What measures time does so in virtual time, in which a busy
     host changes nothing.
     """
-    plain = ("-m", "not wide and not timed and not sweep and not image")
-    for number, files in enumerate(parts(tree, PARTS), 1):
-        yield _lab(f"lab {number}/{PARTS}", work, (*plain, *files))
     for scene, points in SWEEPS:
         # -rP shows what the tests print: how many points, and how many survived
         which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
         yield _lab(f"{scene} {points}", work, ("--virtual-time", *which, "-rP"))
+    plain = ("-m", "not wide and not timed and not sweep and not image")
+    for number, files in enumerate(parts(tree, PARTS), 1):
+        yield _lab(f"lab {number}/{PARTS}", work, (*plain, *files))
     yield _lab("image", work, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
     if wide:
         chosen = ("--virtual-time", "-m", "wide", *marked(tree, "wide"))

@@ -64,19 +64,15 @@ class Sweep:
     settings: dict[str, object] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
-    survived: int = 0
     _running: Fork = field(init=False)
 
     def undisturbed(self) -> None:
-        """The run that all others are compared with, and then one for its points."""
+        """The run that all others are compared with, and one with what an earlier run has left."""
         self.prepare()
         self.start_again()
-        self.prepare()  # once more: now with what an earlier run leaves, as in all that follow
-        self.start_again()
-        self.check_end("undisturbed")
         self.prepare()
         self.count_points()
-        self.start_again()
+        self.finish(f"{self.name}, undisturbed")
 
     def count_points(self) -> None:
         """A run that is left alone until it stays or ends, for its points."""
@@ -137,7 +133,6 @@ class Sweep:
         ended = self._run("", self.next_start)
         assert ended.status == 0, f"{what}:\n{ended.log}"
         self.check_end(what)
-        self.survived += 1
 
     def check_end(self, what: str) -> None:
         """As after the undisturbed run, proven, with nothing left behind."""

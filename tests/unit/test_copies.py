@@ -151,3 +151,18 @@ def test_what_fails_to_be_prepared_gets_no_name(source: Path, tmp_path: Path) ->
     with pytest.raises(StorageError, match="cannot label it"):
         copies.tree(source, tmp_path / "target", prepare=prepare)
     assert not list(tmp_path.glob("*target*"))
+
+
+def test_nothing_is_removed_from_a_read_only_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """unlink(2) says EROFS there before it looks: a read-only root with no packages in it."""
+
+    def unlink(_path: Path, *, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    copies.remove(tmp_path / "packages")
+    (tmp_path / "packages").touch()
+    with pytest.raises(StorageError, match="Read-only"):
+        copies.remove(tmp_path / "packages")

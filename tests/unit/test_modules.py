@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.errors import UnavailableError
+from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import modules
 
 MODINFO = """#!/bin/sh
@@ -132,3 +133,13 @@ def test_modinfo_that_says_rubbish(modinfo: Path, said: str) -> None:
     with pytest.raises(UnavailableError, match=r"said what is no srcversion: ") as caught:
         modules.installed_srcversion("mlx5_core")
     assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "name", ["-r", "--remove", "../x", "a b", "a\nb", "", "/etc/x.ko", "a" * 60]
+)
+@pytest.mark.parametrize("do", [modules.load, modules.unload])
+def test_what_is_no_name_reaches_no_command_line(do: Callable[[str], None], name: str) -> None:
+    """`depends` of a module's file comes here as well."""
+    with pytest.raises(KernelError, match="is not the name of a module"):
+        do(name)

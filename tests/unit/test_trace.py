@@ -142,3 +142,11 @@ def test_a_file_is_old_or_new_wherever_the_writer_is_killed(tmp_path: Path, numb
     assert target.read_bytes() == (b"old" if number < 5 else b"new")
     durable.remove_unfinished(target)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "end", "points"}
+
+
+@pytest.mark.parametrize("name", ["file", "nothing"])
+def test_points_need_a_directory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"cannot write points to {tmp_path}/{name}") as caught:
+        trace.arm(tmp_path / name)
+    assert "unset it" in str(caught.value.hint)
