@@ -72,16 +72,17 @@ class Soak:
         self.killed_at_a_point()
 
     def signalled(self, number: signal.Signals) -> None:
-        pid = self.sweep.zygote.start(*self.sweep.arguments)
-        timer = threading.Timer(self.chance.uniform(0, 8), lambda: _send(pid, number))
+        run = self.sweep.start()
+        timer = threading.Timer(self.chance.uniform(0, 8), lambda: run.send_signal(number))
         timer.start()
-        self.sweep.zygote.wait()
+        self.sweep.to_its_end()
         timer.cancel()
         timer.join()
 
     def with_switches(self, switches: str) -> None:
         lab.SWITCHES.write_text(f"{switches}\n")
-        self.sweep.zygote.call(*self.sweep.arguments)
+        self.sweep.start()
+        self.sweep.to_its_end()
 
     def killed_while_it_is_slow(self) -> None:
         lab.SWITCHES.write_text("slow-start=2\n")
@@ -99,15 +100,9 @@ class Soak:
         assert pid is not None
         timer = threading.Timer(self.chance.uniform(1, 7), lambda: do(pid))
         timer.start()
-        self.sweep.zygote.call(*self.sweep.arguments, VF_TIMEOUT=15)
+        self.sweep.start(VF_TIMEOUT=15)
+        self.sweep.to_its_end()
         timer.join()
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _stopped(pid: int, seconds: float) -> None:
