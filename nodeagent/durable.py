@@ -181,10 +181,13 @@ def open_plain(path: Path, flags: int, mode: int) -> int:
     OSError as open(2) has it. StorageError for a link of either kind, a device, a FIFO, or a file
     of another user: whoever planted it would have it written, or wait for us to read it.
     """
-    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with directory(path.parent) as at:
-        point("open", path)
-        fd = os.open(path.name, flags, mode, dir_fd=at)
+        try:
+            fd = os.open(path.name, flags, dir_fd=at)
+        except FileNotFoundError:
+            point("make", path)
+            fd = os.open(path.name, flags | os.O_CREAT, mode, dir_fd=at)
     try:
         _check_plain(path, os.fstat(fd))
         _give_mode(fd, mode)

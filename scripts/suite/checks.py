@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 PARTS = 4
@@ -48,17 +49,27 @@ def on_this_host(name: str, work: Path) -> Check:
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: the sweeps, the others in parts, those with 8 PFs, those that measure time.
 
-    What takes longest begins first. Each is given the files that it takes tests from: pytest
+    What takes longest begins first; the sweeps, which never sleep, beside others, which do. Each is
+    given the files that it takes tests from: pytest
     imports all of them, slowly there. What measures time does so in virtual time, in which a busy
     host changes nothing.
     """
-    for scene, points in SWEEPS:
+    sweeps = (
         # -rP shows what the tests print: how many points, and how many survived
-        which = (*marked(tree, "sweep"), "-k", scene, "--points", points)
-        yield _lab(f"{scene} {points}", work, ("--virtual-time", *which, "-rP"))
+        _lab(
+            f"{scene} {points}",
+            work,
+            ("--virtual-time", *marked(tree, "sweep"), "-k", scene, "--points", points, "-rP"),
+        )
+        for scene, points in SWEEPS
+    )
     plain = ("-m", "not wide and not timed and not sweep and not image")
-    for number, files in enumerate(parts(tree, PARTS), 1):
-        yield _lab(f"lab {number}/{PARTS}", work, (*plain, *files))
+    others = (
+        _lab(f"lab {number}/{PARTS}", work, (*plain, *files))
+        for number, files in enumerate(parts(tree, PARTS), 1)
+    )
+    for pair in zip_longest(sweeps, others):
+        yield from filter(None, pair)
     yield _lab("image", work, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
     if wide:
         chosen = ("--virtual-time", "-m", "wide", *marked(tree, "wide"))

@@ -14,7 +14,7 @@ import pytest
 from tests.support import lab
 from tests.support.hosts_driver import hosts_own_driver
 from tests.support.lab import PF1, Nodeagent
-from tests.support.sweep import Sweep, everything, over, swap_build
+from tests.support.sweep import Sweep, everything, over, swap_build, terminated
 from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.sweep
@@ -112,7 +112,7 @@ def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, i
 
 
 def test_terminated_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    terminated(upgrade, shard)
+    terminated(upgrade, *run_of(upgrade, shard))
 
 
 def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
@@ -122,7 +122,7 @@ def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[i
 def test_terminated_at_every_point_of_a_first_install(
     install: Sweep, shard: tuple[int, int]
 ) -> None:
-    terminated(install, shard)
+    terminated(install, *run_of(install, shard))
 
 
 def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
@@ -132,19 +132,14 @@ def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple
 def test_terminated_at_every_point_of_a_termination(
     termination: Sweep, shard: tuple[int, int]
 ) -> None:
-    terminated(termination, shard)
+    terminated(termination, *run_of(termination, shard))
 
 
-def terminated(sweep: Sweep, shard: tuple[int, int]) -> None:
-    """SIGTERM at each of this part's points; every other one has SIGKILL at its heels.
-
-    SIGTERM is looked at between actions and in waits. Where SIGKILL comes one to five points later,
-    it has been taken note of and not obeyed, or is being obeyed.
-    """
-    numbers = points(sweep, shard)
-    over(numbers[::2], sweep.terminated_at, sweep, "SIGTERM")
-    followed = numbers[1::2]
-    over(followed, lambda n: sweep.terminated_at(n, 1 + n % 5), sweep, "SIGTERM, then SIGKILL")
+def run_of(sweep: Sweep, shard: tuple[int, int]) -> tuple[int, int]:
+    """The first and the last of this part's points, where they are to follow each other."""
+    part, parts = shard
+    number = len(sweep.points)
+    return (part - 1) * number // parts + 1, part * number // parts
 
 
 def points(sweep: Sweep, shard: tuple[int, int], one_in: int = 1) -> range:

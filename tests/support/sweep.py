@@ -11,12 +11,14 @@ alone is `nodeagent reload`, which does the same and ends.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -50,7 +52,7 @@ class Sweep:
     """One scene. `prepare` makes it, `arguments` are nodeagent's, `end` is how it must end.
 
     `look` tells how it is, `settings` are environment variables. `points` are those of a run that
-    is left alone until it stays ready.
+    is left alone until it stays ready, `ending` those of the last that had SIGTERM.
     """
 
     name: str
@@ -64,15 +66,21 @@ class Sweep:
     settings: dict[str, object] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
     points: list[str] = field(default_factory=list)
+    ending: list[str] = field(default_factory=list)
     _running: Fork = field(init=False)
 
     def undisturbed(self) -> None:
         """The run that all others are compared with, and one with what an earlier run has left."""
-        self.prepare()
+        self._make_scene()
         self.start_again()
-        self.prepare()
+        self._make_scene()
         self.count_points()
         self.finish(f"{self.name}, undisturbed")
+
+    def _make_scene(self) -> None:
+        """As an agent that ended in order leaves it, who takes its sign of life along."""
+        self.prepare()
+        Path(f"{self.agent.environment['LOCK_FILE_PATH']}.beat").unlink(missing_ok=True)
 
     def count_points(self) -> None:
         """A run that is left alone until it stays or ends, for its points."""
@@ -94,7 +102,7 @@ class Sweep:
 
     def killed_at(self, number: int) -> None:
         """Killed there, and started again."""
-        self.prepare()
+        self._make_scene()
         # threads come to their points in any order, and now and then one finds nothing to do
         late = {0} if number > len(self.points) - 3 else set()
         self._cut(f"KILL {number}", {-SIGKILL} | late)
@@ -102,23 +110,33 @@ class Sweep:
 
     def killed_twice(self, number: int, then: int) -> None:
         """Killed there, killed again while it mends that, and started again."""
-        self.prepare()
+        self._make_scene()
         self._cut(f"KILL {number}", {-SIGKILL})
         first = self.last()
         self._cut(f"KILL {then}", {-SIGKILL, 0})
         self.finish(f"{self.name}, killed at {first} and at {self.last()}")
 
-    def terminated_at(self, number: int, killed: int = 0) -> None:
-        """SIGTERM there; if it does not end, SIGKILL that many points later; and started again.
+    def terminated_at(self, number: int, killed: int = 0) -> int:
+        """SIGTERM there; SIGKILL where it then comes to the second number; and started again.
 
-        What ends by itself leaves no flag.
+        What ends by itself leaves no flag. Returns the last point up to which the run was as if no
+        signal had come: SIGTERM at any from the first number to this one is noticed there.
         """
-        self.prepare()
-        end = f"TERM {number}" + (f" KILL {number + killed}" if killed else "")
+        self._make_scene()
+        end = f"TERM {number}" + (f" KILL {killed}" if killed else "")
         status = self._cut(end, {-SIGKILL, 0, 1} if killed else {0, 1})
         what = f"{self.name}, SIGTERM at {number}, ended at {self.last()}"
         assert status == -SIGKILL or not self.agent.ready.exists(), what
+        self.ending = self.passed()
+        noticed = self._as_undisturbed()
         self.finish(what)
+        assert noticed >= number, f"{what}: it was another run from {noticed + 1} on"
+        return noticed
+
+    def _as_undisturbed(self) -> int:
+        """How many points of the last run were those of a run that is left alone, in that order."""
+        pairs = zip(map(_timeless, self.passed()), map(_timeless, self.points), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def cut(self, end: str) -> None:
         """A run that something happens to, however it ends."""
@@ -188,6 +206,11 @@ def is_holder(pid: int) -> bool:
         return False
 
 
+def _timeless(line: str) -> str:
+    """A point without what differs from run to run: random names, numbers of processes."""
+    return re.sub(r"\.[0-9A-Za-z_-]+\.tmp|[0-9]+(?=/ns/)", "*", line)
+
+
 def swap_build() -> None:
     """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
     build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
@@ -215,6 +238,38 @@ def over(numbers: Sequence[int], do: Callable[[int], None], sweep: Sweep, how: s
     survived, took = len(numbers) - len(failures), time.monotonic() - began
     share = f"{len(numbers)} of its {len(sweep.points)} points"
     sys.stdout.write(f"{sweep.name}, {how}: {share}, {survived} survived, {took:.0f} s\n")
+    assert not failures, "\n".join(failures)
+
+
+def terminated(sweep: Sweep, first: int, last: int) -> None:
+    """SIGTERM at each point from the first to the last, and then again with SIGKILL while it ends.
+
+    A SIGTERM is a note that is looked at in waits and between actions. A run that goes on for some
+    points as if there were none would have done the same for one that came at any of these: they
+    are counted as tried, and the next run's comes after them.
+    """
+    began, failures = time.monotonic(), []
+    runs = tried = followed = 0
+    number = first
+    while number <= last:
+        runs += 1
+        try:
+            noticed = sweep.terminated_at(number)
+            tried += min(noticed, last) - number + 1
+            ending = range(noticed + 1, len(sweep.ending) + 1)
+            if ending:
+                followed += 1
+                sweep.terminated_at(number, ending[runs % len(ending)])
+        except AssertionError as error:
+            failures.append(f"{number}: {error}")
+            noticed = number
+        number = noticed + 1
+    took = time.monotonic() - began
+    share = f"{last - first + 1} of its {len(sweep.points)} points"
+    sys.stdout.write(
+        f"{sweep.name}, SIGTERM: {share}, {tried} survived, noticed at {runs} places; "
+        f"{followed} with SIGKILL while it ended, {took:.0f} s\n"
+    )
     assert not failures, "\n".join(failures)
 
 
