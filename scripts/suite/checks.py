@@ -50,9 +50,8 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     """The lab's tests: the sweeps, the others in parts, those with 8 PFs, those that measure time.
 
     What takes longest begins first; the sweeps, which never sleep, beside others, which do. Each is
-    given the files that it takes tests from: pytest
-    imports all of them, slowly there. What measures time does so in virtual time, in which a busy
-    host changes nothing.
+    given the files that it takes tests from: pytest imports all of them, slowly there. What
+    measures time does so in virtual time, in which a busy host changes nothing.
     """
     sweeps = (
         # -rP shows what the tests print: how many points, and how many survived

@@ -9,6 +9,7 @@ it; in `ps` it has the zygote's command line.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -151,6 +152,7 @@ def main() -> None:
 
     with suppress(ImportError):
         import pyudev  # noqa: F401,PLC0415
+    gc.freeze()  # what is here already is not looked through, and not copied, in each child
     with socket.socket(fileno=0) as requests, selectors.DefaultSelector() as selector:
         requests.send(b"ready")
         selector.register(requests, selectors.EVENT_READ)
