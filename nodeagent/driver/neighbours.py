@@ -118,10 +118,10 @@ def _missing(wanted: Iterable[str], settings: Settings, sysfs: Path) -> Iterator
             continue
         seen.add(module)
         try:
-            depends = modules.installed_field(module, "depends", settings.driver_root)
+            on_disk = modules.installed(module, settings.driver_root)
         except modules.NoSuchModule:
             if module not in wanted and not modules.is_loaded(module, sysfs):
                 yield module
         else:
-            words = depends.replace(",", " ").split()
+            words = on_disk.fields.get("depends", "").replace(",", " ").split()
             queue += [each for each in words if modules.valid_module_name(each)]

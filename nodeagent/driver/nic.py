@@ -77,7 +77,7 @@ class NicDriver:
 
         A module beside the driver's own that is installed and not loaded forces nothing.
         """
-        return not self._wrong()
+        return not self._wrong(self.srcversions())
 
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
         """Raise PreflightFailed, before anything is touched, when something blocks the reload.
@@ -99,10 +99,11 @@ class NicDriver:
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
         """The modules that a reload takes away and must bring again, with their srcversions."""
-        known = {each.module: each.loaded for each in self._of_loaded()}
-        loaded = self.companions()
-        texts = (known.get(n) or modules.loaded_srcversion(n, self.sysfs) for n in loaded)
-        return tuple((name, text or "none") for name, text in zip(loaded, texts, strict=True))
+        loaded = {name: modules.loaded_srcversion(name, self.sysfs) for name in self.companions()}
+        without = [name for name in self._modules() if name in loaded and loaded[name] is None]
+        if without:
+            loaded |= {each.module: each.loaded for each in self._srcversions(without)}
+        return tuple((name, text or "none") for name, text in loaded.items())
 
     def companions(self) -> tuple[str, ...]:
         """The same by name alone: the stack's modules and the auxiliary ones that are loaded."""
@@ -117,9 +118,9 @@ class NicDriver:
         the loaded one, or something holds it, WaitTimeout when openibd had to be killed (its hint
         says what is loaded then), and Stopped, after openibd has ended.
         """
-        if self.loaded_is_installed():
-            return
         before = self._loaded(), self.srcversions()
+        if not self._wrong(before[1]):
+            return
         started = time.monotonic()
         neighbours.load_dependencies(self._modules(), self.settings, self.sysfs)
         try:
@@ -133,15 +134,17 @@ class NicDriver:
                 finally:
                     self._bring_back(before[1])
         except WaitTimeout as error:
-            if self._wrong(before[0]):
+            now = self.srcversions()
+            if self._wrong(now, before[0]):
                 error.hint = self._what_now()
                 raise
             log.warning("%s; all the same the installed driver is loaded", error.message)
         else:
-            self._judge(before, said)
+            now = self.srcversions()
+            self._judge(before, now, said)
         log.info(
             "the installed driver is loaded: %s",
-            ", ".join(f"{each.module} {each.loaded}" for each in self._of_loaded() if each.loaded),
+            ", ".join(f"{each.module} {each.loaded}" for each in now if each.loaded),
             extra={"elapsed": round(time.monotonic() - started, 3)},
         )
 
@@ -153,7 +156,8 @@ class NicDriver:
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
-        hosts = self.is_loaded() and self._wrong() and neighbours.has_host_tree(self.settings)
+        hosts = neighbours.has_host_tree(self.settings) and self.is_loaded()
+        hosts = hosts and not self.loaded_is_installed()
         failed = []
         for module in wanted:
             try:
@@ -202,15 +206,18 @@ class NicDriver:
             neighbours.insert_old(driver, old, root)
 
     def _judge(
-        self, before: tuple[frozenset[str], tuple[SrcVersions, ...]], said: Finished
+        self,
+        before: tuple[frozenset[str], tuple[SrcVersions, ...]],
+        now: tuple[SrcVersions, ...],
+        said: Finished,
     ) -> None:
         """KernelError when the kernel does not run what is on disk, or lost a module of before."""
-        wrong = self._wrong(before[0])
+        wrong = self._wrong(now, before[0])
         if not wrong:
             if said.returncode:
                 log.warning("openibd exited %d, %s", said.returncode, _last_words(said))
             return
-        has_done_nothing = before == (self._loaded(), self.srcversions())
+        has_done_nothing = before == (self._loaded(), now)
         raise KernelError(
             f"openibd restart did not bring in the installed driver: {'; '.join(wrong)}; "
             f"openibd exited {said.returncode}, {_last_words(said)}",
@@ -227,32 +234,26 @@ class NicDriver:
         return tuple(name for name in self.settings.auxiliary_modules if name not in own)
 
     def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
-        for module in of:
+        names = tuple(of)
+        on_disk = modules.all_installed(names, self.settings.driver_root)
+        for module in names:
             loaded = modules.loaded_srcversion(module, self.sysfs)
             is_loaded = modules.is_loaded(module, self.sysfs)
-            try:
-                installed = modules.installed_srcversion(module, self.settings.driver_root)
-            except modules.NoSuchModule:
+            if module not in on_disk:
                 if is_loaded:
                     yield SrcVersions(module, None, loaded)
+            elif is_loaded and loaded is None and on_disk[module].srcversion is None:
+                yield self._without_srcversion(module, on_disk[module])
             else:
-                if is_loaded and loaded is None and installed is None:
-                    yield self._without_srcversion(module)
-                else:
-                    yield SrcVersions(module, installed, loaded)
+                yield SrcVersions(module, on_disk[module].srcversion, loaded)
 
-    def _of_loaded(self, also: frozenset[str] = frozenset()) -> Iterator[SrcVersions]:
-        """Those of the loaded modules alone: each on disk costs a process."""
-        loaded = self._loaded() | also
-        return self._srcversions(module for module in self._modules() if module in loaded)
-
-    def _without_srcversion(self, module: str) -> SrcVersions:
+    def _without_srcversion(self, module: str, on_disk: modules.Installed) -> SrcVersions:
         """What else there is to compare; nothing where one side lacks it."""
         root = self.settings.driver_root
-        ids = modules.installed_build_id(module, root), modules.loaded_build_id(module, self.sysfs)
+        ids = modules.build_id_of(on_disk, root), modules.loaded_build_id(module, self.sysfs)
         if all(ids):
             return SrcVersions(module, f"build-id {ids[0]}", f"build-id {ids[1]}")
-        version = modules.installed_field(module, "version", root)
+        version = on_disk.fields.get("version")
         loaded_version = modules.loaded_version(module, self.sysfs)
         if version and loaded_version:
             return SrcVersions(module, f"version {version}", f"version {loaded_version}")
@@ -261,12 +262,14 @@ class NicDriver:
     def _loaded(self) -> frozenset[str]:
         return frozenset(each for each in self._modules() if modules.is_loaded(each, self.sysfs))
 
-    def _wrong(self, wanted: frozenset[str] = frozenset()) -> list[str]:
+    def _wrong(
+        self, seen: Iterable[SrcVersions], wanted: frozenset[str] = frozenset()
+    ) -> list[str]:
         """What keeps the kernel from running what is on disk, with `wanted` modules loaded."""
         driver = self.settings.driver_module
         loaded = self._loaded()
         wrong = [] if driver in loaded else [f"{driver} is not loaded: this node has NO NIC driver"]
-        for each in self._of_loaded(wanted):
+        for each in seen:
             if each.module in loaded and each.installed != each.loaded:
                 wrong.append(self._described(each))
             elif each.module in wanted - loaded - {driver}:
@@ -284,7 +287,7 @@ class NicDriver:
 
     def _what_now(self) -> str:
         driver = self.settings.driver_module
-        wrong = self._wrong()
+        wrong = self._wrong(self.srcversions())
         if driver not in self._loaded():
             return (
                 f"this node has NO NIC driver now: run `modprobe {driver}`, and look at dmesg when "

@@ -232,7 +232,7 @@ def module_tree(root: Path, release: str) -> Path:
 
 def require_installed(module: str, brought: frozenset[str], settings: Settings) -> None:
     """UnavailableError unless modprobe would load one of the files that the packages brought."""
-    name = modules.installed_filename(module, settings.driver_root)
+    name = modules.installed(module, settings.driver_root).filename
     if name.partition("lib/modules/")[2] not in brought:
         raise UnavailableError(
             f"the packages are installed, but modprobe would load {name}, which is in none of "

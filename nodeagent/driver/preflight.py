@@ -74,6 +74,11 @@ class Look:
         return modules.all_loaded(self.sysfs, self.proc)
 
     @cached_property
+    def installed(self) -> modules.Installed:
+        """The driver's module on disk; NoSuchModule, UnavailableError."""
+        return modules.installed(self.settings.driver_module, self.settings.driver_root)
+
+    @cached_property
     def ours(self) -> tuple[str, ...]:
         """The loaded modules that the restart takes away."""
         driver = self.settings.driver_module
@@ -109,7 +114,7 @@ class Look:
         settings = self.settings
         needed: tuple[Callable[[], object], ...] = (
             lambda: openibd.check(settings),
-            lambda: modules.installed_filename(settings.driver_module, settings.driver_root),
+            lambda: self.installed,
             lambda: blacklist.check(settings),
         )
         for check in needed:
@@ -121,13 +126,13 @@ class Look:
 
     def _loadable(self) -> Iterator[Finding]:
         """The kernel would refuse the module: built for another one, or not signed."""
-        driver, root = self.settings.driver_module, self.settings.driver_root
+        driver = self.settings.driver_module
         why = "the kernel would not load it, and the node would be without its driver"
         try:
-            vermagic = modules.installed_field(driver, "vermagic", root).split()[:1]
-            signer = modules.installed_field(driver, "signer", root)
+            fields = self.installed.fields
         except AgentError:
             return  # told by _installed
+        vermagic, signer = fields.get("vermagic", "").split()[:1], fields.get("signer")
         release = os.uname().release
         if vermagic and vermagic != [release]:
             what = f"the installed {driver} is built for {vermagic[0]}, this kernel is {release}"

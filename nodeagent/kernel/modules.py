@@ -9,7 +9,7 @@ import gzip
 import lzma
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ _LOAD_TIMEOUT = 120.0  # seconds; probing a device can take tens of them
 
 _LONGEST = 4096  # characters, PATH_MAX: of what modinfo says
 _QUOTED = 80
+_OWN = re.compile(r"\n?(name|filename): +")
+_FIELDS = frozenset({"name", "srcversion", "version", "vermagic", "signer", "depends"})
 
 # include/linux/module.h: MODULE_NAME_LEN is 64 less a long, with its NUL byte.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
@@ -131,18 +133,38 @@ def held_through(module: str, loaded: Mapping[str, Loaded]) -> dict[str, str]:
     return found
 
 
-def installed_srcversion(module: str, root: Path = Path("/")) -> str | None:
-    """The srcversion of the module that modprobe would load for the running kernel.
+@dataclass(frozen=True)
+class Installed:
+    """The module that modprobe would load for the running kernel, and what modinfo(8) says of it.
 
-    None when it was built without one. Raises NoSuchModule when there is none, UnavailableError
-    when modinfo is missing.
+    `filename` is its path, or "(builtin)". `fields` are those that it has of name, srcversion,
+    version, vermagic, signer and depends.
     """
-    return _modinfo(module, "srcversion", root) or None
+
+    filename: str
+    fields: Mapping[str, str]
+
+    @property
+    def srcversion(self) -> str | None:
+        """None when it was built without one."""
+        return self.fields.get("srcversion") or None
 
 
-def installed_filename(module: str, root: Path = Path("/")) -> str:
-    """The path of the module that modprobe would load, or "(builtin)". Raises as above."""
-    return _modinfo(module, "filename", root)
+def installed(module: str, root: Path = Path("/")) -> Installed:
+    """NoSuchModule when there is none, UnavailableError when modinfo is missing or says rubbish."""
+    found, said = _modinfo((module,), root)
+    if module not in found:
+        where = "" if root == Path("/") else f" under {root}"
+        raise NoSuchModule(
+            f"no module {module} is installed{where} for the running kernel: {said}",
+            hint="install the driver for this kernel, then run depmod",
+        )
+    return found[module]
+
+
+def all_installed(names: Iterable[str], root: Path = Path("/")) -> dict[str, Installed]:
+    """Those of the modules that are installed, by name. UnavailableError as above."""
+    return _modinfo(tuple(names), root)[0]
 
 
 def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
@@ -154,9 +176,9 @@ def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
     return _build_id(note)
 
 
-def installed_build_id(module: str, root: Path = Path("/")) -> str | None:
+def build_id_of(module: Installed, root: Path = Path("/")) -> str | None:
     """The same of the module on disk; None too when it is packed in a way unknown here (zstd)."""
-    path = Path(_modinfo(module, "filename", root))
+    path = Path(module.filename)
     if not path.is_relative_to(root):
         return None  # "(builtin)", or no path of ours
     try:
@@ -205,11 +227,6 @@ def unload(module: str, root: Path = Path("/")) -> None:
     """
     _require_name(module)
     _changed(["rmmod", module], root, f"cannot unload the module {module}")
-
-
-def installed_field(module: str, field: str, root: Path = Path("/")) -> str:
-    """One field of modinfo(8): vermagic, signer, depends; "" when the module has none."""
-    return _modinfo(module, field, root)
 
 
 def find(module: str, below: Path, srcversion: str | None = None) -> Path | None:
@@ -269,21 +286,56 @@ def _changed(argv: list[str], root: Path, failure: str) -> None:
         raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")
 
 
-def _modinfo(module: str, field: str, root: Path) -> str:
+def _modinfo(names: tuple[str, ...], root: Path) -> tuple[dict[str, Installed], str]:
+    """One look at all of them; and why those that are not there are not, in modinfo's words.
+
+    Each process costs a fork of this one, so the stack's modules are asked for together. modinfo
+    goes on after one that it does not find or cannot read, and exits 1.
+    """
     base = [] if root == Path("/") else ["-b", str(root)]
-    argv = ["modinfo", *base, "-F", field, module]
+    argv = ["modinfo", "-0", *base, *names]
     finished = process.run(argv, timeout=_MODINFO_TIMEOUT, only_looks=True)
-    if finished.returncode != 0:
-        where = "" if not base else f" under {root}"
-        raise NoSuchModule(
-            f"no module {module} is installed{where} for the running kernel: "
-            f"{finished.errors[-_LONGEST:] or f'modinfo exited {finished.returncode}'}",
-            hint="install the driver for this kernel, then run depmod",
-        )
-    said = finished.output.strip()
-    if len(said) > _LONGEST or not said.isprintable():
-        raise UnavailableError(
-            f"`{' '.join(argv)}` said what is no {field}: {said[:_QUOTED]!r}",
-            hint="run it by hand: that modinfo, or the module's file, is not what it should be",
-        )
-    return said
+    said = {}
+    for filename, fields in _records(finished.output):
+        _require_plain({"filename": filename} | fields, argv)
+        name = fields.get("name") or Path(filename).name.partition(".ko")[0]
+        if fields:
+            said[name.replace("-", "_")] = Installed(filename, fields)
+    found = {name: said[key] for name in names if (key := name.replace("-", "_")) in said}
+    return found, finished.errors[-_LONGEST:] or f"modinfo exited {finished.returncode}"
+
+
+def _records(said: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The file of each module, and those of its fields that are read here.
+
+    With -0 an entry ends with NUL. One of the file's own is "field=value". modinfo's own begin a
+    module: "filename:" and, before it and only for what is built in, "name:". Other modules have
+    their name in a field, since Linux 4.13 (scripts/mod/modpost.c). One that could not be read has
+    no field.
+    """
+    filename, fields = "", dict[str, str]()
+    for entry in said.split("\0"):
+        own = _OWN.match(entry)
+        if own and filename:
+            yield filename, fields
+            filename, fields = "", {}
+        if own and own[1] == "filename":
+            filename = entry[own.end() :]
+        elif own:
+            fields["name"] = entry[own.end() :]
+        else:
+            field, _, value = entry.partition("=")
+            if field in _FIELDS:
+                fields.setdefault(field, value.strip())
+    if filename:
+        yield filename, fields
+
+
+def _require_plain(said: Mapping[str, str], argv: list[str]) -> None:
+    """UnavailableError for what must not go on into messages, records and command lines."""
+    for field, text in said.items():
+        if len(text) > _LONGEST or not text.isprintable():
+            raise UnavailableError(
+                f"`{' '.join(argv)}` said what is no {field}: {text[:_QUOTED]!r}",
+                hint="run it by hand: that modinfo, or the module's file, is not what it should be",
+            )

@@ -87,7 +87,7 @@ def kept(driver: NicDriver) -> Path:
 
 def installed() -> str:
     """The srcversion that modprobe would load."""
-    return modules.installed_srcversion("mlx5_core") or ""
+    return modules.installed("mlx5_core").srcversion or ""
 
 
 def rpms() -> set[str]:

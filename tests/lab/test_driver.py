@@ -54,7 +54,7 @@ def _build_a_runs() -> Iterator[None]:
     """Build A loaded, build B on disk, no VFs; whatever the test left is put right after it."""
     SWITCHES.unlink(missing_ok=True)
     sh("lab-driver A")
-    if modules.loaded_srcversion("mlx5_core") != modules.installed_srcversion("mlx5_core"):
+    if modules.loaded_srcversion("mlx5_core") != modules.installed("mlx5_core").srcversion:
         sh("if [ -d /sys/module/mlx5_core ]; then modprobe -r mlx5_core; fi; modprobe mlx5_core")
     sh("lab-driver B; udevadm settle")
     OPENIBD_LOG.write_text("")

@@ -13,16 +13,25 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.settings import Settings
 
+# modinfo -0 [-b ROOT] MODULE...: what `installed` and `described` have written of each.
 MODINFO: Final = """#!/bin/sh
-for module; do :; done
-file={root}/installed/$module
-if ! test -e "$file"; then echo "modinfo: ERROR: Module $module not found." >&2; exit 1; fi
-while test "$1" != -F; do shift; done
-case "$2" in
-srcversion) cat "$file" ;;
-filename) if test -e "$file.filename"; then cat "$file.filename"; else echo "$file.ko"; fi ;;
-*) test ! -e "$file.$2" || cat "$file.$2" ;;
-esac
+while case $1 in -0) shift ;; -b) shift 2 ;; *) false ;; esac; do :; done
+status=0
+for module; do
+    file={root}/installed/$module
+    if ! test -e "$file"; then
+        echo "modinfo: ERROR: Module $module not found." >&2; status=1; continue
+    fi
+    filename=$file.ko
+    test ! -e "$file.filename" || filename=$(cat "$file.filename")
+    printf 'filename:       %s\\0' "$filename"
+    test ! -s "$file" || printf 'srcversion=%s\\0' "$(cat "$file")"
+    for field in version vermagic signer depends; do
+        test ! -e "$file.$field" || printf '%s=%s\\0' "$field" "$(cat "$file.$field")"
+    done
+    printf 'name=%s\\0' "$module"
+done
+exit $status
 """
 
 # What a script of a test can do to the kernel.

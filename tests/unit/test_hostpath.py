@@ -351,19 +351,16 @@ def test_scripts_are_looked_for_where_they_are_run(tmp_path: Path, evil: Path) -
 
 
 @planted
-def test_a_module_file(
-    tmp_path: Path, plant: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_file(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     """A link is the distribution's (weak-updates) and followed inside; no other thing is opened."""
     note = b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0" + bytes(20)
     (tmp_path / "usr/lib").mkdir(parents=True)
     (tmp_path / "lib").symlink_to("/usr/lib")
-    path = tmp_path / "lib/m.ko"
-    monkeypatch.setattr(modules, "_modinfo", lambda *_: str(path))
-    assert modules.installed_build_id("m", tmp_path) is None
+    on_disk = modules.Installed(str(tmp_path / "lib/m.ko"), {})
+    assert modules.build_id_of(on_disk, tmp_path) is None
     (tmp_path / "usr/lib/other.ko").write_bytes(note)
     (tmp_path / "usr/lib/m.ko").symlink_to("/usr/lib/other.ko")
-    assert modules.installed_build_id("m", tmp_path) == "00" * 20
+    assert modules.build_id_of(on_disk, tmp_path) == "00" * 20
     (tmp_path / "usr/lib/m.ko").unlink()
     plant(tmp_path / "usr/lib/m.ko")
-    assert modules.installed_build_id("m", tmp_path) is None
+    assert modules.build_id_of(on_disk, tmp_path) is None

@@ -15,12 +15,26 @@ from nodeagent.kernel import modules
 
 MODINFO = """#!/bin/sh
 echo "$*" >> "$(dirname "$0")/calls"
-for module; do :; done
-case $module in
-mlx5_core) case "$*" in *srcversion*) echo ABCDEF ;; *) echo /lib/modules/x/mlx5_core.ko ;; esac ;;
-plain) case "$*" in *srcversion*) ;; *) echo '(builtin)' ;; esac ;;
-*) echo "modinfo: ERROR: Module $module not found." >&2; exit 1 ;;
-esac
+while case $1 in -0) shift ;; -b) shift 2 ;; *) false ;; esac; do :; done
+status=0
+for module; do
+    file="filename:       /lib/modules/x/$module.ko"
+    case $module in
+    mlx5_core)
+        printf '%s\\0' "$file" 'description=two
+lines: name=x' alias=pci:1 srcversion=ABCDEF depends= name=mlx5_core 'parm:           filename: x'
+        ;;
+    mlx5-ib) printf '%s\\0' "$file" 'vermagic=6.1.0 SMP ' ;;
+    plain) printf '%s\\0' "name:           plain" "filename:       (builtin)" license=GPL ;;
+    damaged)
+        echo "modinfo: ERROR: could not get modinfo from '$module': Invalid argument" >&2
+        printf '%s\\0' "$file"
+        status=1
+        ;;
+    *) echo "modinfo: ERROR: Module $module not found." >&2; status=1 ;;
+    esac
+done
+exit $status
 """
 
 
@@ -81,30 +95,41 @@ def test_holders_and_refcount(sysfs: Path) -> None:
 
 
 def test_installed(modinfo: Path) -> None:
-    assert modules.installed_srcversion("mlx5_core") == "ABCDEF"
-    assert modules.installed_filename("mlx5_core") == "/lib/modules/x/mlx5_core.ko"
-    assert calls(modinfo) == ["-F srcversion mlx5_core", "-F filename mlx5_core"]
+    found = modules.installed("mlx5_core")
+    assert found.srcversion == "ABCDEF"
+    assert found.filename == "/lib/modules/x/mlx5_core.ko"
+    assert found.fields == {"srcversion": "ABCDEF", "depends": "", "name": "mlx5_core"}
+    assert calls(modinfo) == ["-0 mlx5_core"]
 
 
-def test_installed_without_srcversion(modinfo: Path) -> None:
-    assert modules.installed_srcversion("plain") is None
-    assert modules.installed_filename("plain") == "(builtin)"
+def test_several_are_one_look(modinfo: Path) -> None:
+    """Built in, from before modules had a name in them, not there, not to be read."""
+    found = modules.all_installed(("x", "plain", "mlx5-ib", "damaged", "mlx5_core"))
+    assert list(found) == ["plain", "mlx5-ib", "mlx5_core"]
+    assert found["plain"].filename == "(builtin)"
+    assert found["plain"].srcversion is None
+    assert found["mlx5-ib"].fields == {"vermagic": "6.1.0 SMP"}
+    assert found["mlx5_core"].srcversion == "ABCDEF"
+    assert modules.all_installed(("x",)) == {}
+    assert calls(modinfo) == ["-0 x plain mlx5-ib damaged mlx5_core", "-0 x"]
 
 
 def test_the_base_directory_is_given_only_when_there_is_one(modinfo: Path) -> None:
-    modules.installed_srcversion("mlx5_core", Path("/host"))
-    assert calls(modinfo) == ["-b /host -F srcversion mlx5_core"]
+    modules.installed("mlx5_core", Path("/host"))
+    assert calls(modinfo) == ["-0 -b /host mlx5_core"]
 
 
 def test_not_installed(modinfo: Path) -> None:
     with pytest.raises(modules.NoSuchModule, match=r"no module x is installed under /host .*found"):
-        modules.installed_srcversion("x", Path("/host"))
+        modules.installed("x", Path("/host"))
+    with pytest.raises(modules.NoSuchModule, match=r"kernel: .* could not get modinfo"):
+        modules.installed("damaged")
 
 
 def test_no_modinfo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UnavailableError) as caught:
-        modules.installed_srcversion("mlx5_core")
+        modules.installed("mlx5_core")
     assert not isinstance(caught.value, modules.NoSuchModule)
     assert caught.value.hint == "install the package kmod"
 
@@ -129,9 +154,9 @@ def test_a_valid_name_is_safe_in_a_path_and_on_a_command_line(name: str) -> None
 @pytest.mark.parametrize("said", ["a\\nb", "a\\tb", "a" * 5000])
 def test_modinfo_that_says_rubbish(modinfo: Path, said: str) -> None:
     """It would go on into messages, records and command lines."""
-    modinfo.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
+    modinfo.write_text(f"#!/bin/sh\nprintf 'filename: x\\0srcversion={said}\\0'\n")
     with pytest.raises(UnavailableError, match=r"said what is no srcversion: ") as caught:
-        modules.installed_srcversion("mlx5_core")
+        modules.installed("mlx5_core")
     assert len(caught.value.message) < 300
 
 
