@@ -133,7 +133,7 @@ def test_openibd_leaves_no_driver_and_the_installed_one_is_loaded(
 
 def cut_module_short() -> None:
     """What is on disk is no module any more as soon as openibd has unloaded the old one."""
-    on_disk = modules.installed_filename("mlx5_core")
+    on_disk = modules.installed("mlx5_core").filename
     HOOK.write_text(f"#!/bin/sh\ntruncate -s 4096 {on_disk}\n")
     HOOK.chmod(0o755)
 
@@ -151,6 +151,7 @@ def test_no_driver_left_and_the_next_start_mends_it(driver: NicDriver) -> None:
     assert driver.loaded_is_installed()
 
 
+@pytest.mark.real_time
 def test_the_hosts_own_driver_is_better_than_none(driver: NicDriver) -> None:
     """/host/lib/modules is where the driver pod sees the host's tree: build A is there."""
     cut_module_short()
@@ -240,7 +241,6 @@ for flag in sys.stdin:
 """
 
 
-@pytest.mark.timed
 def test_the_flag_ends_the_wait_at_once(driver: NicDriver, tmp_path: Path) -> None:
     """Its directories come with it; this kernel's name has a "+" that the directory has not."""
     toolkit = subprocess.Popen(

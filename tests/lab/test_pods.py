@@ -98,7 +98,6 @@ def scene(no_vfs: None) -> Iterator[Scene]:
         yield Scene(pods, vfs, lab.read(), [pod.read() for pod in pods])
 
 
-@pytest.mark.timed
 def test_ten_vfs_in_nine_pods(nodeagent: Nodeagent, scene: Scene, tmp_path: Path) -> None:
     """Everything is as it was, streams survive, and no pod waits long."""
     wanted = lab.put_other_build_on_disk()
@@ -175,6 +174,7 @@ def held_by_pfs(node: State) -> Iterator[str]:
 # Faults: each pod another one, in one reload
 
 
+@pytest.mark.real_time
 def test_what_becomes_of_pods_while_the_driver_is_away(
     nodeagent: Nodeagent, no_vfs: None, tmp_path: Path
 ) -> None:

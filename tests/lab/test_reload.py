@@ -10,6 +10,9 @@ import pytest
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Gate, Nodeagent, State
 
+pytestmark = pytest.mark.real_time
+"""The restore with udev and the driver at work beside it, on processors of their own."""
+
 HELD = "0000:01:10.2"
 """VF 1 of the first PF."""
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = NETDEVSIM / "devices" / "netdevsim1"
 
 
-@pytest.mark.timed
 def test_a_vf_of_300_costs_what_one_of_10_does(tmp_path: Path) -> None:
     """At most 1.5 times as much, for snapshot, plan, restore and verify; and PFs likewise."""
     result = tmp_path / "scale.json"
