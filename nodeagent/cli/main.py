@@ -14,7 +14,7 @@ from nodeagent import logs, settings
 from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
-from nodeagent.errors import DIFFERS, USAGE, AgentError
+from nodeagent.errors import DIFFERS, USAGE, AgentError, KernelError
 
 SOFTWARE: Final = 70
 """A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
@@ -74,6 +74,13 @@ def status_of(arguments: Sequence[str]) -> int:
     except AgentError as error:
         _say(call, error)
         return _failed(call, error.exit_code)
+    except MemoryError:
+        refused = KernelError(
+            "the kernel gave this process no more memory: what was under way is not done",
+            hint="raise its limit (limits.memory of the container, ulimit -v), and start it again",
+        )
+        _say(call, refused)
+        return _failed(call, refused.exit_code)
     except Exception:  # a bug: its traceback is the message, and its status is not Python's 1
         _say_bug(call)
         return _failed(call, SOFTWARE)

@@ -246,6 +246,14 @@ def test_a_bug_shows_its_traceback_and_has_a_status_of_its_own(
     assert "KeyError" in json.loads(capsys.readouterr().err)["message"]
 
 
+def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    failing(monkeypatch, MemoryError())
+    assert status_of(["reload"]) == 71
+    said = capsys.readouterr().err
+    assert said.startswith("error: the kernel gave this process no more memory")
+    assert "limits.memory" in said
+
+
 def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, KeyboardInterrupt())
     assert status_of(["snapshot"]) == 130
