@@ -67,7 +67,8 @@ def run(settings: Settings) -> int:
                 _await(settings.driver_ready_path, stop, there=False)
                 log.info("the driver container's flag is gone: it starts anew, or ends")
                 journal.clear_ready()
-                _keep(settings, journal, stop)
+                # to its end: when the pod ends, the flag and SIGTERM come at the same moment
+                _keep(settings, journal, None)
         except Stopped:
             if journal.is_ready() or _is_unharmed(settings, journal):
                 return 0
@@ -76,7 +77,7 @@ def run(settings: Settings) -> int:
             journal.clear_ready()
 
 
-def _keep(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> None:
     if journal.has_open_snapshot():
         log.info("a snapshot is open: the reload that it was taken for is not over")
         return

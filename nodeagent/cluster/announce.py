@@ -155,8 +155,10 @@ def _happenings(records: Sequence[Record]) -> Iterator[Happening]:
 
 def _happening(record: Record, reason: str, message: str, pod: Pod | None = None) -> Happening:
     cut = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
-    about = f"-{pod.namespace}/{pod.name or pod.uid}" if pod else ""
-    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}{about}", pod)
+    about = f"{pod.namespace}/{pod.name or pod.uid}" if pod else ""
+    # several records may be of the same millisecond
+    what = hashlib.sha256(f"{reason}\n{message}\n{about}".encode()).hexdigest()[:8]
+    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}-{what}", pod)
 
 
 def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:

@@ -219,6 +219,26 @@ def test_both_containers_end(
     assert not settings.ready_path.exists()
 
 
+def test_sigterm_while_the_snapshot_is_taken(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both containers end at once: what the driver container's end has begun is brought to its."""
+    settings.driver_ready_path.touch()
+
+    def taken(node: Node, _driver: NicDriver) -> Snapshot:
+        terminate()
+        if node.stop is not None:
+            node.stop.drain()
+        return TAKEN
+
+    monkeypatch.setattr(story, "take_snapshot", taken)
+    gone = when(settings.ready_path.exists, settings.driver_ready_path.unlink)
+    assert beside.run(settings) == 0
+    gone.join()
+    assert not Journal(settings).has_open_snapshot()
+    assert not settings.ready_path.exists()
+
+
 def test_one_flag_for_two_is_refused(settings: Settings, restored: list[NodeState]) -> None:
     same = replace(settings, ready_path=settings.driver_ready_path)
     for command in (beside.prepare, beside.run):

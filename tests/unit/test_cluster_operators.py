@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.cluster import capture, device_plugin, kinds, networks, operators
-from nodeagent.cluster.announce import LONGEST, happenings
+from nodeagent.cluster.announce import LONGEST, Said, _unsaid, happenings
 from nodeagent.cluster.networks import incomplete
-from nodeagent.journal import Record
+from nodeagent.journal import POD_INTERFACE_LOST, Record
 
 STAMP = "2025-11-11T12:43:30.447698451Z"
 START = f"{STAMP} {STAMP}\tINFO\tcontroller/controller.go:234\tStarting workers\t"
@@ -169,3 +169,22 @@ def test_reasons() -> None:
     ]
     assert [each.is_warning for each in found] == [True, True, False]
     assert len(found[1].message) == LONGEST
+
+
+def test_what_happened_in_one_millisecond_is_said_once_each() -> None:
+    now = datetime.now(UTC).isoformat()
+
+    def record(kind: str, name: str, **facts: str) -> Record:
+        return Record(now, 1.0, "b", "r", 1, kind, name, facts)
+
+    found = happenings(
+        [
+            record("start", "restart"),
+            record("note", POD_INTERFACE_LOST, namespace="a", pod="b", message="net1"),
+            record("note", POD_INTERFACE_LOST, namespace="a", pod="b", message="net2"),
+            record("note", "ready"),
+        ]
+    )
+    assert len(found) == 4
+    for number, each in enumerate(found, 1):
+        assert _unsaid(found, Said(each.at, each.key)) == found[number:]
