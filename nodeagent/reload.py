@@ -170,6 +170,7 @@ def restore(node: Node, want: NodeState) -> None:
     else:
         reachable, _ = node.reachable(want)
         have = node.observe()
+        node.contested.check(differences(reachable, have), failures, is_last=True)
     left = () if not stages and not node.blocked.lines() else differences(reachable, have)
     if left:
         raise RestoreFailed(

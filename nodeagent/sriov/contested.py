@@ -44,11 +44,13 @@ class Contested:
         """It was so, and we have not touched it."""
         self._done[target, attribute] = value, "it was {}, and something else made it {}"
 
-    def check(self, differences: Sequence[Difference], failures: Iterable[str]) -> None:
+    def check(
+        self, differences: Sequence[Difference], failures: Iterable[str], *, is_last: bool = False
+    ) -> None:
         """Look at what differs after a plan was performed, with these failures.
 
-        A line in the log for what does not stay; the second time RestoreFailed, with all that is
-        left.
+        A line in the log for what does not stay; the second time, or after the last plan,
+        RestoreFailed with all that is left.
         """
         undone = {}
         for each in differences:
@@ -59,7 +61,7 @@ class Contested:
             elif key in self._undone:
                 undone[key] = self._undone[key]
         self._done.clear()
-        if undone and self._undone:
+        if undone and (self._undone or is_last):
             raise RestoreFailed(
                 "what is restored does not stay: something else on this node changes it, or its "
                 "driver ignores it, and is not fought",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -184,6 +185,31 @@ def test_what_others_set_again_and_again_is_a_clear_stop(fake: FakeNode) -> None
     assert f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999" in said
     assert f"pci/{PF1} vf 1 name: we set it to net1, and now it is stolen" in said
     assert len([w for w in fake.writes if w.target == f"{PF1} vf 2" and w.attribute == "vlan"]) == 2
+
+
+@pytest.mark.parametrize(("first", "fights"), [(3, True), (5, False)])
+def test_what_another_sets_after_the_last_plan_is_his(
+    fake: FakeNode, first: int, fights: bool
+) -> None:
+    """Three plans, for another reason. What he undid of the third is his; the rest only differs.
+
+    The refused attribute is tried twice in each plan: a message that is refused is sent in parts.
+    """
+    tries = itertools.count(1)
+
+    def trace(step: str) -> None:
+        is_tried = step.startswith("before") and "vf 3', attribute='trust'" in step
+        if is_tried and next(tries) >= first:
+            vlan_of(fake, 2, 999)
+
+    fake.trace = trace
+    fake.plant(f"{PF1} vf 3", "trust", Fault(errno.EPERM))
+    with pytest.raises(RestoreFailed) as caught:
+        restored(fake)
+    said = str(caught.value)
+    assert f"pci/{PF1} vf 2 vlan: want 102, have 999" in said
+    assert f"pci/{PF1} vf 3: cannot set its trust: EPERM" in said
+    assert ("is not fought" in said) == fights
 
 
 def test_what_the_driver_ignores_is_named(fake: FakeNode) -> None:
