@@ -154,15 +154,36 @@ def change_links(
     if _renames(node, actions, devices):
         refused = _give_names(node, actions, devices, watches)
         devices = node.links_by_device()
+    changes = _all_changes(node, actions, devices)
+    # an altname may move from one of ours to another
+    changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
+    failures = _send(node, changes, LINK_PARTS, _link_refusal)
+    if failures:
+        # an altname that udevd gave at the same moment is refused to us, and is there
+        right = _right_by_now(node, actions)
+        failures = [failure for failure in failures if failure[0] not in right]
+    return refused + failures
+
+
+def _right_by_now(node: Node, actions: Sequence[SetLink]) -> set[Target]:
+    """Of which interfaces, of those that are there, nothing differs but perhaps the name."""
+    devices = node.links_by_device()
+    wrong = {target for target, _ in _all_changes(node, actions, devices)}
+    there = {target_of(each) for each in actions if _link_to_change(node, each, devices)}
+    return there - wrong
+
+
+def _all_changes(
+    node: Node, actions: Sequence[SetLink], devices: Devices
+) -> list[tuple[Target, Change]]:
+    """What differs, but for the names."""
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = _link_to_change(node, action, devices)
         if link is not None:
-            left = dataclasses.replace(action, name=None)
-            changes += [(target_of(action), change) for change in _link_changes(left, link)]
-    # an altname may move from one of ours to another
-    changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
-    return refused + _send(node, changes, LINK_PARTS, _link_refusal)
+            unnamed = dataclasses.replace(action, name=None)
+            changes += [(target_of(action), change) for change in _link_changes(unnamed, link)]
+    return changes
 
 
 def _link_to_change(node: Node, action: SetLink, devices: Devices) -> Link | None:

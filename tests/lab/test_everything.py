@@ -18,6 +18,9 @@ import pytest
 from tests.support import lab, looks
 from tests.support.lab import PF1, PF2, Nodeagent
 
+pytestmark = pytest.mark.real_time
+"""With udevd at work on a processor of its own."""
+
 PF, VF = "uplink0", "enp1s0v"
 BONDED, OTHER = "enp2s0", "enp2s0v"
 PODS: Final = {f"{OTHER}0": "pod-a", f"{OTHER}1": "pod-b"}

@@ -547,6 +547,21 @@ def test_altnames_are_what_they_should_be_and_nothing_else(fake: FakeNode) -> No
     assert values == [("a", False), ("c d", True)]
 
 
+def test_an_altname_that_udevd_gives_at_the_same_moment_is_no_failure(fake: FakeNode) -> None:
+    bound(fake, 2)
+
+    def trace(step: str) -> None:
+        if step.startswith("before") and "altname" in step:
+            fake.trace = lambda _: None
+            fake.change(fake.link(fake.function(0)).index, altnames=("path",))
+
+    fake.trace = trace
+    assert run(fake, stage(SetLink(HANDLE, 0, mtu=1400, altnames=("path",)))) == ()
+    (failure,) = run(fake, stage(SetLink(HANDLE, 1, altnames=("path",))))
+    assert failure.startswith(f"pci/{PF1} vf 1: ")
+    assert "EEXIST" in failure
+
+
 # stopping
 
 
