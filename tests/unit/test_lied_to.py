@@ -28,7 +28,8 @@ from nodeagent.kernel.rtnl import Link
 from nodeagent.reload import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.sriov import patience
-from nodeagent.sriov.differences import differences
+from nodeagent.sriov.contested import Contested
+from nodeagent.sriov.differences import Difference, differences
 from nodeagent.sriov.model import DeviceHandle, Inside, Mac, Netdev, NodeState, Pf, Vf
 from nodeagent.sriov.namespaces import Holder, Namespace
 from tests.support.fake_kernel import PF1, PF2
@@ -212,6 +213,49 @@ def test_what_another_sets_after_the_last_plan_is_his(
     assert ("is not fought" in said) == fights
 
 
+VLAN, MTU = Difference("vf 1", "vlan", 5, 6), Difference("vf 2", "mtu", 1400, 1500)
+
+
+def test_who_is_at_work_and_what_is_to_be_done(caplog: pytest.LogCaptureFixture) -> None:
+    contested = Contested()
+    contested.sent("vf 1", "vlan", 5)
+    contested.check([VLAN], ())
+    line = "vf 1 vlan: we set it to 5, and now it is 6"
+    assert caplog.messages == [f"{line}: planned once more, not twice"]
+    with pytest.raises(RestoreFailed) as caught:
+        contested.check([VLAN, MTU], ["refused"])  # it was not even set again
+    assert caught.value.failures == (line, "refused", str(VLAN), str(MTU))
+    assert caught.value.hint == (
+        "the snapshot stays open: find who changes it (sriov_numvfs: an SR-IOV operator's config "
+        "daemon; else a CNI, a network manager, a udev rule, a script), stop it, and start again"
+    )
+
+
+def test_what_was_undone_once_is_remembered() -> None:
+    contested = Contested()
+    contested.sent("vf 1", "vlan", 5)
+    contested.check([VLAN], ())
+    contested.check([], ())
+    contested.sent("vf 2", "mtu", 1400)
+    with pytest.raises(RestoreFailed, match="vf 1 vlan: we set it to 5"):
+        contested.check([MTU], ())
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        Difference("vf 1", "vlan", 7, 6),  # it is to be something else by now
+        Difference("vf 1", "vlan", 5, "unknown"),
+        MTU,
+    ],
+)
+def test_what_is_nobodys_work(differs: Difference, caplog: pytest.LogCaptureFixture) -> None:
+    contested = Contested()
+    contested.sent("vf 1", "vlan", 5)
+    contested.check([differs], (), is_last=True)
+    assert caplog.messages == []
+
+
 def test_what_the_driver_ignores_is_named(fake: FakeNode) -> None:
     fake.plant(f"{PF1} vf 2", "vlan", Fault())
     with pytest.raises(RestoreFailed, match="or its driver ignores it") as caught:
@@ -288,8 +332,14 @@ def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
     with silent(fake, PF1, "sriov_numvfs"), fake.node(hasty) as node:
         with pytest.raises(RestoreFailed) as caught:
             restore(node, want)
-        with pytest.raises(KernelError, match="cannot save the state"):
+        with pytest.raises(
+            KernelError, match=f"cannot save the state of this node: pci/{PF1}"
+        ) as no:
             take_snapshot(node, cast("NicDriver", Mock()))
+        assert no.value.hint == (
+            "a driver or a virtual machine keeps the device's lock: dmesg and /proc/PID/stack of "
+            "the tasks in state D say which"
+        )
         with pytest.raises(RestoreFailed, match="want 4, have unknown"):
             verify(node, want)
         assert node.sysfs.numvfs("pci", PF2) == 2
@@ -297,7 +347,7 @@ def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
     said = str(caught.value)
     assert f"pci/{PF1}: the kernel has not told its state for 0.5 s; the thread that asked" in said
     assert f"pci/{PF1} numvfs: want 4, have unknown" in said
-    assert fake.written("sriov_numvfs")[0].target == PF2
+    assert {write.target for write in fake.written("sriov_numvfs")} == {PF2}
 
 
 def test_a_vf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode) -> None:
@@ -308,7 +358,7 @@ def test_a_vf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
     with silent(fake, fake.function(1), "driver_override"), fake.node(hasty) as node:
         with pytest.raises(RestoreFailed) as caught:
             restore(node, wanted())
-        assert link_of(fake, 3).mtu == 1400
+        assert (link_of(fake, 1).mtu, link_of(fake, 3).mtu) == (1500, 1400)
     assert f"pci/{fake.function(1)}: the kernel has not told its state for 0.5 s" in str(
         caught.value
     )
@@ -342,9 +392,10 @@ def test_a_number_of_vfs_that_is_none_is_not_saved(fake: FakeNode, text: str) ->
     fake.tree.set("pci", PF1, "sriov_numvfs", text)
     with (
         fake.node(SETTINGS) as node,
-        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs tells no number"),
+        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs tells no number") as no,
     ):
         take_snapshot(node, cast("NicDriver", Mock()))
+    assert no.value.hint == "`cat` it: the device may be failing, see dmesg"
 
 
 def test_a_write_that_hangs_is_not_followed_by_another(fake: FakeNode) -> None:
