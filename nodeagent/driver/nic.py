@@ -136,7 +136,7 @@ class NicDriver:
         except WaitTimeout as error:
             now = self.srcversions()
             if self._wrong(now, before[0]):
-                error.hint = self._what_now()
+                error.hint = self._what_now(now)
                 raise
             log.warning("%s; all the same the installed driver is loaded", error.message)
         else:
@@ -156,12 +156,11 @@ class NicDriver:
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
-        hosts = neighbours.has_host_tree(self.settings) and self.is_loaded()
-        hosts = hosts and not self.loaded_is_installed()
+        has_hosts = neighbours.has_host_tree(self.settings) and self.is_loaded()
+        tree = neighbours.HOST if has_hosts and not self.loaded_is_installed() else None
         failed = []
         for module in wanted:
             try:
-                tree = neighbours.HOST if hosts else None
                 modules.load(module, self.settings.driver_root, tree=tree)
             except KernelError as error:
                 failed.append(error.message)
@@ -221,7 +220,7 @@ class NicDriver:
         raise KernelError(
             f"openibd restart did not bring in the installed driver: {'; '.join(wrong)}; "
             f"openibd exited {said.returncode}, {_last_words(said)}",
-            hint=_NOTHING_DONE if has_done_nothing and not said.returncode else self._what_now(),
+            hint=_NOTHING_DONE if has_done_nothing and not said.returncode else self._what_now(now),
         )
 
     def _modules(self) -> tuple[str, ...]:
@@ -285,9 +284,9 @@ class NicDriver:
             f"(held by {held}, reference count {users})"
         )
 
-    def _what_now(self) -> str:
+    def _what_now(self, now: tuple[SrcVersions, ...]) -> str:
         driver = self.settings.driver_module
-        wrong = self._wrong(self.srcversions())
+        wrong = self._wrong(now)
         if driver not in self._loaded():
             return (
                 f"this node has NO NIC driver now: run `modprobe {driver}`, and look at dmesg when "

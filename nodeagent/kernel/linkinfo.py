@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.kernel.netlink import attributes
+from nodeagent.kernel.netlink import attributes, text
 
 INFO_KIND: Final = 1
 INFO_DATA: Final = 2
@@ -133,7 +133,7 @@ def nested(kind: int, payload: bytes) -> bytes:
 
 
 def _kind(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.rstrip(b"\0").decode(errors="backslashreplace")
+    return None if raw is None else text(raw)
 
 
 def _pairs(table: Table, raw: bytes) -> Pairs:

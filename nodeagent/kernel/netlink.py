@@ -198,3 +198,8 @@ def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
             return
         yield kind & 0x3FFF, data[offset + 4 : offset + length]
         offset += (length + 3) & ~3
+
+
+def text(value: bytes) -> str:
+    """A string with its NUL. Names may have bytes that are no UTF-8 (dev_valid_name())."""
+    return value.rstrip(b"\0").decode(errors="backslashreplace")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, text
 from nodeagent.kernel.rtnl import Link
 from nodeagent.sriov.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
 
@@ -67,7 +67,7 @@ def qdisc_of(body: bytes, dev: str) -> Found | None:
     if not handle:
         return None
     found = dict(attributes(body, 36))
-    kind = found.get(TCA_KIND, b"").rstrip(b"\0").decode(errors="backslashreplace")
+    kind = text(found.get(TCA_KIND, b""))
     more = kind not in KINDS or {TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK} & found.keys()
     options = found.get(TCA_OPTIONS, b"")
     if kind == "htb" or kind in CODEL_TIMES:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, text
 
 NETLINK_RDMA: Final = 20
 RDMA_NL_NLDEV: Final = 5
@@ -34,7 +34,7 @@ class Rdma(Netlink):
         found = {}
         for body in self.dump(_request(NLDEV_CMD_GET, NLM_F_DUMP), "RDMA devices"):
             own = dict(attributes(body, 16))
-            name = own[ATTR_DEV_NAME].rstrip(b"\0").decode(errors="backslashreplace")
+            name = text(own[ATTR_DEV_NAME])
             (found[name],) = struct.unpack("=I", own[ATTR_DEV_INDEX])
         return found
 

@@ -35,6 +35,7 @@ from nodeagent.kernel.netlink import (
     NLM_F_REQUEST,
     Netlink,
     attributes,
+    text,
     understood,
 )
 
@@ -97,22 +98,22 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
     prefix = "IFLA_"
     fields = ifinfmsg.fields
     nla_map = (
-        (1, "IFLA_ADDRESS", "l2addr"),
-        (3, "IFLA_IFNAME", "asciiz"),
-        (4, "IFLA_MTU", "uint32"),
-        (13, "IFLA_TXQLEN", "uint32"),
-        (20, "IFLA_IFALIAS", "asciiz"),
+        (IFLA_ADDRESS, "IFLA_ADDRESS", "l2addr"),
+        (IFLA_IFNAME, "IFLA_IFNAME", "asciiz"),
+        (IFLA_MTU, "IFLA_MTU", "uint32"),
+        (IFLA_TXQLEN, "IFLA_TXQLEN", "uint32"),
+        (IFLA_IFALIAS, "IFLA_IFALIAS", "asciiz"),
         (21, "IFLA_NUM_VF", "uint32"),
         (22, "IFLA_VFINFO_LIST", "vflist"),
-        (27, "IFLA_GROUP", "uint32"),
+        (IFLA_GROUP, "IFLA_GROUP", "uint32"),
         (28, "IFLA_NET_NS_FD", "uint32"),
         (29, "IFLA_EXT_MASK", "uint32"),
-        (52, "IFLA_PROP_LIST", "proplist"),
+        (IFLA_PROP_LIST, "IFLA_PROP_LIST", "proplist"),
     )
     vflist = _VfList
 
     class proplist(nla):  # type: ignore[misc] # noqa: N801 # pyroute2: untyped, and found by name
-        nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
+        nla_map = ((IFLA_ALT_IFNAME, "IFLA_ALT_IFNAME", "asciiz"),)
         nla_flags = NLA_F_NESTED  # newer attributes are refused without it
 
 
@@ -434,21 +435,21 @@ def _link(message: bytes) -> Link:
     def number(kind: int) -> int | None:
         return _u32(given[kind]) if kind in given else None
 
-    def text(kind: int) -> str | None:
-        return _text(given[kind]) if kind in given else None
+    def string(kind: int) -> str | None:
+        return text(given[kind]) if kind in given else None
 
     mac, names = given.get(IFLA_ADDRESS, b""), given.get(IFLA_PROP_LIST, b"")
     parent, namespace = number(IFLA_LINK), number(IFLA_LINK_NETNSID)
     return Link(
         index=index,
-        name=_text(given[IFLA_IFNAME]),
+        name=text(given[IFLA_IFNAME]),
         mac=mac.hex(":") if len(mac) == 6 else None,
         mtu=_u32(given[IFLA_MTU]),
         up=bool(flags & IFF_UP),
         carrier=bool(flags & IFF_LOWER_UP),
-        bus=text(IFLA_PARENT_DEV_BUS_NAME),
-        device=text(IFLA_PARENT_DEV_NAME),
-        phys_port_name=text(IFLA_PHYS_PORT_NAME),
+        bus=string(IFLA_PARENT_DEV_BUS_NAME),
+        device=string(IFLA_PARENT_DEV_NAME),
+        phys_port_name=string(IFLA_PHYS_PORT_NAME),
         altnames=_altnames(value for kind, value in attributes(names) if kind == IFLA_ALT_IFNAME),
         promisc=bool(flags & IFF_PROMISC),
         allmulti=bool(flags & IFF_ALLMULTI),
@@ -471,18 +472,13 @@ def _u32(value: bytes) -> int:
     return int(number)
 
 
-def _text(value: bytes) -> str:
-    """A string with its NUL; dev_valid_name() lets bytes through that are no UTF-8."""
-    return value.rstrip(b"\0").decode(errors="backslashreplace")
-
-
 def _printable(value: bytes) -> str | None:
     """Of aliases and altnames the kernel checks the length alone; None: nobody could read it."""
     try:
-        text = value.rstrip(b"\0").decode()
+        string = value.rstrip(b"\0").decode()
     except UnicodeDecodeError:
         return None
-    return text if text.isprintable() else None
+    return string if string.isprintable() else None
 
 
 def _altnames(values: Iterable[bytes]) -> tuple[str, ...]:

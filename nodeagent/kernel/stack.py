@@ -23,8 +23,15 @@ from typing import Final
 from nodeagent.kernel import linkinfo, qdiscs, sysctls
 from nodeagent.kernel.left_out import left_out
 from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, understood
-from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.netlink import (
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    Netlink,
+    attributes,
+    text,
+    understood,
+)
+from nodeagent.kernel.rtnl import IFLA_AF_SPEC, Link
 from nodeagent.kernel.sysctls import Told
 from nodeagent.sriov.stack import (
     CHILD_KINDS,
@@ -42,7 +49,7 @@ RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH, RTM_GETNEIGH, RTM_GETNEIGHTBL = 28, 30, 66
-IFLA_AF_SPEC, IFLA_EXT_MASK = 26, 29
+IFLA_EXT_MASK = 29
 RTEXT_FILTER_BRVLAN: Final = 2
 BRIDGE_VLAN_INFO: Final = 2
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO = 1, 2, 3, 4, 6
@@ -276,7 +283,7 @@ def address_of(body: bytes, ours: Ours, now: float) -> Address | None:
         if is_made or _is_made_of_mac(own, flags, ours.macs.get(index)):
             return None
     name = ours.names[index]
-    label = found.get(IFA_LABEL, b"").rstrip(b"\0").decode(errors="backslashreplace")
+    label = text(found.get(IFA_LABEL, b""))
     preferred, valid = struct.unpack_from("=II", found.get(IFA_CACHEINFO, b"\xff" * 8))
     priority = found.get(IFA_RT_PRIORITY)
     return Address(

@@ -22,7 +22,17 @@ from typing import Final
 from nodeagent.kernel import linkinfo
 from nodeagent.kernel.linkinfo import attribute, nested
 from nodeagent.kernel.netlink import NLM_F_ACK
-from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.rtnl import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_AF_SPEC,
+    IFLA_IFNAME,
+    IFLA_LINK,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    Link,
+)
 from nodeagent.kernel.stack import (
     BRIDGE_VLAN_INFO,
     FOREVER,
@@ -34,7 +44,6 @@ from nodeagent.kernel.stack import (
     IFA_LOCAL,
     IFA_PROTO,
     IFA_RT_PRIORITY,
-    IFLA_AF_SPEC,
     NTF_PROXY,
     NUD_PERMANENT,
     RTA_DST,
@@ -59,9 +68,7 @@ from nodeagent.sriov.stack import Address, Child, Membership, Neighbour, Nexthop
 
 RTM_DELLINK: Final = 17
 NLM_F_REPLACE, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x400, 0x800
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 RTA_EXPIRES: Final = 23
-IFF_UP: Final = 1
 GRACE: Final = 60
 """Seconds. What is left to an address whose lifetime ended while its interface was away."""
 

@@ -1,7 +1,7 @@
 """Every check there is: linters, unit tests and cluster tests on this host, lab tests inside the
 emulated node. The cluster tests need kube-apiserver and etcd, in $KUBEBUILDER_ASSETS or on $PATH.
 Several checks run at the same time, one more than there are processors, because some sleep while
-others work; those that measure time have a clock of their own.
+others work.
 All of them run even if one fails. Exit status 0 only if all of them passed.
 """
 
