@@ -70,6 +70,10 @@ def _summary(results: list[Result], left_out: list[str]) -> int:
         print(result)
     for what in left_out:
         print(f"SKIPPED {what}")
+    # at the end, because a report of CI shows what was printed last
+    for result in results:
+        for line in result.failures:
+            print(f"FAILED  {result.check.name}: {line}")
     passed, failed, skipped = (
         sum(getattr(result, key) for result in results) for key in ("passed", "failed", "skipped")
     )

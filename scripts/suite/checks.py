@@ -72,7 +72,8 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
         yield from filter(None, pair)
     chosen = ("-m", "real_time and not wide", *marked(tree, "real_time"))
     yield _lab("lab, real time", work, chosen)
-    yield _lab("image", work, ("--image", "-m", "image", *marked(tree, "image"), "-rP"))
+    chosen = ("--virtual-time", "--image", "-m", "image", *marked(tree, "image"), "-rP")
+    yield _lab("image", work, chosen)
     if wide:
         chosen = ("--virtual-time", "-m", "wide", *marked(tree, "wide"))
         yield _lab("lab, 8 PFs", work, chosen, pfs=8)

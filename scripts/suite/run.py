@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,10 @@ from suite.checks import Check
 
 @dataclass(frozen=True)
 class Result:
-    """How a check ended, and the tests in it. `work`: what it had of the processors, in seconds."""
+    """How a check ended, and the tests in it. `work`: what it had of the processors, in seconds.
+
+    `failures`: the name of each test that failed, and the line that says why.
+    """
 
     check: Check
     good: bool
@@ -27,6 +30,7 @@ class Result:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    failures: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         word = "ok" if self.good else "FAILED"
@@ -113,27 +117,43 @@ def judged(check: Check, status: int, seconds: float, work: float = 0.0) -> Resu
     """What came of it. A report that is missing or says that something failed is a failure."""
     if check.junit is None:
         return Result(check, status == 0, seconds, work, failed=int(status != 0))
-    number = counted(check.junit)
+    suites = _suites(check.junit)
+    number = _counted(suites)
     if number is None:
-        return Result(check, False, seconds, work, failed=1)
+        why = f"exit status {status}, and no report that can be read"
+        return Result(check, False, seconds, work, failed=1, failures=(why,))
     tests, failed, skipped = number
     good = status == 0 and not failed
     # One that ended badly and counted no failure must not look like "0 failed".
     failed = failed if good else max(failed, 1)
-    return Result(check, good, seconds, work, max(tests - failed - skipped, 0), failed, skipped)
+    passed = max(tests - failed - skipped, 0)
+    named = tuple(_failures(suites))
+    return Result(check, good, seconds, work, passed, failed, skipped, named)
 
 
-def counted(junit: Path) -> tuple[int, int, int] | None:
-    """Tests, failures and errors, skipped; None without a report that can be read."""
+def _suites(junit: Path) -> list[ET.Element]:
+    """What pytest wrote; nothing without a report that can be read."""
     try:
-        suites = ET.parse(junit).getroot().iter("testsuite")  # noqa: S314 # pytest wrote it
-        read = [
-            [int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")]
-            for suite in suites
-        ]
-    except (OSError, ET.ParseError, ValueError):
+        return list(ET.parse(junit).getroot().iter("testsuite"))  # noqa: S314 # pytest wrote it
+    except (OSError, ET.ParseError):
+        return []
+
+
+def _counted(suites: Sequence[ET.Element]) -> tuple[int, int, int] | None:
+    """Tests, failures and errors, skipped; None where no suite says it."""
+    keys = ("tests", "failures", "errors", "skipped")
+    try:
+        read = [[int(suite.get(key, "0")) for key in keys] for suite in suites]
+    except ValueError:
         return None
     if not read:
         return None
     tests, failures, errors, skipped = (sum(column) for column in zip(*read, strict=True))
     return tests, failures + errors, skipped
+
+
+def _failures(suites: Sequence[ET.Element]) -> Iterator[str]:
+    for case in (case for suite in suites for case in suite.iter("testcase")):
+        for found in (*case.iter("failure"), *case.iter("error")):
+            message = (found.get("message") or "?").splitlines()[0]
+            yield f"{case.get('classname')}::{case.get('name')}: {message}"

@@ -68,6 +68,22 @@ def test_what_a_report_says(
     assert (result.good, (result.passed, result.failed, result.skipped)) == (good, counts)
 
 
+def test_what_failed_is_named_with_its_reason(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    junit.write_text(
+        '<testsuites><testsuite tests="3" failures="1" errors="1" skipped="0">'
+        '<testcase classname="tests.lab.test_x" name="test_a"/>'
+        '<testcase classname="tests.lab.test_x" name="test_b">'
+        '<failure message="AssertionError: not ready&#10;assert False">code</failure></testcase>'
+        '<testcase classname="tests.lab.test_x" name="test_c"><error message=""/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    assert judged(Check("lab", (), junit), 1, 1.0).failures == (
+        "tests.lab.test_x::test_b: AssertionError: not ready",
+        "tests.lab.test_x::test_c: ?",
+    )
+
+
 def test_a_report_that_is_cut_is_a_failure(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     junit.write_text("<testsuites><testsu")
