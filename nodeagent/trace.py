@@ -5,7 +5,7 @@ remembers; where it comes after one, the one before the next is the same. A step
 with a line in the journal. Unarmed, which it always is outside tests, a point costs one call. Armed
 (TRACE_POINTS), each is numbered from 1 and written to a file, and at a chosen number the process
 gets a signal from itself: SIGKILL ends it between two instructions, like a dying container or an
-out-of-memory kill would.
+out-of-memory kill would; SIGSTOP holds it there, so that others are at work in between.
 
 The one global of the package: a hook that every room may call cannot be handed to every room.
 """
@@ -22,8 +22,8 @@ from typing import Final
 
 from nodeagent.errors import ConfigError
 
-SIGNALS: Final = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
-_ENDING = re.compile(r"(KILL|TERM) ([1-9][0-9]{0,6})")
+SIGNALS: Final = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "TERM": signal.SIGTERM}
+_ENDING = re.compile(r"(KILL|STOP|TERM) ([1-9][0-9]{0,6})")
 
 _hook: Callable[[str, object], None] | None = None
 
@@ -77,7 +77,9 @@ def _endings(path: Path) -> Mapping[int, signal.Signals]:
         return {}
     pairs = [_ENDING.fullmatch(" ".join(words[at : at + 2])) for at in range(0, len(words), 2)]
     if None in pairs:
-        raise ConfigError(f"{path} says {' '.join(words)!r}; allowed: KILL or TERM, and a number")
+        raise ConfigError(
+            f"{path} says {' '.join(words)!r}; allowed: KILL, STOP or TERM, and a number"
+        )
     return {int(pair[2]): SIGNALS[pair[1]] for pair in pairs if pair is not None}
 
 

@@ -189,12 +189,15 @@ class SetLink:
 class AddStacked:
     """Ensure one thing that stands on a netdev: a child, a port, an address, a neighbour, a route.
 
-    `pf` and `index` say whose netdev that is (of a multipath route, the first).
+    `pf` and `index` say whose netdev that is (of a multipath route, the first), `netdev` what it is
+    called: where another one has that name, nothing is put on it. None where names are given in the
+    same moment, as in pods.
     """
 
     pf: DeviceHandle
     index: Port
     thing: Stacked
+    netdev: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
 from nodeagent.kernel.devlink import Devlink, Eswitch, Param
 from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.sriov import patience
 from nodeagent.sriov.actions import (
     BindPf,
     BindVf,
@@ -164,7 +165,7 @@ def _set_param(node: Node, action: SetParam) -> None:
     with node.devlink() as devlink:
         try:
             edge_param = Param(param.name, param.kind, param.value)
-            devlink.set_param((action.pf.bus, action.pf.name), edge_param)
+            patience.done(lambda: devlink.set_param((action.pf.bus, action.pf.name), edge_param))
         except OSError as error:
             raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
 
@@ -179,7 +180,7 @@ def _set_eswitch(node: Node, action: SetEswitch) -> None:
         if wanted == Eswitch():
             return
         try:
-            devlink.set_eswitch(device, wanted)
+            patience.done(lambda: devlink.set_eswitch(device, wanted))
         except OSError as error:
             if wanted.mode is None or not _all_unbound(node, action.pf):
                 raise _refused("cannot set the eswitch", error) from error

@@ -32,6 +32,7 @@ from nodeagent.sriov.links import change_links, is_lost
 from nodeagent.sriov.model import NO_DRIVER
 from nodeagent.sriov.namespaces import Namespace
 from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.patience import sent
 from nodeagent.sriov.stack import Child, Neighbour, devices_of, renamed
 from nodeagent.sriov.stacking import add_stacked
 from nodeagent.sriov.tuning import set_ethtool, write_sysctls
@@ -217,7 +218,8 @@ class Arrivals:
         if index is None:
             raise KernelError("has no interface here any more")
         point("move", f"{target_name(target)} to {action.namespace.inode}")
-        (refused,) = self._node.rtnl.change([LinkMove(index, room.fd, action.name)])
+        move = LinkMove(index, room.fd, action.name)
+        (refused,) = sent(self._node, [move], self._node.rtnl.change)
         room.rtnl.forget()
         if refused is not None:
             self._misplaced.add(target)

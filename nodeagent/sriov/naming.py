@@ -11,6 +11,7 @@ from nodeagent.kernel.netns import NamespaceGone, entered
 from nodeagent.sriov.actions import MoveRdma, SetRdma
 from nodeagent.sriov.failures import Failures, target_of, timed_out
 from nodeagent.sriov.node import Node, Target, target_name
+from nodeagent.sriov.patience import sent
 from nodeagent.sriov.plan import TEMPORARY_NAME
 
 
@@ -41,8 +42,8 @@ def name_rdma_devices(
                 for target, index, _ in moves
                 if names[target] in taken
             ]
-            rdma.rename(aside)
-            results = rdma.rename([(index, name) for _, index, name in moves])
+            sent(node, aside, rdma.rename)
+            results = sent(node, [(index, name) for _, index, name in moves], rdma.rename)
     except (KernelError, OSError) as error:
         text = error.message if isinstance(error, KernelError) else reason(error)
         return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]

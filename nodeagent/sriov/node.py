@@ -151,7 +151,7 @@ class Node:
         be.
         """
         links = self.rtnl.links()
-        devices = self._by_device(links)
+        devices = self.by_device(links)
         indexes = [each.index for each in itertools.chain(*devices.values())]
         looked = Looked(
             self.ethtool.settings(indexes),
@@ -271,10 +271,10 @@ class Node:
 
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
-        return self._by_device(self.rtnl.links())
+        return self.by_device(self.rtnl.links())
 
-    def _by_device(self, links: Mapping[int, Link]) -> Devices:
-        """A virtio interface's parent is its virtio device: what counts is the function of that."""
+    def by_device(self, links: Mapping[int, Link]) -> Devices:
+        """These by parent device; where that is a virtio device, by the function of that."""
         devices: Devices = {}
         for link in links.values():
             if link.bus == "virtio" and link.device is not None:

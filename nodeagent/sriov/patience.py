@@ -30,9 +30,21 @@ def sent(
     node: Node, changes: Sequence[C], send: Callable[[Sequence[C]], list[OSError | None]]
 ) -> list[OSError | None]:
     """Send all; what is busy is sent again until it is taken. For each None or the last refusal."""
-    results = send(changes)
-    if not any(map(_is_busy, results)):
-        return results
+    stops: list[Watch] = [] if node.stop is None else [node.stop]
+    return sent_again(changes, send(changes), send, *stops)
+
+
+def sent_again(
+    changes: Sequence[C],
+    results: Sequence[OSError | None],
+    send: Callable[[Sequence[C]], list[OSError | None]],
+    *stops: Watch,
+) -> list[OSError | None]:
+    """What was busy, according to the results so far, is sent until it is taken; the last results.
+
+    `stops` are looked at meanwhile: what their drain() raises ends it.
+    """
+    results = list(results)
 
     def look() -> list[int]:
         busy = [at for at, error in enumerate(results) if _is_busy(error)]
@@ -40,10 +52,28 @@ def sent(
             results[at] = error
         return [at for at in busy if _is_busy(results[at])]
 
-    stops: list[Watch] = [] if node.stop is None else [node.stop]
-    with suppress(WaitTimeout):
-        wait_until_clear(look, *stops, what="devices", timeout=PATIENCE, resync=AGAIN)
+    if any(map(_is_busy, results)):
+        with suppress(WaitTimeout):
+            wait_until_clear(look, *stops, what="devices", timeout=PATIENCE, resync=AGAIN)
     return results
+
+
+def done(do: Callable[[], None]) -> None:
+    """Do one thing; while it is busy, again. OSError: its last refusal.
+
+    For a thread beside others: it looks at no signal, so a stop waits PATIENCE for it at most.
+    """
+
+    def tried(_: Sequence[None]) -> list[OSError | None]:
+        try:
+            do()
+        except OSError as error:
+            return [error]
+        return [None]
+
+    (refused,) = sent_again([None], tried([None]), tried)
+    if refused is not None:
+        raise refused
 
 
 def _is_busy(error: OSError | None) -> bool:

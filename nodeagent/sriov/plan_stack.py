@@ -46,10 +46,11 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, AddSt
     things = (renamed(thing, names) for thing in (have.stack or Stack()).things())
     there = {thing: thing for thing in things}
     owners, sources = owners_of(want), want.stack.sources
+    called = {owner: name for name, owner in owners_of_netdevs(want)}
     for thing in want.stack.things():
         owner = next((owners[dev] for dev in stands_on(thing, sources) if dev in owners), None)
         if owner is not None and not is_there(thing, there, have.sysctls):
-            yield STAGE_OF[type(thing)], AddStacked(*owner, thing)
+            yield STAGE_OF[type(thing)], AddStacked(*owner, thing, called[owner])
 
 
 def without_stacked(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

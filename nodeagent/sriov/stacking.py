@@ -23,7 +23,8 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.failures import Failures, target_of
-from nodeagent.sriov.node import Node
+from nodeagent.sriov.node import Devices, Node, target_name
+from nodeagent.sriov.patience import sent, sent_again
 from nodeagent.sriov.stack import (
     Address,
     Child,
@@ -80,16 +81,16 @@ def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:
 def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures:
     if not actions:
         return []
-    links = {link.name: link for link in node.rtnl.links().values()}
+    now = node.rtnl.links()
+    links, devices = {link.name: link for link in now.values()}, node.by_device(now)
     failures: Failures = []
     possible: list[AddStacked] = []
     for action in actions:
-        missing = [name for name in _needed(action.thing) if name not in links]
-        if missing:
-            text = f"{_title(action.thing)}: there is no interface {', '.join(missing)}"
-            failures.append((target_of(action), text))
-        else:
+        why = _missing(node, action, links, devices)
+        if why is None:
             possible.append(action)
+        else:
+            failures.append((target_of(action), f"{_title(action.thing)}: {why}"))
     members = [action for action in possible if isinstance(action.thing, Membership)]
     children = [action for action in possible if isinstance(action.thing, Child)]
     others = [action for action in possible if action not in members and action not in children]
@@ -101,6 +102,22 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
     return failures
 
 
+def _missing(
+    node: Node, action: AddStacked, links: Mapping[str, Link], devices: Devices
+) -> str | None:
+    """Why it cannot be put there: no such interface, or one that is somebody else's by now."""
+    missing = [name for name in _needed(action.thing) if name not in links]
+    if missing:
+        return f"there is no interface {', '.join(missing)}"
+    if action.netdev is None:
+        return None
+    target = target_of(action)
+    own = node.link_of(target, devices)
+    if own is not None and own.name == action.netdev:
+        return None
+    return f"{action.netdev} is not the interface of {target_name(target)}"
+
+
 def _make_children(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
 ) -> Failures:
@@ -109,13 +126,13 @@ def _make_children(
     One that is there already is changed as it is.
     """
     pairs = [(action, action.thing) for action in actions if isinstance(action.thing, Child)]
-    sent = [
+    made_by = [
         messages.child_message(
             child if child.dev in indexes else dataclasses.replace(child, up=False), indexes
         )
         for _, child in pairs
     ]
-    failures = _refusals(actions, edge.send(sent))
+    failures = _refusals(actions, sent(node, made_by, edge.send))
     links = {link.name: link for link in node.rtnl.links().values()} if pairs else {}
     made = [(a, child, links[child.dev]) for a, child in pairs if child.dev in links]
     changes = [
@@ -147,7 +164,7 @@ def _settings(child: Child, link: Link) -> Iterator[Change]:
 
 
 def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failures:
-    results = node.rtnl.change([change for _, change in changes])
+    results = sent(node, [change for _, change in changes], node.rtnl.change)
     return _refusals([action for action, _ in changes], results)
 
 
@@ -159,7 +176,8 @@ def _send(
     The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
     """
     with node.address_watch() as watch:
-        results = edge.send([_message(action.thing, indexes, time.time()) for action in actions])
+        told = [_message(action.thing, indexes, time.time()) for action in actions]
+        results = sent(node, told, edge.send)
         pairs = list(zip(actions, results, strict=True))
         again = [
             action
@@ -233,7 +251,8 @@ def _join(
     """
     if not actions:
         return []
-    failures: Failures = []
+    joins: list[tuple[AddStacked, bytearray]] = []
+    results: list[OSError | None] = []
     actions = sorted(actions, key=lambda action: action.index is None)
     for action, member in _members(actions):
         link, master = links[member.dev], links[member.master]
@@ -245,13 +264,22 @@ def _join(
                     "%s: the MAC that it had before it was a port of %s is not set: %s",
                     *(member.dev, member.master, reason(error)),
                 )
-            failures += _refusals([action], edge.send([join]))
+            joins.append((action, join))
+            results += edge.send([join])
+    # in that order once; those that are busy, because another has put something on them
+    # (netdev_rx_handler_register), then all together
+    stops = () if node.stop is None else (node.stop,)
+    results = sent_again([join for _, join in joins], results, edge.send, *stops)
+    failures = _refusals([action for action, _ in joins], results)
     now = node.rtnl.links()
     tables = edge.vlans() if any(m.kind == "bridge" for _, m in _members(actions)) else {}
-    for action, member in _members(actions):
-        sent = list(_port_settings(member, now, links[member.dev].index, tables))
-        failures += _refusals([action] * len(sent), edge.send(sent))
-    return failures
+    settings = [
+        (action, message)
+        for action, member in _members(actions)
+        for message in _port_settings(member, now, links[member.dev].index, tables)
+    ]
+    results = sent(node, [message for _, message in settings], edge.send)
+    return failures + _refusals([action for action, _ in settings], results)
 
 
 def _port_settings(

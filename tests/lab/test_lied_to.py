@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,24 +20,6 @@ from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
 
 SO_RCVBUFFORCE = 33
-
-
-@contextmanager
-def busy(do: Callable[[], None]) -> Iterator[None]:
-    """Somebody does something over and over, beside us."""
-    end = threading.Event()
-
-    def loop() -> None:
-        while not end.is_set():
-            do()
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        thread.join()
 
 
 @pytest.fixture
@@ -79,7 +61,7 @@ def test_events_are_lost_in_a_storm_and_nothing_else_is() -> None:
 
         thread = threading.Thread(target=come)
         thread.start()
-        with busy(storm):
+        with lab.busy(storm):
             wait_until_clear(
                 lambda: [] if Path("/sys/class/net/awaited").exists() else ["awaited"],
                 watch,
@@ -97,7 +79,7 @@ def test_a_storm_of_link_changes_during_a_restore(
     nodeagent: Nodeagent, three_vfs: State, saved: Path
 ) -> None:
     lab.ip("link add storm0 type dummy", "link add storm1 type dummy")
-    with busy(storm):
+    with lab.busy(storm):
         nodeagent.call("restore", "--snapshot", str(saved))
     assert lab.read() == three_vfs
 
@@ -178,7 +160,7 @@ def test_an_operators_loop_wants_another_number_of_vfs(
             numvfs.write_text("1")
         time.sleep(0.05)
 
-    with busy(enforce):
+    with lab.busy(enforce):
         run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
     assert "is not fought" in run.log
     assert f"pci/{PF1} numvfs: we set it to 3, and something else made it" in run.log
@@ -245,7 +227,7 @@ def test_two_others_at_the_same_vfs_are_named_and_not_fought(
     def retag() -> None:
         lab.sh(f"ip link set {lab.name(PF1)} vf 2 vlan 999 || true")
 
-    with busy(rename), busy(retag):
+    with lab.busy(rename), lab.busy(retag):
         run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
     assert "is not fought" in run.log
     # who of the two comes in time depends on the machine: one is enough to end it
@@ -274,7 +256,7 @@ def test_a_vf_that_another_gives_to_vfio_is_named_and_left_to_him(
                 lab.give_to("vfio-pci", address)
                 taken.set()
 
-    with busy(take):
+    with lab.busy(take):
         run = nodeagent.call("restore", "--snapshot", str(saved), status=1, VF_TIMEOUT=100)
     assert taken.is_set()
     assert "after 100 s" not in run.log

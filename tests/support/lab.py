@@ -573,3 +573,21 @@ def eventually(is_so: Callable[[], object], what: str) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"not so within {PATIENCE:g} s: {what}"
         time.sleep(0.02)
+
+
+@contextmanager
+def busy(do: Callable[[], None]) -> Iterator[None]:
+    """Somebody does something over and over, beside us."""
+    end = threading.Event()
+
+    def loop() -> None:
+        while not end.is_set():
+            do()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()

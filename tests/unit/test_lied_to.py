@@ -23,6 +23,7 @@ from unittest.mock import Mock
 import pytest
 
 from nodeagent.errors import KernelError, RestoreFailed, Stopped
+from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.rtnl import Link
 from nodeagent.reload import restore, take_snapshot, verify
@@ -432,6 +433,20 @@ def test_an_interface_that_is_busy_for_a_while(
     caplog.set_level(logging.INFO)
     fake.plant(fake.function(2), attribute, Fault(errno.EBUSY, times=3))
     restored(fake)
+    assert "FAILED" not in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EAGAIN])
+def test_an_eswitch_that_is_busy_for_a_while(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    want = dataclasses.replace(wanted().pfs[0], eswitch_mode="legacy")
+    fake.pfs[PF1].eswitch = Eswitch("switchdev")
+    fake.plant(PF1, "eswitch", Fault(number, times=3))
+    with fake.node(SETTINGS) as node:
+        restore(node, NodeState("mlx5_core", (want,)))
+    assert fake.pfs[PF1].eswitch == Eswitch("legacy")
     assert "FAILED" not in caplog.text
 
 

@@ -430,10 +430,10 @@ def test_what_stood_on_a_vf_under_another_name() -> None:
     now = dataclasses.replace(VLAN, parent="old")
     have = node(pf(vf(netdev=link("old"))), stack=Stack((now,)))
     found = stages(want, have)
-    assert found["add addresses"] == (AddStacked(PF, 0, ADDRESS),)
+    assert found["add addresses"] == (AddStacked(PF, 0, ADDRESS, "v0"),)
     assert "add children" not in found
     gone = plan(want, dataclasses.replace(have, stack=None))
-    assert {s.name: s.actions for s in gone}["add children"] == (AddStacked(PF, 0, VLAN),)
+    assert {s.name: s.actions for s in gone}["add children"] == (AddStacked(PF, 0, VLAN, "v0"),)
     assert [s.name for s in without_stacked(gone)] == ["set VF netdevs"]
     assert stages(dataclasses.replace(want, stack=None), have).keys() == {"set VF netdevs"}
     foreign = node(pf(vf(netdev=link("v1"))), stack=Stack((VLAN,), addresses=(ADDRESS,)))

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.rtnl import Link
+from nodeagent.sriov import patience
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.model import DeviceHandle
-from nodeagent.sriov.stack import Membership
+from nodeagent.sriov.stack import Child, Membership
 from nodeagent.sriov.stacking import add_stacked
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
@@ -25,10 +26,12 @@ LINKS = {
 
 
 class Kernel:
-    """rtnetlink that refuses a message which sets a MAC, or one that makes a port."""
+    """rtnetlink that refuses messages with these bytes in them, so many times."""
 
-    def __init__(self, refused: bytes) -> None:
-        self.refused = refused
+    def __init__(
+        self, refused: bytes, number: int = errno.EADDRNOTAVAIL, times: int = 1000
+    ) -> None:
+        self.refused, self.number, self.times = refused, number, times
 
     def __enter__(self) -> Kernel:
         return self
@@ -43,18 +46,70 @@ class Kernel:
         return [None for _ in changes]
 
     def send(self, messages: list[bytearray]) -> list[OSError | None]:
-        refusal = OSError(errno.EADDRNOTAVAIL, "refused")
-        return [refusal if self.refused in message else None for message in messages]
+        return [self._answer(message) for message in messages]
+
+    def _answer(self, message: bytearray) -> OSError | None:
+        if self.refused not in message or not self.times:
+            return None
+        self.times -= 1
+        return OSError(self.number, "refused")
+
+
+def node_on(kernel: Kernel, own: Link | None = LINKS[3]) -> Any:
+    """`own`: the interface of the VF that things are to stand on."""
+    node = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext, stop=None)
+    node.by_device = lambda _: {}
+    node.link_of = lambda _target, _devices: own
+    return node
 
 
 @pytest.mark.parametrize(("refused", "warnings", "failures"), [(SETS_MAC, 1, 0), (JOINS, 0, 1)])
 def test_a_refused_mac_is_said_and_a_refused_port_is_a_failure(
     refused: bytes, warnings: int, failures: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kernel = Kernel(refused)
-    node: Any = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext)
     action = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond", mac=OWN))
-    assert len(add_stacked(node, [action])) == failures
+    assert len(add_stacked(node_on(Kernel(refused)), [action])) == failures
     assert len([line for line in caplog.messages if "before it was a port of bond0" in line]) == (
         warnings
     )
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EAGAIN])
+@pytest.mark.parametrize(("times", "failures"), [(3, 0), (1000, 1)])
+def test_a_port_that_is_busy_is_made_one_as_soon_as_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, number: int, times: int, failures: int
+) -> None:
+    monkeypatch.setattr(patience, "AGAIN", 0.01)
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    kernel = Kernel(JOINS, number, times)
+    action = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond"))
+    found = add_stacked(node_on(kernel), [action])
+    assert [errno.errorcode[number] in text for _, text in found] == [True] * failures
+    assert kernel.times == 0 or failures
+
+
+def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "AGAIN", 0.01)
+    kernel = Kernel(b"ens1v0.7", errno.EBUSY, 2)
+    action = AddStacked(
+        HANDLE, 0, Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)
+    )
+    assert add_stacked(node_on(kernel), [action]) == []
+    assert kernel.times == 0
+
+
+@pytest.mark.parametrize("own", [None, Link(4, "stolen", OWN, 1500, True, True, *(None,) * 3)])
+def test_nothing_is_put_on_another_interface_that_has_the_name(own: Link | None) -> None:
+    """Somebody gave it that name in between: the next plan names first, and puts it on then."""
+    kernel = Kernel(b"")
+    joins = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond"), "ens1v0")
+    child = Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)
+    found = add_stacked(node_on(kernel, own), [joins, AddStacked(HANDLE, 0, child, "ens1v0")])
+    assert sorted(text for _, text in found) == [
+        f"cannot make {what}: ens1v0 is not the interface of pci/0000:01:00.0 vf 0"
+        for what in ("ens1v0 a port of bond bond0", "vlan ens1v0.7 on ens1v0")
+    ]
+    assert kernel.times == 1000
+    assert add_stacked(node_on(Kernel(b"nothing")), [joins]) == []

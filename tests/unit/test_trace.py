@@ -98,7 +98,7 @@ def test_two_signals_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["KILL", "KILL 0", "HUP 3", "KILL x", "KILL 3 TERM", "3 KILL"])
 def test_a_file_that_says_nothing_we_know(tmp_path: Path, text: str) -> None:
     (tmp_path / "end").write_text(text)
-    with pytest.raises(ConfigError, match="KILL or TERM, and a number"):
+    with pytest.raises(ConfigError, match="KILL, STOP or TERM, and a number"):
         trace.arm(tmp_path)
 
 
