@@ -5,7 +5,8 @@ reloads, and holds the lock for its life; nodeagent has no way to a reload here.
 container starts (an init container), it opens a snapshot. Whenever the driver container says ready,
 it makes the node what the open snapshot says, proves it, and sets a flag of its own. When the
 driver container's flag goes (it starts anew in the same pod), another snapshot is opened at once:
-long before a build or a reload can end.
+long before a build or a reload can end. Where that was too late, because nodeagent was killed or
+got no processor while the driver went, the snapshot that was proven last is opened again.
 
 An open snapshot is never overwritten, and closed only when the node is proven.
 """
@@ -21,7 +22,7 @@ from typing import Final
 from nodeagent import agent, durable, hold
 from nodeagent import reload as story
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import ConfigError, Stopped
+from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
 from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.settings import Settings
@@ -46,7 +47,12 @@ def prepare(settings: Settings) -> None:
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
         journal.clear_ready()
-        _keep(settings, journal, stop)
+        if not _keep(settings, journal, stop):
+            raise KernelError(
+                f"{settings.driver_module} was unloaded while what it has was being saved",
+                hint="something else reloads it: end that; the next start of this container looks "
+                "again",
+            )
 
 
 def run(settings: Settings) -> int:
@@ -57,18 +63,20 @@ def run(settings: Settings) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
         journal = Journal(settings)
         try:
+            journal.clear_ready()
+            _open_again(settings, journal)
             while True:
-                journal.clear_ready()
                 with agent.alive(settings, stop):
-                    _await(settings.driver_ready_path, stop, there=True)
+                    flag = _await_flag(settings.driver_ready_path, stop)
                     _put_back(settings, journal, stop)
                 journal.set_ready()
                 log.info("ready: %s", journal.ready_path)
-                _await(settings.driver_ready_path, stop, there=False)
+                _await_another(settings.driver_ready_path, flag, stop)
                 log.info("the driver container's flag is gone: it starts anew, or ends")
                 journal.clear_ready()
                 # to its end: when the pod ends, the flag and SIGTERM come at the same moment
-                _keep(settings, journal, None)
+                if not _open_again(settings, journal) and not _keep(settings, journal, None):
+                    _open_again(settings, journal)
         except Stopped:
             if journal.is_ready() or _is_unharmed(settings, journal):
                 return 0
@@ -77,17 +85,48 @@ def run(settings: Settings) -> int:
             journal.clear_ready()
 
 
-def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> None:
+def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool:
+    """Open a snapshot, unless one is open. False when the driver went while it was being taken."""
     if journal.has_open_snapshot():
         log.info("a snapshot is open: the reload that it was taken for is not over")
-        return
+        return True
     driver = NicDriver(settings, "precompiled", stop)
-    if not driver.is_loaded():
+    loading = driver.loading()
+    if loading is None:
         log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
-        return
+        return True
     with lock(settings.work_path), Node(settings, stop) as node, journal.step("snapshot"):
-        snapshot = journal.save(story.take_snapshot(node, driver))
+        snapshot = story.take_snapshot(node, driver)
+        if driver.loading() != loading:
+            return False
+        journal.save(snapshot)
     log.info("snapshot: %d PFs, %d VFs", len(snapshot.state.pfs), snapshot.state.vf_count)
+    return True
+
+
+def _open_again(settings: Settings, journal: Journal) -> bool:
+    """Open the snapshot that was proven last, if the driver was reloaded since and none is open.
+
+    So it is when the driver container reloads while nodeagent is killed, or gets no processor. What
+    was changed after that proof is not known. After a reboot VFs are gone for another reason.
+    """
+    notes = (each for each in reversed(journal.records()) if each.kind == "note")
+    proven = next((each for each in notes if each.name == "ready"), None)
+    if journal.has_open_snapshot() or proven is None or proven.boot != story.boot_id():
+        return False
+    loading = NicDriver(settings, "precompiled", None).loading()
+    if proven.facts.get("loading", "None") in {"None", str(loading)}:
+        return False
+    snapshot = journal.last_snapshot()
+    if snapshot is None or snapshot.taken_at != proven.facts.get("snapshot"):
+        return False
+    log.warning(
+        "%s was reloaded, or is being so, and nobody looked: what was saved at %s is put back",
+        *(settings.driver_module, snapshot.taken_at),
+    )
+    with lock(settings.work_path):
+        journal.save(snapshot)
+    return True
 
 
 def _is_unharmed(settings: Settings, journal: Journal) -> bool:
@@ -106,38 +145,58 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
 
 
 def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """What the open snapshot says, proven; without one, nothing is touched."""
+    """What the open snapshot says, proven. Without one nothing is touched, and what is there saved.
+
+    By what is noted `_open_again` tells whether the driver was reloaded since.
+    """
     journal.note("run", mode="sidecar")
-    with lock(settings.work_path):
+    driver = NicDriver(settings, "precompiled", stop)
+    loading = driver.loading()
+    with lock(settings.work_path), Node(settings, stop) as node:
         snapshot = journal.open_snapshot()
-        if snapshot is None:
-            log.info("no snapshot is open: nothing to put back")
-            journal.note("ready")
-            return
-        hint = f"move {journal.open_path} away when this node came from a copy"
-        agent.check_same_machine(snapshot, story.machine_id(), hint=hint)
-        with Node(settings, stop) as node:
+        if snapshot is not None:
+            hint = f"move {journal.open_path} away when this node came from a copy"
+            agent.check_same_machine(snapshot, story.machine_id(), hint=hint)
             with journal.step("restore"):
                 node.wait_for_pfs(snapshot.state)
                 story.restore(node, snapshot.state)
             with journal.step("verify"):
                 story.verify(node, snapshot.state)
+        elif loading is not None:
+            log.info("no snapshot is open: nothing to put back")
+            try:
+                with journal.step("snapshot"):
+                    snapshot = journal.save_as_last(story.take_snapshot(node, driver))
+            except (KernelError, StorageError) as error:
+                log.warning("what is there is not saved: %s", error.message)
     journal.close_snapshot()
-    journal.note("ready")
+    taken_at = "" if snapshot is None else snapshot.taken_at
+    journal.note("ready", loading=str(loading), snapshot=taken_at)
 
 
-def _await(flag: Path, stop: StopSignal, *, there: bool) -> None:
-    """Return when the driver container's flag is there, or is not."""
+def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:
+    """Return the driver container's flag once it is there."""
+    _await(path, None, stop, "be there")
+    return durable.flag(path) or (0, 0)  # it went again: another is awaited
 
-    def wrong() -> Iterator[Path]:
-        if durable.is_flag(flag) != there:
-            yield flag
 
-    with FileWatch(flag) as watch:
-        if next(wrong(), None) is not None:
-            log.info("waiting until %s is %s", flag, "there" if there else "gone")
-        what = f"the driver container's flag to be {'there' if there else 'gone'}"
-        wait_until_clear(wrong, watch, stop, what=what, timeout=_LONG, resync=_RESYNC)
+def _await_another(path: Path, flag: tuple[int, int], stop: StopSignal) -> None:
+    """Return when that flag is gone, also when another one is in its place already."""
+    _await(path, flag, stop, "go")
+
+
+def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str) -> None:
+    """Return when the driver container's flag is another one than that."""
+
+    def same() -> Iterator[Path]:
+        if durable.flag(path) == flag:
+            yield path
+
+    with FileWatch(path) as watch:
+        if next(same(), None) is not None:
+            log.info("waiting for %s to %s", path, what)
+        what = f"the driver container's flag to {what}"
+        wait_until_clear(same, watch, stop, what=what, timeout=_LONG, resync=_RESYNC)
 
 
 def _check(settings: Settings) -> None:

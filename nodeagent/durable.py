@@ -124,9 +124,16 @@ def exists(path: Path) -> bool:
 
 
 def is_flag(path: Path) -> bool:
-    """A plain file has that name: a flag, whose being there is all it says. Raises as exists().
+    """A plain file has that name: a flag, whose being there is all it says. Raises as flag()."""
+    return flag(path) is not None
 
-    DataError for a link, a device, a directory: whoever made that is not whom we wait for.
+
+def flag(path: Path) -> tuple[int, int] | None:
+    """Which flag is there, None without one: another inode, or another mtime, is another flag.
+
+    tmpfs gives each file a number of its own, ext4 gives that of a removed one to the next.
+    DataError for a link, a device, a directory: whoever made that is not whom we wait for. Raises
+    as exists().
     """
     facts = _facts(path)
     if facts is not None and not stat.S_ISREG(facts.st_mode):
@@ -134,7 +141,7 @@ def is_flag(path: Path) -> bool:
             f"{path} is no plain file: nodeagent takes it for no flag",
             hint="look who made it, and move it away",
         )
-    return facts is not None
+    return None if facts is None else (facts.st_ino, facts.st_mtime_ns)
 
 
 def _facts(path: Path) -> os.stat_result | None:

@@ -127,6 +127,12 @@ class Journal:
         if self.has_open_snapshot():
             durable.rename(self.open_path, self.last_path)
 
+    def save_as_last(self, snapshot: Snapshot) -> Snapshot:
+        """The node as it is, with nothing to be put back: in the last one's place. StorageError."""
+        durable.make_private_directory(self.state_dir)
+        durable.replace(self.last_path, seal(snapshot).encode(), 0o600)
+        return snapshot
+
     def set_aside(self) -> Path:
         """The open snapshot is no longer to be restored: it stays, under the name returned."""
         durable.rename(self.open_path, self.aside_path)

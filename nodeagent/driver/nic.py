@@ -179,6 +179,10 @@ class NicDriver:
         """Tell whether any build of the driver runs."""
         return modules.is_loaded(self.settings.driver_module, self.sysfs)
 
+    def loading(self) -> int | None:
+        """Another number each time the driver is loaded; None while it is not."""
+        return modules.loading(self.settings.driver_module, self.sysfs)
+
     def version(self) -> str:
         """The version that the driver reports on one of its interfaces (ethtool -i), or ""."""
         tree = Sysfs(self.sysfs)

@@ -54,6 +54,19 @@ def is_loaded(module: str, sysfs: Path = _SYSFS) -> bool:
     return _attribute(module, "initstate", sysfs) == "live"
 
 
+def loading(module: str, sysfs: Path = _SYSFS) -> int | None:
+    """A number that this loading of a module has, and no other of this boot; None: is_loaded().
+
+    It is the inode of /sys/module/<m>: kernfs gives no number twice (fs/kernfs/dir.c).
+    """
+    if not is_loaded(module, sysfs):
+        return None
+    try:
+        return _directory(module, sysfs).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def loaded_srcversion(module: str, sysfs: Path = _SYSFS) -> str | None:
     """The loaded module's srcversion; None when it is not loaded or was built without one.
 

@@ -15,7 +15,7 @@ import pytest
 from nodeagent import agent, beside
 from nodeagent import reload as story
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import BusyError, ConfigError, RestoreFailed, Stopped
+from nodeagent.errors import BusyError, ConfigError, KernelError, RestoreFailed, Stopped
 from nodeagent.journal import Journal
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
@@ -66,7 +66,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
 
     monkeypatch.setattr(agent, "require_root", lambda _why: None)
     monkeypatch.setattr(beside, "Node", Node)
-    monkeypatch.setattr(NicDriver, "is_loaded", lambda _self: True)
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: 1)
     monkeypatch.setattr(NicDriver, "ensure_restarted", no_reload)
     monkeypatch.setattr(NicDriver, "ensure_built", no_reload)
     monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: TAKEN)
@@ -122,7 +122,7 @@ def test_while_a_driver_container_still_runs(settings: Settings, restored: list[
 def test_without_a_driver_there_is_nothing_to_keep(
     settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NicDriver, "is_loaded", lambda _self: False)
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: None)
     beside.prepare(settings)
     assert not Journal(settings).has_open_snapshot()
 
@@ -226,7 +226,8 @@ def test_sigterm_while_the_snapshot_is_taken(
     settings.driver_ready_path.touch()
 
     def taken(node: Node, _driver: NicDriver) -> Snapshot:
-        terminate()
+        if not settings.driver_ready_path.exists():
+            terminate()
         if node.stop is not None:
             node.stop.drain()
         return TAKEN
@@ -244,3 +245,114 @@ def test_one_flag_for_two_is_refused(settings: Settings, restored: list[NodeStat
     for command in (beside.prepare, beside.run):
         with pytest.raises(ConfigError, match="the driver container's own flag"):
             command(same)
+
+
+LATER = replace(TAKEN, taken_at="2026-11-22T00:00:00Z")
+
+
+def a_life(settings: Settings) -> None:
+    """From the driver container's flag to ready to SIGTERM."""
+    ending = when(settings.ready_path.exists, terminate)
+    assert beside.run(settings) == 0
+    ending.join()
+
+
+def test_what_is_there_when_nothing_is_to_be_put_back_is_saved(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    assert restored == []
+    assert Journal(settings).last_snapshot() == TAKEN
+    assert not Journal(settings).has_open_snapshot()
+
+
+def test_where_that_cannot_be_saved_it_is_ready_all_the_same(
+    settings: Settings,
+    restored: list[NodeState],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def silent(_node: Any, _driver: Any) -> None:
+        raise KernelError("no answer")
+
+    monkeypatch.setattr(story, "take_snapshot", silent)
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    assert "what is there is not saved: no answer" in caplog.text
+
+
+@pytest.mark.parametrize("now", [2, None])
+def test_a_reload_that_nobody_saw(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch, now: int | None
+) -> None:
+    """nodeagent was killed; the driver container reloads, and it is over, or in the middle."""
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: now)
+    monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: LATER)
+    a_life(settings)
+    assert restored == [TAKEN.state]
+    assert Journal(settings).last_snapshot() == TAKEN
+
+
+def test_one_that_it_was_too_slow_to_see(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is another one by the time that it looks, and so is the driver."""
+    settings.driver_ready_path.touch()
+    loadings = iter([1])
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: next(loadings, 2))
+    other = settings.driver_ready_path.with_name("other")
+    other.touch()
+    steps = [
+        when(settings.ready_path.exists, lambda: other.rename(settings.driver_ready_path)),
+        when(lambda: restored and settings.ready_path.exists(), terminate),
+    ]
+    assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+    assert restored == [TAKEN.state]
+
+
+def test_one_that_goes_while_it_is_looked_at(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen of it is half of it: not saved. An init container says so and ends."""
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    loadings = iter([1, 1])
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: next(loadings, None))
+    monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: LATER)
+    steps = [
+        when(settings.ready_path.exists, settings.driver_ready_path.unlink),
+        when(Journal(settings).has_open_snapshot, settings.driver_ready_path.touch),
+        when(lambda: restored and settings.ready_path.exists(), terminate),
+    ]
+    assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+    assert restored == [TAKEN.state]
+    Path(settings.state_dir / "last-snapshot.json").unlink()
+    loadings = iter([1])
+    with pytest.raises(KernelError, match="was unloaded while what it has was being saved"):
+        beside.prepare(settings)
+    assert not Journal(settings).has_open_snapshot()
+
+
+def test_after_a_reboot_or_without_that_snapshot_nothing_is_opened_again(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: 2)
+    monkeypatch.setattr(story, "boot_id", lambda: "another")
+    a_life(settings)
+    monkeypatch.undo()
+    monkeypatch.setattr(agent, "require_root", lambda _why: None)
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: 3)
+    (settings.state_dir / "last-snapshot.json").unlink()
+    monkeypatch.setattr(beside, "Node", Node)
+    monkeypatch.setattr(story, "take_snapshot", lambda _node, _driver: LATER)
+    a_life(settings)
+    assert restored == []
