@@ -14,6 +14,7 @@ from nodeagent.errors import Stopped
 from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
+from nodeagent.sriov import patience
 from nodeagent.sriov.actions import (
     BindPf,
     BindVf,
@@ -346,7 +347,10 @@ def test_a_driver_without_an_eswitch(fake: FakeNode) -> None:
     assert second.startswith(f"pci/{PF1}: cannot set the devlink parameter x: EOPNOTSUPP")
 
 
-def test_an_eswitch_is_refused_while_vfs_are_bound_and_they_stay(fake: FakeNode) -> None:
+def test_an_eswitch_is_refused_while_vfs_are_bound_and_they_stay(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
     fake.pfs[PF1].eswitch = Eswitch("legacy")
     bound(fake, 2)
     (failure,) = run(fake, stage(SetEswitch(HANDLE, mode="switchdev")))
