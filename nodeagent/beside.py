@@ -27,6 +27,7 @@ from nodeagent.journal import Journal, lock
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.settings import Settings
 from nodeagent.sriov.differences import differences
+from nodeagent.sriov.model import Snapshot
 from nodeagent.sriov.node import Node
 
 log = logging.getLogger(__name__)
@@ -162,16 +163,22 @@ def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
                 story.restore(node, snapshot.state)
             with journal.step("verify"):
                 story.verify(node, snapshot.state)
-        elif loading is not None:
+        else:
             log.info("no snapshot is open: nothing to put back")
-            try:
-                with journal.step("snapshot"):
-                    snapshot = journal.save_as_last(story.take_snapshot(node, driver))
-            except (KernelError, StorageError) as error:
-                log.warning("what is there is not saved: %s", error.message)
+            snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)
     journal.close_snapshot()
     taken_at = "" if snapshot is None else snapshot.taken_at
     journal.note("ready", loading=str(loading), snapshot=taken_at)
+
+
+def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot | None:
+    """What is there, as the last snapshot; None where it cannot be read or saved: that is said."""
+    try:
+        with journal.step("snapshot"):
+            return journal.save_as_last(story.take_snapshot(node, driver))
+    except (KernelError, StorageError) as error:
+        log.warning("what is there is not saved: %s", error.message)
+        return None
 
 
 def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:

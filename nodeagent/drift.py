@@ -44,10 +44,9 @@ def watch(node: Node, journal: Journal, *, safety: float = SAFETY, quiet: float 
     want: NodeState | None = None
     known: Drift = {}
     reports = _Reports(journal)
-    stops = () if node.stop is None else (node.stop,)
     pause = quiet
     with node.watches() as watches:
-        heard = [_Heard(each) for each in watches if each not in stops]
+        heard = [_Heard(each) for each in watches if each not in node.stops]
         while True:
             try:
                 have = node.observe()
@@ -60,7 +59,7 @@ def watch(node: Node, journal: Journal, *, safety: float = SAFETY, quiet: float 
                 now = {(each.target, each.attribute): each for each in differences(want, have)}
                 reports.add(known, now)
                 known = now
-            never_pauses = _sleep(heard, stops, safety, pause)
+            never_pauses = _sleep(heard, node.stops, safety, pause)
             pause = min(2 * pause, max(quiet, LONGEST)) if never_pauses else quiet
 
 

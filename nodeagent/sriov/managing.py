@@ -49,8 +49,7 @@ def await_managers(node: Node, targets: dict[Target, str]) -> None:
         watches: list[Watch] = [
             held.enter_context(FileWatch(path)) for path in managers.files(0, node.run)
         ]
-        if node.stop is not None:
-            watches.append(node.stop)
+        watches += node.stops
         try:
             wait_until_clear(unsettled, *watches, what="network managers", timeout=PATIENCE)
         except WaitTimeout as late:

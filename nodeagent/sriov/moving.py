@@ -144,8 +144,7 @@ class Arrivals:
             watches: list[Watch] = [
                 held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
             ]
-            if self._node.stop is not None:
-                watches.append(self._node.stop)
+            watches += self._node.stops
             with suppress(WaitTimeout):
                 wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
         return self.failures

@@ -269,6 +269,11 @@ class Node:
         names = {n: link.name for n, link in self.rtnl.links().items() if link.name in wanted}
         return tuple(elsewhere.children_elsewhere(self.namespaces, names))
 
+    @property
+    def stops(self) -> tuple[Watch, ...]:
+        """What ends a wait, for those who add it to the events that they wait for."""
+        return () if self.stop is None else (self.stop,)
+
     def links_by_device(self) -> Devices:
         """The network interfaces of this namespace by parent device (bus, name): one dump."""
         return self.by_device(self.rtnl.links())
@@ -350,8 +355,7 @@ class Node:
                 watches.append(held.enter_context(UdevWatch()))
             else:
                 log.info("no udevd listens: interfaces count as settled once they exist")
-            if self.stop is not None:
-                watches.append(self.stop)
+            watches += self.stops
             yield tuple(watches)
 
     def wait_for_pfs(self, state: NodeState) -> None:
@@ -436,11 +440,10 @@ class Node:
 
     def _under_lock(self, devices: Iterable[tuple[str, str]]) -> Locked:
         """The attributes that the kernel reads under a device's lock."""
-        stops = () if self.stop is None else (self.stop,)
         return self.blocked.read(
             tuple(devices),
             lambda device: (self.sysfs.numvfs(*device), self.sysfs.driver_override(*device)),
-            *stops,
+            *self.stops,
             timeout=self.settings.vf_timeout,
         )
 

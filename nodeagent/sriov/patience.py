@@ -30,8 +30,7 @@ def sent(
     node: Node, changes: Sequence[C], send: Callable[[Sequence[C]], list[OSError | None]]
 ) -> list[OSError | None]:
     """Send all; what is busy is sent again until it is taken. For each None or the last refusal."""
-    stops: list[Watch] = [] if node.stop is None else [node.stop]
-    return sent_again(changes, send(changes), send, *stops)
+    return sent_again(changes, send(changes), send, *node.stops)
 
 
 def sent_again(

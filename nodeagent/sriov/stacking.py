@@ -17,13 +17,13 @@ from typing import Final
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import stack_messages as messages
 from nodeagent.kernel import sysctls
-from nodeagent.kernel.events import AddressWatch, Watch, wait_until_clear
+from nodeagent.kernel.events import AddressWatch, wait_until_clear
 from nodeagent.kernel.qdiscs import qdisc_message
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
 from nodeagent.sriov.actions import AddStacked
 from nodeagent.sriov.failures import Failures, target_of
-from nodeagent.sriov.node import Devices, Node, target_name
+from nodeagent.sriov.node import Node, Target, target_name
 from nodeagent.sriov.patience import sent, sent_again
 from nodeagent.sriov.stack import (
     Address,
@@ -83,10 +83,12 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
         return []
     now = node.rtnl.links()
     links, devices = {link.name: link for link in now.values()}, node.by_device(now)
+    targets = {target_of(action) for action in actions if action.netdev is not None}
+    own = {target: node.link_of(target, devices) for target in targets}
     failures: Failures = []
     possible: list[AddStacked] = []
     for action in actions:
-        why = _missing(node, action, links, devices)
+        why = _missing(action, links, own)
         if why is None:
             possible.append(action)
         else:
@@ -103,17 +105,20 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
 
 
 def _missing(
-    node: Node, action: AddStacked, links: Mapping[str, Link], devices: Devices
+    action: AddStacked, links: Mapping[str, Link], own: Mapping[Target, Link | None]
 ) -> str | None:
-    """Why it cannot be put there: no such interface, or one that is somebody else's by now."""
+    """Why it cannot be put there: no such interface, or one that is somebody else's by now.
+
+    `links` by name; `own`: the interfaces that the targets of named actions have.
+    """
     missing = [name for name in _needed(action.thing) if name not in links]
     if missing:
         return f"there is no interface {', '.join(missing)}"
     if action.netdev is None:
         return None
     target = target_of(action)
-    own = node.link_of(target, devices)
-    if own is not None and own.name == action.netdev:
+    link = own[target]
+    if link is not None and link.name == action.netdev:
         return None
     return f"{action.netdev} is not the interface of {target_name(target)}"
 
@@ -205,11 +210,10 @@ def _await_addresses(
 ) -> None:
     sources = {a.thing.src for a in actions if isinstance(a.thing, Route)}
     ours = set(indexes.values())
-    watches: list[Watch] = [watch] if node.stop is None else [watch, node.stop]
     try:
         wait_until_clear(
             lambda: sorted(edge.tentative(ours) & sources),
-            *watches,
+            *(watch, *node.stops),
             what="IPv6 addresses",
             timeout=DAD_TIMEOUT,
         )
@@ -268,8 +272,7 @@ def _join(
             results += edge.send([join])
     # in that order once; those that are busy, because another has put something on them
     # (netdev_rx_handler_register), then all together
-    stops = () if node.stop is None else (node.stop,)
-    results = sent_again([join for _, join in joins], results, edge.send, *stops)
+    results = sent_again([join for _, join in joins], results, edge.send, *node.stops)
     failures = _refusals([action for action, _ in joins], results)
     now = node.rtnl.links()
     tables = edge.vlans() if any(m.kind == "bridge" for _, m in _members(actions)) else {}

@@ -91,6 +91,13 @@ def when(is_so: Any, do: Any) -> threading.Thread:
     return thread
 
 
+def runs(settings: Settings, *steps: threading.Thread) -> None:
+    """The sidecar, while these are at work, to a good end."""
+    assert beside.run(settings) == 0
+    for each in steps:
+        each.join()
+
+
 def terminate() -> None:
     os.kill(os.getpid(), StopSignal.SIGNALS[0])
 
@@ -140,9 +147,7 @@ def test_it_restores_when_the_driver_container_is_ready_and_not_before(
 
     first = when(settings.beat_path.exists, driver_is_ready)
     third = when(lambda: restored and settings.ready_path.exists(), terminate)
-    assert beside.run(settings) == 0
-    for each in (first, third):
-        each.join()
+    runs(settings, first, third)
     assert seen == [(False, 0)]
     assert restored == [TAKEN.state]
     assert not settings.ready_path.exists()
@@ -164,9 +169,7 @@ def test_when_the_driver_container_starts_anew(
         ),
         when(lambda: restored and settings.ready_path.exists(), terminate),
     ]
-    assert beside.run(settings) == 0
-    for each in steps:
-        each.join()
+    runs(settings, *steps)
     assert restored == [TAKEN.state]
 
 
@@ -212,9 +215,7 @@ def test_both_containers_end(
         with pytest.raises(Stopped):
             beside.run(settings)
     else:
-        assert beside.run(settings) == 0
-    for each in steps:
-        each.join()
+        runs(settings, *steps)
     assert journal.has_open_snapshot() == lost
     assert not settings.ready_path.exists()
 
@@ -252,9 +253,7 @@ LATER = replace(TAKEN, taken_at="2026-11-22T00:00:00Z")
 
 def a_life(settings: Settings) -> None:
     """From the driver container's flag to ready to SIGTERM."""
-    ending = when(settings.ready_path.exists, terminate)
-    assert beside.run(settings) == 0
-    ending.join()
+    runs(settings, when(settings.ready_path.exists, terminate))
 
 
 def test_what_is_there_when_nothing_is_to_be_put_back_is_saved(
@@ -309,9 +308,7 @@ def test_one_that_it_was_too_slow_to_see(
         when(settings.ready_path.exists, lambda: other.rename(settings.driver_ready_path)),
         when(lambda: restored and settings.ready_path.exists(), terminate),
     ]
-    assert beside.run(settings) == 0
-    for each in steps:
-        each.join()
+    runs(settings, *steps)
     assert restored == [TAKEN.state]
 
 
@@ -329,9 +326,7 @@ def test_one_that_goes_while_it_is_looked_at(
         when(Journal(settings).has_open_snapshot, settings.driver_ready_path.touch),
         when(lambda: restored and settings.ready_path.exists(), terminate),
     ]
-    assert beside.run(settings) == 0
-    for each in steps:
-        each.join()
+    runs(settings, *steps)
     assert restored == [TAKEN.state]
     Path(settings.state_dir / "last-snapshot.json").unlink()
     loadings = iter([1])

@@ -57,7 +57,7 @@ class Kernel:
 
 def node_on(kernel: Kernel, own: Link | None = LINKS[3]) -> Any:
     """`own`: the interface of the VF that things are to stand on."""
-    node = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext, stop=None)
+    node = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext, stops=())
     node.by_device = lambda _: {}
     node.link_of = lambda _target, _devices: own
     return node
