@@ -45,7 +45,7 @@ STATE_FILES: Final = (
     "journal.jsonl",
     "journal.old.jsonl",
 )
-"""What nodeagent/journal.py keeps in STATE_DIR."""
+"""What nodeagent/record/journal.py keeps in STATE_DIR."""
 
 _WRITTEN: Final = {
     "ready_path",

@@ -115,7 +115,7 @@ def record(call: Call, at: datetime | None, output: str) -> None:
     earlier record is kept.
     """
     from nodeagent.cluster import after_reload, allocatable
-    from nodeagent.journal import Journal
+    from nodeagent.record.journal import Journal
 
     loaded, node = this_node(call)
     journal = Journal(loaded)
@@ -181,7 +181,7 @@ def announce(call: Call) -> None:
     stays on record, and is said by the next call, in order and once.
     """
     from nodeagent.cluster import announce
-    from nodeagent.journal import Journal
+    from nodeagent.record.journal import Journal
 
     loaded, node = this_node(call)
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
@@ -206,7 +206,7 @@ def after_reload(call: Call, patience: float | None) -> int:
             return 0
         # only now: the library is 30 MB, and a turn can be an hour away
         from nodeagent.cluster import after_reload
-        from nodeagent.journal import Journal
+        from nodeagent.record.journal import Journal
 
         client = connect(loaded)
         client.patience = loaded.api_timeout if patience is None else patience
@@ -279,7 +279,7 @@ def _restarter(client: Client, loaded: Settings, node: str) -> Callable[[], None
 
 
 def _refuse_in_flight(loaded: Settings) -> None:
-    from nodeagent.journal import Journal
+    from nodeagent.record.journal import Journal
 
     if Journal(loaded).has_open_snapshot():
         raise BusyError(

@@ -15,10 +15,10 @@ from nodeagent.errors import DIFFERS, DataError, NoInputError
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
-    from nodeagent.probes import Probe
+    from nodeagent.agent.probes import Probe
+    from nodeagent.plan.actions import Stage
     from nodeagent.render import Cell
-    from nodeagent.sriov.actions import Stage
-    from nodeagent.sriov.model import NodeState, Snapshot
+    from nodeagent.state.model import NodeState, Snapshot
 
 
 @dataclass
@@ -62,7 +62,7 @@ mode = click.Choice(settings.MODES)
 
 
 def _probes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> list[Probe]:
-    from nodeagent.probes import Probe
+    from nodeagent.agent.probes import Probe
 
     try:
         return [Probe.parse(text) for text in given]
@@ -95,11 +95,11 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
     """
     # As PID 1 of a container a signal without a handler is dropped: it waits until there is one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    from nodeagent import agent
+    from nodeagent.agent import life
 
     if mode == settings.BUILD_MODE:
-        return agent.build(call.settings())
-    return agent.run(mode, call.settings(), call.log_format, watched)
+        return life.build(call.settings())
+    return life.run(mode, call.settings(), call.log_format, watched)
 
 
 @click.command("terminate")
@@ -113,9 +113,9 @@ def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
     The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    from nodeagent import agent
+    from nodeagent.agent import life
 
-    agent.terminate(call.settings(), lock_fd, since)
+    life.terminate(call.settings(), lock_fd, since)
 
 
 @click.command("reload")
@@ -128,9 +128,9 @@ def reload(call: Call, mode: str, watched: list[Probe]) -> None:
     Reloads only if the loaded driver is not the installed one, or if an earlier reload has not
     been finished. The ready flag stays. The default is the driver that is installed now.
     """
-    from nodeagent import agent
+    from nodeagent.agent import life
 
-    agent.reload_once(mode, call.settings(), watched)
+    life.reload_once(mode, call.settings(), watched)
 
 
 @click.command("snapshot")
@@ -149,9 +149,9 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     if pair is not None:
         return _compare(call.settings(), *pair)
     from nodeagent import durable
+    from nodeagent.cli import state_table
     from nodeagent.render import Screen
-    from nodeagent.sriov import table
-    from nodeagent.sriov.codec import snapshot_to_json
+    from nodeagent.state.codec import snapshot_to_json
 
     loaded = call.settings()
     taken = _taken(loaded)
@@ -159,7 +159,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
         text = snapshot_to_json(taken)
     else:
         place = screen(loaded) if target is None else Screen()
-        text = "".join(f"{line}\n" for line in table.lines(taken.state, place))
+        text = "".join(f"{line}\n" for line in state_table.lines(taken.state, place))
     if target is None:
         write(text)
     else:
@@ -178,8 +178,8 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
     With --after-reload: what restoring the node as it is now, or the given snapshot, would take
     once the driver has been reloaded.
     """
-    from nodeagent.sriov.plan import after_reload as reloaded
-    from nodeagent.sriov.plan import plan
+    from nodeagent.plan.plan import after_reload as reloaded
+    from nodeagent.plan.plan import plan
 
     loaded = call.settings()
     if after_reload:
@@ -205,16 +205,16 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
     finished what was begun.
     """
-    from nodeagent.sriov.plan import plan
+    from nodeagent.plan.plan import plan
 
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
     stages = plan(wanted.state, now.state)
     if not dry_run:
-        from nodeagent import agent
+        from nodeagent.agent import life
 
-        agent.restore(wanted, loaded)
+        life.restore(wanted, loaded)
     _write_plan(stages, wanted.state, now.state, output, done=not dry_run)
 
 
@@ -227,8 +227,8 @@ def verify(call: Call, source: str | None, output: str) -> int:
 
     Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
     """
+    from nodeagent.plan.differences import differences
     from nodeagent.render import Marked, table
-    from nodeagent.sriov.differences import differences
 
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
@@ -256,7 +256,7 @@ def status(call: Call, output: str) -> int:
 
     Ends with status 0 when the node is ready, 1 when it is not.
     """
-    from nodeagent import status
+    from nodeagent.agent import status
     from nodeagent.driver.nic import NicDriver
 
     loaded = call.settings()
@@ -276,20 +276,20 @@ def timeline(call: Call, last: int, output: str) -> None:
     """Phases of the last runs, srcversions, how long the VFs were gone."""
     import time
 
-    from nodeagent import timeline
-    from nodeagent.journal import Journal, lock_holders
+    from nodeagent.record import timeline
+    from nodeagent.record.journal import Journal, lock_holders
 
     loaded = call.settings()
     alive = bool(lock_holders(loaded.lock_path))
     now = time.clock_gettime(time.CLOCK_BOOTTIME) if alive else None
     journal = Journal(loaded)
-    runs = timeline.report(journal.records(), now=now)[-last:]
+    runs = timeline.runs_of(journal.records(), now=now)[-last:]
     if output == "json":
         write_json([asdict(run) for run in runs])
     elif output == "markdown":
-        from nodeagent import chronicle
+        from nodeagent.record import report
 
-        write_lines(chronicle.lines(runs, loaded.driver_module))
+        write_lines(report.lines(runs, loaded.driver_module))
     elif runs:
         write_lines(timeline.lines(runs, screen(loaded)))
     else:
@@ -335,7 +335,7 @@ ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
     """The snapshot that was asked for; else the open one, else the last one, else None."""
     from nodeagent.cli.input import content
-    from nodeagent.journal import Journal, unseal
+    from nodeagent.record.journal import Journal, unseal
 
     if source is not None:
         return unseal(content(source), "stdin" if source == "-" else source, sealed=False)
@@ -346,9 +346,9 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
 def _compare(loaded: Settings, first: str, second: str) -> int:
     """Print what differs between two snapshots, each attribute once; the exit status."""
     from nodeagent.cli.input import content
-    from nodeagent.journal import unseal
+    from nodeagent.plan.differences import differences
+    from nodeagent.record.journal import unseal
     from nodeagent.render import Marked, table
-    from nodeagent.sriov.differences import differences
 
     one, two = (unseal(content(name), name, sealed=False).state for name in (first, second))
     found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in differences(one, two)}
@@ -376,9 +376,9 @@ def _needed(source: str | None, loaded: Settings) -> Snapshot:
 
 def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
     """The same without what belongs into pods that are gone: they are named on stderr."""
-    from nodeagent import agent
+    from nodeagent.agent import life
 
-    reachable, left = agent.reachable(wanted, loaded)
+    reachable, left = life.reachable(wanted, loaded)
     for each in left:
         click.echo(f"note: {each}", err=True)
     return reachable
@@ -386,20 +386,20 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 def _taken(loaded: Settings) -> Snapshot:
     """The node as it is; UnavailableError when it has no device of ours."""
-    from nodeagent import agent
+    from nodeagent.agent import life
 
-    now = agent.take_snapshot(loaded, to_keep=True)
-    agent.require_devices(now)
+    now = life.take_snapshot(loaded, to_keep=True)
+    life.require_devices(now)
     return now
 
 
 def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True) -> Snapshot:
     """The node as it is, which may be without its devices; is it the node of the snapshot?"""
-    from nodeagent import agent
+    from nodeagent.agent import life
 
-    now = agent.take_snapshot(loaded)
+    now = life.take_snapshot(loaded)
     try:
-        agent.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+        life.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
     except DataError as error:
         if not accept_foreign:
             raise
@@ -410,7 +410,7 @@ def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True
 def _write_plan(
     stages: Sequence[Stage], want: NodeState, have: NodeState, output: str, *, done: bool = False
 ) -> None:
-    from nodeagent.sriov import lines
+    from nodeagent.plan import lines
 
     actions = sum(len(stage.actions) for stage in stages)
     if output == "json":

@@ -23,13 +23,13 @@ def sidecar(call: Call, prepare: bool) -> int:
     Reloads nothing itself. Restores when the driver container says ready (its flag is
     DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM.
     """
-    from nodeagent import beside
+    from nodeagent.agent import sidecar
 
     if prepare:
-        beside.prepare(call.settings())
+        sidecar.prepare(call.settings())
         return 0
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # as for `run`
-    return beside.run(call.settings())
+    return sidecar.run(call.settings())
 
 
 @click.command("probe")
@@ -53,7 +53,7 @@ def metrics(call: Call) -> int:
 
     A process of its own: the agent that is ready neither grows by it nor wakes up for it.
     """
-    from nodeagent import metrics
+    from nodeagent.agent import metrics
 
     return metrics.serve(call.settings())
 

@@ -60,7 +60,7 @@ def _told(section: Callable[[], Iterable[str]]) -> list[str]:
 
 
 def _driver(loaded: Settings) -> Iterable[str]:
-    from nodeagent import status
+    from nodeagent.agent import status
     from nodeagent.driver.nic import NicDriver
 
     found = status.look(loaded, NicDriver(loaded, "precompiled", None))
@@ -68,16 +68,16 @@ def _driver(loaded: Settings) -> Iterable[str]:
 
 
 def _vfs(loaded: Settings) -> Iterable[str]:
-    from nodeagent import agent
-    from nodeagent.journal import Journal
-    from nodeagent.sriov.differences import differences
+    from nodeagent.agent import life
+    from nodeagent.plan.differences import differences
+    from nodeagent.record.journal import Journal
 
     journal = Journal(loaded)
     wanted = journal.open_snapshot() or journal.last_snapshot()
     if wanted is None:
         return ["no snapshot: no reload has begun on this node"]
-    wanted, left = agent.reachable(wanted, loaded)
-    found = differences(wanted.state, agent.take_snapshot(loaded).state)
+    wanted, left = life.reachable(wanted, loaded)
+    found = differences(wanted.state, life.take_snapshot(loaded).state)
     state = wanted.state
     same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
     return [*map(str, left), *([str(each) for each in found] or [same])]
@@ -111,8 +111,8 @@ def _networks(client: Client, loaded: Settings, name: str) -> Iterable[str]:
 
 
 def _timeline(loaded: Settings) -> Iterable[str]:
-    from nodeagent import timeline
-    from nodeagent.journal import Journal
+    from nodeagent.record import timeline
+    from nodeagent.record.journal import Journal
 
-    runs = timeline.report(Journal(loaded).records())[-1:]
+    runs = timeline.runs_of(Journal(loaded).records())[-1:]
     return timeline.lines(runs, Screen()) or ["no run on record"]

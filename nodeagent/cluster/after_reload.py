@@ -14,7 +14,7 @@ from nodeagent import durable
 from nodeagent.cluster import allocatable, announce, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.errors import AgentError, Stopped
-from nodeagent.journal import Journal
+from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)

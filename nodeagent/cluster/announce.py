@@ -22,7 +22,7 @@ from nodeagent import durable
 from nodeagent.cluster.client import MANAGER, Client, Object
 from nodeagent.cluster.failures import Conflict, NotFound
 from nodeagent.cluster.kinds import EVENT, NODE, POD
-from nodeagent.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)

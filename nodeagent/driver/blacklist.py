@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nodeagent import durable
 from nodeagent.errors import AgentError, DataError, StorageError
+from nodeagent.machine import boot_id
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ _CONTAINERS = (
     "# blacklist ofed-related modules on host to prevent inbox or host OFED driver loading"
 )
 _BODY_LINE = re.compile(r"\s*(#.*|blacklist\s+[A-Za-z0-9_-]+\s*)?")
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
@@ -93,7 +92,7 @@ def sweep(settings: Settings) -> None:
 
 
 def _content(modules: tuple[str, ...]) -> str:
-    facts = f"# pid {os.getpid()}, boot-id {_BOOT_ID.read_text().strip()}"
+    facts = f"# pid {os.getpid()}, boot-id {boot_id()}"
     lines = [_OURS, facts, *(f"blacklist {module}" for module in modules)]
     return "\n".join(lines) + "\n"
 

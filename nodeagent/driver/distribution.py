@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import hostpath
-from nodeagent.driver.neighbours import HOST
+from nodeagent.driver.other_modules import HOST
 
 _RELEASE: Final = Path("etc/os-release")
 

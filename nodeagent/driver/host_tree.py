@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
-from nodeagent.driver import copies, distribution, neighbours, packages
+from nodeagent.driver import copies, distribution, other_modules, packages
 from nodeagent.errors import StorageError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
@@ -43,14 +43,14 @@ def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
     """
     host = distribution.of_host(settings.driver_root)
     own, hosts = _own(settings, release), _hosts(settings, release)
-    if host.family != "redhat" or host.is_openshift or not neighbours.has_host_tree(settings):
+    if host.family != "redhat" or host.is_openshift or not other_modules.has_host_tree(settings):
         return False
     if not own.is_dir() or own.is_symlink():
         return False
     copies.tree(own, hosts, stop, prepare=label)
-    packages.index(release, settings.driver_root, "-b", str(neighbours.HOST))
+    packages.index(release, settings.driver_root, "-b", str(other_modules.HOST))
     copies.remove(own)
-    durable.link(own, neighbours.HOST / "lib/modules" / release / TREE)
+    durable.link(own, other_modules.HOST / "lib/modules" / release / TREE)
     log.info("the modules are in the host's tree, %s", hosts)
     return True
 
@@ -91,5 +91,5 @@ def _own(settings: Settings, release: str) -> Path:
 
 
 def _hosts(settings: Settings, release: str) -> Path:
-    host = settings.driver_root / neighbours.HOST.relative_to("/")
+    host = settings.driver_root / other_modules.HOST.relative_to("/")
     return packages.module_tree(host, release) / TREE

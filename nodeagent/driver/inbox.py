@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from nodeagent.driver import neighbours, openibd, preflight, rdma
+from nodeagent.driver import openibd, other_modules, preflight, rdma
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import modules
@@ -30,7 +30,7 @@ def runs(driver: NicDriver) -> bool:
     module, root = driver.settings.driver_module, driver.settings.driver_root
     if not driver.is_loaded():
         return False
-    tree = root / neighbours.HOST.relative_to("/")
+    tree = root / other_modules.HOST.relative_to("/")
     path = modules.find(module, tree / "lib/modules" / os.uname().release / "kernel")
     if path is None:
         return not driver.loaded_is_installed()
@@ -53,7 +53,7 @@ def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
     """
     settings = driver.settings
     with rdma.netns_mode_kept(settings, driver.sysfs):
-        neighbours.send_away(settings, driver.sysfs)
+        other_modules.send_away(settings, driver.sysfs)
         try:
             said = openibd.inbox(settings, stop)
         except WaitTimeout as error:
@@ -85,7 +85,7 @@ def _load(driver: NicDriver) -> None:
 
 
 def _tree(driver: NicDriver) -> Path | None:
-    return neighbours.HOST if neighbours.has_host_tree(driver.settings) else None
+    return other_modules.HOST if other_modules.has_host_tree(driver.settings) else None
 
 
 def _try(module: str, root: Path, tree: Path | None) -> None:

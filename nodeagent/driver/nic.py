@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.driver import blacklist, delivery, neighbours, openibd, rdma
+from nodeagent.driver import blacklist, delivery, openibd, other_modules, rdma
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
-from nodeagent.kernel import ethtool, modules
+from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import Finished
 from nodeagent.kernel.sysfs import Sysfs
@@ -122,13 +122,13 @@ class NicDriver:
         if not self._wrong(before[1]):
             return
         started = time.monotonic()
-        neighbours.load_dependencies(self._modules(), self.settings, self.sysfs)
+        other_modules.load_dependencies(self._modules(), self.settings, self.sysfs)
         try:
             with (
                 blacklist.blacklisted(self.settings),
                 rdma.netns_mode_kept(self.settings, self.sysfs),
             ):
-                neighbours.send_away(self.settings, self.sysfs)
+                other_modules.send_away(self.settings, self.sysfs)
                 try:
                     said = openibd.restart(self.settings, self.stop)
                 finally:
@@ -156,8 +156,8 @@ class NicDriver:
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
-        has_hosts = neighbours.has_host_tree(self.settings) and self.is_loaded()
-        tree = neighbours.HOST if has_hosts and not self.loaded_is_installed() else None
+        has_hosts = other_modules.has_host_tree(self.settings) and self.is_loaded()
+        tree = other_modules.HOST if has_hosts and not self.loaded_is_installed() else None
         failed = []
         for module in wanted:
             try:
@@ -188,13 +188,14 @@ class NicDriver:
         tree = Sysfs(self.sysfs)
         for bus, device in tree.physical_functions(self.settings.driver_module):
             for path in sorted((tree.device(bus, device) / "net").glob("*")):
-                return ethtool.driver_version(path.name)
+                return drvinfo.driver_version(path.name)
         return ""
 
     def _bring_back(self, before: Iterable[SrcVersions]) -> None:
         """Rather any driver than none: the installed one, the host's own, the one of before."""
         driver, root = self.settings.driver_module, self.settings.driver_root
-        trees = [None] + ([neighbours.HOST] if neighbours.has_host_tree(self.settings) else [])
+        has_host_tree = other_modules.has_host_tree(self.settings)
+        trees = [None, other_modules.HOST] if has_host_tree else [None]
         for tree in trees:
             if self.is_loaded():
                 return
@@ -206,7 +207,7 @@ class NicDriver:
                 log.warning("%s", error.message)
         old = next((each.loaded for each in before if each.module == driver), None)
         if old and not self.is_loaded():
-            neighbours.insert_old(driver, old, root)
+            other_modules.insert_old(driver, old, root)
 
     def _judge(
         self,

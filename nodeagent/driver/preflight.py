@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nodeagent import hostpath
-from nodeagent.driver import blacklist, functions, openibd, privileges, uplink, users
+from nodeagent.driver import blacklist, openibd, privileges, uplink, users, vf_users
 from nodeagent.driver.findings import Finding
-from nodeagent.driver.neighbours import PEERMEM
+from nodeagent.driver.other_modules import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
 from nodeagent.kernel.modules import Loaded
@@ -253,7 +253,7 @@ class Look:
             )
 
     def _functions(self) -> Iterator[Finding]:
-        return functions.findings(self.settings, self.sysfs, self.proc, self.dev)
+        return vf_users.findings(self.settings, self.sysfs, self.proc, self.dev)
 
     def _uplink(self) -> Iterator[Finding]:
         allowed = self.settings.allow_uplink_reload

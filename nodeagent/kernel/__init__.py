@@ -1,1 +1,1 @@
-"""The edges: each module owns one kernel interface and knows nothing of the others."""
+"""The edges: each module owns one kernel interface, and none imports what is above."""

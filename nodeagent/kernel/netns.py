@@ -29,7 +29,8 @@ from typing import Final
 from nodeagent import hostpath
 from nodeagent.errors import KernelError
 from nodeagent.kernel.cgroup import pod_and_container
-from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.machine import boot_id
+from nodeagent.state.namespaces import Holder, Namespace
 
 CLONE_NEWNET: Final = 0x40000000
 SO_NETNS_COOKIE: Final = 71
@@ -105,7 +106,7 @@ class Namespaces:
 
     def boot(self) -> str:
         """The boot that namespaces are told apart in."""
-        return _text(self.proc / "sys/kernel/random/boot_id")
+        return boot_id(self.proc)
 
     @contextmanager
     def opened(self, namespace: Namespace) -> Iterator[int]:

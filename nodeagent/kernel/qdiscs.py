@@ -16,7 +16,7 @@ from typing import Final
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, text
 from nodeagent.kernel.rtnl import Link
-from nodeagent.sriov.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
+from nodeagent.state.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
 
 RTM_NEWQDISC, RTM_GETQDISC = 36, 38
 RTM_GETTCLASS, RTM_GETTFILTER = 42, 46

@@ -28,7 +28,7 @@ from pyroute2.netlink.exceptions import NetlinkDecodeError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import ethtool
+from nodeagent.kernel import drvinfo
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -294,7 +294,7 @@ class Rtnl(Netlink):
 
     def bus_info(self, name: str) -> str:
         """The device that an interface's driver says it is of, in this socket's namespace; ""."""
-        return ethtool.bus_info(self._socket, name)
+        return drvinfo.bus_info(self._socket, name)
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Send all changes; for each, in order, None or why the kernel refused it."""

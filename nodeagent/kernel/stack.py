@@ -33,7 +33,7 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.kernel.rtnl import IFLA_AF_SPEC, Link
 from nodeagent.kernel.sysctls import Told
-from nodeagent.sriov.stack import (
+from nodeagent.state.stack import (
     CHILD_KINDS,
     MASTER_KINDS,
     Address,

@@ -64,7 +64,7 @@ from nodeagent.kernel.stack import (
     RTNH_F_ONLINK,
     request,
 )
-from nodeagent.sriov.stack import Address, Child, Membership, Neighbour, Nexthop, Route
+from nodeagent.state.stack import Address, Child, Membership, Neighbour, Nexthop, Route
 
 RTM_DELLINK: Final = 17
 NLM_F_REPLACE, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x400, 0x800

@@ -69,7 +69,7 @@ class Sysfs:
         """How many VFs the PF has now; None for a device without SR-IOV.
 
         It waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), and so does
-        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/sriov/blocked.py.
+        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/blocked.py.
         """
         return _number(self.device(bus, name) / "sriov_numvfs")
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nodeagent import agent, settings
-from nodeagent.journal import Journal
-from nodeagent.sriov.node import Node
+from nodeagent import settings
+from nodeagent.agent import life
+from nodeagent.node.node import Node
+from nodeagent.record.journal import Journal
 from showcase import procfs, vfs
 from showcase.vfs import State
 
@@ -118,7 +119,7 @@ def prepared() -> Bench:
     timed([str(HERE / "floor.sh"), str(WORK / "recipe")])
     loaded = settings.load()
     journal = Journal(loaded)
-    journal.save(agent.take_snapshot(loaded))
+    journal.save(life.take_snapshot(loaded))
     snapshot = WORK / "snapshot.json"
     shutil.copy(journal.open_path, snapshot)
     return Bench(pfs, vfs.state(pfs), snapshot)

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from nodeagent.reload import restore, verify
+from nodeagent.node.node import Node
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
-from nodeagent.sriov.codec import to_plain
-from nodeagent.sriov.node import Node
-from nodeagent.sriov.plan import after_reload, plan
+from nodeagent.state.codec import to_plain
 
 BUS = Path("/sys/bus/netdevsim")
 SIZES = ((1, 10), (1, 100), (1, 300), (2, 10), (4, 10), (8, 10))

@@ -31,9 +31,9 @@ import yaml
 from nodeagent.cluster import after_reload, allocatable, kinds
 from nodeagent.cluster.access import Access
 from nodeagent.cluster.client import Client, Objects
-from nodeagent.journal import Journal
+from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import ROOT
 from tests.cluster.kubelet import Plugin
 from tests.cluster.server import ADMIN_TOKEN, Object, Server, running

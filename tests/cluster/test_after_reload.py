@@ -8,9 +8,9 @@ import pytest
 
 from nodeagent.cluster import after_reload, allocatable
 from nodeagent.cluster.client import Client
-from nodeagent.journal import Journal, lock_holders
+from nodeagent.record.journal import Journal, lock_holders
 from nodeagent.settings import Settings
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import Pod
 from tests.cluster.conftest import eventually
 from tests.cluster.kubelet import Plugin

@@ -13,7 +13,7 @@ from nodeagent.cluster import announce, gates
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import NotFound, Unreachable
 from nodeagent.errors import WaitTimeout
-from nodeagent.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record
 from nodeagent.settings import Settings
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Object, Server

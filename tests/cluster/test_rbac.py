@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from nodeagent.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.settings import Settings
 from tests.cluster.commands import ROOT, Pod
 from tests.cluster.conftest import eventually

@@ -18,8 +18,8 @@ from typing import Final
 
 import pytest
 
+from nodeagent.node.node import Node
 from nodeagent.settings import Settings
-from nodeagent.sriov.node import Node
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, RUN, Nodeagent, State
 from tests.support.pods import (

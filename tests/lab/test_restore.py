@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nodeagent.node.node import Node
 from nodeagent.settings import Settings
-from nodeagent.sriov.node import Node
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
 

@@ -20,25 +20,25 @@ from types import SimpleNamespace
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel import ethnl, events
+from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
-from nodeagent.kernel.ethnl import Ethtool
-from nodeagent.kernel.ethnl import Settings as EthtoolSettings
+from nodeagent.kernel.ethtool import Ethtool
+from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import UNTOLD, StackEdge
 from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node import links as real_links
+from nodeagent.node import node as real_node
+from nodeagent.node.node import Node
 from nodeagent.settings import Settings
-from nodeagent.sriov import links as real_links
-from nodeagent.sriov import node as real_node
-from nodeagent.sriov.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.namespaces import Holder
-from nodeagent.sriov.node import Node
-from nodeagent.sriov.stack import Stack
+from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
+from nodeagent.state.namespaces import Holder
+from nodeagent.state.stack import Stack
 from tests.support import fake_sysctls
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
@@ -99,7 +99,7 @@ class FakeNode(FakeRules):
         super().__init__(root, igb=igb)
         self.without_info: set[tuple[str, int]] = set()
         self.ethtool: dict[int, dict[str, int | bool]] = {}
-        self.ethtool_writes: list[ethnl.Change] = []
+        self.ethtool_writes: list[ethtool.Change] = []
         self.refused_settings: set[str] = set()
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
@@ -325,10 +325,10 @@ class FakeEthtool(Ethtool):
             if index in known and index in self._node.links
         }
 
-    def change(self, changes: Sequence[ethnl.Change]) -> list[OSError | None]:
+    def change(self, changes: Sequence[ethtool.Change]) -> list[OSError | None]:
         return [self._changed(change) for change in changes]
 
-    def _changed(self, change: ethnl.Change) -> OSError | None:
+    def _changed(self, change: ethtool.Change) -> OSError | None:
         refused = [key for key, _ in change.values if key in self._node.refused_settings]
         if refused:
             return OSError(errno.EINVAL, os.strerror(errno.EINVAL))

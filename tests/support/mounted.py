@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nodeagent import reload
+from nodeagent import machine
 from nodeagent.kernel import udev
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.settings import load
@@ -41,7 +41,7 @@ def met(inode: int) -> dict[str, Callable[[], object]]:
             (holder.mount or "").startswith("/run/netns/")  # another process has its own mounts
             for holder in Namespaces().scan().get(inode, ())
         ),
-        "/host/etc": lambda: reload.machine_id() and settings.blacklist_file.parent.is_dir(),
+        "/host/etc": lambda: machine.machine_id() and settings.blacklist_file.parent.is_dir(),
         "/host/lib/modules": lambda: _is_found("dca"),
         "/mnt/drivers-inventory": is_shared(settings.inventory or Path("/nonexistent")),
         "/mnt/shared-doca-driver-toolkit": is_shared(settings.dtk_shared_dir),

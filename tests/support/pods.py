@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from nodeagent.kernel.netns import Namespaces
-from nodeagent.sriov.inside import Room
-from nodeagent.sriov.node import Node
+from nodeagent.kernel.rooms import Room
+from nodeagent.node.node import Node
 from tests.support import lab
 from tests.support.lab import PATIENCE, PCI
 

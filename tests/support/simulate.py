@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nodeagent.sriov.actions import (
+from nodeagent.plan.actions import (
     Action,
     AddStacked,
     BindPf,
@@ -28,8 +28,10 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.differences import place
-from nodeagent.sriov.model import (
+from nodeagent.plan.differences import place
+from nodeagent.plan.plan import FRESH, FRESH_LINK
+from nodeagent.plan.stack import owners_of_netdevs
+from nodeagent.state.model import (
     NETDEV_ATTRIBUTES,
     NO_DRIVER,
     DeviceHandle,
@@ -42,9 +44,7 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.plan import FRESH, FRESH_LINK
-from nodeagent.sriov.plan_stack import owners_of_netdevs
-from nodeagent.sriov.stack import (
+from nodeagent.state.stack import (
     Address,
     Child,
     Membership,

@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from nodeagent.sriov.model import (
+from nodeagent.state.model import (
     LINK_STATES,
     NO_DRIVER,
     VLAN_PROTOCOLS,
@@ -21,7 +21,7 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.stack import (
+from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
     Child,

@@ -146,9 +146,6 @@ class Zygote:
 
 def main() -> None:
     """Import everything, then fork on request."""
-    import nodeagent.agent  # noqa: PLC0415
-    import nodeagent.driver.preflight  # noqa: PLC0415
-    import nodeagent.termination  # noqa: F401,PLC0415
 
     with suppress(ImportError):
         import pyudev  # noqa: F401,PLC0415

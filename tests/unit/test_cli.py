@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from nodeagent import agent, cli, errors
+from nodeagent import cli, errors
+from nodeagent.agent import life
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
-from nodeagent.journal import Journal, lock, seal
+from nodeagent.record.journal import Journal, lock, seal
 from nodeagent.settings import MODES, Settings
-from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.sriov.model import (
+from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.state.model import (
     DeviceHandle,
     Mac,
     Netdev,
@@ -91,7 +92,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], None]:
     """Say what the node looks like."""
-    return lambda now: monkeypatch.setattr(agent, "take_snapshot", lambda settings, **_: now)
+    return lambda now: monkeypatch.setattr(life, "take_snapshot", lambda settings, **_: now)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +179,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     for name in ("run", "reload_once", "take_snapshot"):
-        monkeypatch.setattr(agent, name, fail)
+        monkeypatch.setattr(life, name, fail)
 
 
 def test_an_error_is_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -206,12 +207,12 @@ def test_run_knows_0_and_1(
 def test_a_mode_alone_is_the_driver_containers_argument_list(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(agent, "run", lambda given, *_: 7 if given == mode else 1)
+    monkeypatch.setattr(life, "run", lambda given, *_: 7 if given == mode else 1)
     assert status_of([mode]) == 7
 
 
 def test_so_is_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "build", lambda _settings: 7)
+    monkeypatch.setattr(life, "build", lambda _settings: 7)
     assert status_of(["dtk-build"]) == 7
 
 
@@ -486,7 +487,7 @@ def test_verify_reads_stdin(
 def restored(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
     """What restore was called with."""
     calls: list[Snapshot] = []
-    monkeypatch.setattr(agent, "restore", lambda snapshot, settings: calls.append(snapshot))
+    monkeypatch.setattr(life, "restore", lambda snapshot, settings: calls.append(snapshot))
     return calls
 
 
@@ -546,7 +547,7 @@ def test_restore_says_what_is_left(
 
     Journal(settings).save(SNAPSHOT)
     node(changed(trust=False))
-    monkeypatch.setattr(agent, "restore", fail)
+    monkeypatch.setattr(life, "restore", fail)
     assert status_of(["restore"]) == 1
     assert capsys.readouterr().err == "error: 1 attributes could not be restored\n  vf 0 trust\n"
 
@@ -714,7 +715,7 @@ def test_what_is_heavy_is_not_imported_to_look(arguments: list[str]) -> None:
     imported = set(out.partition("imported:")[2].split())
     assert not HEAVY & imported
     if arguments == ["--help"]:
-        assert not {"nodeagent.journal", "nodeagent.sriov.model", "subprocess"} & imported
+        assert not {"nodeagent.record.journal", "nodeagent.state.model", "subprocess"} & imported
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

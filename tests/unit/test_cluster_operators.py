@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nodeagent.cluster import capture, device_plugin, kinds, networks, operators
 from nodeagent.cluster.announce import LONGEST, Said, _unsaid, happenings
 from nodeagent.cluster.networks import incomplete
-from nodeagent.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record
 
 STAMP = "2025-11-11T12:43:30.447698451Z"
 START = f"{STAMP} {STAMP}\tINFO\tcontroller/controller.go:234\tStarting workers\t"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import drift
+from nodeagent.agent import drift
 from nodeagent.errors import KernelError, Stopped
-from nodeagent.journal import Journal
 from nodeagent.kernel.rtnl import VfInfo
+from nodeagent.node.node import Node
+from nodeagent.record.journal import Journal
+from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
 from nodeagent.settings import Settings
-from nodeagent.sriov.node import Node
-from nodeagent.timeline import lines, report
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -213,10 +213,10 @@ def test_the_timeline_shows_it_and_the_run_is_no_longer_for_that(settings: Setti
     journal.note("run", mode="precompiled")
     journal.note("ready")
     records = journal.records()
-    ended = report(records)[0].seconds
+    ended = runs_of(records)[0].seconds
     journal.note("drift", target=f"pci/{PF1} vf 1", attribute="vlan", want="5", have="0")
     journal.note("drift-over", target=f"pci/{PF1} vf 1", attribute="vlan")
-    (run,) = report(journal.records())
+    (run,) = runs_of(journal.records())
     assert run.seconds == ended
     text = "\n".join(lines([run], Screen()))
     assert f"pci/{PF1} vf 1 vlan: was 5, is 0" in text

@@ -21,18 +21,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nodeagent.driver import distribution, dtk, neighbours
+from nodeagent.driver import distribution, dtk, other_modules
 from nodeagent.errors import AgentError, ConfigError, DataError, KernelError, UnavailableError
-from nodeagent.journal import _parse_record, seal, unseal
 from nodeagent.kernel import modules, netlink, process
 from nodeagent.kernel.devlink import Devlink
-from nodeagent.kernel.ethnl import Ethtool
+from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.process import Finished, _Stream
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.record.journal import _parse_record, seal, unseal
 from nodeagent.settings import Settings, rows
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.state.model import NodeState, Snapshot
 from tests.support.rubbish import (
     attributes,
     changed_json,
@@ -200,7 +200,7 @@ def test_modinfo(rng: random.Random) -> None:
         with contextlib.suppress(UnavailableError):
             modules.installed("mlx5_core")
         with contextlib.suppress(AgentError):
-            list(neighbours._missing(["mlx5_core"], Settings(), ROOT))
+            list(other_modules._missing(["mlx5_core"], Settings(), ROOT))
     finally:
         process.run = real
     assert all(not argv[-1].startswith("-") and "\n" not in argv[-1] for argv in said)

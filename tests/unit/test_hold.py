@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import hold
+from nodeagent.agent import hold
 
-ROOT = Path(hold.__file__).resolve().parents[1]
+ROOT = Path(hold.__file__).resolve().parents[2]
 
 BECOME = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-from nodeagent import hold
+from nodeagent.agent import hold
 signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
 fd = os.open({lock!r}, os.O_RDWR | os.O_CREAT)
 if {early}:
@@ -184,7 +184,7 @@ def test_orphans_are_reaped(tmp_path: Path, agents: list[Agent]) -> None:
     code = (
         "import os, signal, subprocess, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nodeagent import hold\n"
+        "from nodeagent.agent import hold\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)\n"
         "subprocess.Popen(['true']); subprocess.Popen(['sh', '-c', 'read x'])\n"
         f"lock = os.open({str(tmp_path / 'lock')!r}, os.O_RDWR | os.O_CREAT)\n"
@@ -215,7 +215,7 @@ def test_orphans_are_reaped(tmp_path: Path, agents: list[Agent]) -> None:
 )
 def test_by_hand_it_says_what_it_is(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "nodeagent.hold", *arguments],
+        [sys.executable, "-m", "nodeagent.agent.hold", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -223,7 +223,7 @@ def test_by_hand_it_says_what_it_is(arguments: tuple[str, ...]) -> None:
         check=False,
     )
     assert done.returncode == 64
-    assert done.stderr.startswith("error: nodeagent.hold is what `nodeagent run` becomes")
+    assert done.stderr.startswith("error: this is what `nodeagent run` becomes")
     assert "Traceback" not in done.stderr
 
 

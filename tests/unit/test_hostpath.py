@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import hold, hostpath
+from nodeagent import hostpath
+from nodeagent.agent import hold
 from nodeagent.driver import (
     copies,
     distribution,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import termination
+from nodeagent.agent import termination
 from nodeagent.driver import inbox
 from nodeagent.errors import KernelError, Stopped, UnavailableError
-from nodeagent.journal import Journal
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
+from nodeagent.record.journal import Journal
 from tests.support.host import MODINFO, OPENIBD, Host, make
 
 OWN = "kernel/drivers/net/ethernet/mellanox/mlx5/core/mlx5_core.ko.xz"

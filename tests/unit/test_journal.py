@@ -21,12 +21,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent import durable, journal
+from nodeagent import durable
 from nodeagent.errors import BusyError, DataError, KernelError, Stopped, StorageError
-from nodeagent.journal import Journal, Record, lock, lock_holders, seal, unseal
+from nodeagent.record import journal
+from nodeagent.record.journal import Journal, Record, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
-from nodeagent.sriov.codec import snapshot_to_json
-from nodeagent.sriov.model import (
+from nodeagent.state.codec import snapshot_to_json
+from nodeagent.state.model import (
     DeviceHandle,
     Mac,
     NodeState,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import journal
 from nodeagent.errors import BusyError, DataError, StorageError
-from nodeagent.journal import Journal, lock, lock_holders, seal, unseal
+from nodeagent.record import journal
+from nodeagent.record.journal import Journal, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
-from nodeagent.sriov.codec import snapshot_to_json
-from nodeagent.sriov.model import NodeState, Snapshot
+from nodeagent.state.codec import snapshot_to_json
+from nodeagent.state.model import NodeState, Snapshot
 
 SNAPSHOT = Snapshot("2026-11-21T00:00:00+00:00", "m", "ünïcode", "6.1", (), NodeState("x", ()))
 
@@ -189,7 +189,7 @@ def test_lines_that_are_none_are_left_out_and_counted(
         plain | {"more": 1},
     ]
     path.write_text(good + "".join(json.dumps(each) + "\n" for each in odd) + '{"torn')
-    caplog.set_level(logging.DEBUG, logger="nodeagent.journal")
+    caplog.set_level(logging.DEBUG, logger="nodeagent.record.journal")
     assert [record.name for record in kept.records()] == ["seen"]
     assert f"{path}: 9 lines are not records" in caplog.text
     caplog.clear()

@@ -26,13 +26,13 @@ from nodeagent.errors import KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.rtnl import Link
-from nodeagent.reload import restore, take_snapshot, verify
+from nodeagent.node import busy
+from nodeagent.node.contested import Contested
+from nodeagent.plan.differences import Difference, differences
+from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
-from nodeagent.sriov import patience
-from nodeagent.sriov.contested import Contested
-from nodeagent.sriov.differences import Difference, differences
-from nodeagent.sriov.model import DeviceHandle, Inside, Mac, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.state.model import DeviceHandle, Inside, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -71,8 +71,8 @@ def wanted() -> NodeState:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
     """The node after a reload: the PF is back, its VFs are not."""
-    monkeypatch.setattr(patience, "AGAIN", 0.01)
-    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    monkeypatch.setattr(busy, "AGAIN", 0.01)
+    monkeypatch.setattr(busy, "PATIENCE", 0.1)
     with fake_node(monkeypatch) as made:
         made.set_up(wanted())
         made.remove_vfs(made.pfs[PF1])

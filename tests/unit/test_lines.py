@@ -7,7 +7,7 @@ import shlex
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from nodeagent.sriov.actions import (
+from nodeagent.plan.actions import (
     Action,
     BindPf,
     BindVf,
@@ -21,8 +21,9 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.lines import lines
-from nodeagent.sriov.model import (
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import plan
+from nodeagent.state.model import (
     DeviceHandle,
     Guid,
     Mac,
@@ -33,7 +34,6 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.plan import plan
 from tests.support.simulate import perform
 from tests.support.strategies import pairs
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from nodeagent.kernel.managers import Manager, manager_of
+from nodeagent.node import managers
+from nodeagent.node.managers import await_managers, managed
 from nodeagent.settings import Settings
-from nodeagent.sriov import managing
-from nodeagent.sriov.managing import await_managers, managed
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -74,7 +74,7 @@ def test_one_that_was_managed_is_waited_for_and_another_is_not(
         await_managers(node, others)
         assert caplog.text == ""
         write(fake.run, "systemd/netif/links", index, "ADMIN_STATE=configuring\n")
-        monkeypatch.setattr(managing, "PATIENCE", 0.2)
+        monkeypatch.setattr(managers, "PATIENCE", 0.2)
         await_managers(node, others)
     assert "(ens1np0): systemd-networkd has not finished with it" in caplog.text
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nodeagent import metrics
+from nodeagent.agent import metrics
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import ConfigError, UnavailableError
-from nodeagent.journal import Journal
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
 from tests.unit.test_agent import SNAPSHOT
 

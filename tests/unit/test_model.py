@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
-from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.sriov.model import (
+from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.state.model import (
     DeviceHandle,
     Mac,
     Netdev,

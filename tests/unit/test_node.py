@@ -11,10 +11,10 @@ import pytest
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.devlink import Eswitch, Param
 from nodeagent.kernel.events import StopSignal
+from nodeagent.node.node import Node, outstanding, target_name
 from nodeagent.settings import Settings
-from nodeagent.sriov import model
-from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.node import Node, outstanding, target_name
+from nodeagent.state import model
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
 from tests.support.fake_sysctls import DEFAULTS

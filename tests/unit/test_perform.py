@@ -13,9 +13,9 @@ import pytest
 from nodeagent.errors import Stopped
 from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
-from nodeagent.settings import Settings
-from nodeagent.sriov import patience
-from nodeagent.sriov.actions import (
+from nodeagent.node import busy
+from nodeagent.node.perform import perform
+from nodeagent.plan.actions import (
     BindPf,
     BindVf,
     CreateVfs,
@@ -28,8 +28,8 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.model import DeviceHandle, Mac, NodeState, Param
-from nodeagent.sriov.perform import perform
+from nodeagent.settings import Settings
+from nodeagent.state.model import DeviceHandle, Mac, NodeState, Param
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault, Write
@@ -350,7 +350,7 @@ def test_a_driver_without_an_eswitch(fake: FakeNode) -> None:
 def test_an_eswitch_is_refused_while_vfs_are_bound_and_they_stay(
     fake: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    monkeypatch.setattr(busy, "PATIENCE", 0.1)
     fake.pfs[PF1].eswitch = Eswitch("legacy")
     bound(fake, 2)
     (failure,) = run(fake, stage(SetEswitch(HANDLE, mode="switchdev")))

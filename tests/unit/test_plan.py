@@ -8,7 +8,7 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nodeagent.sriov.actions import (
+from nodeagent.plan.actions import (
     STAGES,
     BindVf,
     CreateVfs,
@@ -18,10 +18,10 @@ from nodeagent.sriov.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.sriov.differences import differences
-from nodeagent.sriov.lines import lines
-from nodeagent.sriov.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
-from nodeagent.sriov.plan import after_reload, plan
+from nodeagent.plan.differences import differences
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import pairs, states
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodeagent.sriov.actions import (
+from nodeagent.plan.actions import (
     Action,
     AddStacked,
     BindPf,
@@ -26,7 +26,9 @@ from nodeagent.sriov.actions import (
     SetVf,
     UnbindVf,
 )
-from nodeagent.sriov.model import (
+from nodeagent.plan.plan import FRESH_LINK, after_reload, plan
+from nodeagent.plan.stack import without_stacked
+from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
     Inside,
@@ -38,10 +40,8 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.namespaces import Holder, Namespace
-from nodeagent.sriov.plan import FRESH_LINK, after_reload, plan
-from nodeagent.sriov.plan_stack import without_stacked
-from nodeagent.sriov.stack import Address, Child, Stack
+from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.stack import Address, Child, Stack
 
 PF = DeviceHandle("pci", "0000:01:00.0")
 OTHER = DeviceHandle("pci", "0000:02:00.0")

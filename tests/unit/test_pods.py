@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent import probes
+from nodeagent.agent import probes
+from nodeagent.agent.probes import Probe
+from nodeagent.cli import state_table
 from nodeagent.errors import DataError, NoInputError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.kernel.rooms import RememberingRtnl
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.probes import Probe
-from nodeagent.render import Screen
-from nodeagent.settings import Settings
-from nodeagent.sriov import table
-from nodeagent.sriov.actions import (
+from nodeagent.node.pods import Arrival, Arrivals
+from nodeagent.plan.actions import (
     AddStacked,
     BindVf,
     InPod,
@@ -29,11 +29,14 @@ from nodeagent.sriov.actions import (
     SetSysctls,
     SetVf,
 )
-from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.sriov.differences import differences, unseen
-from nodeagent.sriov.inside import RememberingRtnl
-from nodeagent.sriov.lines import lines
-from nodeagent.sriov.model import (
+from nodeagent.plan.differences import differences, unseen
+from nodeagent.plan.left_behind import without
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.render import Screen
+from nodeagent.settings import Settings
+from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.state.model import (
     DeviceHandle,
     Inside,
     Mac,
@@ -44,11 +47,8 @@ from nodeagent.sriov.model import (
     Snapshot,
     Vf,
 )
-from nodeagent.sriov.moving import Arrival, Arrivals
-from nodeagent.sriov.namespaces import Holder, Namespace
-from nodeagent.sriov.plan import after_reload, plan
-from nodeagent.sriov.pods import without
-from nodeagent.sriov.stack import Address, Child, Nexthop, Route, Stack
+from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.stack import Address, Child, Nexthop, Route, Stack
 from tests.support.fake_node import fake_node
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
@@ -390,7 +390,7 @@ def test_a_vf_in_a_namespace_that_is_seen_is_not_unseen() -> None:
 
 
 def test_the_table_says_where_interfaces_are() -> None:
-    shown = table.lines(both(), Screen())
+    shown = state_table.lines(both(), Screen())
     assert shown[-2] == f"pci/0000:01:00.0 vf 0: net1 is in {POD}"
     assert "net1" in shown[-4]
 

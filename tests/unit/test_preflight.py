@@ -18,9 +18,9 @@ from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
 from nodeagent.driver.findings import Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Look, PreflightFailed
+from nodeagent.kernel import rooms
 from nodeagent.kernel.cgroup import pod_and_container
-from nodeagent.sriov import inside
-from nodeagent.sriov.namespaces import Holder, Namespace
+from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.host import Host, make
 
 PF = "0000:01:00.0"
@@ -341,7 +341,7 @@ def test_an_rdma_device_that_is_elsewhere_than_its_interface_is_a_pods_loss(
         host.file(f"sys/bus/pci/devices/{vf}/infiniband/.here", "")
     pod = Namespace(4, 4026532001, "b", (Holder(812, 99),), pod="u-1")
     place = (pod, name)
-    monkeypatch.setattr(inside, "locate", lambda _, missing, __: dict.fromkeys(missing, place))
+    monkeypatch.setattr(rooms, "locate", lambda _, missing, __: dict.fromkeys(missing, place))
     found = [each for each in look(host) if each.check == "pods"]
     assert len(found) == count * 2
     for each in found:
@@ -503,7 +503,7 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(preflight.Look, "findings", lambda self: found)
-    monkeypatch.setattr("nodeagent.agent.require_root", lambda why: None)
+    monkeypatch.setattr("nodeagent.agent.life.require_root", lambda why: None)
     assert status_of(["preflight"]) == status
     assert capsys.readouterr().out.splitlines()[-1] == last
     assert status_of(["preflight", "--output", "json"]) == status

@@ -13,7 +13,7 @@ from nodeagent.kernel import qdiscs
 from nodeagent.kernel.linkinfo import attribute
 from nodeagent.kernel.netlink import Netlink
 from nodeagent.kernel.rtnl import Link
-from nodeagent.sriov.stack import QDISC_ROOT, Qdisc
+from nodeagent.state.stack import QDISC_ROOT, Qdisc
 
 FQ = Qdisc("net1", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
 PRIO = Qdisc("net1", "prio", 0x10000, QDISC_ROOT, "03000000" + "01" * 16)

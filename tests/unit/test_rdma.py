@@ -15,14 +15,14 @@ import pytest
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.sysfs import RdmaDevice as Found
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node.perform import perform
+from nodeagent.plan.actions import SetRdma
+from nodeagent.plan.differences import differences
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import plan
+from nodeagent.plan.rdma import soft
 from nodeagent.settings import Settings
-from nodeagent.sriov.actions import SetRdma
-from nodeagent.sriov.differences import differences
-from nodeagent.sriov.lines import lines
-from nodeagent.sriov.model import DeviceHandle, NodeState, Pf, RdmaDevice, Vf
-from nodeagent.sriov.perform import perform
-from nodeagent.sriov.plan import plan
-from nodeagent.sriov.rdma import soft
+from nodeagent.state.model import DeviceHandle, NodeState, Pf, RdmaDevice, Vf
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent import settings
-from nodeagent.sriov.model import (
+from nodeagent.state.model import (
     NETDEV_ATTRIBUTES,
     VF_ATTRIBUTES,
     Netdev,
@@ -21,7 +21,7 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.stack import (
+from nodeagent.state.stack import (
     Address,
     Child,
     Membership,

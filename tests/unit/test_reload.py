@@ -32,13 +32,15 @@ from nodeagent.errors import (
     UnavailableError,
     WaitTimeout,
 )
-from nodeagent.journal import Journal
 from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
-from nodeagent.reload import reload, restore, take_snapshot, verify
+from nodeagent.node.node import Node
+from nodeagent.plan.differences import differences
+from nodeagent.record.journal import Journal
+from nodeagent.reload import reload
+from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
-from nodeagent.sriov.differences import differences
-from nodeagent.sriov.model import (
+from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
     Mac,
@@ -48,7 +50,6 @@ from nodeagent.sriov.model import (
     Representor,
     Vf,
 )
-from nodeagent.sriov.node import Node
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault

@@ -10,16 +10,18 @@ from typing import Any, cast
 
 import pytest
 
+from nodeagent import machine
 from nodeagent import reload as story
+from nodeagent import restore as restoring
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
-from nodeagent.journal import Journal
+from nodeagent.node.blocked import Blocked
+from nodeagent.plan.left_behind import LeftBehind
+from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
-from nodeagent.sriov.blocked import Blocked
-from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
-from nodeagent.sriov.namespaces import Holder, Namespace
-from nodeagent.sriov.pods import LeftBehind
-from nodeagent.sriov.stack import Stack
+from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
+from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.stack import Stack
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -172,7 +174,7 @@ def test_what_verify_says(fake: FakeNode, settings: Settings) -> None:
     taken = snapshot(fake, settings)
     fake.remove_vfs(fake.pfs[PF1])
     with fake.node(settings) as node, pytest.raises(RestoreFailed) as caught:
-        story.verify(node, taken.state)
+        restoring.verify(node, taken.state)
     first, *lines = caught.value.message.splitlines()
     assert first == f"{len(lines)} attributes are not as they were"
     assert f"  pci/{PF1} numvfs: want 2, have 0" in lines
@@ -185,10 +187,10 @@ def test_what_verify_warns_of(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(story, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
-    monkeypatch.setattr(story, "shared_macs", lambda have: ("02:00: vf 1, vf 2",))
+    monkeypatch.setattr(restoring, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
+    monkeypatch.setattr(restoring, "shared_macs", lambda have: ("02:00: vf 1, vf 2",))
     with fake.node(settings) as node:
-        story.verify(node, node.observe())
+        restoring.verify(node, node.observe())
     assert [record.getMessage() for record in caplog.records] == [
         "the driver does not have it any more: net0 rings.rx",
         "VFs share a MAC, as they did before: 02:00: vf 1, vf 2",
@@ -201,11 +203,11 @@ def test_what_a_snapshot_warns_of(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(story, "unseen", lambda state: ())
+    monkeypatch.setattr(restoring, "unseen", lambda state: ())
     with fake.node(settings) as node:
         state = dataclasses.replace(node.observe(), stack=Stack(lost=("qdisc htb on net0",)))
         monkeypatch.setattr(type(node), "observe", lambda _: state)
-        taken = story.take_snapshot(node, cast("NicDriver", Driver()))
+        taken = restoring.take_snapshot(node, cast("NicDriver", Driver()))
     assert "qdisc htb on net0: the reload takes it away, and it is not put back" in [
         record.getMessage() for record in caplog.records
     ]
@@ -219,7 +221,7 @@ def test_a_pf_whose_interface_is_elsewhere_is_told(
     """Nobody tells then what it holds for its VFs, which must not look like nothing being set."""
     fake.elsewhere |= {n for n, link in fake.links.items() if link.device == PF1}
     with fake.node(settings) as node:
-        story.take_snapshot(node, cast(NicDriver, Driver()))
+        restoring.take_snapshot(node, cast(NicDriver, Driver()))
     (said,) = [each for each in caplog.messages if "no interface in this" in each]
     assert said.startswith(f"pci/{PF1}: it has VFs")
 
@@ -255,13 +257,13 @@ def test_the_machine_id(
     for name, content in files.items():
         below(name).parent.mkdir(parents=True, exist_ok=True)
         below(name).write_bytes(content)
-    monkeypatch.setattr(story, "Path", below)
-    assert story.machine_id() == found
+    monkeypatch.setattr(machine, "Path", below)
+    assert machine.machine_id() == found
 
 
 def test_of_an_empty_node_there_is_nothing_to_restore(fake: FakeNode, settings: Settings) -> None:
     with fake.node(settings) as node:
-        story.restore(node, NodeState("mlx5_core", ()))
+        restoring.restore(node, NodeState("mlx5_core", ()))
     assert fake.writes == []
 
 
@@ -284,7 +286,7 @@ def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings)
     fake.remove_vfs(fake.pfs[PF1])
     fake.missing.add(fake.function(1))
     with fake.node(settings) as node, pytest.raises(RestoreFailed) as caught:
-        story.restore(node, taken.state)
+        restoring.restore(node, taken.state)
     assert caught.value.hint == (
         "the snapshot stays open: remove the cause and start again, or see `verify`"
     )
@@ -294,9 +296,9 @@ def test_what_pods_lost_is_on_record(settings: Settings, monkeypatch: pytest.Mon
     """Under the name by which the cluster's side looks for it, with the pod and in words."""
     pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),), pod="8f3c3f0a")
     gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
-    monkeypatch.setattr(story, "verify", lambda *_: (gone,))
+    monkeypatch.setattr(restoring, "verify", lambda *_: (gone,))
     journal = Journal(settings)
-    story.prove(cast("Any", None), journal, NodeState("mlx5_core", ()))
+    restoring.prove(cast("Any", None), journal, NodeState("mlx5_core", ()))
     (record,) = journal.records()
     assert (record.kind, record.name) == ("note", "pod-interface-lost")
     assert record.facts == {"uid": "8f3c3f0a", "message": str(gone)}
@@ -332,7 +334,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     pf = Pf(DeviceHandle("pci", "0000:01:00.0"), 2, vfs=vfs)
     stack = Stack(lost=("nexthop 7",))
     state = NodeState("mlx5_core", (pf,), stack, namespaces=(pod,))
-    taken = story.take_snapshot(cast("Any", Looks(state)), cast("NicDriver", Driver()))
+    taken = restoring.take_snapshot(cast("Any", Looks(state)), cast("NicDriver", Driver()))
     away = "the reload takes it away, and it is not put back"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
@@ -358,7 +360,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     assert taken.state == state
     caplog.clear()
     bare = dataclasses.replace(state, pfs=(), stack=None, namespaces=())
-    story.take_snapshot(cast("Any", Looks(bare)), cast("NicDriver", Driver()))
+    restoring.take_snapshot(cast("Any", Looks(bare)), cast("NicDriver", Driver()))
     assert [record.getMessage() for record in caplog.records] == [f"VLAN x on enp1s0: {away}"]
 
 
@@ -394,10 +396,10 @@ def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
         seen.append((node, others, fake.pfs[PF1].numvfs))
         fake.remove_vfs(fake.pfs[PF1])
 
-    monkeypatch.setattr(story, "managed", lambda want: ("all of", len(want.pfs)))
-    monkeypatch.setattr(story, "await_managers", wait)
+    monkeypatch.setattr(restoring, "managed", lambda want: ("all of", len(want.pfs)))
+    monkeypatch.setattr(restoring, "await_managers", wait)
     with fake.node(settings) as node:
-        story.restore(node, taken.state)
+        restoring.restore(node, taken.state)
     assert seen == [(node, ("all of", 2), 2)]
     assert fake.pfs[PF1].numvfs == 2
 
@@ -411,5 +413,5 @@ def test_a_vf_that_stays_here_is_told_and_returned(caplog: pytest.LogCaptureFixt
         def reachable(self, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
             return want, (gone,)
 
-    assert story.verify(cast("Any", Behind(state)), state) == (gone,)
+    assert restoring.verify(cast("Any", Behind(state)), state) == (gone,)
     assert [record.getMessage() for record in caplog.records] == [str(gone)]

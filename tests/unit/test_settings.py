@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nodeagent.errors import ConfigError
-from nodeagent.journal import Journal
 from nodeagent.parse import Secret
+from nodeagent.record.journal import Journal
 from nodeagent.settings import STATE_FILES, WORDS, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]

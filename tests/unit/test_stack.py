@@ -24,10 +24,11 @@ from nodeagent.kernel.stack import (
     with_addresses,
 )
 from nodeagent.kernel.sysctls import Told
-from nodeagent.sriov.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.sriov.differences import differences
-from nodeagent.sriov.lines_stack import stacked_line
-from nodeagent.sriov.model import (
+from nodeagent.plan.differences import differences
+from nodeagent.plan.lines_stack import stacked_line
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.state.model import (
     DeviceHandle,
     Mac,
     Netdev,
@@ -35,8 +36,7 @@ from nodeagent.sriov.model import (
     Pf,
     Snapshot,
 )
-from nodeagent.sriov.plan import after_reload, plan
-from nodeagent.sriov.stack import (
+from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
     Child,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.rtnl import Link
-from nodeagent.sriov import patience
-from nodeagent.sriov.actions import AddStacked
-from nodeagent.sriov.model import DeviceHandle
-from nodeagent.sriov.stack import Child, Membership
-from nodeagent.sriov.stacking import add_stacked
+from nodeagent.node import busy
+from nodeagent.node.stack import add_stacked
+from nodeagent.plan.actions import AddStacked
+from nodeagent.state.model import DeviceHandle
+from nodeagent.state.stack import Child, Membership
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 OWN, BONDS = "02:00:00:00:00:01", "02:00:00:00:00:99"
@@ -79,8 +79,8 @@ def test_a_refused_mac_is_said_and_a_refused_port_is_a_failure(
 def test_a_port_that_is_busy_is_made_one_as_soon_as_it_is_not(
     monkeypatch: pytest.MonkeyPatch, number: int, times: int, failures: int
 ) -> None:
-    monkeypatch.setattr(patience, "AGAIN", 0.01)
-    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    monkeypatch.setattr(busy, "AGAIN", 0.01)
+    monkeypatch.setattr(busy, "PATIENCE", 0.1)
     kernel = Kernel(JOINS, number, times)
     action = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond"))
     found = add_stacked(node_on(kernel), [action])
@@ -91,7 +91,7 @@ def test_a_port_that_is_busy_is_made_one_as_soon_as_it_is_not(
 def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "AGAIN", 0.01)
+    monkeypatch.setattr(busy, "AGAIN", 0.01)
     kernel = Kernel(b"ens1v0.7", errno.EBUSY, 2)
     action = AddStacked(
         HANDLE, 0, Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)

@@ -11,12 +11,12 @@ import pytest
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.linkinfo import attribute, nested
-from nodeagent.sriov.actions import SetSysctls
-from nodeagent.sriov.differences import differences
-from nodeagent.sriov.lines import lines
-from nodeagent.sriov.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Sysctl
-from nodeagent.sriov.plan import after_reload, plan
-from nodeagent.sriov.sysctls import missing
+from nodeagent.plan.actions import SetSysctls
+from nodeagent.plan.differences import differences
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.plan.sysctls import missing
+from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Sysctl
 from tests.support.fake_sysctls import af_spec
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")

@@ -8,10 +8,10 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent import chronicle
-from nodeagent.journal import KINDS, Record
+from nodeagent.record import report
+from nodeagent.record.journal import KINDS, Record
+from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
-from nodeagent.timeline import lines, report
 
 
 def record(
@@ -42,7 +42,7 @@ COMPLETE = (
 
 
 def test_a_complete_run() -> None:
-    (run,) = report(COMPLETE)
+    (run,) = runs_of(COMPLETE)
     assert (run.run, run.mode, run.result, run.seconds) == ("r1", "sources", "ready", 15)
     assert [(p.name, p.seconds, p.result) for p in run.phases] == [
         ("build", 1.5, "done"),
@@ -53,7 +53,7 @@ def test_a_complete_run() -> None:
 
 
 def test_a_complete_run_as_text() -> None:
-    assert lines(report(COMPLETE), Screen()) == [
+    assert lines(runs_of(COMPLETE), Screen()) == [
         "run r1  sources  2026-11-21 12:00:00.000 UTC  ready after 15.0 s",
         "  phase    start         duration   result",
         "  build    12:00:00.000      1.5 s  done",
@@ -75,26 +75,26 @@ def test_a_killed_run_is_cut_short_and_the_next_one_ends_its_window() -> None:
         record(24, "done", "restore", run="r2"),
         record(24, "note", "ready", run="r2"),
     )
-    (alone,) = report(killed)
+    (alone,) = runs_of(killed)
     assert (alone.result, alone.phases[-1].result) == ("cut short", "cut short")
     assert alone.phases[-1].seconds is None
     assert alone.windows[0].back is None
     assert "they are not back" in lines([alone], Screen())[-1]
 
-    first, second = report(killed + again)
+    first, second = runs_of(killed + again)
     assert first.windows == ()
     assert (second.result, second.windows[0].seconds) == ("ready", 20)
 
 
 def test_a_run_that_is_alive_is_running() -> None:
-    (run,) = report(COMPLETE[:7], now=5.0)
+    (run,) = runs_of(COMPLETE[:7], now=5.0)
     assert (run.result, run.seconds) == ("running", 5)
     assert (run.phases[-1].result, run.phases[-1].seconds) == ("running", 3)
     assert lines([run], Screen())[0].endswith("running for 5.0 s")
 
 
 def test_only_the_last_run_can_be_alive() -> None:
-    first, second = report(
+    first, second = runs_of(
         (record(0, "start", "build"), record(9, "start", "build", run="r2")), now=9
     )
     assert (first.result, second.result) == ("cut short", "running")
@@ -106,28 +106,28 @@ def test_a_failed_run_says_why_on_a_harmless_terminal() -> None:
         record(1, "failed", "verify", message="2 differences:\n  \x1b[2Jvf 3"),
         record(1, "note", "failed", message="2 differences:\n  \x1b[2Jvf 3"),
     )
-    (run,) = report(records)
+    (run,) = runs_of(records)
     assert run.result == "failed"
     assert lines([run], Screen())[-2:] == ["  2 differences:", "    \\x1b[2Jvf 3"]
-    (unfinished,) = report(records[:2])
+    (unfinished,) = runs_of(records[:2])
     assert (unfinished.result, unfinished.message) == ("failed", "2 differences:\n  \x1b[2Jvf 3")
 
 
 def test_an_interrupted_run() -> None:
-    (run,) = report((record(0, "start", "build"), record(1, "interrupted", "build")))
+    (run,) = runs_of((record(0, "start", "build"), record(1, "interrupted", "build")))
     assert (run.result, run.phases[0].result) == ("interrupted", "interrupted")
 
 
 def test_over_a_reboot_the_wall_clock_counts() -> None:
     gone = record(600, "note", "vfs-gone")
     back = dataclasses.replace(record(690, "note", "vfs-back", run="r2", boot="b2"), clock=12.0)
-    first, second = report((gone, back))
+    first, second = runs_of((gone, back))
     assert first.windows == ()
     assert second.windows[0].seconds == 90
 
 
 def test_nothing_on_record() -> None:
-    assert report(()) == ()
+    assert runs_of(()) == ()
     assert lines((), Screen()) == []
 
 
@@ -158,7 +158,7 @@ NAMES = [
     st.none() | st.floats(0, 4000),
 )
 def test_any_order_of_records_is_reported(records: list[Record], now: float | None) -> None:
-    runs = report(records, now=now)
+    runs = runs_of(records, now=now)
     assert {run.run for run in runs} == {record.run for record in records}
     starts = sum(record.kind == "start" for record in records)
     assert sum(len(run.phases) for run in runs) == starts
@@ -171,7 +171,7 @@ def test_as_a_report_to_hand_on() -> None:
         record(20, "note", "run", run="r2", mode="terminate"),
         record(21, "note", "terminated", run="r2"),
     )
-    told = chronicle.lines(report((*COMPLETE, *terminated)), "mlx5_core")
+    told = report.lines(runs_of((*COMPLETE, *terminated)), "mlx5_core")
     assert told[:7] == [
         "## mlx5_core srcversion tracking",
         "",
@@ -196,7 +196,7 @@ def test_a_report_shows_failures_and_hides_nothing_of_markdown() -> None:
         record(2, "failed", "restart", message="no | driver\nat\x1b all"),
         record(2, "note", "failed", message="no driver"),
     )
-    told = chronicle.lines(report(records), "mlx5_core")
+    told = report.lines(runs_of(records), "mlx5_core")
     assert "- no | driver" in told
     assert not any("\x1b" in line for line in told)
     assert "VFs gone 12:00:01, not back yet." in told

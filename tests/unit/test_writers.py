@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nodeagent"
 ALLOWED = {
     "durable.py": "the one place for files that last",
     "trace.py": "for tests: a directory that the test names",
-    "hold.py": "removes the flag; imports nothing of the package",
-    "debug.py": "writes to a descriptor that durable has opened",
+    "agent/hold.py": "removes the flag; imports nothing of the package",
+    "agent/debug.py": "writes to a descriptor that durable has opened",
     "cli/output.py": "/dev/null",
     "kernel/sysfs.py": "attributes of the kernel's",
     "kernel/sysctls.py": "attributes of the kernel's",
-    "kernel/neighbourhood.py": "attributes of the kernel's",
+    "kernel/announcements.py": "attributes of the kernel's",
     "driver/copies.py": "trees of files, whole under a name of their own and then renamed",
 }
 WRITING = {
@@ -94,11 +94,11 @@ LOOKING = {
 }
 MAY_LOOK = {
     "the kernel's own: /proc and /sys": {
-        *("driver/functions.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
+        *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "driver/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
-        *("kernel/neighbourhood.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
-        *("reload.py", "sriov/devices.py", "sriov/inside.py", "sriov/node.py"),
+        *("kernel/announcements.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
+        *("kernel/rooms.py", "machine.py", "node/devices.py", "node/node.py"),
     },
     "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
     "what people name on the command line": {"cli/input.py"},
@@ -106,16 +106,16 @@ MAY_LOOK = {
     "the kubelet's mount, which is links": {"cluster/access.py", "cluster/connection.py"},
     "/sys; and whether a file is a link, before it is opened": {"cluster/pcidp.py"},
     "whether the directory is mounted; what is in it goes by descriptors": {
-        *("driver/blacklist.py", "driver/exports.py", "driver/naming.py"),
+        *("driver/blacklist.py", "driver/exports.py", "driver/udev_names.py"),
     },
     "below a directory that is open, or before each file is opened by descriptors": {
         *("driver/copies.py", "driver/host_tree.py", "driver/inventory.py", "driver/packages.py"),
     },
     "names of packages, for the log; our own scripts": {"driver/dtk.py"},
     "whether the image has a dnf": {"driver/builder.py"},
-    "/proc; and whether the lock is the file of that name": {"journal.py"},
+    "/proc; and whether the lock is the file of that name": {"record/journal.py"},
     "what all others use": {"hostpath.py"},
-    "imports nothing of the package": {"hold.py"},
+    "imports nothing of the package": {"agent/hold.py"},
     "for tests": {"trace.py"},
 }
 

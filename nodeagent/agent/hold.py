@@ -1,0 +1,144 @@
+"""Ready, and staying: what is left of the agent once its work is done.
+
+It holds the lock and waits for SIGTERM or SIGINT; then the ready flag goes, and it becomes the
+agent again, to terminate (termination.py). The agent becomes this by execve(2), so that what was
+heavy (netlink, udev) does not stay in memory: the process id and the lock's descriptor remain.
+Hence this module imports next to nothing, and nothing of the package: it runs as a file, with
+neither site nor the working directory on its path.
+
+Both signals are blocked when it starts, and stay so: one that arrives during the execve is pending,
+not lost, and sigwait(2) takes it. While waiting there is no wake-up at all. A blocked signal is
+kept even for PID 1 of a container, for which the kernel drops signals without a handler.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+USAGE = 64
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+def command(lock_fd: int, ready: str, log_format: str, then: list[str]) -> list[str]:
+    """The argument list that `main` reads, interpreter first.
+
+    -I -S: neither environment nor site-packages, which it does not need, decide what it imports.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(lock_fd), ready, log_format, *then]
+
+
+def become(lock_fd: int, ready: str, log_format: str, then: list[str]) -> None:
+    """Replace this process. Both signals must be blocked already. OSError when it cannot be.
+
+    `then` is the command that the holder becomes in the end; empty: it only exits.
+    """
+    os.set_inheritable(lock_fd, True)
+    os.stat(__file__)  # while there is still somebody to tell: the interpreter would only exit
+    argv = command(lock_fd, ready, log_format, then)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(argv[0], argv)  # noqa: S606  that there is no shell is the point
+
+
+def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
+    """Wait for one of the signals, remove the flag first of all, say so; the exit status.
+
+    With `then` it does not return: the process becomes that, with the signals still blocked, and
+    `--since` and the time of the signal (CLOCK_MONOTONIC, seconds) after it.
+    """
+    # A container's PID 1 inherits orphans (an exec probe's children): the kernel reaps them for
+    # whoever ignores SIGCHLD, but not those that are dead already.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _reap()
+    stop = signal.sigwait(STOPPING)
+    status = 0
+    try:
+        _remove(ready)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _say(log_format, "ERROR", f"cannot remove {ready}: {error.strerror}")
+        status = 1
+    if not status:
+        _say(log_format, "INFO", f"{signal.Signals(stop).name}: the ready flag is removed")
+    return _become_the_agent(then, log_format) if then else status
+
+
+def _remove(path: str) -> None:
+    """Unlink without following a link on the way, as nodeagent/hostpath.py does. OSError."""
+    *above, name = path.split("/")
+    at = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_DIRECTORY)
+    for part in filter(None, above):
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+        below = os.open(part, flags, dir_fd=at)
+        os.close(at)
+        at = below
+    os.unlink(name, dir_fd=at)
+    os.close(at)
+
+
+def _become_the_agent(then: list[str], log_format: str) -> int:
+    import time  # noqa: PLC0415  only now: while waiting it would only take memory
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it waits for what it starts
+    try:
+        os.execv(then[0], [*then, "--since", str(time.monotonic())])  # noqa: S606  see above
+    except OSError as error:
+        _say(log_format, "ERROR", f"cannot terminate in order: {then[0]}: {error.strerror}")
+    return 1
+
+
+def main(argv: list[str]) -> int:
+    """Arguments: the lock's descriptor, the flag's path, text or json, what to become then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    if len(argv) < 3 or not _is_open(argv[0]):
+        by_hand = (
+            "error: this is what `nodeagent run` becomes when it is ready; "
+            "it needs the lock it holds\nhint: start `nodeagent run`\n"
+        )
+        os.write(2, by_hand.encode())
+        return USAGE
+    return until_stopped(argv[1], argv[2], argv[3:])
+
+
+def _is_open(number: str) -> bool:
+    try:
+        os.fstat(int(number))
+    except (ValueError, OverflowError, OSError):
+        return False
+    return True
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _say(log_format: str, level: str, message: str) -> None:
+    import json  # noqa: PLC0415  only now: while waiting it would only take memory
+    import time  # noqa: PLC0415
+
+    now = time.time()
+    if log_format == "json":
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        line = json.dumps(
+            {
+                "time": f"{clock}.{int(now % 1 * 1000):03d}Z",
+                "level": level.lower(),
+                "logger": "nodeagent.agent.hold",
+                "message": message,
+            }
+        )
+    else:
+        clock = time.strftime("%H:%M:%S", time.gmtime(now))
+        line = f"{clock}.{int(now % 1 * 1000):03d} {level:<5} {message}"
+    os.write(2, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

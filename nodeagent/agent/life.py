@@ -1,0 +1,324 @@
+"""The life of the process: root, signals, lock, the reload, ready, staying, the end.
+
+Two locks keep two of us from one node. The driver container's own (LOCK_FILE_PATH) is held for
+life, as the contract has it: one agent a node. The work lock beside it is held only while devices
+are changed. So an operator can restore by hand while an agent that is ready holds the first and
+touches nothing; not while one is at work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from nodeagent import machine
+from nodeagent import reload as story
+from nodeagent import restore as restoring
+from nodeagent.agent import cluster_processes, debug, drift, hold, probes
+from nodeagent.agent.probes import Probe
+from nodeagent.driver import blacklist, builder, exports, openibd, tools, udev_names
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import (
+    AgentError,
+    BusyError,
+    DataError,
+    PermissionDenied,
+    Stopped,
+    UnavailableError,
+)
+from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.heart import Heart
+from nodeagent.node.node import Node
+from nodeagent.plan.left_behind import LeftBehind
+from nodeagent.record.journal import Journal, adopted, lock
+from nodeagent.settings import Settings
+from nodeagent.state.model import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def run(mode: str, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
+    """The agent's whole life. Does not return when all is well: the process becomes the holder.
+
+    Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
+    caller may have SIGTERM and SIGINT blocked, so that none is lost before there is a handler.
+    """
+    require_root("loads drivers and writes the settings of VFs")
+    settings.check_mode(mode, whole_life=True)
+    with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        with alive(settings, stop):
+            try:
+                with (
+                    _flag_only_when_proven(journal),
+                    debug.commands_on_record(settings),
+                    cluster_processes.around(settings),
+                    probes.around(watched, journal),
+                ):
+                    _work(mode, settings, journal, stop)
+            except AgentError as error:
+                _end_early(settings, journal, error, stop)
+                debug.pause(settings, error, stop)
+                raise
+            return _stay(lock_fd, settings, journal, stop, log_format)
+
+
+def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
+    """What the holder becomes on SIGTERM: the flag, what we left on the host, the host's driver.
+
+    `lock_fd`: the descriptor that holds the lock; None: this is not that process, and takes it.
+    `since`: when the signal came (CLOCK_MONOTONIC); a second one ends this, too. Raises AgentError
+    when something could not be done; the next start does it.
+    """
+    require_root("unloads drivers and writes the settings of VFs")
+    held = lock(settings.lock_path) if lock_fd is None else adopted(lock_fd, settings.lock_path)
+    with StopSignal(since=since) as stop, held:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        with (
+            alive(settings, stop),
+            _flag_only_when_proven(journal),
+            debug.commands_on_record(settings),
+        ):
+            journal.note("run", mode="terminate")
+            _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
+            journal.note("terminated")
+
+
+def _terminate(
+    settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
+) -> None:
+    # it looks at every process, with psutil, which no start without a reload needs
+    from nodeagent.agent import termination  # noqa: PLC0415
+
+    with lock(settings.work_path):
+        try:
+            termination.clean_up(settings)
+        finally:
+            if restore_driver:
+                log.info("putting the host's own driver back")
+                termination.restore_driver(settings, journal, stop)
+            else:
+                log.info("the loaded driver stays")
+
+
+def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
+    """After a start that failed or was stopped. What fails here is only logged: it has an error."""
+    wanted = settings.restore_driver and isinstance(error, Stopped)
+    if isinstance(error, Stopped):
+        stop.again()
+    try:
+        _terminate(settings, journal, stop, restore_driver=wanted)
+    except AgentError as another:
+        log.error("%s", another.message)  # noqa: TRY400 # no trace: it is no bug
+
+
+def build(settings: Settings) -> int:
+    """The toolkit's side of the hand-over: build, say so, stay until a stop; then 0.
+
+    Needs no root and touches no device. Signals may be blocked by the caller, as for run().
+    """
+    with StopSignal() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        builder.run(settings, stop)
+    return 0
+
+
+def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) -> None:
+    """The same without staying: the ready flag stays, and with it the proof."""
+    require_root("loads drivers and writes the settings of VFs")
+    settings.check_mode(mode, whole_life=False)
+    with StopSignal() as stop, lock(settings.lock_path):
+        journal = Journal(settings)
+        with (
+            _flag_only_when_proven(journal),
+            cluster_processes.around(settings),
+            probes.around(watched, journal),
+        ):
+            _work(mode, settings, journal, stop)
+
+
+def take_snapshot(settings: Settings, *, to_keep: bool = False) -> Snapshot:
+    """The node as it is now; `to_keep`: KernelError where a device does not tell its state."""
+    require_root("reads the settings of VFs")
+    with StopSignal() as stop, Node(settings, stop) as node:
+        take = restoring.take_snapshot if to_keep else restoring.look
+        return take(node, _installed(settings, stop))
+
+
+def restore(snapshot: Snapshot, settings: Settings) -> None:
+    """Make the node what the snapshot says, and prove it. Neither flag nor snapshot is touched.
+
+    BusyError while an agent is at work; one that is ready does no harm and suffers none.
+    """
+    require_root("writes the settings of VFs")
+    with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
+        restoring.restore(node, snapshot.state)
+        restoring.verify(node, snapshot.state)
+
+
+def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
+    """The snapshot without what belongs into namespaces that are gone; and what that is."""
+    if not snapshot.state.namespaces:
+        return snapshot, ()
+    require_root("looks into the network namespaces of pods")
+    with Node(settings) as node:
+        state, left = node.reachable(snapshot.state)
+    return replace(snapshot, state=state), left
+
+
+def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:
+    """DataError when the snapshot was taken on another machine. One without an id fits any."""
+    if snapshot.machine_id and machine_id and snapshot.machine_id != machine_id:
+        raise DataError(
+            f"the snapshot of {snapshot.taken_at} was taken on another machine: "
+            f"its machine-id is {snapshot.machine_id}, this one's is {machine_id}",
+            hint=hint,
+        )
+
+
+def require_devices(now: Snapshot) -> None:
+    """UnavailableError when there is no device whose state could be told."""
+    if not now.state.pfs:
+        raise UnavailableError(
+            f"no device on this node is bound to the driver {now.state.driver}",
+            hint="DRIVER_MODULE names the driver; it may not be loaded, see `nodeagent status`",
+        )
+
+
+def require_root(why: str) -> None:
+    """PermissionDenied for anybody else. A privilege that root lacks is told by the kernel."""
+    if os.geteuid() != 0:
+        raise PermissionDenied(f"this needs root: it {why}", hint="use sudo, or a privileged pod")
+
+
+@contextmanager
+def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
+    """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
+    with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
+        yield
+
+
+@contextmanager
+def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
+    """No flag while working, and none when the work ends in an error of any kind."""
+    journal.clear_ready()
+    try:
+        yield
+    except BaseException as error:
+        journal.clear_ready()
+        if isinstance(error, AgentError):
+            journal.note("failed", message=error.message)
+        raise
+
+
+def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    if settings.bind_delay_sec is not None:
+        log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
+    versions = {
+        "driver": settings.nic_driver_ver or "as installed",
+        "container": settings.nic_container_ver or "unknown",
+    }
+    log.info("start", extra={"mode": mode, **versions})
+    tools.check(settings, mode)
+    journal.note("run", mode=mode, **versions)
+    driver = NicDriver(settings, mode, stop)
+    with lock(settings.work_path):
+        openibd.await_running(settings, stop)
+        blacklist.sweep(settings)
+        udev_names.ensure(settings)
+        if (snapshot := journal.open_snapshot()) is not None:
+            hint = f"move {journal.open_path} away when this node came from a copy"
+            check_same_machine(snapshot, machine.machine_id(), hint=hint)
+            _after_reboot(snapshot, settings, journal)
+        with Node(settings, stop) as node:
+            story.reload(node, journal, driver, lambda: exports.ensure(settings))
+    journal.note("ready")
+
+
+def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
+    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+
+    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    sets them up at boot finds them made.
+    """
+    if snapshot.boot_id == machine.boot_id():
+        return
+    journal.note("rebooted", taken_at=snapshot.taken_at)
+    if settings.after_reboot == "set-aside":
+        kept = journal.set_aside()
+        log.warning(
+            "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
+            "is restored from it (OPEN_SNAPSHOT_AFTER_REBOOT)",
+            snapshot.taken_at,
+            kept,
+        )
+        return
+    log.warning(
+        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
+        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        snapshot.taken_at,
+    )
+
+
+def _stay(
+    lock_fd: int, settings: Settings, journal: Journal, stop: StopSignal, log_format: str
+) -> int:
+    """Become the holder; 0 after a signal that came too late to stop the start.
+
+    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
+
+    The signals are blocked first: one from before has been counted when sigmask returns, one from
+    now on is pending until the holder asks for it.
+    """
+    log.info("ready: %s", journal.ready_path)
+    if settings.watch_drift:
+        _watch_drift(settings, journal, stop)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+    ready = str(journal.ready_path)
+    then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
+    then += ["terminate", "--lock-fd", str(lock_fd)]
+    if stop.requested:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal.clear_ready()
+        stop.again()
+        _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
+        return 0
+    try:
+        hold.become(lock_fd, ready, log_format, then)
+    except OSError as error:
+        log.warning("staying as we are, with all that is in memory: %s", error)
+    return hold.until_stopped(ready, log_format, then)
+
+
+def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    try:
+        with Node(settings, stop) as node:
+            drift.watch(node, journal)
+    except Stopped:
+        return
+    except AgentError as error:
+        log.warning("drift is not watched: %s", error.message)
+
+
+@contextmanager
+def _by_hand(settings: Settings) -> Iterator[None]:
+    """Keep others out while devices are changed by hand; a holder that is ready may stay."""
+    with lock(settings.work_path), ExitStack() as held:
+        try:
+            held.enter_context(lock(settings.lock_path))
+        except BusyError:
+            if not Journal(settings).is_ready():
+                raise
+        yield
+
+
+def _installed(settings: Settings, stop: StopSignal) -> NicDriver:
+    return NicDriver(settings, "precompiled", stop)

@@ -1,0 +1,216 @@
+"""Beside a driver container that reloads by itself: what it loses is kept and put back.
+
+Who does what, so that the two never reload twice: the driver container builds, installs and
+reloads, and holds the lock for its life; nodeagent has no way to a reload here. Before the driver
+container starts (an init container), it opens a snapshot. Whenever the driver container says ready,
+it makes the node what the open snapshot says, proves it, and sets a flag of its own. When the
+driver container's flag goes (it starts anew in the same pod), another snapshot is opened at once:
+long before a build or a reload can end. Where that was too late, because nodeagent was killed or
+got no processor while the driver went, the snapshot that was proven last is opened again.
+
+An open snapshot is never overwritten, and closed only when the node is proven.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from nodeagent import durable, machine
+from nodeagent import restore as restoring
+from nodeagent.agent import hold, life
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
+from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
+from nodeagent.node.node import Node
+from nodeagent.plan.differences import differences
+from nodeagent.record.journal import Journal, lock
+from nodeagent.settings import Settings
+from nodeagent.state.model import Snapshot
+
+log = logging.getLogger(__name__)
+
+_LONG: Final = 7 * 86400.0
+_RESYNC: Final = 600.0
+"""The flag's directory is a mount that both containers have: inotify tells of every change."""
+
+
+def prepare(settings: Settings) -> None:
+    """Open a snapshot, unless one is open: the driver container has not started yet.
+
+    BusyError while a driver container of before still holds the lock. Without a driver there is
+    nothing to keep, which is said.
+    """
+    life.require_root("reads the settings of VFs")
+    _check(settings)
+    with StopSignal() as stop, lock(settings.lock_path):
+        journal = Journal(settings)
+        journal.clear_ready()
+        if not _keep(settings, journal, stop):
+            raise KernelError(
+                f"{settings.driver_module} was unloaded while what it has was being saved",
+                hint="something else reloads it: end that; the next start of this container looks "
+                "again",
+            )
+
+
+def run(settings: Settings) -> int:
+    """Restore whenever the driver container says ready; 0 after SIGTERM while all was proven."""
+    life.require_root("writes the settings of VFs")
+    _check(settings)
+    with StopSignal() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        journal = Journal(settings)
+        try:
+            journal.clear_ready()
+            _open_again(settings, journal)
+            while True:
+                with life.alive(settings, stop):
+                    flag = _await_flag(settings.driver_ready_path, stop)
+                    _put_back(settings, journal, stop)
+                journal.set_ready()
+                log.info("ready: %s", journal.ready_path)
+                _await_another(settings.driver_ready_path, flag, stop)
+                log.info("the driver container's flag is gone: it starts anew, or ends")
+                journal.clear_ready()
+                # to its end: when the pod ends, the flag and SIGTERM come at the same moment
+                if not _open_again(settings, journal) and not _keep(settings, journal, None):
+                    _open_again(settings, journal)
+        except Stopped:
+            if journal.is_ready() or _is_unharmed(settings, journal):
+                return 0
+            raise
+        finally:
+            journal.clear_ready()
+
+
+def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool:
+    """Open a snapshot, unless one is open. False when the driver went while it was being taken."""
+    if journal.has_open_snapshot():
+        log.info("a snapshot is open: the reload that it was taken for is not over")
+        return True
+    driver = NicDriver(settings, "precompiled", stop)
+    loading = driver.loading()
+    if loading is None:
+        log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
+        return True
+    with lock(settings.work_path), Node(settings, stop) as node, journal.step("snapshot"):
+        snapshot = restoring.take_snapshot(node, driver)
+        if driver.loading() != loading:
+            return False
+        journal.save(snapshot)
+    log.info("snapshot: %d PFs, %d VFs", len(snapshot.state.pfs), snapshot.state.vf_count)
+    return True
+
+
+def _open_again(settings: Settings, journal: Journal) -> bool:
+    """Open the snapshot that was proven last, if the driver was reloaded since and none is open.
+
+    So it is when the driver container reloads while nodeagent is killed, or gets no processor. What
+    was changed after that proof is not known. After a reboot VFs are gone for another reason.
+    """
+    notes = (each for each in reversed(journal.records()) if each.kind == "note")
+    proven = next((each for each in notes if each.name == "ready"), None)
+    if journal.has_open_snapshot() or proven is None or proven.boot != machine.boot_id():
+        return False
+    loading = NicDriver(settings, "precompiled", None).loading()
+    if proven.facts.get("loading", "None") in {"None", str(loading)}:
+        return False
+    snapshot = journal.last_snapshot()
+    if snapshot is None or snapshot.taken_at != proven.facts.get("snapshot"):
+        return False
+    log.warning(
+        "%s was reloaded, or is being so, and nobody looked: what was saved at %s is put back",
+        *(settings.driver_module, snapshot.taken_at),
+    )
+    with lock(settings.work_path):
+        journal.save(snapshot)
+    return True
+
+
+def _is_unharmed(settings: Settings, journal: Journal) -> bool:
+    """A snapshot is open and nothing of it is lost: it is closed, and the next pod takes its own.
+
+    When the pod ends, the driver container's flag goes, too, and that opens one.
+    """
+    snapshot = journal.open_snapshot()
+    if snapshot is None:
+        return False
+    with Node(settings, None) as node:
+        if differences(snapshot.state, node.observe()):
+            return False
+    journal.close_snapshot()
+    return True
+
+
+def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """What the open snapshot says, proven. Without one nothing is touched, and what is there saved.
+
+    By what is noted `_open_again` tells whether the driver was reloaded since.
+    """
+    journal.note("run", mode="sidecar")
+    driver = NicDriver(settings, "precompiled", stop)
+    loading = driver.loading()
+    with lock(settings.work_path), Node(settings, stop) as node:
+        snapshot = journal.open_snapshot()
+        if snapshot is not None:
+            hint = f"move {journal.open_path} away when this node came from a copy"
+            life.check_same_machine(snapshot, machine.machine_id(), hint=hint)
+            with journal.step("restore"):
+                node.wait_for_pfs(snapshot.state)
+                restoring.restore(node, snapshot.state)
+            with journal.step("verify"):
+                restoring.verify(node, snapshot.state)
+        else:
+            log.info("no snapshot is open: nothing to put back")
+            snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)
+    journal.close_snapshot()
+    taken_at = "" if snapshot is None else snapshot.taken_at
+    journal.note("ready", loading=str(loading), snapshot=taken_at)
+
+
+def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot | None:
+    """What is there, as the last snapshot; None where it cannot be read or saved: that is said."""
+    try:
+        with journal.step("snapshot"):
+            return journal.save_as_last(restoring.take_snapshot(node, driver))
+    except (KernelError, StorageError) as error:
+        log.warning("what is there is not saved: %s", error.message)
+        return None
+
+
+def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:
+    """Return the driver container's flag once it is there."""
+    _await(path, None, stop, "be there")
+    return durable.flag(path) or (0, 0)  # it went again: another is awaited
+
+
+def _await_another(path: Path, flag: tuple[int, int], stop: StopSignal) -> None:
+    """Return when that flag is gone, also when another one is in its place already."""
+    _await(path, flag, stop, "go")
+
+
+def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str) -> None:
+    """Return when the driver container's flag is another one than that."""
+
+    def same() -> Iterator[Path]:
+        if durable.flag(path) == flag:
+            yield path
+
+    with FileWatch(path) as watch:
+        if next(same(), None) is not None:
+            log.info("waiting for %s to %s", path, what)
+        what = f"the driver container's flag to {what}"
+        wait_until_clear(same, watch, stop, what=what, timeout=_LONG, resync=_RESYNC)
+
+
+def _check(settings: Settings) -> None:
+    if settings.ready_path == settings.driver_ready_path:
+        raise ConfigError(
+            f"DRIVER_READY_PATH is {settings.ready_path}, the driver container's own flag",
+            hint="beside a driver container, nodeagent's flag is another file: set "
+            "DRIVER_READY_PATH=/run/mellanox/drivers/.nodeagent-ready",
+        )

@@ -1,0 +1,143 @@
+"""Where this node stands, from what the disk and the kernel say. Looks only: no lock, no netlink.
+
+`ready` is the ready flag and nothing else; the rest explains it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from nodeagent.driver.nic import NicDriver, SrcVersions
+from nodeagent.errors import AgentError
+from nodeagent.record.journal import Journal, lock_holders
+from nodeagent.record.timeline import Run, runs_of
+from nodeagent.render import Cell, Marked, Screen, table, visible
+from nodeagent.settings import Settings
+from nodeagent.state.model import Snapshot
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OpenSnapshot:
+    """The snapshot of a reload in flight, in numbers."""
+
+    taken_at: str
+    pfs: int
+    vfs: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """One look. `agent` is the process that holds the lock (0: in another container), or None.
+
+    `missing` says, line by line, what keeps the node from being ready or what could not be read.
+    """
+
+    ready: bool
+    phase: str
+    agent: int | None
+    srcversions: tuple[SrcVersions, ...]
+    open_snapshot: OpenSnapshot | None
+    missing: tuple[str, ...]
+
+
+def look(settings: Settings, driver: NicDriver) -> Status:
+    """The status now. Whatever cannot be read becomes a line of `missing`, never an error."""
+    journal = Journal(settings)
+    trouble: list[str] = []
+    holders = lock_holders(settings.lock_path)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) if holders else None
+    ready = _tried(journal.is_ready, trouble) or False
+    versions = _tried(driver.srcversions, trouble) or ()
+    runs = _tried(lambda: runs_of(journal.records(), now=now), trouble) or ()
+    snapshot = _tried(journal.open_snapshot, trouble)
+    last = runs[-1] if runs else None
+    return Status(
+        ready=ready,
+        phase=_phase(ready, last, alive=bool(holders)),
+        agent=holders[0] if holders else None,
+        srcversions=versions,
+        open_snapshot=None if snapshot is None else _in_numbers(snapshot),
+        missing=(*trouble, *(() if ready else _missing(settings, versions, snapshot, last))),
+    )
+
+
+def lines(status: Status, screen: Screen) -> list[str]:
+    """The status as people read it."""
+    return list(_lines(status, screen))
+
+
+def _tried(read: Callable[[], T], trouble: list[str]) -> T | None:
+    try:
+        return read()
+    except AgentError as error:
+        trouble.append(error.message)
+        return None
+
+
+def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:
+    """The step that runs, or how the last run ended."""
+    if ready:
+        return "ready"
+    if last is None:
+        return "working, nothing on record yet" if alive else "no run on record"
+    steps = [phase for phase in last.phases if phase.result in {last.result, "running"}]
+    where = f" in {steps[-1].name}" if steps else ""
+    if last.result in {"ready", "terminated"}:
+        return "stopped"
+    return f"{last.result}{where}"
+
+
+def _missing(
+    settings: Settings, versions: Sequence[SrcVersions], snapshot: Snapshot | None, last: Run | None
+) -> Iterator[str]:
+    yield f"{settings.ready_path} is not there"
+    driver = settings.driver_module
+    if driver not in {each.module for each in versions}:
+        yield f"{driver} is neither installed nor loaded, as far as can be told"
+    for each in versions:
+        if each.module == driver and each.loaded is None:
+            yield f"{each.module} is not loaded, or was built without srcversion"
+        elif each.loaded is not None and each.installed != each.loaded:
+            yield f"{each.module} is loaded as {each.loaded}, installed is {each.installed}"
+    if snapshot is not None:
+        yield "a reload is in flight: the VFs are not proven to be as they were"
+    if last is not None and last.message:
+        yield f"the last run {last.result}: {last.message}"
+
+
+def _in_numbers(snapshot: Snapshot) -> OpenSnapshot:
+    state = snapshot.state
+    return OpenSnapshot(snapshot.taken_at, len(state.pfs), state.vf_count)
+
+
+def _lines(status: Status, screen: Screen) -> Iterator[str]:
+    yield f"phase     {visible(status.phase)}"
+    yield f"ready     {'yes' if status.ready else 'no'}"
+    yield f"agent     {_agent(status.agent)}"
+    if status.open_snapshot is not None:
+        known = status.open_snapshot
+        yield f"snapshot  open, taken {known.taken_at}: {known.pfs} PFs, {known.vfs} VFs"
+    if status.srcversions:
+        rows = [_row(each) for each in status.srcversions]
+        yield from ("", *table(("srcversion", "installed", "loaded"), rows, screen))
+    if status.missing:
+        yield from ("", "not ready:" if not status.ready else "could not be read:")
+        for reason in status.missing:
+            yield from (f"  {visible(line)}" for line in reason.splitlines())
+
+
+def _row(each: SrcVersions) -> tuple[Cell, ...]:
+    loaded = each.loaded or "-"
+    same = each.installed == each.loaded
+    return each.module, each.installed or "-", loaded if same else Marked(loaded)
+
+
+def _agent(pid: int | None) -> str:
+    if pid is None:
+        return "none: nobody holds the lock"
+    return f"process {pid}" if pid else "a process in another container"

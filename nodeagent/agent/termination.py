@@ -1,0 +1,111 @@
+"""The end, as the contract has it: what a pod that runs has left on the host, and its driver.
+
+The ready flag goes first. Then, if RESTORE_DRIVER_ON_POD_TERMINATION asks for it, the host's own
+driver comes back and the VFs with it, in the same order and with the same proof as a reload. All
+that within the grace period: the snapshot stays open until the node is proven to be as it was, so
+that what could not be finished in time is what the next start finishes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from nodeagent import reload as story
+from nodeagent import restore as restoring
+from nodeagent.driver import exports, inbox, openibd, udev_names
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTimeout
+from nodeagent.kernel.events import StopSignal
+from nodeagent.node.node import Node
+from nodeagent.record.journal import Journal
+from nodeagent.settings import Settings
+from nodeagent.state.model import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def clean_up(settings: Settings) -> None:
+    """Remove the udev rule and the mounts. Each is tried; the first failure is raised."""
+    verbs: tuple[Callable[[Settings], None], ...] = (udev_names.remove, exports.remove)
+    failed: list[AgentError] = []
+    for verb in verbs:
+        try:
+            verb(settings)
+        except AgentError as error:
+            failed.append(error)
+    for another in failed[1:]:
+        log.error("%s", another.message)
+    if failed:
+        raise failed[0]
+
+
+def restore_driver(
+    settings: Settings,
+    journal: Journal,
+    stop: StopSignal,
+    *,
+    sysfs: Path = Path("/sys"),
+    proc: Path = Path("/proc"),
+) -> None:
+    """The host's own driver runs and the VFs are as they were; nothing to do when it runs already.
+
+    `stop` is the signal after the one that we are here for. Raises AgentError with the snapshot
+    open, when it was taken.
+    """
+    driver = NicDriver(settings, "precompiled", stop, sysfs, proc)
+    if inbox.runs(driver) and not journal.has_open_snapshot():
+        log.info("the host's own driver runs already")
+        return
+    left = openibd.time_left(settings, stop)
+    if left:
+        openibd.await_running(replace(settings, restart_timeout=left), stop)
+        left = openibd.time_left(settings, stop)
+    if not left:
+        raise UnavailableError(
+            "the host's own driver is not put back: the grace period is nearly over",
+            hint=f"TERMINATION_GRACE_PERIOD is {settings.grace_period:g} s: give the pod more, "
+            "and say so there",
+        )
+    if not inbox.runs(driver):
+        with journal.step("preflight"):
+            inbox.check_is_safe(driver)
+    hurried = replace(
+        settings,
+        vf_timeout=min(settings.vf_timeout, left),
+        pf_timeout=min(settings.pf_timeout, left),
+    )
+    with Node(hurried, stop) as node:
+        _restore_driver(node, journal, driver, stop)
+
+
+def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
+    with journal.step("snapshot"):
+        snapshot = journal.open_snapshot() or journal.save(restoring.take_snapshot(node, driver))
+    if not inbox.runs(driver):  # it does when a start was stopped before it unloaded anything
+        with journal.step("inbox"):
+            _restart(node, journal, driver, snapshot, stop)
+    with journal.step("restore"):
+        restoring.restore(node, snapshot.state)
+        journal.note("vfs-back")
+    with journal.step("verify"):
+        restoring.prove(node, journal, snapshot.state)
+    journal.close_snapshot()
+
+
+def _restart(
+    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, stop: StopSignal
+) -> None:
+    story.note_srcversions(journal, driver)
+    before = story.wanted_modules(driver, snapshot)
+    journal.note("vfs-gone")
+    try:
+        inbox.ensure(driver, before, stop)
+    except (KernelError, WaitTimeout):
+        story.note_srcversions(journal, driver)
+        story.salvage(node, journal, driver, snapshot, before)
+        raise
+    story.note_srcversions(journal, driver)
+    node.wait_for_pfs(snapshot.state)

@@ -1,0 +1,82 @@
+"""The state of a node as a table: a line a PF, a line a VF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from nodeagent.render import Screen, table, visible
+from nodeagent.state.model import Netdev, NodeState, Pf, Vf
+
+HEADERS: Final = (
+    "device",
+    "driver",
+    "netdev",
+    "mac",
+    "mtu",
+    "up",
+    "admin_mac",
+    "vlan",
+    "trust",
+    "spoofchk",
+    "state",
+    "rate",
+)
+
+
+def lines(state: NodeState, screen: Screen) -> list[str]:
+    """The table; `-` is what is not known, not supported or not there."""
+    rows = [row for pf in state.pfs for row in _rows(pf, state.driver)]
+    return [*table(HEADERS, rows, screen), *map(visible, _places(state))]
+
+
+def _places(state: NodeState) -> Iterator[str]:
+    """Where the interfaces are that are not here."""
+    for pf in state.pfs:
+        for vf in pf.vfs:
+            if vf.inside is not None:
+                place = state.namespace(vf.inside.namespace)
+                yield f"{pf.handle} vf {vf.index}: {vf.inside.netdev.name} is in {place}"
+
+
+def _rows(pf: Pf, driver: str) -> Iterator[tuple[str, ...]]:
+    yield (str(pf.handle), driver, *_netdev(pf.netdev), *("-",) * 6)
+    for vf in pf.vfs:
+        yield (
+            f"  vf {vf.index}",
+            vf.driver or "-",
+            *_netdev(vf.netdev if vf.inside is None else vf.inside.netdev),
+            vf.admin_mac or "-",
+            _vlan(vf),
+            _flag(vf.trust),
+            _flag(vf.spoofchk),
+            vf.link_state or "-",
+            _rate(vf),
+        )
+
+
+def _netdev(netdev: Netdev | None) -> tuple[str, str, str, str]:
+    if netdev is None:
+        return "-", "-", "-", "-"
+    mtu = "-" if netdev.mtu is None else str(netdev.mtu)
+    return netdev.name, netdev.mac or "-", mtu, _flag(netdev.up)
+
+
+def _flag(value: bool | None) -> str:
+    return "-" if value is None else "on" if value else "off"
+
+
+def _vlan(vf: Vf) -> str:
+    """`100`, `100 qos 3`, `100 qos 3 802.1ad`; the usual is left out."""
+    if vf.vlan is None:
+        return "-"
+    qos = f" qos {vf.qos}" if vf.qos else ""
+    protocol = f" {vf.vlan_proto}" if vf.vlan and vf.vlan_proto not in {None, "802.1Q"} else ""
+    return f"{vf.vlan}{qos}{protocol}"
+
+
+def _rate(vf: Vf) -> str:
+    """Mbit/s, lowest-highest; 0 is unlimited."""
+    if vf.min_tx_rate is None and vf.max_tx_rate is None:
+        return "-"
+    return f"{vf.min_tx_rate or 0}-{vf.max_tx_rate or 0}"

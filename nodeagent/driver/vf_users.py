@@ -1,0 +1,155 @@
+"""VFs that somebody has: what a reload takes from a virtual machine, a process, a pod for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nodeagent.driver import users
+from nodeagent.driver.findings import Finding
+from nodeagent.kernel import modules, rooms
+from nodeagent.kernel.netns import Namespaces
+from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
+from nodeagent.settings import Settings
+from nodeagent.state.namespaces import Namespace
+
+Device = tuple[str, str]
+"""Bus and name."""
+
+
+def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator[Finding]:
+    """What would be lost with the VFs, as `nodeagent preflight` says it. Touches nothing."""
+    return _Look(settings, sysfs, proc, dev).findings()
+
+
+@dataclass(frozen=True)
+class _Look:
+    settings: Settings
+    sysfs: Path
+    proc: Path
+    dev: Path
+
+    @property
+    def _strict(self) -> bool:
+        return not self.settings.skip_preflight
+
+    @property
+    def _blocks(self) -> bool:
+        """Whether a pod's loss does."""
+        return self._strict or self.settings.pod_losses == "block"
+
+    @cached_property
+    def _tree(self) -> Sysfs:
+        return Sysfs(self.sysfs)
+
+    def findings(self) -> Iterator[Finding]:
+        """First what was given away, then what is in pods."""
+        driver = self.settings.driver_module
+        away: dict[Device, str] = {}
+        for bus, pf in self._tree.physical_functions(driver):
+            given: dict[str, Sequence[users.User]] = {}
+            vfs = self._tree.functions(bus, pf) if bus == "pci" else {}
+            for index, vf in sorted(vfs.items()):
+                bound = self._tree.driver(bus, vf)
+                if bound in PASSED_THROUGH:
+                    given[f"{index} ({vf}, {bound}"] = self._users_of(bus, vf)
+                elif bound == driver and self._has_no_interface(bus, vf):
+                    away[bus, vf] = f"{bus}/{pf} vf {index} ({vf})"
+            if given:
+                yield self._given(f"{bus}/{pf}", given)
+        yield from self._in_namespaces(away)
+
+    def _given(self, pf: str, given: Mapping[str, Sequence[users.User]]) -> Finding:
+        """`given`: VFs with their drivers, and who holds them."""
+        holders = [user for held_by in given.values() for user in held_by]
+        lines = (", ".join([vf, *map(str, held_by)]) + ")" for vf, held_by in given.items())
+        return Finding(
+            "vfs",
+            f"{pf}: given to virtual machines or userspace drivers: VF {', '.join(lines)}",
+            "the VF vanishes under its user; a guest or a DPDK process loses its device",
+            "drain the node first, or accept it: POD_LOSSES=accept",
+            blocks=self._blocks if holders else self._strict,
+            pods=users.pods_of(holders),
+        )
+
+    def _in_namespaces(self, away: Mapping[Device, str]) -> Iterator[Finding]:
+        """VFs whose interface is not here: those that can't be put back."""
+        elsewhere = self._tree.rdma_devices_elsewhere()
+        found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
+        if self.settings.pod_interfaces == "report":
+            for device, (namespace, _) in found.items():
+                yield Finding(
+                    "pods",
+                    f"{away[device]} is in {namespace}",
+                    "with POD_INTERFACES=report the pod's interface is not put back",
+                    "set POD_INTERFACES=restore, or start those pods again afterwards",
+                    blocks=self._strict,
+                    pods=_pod_of(namespace),
+                )
+        if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
+            yield from self._rdma_devices(away, found)
+        if lost := [title for device, title in away.items() if device not in found]:
+            yield Finding(
+                "pods",
+                f"in a network namespace that can't be seen: {', '.join(lost)}",
+                "the pod loses its interface, and it can't be put back",
+                "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
+                "node first; or accept it: POD_LOSSES=accept",
+                blocks=self._blocks,
+            )
+
+    def _rdma_devices(
+        self, away: Mapping[Device, str], found: Mapping[Device, tuple[Namespace, str | None]]
+    ) -> Iterator[Finding]:
+        """In exclusive mode an RDMA device is in one namespace: here, or with its interface.
+
+        Else it can't be told where. Its directory is there whatever namespace it is in; its name
+        is not.
+        """
+        here = {each.device for each in self._tree.rdma_devices()}
+        for device in self._own_functions():
+            namespace, name = found.get(device, (None, None))
+            if name is None and device not in here and self._has_rdma(device):
+                where = f" ({away[device]} is in {namespace})" if namespace is not None else ""
+                yield Finding(
+                    "pods",
+                    f"the RDMA device of {'/'.join(device)} is neither here nor where its "
+                    f"interface is{where}",
+                    "it comes back in the host's namespace, and is not put back into the pod",
+                    "start that pod again afterwards, or accept it: POD_LOSSES=accept",
+                    blocks=self._blocks,
+                    pods=() if namespace is None else _pod_of(namespace),
+                )
+
+    def _has_rdma(self, device: Device) -> bool:
+        return (self._tree.device(*device) / "infiniband").is_dir()
+
+    def _own_functions(self) -> Iterator[Device]:
+        """Each PF, and its VFs."""
+        for bus, pf in self._tree.physical_functions(self.settings.driver_module):
+            yield bus, pf
+            yield from ((bus, vf) for vf in self._tree.functions(bus, pf).values())
+
+    def _has_no_interface(self, bus: str, device: str) -> bool:
+        """An InfiniBand function has one only when ib_ipoib makes it."""
+        layers = self._tree.device(bus, device).glob("infiniband/*/ports/*/link_layer")
+        is_ib = any(path.read_text().strip() == "InfiniBand" for path in layers)
+        return not is_ib and not self._tree.interfaces(bus, device)
+
+    def _users_of(self, bus: str, device: str) -> list[users.User]:
+        """Who has the function open: its IOMMU group, itself (iommufd), or as a UIO device."""
+        own = self._tree.device(bus, device)
+        wanted = {f"{self.dev}/vfio/{(own / 'iommu_group').resolve().name}"}
+        wanted |= {f"{self.dev}/vfio/devices/{each.name}" for each in own.glob("vfio-dev/*")}
+        wanted |= {f"{self.dev}/{each.name}" for each in own.glob("uio/*")}
+        return [user for user in self._holders if wanted & {*user.holds}]
+
+    @cached_property
+    def _holders(self) -> tuple[users.User, ...]:
+        return users.of_files_like((f"{self.dev}/vfio/", f"{self.dev}/uio"), self.proc)
+
+
+def _pod_of(namespace: Namespace) -> tuple[str, ...]:
+    return (namespace.pod,) if namespace.pod else ()

@@ -1,0 +1,30 @@
+"""Which machine this is, and which boot of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nodeagent import hostpath
+
+PROC: Final = Path("/proc")
+
+
+def boot_id(proc: Path = PROC) -> str:
+    """The id of this boot of the node (random(4))."""
+    return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+_MACHINE_ID: Final = Path("etc/machine-id")
+
+
+def machine_id() -> str:
+    """The host's machine-id(5), through the driver pod's mount of /etc where that is what we have.
+
+    "" where there is none: such a snapshot is not bound to a machine.
+    """
+    for root in (Path("/host"), Path("/")):
+        with suppress(OSError):
+            return hostpath.read_text(hostpath.within(root, _MACHINE_ID)).strip()
+    return ""

@@ -1,0 +1,1 @@
+"""The node: observed as a value, waited for, and changed as a plan says."""

@@ -1,0 +1,77 @@
+"""What somebody else changes while we restore: noticed, named, and not fought.
+
+Whatever is set is remembered. If the next look finds something else there, somebody has been at
+work in between, or the driver has taken it and ignores it; the kernel tells neither. It is planned
+once more, because that may have been the last of it; the second time it is over. Two that undo each
+other's work would do so for ever, and each new number of VFs kills every VF of the PF.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from nodeagent.errors import RestoreFailed
+from nodeagent.plan.differences import Difference
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Target and attribute, as `Difference` has them: `pci/0000:01:00.0 vf 3`, `vlan`."""
+
+
+class Contested:
+    """What we have set in this restore, and what of it was undone."""
+
+    def __init__(self) -> None:
+        self._done: dict[Key, tuple[object, str]] = {}
+        self._undone: dict[Key, str] = {}
+
+    def clear(self) -> None:
+        """A restore begins."""
+        self._done.clear()
+        self._undone.clear()
+
+    def sent(self, target: str, attribute: str, value: object) -> None:
+        """The kernel has taken it from us."""
+        self._done[target, attribute] = value, "we set it to {}, and now it is {}"
+
+    def made(self, target: str, attribute: str, value: object) -> None:
+        """We have set it, and have seen that it was so."""
+        self._done[target, attribute] = value, "we set it to {}, and something else made it {}"
+
+    def found(self, target: str, attribute: str, value: object) -> None:
+        """It was so, and we have not touched it."""
+        self._done[target, attribute] = value, "it was {}, and something else made it {}"
+
+    def check(
+        self, differences: Sequence[Difference], failures: Iterable[str], *, is_last: bool = False
+    ) -> None:
+        """Look at what differs after a plan was performed, with these failures.
+
+        A line in the log for what does not stay; the second time, or after the last plan,
+        RestoreFailed with all that is left.
+        """
+        undone = {}
+        for each in differences:
+            key = each.target, each.attribute
+            value, text = self._done.get(key, (None, ""))
+            if value is not None and value == each.want and each.have != "unknown":
+                undone[key] = f"{each.target} {each.attribute}: {text.format(value, each.have)}"
+            elif key in self._undone:
+                undone[key] = self._undone[key]
+        self._done.clear()
+        if undone and (self._undone or is_last):
+            raise RestoreFailed(
+                "what is restored does not stay: something else on this node changes it, or its "
+                "driver ignores it, and is not fought",
+                dict.fromkeys(
+                    (*self._undone.values(), *undone.values(), *failures, *map(str, differences))
+                ),
+                hint="the snapshot stays open: find who changes it (sriov_numvfs: an SR-IOV "
+                "operator's config daemon; else a CNI, a network manager, a udev rule, a script), "
+                "stop it, and start again",
+            )
+        for line in undone.values():
+            log.warning("%s: planned once more, not twice", line)
+        self._undone |= undone

@@ -1,0 +1,292 @@
+"""The blocking half of a plan: VFs created, bound and unbound through sysfs, the eswitch's mode.
+
+Each action looks first. The writes of a stage run side by side (nodeagent.kernel.parallel).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
+from nodeagent.kernel import parallel
+from nodeagent.kernel.devlink import Devlink, Eswitch, Param
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.node import busy
+from nodeagent.node.failures import Failures, target_of, timed_out
+from nodeagent.node.node import Node, Target, outstanding, target_name
+from nodeagent.plan.actions import (
+    BindPf,
+    BindVf,
+    CreateVfs,
+    OverrideDriver,
+    SetAutoprobe,
+    SetEswitch,
+    SetParam,
+    UnbindVf,
+)
+from nodeagent.state.model import NO_DRIVER, DeviceHandle
+
+log = logging.getLogger(__name__)
+
+THREADS: Final = 16
+"""Writes side by side. The kernel probes VFs in parallel where their driver lets it."""
+THREADS_A_PROCESSOR: Final = 4
+"""igbvf waits for its PF's answer without giving the processor away (e1000_poll_for_ack): more of
+them than that keep the PF from answering."""
+
+DeviceAction = (
+    BindPf | SetAutoprobe | CreateVfs | SetParam | SetEswitch | OverrideDriver | UnbindVf | BindVf
+)
+
+
+def write_devices(
+    node: Node,
+    actions: Sequence[DeviceAction],
+    meanwhile: Callable[[], Iterable[object]] | None = None,
+    watches: tuple[Watch, ...] = (),
+) -> Failures:
+    """Perform the writes of a stage; `meanwhile` is called at each event until it yields nothing.
+
+    A write that has not come back at the deadline is a failure, and so is what `meanwhile` still
+    yields then: WaitTimeout says what it is.
+    """
+    # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
+    actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
+    ends = [threading.Event() for _ in actions]
+    jobs = [_ending(_job(node, a), ended) for a, ended in zip(actions, ends, strict=True)]
+    threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
+    timeout = node.settings.vf_timeout
+    if meanwhile is None:
+        results = parallel.run_all(jobs, timeout=timeout, threads=threads)
+        return _failed(node, actions, results, ends)
+    with parallel.Running(jobs, threads=threads) as running:
+
+        def left() -> Iterator[object]:
+            yield from meanwhile()
+            if running.unfinished():
+                yield f"{running.unfinished()} writes"
+
+        try:
+            wait_until_clear(left, running, *watches, what="VFs", timeout=timeout)
+        except WaitTimeout as late:
+            log.debug("%s", late.message)
+        return _failed(node, actions, running.results(timeout), ends)
+
+
+def _ending(job: parallel.Job, ended: threading.Event) -> parallel.Job:
+    def run() -> None:
+        try:
+            job()
+        finally:
+            ended.set()
+
+    return run
+
+
+def _failed(
+    node: Node,
+    actions: Sequence[DeviceAction],
+    results: Sequence[AgentError | None],
+    ends: Sequence[threading.Event],
+) -> Failures:
+    """A line for each that failed. What is still in the kernel is remembered by its device."""
+    failures: Failures = []
+    for action, result, ended in zip(actions, results, ends, strict=True):
+        if result is None:
+            continue
+        target = target_of(action)
+        text = f"{target_name(target)}: {result.message}"
+        failures.append((target, text))
+        if isinstance(result, parallel.Stuck) and (device := node.device_of(target)) is not None:
+            node.blocked.add(device, ended, text)
+    return failures
+
+
+def _job(node: Node, action: DeviceAction) -> Callable[[], None]:
+    """The write that ensures `action`, to be run in a thread."""
+    if node.is_blocked(target_of(action)):
+        return _not_tried
+    match action:
+        case BindPf():
+            return lambda: _bind_pf(node, action)
+        case SetAutoprobe():
+            return lambda: _set_autoprobe(node, action)
+        case CreateVfs():
+            return lambda: _create_vfs(node, action)
+        case SetParam():
+            return lambda: _set_param(node, action)
+        case SetEswitch():
+            return lambda: _set_eswitch(node, action)
+        case OverrideDriver():
+            return lambda: _override_driver(node, action)
+        case UnbindVf():
+            return lambda: _unbind_vf(node, action)
+        case BindVf():
+            return lambda: _bind_vf(node, action)
+
+
+def _not_tried() -> None:
+    raise KernelError("not tried: an earlier call is still blocked in the kernel")
+
+
+def _bind_pf(node: Node, action: BindPf) -> None:
+    bus, name = action.pf.bus, action.pf.name
+    if not node.sysfs.exists(bus, name):
+        raise KernelError("there is no such device any more")
+    if node.sysfs.driver(bus, name) == NO_DRIVER:
+        node.sysfs.probe(bus, name)
+    now = node.sysfs.driver(bus, name)
+    if now != action.driver:
+        raise KernelError(f"is bound to {now}, not to {action.driver}")
+
+
+def _set_autoprobe(node: Node, action: SetAutoprobe) -> None:
+    bus, name = action.pf.bus, action.pf.name
+    if node.sysfs.autoprobe(bus, name) != action.on:
+        node.sysfs.set_autoprobe(bus, name, action.on)
+
+
+def _create_vfs(node: Node, action: CreateVfs) -> None:
+    bus, name = action.pf.bus, action.pf.name
+    if node.sysfs.numvfs(bus, name) != action.count:
+        node.sysfs.set_numvfs(bus, name, action.count)
+        node.contested.made(str(action.pf), "numvfs", action.count)
+    now = node.sysfs.numvfs(bus, name)
+    if now != action.count:
+        raise KernelError(f"the kernel took numvfs {action.count} and reports {now}")
+
+
+def _set_param(node: Node, action: SetParam) -> None:
+    param = action.param
+    with node.devlink() as devlink:
+        try:
+            edge_param = Param(param.name, param.kind, param.value)
+            busy.done(lambda: devlink.set_param((action.pf.bus, action.pf.name), edge_param))
+        except OSError as error:
+            raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
+
+
+def _set_eswitch(node: Node, action: SetEswitch) -> None:
+    """Set what differs; where the mode is refused, once more while there are no VFs (ice)."""
+    device = (action.pf.bus, action.pf.name)
+    with node.devlink() as devlink:
+        now = devlink.eswitch(device)
+        pairs = zip(_modes(action), _modes(now), strict=True)
+        wanted = Eswitch(*(None if want == have else want for want, have in pairs))
+        if wanted == Eswitch():
+            return
+        try:
+            busy.done(lambda: devlink.set_eswitch(device, wanted))
+        except OSError as error:
+            if wanted.mode is None or not _all_unbound(node, action.pf):
+                raise _refused("cannot set the eswitch", error) from error
+            _set_eswitch_without_vfs(node, devlink, device, wanted)
+
+
+def _set_eswitch_without_vfs(
+    node: Node, devlink: Devlink, device: tuple[str, str], wanted: Eswitch
+) -> None:
+    count = node.sysfs.numvfs(*device) or 0
+    log.info("%s/%s: the eswitch's mode is refused with VFs: without", *device)
+    node.sysfs.set_numvfs(*device, 0)
+    try:
+        devlink.set_eswitch(device, wanted)
+    except OSError as error:
+        raise _refused("cannot set the eswitch, with VFs or without", error) from error
+    finally:
+        node.sysfs.set_numvfs(*device, count)
+
+
+def _modes(which: SetEswitch | Eswitch) -> tuple[str | None, str | None, str | None]:
+    return which.mode, which.inline_mode, which.encap_mode
+
+
+def _all_unbound(node: Node, pf: DeviceHandle) -> bool:
+    """VFs are devices here, there are some, and none has a driver that would lose it."""
+    if not node.sysfs.has_functions(pf.bus):
+        return False
+    functions = node.sysfs.functions(pf.bus, pf.name).values()
+    bound = (node.sysfs.driver(pf.bus, function) != NO_DRIVER for function in functions)
+    return bool(functions) and not any(bound)
+
+
+def _refused(what: str, error: OSError) -> KernelError:
+    return KernelError(f"{what}: {reason(error)}", errno=error.errno)
+
+
+def _override_driver(node: Node, action: OverrideDriver) -> None:
+    function = _function(node, action.pf, action.index)
+    if node.sysfs.driver_override(action.pf.bus, function) != action.driver:
+        node.sysfs.set_driver_override(action.pf.bus, function, action.driver)
+        node.contested.sent(target_name(target_of(action)), "driver_override", action.driver)
+
+
+def _unbind_vf(node: Node, action: UnbindVf) -> None:
+    function = _function(node, action.pf, action.index)
+    now = node.sysfs.driver(action.pf.bus, function)
+    if now == action.driver:
+        node.sysfs.unbind(action.pf.bus, function, now)
+    elif now != NO_DRIVER:
+        raise KernelError(f"is bound to {now} by now, not to {action.driver}: left alone")
+
+
+def _bind_vf(node: Node, action: BindVf) -> None:
+    bus, function = action.pf.bus, _function(node, action.pf, action.index)
+    now = node.sysfs.driver(bus, function)
+    if now == NO_DRIVER and action.override:
+        node.sysfs.probe(bus, function)
+    elif now == NO_DRIVER:
+        node.sysfs.bind(bus, function, action.driver)
+    now = node.sysfs.driver(bus, function)
+    if now != action.driver:
+        raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
+    node.contested.made(target_name(target_of(action)), "driver", now)
+
+
+def _function(node: Node, pf: DeviceHandle, index: int) -> str:
+    """The VF's device, proven to be a VF of this PF by its physfn link (FIELD.md, no. 31)."""
+    function = node.sysfs.function(pf.bus, pf.name, index)
+    if function is None:
+        raise KernelError("has no function that points back to its PF")
+    return function
+
+
+def await_functions(
+    node: Node, actions: Sequence[DeviceAction], watches: tuple[Watch, ...]
+) -> Failures:
+    """Where VFs were created: wait until every function is there (some drivers are late).
+
+    A PF that is gone, or whose write is stuck, gets none: its failure is known, and the others need
+    not wait for it.
+    """
+    created = [
+        a
+        for a in actions
+        if isinstance(a, CreateVfs)
+        and node.sysfs.has_functions(a.pf.bus)
+        and node.sysfs.exists(a.pf.bus, a.pf.name)
+        and not node.is_blocked((a.pf, None))
+    ]
+    targets: list[Target] = [(a.pf, index) for a in created for index in range(a.count)]
+    counts = {a.pf: a.count for a in created}
+
+    def missing(target: Target) -> str | None:
+        # no use in waiting for what somebody else has taken away again: the caller's next look
+        # finds that
+        if node.device_of(target) is not None:
+            return None
+        is_taken_away = node.numvfs(target[0]) != counts[target[0]]
+        return None if is_taken_away else f"{target_name(target)}: has not appeared"
+
+    timeout = node.settings.vf_timeout
+    try:
+        wait_until_clear(
+            outstanding(targets, missing), *watches, what="VFs to appear", timeout=timeout
+        )
+    except WaitTimeout as late:
+        return timed_out(late, targets, missing)
+    return []

@@ -1,0 +1,384 @@
+"""The netlink half of a plan: what a PF holds for its VFs, and the interfaces themselves.
+
+Each action looks first: one request a PF, one dump for all interfaces. What differs goes out in
+batches, by ifindex, which a rename cannot break.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
+from nodeagent.node.busy import sent
+from nodeagent.node.failures import Failures, target_of, timed_out
+from nodeagent.node.node import Devices, Node, Target, target_name
+from nodeagent.plan.actions import SetLink, SetVf
+from nodeagent.plan.plan import TEMPORARY_NAME
+
+log = logging.getLogger(__name__)
+
+VF_PARTS: Final = (
+    ("MAC", ("mac",)),
+    ("node GUID", ("node_guid",)),
+    ("port GUID", ("port_guid",)),
+    ("VLAN", ("vlan", "qos", "vlan_proto")),
+    ("rate", ("min_tx_rate", "max_tx_rate")),
+    ("spoofchk", ("spoofchk",)),
+    ("link state", ("link_state",)),
+    ("query_rss", ("query_rss",)),
+    ("trust", ("trust",)),
+)
+LINK_PARTS: Final = (
+    ("MAC", ("mac",)),
+    ("MTU", ("mtu",)),
+    ("name", ("name",)),
+    ("txqueuelen", ("txqueuelen",)),
+    ("group", ("group",)),
+    ("alias", ("alias",)),
+    ("promisc", ("promisc",)),
+    ("allmulti", ("allmulti",)),
+    ("arp", ("arp",)),
+    ("multicast", ("multicast",)),
+    ("state", ("up",)),
+)
+SET_BY_NAME: Final = tuple(name for _, names in (*VF_PARTS, *LINK_PARTS) for name in names)
+UDEV_FOLLOWS: Final = 5.0
+"""Seconds. How long udevd may take to run its rules for a rename before we look without it."""
+LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
+TOGETHER: Final = (("vlan", "qos", "vlan_proto"), ("min_tx_rate", "max_tx_rate"))
+
+
+def set_vfs(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+    """Set what PFs hold for their VFs. A rate that a PF refuses without carrier is tried again.
+
+    igb computes a rate from the link's speed, and says EINVAL while there is none; mlx5 does not
+    care. So the carrier is waited for only after a refusal.
+    """
+    failures = _set_vfs(node, actions)
+    refused = {target for target, _ in failures}
+    again = [a for a in actions if (a.pf, a.index) in refused and (a.min_tx_rate or a.max_tx_rate)]
+    if not again or not _without_carrier(node, again):
+        return failures
+    late = _await_carrier(node, again, watches)
+    retried = {(a.pf, a.index) for a in again}
+    kept = [failure for failure in failures if failure[0] not in retried]
+    return kept + late + _set_vfs(node, again)
+
+
+def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
+    """The PFs of these actions that have no carrier: one dump, however many they are."""
+    devices = node.links_by_device()
+    targets: list[Target] = sorted({(a.pf, None) for a in actions}, key=str)
+    links = [(target, node.link_of(target, devices)) for target in targets]
+    return [target for target, link in links if link is None or not link.carrier]
+
+
+def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+    def without() -> list[Target]:
+        return _without_carrier(node, actions)
+
+    try:
+        wait_until_clear(without, *watches, what="carrier", timeout=node.settings.pf_timeout)
+    except WaitTimeout as late:
+        text = f"no carrier, for its VFs' rates, after {late.seconds:g} s"
+        return [(target, f"{target_name(target)}: {text}") for target in without()]
+    return []
+
+
+def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
+    devices = node.links_by_device()
+    changes: list[tuple[Target, Change]] = []
+    failures: Failures = []
+    for pf in sorted({action.pf for action in actions}):
+        link = node.link_of((pf, None), devices)
+        if link is None:
+            failures.append(((pf, None), f"{pf}: has no interface to set its VFs through"))
+            continue
+        try:
+            have = {info.index: info for info in node.rtnl.vfs(link.index)}
+        except KernelError as error:
+            failures.append(((pf, None), f"{pf}: {error.message}"))
+            continue
+        for action in actions:
+            if action.pf == pf:
+                change = _vf_change(action, link, have.get(action.index))
+                changes += [((pf, action.index), change)] if change is not None else []
+    return failures + _send(node, changes, VF_PARTS, _vf_refusal)
+
+
+def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
+    """What of `action` is not so already; VLAN and rates as a whole. None: nothing."""
+    wanted = {
+        "mac" if field.name == "admin_mac" else field.name: getattr(action, field.name)
+        for field in dataclasses.fields(action)
+        if field.name not in {"pf", "index"}
+    }
+    left = {
+        name: value
+        for name, value in wanted.items()
+        if value is not None and (have is None or getattr(have, name) != value)
+    }
+    for names in TOGETHER:
+        if any(name in left for name in names):
+            left.update({name: wanted[name] for name in names})
+    return VfChange(link.index, action.index, **left) if left else None
+
+
+def _vf_refusal(target: Target, part: str, error: OSError) -> str:
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}"
+
+
+def set_links(
+    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    failures = await_links(node, list(map(target_of, actions)), watches, lost)
+    return failures + change_links(node, actions, watches)
+
+
+def change_links(
+    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
+) -> Failures:
+    """Set what is not so already of interfaces that are there; of those that are not, nothing.
+
+    Names go first: udevd answers each with an altname, which may not be wanted.
+    """
+    devices = node.links_by_device()
+    refused: Failures = []
+    if _renames(node, actions, devices):
+        refused = _give_names(node, actions, devices, watches)
+        devices = node.links_by_device()
+    changes = _all_changes(node, actions, devices)
+    # an altname may move from one of ours to another
+    changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
+    failures = _send(node, changes, LINK_PARTS, _link_refusal)
+    if failures:
+        # an altname that udevd gave at the same moment is refused to us, and is there
+        right = _right_by_now(node, actions)
+        failures = [failure for failure in failures if failure[0] not in right]
+    return refused + failures
+
+
+def _right_by_now(node: Node, actions: Sequence[SetLink]) -> set[Target]:
+    """Of which interfaces, of those that are there, nothing differs but perhaps the name."""
+    devices = node.links_by_device()
+    wrong = {target for target, _ in _all_changes(node, actions, devices)}
+    there = {target_of(each) for each in actions if _link_to_change(node, each, devices)}
+    return there - wrong
+
+
+def _all_changes(
+    node: Node, actions: Sequence[SetLink], devices: Devices
+) -> list[tuple[Target, Change]]:
+    """What differs, but for the names."""
+    changes: list[tuple[Target, Change]] = []
+    for action in actions:
+        link = _link_to_change(node, action, devices)
+        if link is not None:
+            unnamed = dataclasses.replace(action, name=None)
+            changes += [(target_of(action), change) for change in _link_changes(unnamed, link)]
+    return changes
+
+
+def _link_to_change(node: Node, action: SetLink, devices: Devices) -> Link | None:
+    """None for one that udev may still rename: once it is up it could not be renamed."""
+    return None if target_of(action) in node.given_up else node.link_of(target_of(action), devices)
+
+
+def _renames(
+    node: Node, actions: Sequence[SetLink], devices: Devices
+) -> list[tuple[Target, LinkChange]]:
+    """What has another name than it is to have."""
+    return [
+        (target_of(action), LinkChange(link.index, name=action.name))
+        for action in actions
+        if (link := _link_to_change(node, action, devices)) is not None
+        and action.name not in {None, link.name}
+    ]
+
+
+def _give_names(
+    node: Node, actions: Sequence[SetLink], devices: Devices, watches: tuple[Watch, ...]
+) -> Failures:
+    """Rename; again if need be.
+
+    An interface that had to make way for another one gets its path's name from udevd again, as an
+    altname, and that may be the one which the other is about to get. The same may happen to the
+    last one of a ring when the names are given; there is nobody then who could do it once more.
+    """
+    for again in (True, True, False):
+        renames = _renames(node, actions, devices)
+        links = [link for group in devices.values() for link in group]
+        changes = [*_names_cleared(renames, links), *renames]
+        with _udev_follows({change.index for _, change in renames}, watches) as awaited:
+            results = sent(node, [change for _, change in changes], node.rtnl.change)
+            errors = dict(zip(changes, results, strict=True))
+            for target, change in renames:
+                if errors[target, change] is None:
+                    _note(node, target, change)
+            refused = [(pair, error) for pair in renames if (error := errors[pair]) is not None]
+            awaited -= {change.index for (_, change), _ in refused}
+        if not (again and any(error.errno == errno.EEXIST for _, error in refused)):
+            break
+        devices = node.links_by_device()
+    return [(target, _link_refusal(target, "name", error)) for (target, _), error in refused]
+
+
+def await_links(
+    node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
+
+    One that was not there the last time and is there now, but not finished, is waited for again.
+    """
+    for target in targets:
+        if target in node.given_up and node.unsettled(target) != node.given_up[target]:
+            del node.given_up[target]
+    devices = node.links_by_device() if lost else {}
+    awaited = [
+        target
+        for target in targets
+        if target not in node.given_up and not is_lost(node, target, lost, devices)
+    ]
+    try:
+        node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
+    except WaitTimeout as late:
+        reasons = {target: node.unsettled(target) for target in awaited}
+        node.given_up.update((target, why) for target, why in reasons.items() if why is not None)
+        return timed_out(late, awaited, reasons.__getitem__)
+    return []
+
+
+def is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
+    """Its failure is known, and time alone does not mend it.
+
+    A representor does not come while its PF's VFs or its eswitch's mode do not.
+    """
+    if isinstance(target[1], str):
+        return (target[0], None) in lost and node.link_of(target, devices) is None
+    return target in lost and not node.is_bound(target)
+
+
+def _names_cleared(
+    renames: Iterable[tuple[Target, LinkChange]], links: Sequence[Link]
+) -> Iterator[tuple[Target, Change]]:
+    """What has to go first where one of our interfaces has a name that another is to get.
+
+    A name that moves on anyway (a swap) makes way by a temporary one, unique by its ifindex. An
+    alternative name goes: udevd gives an interface that was renamed its path's name as one
+    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST).
+    """
+    wanted = {change.name: target for target, change in renames}
+    moving = {change.index: target for target, change in renames}
+    for link in links:
+        if link.name in wanted and link.index in moving:
+            temporary = f"{TEMPORARY_NAME}{link.index}"
+            yield moving[link.index], LinkChange(link.index, name=temporary)
+        for altname in link.altnames:
+            if altname in wanted:
+                yield wanted[altname], AltnameChange(link.index, altname, add=False)
+
+
+@contextmanager
+def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set[int]]:
+    """After a rename udevd runs its rules for the `move` event, and may add an altname: wait.
+
+    Not for one whose rename was refused, because no event comes of it: the block takes it out.
+    """
+    awaited = set(renamed)
+    udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
+    if udev_watch is None:
+        yield awaited
+        return
+    udev_watch.drain()
+    udev_watch.finished -= renamed
+    yield awaited
+
+    def not_followed() -> Iterator[str]:
+        return (f"interface {index}" for index in sorted(awaited - udev_watch.finished))
+
+    try:
+        wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_FOLLOWS)
+    except WaitTimeout as late:
+        log.debug("udev said nothing of renamed interfaces: %s", late.message)
+
+
+def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
+    """What of `action` is not so already; names first, because a name may be another's altname."""
+    if action.altnames is not None:
+        gone = set(link.altnames) - set(action.altnames)
+        yield from (AltnameChange(link.index, name, add=False) for name in sorted(gone))
+    left: dict[str, Any] = {
+        name: getattr(action, name)
+        for name in LINK_FIELDS
+        if getattr(action, name) is not None and getattr(action, name) != getattr(link, name)
+    }
+    if left:
+        yield LinkChange(link.index, **left)
+    if action.altnames is not None:
+        new = set(action.altnames) - set(link.altnames)
+        yield from (AltnameChange(link.index, name, add=True) for name in sorted(new))
+
+
+def _link_refusal(target: Target, part: str, error: OSError) -> str:
+    hint = "; another interface has that name" if error.errno == errno.EEXIST else ""
+    return f"{target_name(target)}: cannot set its {part}: {reason(error)}{hint}"
+
+
+def _send(
+    node: Node,
+    changes: Sequence[tuple[Target, Change]],
+    parts: Sequence[tuple[str, tuple[str, ...]]],
+    refusal: Callable[[Target, str, OSError], str],
+) -> Failures:
+    """Send all changes; a refused one again part by part, to do what can be done and name the rest.
+
+    The kernel ends a message at the first attribute it refuses. What it takes is noted.
+    """
+    refused = []
+    results = sent(node, [change for _, change in changes], node.rtnl.change)
+    for (target, change), error in zip(changes, results, strict=True):
+        if error is None:
+            _note(node, target, change)
+        else:
+            refused.append((target, change))
+    single = [
+        (target, name, part) for target, change in refused for name, part in _parts(change, parts)
+    ]
+    results = node.rtnl.change([part for _, _, part in single])
+    for (target, _, part), error in zip(single, results, strict=True):
+        if error is None:
+            _note(node, target, part)
+    return [
+        (target, refusal(target, name, error))
+        for (target, name, _), error in zip(single, results, strict=True)
+        if error is not None
+    ]
+
+
+def _note(node: Node, target: Target, change: Change) -> None:
+    """What was set, by the names that `nodeagent.plan.differences` has for it."""
+    for name in dict.fromkeys(SET_BY_NAME):
+        value = getattr(change, name, None)
+        if value is not None:
+            attribute = "admin_mac" if name == "mac" and isinstance(change, VfChange) else name
+            node.contested.sent(target_name(target), attribute, value)
+
+
+def _parts(
+    change: Change, parts: Sequence[tuple[str, tuple[str, ...]]]
+) -> Iterator[tuple[str, Change]]:
+    if isinstance(change, AltnameChange):
+        yield f"altname {change.altname}", change
+        return
+    every = {name for _, names in parts for name in names}
+    for label, names in parts:
+        if any(getattr(change, name) is not None for name in names):
+            others: dict[str, Any] = dict.fromkeys(every - set(names))
+            yield label, dataclasses.replace(change, **others)

@@ -1,0 +1,56 @@
+"""Letting those who manage an interface finish with it, before what is missing then is added.
+
+Where systemd-networkd or NetworkManager manages an interface, it sets up most of it by itself once
+it is back: doing it at the same time would be undone, or done twice. So they are waited for, for a
+while, and the next look at the node says what is left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+from nodeagent.errors import WaitTimeout
+from nodeagent.kernel import managers
+from nodeagent.kernel.events import FileWatch, Watch, wait_until_clear
+from nodeagent.node.node import Node, Target, target_name
+from nodeagent.state.model import NodeState
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 30.0
+"""Seconds. After that what is missing is added all the same; DHCP may take longer."""
+
+
+def managed(state: NodeState) -> dict[Target, str]:
+    """The netdevs that somebody manages, and who."""
+    return {
+        (pf.handle, port): netdev.manager
+        for pf in state.pfs
+        for port, netdev in pf.netdevs()
+        if netdev.manager is not None
+    }
+
+
+def await_managers(node: Node, targets: dict[Target, str]) -> None:
+    """Wait until each target's manager has finished with it; what comes too late is logged."""
+
+    def unsettled() -> Iterator[str]:
+        devices = node.links_by_device()
+        for target, name in targets.items():
+            link = node.link_of(target, devices)
+            found = None if link is None else managers.manager_of(link.index, node.run)
+            if link is not None and (found is None or found.name != name or not found.settled):
+                yield f"{target_name(target)} ({link.name}): {name} has not finished with it"
+
+    with ExitStack() as held:
+        watches: list[Watch] = [
+            held.enter_context(FileWatch(path)) for path in managers.files(0, node.run)
+        ]
+        watches += node.stops
+        try:
+            wait_until_clear(unsettled, *watches, what="network managers", timeout=PATIENCE)
+        except WaitTimeout as late:
+            log.warning("%s", late.message)

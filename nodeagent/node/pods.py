@@ -1,0 +1,285 @@
+"""VFs on their way into pods: each is moved and set up as soon as it is settled.
+
+While other VFs are still being bound, named or waited for, those that are ready go: a pod waits for
+its own VFs and for no other's. All of it is done by the main thread between two events.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel.announcements import greet
+from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.netns import NamespaceGone
+from nodeagent.kernel.rooms import Room
+from nodeagent.kernel.rtnl import Link, LinkMove
+from nodeagent.node.busy import sent
+from nodeagent.node.failures import Failures
+from nodeagent.node.links import change_links, is_lost
+from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.stack import add_stacked
+from nodeagent.node.tuning import set_ethtool, write_sysctls
+from nodeagent.plan.actions import (
+    AddStacked,
+    InPod,
+    MoveVf,
+    SetEthtool,
+    SetLink,
+    SetSysctls,
+    Stage,
+)
+from nodeagent.state.model import NO_DRIVER
+from nodeagent.state.namespaces import Namespace
+from nodeagent.state.stack import Child, Neighbour, devices_of, renamed
+from nodeagent.trace import point
+
+log = logging.getLogger(__name__)
+
+CARRIER: Final = 5.0
+"""Seconds. An igb VF has carrier two seconds after it went up, an mlx5 VF at once."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One VF's way: where to, if it is not there yet, and what is to be done there, in order."""
+
+    target: Target
+    namespace: Namespace
+    name: str
+    move: MoveVf | None
+    had_carrier: bool
+    inner: tuple[SetLink | SetEthtool | SetSysctls | AddStacked, ...]
+
+
+class Arrivals:
+    """The VFs of a plan that belong into pods. A context manager: it holds sockets in there."""
+
+    def __init__(self, node: Node, stages: Sequence[Stage], watches: tuple[Watch, ...]) -> None:
+        self._node = node
+        self._waiting = {arrival.target: arrival for arrival in _arrivals(stages)}
+        self._watched = any(isinstance(watch, UdevWatch) for watch in watches)
+        self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
+        self._misplaced: set[Target] = set()
+        """Those that did not get their name there, or did not get there at all."""
+        self._rooms: dict[int, tuple[Node, Room]] = {}
+        self._stacked: dict[int, list[AddStacked]] = {}
+        self._devices = {
+            arrival.move.address: arrival.target
+            for arrival in self._waiting.values()
+            if arrival.move is not None
+        }
+        self._looked_at: set[int] | None = None
+        """ifindexes that udev has finished with and that were looked at; None: nothing was yet."""
+        self._to_greet: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
+        self._held = ExitStack()
+        self.failures: Failures = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    @property
+    def expected(self) -> bool:
+        """Whether there is anybody to let in."""
+        return bool(self._waiting)
+
+    def let_in(self) -> Iterator[str]:
+        """Let in all that are settled. Yields nothing: others are waited for later.
+
+        Events come by the dozen while VFs are bound: then only those that udev has just finished
+        with are looked at.
+        """
+        candidates = list(self._waiting)
+        if self._looked_at is not None and self._watched:
+            new = self._finished - self._looked_at
+            devices = {self._node.sysfs.device_of_interface(index) for index in new}
+            candidates = [self._devices[name] for name in devices & self._devices.keys() if name]
+        self._looked_at = set(self._finished)
+        for target in candidates:
+            self._still_out(target)
+        yield from ()
+
+    def _still_out(self, target: Target) -> str | None:
+        """Let it in if it is settled; else why it is not. One look: it may settle at any moment."""
+        arrival = self._waiting.get(target)
+        why = None if arrival is None else self._unready(arrival)
+        if arrival is not None and why is None:
+            del self._waiting[target]
+            self._arrive(arrival)
+        return why
+
+    def await_all(self, watches: tuple[Watch, ...], lost: set[Target]) -> Failures:
+        """Wait until all are in, but for those that can't come; what went wrong, and what did not.
+
+        `lost`: targets whose failure is known.
+        """
+        seconds = self._node.settings.vf_timeout
+        with suppress(WaitTimeout):
+            wait_until_clear(lambda: self._missing(lost), *watches, what="pods", timeout=seconds)
+        for target in list(self._waiting):
+            why = self._still_out(target)
+            if why is not None:
+                self._node.given_up[target] = why
+                self.failures.append((target, f"{why} after {seconds:g} s"))
+        self._waiting.clear()
+        for inode in list(self._stacked):
+            self._stack(inode, everything=True)
+        failures, self.failures = self.failures, []
+        return failures
+
+    def greet(self) -> Failures:
+        """Let the fabric know where those are that had carrier before, once they have it again.
+
+        Not for long: what has no carrier by then has nobody to tell. Returns what went wrong.
+        """
+        with ExitStack() as held:
+            rooms = {namespace.inode for namespace, _ in self._to_greet.values()}
+            watches: list[Watch] = [
+                held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
+            ]
+            watches += self._node.stops
+            with suppress(WaitTimeout):
+                wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+        return self.failures
+
+    def _ungreeted(self) -> list[str]:
+        """Greet from those that have carrier; the others.
+
+        The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
+        """
+        for target, (namespace, neighbours) in list(self._to_greet.items()):
+            inside, room = self._rooms[namespace.inode]
+            room.rtnl.forget()
+            own = inside.link_of(target, inside.links_by_device())
+            if own is None or own.carrier:
+                del self._to_greet[target]
+            if own is not None and own.carrier:
+                family = descendants(room.rtnl.links(), own.index)
+                greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
+                self.failures += add_stacked(inside, neighbours) if neighbours else []
+        return list(map(target_name, self._to_greet))
+
+    def _missing(self, lost: set[Target]) -> list[str]:
+        for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
+            del self._waiting[target]
+        reasons = (self._still_out(target) for target in list(self._waiting))
+        return [why for why in reasons if why is not None]
+
+    def _unready(self, arrival: Arrival) -> str | None:
+        if arrival.move is None:
+            return None
+        bus, function = arrival.move.pf.bus, arrival.move.address
+        # one look at a link: this is asked at each event, of all that are still to come
+        if self._node.sysfs.driver(bus, function) == NO_DRIVER:
+            return f"{target_name(arrival.target)} ({function}): bound to no driver"
+        return self._node.unsettled(arrival.target, self._finished)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        """Move it, and set it up. What fails is said, and does not stop the rest."""
+        try:
+            inside, room = self._room(arrival.namespace)
+            if arrival.move is not None:
+                self._move(arrival.move, room)
+        except NamespaceGone as gone:
+            self._fail(arrival.target, f"{arrival.namespace} is gone: {gone.message}")
+            return
+        except KernelError as error:
+            self._fail(arrival.target, error.message)
+            return
+        for action in arrival.inner:
+            match action:
+                case SetEthtool():
+                    self.failures += set_ethtool(inside, [action])
+                case SetLink():
+                    self.failures += change_links(inside, [action])
+                case SetSysctls():
+                    self.failures += write_sysctls(inside, [action])
+                case AddStacked():
+                    pass  # all together, below
+        own = list(self._renamed(inside, arrival))
+        self._stacked.setdefault(arrival.namespace.inode, []).extend(own)
+        self._stack(arrival.namespace.inode)
+        if arrival.had_carrier:
+            neighbours = [each for each in own if isinstance(each.thing, Neighbour)]
+            self._to_greet[arrival.target] = arrival.namespace, neighbours
+
+    def _move(self, action: MoveVf, room: Room) -> None:
+        """Name and namespace in one message. KernelError when the kernel refuses."""
+        target = (action.pf, action.index)
+        index = self._node.interface(target)
+        if index is None:
+            raise KernelError("has no interface here any more")
+        point("move", f"{target_name(target)} to {action.namespace.inode}")
+        move = LinkMove(index, room.fd, action.name)
+        (refused,) = sent(self._node, [move], self._node.rtnl.change)
+        room.rtnl.forget()
+        if refused is not None:
+            self._misplaced.add(target)
+            self._fail(target, f"cannot be {action.name} in {action.namespace}: {reason(refused)}")
+
+    def _room(self, namespace: Namespace) -> tuple[Node, Room]:
+        if namespace.inode not in self._rooms:
+            entered = self._held.enter_context(self._node.within(namespace))
+            self._rooms[namespace.inode] = entered
+        return self._rooms[namespace.inode]
+
+    def _stack(self, inode: int, *, everything: bool = False) -> None:
+        """What stands on the VFs of a namespace, as far as all that it stands on is there."""
+        actions = self._stacked.pop(inode, [])
+        if not actions:
+            return
+        inside, room = self._rooms[inode]
+        there = {link.name for link in room.rtnl.links().values()}
+        there |= {each.thing.dev for each in actions if isinstance(each.thing, Child)}
+        now = [each for each in actions if everything or there >= {*devices_of(each.thing)}]
+        later = [each for each in actions if each not in now]
+        if later:
+            self._stacked[inode] = later
+        if now:
+            self.failures += add_stacked(inside, now, at_once=True)
+
+    def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
+        """What stands on it, on the name that it has: where its own was taken, that is another."""
+        stacked = [action for action in arrival.inner if isinstance(action, AddStacked)]
+        if arrival.move is not None and arrival.target not in self._misplaced:
+            yield from stacked
+            return
+        link = inside.link_of(arrival.target, inside.links_by_device())
+        for action in stacked if link is not None else ():
+            names = {arrival.name: link.name if link else ""}
+            yield replace(action, thing=renamed(action.thing, names))
+
+    def _fail(self, target: Target, text: str) -> None:
+        self.failures.append((target, f"{target_name(target)}: {text}"))
+
+
+def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
+    moves: dict[Target, MoveVf] = {}
+    inner: dict[Target, list[InPod]] = {}
+    for action in (action for stage in stages for action in stage.actions):
+        if isinstance(action, MoveVf):
+            moves[action.pf, action.index] = action
+        elif isinstance(action, InPod):
+            inner.setdefault((action.pf, action.index), []).append(action)
+    for target in {**moves, **inner}:
+        own = inner.get(target, [])
+        move = moves.get(target)
+        first = own[0] if move is None else move
+        carrier = move is not None and move.carrier
+        actions = tuple(each.action for each in own)
+        yield Arrival(target, first.namespace, first.name, move, carrier, actions)
+
+
+def descendants(links: Mapping[int, Link], index: int) -> list[Link]:
+    """An interface, and all that stand on it."""
+    found = {index}
+    while more := {n for n, link in links.items() if link.parent in found} - found:
+        found |= more
+    return [link for n, link in links.items() if n in found]

@@ -1,0 +1,107 @@
+"""RDMA devices named, once they are there and udev has finished with them, and moved to pods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel import udev
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.netns import NamespaceGone, entered
+from nodeagent.node.busy import sent
+from nodeagent.node.failures import Failures, target_of, timed_out
+from nodeagent.node.node import Node, Target, target_name
+from nodeagent.plan.actions import MoveRdma, SetRdma
+from nodeagent.plan.plan import TEMPORARY_NAME
+
+
+def name_rdma_devices(
+    node: Node, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Rename them, by a third name where another one has the wanted name and is to get its own."""
+    wanted = {target_of(action): action.name for action in actions}
+    away = node.sysfs.rdma_devices_elsewhere()
+    awaited = [
+        target
+        for target in wanted
+        if (target not in lost or node.is_bound(target)) and node.device_of(target) not in away
+    ]
+    failures = _await_devices(node, awaited, watches)
+    names = node.rdma_names(wanted)
+    try:
+        with node.rdma() as rdma:
+            indexes = rdma.indexes()
+            moves = [
+                (target, indexes[now], wanted[target])
+                for target, now in names.items()
+                if now in indexes and now != wanted[target]
+            ]
+            taken = {wanted[target] for target, _, _ in moves} & set(names.values())
+            aside = [
+                (index, f"{TEMPORARY_NAME}{index}")
+                for target, index, _ in moves
+                if names[target] in taken
+            ]
+            sent(node, aside, rdma.rename)
+            results = sent(node, [(index, name) for _, index, name in moves], rdma.rename)
+    except (KernelError, OSError) as error:
+        text = error.message if isinstance(error, KernelError) else reason(error)
+        return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]
+    return failures + [
+        (target, f"{target_name(target)}: cannot call its RDMA device {name}: {reason(error)}")
+        for (target, _, name), error in zip(moves, results, strict=True)
+        if error is not None
+    ]
+
+
+def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
+    """Take them to the namespaces that they were in, each by its name, which it has by now."""
+    failures: Failures = []
+    for action in actions:
+        title = f"{target_name(target_of(action))}: RDMA device {action.name}"
+        try:
+            with node.namespaces.opened(action.namespace) as fd, node.rdma() as rdma:
+                index = rdma.indexes().get(action.name)
+                refused = None if index is None else rdma.give(index, fd)
+                is_lost = index is None and action.name not in _names_in(node, fd)
+        except NamespaceGone as gone:
+            failures.append((target_of(action), f"{title}: {action.namespace}: {gone.message}"))
+        except (KernelError, OSError) as error:
+            text = error.message if isinstance(error, KernelError) else reason(error)
+            failures.append((target_of(action), f"{title}: {text}"))
+        else:
+            if is_lost:
+                failures.append((target_of(action), f"{title} is not here"))
+            if refused is not None:
+                text = f"cannot be in {action.namespace}: {reason(refused)}"
+                failures.append((target_of(action), f"{title} {text}"))
+    return failures
+
+
+def _names_in(node: Node, namespace: int) -> Collection[str]:
+    with entered(namespace):
+        there = node.rdma()
+    with there:
+        return there.indexes().keys()
+
+
+def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, ...]) -> Failures:
+    """mlx5_ib makes its device after the function is bound, and udev may rename it then."""
+
+    def why(target: Target) -> str | None:
+        name = node.rdma_names([target]).get(target)
+        if name is None:
+            return f"{target_name(target)}: no RDMA device"
+        if udev.is_done(f"+infiniband:{name}", node.udev_run):
+            return None
+        return f"{target_name(target)}: udev has not finished with {name}"
+
+    def missing() -> list[str]:
+        return [text for target in targets if (text := why(target)) is not None]
+
+    timeout = node.settings.vf_timeout
+    try:
+        wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout)
+    except WaitTimeout as late:
+        return timed_out(late, targets, why)
+    return []

@@ -1,0 +1,77 @@
+"""ethtool settings and sysctls of interfaces written.
+
+ethtool's are looked at first, and sent in one batch, by ifindex; the order between kinds is
+`nodeagent.kernel.ethtool.KINDS`. sysctls are files by name: written once udev is done with naming.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from nodeagent.errors import KernelError, reason
+from nodeagent.kernel import sysctls
+from nodeagent.kernel.ethtool import Change, in_order
+from nodeagent.kernel.events import Watch
+from nodeagent.node.busy import sent
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.links import await_links
+from nodeagent.node.node import Node, Target, target_name
+from nodeagent.plan.actions import SetEthtool, SetSysctls
+
+
+def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
+    """Set what is not so already; a refused change again key by key, to name what is refused.
+
+    An interface that is not there is left out: the next look at the node misses it.
+    """
+    devices = node.links_by_device()
+    found = ((action, node.link_of(target_of(action), devices)) for action in actions)
+    links = [(action, link) for action, link in found if link is not None]
+    settings = node.ethtool.settings([link.index for _, link in links])
+    changes: list[tuple[Target, Change]] = []
+    for action, link in links:
+        now = dict(settings.get(link.index, ()))
+        left = tuple((key, value) for key, value in action.values if now.get(key) != value)
+        changes += [(target_of(action), change) for change in in_order(link.index, left)]
+    return _send(node, changes)
+
+
+def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
+    results = sent(node, [change for _, change in changes], node.ethtool.change)
+    single = [
+        (target, dataclasses.replace(change, values=(pair,)))
+        for (target, change), error in zip(changes, results, strict=True)
+        if error is not None
+        for pair in change.values
+    ]
+    again = node.ethtool.change([change for _, change in single])
+    return [
+        (target, f"{target_name(target)}: cannot set {change.values[0][0]}: {reason(error)}")
+        for (target, change), error in zip(single, again, strict=True)
+        if error is not None
+    ]
+
+
+def set_sysctls(
+    node: Node, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Write them all; an interface that never came is left out, and named by the wait."""
+    failures = await_links(node, [target_of(action) for action in actions], watches, lost)
+    return failures + write_sysctls(node, actions)
+
+
+def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
+    """Write them all, of the interfaces that are there."""
+    failures: Failures = []
+    devices = node.links_by_device()
+    with node.network():
+        for action in actions:
+            target = target_of(action)
+            link = node.link_of(target, devices)
+            for key, value in action.values if link is not None else ():
+                try:
+                    sysctls.write(link.name if link else "", key, value, node.proc)
+                except KernelError as error:
+                    failures.append((target, f"{target_name(target)}: {error.message}"))
+    return failures

@@ -1,0 +1,1 @@
+"""What differs between two states of a node, and what has to be done about it: pure."""

@@ -1,0 +1,229 @@
+"""Actions as lines that an engineer could paste into a root shell: ip(8), and echo into sysfs.
+
+Interface names are those that the lines before have left; an interface that is yet to come is
+called what it shall be called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from nodeagent.plan.actions import (
+    Action,
+    AddStacked,
+    BindPf,
+    BindVf,
+    CreateVfs,
+    InPod,
+    MoveRdma,
+    MoveVf,
+    OverrideDriver,
+    SetAutoprobe,
+    SetEswitch,
+    SetEthtool,
+    SetLink,
+    SetParam,
+    SetRdma,
+    SetSysctls,
+    SetVf,
+    Stage,
+    UnbindVf,
+)
+from nodeagent.plan.ethtool import commands as ethtool_commands
+from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
+from nodeagent.plan.lines_stack import stacked_line
+from nodeagent.plan.sysctls import commands as sysctl_commands
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
+
+AFTER_UDEV: Final = ("move VFs", "set sysctls", "set VF netdevs", "set representors")
+"""Stages whose interfaces have just come: a shell has to wait until udev has named them."""
+
+Known = dict[tuple[DeviceHandle, Port], Netdev]
+
+
+def lines(stages: Iterable[Stage], want: NodeState, have: NodeState) -> list[str]:
+    """The plan as lines for a root shell: `# stage` comments, ip(8), and echo into sysfs."""
+    text = []
+    for name, commands in by_stage(stages, want, have):
+        text += [f"# {name}", *commands]
+    return text
+
+
+def by_stage(
+    stages: Iterable[Stage], want: NodeState, have: NodeState
+) -> Iterator[tuple[str, list[str]]]:
+    """Each stage's name and its lines, one an action."""
+    known = {(pf.handle, port): netdev for pf in have.pfs for port, netdev in pf.netdevs()}
+    for stage in stages:
+        commands = []
+        for action in stage.actions:
+            commands.append(_line(action, want, known))
+            _follow(action, known)
+        if stage.name in AFTER_UDEV:
+            commands[0] = f"udevadm settle; {commands[0]}"
+        yield stage.name, commands
+
+
+def _follow(action: Action, known: Known) -> None:
+    """Keep what is known of interfaces true after `action`: those that go, and new names."""
+    match action:
+        case CreateVfs():
+            gone = [key for key in known if key[0] == action.pf and key[1] is not None]
+        case UnbindVf():
+            gone = [(action.pf, action.index)]
+        case SetEswitch(mode=str()):
+            gone = [key for key in known if key[0] == action.pf and isinstance(key[1], str)]
+        case SetLink() if (now := known.get((action.pf, action.index))) is not None:
+            altnames = now.altnames if action.altnames is None else action.altnames
+            renamed = dataclasses.replace(now, name=action.name or now.name, altnames=altnames)
+            known[action.pf, action.index] = renamed
+            return
+        case _:
+            return
+    for key in gone:
+        known.pop(key, None)
+
+
+def _line(action: Action, want: NodeState, known: Known) -> str:
+    bus, pf = f"/sys/bus/{action.pf.bus}", f"/sys/bus/{action.pf.bus}/devices/{action.pf.name}"
+    match action:
+        case BindPf():
+            text = f"echo {action.pf.name} > {bus}/drivers_probe"
+        case SetAutoprobe():
+            text = f"echo {int(action.on)} > {pf}/sriov_drivers_autoprobe"
+        case CreateVfs():
+            text = f"echo {action.count} > {pf}/sriov_numvfs"
+        case SetParam(param=param):
+            value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
+            what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
+            text = f"devlink dev param set {what} cmode runtime"
+        case SetEswitch():
+            text = f"devlink dev eswitch set {action.pf} {' '.join(_eswitch_words(action))}"
+        case OverrideDriver():
+            driver = action.driver or '""'
+            text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
+        case UnbindVf():
+            text = f"echo {action.address} > {bus}/drivers/{action.driver}/unbind"
+        case BindVf(override=True):
+            text = f"echo {action.address} > {bus}/drivers_probe"
+        case BindVf():
+            text = f"echo {action.address} > {bus}/drivers/{action.driver}/bind"
+        case SetVf():
+            name = _name(action.pf, None, want, known)
+            text = f"ip link set dev {name} vf {action.index} {' '.join(_vf_words(action))}"
+        case SetLink():
+            name = _name(action.pf, action.index, want, known)
+            now = known.get((action.pf, action.index))
+            has = (now and now.altnames) or ()
+            text = "; ".join(_link_commands(action, name, has))
+        case AddStacked():
+            text = stacked_line(action.thing)
+        case SetEthtool():
+            name = _name(action.pf, action.index, want, known)
+            text = "; ".join(ethtool_commands(action.values, name))
+        case SetSysctls():
+            name = _name(action.pf, action.index, want, known)
+            text = "; ".join(sysctl_commands(action.values, name))
+        case SetRdma():
+            there = f'"$(ls /sys/bus/{action.pf.bus}/devices/{action.address}/infiniband)"'
+            text = f"rdma dev set {action.now or there} name {action.name}"
+        case MoveVf():
+            text = move_line(action)
+        case MoveRdma():
+            text = move_rdma_line(action)
+        case InPod():
+            text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
+    return text
+
+
+def _inside(want: NodeState) -> Known:
+    """The VFs' interfaces in pods, by the names that they have there once they are moved."""
+    return {
+        (pf.handle, vf.index): vf.inside.netdev
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.inside is not None
+    }
+
+
+def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:
+    """The netdev's name as it is, else as it shall be, else what it belongs to; for a shell."""
+    netdev = known.get((pf, port))
+    if netdev is None and (wanted := want.pf(pf)) is not None:
+        netdev = wanted.netdev_of(port)
+    if netdev is not None:
+        return shlex.quote(netdev.name)
+    return str(pf) if port is None else f"{pf}/{port}"
+
+
+def _eswitch_words(action: SetEswitch) -> Iterator[str]:
+    for word, value in (
+        ("mode", action.mode),
+        ("inline-mode", action.inline_mode),
+        ("encap-mode", action.encap_mode),
+    ):
+        if value is not None:
+            yield f"{word} {value}"
+
+
+def _vf_words(action: SetVf) -> Iterator[str]:
+    if action.admin_mac is not None:
+        yield f"mac {action.admin_mac}"
+    for word, guid in (("node_guid", action.node_guid), ("port_guid", action.port_guid)):
+        if guid is not None:
+            yield f"{word} {guid}"
+    if action.vlan is not None:
+        yield f"vlan {action.vlan} qos {action.qos or 0}"
+        if action.vlan_proto is not None and action.vlan:
+            yield f"proto {action.vlan_proto}"
+    if action.min_tx_rate is not None:
+        yield f"min_tx_rate {action.min_tx_rate}"
+    if action.max_tx_rate is not None:
+        yield f"max_tx_rate {action.max_tx_rate}"
+    for word, flag in (("spoofchk", action.spoofchk), ("query_rss", action.query_rss)):
+        if flag is not None:
+            yield f"{word} {'on' if flag else 'off'}"
+    if action.link_state is not None:
+        yield f"state {action.link_state}"
+    if action.trust is not None:
+        yield f"trust {'on' if action.trust else 'off'}"
+
+
+def _link_commands(action: SetLink, name: str, altnames: tuple[str, ...]) -> Iterator[str]:
+    wanted = altnames if action.altnames is None else action.altnames
+    for altname in sorted({*altnames} - {*wanted}):
+        yield f"ip link property del dev {name} altname {shlex.quote(altname)}"
+    words = list(_link_words(action))
+    if words:
+        yield f"ip link set dev {name} {' '.join(words)}"
+    name = name if action.name is None else shlex.quote(action.name)
+    for altname in sorted({*wanted} - {*altnames}):
+        yield f"ip link property add dev {name} altname {shlex.quote(altname)}"
+
+
+def _link_words(action: SetLink) -> Iterator[str]:
+    if action.mac is not None:
+        yield f"address {action.mac}"
+    if action.mtu is not None:
+        yield f"mtu {action.mtu}"
+    if action.name is not None:
+        yield f"name {shlex.quote(action.name)}"
+    if action.txqueuelen is not None:
+        yield f"txqueuelen {action.txqueuelen}"
+    if action.group is not None:
+        yield f"group {action.group}"
+    if action.alias is not None:
+        yield f"alias {shlex.quote(action.alias)}"
+    for word, flag in (
+        ("promisc", action.promisc),
+        ("allmulticast", action.allmulti),
+        ("arp", action.arp),
+        ("multicast", action.multicast),
+    ):
+        if flag is not None:
+            yield f"{word} {'on' if flag else 'off'}"
+    if action.up is not None:
+        yield "up" if action.up else "down"

@@ -1,0 +1,76 @@
+"""The names of RDMA devices as values: which have to be set, and which do not come back.
+
+A device of the NIC itself (mlx5_ib) comes again with its function, under a name of the kernel's or
+of udev's choice. One in software (rdma_rxe) that somebody made on a netdev dies with that, and is
+not made again: where there is one all the same, it gets its name. One that is in a pod is called
+what it was before it goes there; one that is there already is the pod's to name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nodeagent.plan.actions import SetRdma
+from nodeagent.state.model import NodeState, Pf, RdmaDevice, Vf
+
+Function = tuple[Pf, int | None]
+
+
+def actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, SetRdma]]:
+    """Stage and action for each device whose name is another, or that is yet to come."""
+    for pf in want.pfs:
+        for index, device in _devices(pf):
+            if _is_in_a_pod(have, pf, index):
+                continue
+            now = _now(have, pf, index)
+            if (now is None and device.soft) or (now is not None and now.name == device.name):
+                continue
+            vf = pf.vf(index) if index is not None else None
+            address = pf.handle.name if vf is None else vf.address or ""
+            name_now = None if now is None else now.name
+            yield "name RDMA devices", SetRdma(pf.handle, index, address, device.name, name_now)
+
+
+def differing(want: NodeState, have: NodeState) -> Iterator[tuple[str, str, str]]:
+    """Whose, wanted name and the name now: what `actions` would change."""
+    for _, each in actions(want, have):
+        target = str(each.pf) if each.index is None else f"{each.pf} vf {each.index}"
+        yield target, each.name, each.now or "missing"
+
+
+def soft(state: NodeState) -> Iterator[str]:
+    """A line for each device in software."""
+    for pf in state.pfs:
+        for index, device in _devices(pf):
+            if device.soft:
+                on = str(pf.handle) if index is None else f"{pf.handle} vf {index}"
+                yield f"software RDMA device {device.name} on {on}"
+
+
+def _devices(pf: Pf) -> Iterator[tuple[int | None, RdmaDevice]]:
+    if pf.rdma is not None:
+        yield None, pf.rdma
+    for vf in pf.vfs:
+        if (device := _of_vf(vf)) is not None:
+            yield vf.index, device
+
+
+def _is_in_a_pod(have: NodeState, pf: Pf, index: int | None) -> bool:
+    known = have.pf(pf.handle)
+    vf = None if known is None or index is None else known.vf(index)
+    return vf is not None and vf.inside is not None and vf.inside.rdma is not None
+
+
+def _of_vf(vf: Vf) -> RdmaDevice | None:
+    """Here, or where its interface is."""
+    if vf.inside is not None and vf.inside.rdma is not None:
+        return RdmaDevice(vf.inside.rdma)
+    return vf.rdma
+
+
+def _now(have: NodeState, pf: Pf, index: int | None) -> RdmaDevice | None:
+    known = have.pf(pf.handle)
+    if known is None or index is None:
+        return None if known is None else known.rdma
+    vf = known.vf(index)
+    return None if vf is None else vf.rdma

@@ -1,0 +1,95 @@
+"""The timeline as a report to hand on: Markdown, in the form in which the field writes upgrades up.
+
+First which build of the driver was loaded at which checkpoint, then each run phase by phase, then
+every duration in one table. Times are UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nodeagent.record.timeline import Checkpoint, Run
+from nodeagent.render import visible
+
+_MEANING = {
+    "build": "the driver is built, or found, and installed",
+    "preflight": "nothing that would make the reload fail or hurt",
+    "snapshot": "the node's SR-IOV state is saved, before the driver goes",
+    "restart": "the old driver is unloaded and the installed one loaded",
+    "inbox": "the host's own driver is put back",
+    "restore": "every PF and VF is put back as it was saved",
+    "verify": "the node is looked at again: nothing differs",
+}
+
+
+def lines(runs: Sequence[Run], driver: str) -> list[str]:
+    """The report, line by line. `driver` is the module whose srcversions are tracked."""
+    return [*_tracking(runs, driver), *_runs(runs), *_summary(runs)]
+
+
+def _tracking(runs: Sequence[Run], driver: str) -> Iterator[str]:
+    yield f"## {driver} srcversion tracking"
+    yield ""
+    yield from _row("checkpoint", "time", "srcversion")
+    yield "|---|---|---|"
+    for number, run in enumerate(runs, 1):
+        for moment, look in _moments(run.checkpoints):
+            srcversion = dict(look.srcversions).get(driver, "none")
+            yield from _row(f"run {number}: {moment}", _clock(look.at), f"`{srcversion}`")
+    yield ""
+
+
+def _moments(looks: Sequence[Checkpoint]) -> Iterator[tuple[str, Checkpoint]]:
+    """What was loaded first, what is installed, and what was loaded in the end."""
+    loaded = [look for look in looks if look.name == "loaded"]
+    installed = [look for look in looks if look.name == "installed"]
+    yield from (("loaded before", look) for look in loaded[:1])
+    yield from (("installed", look) for look in installed[-1:])
+    yield from (("loaded after", look) for look in loaded[1:][-1:])
+
+
+def _runs(runs: Sequence[Run]) -> Iterator[str]:
+    for number, run in enumerate(runs, 1):
+        what = " ".join(filter(None, (run.mode, run.driver)))
+        yield f"## Run {number}: {visible(what)}, {run.result} after {run.seconds:.1f} s"
+        yield ""
+        yield f"### {_clock(run.at)} -- start"
+        yield ""
+        for phase in run.phases:
+            took = "" if phase.seconds is None else f" ({phase.seconds:.1f} s)"
+            yield f"### {_clock(phase.at)} -- {phase.name}: {phase.result}{took}"
+            yield ""
+            text = phase.message or _MEANING.get(phase.name, "")
+            yield from (f"- {visible(line.strip())}" for line in text.splitlines())
+            yield ""
+        for window in run.windows:
+            back = "not back yet" if window.back is None else f"back {_clock(window.back)}"
+            yield f"VFs gone {_clock(window.gone)}, {back}."
+            yield ""
+
+
+def _summary(runs: Sequence[Run]) -> Iterator[str]:
+    yield "## Timing summary"
+    yield ""
+    yield from _row("event", "time", "duration")
+    yield "|---|---|---|"
+    for number, run in enumerate(runs, 1):
+        for phase in run.phases:
+            yield from _row(f"run {number}: {phase.name}", _clock(phase.at), _for(phase.seconds))
+        for window in run.windows:
+            yield from _row(f"run {number}: no VFs", _clock(window.gone), _for(window.seconds))
+        yield from _row(
+            f"**run {number}: start to {run.result}**", _clock(run.at), _for(run.seconds)
+        )
+
+
+def _row(*cells: str) -> Iterator[str]:
+    yield f"| {' | '.join(visible(cell).replace('|', '/') for cell in cells)} |"
+
+
+def _clock(at: str) -> str:
+    return at.partition("T")[2].partition(".")[0].removesuffix("Z")
+
+
+def _for(seconds: float | None) -> str:
+    return "--" if seconds is None else f"{seconds:.1f} s"

@@ -1,0 +1,264 @@
+"""The journal as a report: phases, durations, srcversions, how long the VFs were gone.
+
+Notes that it reads: `run` (mode, driver), `ready`, `terminated`, `failed` (message), `srcversion`
+(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`, `probe` (target, sent, lost, gap,
+at). Anything else is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from nodeagent.record.journal import Record
+from nodeagent.render import Screen, table, visible
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of a run. `at` is ISO 8601 in UTC; `seconds` is None when the end is not on record.
+
+    `result` is done, failed, interrupted, running, or `cut short` (killed in the middle of it).
+    """
+
+    name: str
+    at: str
+    seconds: float | None
+    result: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One look at the driver's modules: pairs of module and srcversion (`none`: it has none).
+
+    `name` is `installed` (what modinfo says of the disk) or `loaded` (what /sys/module says).
+    """
+
+    name: str
+    at: str
+    srcversions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time in which the VFs were gone. It can outlast a run that was killed."""
+
+    gone: str
+    back: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Echoes:
+    """What became of the echoes of a `--probe`: the longest time without an answer began `at`."""
+
+    target: str
+    sent: int
+    lost: int
+    gap: float
+    at: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process of the agent.
+
+    `driver` is its version. `result` is ready, terminated, failed, interrupted, running or cut
+    short.
+    """
+
+    run: str
+    at: str
+    mode: str
+    driver: str
+    result: str
+    message: str
+    seconds: float
+    phases: tuple[Phase, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    windows: tuple[Window, ...]
+    drifts: tuple[str, ...] = ()
+    """With WATCH_DRIFT: what changed while it was ready, a line each."""
+    echoes: tuple[Echoes, ...] = ()
+
+
+def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run, ...]:
+    """Every run on record, oldest first.
+
+    `now` is a reading of CLOCK_BOOTTIME while an agent is alive, and None when none is: it makes
+    the difference between `running` and `cut short` for the last run.
+    """
+    names = list(dict.fromkeys(record.run for record in records))
+    windows = list(_windows(records))
+    runs = []
+    for name in names:
+        own = [record for record in records if record.run == name]
+        its = tuple(window for run, window in windows if run == name)
+        runs.append(_run(own, its, now if name == names[-1] else None))
+    return tuple(runs)
+
+
+def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
+    """The report as people read it."""
+    shown: list[str] = []
+    for run in runs:
+        shown += [""] if shown else []
+        shown += _run_lines(run, screen)
+    return shown
+
+
+def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
+    first, last = records[0], records[-1]
+    notes = {record.name: record for record in records if record.kind == "note"}
+    end = notes.get("ready", last)  # what was noted later happened while it was ready
+    facts = notes["run"].facts if "run" in notes else {}
+    phases = tuple(_phases(records, now))
+    result, message = _result(notes, phases, alive=now is not None)
+    return Run(
+        run=first.run,
+        at=first.at,
+        mode=facts.get("mode", ""),
+        driver=facts.get("driver", ""),
+        result=result,
+        message=message,
+        seconds=round((now if result == "running" and now else end.clock) - first.clock, 3),
+        phases=phases,
+        checkpoints=tuple(_checkpoints(records)),
+        windows=windows,
+        drifts=tuple(_drifts(records)),
+        echoes=tuple(_echoes(records)),
+    )
+
+
+def _drifts(records: Sequence[Record]) -> Iterator[str]:
+    for record in records:
+        facts = record.facts
+        where = f"{record.at}  {facts.get('target', '?')} {facts.get('attribute', '?')}"
+        if record.kind == "note" and record.name == "drift":
+            yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
+        elif record.kind == "note" and record.name == "drift-over":
+            yield f"{where}: as it was"
+
+
+def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -> tuple[str, str]:
+    if "failed" in notes:
+        return "failed", notes["failed"].facts.get("message", "")
+    if "ready" in notes:
+        return "ready", ""
+    if "terminated" in notes:
+        return "terminated", ""
+    if phases and phases[-1].result in {"failed", "interrupted"}:
+        return phases[-1].result, phases[-1].message
+    return ("running" if alive else "cut short"), ""
+
+
+def _phases(records: Sequence[Record], now: float | None) -> Iterator[Phase]:
+    for at, record in enumerate(records):
+        if record.kind != "start":
+            continue
+        later = records[at + 1 :]
+        ends = (r for r in later if r.name == record.name and r.kind not in {"start", "note"})
+        end = next(ends, None)
+        if end is not None:
+            seconds: float | None = round(end.clock - record.clock, 3)
+            yield Phase(record.name, record.at, seconds, end.kind, end.facts.get("message", ""))
+        elif now is not None:
+            yield Phase(record.name, record.at, round(now - record.clock, 3), "running", "")
+        else:
+            yield Phase(record.name, record.at, None, "cut short", "")
+
+
+def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
+    for record in records:
+        if record.kind == "note" and record.name == "srcversion":
+            versions = tuple((k, v) for k, v in record.facts.items() if k != "checkpoint")
+            yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
+
+
+def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
+    for record in records:
+        if record.kind == "note" and record.name == "probe":
+            facts = record.facts
+            with suppress(KeyError, ValueError):
+                numbers = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
+                yield Echoes(facts["target"], *numbers, facts["at"])
+
+
+def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
+    """Pairs of the run in which a window ended (or began, when it has not ended) and the window."""
+    gone: Record | None = None
+    for record in records:
+        if record.kind != "note":
+            continue
+        if record.name == "vfs-gone":
+            gone = gone or record
+        elif record.name == "vfs-back" and gone is not None:
+            yield record.run, Window(gone.at, record.at, _between(gone, record))
+            gone = None
+    if gone is not None:
+        yield gone.run, Window(gone.at, None, None)
+
+
+def _between(first: Record, second: Record) -> float:
+    """Seconds between two records; over a reboot only the wall clock knows."""
+    if first.boot == second.boot:
+        return round(second.clock - first.clock, 3)
+    wall = datetime.fromisoformat(second.at) - datetime.fromisoformat(first.at)
+    return round(wall.total_seconds(), 3)
+
+
+def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
+    ended = f"{run.result} {'for' if run.result == 'running' else 'after'} {_for(run.seconds)}"
+    yield f"run {visible(run.run)}  {visible(run.mode)}  {_date(run.at)}  {ended}"
+    rows = [(p.name, _time(p.at), f"{_for(p.seconds):>9}", p.result) for p in run.phases]
+    yield from table(("phase", "start", "duration", "result"), rows, screen, indent="  ")
+    if run.checkpoints:
+        yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
+    for window in run.windows:
+        yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
+    yield from (f"  drift {visible(line)}" for line in run.drifts)
+    if run.echoes:
+        cells = [
+            (visible(e.target), f"{e.sent:>5}", f"{e.lost:>5}", f"{_for(e.gap):>11}", _time(e.at))
+            for e in run.echoes
+        ]
+        headers = ("echoes to", " sent", " lost", "longest gap", "from")
+        yield from table(headers, cells, screen, indent="  ")
+    if run.message:
+        yield from (f"  {visible(line)}" for line in run.message.splitlines())
+
+
+def _srcversion_table(
+    checkpoints: Sequence[Checkpoint],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A row a module: installed, loaded at first and, when there was a second look, at last."""
+    installed = [dict(each.srcversions) for each in checkpoints if each.name == "installed"]
+    loaded = [dict(each.srcversions) for each in checkpoints if each.name == "loaded"]
+    looks = (installed[-1:] or [{}], loaded[:1] or [{}], loaded[1:][-1:] or [{}])
+    rows: list[tuple[str, ...]] = []
+    for module in dict.fromkeys(name for each in checkpoints for name, _ in each.srcversions):
+        row = tuple(look[0].get(module, "-") for look in looks)
+        if set(row) - {"none", "-"}:
+            rows.append((module, *row))
+    return ("srcversion", "installed", "loaded before", "loaded after"), rows
+
+
+def _back(window: Window) -> str:
+    if window.back is None:
+        return "now: they are not back"
+    return f"{_time(window.back)}: {_for(window.seconds)}"
+
+
+def _for(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
+
+
+def _time(at: str) -> str:
+    return at.partition("T")[2].removesuffix("Z").removesuffix("+00:00")
+
+
+def _date(at: str) -> str:
+    return at.replace("T", " ").replace("Z", " UTC")

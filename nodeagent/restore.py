@@ -1,0 +1,164 @@
+"""Take a snapshot, restore it in rounds, and prove that nothing differs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import KernelError, RestoreFailed
+from nodeagent.machine import boot_id, machine_id
+from nodeagent.node.managers import await_managers, managed
+from nodeagent.node.node import Node
+from nodeagent.node.perform import perform
+from nodeagent.plan import rdma
+from nodeagent.plan.differences import differences, headless, made_up, shared_macs, unseen
+from nodeagent.plan.ethtool import no_longer_offered
+from nodeagent.plan.left_behind import LeftBehind
+from nodeagent.plan.plan import plan
+from nodeagent.plan.stack import without_stacked
+from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.state.model import NodeState, Snapshot
+
+log = logging.getLogger(__name__)
+
+ROUNDS: Final = 3
+"""Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
+
+
+def restore(node: Node, want: NodeState) -> None:
+    """Plan, perform, look again, until nothing is left to do.
+
+    Where NetworkManager or systemd-networkd had set up an interface, that is what it gets to do
+    first: all but what stands on interfaces is restored, and what it leaves missing is added then.
+
+    Raises RestoreFailed with a line for each failed action and each thing that differs, when a
+    plan could not be performed or three in a row did not lead there.
+    """
+    node.given_up.clear()
+    node.contested.clear()
+    failures: dict[str, None] = {}
+    if others := managed(want):
+        reachable, _ = node.reachable(want)
+        stages = plan(reachable, node.observe())
+        failures |= dict.fromkeys(perform(node, without_stacked(stages)))
+        await_managers(node, others)
+    for number in range(ROUNDS):
+        reachable, _ = node.reachable(want)
+        have = node.observe()
+        stages = plan(_not_blocked(node, reachable), have)
+        if not stages:
+            break
+        if number:
+            node.contested.check(differences(reachable, have), failures)
+        for pf in have.pfs:
+            node.contested.found(str(pf.handle), "driver", have.driver)
+        failures |= dict.fromkeys(perform(node, stages))
+    else:
+        reachable, _ = node.reachable(want)
+        have = node.observe()
+        node.contested.check(differences(reachable, have), failures, is_last=True)
+    left = () if not stages and not node.blocked.lines() else differences(reachable, have)
+    if left:
+        raise RestoreFailed(
+            f"{len(left)} attributes could not be restored",
+            dict.fromkeys((*failures, *node.blocked.lines(), *map(str, left))),
+            hint="the snapshot stays open: remove the cause and start again, or see `verify`",
+        )
+
+
+def _not_blocked(node: Node, want: NodeState) -> NodeState:
+    """`want` without the PFs and VFs of which a call hangs in the kernel: the others go on."""
+    pfs = (
+        replace(pf, vfs=tuple(v for v in pf.vfs if not node.is_blocked((pf.handle, v.index))))
+        for pf in want.pfs
+        if not node.is_blocked((pf.handle, None))
+    )
+    return replace(want, pfs=tuple(pfs))
+
+
+def prove(node: Node, journal: Journal, want: NodeState) -> None:
+    """`verify`, with what pods have lost all the same on record."""
+    for each in verify(node, want):
+        journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
+
+
+def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
+    """Look at the node once more; RestoreFailed names every difference.
+
+    Returns the VFs that could not be put back into their pods, because those are not there.
+    """
+    reachable, behind = node.reachable(want)
+    have = node.observe()
+    left = differences(reachable, have)
+    if left:
+        raise RestoreFailed(
+            f"{len(left)} attributes are not as they were",
+            map(str, left),
+            hint="the snapshot stays open: start again, or see `nodeagent plan`",
+        )
+    for gone in no_longer_offered(want, have):
+        log.warning("the driver does not have it any more: %s", gone)
+    for shared in shared_macs(have):
+        log.warning("VFs share a MAC, as they did before: %s", shared)
+    for each in behind:
+        log.warning("%s", each)
+    return behind
+
+
+def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
+    """What the node looks like now, with when and where that was, to be kept.
+
+    KernelError where a device does not tell its state: nothing would be known of it afterwards.
+    """
+    snapshot = look(node, driver)
+    if blocked := node.blocked.lines():
+        raise KernelError(
+            f"cannot save the state of this node: {'; '.join(blocked)}",
+            hint="a driver or a virtual machine keeps the device's lock: dmesg and "
+            "/proc/PID/stack of the tasks in state D say which",
+        )
+    for pf in snapshot.state.pfs:
+        if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
+            raise KernelError(
+                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs tells no "
+                "number",
+                hint="`cat` it: the device may be failing, see dmesg",
+            )
+    return snapshot
+
+
+def look(node: Node, driver: NicDriver) -> Snapshot:
+    """The same to be compared: what a device does not tell is not known."""
+    state = node.observe()
+    for vf in unseen(state):
+        log.warning(
+            "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
+            "for it is restored, the interface comes back in the host's namespace",
+            vf,
+        )
+    for pf in headless(state):
+        log.warning(
+            "%s: it has VFs and no interface in this network namespace: what it holds for them "
+            "(MACs, VLANs, rates) is not known, and not put back",
+            pf,
+        )
+    for vf in made_up(state):
+        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    stacked = state.stack.lost if state.stack is not None else ()
+    for lost in (*rdma.soft(state), *stacked, *node.children_elsewhere(state)):
+        log.warning("%s: the reload takes it away, and it is not put back", lost)
+    for namespace in state.namespaces:
+        for lost in namespace.stack.lost:
+            log.warning("%s in %s: the reload takes it away for good", lost, namespace)
+    return Snapshot(
+        taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        machine_id=machine_id(),
+        boot_id=boot_id(),
+        kernel=os.uname().release,
+        srcversions=driver.modules_loaded(),
+        state=state,
+    )

@@ -1,0 +1,1 @@
+"""The state of a node as values, and their JSON: pure."""

@@ -1,0 +1,515 @@
+"""The SR-IOV state of a node as a value.
+
+`NodeState` is what `observe()` returns, what a snapshot holds and what `plan()` takes twice: want
+and have are the same type. In every field `None` means "not known, not supported or not ours": it
+is never compared and never written.
+
+A device is identified by its devlink handle (bus and name, `pci/0000:01:00.0`), a VF by its PF and
+its index. Interface names are attributes like any other, never identity.
+
+Everything here is checked when it is made: a value of these types cannot hold an address that is
+not one, a name with a slash in it, or two VFs with one index; `ValueError` says what is wrong. As
+JSON they are read and written by `nodeagent.state.codec`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Final
+
+from nodeagent.state.namespaces import Namespace
+from nodeagent.state.stack import Stack
+
+NO_DRIVER: Final = "none"
+LINK_STATES: Final = ("auto", "enable", "disable")
+VLAN_PROTOCOLS: Final = ("802.1Q", "802.1ad")
+U32: Final = 0xFFFFFFFF
+IFALIASZ: Final = 256
+ALTIFNAMSIZ: Final = 128
+
+MANAGERS: Final = ("NetworkManager", "systemd-networkd")
+ESWITCH_MODES: Final = ("legacy", "switchdev")
+INLINE_MODES: Final = ("none", "link", "network", "transport")
+ENCAP_MODES: Final = ("none", "basic")
+# phys_port_name of a port that stands for a function, also one of another controller
+# (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
+REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
+
+Port = int | str | None
+"""Whose netdev: None for the PF's own, a number for a VF's, a phys_port_name for a representor."""
+
+Setting = tuple[str, int | bool]
+"""An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
+
+_SETTING = re.compile(
+    r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
+)
+Sysctl = tuple[str, int]
+"""A sysctl of an interface by family and name ("ipv4.rp_filter", "ipv6.neigh.gc_stale_time"), and
+its value."""
+
+_SYSCTL = re.compile(r"ipv[46]\.(neigh\.)?[a-z0-9_]{1,64}")
+_RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
+_PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
+_BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
+_DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+
+
+class Mac(str):
+    """An Ethernet address, lower case with colons: `02:11:22:33:44:50`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Mac:
+        lowered = text.lower()
+        if not _MAC.fullmatch(lowered):
+            raise ValueError(f"{text!r} is not an Ethernet address")
+        return super().__new__(cls, lowered)
+
+    @property
+    def is_zero(self) -> bool:
+        """All zero: no administrator has set this address (`IFLA_VF_MAC` of a fresh VF)."""
+        return self == "00:00:00:00:00:00"
+
+
+class Guid(str):
+    """An InfiniBand GUID, lower case with colons: `02:11:22:33:44:55:66:77`."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Guid:
+        lowered = text.lower()
+        if not _GUID.fullmatch(lowered):
+            raise ValueError(f"{text!r} is not a GUID")
+        return super().__new__(cls, lowered)
+
+
+@dataclass(frozen=True, order=True)
+class DeviceHandle:
+    """The address of a device as devlink writes it: `pci/0000:01:00.0`, `netdevsim/netdevsim1`."""
+
+    bus: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _BUS.fullmatch(self.bus) or not _DEVICE.fullmatch(self.name):
+            raise ValueError(f"{self.bus!r}/{self.name!r} is not a device handle")
+
+    def __str__(self) -> str:
+        return f"{self.bus}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceHandle:
+        """`BUS/NAME`; ValueError for anything else."""
+        bus, slash, name = text.partition("/")
+        if not slash:
+            raise ValueError(f"{text!r} is not a device handle (BUS/NAME)")
+        return cls(bus, name)
+
+
+@dataclass(frozen=True)
+class Netdev:
+    """A network interface of a PF or a VF, in the host's network namespace.
+
+    `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
+    are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
+    `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
+    administrator set, sorted; a key that is not in it is not the driver's to offer. `sysctls` are
+    those that differ from the node's defaults (`NodeState.sysctls`), sorted. `manager`: who had
+    finished setting it up (NetworkManager, systemd-networkd), to be waited for and never compared.
+    """
+
+    name: str
+    mac: Mac | None = None
+    mtu: int | None = None
+    up: bool | None = None
+    altnames: tuple[str, ...] | None = None
+    promisc: bool | None = None
+    allmulti: bool | None = None
+    txqueuelen: int | None = None
+    group: int | None = None
+    alias: str | None = None
+    ethtool: tuple[Setting, ...] | None = None
+    sysctls: tuple[Sysctl, ...] | None = None
+    manager: str | None = None
+    arp: bool | None = None
+    multicast: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_interface_name(self.name)
+        check_sysctls(self.sysctls or ())
+        _check_one_of("manager", self.manager, MANAGERS)
+        if self.ethtool is not None:
+            _check_ethtool(self.ethtool)
+        _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
+        _check_range("txqueuelen", self.txqueuelen, 0, U32)
+        _check_range("group", self.group, 0, U32)
+        for altname in self.altnames or ():
+            check_altname(altname)
+        if self.altnames is not None and list(self.altnames) != sorted(set(self.altnames)):
+            raise ValueError(f"altnames {self.altnames} are not unique and sorted")
+        if self.alias is not None and len(self.alias.encode()) >= IFALIASZ:
+            raise ValueError("an alias of 256 bytes or more")
+        if self.alias is not None and not self.alias.isprintable():
+            raise ValueError(f"{self.alias!r} is not an alias")
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A VF's interface that is in another network namespace, a pod's: `namespace` is its inode.
+
+    `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
+    `rdma` is the name of the VF's RDMA device where that is there, too (exclusive mode).
+    """
+
+    namespace: int
+    netdev: Netdev
+    carrier: bool = field(default=False, compare=False)
+    rdma: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rdma is not None:
+            RdmaDevice(self.rdma)
+
+
+@dataclass(frozen=True)
+class RdmaDevice:
+    """A function's RDMA device; `soft`: one in software (rdma_rxe) on its netdev."""
+
+    name: str
+    soft: bool = False
+
+    def __post_init__(self) -> None:
+        if not _RDMA.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of an RDMA device")
+
+
+@dataclass(frozen=True)
+class Vf:
+    """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
+
+    `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
+    people and for binding, never compared. `driver` is the name of the bound driver or `none`;
+    `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
+    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here. Its interface is
+    `netdev` in the host's network namespace, or `inside` another.
+    """
+
+    index: int
+    address: str | None = None
+    driver: str | None = None
+    driver_override: str | None = None
+    admin_mac: Mac | None = None
+    vlan: int | None = None
+    qos: int | None = None
+    vlan_proto: str | None = None
+    trust: bool | None = None
+    spoofchk: bool | None = None
+    link_state: str | None = None
+    min_tx_rate: int | None = None
+    max_tx_rate: int | None = None
+    query_rss: bool | None = None
+    node_guid: Guid | None = None
+    port_guid: Guid | None = None
+    netdev: Netdev | None = None
+    inside: Inside | None = None
+    rdma: RdmaDevice | None = None
+
+    def __post_init__(self) -> None:
+        if self.netdev is not None and self.inside is not None:
+            raise ValueError(f"VF {self.index} has an interface here and in another namespace")
+        _check_range("index", self.index, 0, 0xFFFF)
+        _check_range("vlan", self.vlan, 0, 4095)
+        _check_range("qos", self.qos, 0, 7)
+        _check_range("min_tx_rate", self.min_tx_rate, 0, U32)
+        _check_range("max_tx_rate", self.max_tx_rate, 0, U32)
+        _check_one_of("vlan_proto", self.vlan_proto, VLAN_PROTOCOLS)
+        _check_one_of("link_state", self.link_state, LINK_STATES)
+        if self.address is not None and not _DEVICE.fullmatch(self.address):
+            raise ValueError(f"{self.address!r} is not a device address")
+        for driver in (self.driver, self.driver_override or None):
+            if driver is not None and not _DRIVER.fullmatch(driver):
+                raise ValueError(f"{driver!r} is not a driver name")
+
+
+VF_ATTRIBUTES: Final = (
+    "admin_mac",
+    "vlan",
+    "qos",
+    "vlan_proto",
+    "trust",
+    "spoofchk",
+    "link_state",
+    "min_tx_rate",
+    "max_tx_rate",
+    "query_rss",
+    "node_guid",
+    "port_guid",
+)
+"""The fields of `Vf` that its PF holds and that are written through the PF (`ip link … vf N …`)."""
+
+NETDEV_ATTRIBUTES: Final = (
+    "name",
+    "mac",
+    "mtu",
+    "up",
+    "altnames",
+    "promisc",
+    "allmulti",
+    "arp",
+    "multicast",
+    "txqueuelen",
+    "group",
+    "alias",
+)
+
+
+# DEVLINK_PARAM_TYPE_U8, _U16, _U32, _U64, _STRING, _BOOL (net/devlink.h)
+_PARAM_KINDS: Final = {1: int, 2: int, 3: int, 4: int, 5: str, 6: bool}
+
+
+@dataclass(frozen=True)
+class Param:
+    """A devlink parameter's runtime value; `kind` is its type as devlink numbers it."""
+
+    name: str
+    kind: int
+    value: bool | int | str
+
+    def __post_init__(self) -> None:
+        if not _PARAM.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a devlink parameter")
+        if type(self.value) is not _PARAM_KINDS.get(self.kind, None):
+            raise ValueError(f"{self.value!r} is no value of a devlink parameter of {self.kind=}")
+        if type(self.value) is int:
+            _check_range(self.name, self.value, 0, (1 << (8 << self.kind - 1)) - 1)
+        if isinstance(self.value, str) and not self.value.isprintable():
+            raise ValueError(f"{self.value!r} is not printable")
+
+
+@dataclass(frozen=True)
+class Representor:
+    """A port of the eswitch that stands for a VF: `port` is its phys_port_name, `pf0vf3`."""
+
+    port: str
+    netdev: Netdev
+
+    def __post_init__(self) -> None:
+        if not REPRESENTOR.fullmatch(self.port):
+            raise ValueError(f"{self.port!r} is not a representor's port")
+
+
+@dataclass(frozen=True)
+class Pf:
+    """One physical function bound to the driver.
+
+    `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
+    `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
+    driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name.
+    """
+
+    handle: DeviceHandle
+    numvfs: int | None = None
+    autoprobe: bool | None = None
+    netdev: Netdev | None = None
+    vfs: tuple[Vf, ...] = ()
+    eswitch_mode: str | None = None
+    inline_mode: str | None = None
+    encap_mode: str | None = None
+    params: tuple[Param, ...] = ()
+    representors: tuple[Representor, ...] = ()
+    rdma: RdmaDevice | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("numvfs", self.numvfs, 0, 0xFFFF)
+        _check_one_of("eswitch_mode", self.eswitch_mode, ESWITCH_MODES)
+        _check_one_of("inline_mode", self.inline_mode, INLINE_MODES)
+        _check_one_of("encap_mode", self.encap_mode, ENCAP_MODES)
+        _check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
+        _check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
+        indexes = [vf.index for vf in self.vfs]
+        if indexes != sorted(set(indexes)):
+            raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")
+        if indexes and indexes[-1] >= (self.numvfs or 0):
+            raise ValueError(f"{self.handle}: VF {indexes[-1]} but numvfs is {self.numvfs}")
+
+    def vf(self, index: int) -> Vf | None:
+        """The VF with that index, or None."""
+        return self._vfs_by_index.get(index)
+
+    def representor(self, port: str) -> Representor | None:
+        """The representor with that port, or None."""
+        return self._representors_by_port.get(port)
+
+    @cached_property
+    def _vfs_by_index(self) -> dict[int, Vf]:
+        return {vf.index: vf for vf in self.vfs}
+
+    @cached_property
+    def _representors_by_port(self) -> dict[str, Representor]:
+        return {each.port: each for each in self.representors}
+
+    def netdevs(self) -> Iterator[tuple[Port, Netdev]]:
+        """Every netdev of this PF, of its VFs and of its representors, with whose it is."""
+        if self.netdev is not None:
+            yield None, self.netdev
+        yield from ((vf.index, vf.netdev) for vf in self.vfs if vf.netdev is not None)
+        yield from ((each.port, each.netdev) for each in self.representors)
+
+    def netdev_of(self, port: Port) -> Netdev | None:
+        """The netdev of the PF itself, of a VF or of a representor, or None."""
+        if port is None:
+            return self.netdev
+        if isinstance(port, int):
+            vf = self.vf(port)
+            return None if vf is None else vf.netdev
+        representor = self.representor(port)
+        return None if representor is None else representor.netdev
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them.
+
+    `sysctls` is what a new interface starts with (net.ipv4.conf.default and net.ipv6.conf.default).
+    `namespaces`, sorted by inode, are those that VFs are inside of.
+    """
+
+    driver: str
+    pfs: tuple[Pf, ...] = ()
+    stack: Stack | None = None
+    sysctls: tuple[Sysctl, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_sysctls(self.sysctls)
+        inodes = [each.inode for each in self.namespaces]
+        if inodes != sorted(set(inodes)):
+            raise ValueError(f"namespaces {inodes} are not unique and sorted")
+        for pf in self.pfs:
+            for vf in pf.vfs:
+                if vf.inside is not None and vf.inside.namespace not in inodes:
+                    raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace not described")
+        if not _DRIVER.fullmatch(self.driver):
+            raise ValueError(f"{self.driver!r} is not a driver name")
+        handles = [pf.handle for pf in self.pfs]
+        if handles != sorted(set(handles)):
+            raise ValueError("PF handles are not unique and sorted")
+        names = [netdev.name for netdev in self.netdevs()]
+        if len(names) != len(set(names)):
+            raise ValueError("two netdevs have one name")
+
+    def pf(self, handle: DeviceHandle) -> Pf | None:
+        """The PF with that handle, or None."""
+        return next((pf for pf in self.pfs if pf.handle == handle), None)
+
+    def namespace(self, inode: int) -> Namespace:
+        """The namespace with that inode. KeyError when none of our VFs is inside of it."""
+        return {each.inode: each for each in self.namespaces}[inode]
+
+    def netdevs(self) -> Iterable[Netdev]:
+        """Every netdev of every PF, VF and representor in the host's namespace."""
+        for pf in self.pfs:
+            yield from (netdev for _, netdev in pf.netdevs())
+
+    @property
+    def vf_count(self) -> int:
+        """How many VFs there are on all PFs."""
+        return sum(pf.numvfs or 0 for pf in self.pfs)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A `NodeState` on disk, with when and where it was taken.
+
+    `taken_at` is ISO 8601 in UTC; `machine_id` and `boot_id` are those of the host (machine-id(5),
+    /proc/sys/kernel/random/boot_id); `srcversions` are pairs of module and loaded srcversion.
+    """
+
+    taken_at: str
+    machine_id: str
+    boot_id: str
+    kernel: str
+    srcversions: tuple[tuple[str, str], ...]
+    state: NodeState
+
+    def __post_init__(self) -> None:
+        netdevs = self.state.netdevs()
+        names = [name for netdev in netdevs for name in (netdev.name, *(netdev.altnames or ()))]
+        if len(names) != len(set(names)):
+            raise ValueError("two netdevs share a name or altname")
+
+
+def check_interface_name(name: str) -> str:
+    """The kernel's rule for interface names (net/core/dev.c), or ValueError.
+
+    dev_valid_name() allows a "%", but takes it for a number to choose: no interface has one.
+    """
+    if not 0 < len(name.encode()) < 16 or name in {".", ".."}:
+        raise ValueError(f"{name!r} is not an interface name")
+    if any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
+        raise ValueError(f"{name!r} is not an interface name")
+    return name
+
+
+def check_altname(name: str) -> str:
+    """A printable name that the kernel takes (ALTIFNAMSIZ, uapi/linux/if.h), or ValueError.
+
+    It checks the length and nothing else: `a b` and `a/b` are alternative names.
+    """
+    if not 0 < len(name.encode()) < ALTIFNAMSIZ or not name.isprintable():
+        raise ValueError(f"{name!r} is not an alternative interface name")
+    return name
+
+
+@lru_cache
+def _check_ethtool(settings: tuple[Setting, ...]) -> None:
+    """Cached: hundreds of VFs have the same settings, and a check of each costs more than a look.
+
+    True and 1 are one key of the cache, and both are values.
+    """
+    _check_sorted("ethtool settings", [key for key, _ in settings])
+    for key, value in settings:
+        if not _SETTING.fullmatch(key):
+            raise ValueError(f"{key!r} is not an ethtool setting")
+        if type(value) not in {bool, int}:
+            raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
+        _check_range(key, value, 0, U32)
+
+
+def sysctl_parts(key: str) -> tuple[str, str, str]:
+    """Family, tree ("conf" or "neigh") and name of a sysctl's file."""
+    family, _, rest = key.partition(".")
+    tree, dot, name = rest.partition(".")
+    return (family, tree, name) if dot else (family, "conf", rest)
+
+
+@lru_cache
+def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
+    """ValueError for a name that is none, or a value that no sysctl holds. Cached: see above."""
+    _check_sorted("sysctls", [key for key, _ in sysctls])
+    for key, value in sysctls:
+        if not _SYSCTL.fullmatch(key):
+            raise ValueError(f"{key!r} is not a sysctl of an interface")
+        _check_range(key, value, -(1 << 31), U32)
+
+
+def _check_range(what: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{what} {value} is not within {low} and {high}")
+
+
+def _check_sorted(what: str, names: list[str]) -> None:
+    if names != sorted(set(names)):
+        raise ValueError(f"{what} {names} are not unique and sorted")
+
+
+def _check_one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{what} {value!r} is none of {', '.join(allowed)}")
