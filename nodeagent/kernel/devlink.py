@@ -17,6 +17,8 @@ from typing import Final
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Genl
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
+from nodeagent.state.attributes import given
+from nodeagent.state.eswitch import ENCAP_MODES, ESWITCH_MODES, INLINE_MODES, EswitchAttributes
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
@@ -25,9 +27,6 @@ CMD_PARAM_GET: Final = 38
 CMD_PARAM_SET: Final = 39
 BUS_NAME: Final = 1
 DEV_NAME: Final = 2
-ESWITCH_MODE: Final = 25
-ESWITCH_INLINE_MODE: Final = 26
-ESWITCH_ENCAP_MODE: Final = 62
 PARAM: Final = 80
 PARAM_NAME: Final = 81
 PARAM_TYPE: Final = 83
@@ -37,9 +36,12 @@ PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 CMODE_RUNTIME: Final = 0
 
-MODES: Final = ("legacy", "switchdev")
-INLINE_MODES: Final = ("none", "link", "network", "transport")
-ENCAP_MODES: Final = ("none", "basic")
+ESWITCH_CODEC: Final = (
+    # attribute of EswitchAttributes, its number, the format of its value, the names of its values
+    ("eswitch_mode", 25, "=H", ESWITCH_MODES),
+    ("inline_mode", 26, "=B", INLINE_MODES),
+    ("encap_mode", 62, "=B", ENCAP_MODES),
+)
 
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
 NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
@@ -50,15 +52,6 @@ _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
 
 Device = tuple[str, str]
 """Bus and name: `pci`, `0000:01:00.0`."""
-
-
-@dataclass(frozen=True)
-class Eswitch:
-    """A PF's eswitch. None: the driver does not report it."""
-
-    mode: str | None = None
-    inline_mode: str | None = None
-    encap_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class Devlink(Genl):
         return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
 
     @understood("an eswitch")
-    def eswitch(self, device: Device) -> Eswitch:
+    def eswitch(self, device: Device) -> EswitchAttributes:
         """The eswitch of one device; all None where its driver has none, or does not manage it.
 
         mlx5 says EOPNOTSUPP for a port that is not Ethernet; for a PF that is not the eswitch's
@@ -97,30 +90,25 @@ class Devlink(Genl):
             (body,) = self.ask(self.message(CMD_ESWITCH_GET, 0, *_handle(device)))
         except OSError as error:
             if error.errno in _NO_ESWITCH:
-                return Eswitch()
+                return EswitchAttributes()
             raise KernelError(
                 f"cannot read the eswitch of {'/'.join(device)}: {reason(error)}",
                 errno=error.errno,
             ) from error
         found = dict(attributes(body, HEADER))
-        return Eswitch(
-            mode=_named(MODES, found.get(ESWITCH_MODE)),
-            inline_mode=_named(INLINE_MODES, found.get(ESWITCH_INLINE_MODE)),
-            encap_mode=_named(ENCAP_MODES, found.get(ESWITCH_ENCAP_MODE)),
+        return EswitchAttributes(
+            **{name: _named(values, found.get(kind)) for name, kind, _, values in ESWITCH_CODEC}
         )
 
-    def set_eswitch(self, device: Device, wanted: Eswitch) -> None:
+    def set_eswitch(self, device: Device, wanted: EswitchAttributes) -> None:
         """Set what is not None. Blocks while representors come or go. OSError when refused."""
-        parts = [*_handle(device)]
-        if wanted.mode is not None:
-            parts.append((ESWITCH_MODE, struct.pack("=H", MODES.index(wanted.mode))))
-        if wanted.inline_mode is not None:
-            number = INLINE_MODES.index(wanted.inline_mode)
-            parts.append((ESWITCH_INLINE_MODE, struct.pack("=B", number)))
-        if wanted.encap_mode is not None:
-            number = ENCAP_MODES.index(wanted.encap_mode)
-            parts.append((ESWITCH_ENCAP_MODE, struct.pack("=B", number)))
-        self._do(CMD_ESWITCH_SET, *parts)
+        changes = given(wanted)
+        values = (
+            (kind, struct.pack(form, values.index(changes[name])))
+            for name, kind, form, values in ESWITCH_CODEC
+            if name in changes
+        )
+        self._do(CMD_ESWITCH_SET, *_handle(device), *values)
 
     @understood("devlink parameters")
     def params(self) -> dict[Device, tuple[Param, ...]]:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import linkinfo
@@ -23,6 +23,7 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
+from nodeagent.state.attributes import given
 from nodeagent.state.namespaces import Holder, Namespace
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,8 @@ class RememberingRtnl(Rtnl):
 
     def _note(self, change: LinkChange) -> None:
         if self._known is not None and change.index in self._known:
-            fields = (field.name for field in dataclasses.fields(change) if field.name != "index")
-            given: dict[str, Any] = {
-                name: value for name in fields if (value := getattr(change, name)) is not None
-            }
-            link = self._known[change.index]
-            self._known = {**self._known, change.index: dataclasses.replace(link, **given)}
+            link = dataclasses.replace(self._known[change.index], **given(change))
+            self._known = {**self._known, change.index: link}
 
     def forget(self) -> None:
         """Something has changed."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,6 +38,10 @@ from nodeagent.kernel.netlink import (
     text,
     understood,
 )
+from nodeagent.state.addresses import Guid, Mac
+from nodeagent.state.attributes import given
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.vf import LINK_STATES, VfAttributes
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
@@ -62,7 +66,6 @@ IFF_MULTICAST: Final = 0x1000
 IFF_LOWER_UP: Final = 0x10000
 U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
-LINK_STATES: Final = ("auto", "enable", "disable")
 PROTOCOLS: Final = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
 
 
@@ -117,35 +120,116 @@ class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
         nla_flags = NLA_F_NESTED  # newer attributes are refused without it
 
 
-@dataclass(frozen=True)
-class Link:
+def _u32(value: bytes) -> int:
+    (number,) = struct.unpack("=I", value)
+    return int(number)
+
+
+def _ethernet(value: bytes | None) -> Mac | None:
+    """None for the addresses of other links (IPv4 tunnels have four bytes, InfiniBand twenty)."""
+    return Mac(value.hex(":")) if value is not None and len(value) == 6 else None
+
+
+def _required_u32(value: bytes | None) -> int:
+    if value is None:
+        raise ValueError("an interface without an MTU")
+    return _u32(value)
+
+
+def _required_text(value: bytes | None) -> str:
+    if value is None:
+        raise ValueError("an interface without a name")
+    return text(value)
+
+
+def _printable(value: bytes) -> str | None:
+    """Of aliases and altnames the kernel checks the length alone; None: nobody could read it."""
+    try:
+        string = value.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        return None
+    return string if string.isprintable() else None
+
+
+def _altnames(properties: bytes) -> tuple[str, ...]:
+    values = (value for kind, value in attributes(properties) if kind == IFLA_ALT_IFNAME)
+    return tuple(sorted(filter(None, map(_printable, values))))
+
+
+def _flag(value: int) -> bool | None:
+    return None if value == U32 else bool(value)
+
+
+def _link_state(number: int) -> str | None:
+    return LINK_STATES[number] if number < len(LINK_STATES) else None
+
+
+def _guid(number: int) -> Guid | None:
+    """A GUID; zero is one that nobody has set."""
+    return Guid(number.to_bytes(8, "big").hex(":")) if number else None
+
+
+def _guid_number(guid: str) -> int:
+    return int(guid.replace(":", ""), 16)
+
+
+LinkCodec = tuple[str, int, str, Callable[[bytes | None], Any]]
+"""Of an attribute of `LinkAttributes` its IFLA_ number and name, and how its payload is read."""
+
+LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
+    ("mac", IFLA_ADDRESS, "IFLA_ADDRESS", _ethernet),
+    ("mtu", IFLA_MTU, "IFLA_MTU", _required_u32),
+    ("txqueuelen", IFLA_TXQLEN, "IFLA_TXQLEN", lambda value: _u32(value) if value else None),
+    ("group", IFLA_GROUP, "IFLA_GROUP", lambda value: _u32(value) if value else 0),
+    ("name", IFLA_IFNAME, "IFLA_IFNAME", _required_text),
+    ("alias", IFLA_IFALIAS, "IFLA_IFALIAS", lambda value: _printable(value or b"")),
+)
+LINK_FLAGS: Final = (
+    # attribute, bit of ifi_flags, what the bit means when it is set
+    ("up", IFF_UP, True),
+    ("promisc", IFF_PROMISC, True),
+    ("allmulti", IFF_ALLMULTI, True),
+    ("arp", IFF_NOARP, False),
+    ("multicast", IFF_MULTICAST, True),
+)
+
+VfMember = tuple[str, str, Callable[[Any], Any], Callable[[Any], Any]]
+"""Of an attribute of `VfAttributes` its member in the struct, and how that is read and written."""
+
+VF_CODEC: Final[tuple[tuple[str, tuple[VfMember, ...]], ...]] = (
+    ("IFLA_VF_MAC", (("admin_mac", "mac", Mac, str),)),
+    ("IFLA_VF_IB_NODE_GUID", (("node_guid", "guid", _guid, _guid_number),)),
+    ("IFLA_VF_IB_PORT_GUID", (("port_guid", "guid", _guid, _guid_number),)),
+    (
+        "IFLA_VF_RATE",
+        (("min_tx_rate", "min_tx_rate", int, int), ("max_tx_rate", "max_tx_rate", int, int)),
+    ),
+    ("IFLA_VF_SPOOFCHK", (("spoofchk", "spoofchk", _flag, int),)),
+    ("IFLA_VF_LINK_STATE", (("link_state", "link_state", _link_state, LINK_STATES.index),)),
+    ("IFLA_VF_RSS_QUERY_EN", (("query_rss", "rss_query_en", _flag, int),)),
+    ("IFLA_VF_TRUST", (("trust", "trust", _flag, int),)),
+)
+"""By attribute of a VF, the struct of if_link.h in it. VLANs are `_vlan_attributes`, `_vlan_of`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link(LinkAttributes):
     """One network interface of the host's namespace.
 
     `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
-    device (None for virtual interfaces). `up` is IFF_UP, `carrier` IFF_LOWER_UP. `parent` is the
-    ifindex of the interface in this namespace that it stands on, `master` that of the one it is a
-    port of; `info` is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec`
-    IFLA_AF_SPEC, for `nodeagent.kernel.sysctls`. `elsewhere`: the ifindex of what it stands on in
-    another namespace, and that namespace's number in this one.
+    device (None for virtual interfaces). `carrier` is IFF_LOWER_UP. `parent` is the ifindex of the
+    interface in this namespace that it stands on, `master` that of the one it is a port of; `info`
+    is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec` IFLA_AF_SPEC, for
+    `nodeagent.kernel.sysctls`. `elsewhere`: the ifindex of what it stands on in another namespace,
+    and that namespace's number in this one.
     """
 
     index: int
     name: str
-    mac: str | None
-    mtu: int
-    up: bool
-    carrier: bool
-    bus: str | None
-    device: str | None
-    phys_port_name: str | None
-    altnames: tuple[str, ...] = ()
-    promisc: bool = False
-    allmulti: bool = False
-    arp: bool = True
-    multicast: bool = True
-    txqueuelen: int | None = None
-    group: int = 0
-    alias: str | None = ""
+    carrier: bool = False
+    bus: str | None = None
+    device: str | None = None
+    phys_port_name: str | None = None
     parent: int | None = None
     master: int | None = None
     info: bytes = b""
@@ -154,40 +238,17 @@ class Link:
 
 
 @dataclass(frozen=True)
-class VfInfo:
-    """One VF as its PF reports it. None: the driver does not report it. Rates in Mbit/s."""
+class VfInfo(VfAttributes):
+    """One VF as its PF reports it. None: the driver does not report it."""
 
     index: int
-    mac: str | None
-    vlan: int | None
-    qos: int | None
-    vlan_proto: str | None
-    spoofchk: bool | None
-    trust: bool | None
-    link_state: str | None
-    min_tx_rate: int | None
-    max_tx_rate: int | None
-    query_rss: bool | None
-    node_guid: str | None = None
-    port_guid: str | None = None
 
 
 @dataclass(frozen=True)
-class LinkChange:
-    """What to set on the interface `index`. None: leave alone."""
+class LinkChange(LinkAttributes):
+    """What to set on the interface `index`. None: leave alone; altnames are AltnameChanges."""
 
     index: int
-    name: str | None = None
-    mac: str | None = None
-    mtu: int | None = None
-    up: bool | None = None
-    promisc: bool | None = None
-    allmulti: bool | None = None
-    arp: bool | None = None
-    multicast: bool | None = None
-    txqueuelen: int | None = None
-    group: int | None = None
-    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +261,7 @@ class AltnameChange:
 
 
 @dataclass(frozen=True)
-class VfChange:
+class VfChange(VfAttributes):
     """What to set for VF `vf` on the PF whose interface is `index`. None: leave alone.
 
     `vlan` comes with `qos` and, for anything but 802.1Q, `vlan_proto`; both rates come together.
@@ -208,18 +269,6 @@ class VfChange:
 
     index: int
     vf: int
-    mac: str | None = None
-    vlan: int | None = None
-    qos: int | None = None
-    vlan_proto: str | None = None
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    link_state: str | None = None
-    min_tx_rate: int | None = None
-    max_tx_rate: int | None = None
-    query_rss: bool | None = None
-    node_guid: str | None = None
-    port_guid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -335,28 +384,12 @@ def _set_link(change: Change) -> bytearray:
         attributes = {"attrs": [("IFLA_VF_INFO", {"attrs": list(_vf_attributes(change))})]}
         message["attrs"] = [("IFLA_VFINFO_LIST", attributes)]
         return _encoded(message)
-    message["attrs"] = [
-        (name, value)
-        for name, value in (
-            ("IFLA_ADDRESS", change.mac),
-            ("IFLA_MTU", change.mtu),
-            ("IFLA_TXQLEN", change.txqueuelen),
-            ("IFLA_GROUP", change.group),
-            ("IFLA_IFNAME", change.name),
-            ("IFLA_IFALIAS", change.alias),
-        )
-        if value is not None
-    ]
-    for bit, wanted in (
-        (IFF_UP, change.up),
-        (IFF_PROMISC, change.promisc),
-        (IFF_ALLMULTI, change.allmulti),
-        (IFF_NOARP, None if change.arp is None else not change.arp),
-        (IFF_MULTICAST, change.multicast),
-    ):
-        if wanted is not None:
+    values = given(change)
+    message["attrs"] = [(title, values[name]) for name, _, title, _ in LINK_CODEC if name in values]
+    for name, bit, is_on in LINK_FLAGS:
+        if name in values:
             message["change"] |= bit
-            message["flags"] |= bit if wanted else 0
+            message["flags"] |= bit if values[name] is is_on else 0
     return _encoded(message)
 
 
@@ -379,27 +412,19 @@ def _set_altname(change: AltnameChange) -> bytearray:
 
 
 def _vf_attributes(change: VfChange) -> Iterator[tuple[str, Any]]:
-    vf = change.vf
-    if change.mac is not None:
-        yield "IFLA_VF_MAC", {"vf": vf, "mac": change.mac}
-    if change.node_guid is not None:
-        yield "IFLA_VF_IB_NODE_GUID", {"vf": vf, "guid": int(change.node_guid.replace(":", ""), 16)}
-    if change.port_guid is not None:
-        yield "IFLA_VF_IB_PORT_GUID", {"vf": vf, "guid": int(change.port_guid.replace(":", ""), 16)}
+    values, vf = given(change), change.vf
+    for title, members in VF_CODEC:
+        if any(name in values for name, *_ in members):
+            yield (
+                title,
+                {"vf": vf}
+                | {
+                    member: write(values[name]) if name in values else 0
+                    for name, member, _, write in members
+                },
+            )
     if change.vlan is not None:
         yield from _vlan_attributes(vf, change.vlan, change.qos or 0, change.vlan_proto)
-    if change.min_tx_rate is not None or change.max_tx_rate is not None:
-        rates = {"min_tx_rate": change.min_tx_rate or 0, "max_tx_rate": change.max_tx_rate or 0}
-        yield "IFLA_VF_RATE", {"vf": vf, **rates}
-    if change.spoofchk is not None:
-        yield "IFLA_VF_SPOOFCHK", {"vf": vf, "spoofchk": int(change.spoofchk)}
-    if change.link_state is not None:
-        state = LINK_STATES.index(change.link_state)
-        yield "IFLA_VF_LINK_STATE", {"vf": vf, "link_state": state}
-    if change.query_rss is not None:
-        yield "IFLA_VF_RSS_QUERY_EN", {"vf": vf, "rss_query_en": int(change.query_rss)}
-    if change.trust is not None:
-        yield "IFLA_VF_TRUST", {"vf": vf, "trust": int(change.trust)}
 
 
 def _vlan_attributes(vf: int, vlan: int, qos: int, proto: str | None) -> Iterator[tuple[str, Any]]:
@@ -430,101 +455,57 @@ def _by_name(message: Any) -> dict[str, Any]:
 def _link(message: bytes) -> Link:
     """From struct ifinfomsg (rtnetlink(7)) and its attributes (if_link.h)."""
     index, flags = struct.unpack_from("=4xiI", message, 16)
-    given = dict(attributes(message, 32))
+    found = dict(attributes(message, 32))
 
     def number(kind: int) -> int | None:
-        return _u32(given[kind]) if kind in given else None
+        return _u32(found[kind]) if kind in found else None
 
     def string(kind: int) -> str | None:
-        return text(given[kind]) if kind in given else None
+        return text(found[kind]) if kind in found else None
 
-    mac, names = given.get(IFLA_ADDRESS, b""), given.get(IFLA_PROP_LIST, b"")
     parent, namespace = number(IFLA_LINK), number(IFLA_LINK_NETNSID)
     return Link(
         index=index,
-        name=text(given[IFLA_IFNAME]),
-        mac=mac.hex(":") if len(mac) == 6 else None,
-        mtu=_u32(given[IFLA_MTU]),
-        up=bool(flags & IFF_UP),
         carrier=bool(flags & IFF_LOWER_UP),
         bus=string(IFLA_PARENT_DEV_BUS_NAME),
         device=string(IFLA_PARENT_DEV_NAME),
         phys_port_name=string(IFLA_PHYS_PORT_NAME),
-        altnames=_altnames(value for kind, value in attributes(names) if kind == IFLA_ALT_IFNAME),
-        promisc=bool(flags & IFF_PROMISC),
-        allmulti=bool(flags & IFF_ALLMULTI),
-        arp=not flags & IFF_NOARP,
-        multicast=bool(flags & IFF_MULTICAST),
-        txqueuelen=number(IFLA_TXQLEN),
-        group=number(IFLA_GROUP) or 0,
-        alias=_printable(given.get(IFLA_IFALIAS, b"")),
+        altnames=_altnames(found.get(IFLA_PROP_LIST, b"")),
         # beside IFLA_LINK_NETNSID it is a number of that namespace's
         parent=parent if namespace is None else None,
         master=number(IFLA_MASTER),
-        info=given.get(IFLA_LINKINFO, b""),
-        af_spec=given.get(IFLA_AF_SPEC, b""),
+        info=found.get(IFLA_LINKINFO, b""),
+        af_spec=found.get(IFLA_AF_SPEC, b""),
         elsewhere=None if parent is None or namespace is None else (parent, namespace),
+        **{name: read(found.get(kind)) for name, kind, _, read in LINK_CODEC},
+        **_flags(flags),
     )
 
 
-def _u32(value: bytes) -> int:
-    (number,) = struct.unpack("=I", value)
-    return int(number)
-
-
-def _printable(value: bytes) -> str | None:
-    """Of aliases and altnames the kernel checks the length alone; None: nobody could read it."""
-    try:
-        string = value.rstrip(b"\0").decode()
-    except UnicodeDecodeError:
-        return None
-    return string if string.isprintable() else None
-
-
-def _altnames(values: Iterable[bytes]) -> tuple[str, ...]:
-    return tuple(sorted(filter(None, map(_printable, values))))
+def _flags(flags: int) -> dict[str, Any]:
+    return {name: (flags & bit != 0) is is_on for name, bit, is_on in LINK_FLAGS}
 
 
 def _vf_info(info: Any) -> VfInfo:
-    given = _by_name(info)
-
-    def field(attribute: str, name: str) -> Any:
-        value = given.get(attribute)
-        return None if value is None else value[name]
-
-    vlan, qos, protocol = _vlan_of(given)
-    state = field("IFLA_VF_LINK_STATE", "link_state")
+    found = _by_name(info)
     return VfInfo(
-        index=field("IFLA_VF_MAC", "vf"),
-        mac=field("IFLA_VF_MAC", "mac"),
-        vlan=vlan,
-        qos=qos,
-        vlan_proto=protocol,
-        spoofchk=_flag(field("IFLA_VF_SPOOFCHK", "spoofchk")),
-        trust=_flag(field("IFLA_VF_TRUST", "trust")),
-        link_state=LINK_STATES[state] if state is not None and state < len(LINK_STATES) else None,
-        min_tx_rate=field("IFLA_VF_RATE", "min_tx_rate"),
-        max_tx_rate=field("IFLA_VF_RATE", "max_tx_rate"),
-        query_rss=_flag(field("IFLA_VF_RSS_QUERY_EN", "rss_query_en")),
-        node_guid=_guid(field("IFLA_VF_IB_NODE_GUID", "guid")),
-        port_guid=_guid(field("IFLA_VF_IB_PORT_GUID", "guid")),
+        index=found["IFLA_VF_MAC"]["vf"],
+        **{
+            name: read(found[title][member])
+            for title, members in VF_CODEC
+            if title in found
+            for name, member, read, _ in members
+        },
+        **_vlan_of(found),
     )
 
 
-def _vlan_of(given: dict[str, Any]) -> tuple[int | None, int | None, str | None]:
+def _vlan_of(found: dict[str, Any]) -> dict[str, Any]:
     """VLAN, QoS and protocol; the list has all three (Linux 4.9), IFLA_VF_VLAN lacks the last."""
-    listed = given.get("IFLA_VF_VLAN_LIST")
+    listed = found.get("IFLA_VF_VLAN_LIST")
     entry = listed.get_attr("IFLA_VF_VLAN_INFO") if listed is not None else None
     if entry is not None:
-        return entry["vlan"], entry["qos"], PROTOCOLS.get(entry["proto"])
-    entry = given.get("IFLA_VF_VLAN")
-    return (None, None, None) if entry is None else (entry["vlan"], entry["qos"], None)
-
-
-def _guid(number: int | None) -> str | None:
-    """A GUID as text; zero is one that nobody has set."""
-    return number.to_bytes(8, "big").hex(":") if number else None
-
-
-def _flag(value: int | None) -> bool | None:
-    return None if value is None or value == U32 else bool(value)
+        protocol = PROTOCOLS.get(entry["proto"])
+        return {"vlan": entry["vlan"], "qos": entry["qos"], "vlan_proto": protocol}
+    entry = found.get("IFLA_VF_VLAN")
+    return {} if entry is None else {"vlan": entry["vlan"], "qos": entry["qos"]}

@@ -231,14 +231,14 @@ def children_of(
             mac = None if info.kind.startswith("ip") else link.mac
             found.append(
                 Child(
-                    *(link.name, parent, info.kind, info.data, mac, link.mtu, link.up),
-                    altnames=link.altnames,
+                    *(link.name, parent, info.kind, info.data, mac, link.mtu or 0, bool(link.up)),
+                    altnames=link.altnames or (),
                     alias=link.alias or "",
                     txqueuelen=link.txqueuelen,
-                    group=link.group,
-                    promisc=link.promisc,
-                    allmulti=link.allmulti,
-                    sysctls=told.of(link.index, link.af_spec, link.mtu),
+                    group=link.group or 0,
+                    promisc=bool(link.promisc),
+                    allmulti=bool(link.allmulti),
+                    sysctls=told.of(link.index, link.af_spec, link.mtu or 0),
                 )
             )
     return tuple(found), tuple(lost)

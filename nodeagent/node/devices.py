@@ -13,7 +13,7 @@ from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
-from nodeagent.kernel.devlink import Devlink, Eswitch, Param
+from nodeagent.kernel.devlink import Devlink, Param
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node import busy
 from nodeagent.node.failures import Failures, target_of, timed_out
@@ -28,6 +28,8 @@ from nodeagent.plan.actions import (
     SetParam,
     UnbindVf,
 )
+from nodeagent.state.attributes import changed, given
+from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle
 
 log = logging.getLogger(__name__)
@@ -175,20 +177,19 @@ def _set_eswitch(node: Node, action: SetEswitch) -> None:
     device = (action.pf.bus, action.pf.name)
     with node.devlink() as devlink:
         now = devlink.eswitch(device)
-        pairs = zip(_modes(action), _modes(now), strict=True)
-        wanted = Eswitch(*(None if want == have else want for want, have in pairs))
-        if wanted == Eswitch():
+        wanted = changed(EswitchAttributes, action, now)
+        if not given(wanted):
             return
         try:
             busy.done(lambda: devlink.set_eswitch(device, wanted))
         except OSError as error:
-            if wanted.mode is None or not _all_unbound(node, action.pf):
+            if wanted.eswitch_mode is None or not _all_unbound(node, action.pf):
                 raise _refused("cannot set the eswitch", error) from error
             _set_eswitch_without_vfs(node, devlink, device, wanted)
 
 
 def _set_eswitch_without_vfs(
-    node: Node, devlink: Devlink, device: tuple[str, str], wanted: Eswitch
+    node: Node, devlink: Devlink, device: tuple[str, str], wanted: EswitchAttributes
 ) -> None:
     count = node.sysfs.numvfs(*device) or 0
     log.info("%s/%s: the eswitch's mode is refused with VFs: without", *device)
@@ -199,10 +200,6 @@ def _set_eswitch_without_vfs(
         raise _refused("cannot set the eswitch, with VFs or without", error) from error
     finally:
         node.sysfs.set_numvfs(*device, count)
-
-
-def _modes(which: SetEswitch | Eswitch) -> tuple[str | None, str | None, str | None]:
-    return which.mode, which.inline_mode, which.encap_mode
 
 
 def _all_unbound(node: Node, pf: DeviceHandle) -> bool:

@@ -11,7 +11,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
@@ -21,38 +21,14 @@ from nodeagent.node.failures import Failures, target_of, timed_out
 from nodeagent.node.node import Devices, Node, Target, target_name
 from nodeagent.plan.actions import SetLink, SetVf
 from nodeagent.plan.plan import TEMPORARY_NAME
+from nodeagent.state.attributes import changed, given, only, parts
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.vf import VfAttributes
 
 log = logging.getLogger(__name__)
 
-VF_PARTS: Final = (
-    ("MAC", ("mac",)),
-    ("node GUID", ("node_guid",)),
-    ("port GUID", ("port_guid",)),
-    ("VLAN", ("vlan", "qos", "vlan_proto")),
-    ("rate", ("min_tx_rate", "max_tx_rate")),
-    ("spoofchk", ("spoofchk",)),
-    ("link state", ("link_state",)),
-    ("query_rss", ("query_rss",)),
-    ("trust", ("trust",)),
-)
-LINK_PARTS: Final = (
-    ("MAC", ("mac",)),
-    ("MTU", ("mtu",)),
-    ("name", ("name",)),
-    ("txqueuelen", ("txqueuelen",)),
-    ("group", ("group",)),
-    ("alias", ("alias",)),
-    ("promisc", ("promisc",)),
-    ("allmulti", ("allmulti",)),
-    ("arp", ("arp",)),
-    ("multicast", ("multicast",)),
-    ("state", ("up",)),
-)
-SET_BY_NAME: Final = tuple(name for _, names in (*VF_PARTS, *LINK_PARTS) for name in names)
 UDEV_FOLLOWS: Final = 5.0
 """Seconds. How long udevd may take to run its rules for a rename before we look without it."""
-LINK_FIELDS: Final = tuple(name for _, names in LINK_PARTS for name in names)
-TOGETHER: Final = (("vlan", "qos", "vlan_proto"), ("min_tx_rate", "max_tx_rate"))
 
 
 def set_vfs(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
@@ -110,24 +86,12 @@ def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
             if action.pf == pf:
                 change = _vf_change(action, link, have.get(action.index))
                 changes += [((pf, action.index), change)] if change is not None else []
-    return failures + _send(node, changes, VF_PARTS, _vf_refusal)
+    return failures + _send(node, changes, _vf_refusal)
 
 
 def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
     """What of `action` is not so already; VLAN and rates as a whole. None: nothing."""
-    wanted = {
-        "mac" if field.name == "admin_mac" else field.name: getattr(action, field.name)
-        for field in dataclasses.fields(action)
-        if field.name not in {"pf", "index"}
-    }
-    left = {
-        name: value
-        for name, value in wanted.items()
-        if value is not None and (have is None or getattr(have, name) != value)
-    }
-    for names in TOGETHER:
-        if any(name in left for name in names):
-            left.update({name: wanted[name] for name in names})
+    left = given(changed(VfAttributes, action, have or VfAttributes()))
     return VfChange(link.index, action.index, **left) if left else None
 
 
@@ -157,7 +121,7 @@ def change_links(
     changes = _all_changes(node, actions, devices)
     # an altname may move from one of ours to another
     changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
-    failures = _send(node, changes, LINK_PARTS, _link_refusal)
+    failures = _send(node, changes, _link_refusal)
     if failures:
         # an altname that udevd gave at the same moment is refused to us, and is there
         right = _right_by_now(node, actions)
@@ -280,7 +244,7 @@ def _names_cleared(
         if link.name in wanted and link.index in moving:
             temporary = f"{TEMPORARY_NAME}{link.index}"
             yield moving[link.index], LinkChange(link.index, name=temporary)
-        for altname in link.altnames:
+        for altname in link.altnames or ():
             if altname in wanted:
                 yield wanted[altname], AltnameChange(link.index, altname, add=False)
 
@@ -311,19 +275,13 @@ def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set
 
 def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
     """What of `action` is not so already; names first, because a name may be another's altname."""
-    if action.altnames is not None:
-        gone = set(link.altnames) - set(action.altnames)
-        yield from (AltnameChange(link.index, name, add=False) for name in sorted(gone))
-    left: dict[str, Any] = {
-        name: getattr(action, name)
-        for name in LINK_FIELDS
-        if getattr(action, name) is not None and getattr(action, name) != getattr(link, name)
-    }
-    if left:
-        yield LinkChange(link.index, **left)
-    if action.altnames is not None:
-        new = set(action.altnames) - set(link.altnames)
-        yield from (AltnameChange(link.index, name, add=True) for name in sorted(new))
+    now = set(link.altnames or ())
+    wanted = now if action.altnames is None else set(action.altnames)
+    yield from (AltnameChange(link.index, name, add=False) for name in sorted(now - wanted))
+    left = dataclasses.replace(changed(LinkAttributes, action, link), altnames=None)
+    if values := given(left):
+        yield LinkChange(link.index, **values)
+    yield from (AltnameChange(link.index, name, add=True) for name in sorted(wanted - now))
 
 
 def _link_refusal(target: Target, part: str, error: OSError) -> str:
@@ -334,7 +292,6 @@ def _link_refusal(target: Target, part: str, error: OSError) -> str:
 def _send(
     node: Node,
     changes: Sequence[tuple[Target, Change]],
-    parts: Sequence[tuple[str, tuple[str, ...]]],
     refusal: Callable[[Target, str, OSError], str],
 ) -> Failures:
     """Send all changes; a refused one again part by part, to do what can be done and name the rest.
@@ -348,9 +305,7 @@ def _send(
             _note(node, target, change)
         else:
             refused.append((target, change))
-    single = [
-        (target, name, part) for target, change in refused for name, part in _parts(change, parts)
-    ]
+    single = [(target, name, part) for target, change in refused for name, part in _parts(change)]
     results = node.rtnl.change([part for _, _, part in single])
     for (target, _, part), error in zip(single, results, strict=True):
         if error is None:
@@ -364,21 +319,16 @@ def _send(
 
 def _note(node: Node, target: Target, change: Change) -> None:
     """What was set, by the names that `nodeagent.plan.differences` has for it."""
-    for name in dict.fromkeys(SET_BY_NAME):
-        value = getattr(change, name, None)
-        if value is not None:
-            attribute = "admin_mac" if name == "mac" and isinstance(change, VfChange) else name
-            node.contested.sent(target_name(target), attribute, value)
+    if isinstance(change, LinkChange | VfChange):
+        for name, value in given(change).items():
+            node.contested.sent(target_name(target), name, value)
 
 
-def _parts(
-    change: Change, parts: Sequence[tuple[str, tuple[str, ...]]]
-) -> Iterator[tuple[str, Change]]:
+def _parts(change: Change) -> Iterator[tuple[str, Change]]:
     if isinstance(change, AltnameChange):
         yield f"altname {change.altname}", change
-        return
-    every = {name for _, names in parts for name in names}
-    for label, names in parts:
-        if any(getattr(change, name) is not None for name in names):
-            others: dict[str, Any] = dict.fromkeys(every - set(names))
-            yield label, dataclasses.replace(change, **others)
+    elif isinstance(change, LinkChange | VfChange):
+        values = given(change)
+        for part, names in parts(type(change)).items():
+            if any(name in values for name in names):
+                yield part, only(change, names)

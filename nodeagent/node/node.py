@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import managers, rooms, udev
-from nodeagent.kernel.devlink import Devlink, Eswitch
+from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import (
     AddressWatch,
@@ -39,12 +39,12 @@ from nodeagent.node.blocked import Blocked
 from nodeagent.node.contested import Contested
 from nodeagent.plan.left_behind import LeftBehind, without
 from nodeagent.settings import Settings
+from nodeagent.state.attributes import given
+from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     REPRESENTOR,
     DeviceHandle,
-    Guid,
-    Mac,
     Netdev,
     NodeState,
     Param,
@@ -505,7 +505,7 @@ class Node:
             driver_override=override,
             netdev=_netdev(min(own, key=lambda link: link.index, default=None), looked),
             rdma=looked.rdma.get((handle.bus, function or "")),
-            **({} if info is None else _held_by_pf(info)),
+            **({} if info is None else given(info)),
         )
 
 
@@ -532,53 +532,24 @@ def outstanding(
     return look
 
 
-def _held_by_pf(info: VfInfo) -> dict[str, Any]:
-    return {
-        "admin_mac": None if info.mac is None else Mac(info.mac),
-        "vlan": info.vlan,
-        "qos": info.qos,
-        "vlan_proto": info.vlan_proto,
-        "trust": info.trust,
-        "spoofchk": info.spoofchk,
-        "link_state": info.link_state,
-        "min_tx_rate": info.min_tx_rate,
-        "max_tx_rate": info.max_tx_rate,
-        "query_rss": info.query_rss,
-        "node_guid": None if info.node_guid is None else Guid(info.node_guid),
-        "port_guid": None if info.port_guid is None else Guid(info.port_guid),
-    }
-
-
 def _netdev(link: Link | None, looked: Looked) -> Netdev | None:
     return None if link is None else _netdev_of(link, looked)
 
 
 def _netdev_of(link: Link, looked: Looked) -> Netdev:
-    mac = None if link.mac is None else Mac(link.mac)
     return Netdev(
-        name=link.name,
-        mac=mac,
-        mtu=link.mtu,
-        up=link.up,
-        altnames=link.altnames,
-        promisc=link.promisc,
-        allmulti=link.allmulti,
-        arp=link.arp,
-        multicast=link.multicast,
-        txqueuelen=link.txqueuelen,
-        group=link.group,
-        alias=link.alias,
+        **given(link),
         ethtool=looked.ethtool.get(link.index),
         manager=looked.managers.get(link.index),
-        sysctls=looked.sysctls.of(link.index, link.af_spec, link.mtu),
+        sysctls=looked.sysctls.of(link.index, link.af_spec, link.mtu or 0),
     )
 
 
-def _devlink_fields(eswitch: Eswitch, params: Iterable[devlink_edge.Param]) -> dict[str, Any]:
+def _devlink_fields(
+    eswitch: EswitchAttributes, params: Iterable[devlink_edge.Param]
+) -> dict[str, Any]:
     return {
-        "eswitch_mode": eswitch.mode,
-        "inline_mode": eswitch.inline_mode,
-        "encap_mode": eswitch.encap_mode,
+        **given(eswitch),
         "params": tuple(Param(param.name, param.kind, param.value) for param in params),
     }
 

@@ -164,7 +164,7 @@ def _settings(child: Child, link: Link) -> Iterator[Change]:
     }
     if wanted:
         yield LinkChange(link.index, **wanted)
-    for name in sorted({*child.altnames} ^ {*link.altnames}):
+    for name in sorted({*child.altnames} ^ {*(link.altnames or ())}):
         yield AltnameChange(link.index, name, add=name in child.altnames)
 
 

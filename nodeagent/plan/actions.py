@@ -11,9 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.state.model import DeviceHandle, Guid, Mac, Param, Port, Setting, Sysctl
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import DeviceHandle, Param, Port, Setting, Sysctl
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stacked
+from nodeagent.state.vf import VfAttributes
 
 STAGES: Final = (
     # name, why it stands where it stands
@@ -89,7 +92,7 @@ class CreateVfs:
 
 
 @dataclass(frozen=True)
-class SetVf:
+class SetVf(VfAttributes):
     """Ensure attributes of a VF that its PF holds. None: leave alone.
 
     VLAN, QoS and protocol are one message to the kernel, so are both rates: they are given
@@ -98,18 +101,6 @@ class SetVf:
 
     pf: DeviceHandle
     index: int
-    admin_mac: Mac | None = None
-    vlan: int | None = None
-    qos: int | None = None
-    vlan_proto: str | None = None
-    trust: bool | None = None
-    spoofchk: bool | None = None
-    link_state: str | None = None
-    min_tx_rate: int | None = None
-    max_tx_rate: int | None = None
-    query_rss: bool | None = None
-    node_guid: Guid | None = None
-    port_guid: Guid | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +112,7 @@ class SetParam:
 
 
 @dataclass(frozen=True)
-class SetEswitch:
+class SetEswitch(EswitchAttributes):
     """Ensure the eswitch's mode and, in switchdev, how it parses. None: leave alone.
 
     Some drivers (ice) change the mode only while there are no VFs: whoever performs this removes
@@ -129,9 +120,6 @@ class SetEswitch:
     """
 
     pf: DeviceHandle
-    mode: str | None = None
-    inline_mode: str | None = None
-    encap_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,23 +154,11 @@ class BindVf:
 
 
 @dataclass(frozen=True)
-class SetLink:
+class SetLink(LinkAttributes):
     """Ensure attributes of a netdev: a PF's, a VF's or a representor's. None: leave alone."""
 
     pf: DeviceHandle
     index: Port
-    name: str | None = None
-    mac: Mac | None = None
-    mtu: int | None = None
-    up: bool | None = None
-    altnames: tuple[str, ...] | None = None
-    promisc: bool | None = None
-    allmulti: bool | None = None
-    arp: bool | None = None
-    multicast: bool | None = None
-    txqueuelen: int | None = None
-    group: int | None = None
-    alias: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from nodeagent.plan import rdma, sysctls
 from nodeagent.plan.ethtool import differing
 from nodeagent.plan.pods import new_names, things_of
 from nodeagent.plan.stack import is_there, owners_of
-from nodeagent.state.model import NETDEV_ATTRIBUTES, VF_ATTRIBUTES, Netdev, NodeState, Pf, Vf
+from nodeagent.state.attributes import rows
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import Netdev, NodeState, Pf, Vf
 from nodeagent.state.stack import (
     Address,
     Child,
@@ -27,6 +30,7 @@ from nodeagent.state.stack import (
     renamed,
     stands_on,
 )
+from nodeagent.state.vf import VfAttributes
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _pf_differences(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[D
     if have is None:
         yield Difference(target, "driver", state.driver, "not bound, or no such device")
         return
-    for name in ("numvfs", "autoprobe", "eswitch_mode", "inline_mode", "encap_mode"):
+    for name in ("numvfs", "autoprobe", *rows(EswitchAttributes)):
         yield from _difference(target, name, getattr(want, name), getattr(have, name))
     yield from _netdev_differences(target, want.netdev, have.netdev)
     known = {param.name: param.value for param in have.params}
@@ -143,7 +147,7 @@ def _vf_differences(
     if have is None:
         yield Difference(target, "function", "present", "missing")
         return
-    for name in ("driver", "driver_override", *VF_ATTRIBUTES):
+    for name in ("driver", "driver_override", *rows(VfAttributes)):
         yield from _difference(target, name, getattr(want, name), getattr(have, name))
     if want.netdev is not None and have.netdev is None and have.inside is not None:
         where = f"{have.inside.netdev.name} in {state.namespace(have.inside.namespace)}"
@@ -160,7 +164,7 @@ def _netdev_differences(
     if have is None:
         yield Difference(target, "netdev", want.name, "missing")
         return
-    for name in NETDEV_ATTRIBUTES:
+    for name in rows(LinkAttributes):
         yield from _difference(target, name, getattr(want, name), getattr(have, name))
     for (key, value), now in differing(want, have):
         yield Difference(target, key, value, now)

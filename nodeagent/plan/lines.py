@@ -36,6 +36,7 @@ from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.lines_stack import stacked_line
 from nodeagent.plan.sysctls import commands as sysctl_commands
+from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
 
 AFTER_UDEV: Final = ("move VFs", "set sysctls", "set VF netdevs", "set representors")
@@ -74,7 +75,7 @@ def _follow(action: Action, known: Known) -> None:
             gone = [key for key in known if key[0] == action.pf and key[1] is not None]
         case UnbindVf():
             gone = [(action.pf, action.index)]
-        case SetEswitch(mode=str()):
+        case SetEswitch(eswitch_mode=str()):
             gone = [key for key in known if key[0] == action.pf and isinstance(key[1], str)]
         case SetLink() if (now := known.get((action.pf, action.index))) is not None:
             altnames = now.altnames if action.altnames is None else action.altnames
@@ -101,7 +102,7 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
             text = f"devlink dev param set {what} cmode runtime"
         case SetEswitch():
-            text = f"devlink dev eswitch set {action.pf} {' '.join(_eswitch_words(action))}"
+            text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case OverrideDriver():
             driver = action.driver or '""'
             text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
@@ -113,7 +114,7 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"echo {action.address} > {bus}/drivers/{action.driver}/bind"
         case SetVf():
             name = _name(action.pf, None, want, known)
-            text = f"ip link set dev {name} vf {action.index} {' '.join(_vf_words(action))}"
+            text = f"ip link set dev {name} vf {action.index} {' '.join(words(action))}"
         case SetLink():
             name = _name(action.pf, action.index, want, known)
             now = known.get((action.pf, action.index))
@@ -159,71 +160,12 @@ def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:
     return str(pf) if port is None else f"{pf}/{port}"
 
 
-def _eswitch_words(action: SetEswitch) -> Iterator[str]:
-    for word, value in (
-        ("mode", action.mode),
-        ("inline-mode", action.inline_mode),
-        ("encap-mode", action.encap_mode),
-    ):
-        if value is not None:
-            yield f"{word} {value}"
-
-
-def _vf_words(action: SetVf) -> Iterator[str]:
-    if action.admin_mac is not None:
-        yield f"mac {action.admin_mac}"
-    for word, guid in (("node_guid", action.node_guid), ("port_guid", action.port_guid)):
-        if guid is not None:
-            yield f"{word} {guid}"
-    if action.vlan is not None:
-        yield f"vlan {action.vlan} qos {action.qos or 0}"
-        if action.vlan_proto is not None and action.vlan:
-            yield f"proto {action.vlan_proto}"
-    if action.min_tx_rate is not None:
-        yield f"min_tx_rate {action.min_tx_rate}"
-    if action.max_tx_rate is not None:
-        yield f"max_tx_rate {action.max_tx_rate}"
-    for word, flag in (("spoofchk", action.spoofchk), ("query_rss", action.query_rss)):
-        if flag is not None:
-            yield f"{word} {'on' if flag else 'off'}"
-    if action.link_state is not None:
-        yield f"state {action.link_state}"
-    if action.trust is not None:
-        yield f"trust {'on' if action.trust else 'off'}"
-
-
 def _link_commands(action: SetLink, name: str, altnames: tuple[str, ...]) -> Iterator[str]:
     wanted = altnames if action.altnames is None else action.altnames
     for altname in sorted({*altnames} - {*wanted}):
         yield f"ip link property del dev {name} altname {shlex.quote(altname)}"
-    words = list(_link_words(action))
-    if words:
-        yield f"ip link set dev {name} {' '.join(words)}"
+    if settings := " ".join(words(action)):
+        yield f"ip link set dev {name} {settings}"
     name = name if action.name is None else shlex.quote(action.name)
     for altname in sorted({*wanted} - {*altnames}):
         yield f"ip link property add dev {name} altname {shlex.quote(altname)}"
-
-
-def _link_words(action: SetLink) -> Iterator[str]:
-    if action.mac is not None:
-        yield f"address {action.mac}"
-    if action.mtu is not None:
-        yield f"mtu {action.mtu}"
-    if action.name is not None:
-        yield f"name {shlex.quote(action.name)}"
-    if action.txqueuelen is not None:
-        yield f"txqueuelen {action.txqueuelen}"
-    if action.group is not None:
-        yield f"group {action.group}"
-    if action.alias is not None:
-        yield f"alias {shlex.quote(action.alias)}"
-    for word, flag in (
-        ("promisc", action.promisc),
-        ("allmulticast", action.allmulti),
-        ("arp", action.arp),
-        ("multicast", action.multicast),
-    ):
-        if flag is not None:
-            yield f"{word} {'on' if flag else 'off'}"
-    if action.up is not None:
-        yield "up" if action.up else "down"

@@ -11,9 +11,9 @@ plan is printed is `nodeagent.plan.lines`.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from nodeagent.plan import rdma, sysctls
@@ -37,57 +37,18 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.ethtool import to_set
 from nodeagent.plan.pods import pod_actions
 from nodeagent.plan.stack import stack_actions
-from nodeagent.state.model import (
-    NETDEV_ATTRIBUTES,
-    NO_DRIVER,
-    VF_ATTRIBUTES,
-    Mac,
-    Netdev,
-    NodeState,
-    Pf,
-    Port,
-    Vf,
-)
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import at_once, changed, fresh, given, later, needs_down
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, Port, Vf
 from nodeagent.state.stack import Stack
+from nodeagent.state.vf import VfAttributes
 
-ESWITCH: Final = (
-    ("mode", "eswitch_mode"),
-    ("inline_mode", "inline_mode"),
-    ("encap_mode", "encap_mode"),
-)
-RATES: Final = ("min_tx_rate", "max_tx_rate")
-VLAN: Final = ("vlan", "qos", "vlan_proto")
 TEMPORARY_NAME: Final = "natmp"
 
-FRESH: Final = Vf(
-    index=0,
-    admin_mac=Mac("00:00:00:00:00:00"),
-    vlan=0,
-    qos=0,
-    vlan_proto="802.1Q",
-    trust=False,
-    link_state="auto",
-    min_tx_rate=0,
-    max_tx_rate=0,
-)
-"""What a VF has when it is made: what rtnl_fill_vfinfo() presets and every driver starts from.
-
-spoofchk (on with igb, off with netdevsim) and query_rss are the driver's choice: not assumed. Where
-a driver starts from something else, the next look at the node finds the difference.
-"""
-
-
-FRESH_LINK: Final[dict[str, object]] = {
-    "altnames": (),
-    "promisc": False,
-    "allmulti": False,
-    "arp": True,
-    "multicast": True,
-    "txqueuelen": 1000,
-    "group": 0,
-    "alias": "",
-}
-"""What every new Ethernet interface starts from (ether_setup(), DEFAULT_TX_QUEUE_LEN)."""
+FRESH: Final = fresh(VfAttributes)
+FRESH_LINK: Final = fresh(LinkAttributes)
 
 
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
@@ -101,7 +62,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
         _sysctls(want, have),
         rdma.actions(want, have),
         stack_actions(want, have),
-        pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), _link_changes),
+        pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), link_changes),
     ):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
@@ -114,18 +75,24 @@ def after_reload(state: NodeState) -> NodeState:
     the PCI device, not to the driver, and outlives it.
     """
     pfs = tuple(map(_reloaded, state.pfs))
-    return dataclasses.replace(state, pfs=pfs, stack=state.stack and Stack(), namespaces=())
+    return replace(state, pfs=pfs, stack=state.stack and Stack(), namespaces=())
 
 
 def _reloaded(pf: Pf) -> Pf:
-    fresh: dict[str, Any] = {"mtu": 1500, "up": False, **FRESH_LINK, "ethtool": None, "sysctls": ()}
-    return dataclasses.replace(
+    new: dict[str, Any] = {
+        **given(FRESH_LINK),
+        "mtu": 1500,
+        "up": False,
+        "ethtool": None,
+        "sysctls": (),
+    }
+    return replace(
         pf,
         numvfs=None if pf.numvfs is None else 0,
         vfs=(),
         eswitch_mode=None if pf.eswitch_mode is None else "legacy",
         representors=(),
-        netdev=pf.netdev and dataclasses.replace(pf.netdev, **fresh),
+        netdev=pf.netdev and replace(pf.netdev, **new),
     )
 
 
@@ -162,21 +129,16 @@ def _devlink(want: Pf, have: Pf, creates: bool) -> Iterator[Step]:
     for param in want.params:
         if known.get(param.name) != param.value:
             yield "set parameters", SetParam(want.handle, param)
-    changes = {
-        field: getattr(want, attribute)
-        for field, attribute in ESWITCH
-        if getattr(want, attribute) not in {None, getattr(have, attribute)}
-    }
+    changes = changed(EswitchAttributes, want, have)
     if creates and want.numvfs and want.eswitch_mode == "switchdev":
         # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
-        changes["mode"] = want.eswitch_mode
-    if changes:
-        yield "set eswitch", SetEswitch(want.handle, **changes)
+        changes = replace(changes, eswitch_mode=want.eswitch_mode)
+    if values := given(changes):
+        yield "set eswitch", SetEswitch(want.handle, **values)
     for each in want.representors:
         now = None if creates else have.netdev_of(each.port)
         yield from _ethtool("set ethtool", want, each.port, each.netdev, now)
-        link = _link_changes(each.netdev, now)
-        if link:
+        if link := given(link_changes(each.netdev, now)):
             yield "set representors", SetLink(want.handle, each.port, **link)
 
 
@@ -213,38 +175,35 @@ def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
     if want.netdev is None:
         return
     yield from _ethtool("set PF ethtool", want, None, want.netdev, have.netdev)
-    first = _link_changes(want.netdev, have.netdev)
-    last: dict[str, Any] = {}
+    first, last = link_changes(want.netdev, have.netdev), LinkAttributes()
     lowers = have.netdev is not None and (have.netdev.mtu or 0) > (want.netdev.mtu or 0)
-    if "mtu" in first and lowers:
-        last["mtu"] = first.pop("mtu")
+    if first.mtu is not None and lowers:
+        first, last = replace(first, mtu=None), replace(last, mtu=first.mtu)
     if want.netdev.up is False and vf_steps:
-        last["up"] = False
-        first["up"] = True
-    if have.netdev is not None and have.netdev.up and first.get("up") and not _disturbs(first):
-        del first["up"]
-    if first:
-        yield "prepare PFs", SetLink(want.handle, None, **first)
-    if last:
-        yield "finish PFs", SetLink(want.handle, None, **last)
+        first, last = replace(first, up=True), replace(last, up=False)
+    if have.netdev is not None and have.netdev.up and first.up and not needs_down(first):
+        first = replace(first, up=None)
+    if values := given(first):
+        yield "prepare PFs", SetLink(want.handle, None, **values)
+    if values := given(last):
+        yield "finish PFs", SetLink(want.handle, None, **values)
 
 
 def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
-    changes = _vf_changes(want, have)
+    changes, late = changed(VfAttributes, want, have or FRESH), VfAttributes()
     binds, unbinds = _binding(want, have, _changes_mode(pf, now))
     address = want.address or (have and have.address) or ""
     if unbinds and have is not None and have.driver is not None:
         yield "unbind VFs", UnbindVf(pf.handle, want.index, address, have.driver)
-    late: dict[str, Any] = {}
     if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
-        late |= {name: changes.pop(name) for name in RATES if name in changes}
+        changes, late = at_once(changes), later(changes)
     if binds and _keeps_another_mac(want):
-        late["admin_mac"] = want.admin_mac
-        changes["admin_mac"] = _mac_of(want)
-    if changes:
-        yield "set VFs", SetVf(pf.handle, want.index, **changes)
-    if late:
-        yield "set VFs late", SetVf(pf.handle, want.index, **late)
+        changes = replace(changes, admin_mac=_mac_of(want))
+        late = replace(late, admin_mac=want.admin_mac)
+    if values := given(changes):
+        yield "set VFs", SetVf(pf.handle, want.index, **values)
+    if values := given(late):
+        yield "set VFs late", SetVf(pf.handle, want.index, **values)
     override = want.driver_override
     if override is not None and override != (have.driver_override if have else ""):
         yield "set VFs", OverrideDriver(pf.handle, want.index, address, override)
@@ -253,8 +212,7 @@ def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
     if want.netdev is not None:
         known = None if have is None or binds else have.netdev
         yield from _ethtool("set ethtool", pf, want.index, want.netdev, known)
-        link = _link_changes(want.netdev, known)
-        if link:
+        if link := given(link_changes(want.netdev, known)):
             yield "set VF netdevs", SetLink(pf.handle, want.index, **link)
 
 
@@ -307,37 +265,11 @@ def _keeps_another_mac(want: Vf) -> bool:
     return own != want.admin_mac
 
 
-def _vf_changes(want: Vf, have: Vf | None) -> dict[str, Any]:
-    """The attributes held by the PF that differ; `have` is None for a VF yet to be created."""
-    have = have or FRESH
-    changes = {
-        name: getattr(want, name)
-        for name in VF_ATTRIBUTES
-        if getattr(want, name) is not None and getattr(want, name) != getattr(have, name)
-    }
-    for together in (VLAN, RATES):
-        if any(name in changes for name in together):
-            known = ((name, _either(want, have, name)) for name in together)
-            changes.update({name: value for name, value in known if value is not None})
-    return changes
-
-
-def _either(want: Vf, have: Vf, name: str) -> object:
-    value = getattr(want, name)
-    return getattr(have, name) if value is None else value
-
-
-def _link_changes(want: Netdev, have: Netdev | None) -> dict[str, Any]:
+def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
     """The attributes that differ; `have` is None for an interface yet to come."""
-    wanted = {name: getattr(want, name) for name in NETDEV_ATTRIBUTES}
-    known = FRESH_LINK if have is None else {name: getattr(have, name) for name in wanted}
-    changes = {
-        name: value
-        for name, value in wanted.items()
-        if value is not None and (name not in known or value != known[name])
-    }
-    if have is not None and have.up and want.up and _disturbs(changes):
-        changes["up"] = True
+    changes = changed(LinkAttributes, want, have or FRESH_LINK)
+    if have is not None and have.up and want.up and needs_down(changes):
+        return replace(changes, up=True)
     return changes
 
 
@@ -358,11 +290,6 @@ def _sysctls(want: NodeState, have: NodeState) -> Iterator[Step]:
                 yield stage, SetSysctls(pf.handle, port, values)
 
 
-def _disturbs(changes: dict[str, object]) -> bool:
-    """Whether the link has to be down for these changes."""
-    return "name" in changes or "mac" in changes
-
-
 def _freed_names(want: NodeState, have: NodeState) -> Iterator[Step]:
     """Links that go down to be changed, and names that are taken from one for another of ours."""
     wanted_names = {netdev.name for netdev in want.netdevs()}
@@ -372,7 +299,7 @@ def _freed_names(want: NodeState, have: NodeState) -> Iterator[Step]:
     for pf in want.pfs:
         for index, wanted, now, stays in _netdev_pairs(pf, have.pf(pf.handle)):
             in_the_way = now.name in wanted_names and now.name != wanted.name
-            if now.up and (in_the_way or (stays and _disturbs(_link_changes(wanted, now)))):
+            if now.up and (in_the_way or (stays and needs_down(link_changes(wanted, now)))):
                 yield "take links down", SetLink(pf.handle, index, up=False)
             if in_the_way:
                 yield "free names", SetLink(pf.handle, index, name=next(spare_names))

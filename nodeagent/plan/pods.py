@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from nodeagent.plan import sysctls
 from nodeagent.plan.actions import (
@@ -22,6 +22,8 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.ethtool import to_set
 from nodeagent.plan.stack import is_there
+from nodeagent.state.attributes import given, needs_down
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stack, Stacked, renamed, roots, stands_on
@@ -30,7 +32,7 @@ MOVE: Final = "move VFs"
 SET_UP: Final = "set up in pods"
 MOVE_RDMA: Final = "move RDMA devices"
 
-LinkChanges = Callable[[Netdev, Netdev | None], dict[str, Any]]
+LinkChanges = Callable[[Netdev, Netdev | None], LinkAttributes]
 Known = Callable[[Pf, Vf], Vf | None]
 """A VF as it is now; None where it, or its interface, is made anew."""
 
@@ -137,11 +139,11 @@ def _own(
         yield SetEthtool(*target, ethtool)
     changes = link_changes(want.netdev, known)
     if known is None:
-        del changes["name"]  # it comes with the move
-    elif known.up and {"name", "mac"} & changes.keys():
+        changes = dataclasses.replace(changes, name=None)  # it comes with the move
+    elif known.up and needs_down(changes):
         yield SetLink(*target, up=False)
-    if changes:
-        yield SetLink(*target, **changes)
+    if values := given(changes):
+        yield SetLink(*target, **values)
 
 
 def _stacked(

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from nodeagent.errors import DataError
+from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.model import (
     DeviceHandle,
-    Guid,
     Inside,
-    Mac,
     Netdev,
     NodeState,
     Param,

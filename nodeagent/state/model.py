@@ -20,20 +20,17 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
 
+from nodeagent.state.attributes import check, one_of, within
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stack
+from nodeagent.state.vf import VfAttributes
 
 NO_DRIVER: Final = "none"
-LINK_STATES: Final = ("auto", "enable", "disable")
-VLAN_PROTOCOLS: Final = ("802.1Q", "802.1ad")
 U32: Final = 0xFFFFFFFF
-IFALIASZ: Final = 256
-ALTIFNAMSIZ: Final = 128
 
 MANAGERS: Final = ("NetworkManager", "systemd-networkd")
-ESWITCH_MODES: Final = ("legacy", "switchdev")
-INLINE_MODES: Final = ("none", "link", "network", "transport")
-ENCAP_MODES: Final = ("none", "basic")
 # phys_port_name of a port that stands for a function, also one of another controller
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
 REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
@@ -54,40 +51,9 @@ its value."""
 _SYSCTL = re.compile(r"ipv[46]\.(neigh\.)?[a-z0-9_]{1,64}")
 _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_GUID = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
 _DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
-
-
-class Mac(str):
-    """An Ethernet address, lower case with colons: `02:11:22:33:44:50`."""
-
-    __slots__ = ()
-
-    def __new__(cls, text: str) -> Mac:
-        lowered = text.lower()
-        if not _MAC.fullmatch(lowered):
-            raise ValueError(f"{text!r} is not an Ethernet address")
-        return super().__new__(cls, lowered)
-
-    @property
-    def is_zero(self) -> bool:
-        """All zero: no administrator has set this address (`IFLA_VF_MAC` of a fresh VF)."""
-        return self == "00:00:00:00:00:00"
-
-
-class Guid(str):
-    """An InfiniBand GUID, lower case with colons: `02:11:22:33:44:55:66:77`."""
-
-    __slots__ = ()
-
-    def __new__(cls, text: str) -> Guid:
-        lowered = text.lower()
-        if not _GUID.fullmatch(lowered):
-            raise ValueError(f"{text!r} is not a GUID")
-        return super().__new__(cls, lowered)
 
 
 @dataclass(frozen=True, order=True)
@@ -114,50 +80,27 @@ class DeviceHandle:
 
 
 @dataclass(frozen=True)
-class Netdev:
+class Netdev(LinkAttributes):
     """A network interface of a PF or a VF, in the host's network namespace.
 
-    `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
-    are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
-    `altnames` are sorted; `alias` is free text, "" for none. `ethtool` is what its driver lets an
-    administrator set, sorted; a key that is not in it is not the driver's to offer. `sysctls` are
-    those that differ from the node's defaults (`NodeState.sysctls`), sorted. `manager`: who had
-    finished setting it up (NetworkManager, systemd-networkd), to be waited for and never compared.
+    `ethtool` is what its driver lets an administrator set, sorted; a key that is not in it is not
+    the driver's to offer. `sysctls` are those that differ from the node's defaults
+    (`NodeState.sysctls`), sorted. `manager`: who had finished setting it up (NetworkManager,
+    systemd-networkd), to be waited for and never compared.
     """
 
     name: str
-    mac: Mac | None = None
-    mtu: int | None = None
-    up: bool | None = None
-    altnames: tuple[str, ...] | None = None
-    promisc: bool | None = None
-    allmulti: bool | None = None
-    txqueuelen: int | None = None
-    group: int | None = None
-    alias: str | None = None
     ethtool: tuple[Setting, ...] | None = None
     sysctls: tuple[Sysctl, ...] | None = None
     manager: str | None = None
-    arp: bool | None = None
-    multicast: bool | None = None
 
     def __post_init__(self) -> None:
-        check_interface_name(self.name)
+        check(self)
         check_sysctls(self.sysctls or ())
-        _check_one_of("manager", self.manager, MANAGERS)
+        if self.manager is not None:
+            one_of(MANAGERS)("manager", self.manager)
         if self.ethtool is not None:
             _check_ethtool(self.ethtool)
-        _check_range("mtu", self.mtu, 0, 0x7FFFFFFF)
-        _check_range("txqueuelen", self.txqueuelen, 0, U32)
-        _check_range("group", self.group, 0, U32)
-        for altname in self.altnames or ():
-            check_altname(altname)
-        if self.altnames is not None and list(self.altnames) != sorted(set(self.altnames)):
-            raise ValueError(f"altnames {self.altnames} are not unique and sorted")
-        if self.alias is not None and len(self.alias.encode()) >= IFALIASZ:
-            raise ValueError("an alias of 256 bytes or more")
-        if self.alias is not None and not self.alias.isprintable():
-            raise ValueError(f"{self.alias!r} is not an alias")
 
 
 @dataclass(frozen=True)
@@ -191,13 +134,12 @@ class RdmaDevice:
 
 
 @dataclass(frozen=True)
-class Vf:
+class Vf(VfAttributes):
     """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
 
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
-    `driver_override` is what /sys/…/driver_override says, "" when it is not set. Rates are in
-    Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here. Its interface is
+    `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
     `netdev` in the host's network namespace, or `inside` another.
     """
 
@@ -205,18 +147,6 @@ class Vf:
     address: str | None = None
     driver: str | None = None
     driver_override: str | None = None
-    admin_mac: Mac | None = None
-    vlan: int | None = None
-    qos: int | None = None
-    vlan_proto: str | None = None
-    trust: bool | None = None
-    spoofchk: bool | None = None
-    link_state: str | None = None
-    min_tx_rate: int | None = None
-    max_tx_rate: int | None = None
-    query_rss: bool | None = None
-    node_guid: Guid | None = None
-    port_guid: Guid | None = None
     netdev: Netdev | None = None
     inside: Inside | None = None
     rdma: RdmaDevice | None = None
@@ -224,50 +154,13 @@ class Vf:
     def __post_init__(self) -> None:
         if self.netdev is not None and self.inside is not None:
             raise ValueError(f"VF {self.index} has an interface here and in another namespace")
-        _check_range("index", self.index, 0, 0xFFFF)
-        _check_range("vlan", self.vlan, 0, 4095)
-        _check_range("qos", self.qos, 0, 7)
-        _check_range("min_tx_rate", self.min_tx_rate, 0, U32)
-        _check_range("max_tx_rate", self.max_tx_rate, 0, U32)
-        _check_one_of("vlan_proto", self.vlan_proto, VLAN_PROTOCOLS)
-        _check_one_of("link_state", self.link_state, LINK_STATES)
+        within(0, 0xFFFF)("index", self.index)
+        check(self)
         if self.address is not None and not _DEVICE.fullmatch(self.address):
             raise ValueError(f"{self.address!r} is not a device address")
         for driver in (self.driver, self.driver_override or None):
             if driver is not None and not _DRIVER.fullmatch(driver):
                 raise ValueError(f"{driver!r} is not a driver name")
-
-
-VF_ATTRIBUTES: Final = (
-    "admin_mac",
-    "vlan",
-    "qos",
-    "vlan_proto",
-    "trust",
-    "spoofchk",
-    "link_state",
-    "min_tx_rate",
-    "max_tx_rate",
-    "query_rss",
-    "node_guid",
-    "port_guid",
-)
-"""The fields of `Vf` that its PF holds and that are written through the PF (`ip link … vf N …`)."""
-
-NETDEV_ATTRIBUTES: Final = (
-    "name",
-    "mac",
-    "mtu",
-    "up",
-    "altnames",
-    "promisc",
-    "allmulti",
-    "arp",
-    "multicast",
-    "txqueuelen",
-    "group",
-    "alias",
-)
 
 
 # DEVLINK_PARAM_TYPE_U8, _U16, _U32, _U64, _STRING, _BOOL (net/devlink.h)
@@ -288,7 +181,7 @@ class Param:
         if type(self.value) is not _PARAM_KINDS.get(self.kind, None):
             raise ValueError(f"{self.value!r} is no value of a devlink parameter of {self.kind=}")
         if type(self.value) is int:
-            _check_range(self.name, self.value, 0, (1 << (8 << self.kind - 1)) - 1)
+            within(0, (1 << (8 << self.kind - 1)) - 1)(self.name, self.value)
         if isinstance(self.value, str) and not self.value.isprintable():
             raise ValueError(f"{self.value!r} is not printable")
 
@@ -306,7 +199,7 @@ class Representor:
 
 
 @dataclass(frozen=True)
-class Pf:
+class Pf(EswitchAttributes):
     """One physical function bound to the driver.
 
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
@@ -319,18 +212,14 @@ class Pf:
     autoprobe: bool | None = None
     netdev: Netdev | None = None
     vfs: tuple[Vf, ...] = ()
-    eswitch_mode: str | None = None
-    inline_mode: str | None = None
-    encap_mode: str | None = None
     params: tuple[Param, ...] = ()
     representors: tuple[Representor, ...] = ()
     rdma: RdmaDevice | None = None
 
     def __post_init__(self) -> None:
-        _check_range("numvfs", self.numvfs, 0, 0xFFFF)
-        _check_one_of("eswitch_mode", self.eswitch_mode, ESWITCH_MODES)
-        _check_one_of("inline_mode", self.inline_mode, INLINE_MODES)
-        _check_one_of("encap_mode", self.encap_mode, ENCAP_MODES)
+        if self.numvfs is not None:
+            within(0, 0xFFFF)("numvfs", self.numvfs)
+        check(self)
         _check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
         _check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
         indexes = [vf.index for vf in self.vfs]
@@ -446,28 +335,6 @@ class Snapshot:
             raise ValueError("two netdevs share a name or altname")
 
 
-def check_interface_name(name: str) -> str:
-    """The kernel's rule for interface names (net/core/dev.c), or ValueError.
-
-    dev_valid_name() allows a "%", but takes it for a number to choose: no interface has one.
-    """
-    if not 0 < len(name.encode()) < 16 or name in {".", ".."}:
-        raise ValueError(f"{name!r} is not an interface name")
-    if any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
-        raise ValueError(f"{name!r} is not an interface name")
-    return name
-
-
-def check_altname(name: str) -> str:
-    """A printable name that the kernel takes (ALTIFNAMSIZ, uapi/linux/if.h), or ValueError.
-
-    It checks the length and nothing else: `a b` and `a/b` are alternative names.
-    """
-    if not 0 < len(name.encode()) < ALTIFNAMSIZ or not name.isprintable():
-        raise ValueError(f"{name!r} is not an alternative interface name")
-    return name
-
-
 @lru_cache
 def _check_ethtool(settings: tuple[Setting, ...]) -> None:
     """Cached: hundreds of VFs have the same settings, and a check of each costs more than a look.
@@ -480,7 +347,7 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
             raise ValueError(f"{key!r} is not an ethtool setting")
         if type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
-        _check_range(key, value, 0, U32)
+        within(0, U32)(key, value)
 
 
 def sysctl_parts(key: str) -> tuple[str, str, str]:
@@ -497,19 +364,9 @@ def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
     for key, value in sysctls:
         if not _SYSCTL.fullmatch(key):
             raise ValueError(f"{key!r} is not a sysctl of an interface")
-        _check_range(key, value, -(1 << 31), U32)
-
-
-def _check_range(what: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not low <= value <= high:
-        raise ValueError(f"{what} {value} is not within {low} and {high}")
+        within(-(1 << 31), U32)(key, value)
 
 
 def _check_sorted(what: str, names: list[str]) -> None:
     if names != sorted(set(names)):
         raise ValueError(f"{what} {names} are not unique and sorted")
-
-
-def _check_one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        raise ValueError(f"{what} {value!r} is none of {', '.join(allowed)}")

@@ -26,7 +26,7 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
     with Rtnl() as rtnl:
         before = next(link for link in rtnl.links().values() if link.name == PF)
         unset = tuple((key, -77) for key in known)
-        told = dict(sysctls.decoded(before.af_spec, unset, before.mtu))
+        told = dict(sysctls.decoded(before.af_spec, unset, before.mtu or 0))
     with StackEdge() as edge:
         neighbours = edge.parameters().neighbours[before.index]
     assert len(neighbours) == 28

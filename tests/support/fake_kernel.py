@@ -19,17 +19,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodeagent.kernel.devlink import Eswitch, Param
+from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.rtnl import Link, VfInfo
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import fresh, given
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
 from tests.support.fake_tree import FakeTree
 
-ZERO = "00:00:00:00:00:00"
+ZERO = Mac("00:00:00:00:00:00")
 PF1, PF2 = "0000:01:00.0", "0000:02:00.0"
 DRIVER = "mlx5_core"
 AGES = 1e6
 """Seconds: longer than anybody waits for anything."""
-IGB_VF = VfInfo(0, ZERO, 0, 0, "802.1Q", True, False, "auto", 0, 0, None)
-NETDEVSIM_VF = VfInfo(0, ZERO, 0, 0, None, False, False, "auto", 0, 0, False)
+IGB_VF = VfInfo(
+    0,
+    admin_mac=ZERO,
+    vlan=0,
+    qos=0,
+    vlan_proto="802.1Q",
+    spoofchk=True,
+    trust=False,
+    link_state="auto",
+    min_tx_rate=0,
+    max_tx_rate=0,
+    query_rss=None,
+)
+NETDEVSIM_VF = VfInfo(
+    0,
+    admin_mac=ZERO,
+    vlan=0,
+    qos=0,
+    vlan_proto=None,
+    spoofchk=False,
+    trust=False,
+    link_state="auto",
+    min_tx_rate=0,
+    max_tx_rate=0,
+    query_rss=False,
+)
 
 
 @dataclass
@@ -57,11 +85,11 @@ class FakePf:
 
     bus: str
     name: str
-    mac: str
+    mac: Mac
     numvfs: int = 0
     totalvfs: int = 7
     vfs: dict[int, FakeVf] = field(default_factory=dict)
-    eswitch: Eswitch | None = None
+    eswitch: EswitchAttributes | None = None
     params: dict[str, Param] = field(default_factory=dict)
 
 
@@ -187,7 +215,7 @@ class FakeKernel:
 
     def update_representors(self, pf: FakePf) -> None:
         """In switchdev each VF has one, in legacy none has."""
-        is_switch = pf.eswitch is not None and pf.eswitch.mode == "switchdev"
+        is_switch = pf.eswitch is not None and pf.eswitch.eswitch_mode == "switchdev"
         wanted = {f"pf0vf{index}" for index in pf.vfs} if is_switch else set()
         for link in [link for link in self.links.values() if link.device == pf.name]:
             if is_representor(link) and link.phys_port_name not in wanted:
@@ -223,7 +251,7 @@ class FakeKernel:
         mac = self._own_mac()
 
         def add() -> None:
-            if pf.eswitch is not None and pf.eswitch.mode == "switchdev":
+            if pf.eswitch is not None and pf.eswitch.eswitch_mode == "switchdev":
                 self._announce(self.new_link(self._ethernet(), mac, pf.bus, pf.name, port))
 
         self.later(self.delays.netdev, add)
@@ -260,7 +288,7 @@ class FakeKernel:
     def is_taken(self, name: str) -> bool:
         """Whether an interface has that name or alternative name."""
         here = (link for link in self.links.values() if link.index not in self.elsewhere)
-        return any(name == link.name or name in link.altnames for link in here)
+        return any(name == link.name or name in (link.altnames or ()) for link in here)
 
     def change(self, index: int, **changes: object) -> None:
         """Give an interface other attributes, if it is still there."""
@@ -273,11 +301,22 @@ class FakeKernel:
                 self.tree.show(changed)
 
     def new_link(
-        self, name: str, mac: str, bus: str | None, device: str | None, port: str | None = None
+        self, name: str, mac: Mac, bus: str | None, device: str | None, port: str | None = None
     ) -> Link:
         """An interface, down, as alloc_etherdev() makes it."""
         index = 1 if name == "lo" else next(self._indexes)
-        link = Link(index, name, mac, 1500, False, False, bus, device, port, txqueuelen=1000)
+        link = Link(
+            index=index,
+            name=name,
+            mac=mac,
+            mtu=1500,
+            up=False,
+            carrier=False,
+            bus=bus,
+            device=device,
+            phys_port_name=port,
+            **given(fresh(LinkAttributes)),
+        )
         self.links[index] = link
         self.tree.show(link)
         return link
@@ -293,11 +332,11 @@ class FakeKernel:
     def _ethernet(self) -> str:
         return next(name for n in itertools.count() if not self.is_taken(name := f"eth{n}"))
 
-    def _own_mac(self) -> str:
+    def _own_mac(self) -> Mac:
         number = f"{next(self._macs):06x}"
-        return f"06:00:00:{number[:2]}:{number[2:4]}:{number[4:]}"
+        return Mac(f"06:00:00:{number[:2]}:{number[2:4]}:{number[4:]}")
 
-    def _mac(self, device: str) -> str:
+    def _mac(self, device: str) -> Mac:
         """A VF asks its PF for its MAC when it is bound: a PF that is down gives none.
 
         An igb VF that gets none tells its PF the one that it made up.
@@ -310,8 +349,8 @@ class FakeKernel:
         if not any(link.up for link in self.links.values() if link.device == pf.name):
             return own
         if self.igb and not vf.pf_has_set_mac:
-            vf.held = dataclasses.replace(vf.held, mac=own)
-        return vf.held.mac if vf.pf_has_set_mac and vf.held.mac else own
+            vf.held = dataclasses.replace(vf.held, admin_mac=own)
+        return vf.held.admin_mac if vf.pf_has_set_mac and vf.held.admin_mac else own
 
     # udevd
 
@@ -370,7 +409,7 @@ class FakeKernel:
             return
         path_name = self._path_name(link)
         if not self.is_taken(path_name):
-            self.change(index, altnames=tuple(sorted({*link.altnames, path_name})))
+            self.change(index, altnames=tuple(sorted({*(link.altnames or ()), path_name})))
         self._udev_broadcasts(index)
 
     def _udev_broadcasts(self, index: int) -> None:

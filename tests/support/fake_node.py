@@ -23,7 +23,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
-from nodeagent.kernel.devlink import Device, Devlink, Eswitch, Param
+from nodeagent.kernel.devlink import Device, Devlink, Param
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -36,6 +36,9 @@ from nodeagent.node import links as real_links
 from nodeagent.node import node as real_node
 from nodeagent.node.node import Node
 from nodeagent.settings import Settings
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import given
+from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
 from nodeagent.state.namespaces import Holder
 from nodeagent.state.stack import Stack
@@ -163,7 +166,8 @@ class FakeNode(FakeRules):
     def add_pf(self, name: str = PF1, *, bus: str = "pci", totalvfs: int = 7) -> FakePf:
         """A PF that is bound, up, named and settled, without VFs."""
         number = len(self.pfs) + 1
-        pf = self.pfs[name] = FakePf(bus, name, f"52:54:00:00:00:{number:02x}", totalvfs=totalvfs)
+        mac = Mac(f"52:54:00:00:00:{number:02x}")
+        pf = self.pfs[name] = FakePf(bus, name, mac, totalvfs=totalvfs)
         self.names[name] = f"ens{number}np0"
         self.tree.make_device(bus, name)
         self.tree.make_driver(bus, DRIVER)
@@ -180,7 +184,7 @@ class FakeNode(FakeRules):
     ) -> Link:  # fmt: skip
         """An interface that is there, and that udev has finished with."""
         port = facts.pop("phys_port_name", None)
-        link = self.new_link(name, mac, bus, device, None if port is None else str(port))
+        link = self.new_link(name, Mac(mac), bus, device, None if port is None else str(port))
         self.change(link.index, **facts)
         self.udev_writes(link.index, "I:1\n")
         return self.links[link.index]
@@ -197,7 +201,11 @@ class FakeNode(FakeRules):
         pf = self.pfs[state.handle.name]
         kept, self.delays = self.delays, Delays(0, 0, 0, 0)
         if state.eswitch_mode is not None:
-            pf.eswitch = Eswitch(state.eswitch_mode, state.inline_mode, state.encap_mode)
+            pf.eswitch = EswitchAttributes(
+                eswitch_mode=state.eswitch_mode,
+                inline_mode=state.inline_mode,
+                encap_mode=state.encap_mode,
+            )
             pf.params = {p.name: Param(p.name, p.kind, p.value) for p in state.params}
         if pf.bus == "pci":
             self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
@@ -221,9 +229,8 @@ class FakeNode(FakeRules):
         vf = pf.vfs[state.index]
         if vf.function is not None:
             self._give_function(vf.function, state)
-        held = {f.name: getattr(state, f.name) for f in dataclasses.fields(VfInfo)[2:]}
-        vf.held = VfInfo(state.index, state.admin_mac, **held)
-        vf.pf_has_set_mac = vf.held.mac not in {None, ZERO}
+        vf.held = VfInfo(state.index, **given(state))
+        vf.pf_has_set_mac = vf.held.admin_mac not in {None, ZERO}
 
     def _give_function(self, function: str, state: Vf) -> None:
         self.tree.set("pci", function, "driver_override", state.driver_override or "(null)")
@@ -349,10 +356,10 @@ class FakeDevlink(Devlink):
     def devices(self) -> tuple[Device, ...]:
         return tuple((pf.bus, pf.name) for pf in self._node.pfs.values() if pf.eswitch is not None)
 
-    def eswitch(self, device: Device) -> Eswitch:
-        return self._node.pfs[device[1]].eswitch or Eswitch()
+    def eswitch(self, device: Device) -> EswitchAttributes:
+        return self._node.pfs[device[1]].eswitch or EswitchAttributes()
 
-    def set_eswitch(self, device: Device, wanted: Eswitch) -> None:
+    def set_eswitch(self, device: Device, wanted: EswitchAttributes) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], "eswitch", wanted)
 
     def params(self) -> dict[Device, tuple[Param, ...]]:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.kernel.devlink import Eswitch, Param
+from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
+from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchAttributes
 from tests.support.fake_kernel import DRIVER, ZERO, FakeKernel, FakePf
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
@@ -175,6 +177,8 @@ class FakeRules(FakeKernel):
         match write.attribute, write.value:
             case "vlan", (vlan, qos, protocol):
                 changes = {"vlan": vlan, "qos": qos, "vlan_proto": protocol}
+            case "mac", mac:
+                changes = {"admin_mac": mac}
             case "rate", (lowest, highest):
                 changes = {"min_tx_rate": lowest, "max_tx_rate": highest}
         if self.igb:
@@ -216,15 +220,15 @@ class FakeRules(FakeKernel):
             return
         pf, vf = found
         if write.attribute == "mac":
-            if vf.pf_has_set_mac and write.value != vf.held.mac:
+            if vf.pf_has_set_mac and write.value != vf.held.admin_mac:
                 raise _refusal(errno.EADDRNOTAVAIL)
             if self.igb:
-                vf.held = dataclasses.replace(vf.held, mac=str(write.value))
-        if write.attribute == "mtu" and int(str(write.value)) > self.link(pf.name).mtu:
+                vf.held = dataclasses.replace(vf.held, admin_mac=Mac(str(write.value)))
+        if write.attribute == "mtu" and int(str(write.value)) > (self.link(pf.name).mtu or 0):
             raise _refusal(errno.EINVAL)
 
     def _set_altname(self, index: int, write: Write) -> None:
-        altnames = {*self.links[index].altnames}
+        altnames = {*(self.links[index].altnames or ())}
         match write.value:
             case (str(name), True):
                 if self.is_taken(name):
@@ -244,9 +248,9 @@ class FakeRules(FakeKernel):
         match write.value:
             case Param() as param:
                 pf.params[param.name] = param
-            case Eswitch() as wanted if pf.eswitch is not None:
+            case EswitchAttributes() as wanted if pf.eswitch is not None:
                 bound = (self.tree.driver(vf.function) for vf in pf.vfs.values() if vf.function)
-                if wanted.mode not in {None, pf.eswitch.mode} and any(bound):
+                if wanted.eswitch_mode not in {None, pf.eswitch.eswitch_mode} and any(bound):
                     raise _refusal(errno.EBUSY)  # mlx5: unbind the VFs first
                 given = {k: v for k, v in dataclasses.asdict(wanted).items() if v is not None}
                 pf.eswitch = dataclasses.replace(pf.eswitch, **given)
@@ -259,7 +263,7 @@ def _vf_attributes(change: VfChange) -> list[tuple[str, object]]:
     rates = (change.min_tx_rate or 0, change.max_tx_rate or 0)
     is_rated = change.min_tx_rate is not None or change.max_tx_rate is not None
     every = (
-        ("mac", change.mac),
+        ("mac", change.admin_mac),
         ("vlan", None if change.vlan is None else vlan),
         ("rate", rates if is_rated else None),
         ("spoofchk", change.spoofchk),

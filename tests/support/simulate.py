@@ -31,11 +31,11 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.differences import place
 from nodeagent.plan.plan import FRESH, FRESH_LINK
 from nodeagent.plan.stack import owners_of_netdevs
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import given
 from nodeagent.state.model import (
-    NETDEV_ATTRIBUTES,
     NO_DRIVER,
     DeviceHandle,
-    Mac,
     Netdev,
     NodeState,
     Pf,
@@ -200,14 +200,13 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
         raise Refused("VFs created while probing is on: they would be probed twice")
     is_device = pf.handle.bus == "pci"
     vfs = tuple(
-        dataclasses.replace(
-            FRESH,
+        Vf(
             index=index,
             address=f"{pf.handle.name[:-1]}{index}" if is_device else None,
             driver=NO_DRIVER if is_device else None,
             driver_override="" if is_device else None,
+            **given(FRESH),
             spoofchk=True,
-            query_rss=None,
         )
         for index in range(count)
     )
@@ -217,16 +216,10 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
 def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
     if pf.eswitch_mode is None:
         raise Refused("EOPNOTSUPP: no eswitch")
-    if action.mode not in {None, pf.eswitch_mode}:
-        if any(vf.driver == state.driver for vf in pf.vfs):
-            raise Refused("the eswitch's mode changes while VFs are bound")
-        pf = dataclasses.replace(pf, eswitch_mode=action.mode)
-    pf = dataclasses.replace(
-        pf,
-        inline_mode=action.inline_mode or pf.inline_mode,
-        encap_mode=action.encap_mode or pf.encap_mode,
-    )
-    return _with_representors(state, pf)
+    is_bound = any(vf.driver == state.driver for vf in pf.vfs)
+    if action.eswitch_mode not in {None, pf.eswitch_mode} and is_bound:
+        raise Refused("the eswitch's mode changes while VFs are bound")
+    return _with_representors(state, dataclasses.replace(pf, **given(action)))
 
 
 def _with_representors(state: NodeState, pf: Pf) -> Pf:
@@ -245,9 +238,7 @@ def _with_representors(state: NodeState, pf: Pf) -> Pf:
 
 
 def _set_vf(vf: Vf, action: SetVf) -> Vf:
-    fields = {f.name: getattr(action, f.name) for f in dataclasses.fields(action)}
-    del fields["pf"], fields["index"]
-    return dataclasses.replace(vf, **{k: v for k, v in fields.items() if v is not None})
+    return dataclasses.replace(vf, **given(action))
 
 
 def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
@@ -283,12 +274,8 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
         raise Refused(f"{action}: EADDRNOTAVAIL, the administrator has set {vf.admin_mac}")
     if vf is not None and action.mtu and pf.netdev and action.mtu > (pf.netdev.mtu or 0):
         raise Refused(f"{action}: the PF's MTU is {pf.netdev.mtu}")
-    changes = {
-        name: getattr(action, name)
-        for name in NETDEV_ATTRIBUTES
-        if getattr(action, name) is not None
-    }
-    return _with_netdev(pf, action.index, dataclasses.replace(netdev, **changes))
+    changed = dataclasses.replace(netdev, **given(action))
+    return _with_netdev(pf, action.index, changed)
 
 
 def _set_ethtool(pf: Pf, action: SetEthtool) -> Pf:
@@ -338,7 +325,9 @@ def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
     taken = {netdev.name for netdev in state.netdevs()}
     name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
     mac = Mac(f"06:00:00:00:00:{seed % 256:02x}")
-    return Netdev(name, mac, 1500, False, **FRESH_LINK, ethtool=FRESH_ETHTOOL, sysctls=())  # type: ignore[arg-type] # by name
+    return Netdev(
+        name, mac=mac, mtu=1500, up=False, **given(FRESH_LINK), ethtool=FRESH_ETHTOOL, sysctls=()
+    )
 
 
 def _vf(pf: Pf, index: int) -> Vf:

@@ -6,13 +6,10 @@ import dataclasses
 
 from hypothesis import strategies as st
 
+from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.model import (
-    LINK_STATES,
     NO_DRIVER,
-    VLAN_PROTOCOLS,
     DeviceHandle,
-    Guid,
-    Mac,
     Netdev,
     NodeState,
     Param,
@@ -32,6 +29,7 @@ from nodeagent.state.stack import (
     Route,
     Stack,
 )
+from nodeagent.state.vf import LINK_STATES, VLAN_PROTOCOLS
 from tests.support import fake_sysctls
 from tests.support.simulate import FRESH_ETHTOOL, with_stack
 

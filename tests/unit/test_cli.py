@@ -22,16 +22,9 @@ from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
 from nodeagent.record.journal import Journal, lock, seal
 from nodeagent.settings import MODES, Settings
+from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.state.model import (
-    DeviceHandle,
-    Mac,
-    Netdev,
-    NodeState,
-    Pf,
-    Snapshot,
-    Vf,
-)
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 
@@ -43,7 +36,7 @@ STATE = NodeState(
             PF,
             numvfs=2,
             autoprobe=True,
-            netdev=Netdev("ens1f0np0", Mac("02:00:00:00:00:01"), 9000, True),
+            netdev=Netdev("ens1f0np0", mac=Mac("02:00:00:00:00:01"), mtu=9000, up=True),
             vfs=(
                 Vf(
                     0,
@@ -56,7 +49,7 @@ STATE = NodeState(
                     trust=True,
                     min_tx_rate=0,
                     max_tx_rate=1000,
-                    netdev=Netdev("ens1f0v0", Mac("02:00:00:00:00:10"), 1500, True),
+                    netdev=Netdev("ens1f0v0", mac=Mac("02:00:00:00:00:10"), mtu=1500, up=True),
                 ),
                 Vf(1, address="0000:01:00.3", driver="none"),
             ),

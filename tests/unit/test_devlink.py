@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.devlink import Devlink, Eswitch, Param
+from nodeagent.kernel.devlink import Devlink, Param
 from nodeagent.kernel.netlink import attributes
+from nodeagent.state.eswitch import EswitchAttributes
 
 DEVICE = ("netdevsim", "netdevsim1")
 FAMILY = 0x17
@@ -66,7 +67,7 @@ class Answered(Devlink):
 
 @pytest.mark.parametrize(("recorded", "mode"), [(LEGACY, "legacy"), (SWITCHDEV, "switchdev")])
 def test_the_eswitch_as_recorded(recorded: str, mode: str) -> None:
-    assert Answered(recorded).eswitch(DEVICE) == Eswitch(mode)
+    assert Answered(recorded).eswitch(DEVICE) == EswitchAttributes(eswitch_mode=mode)
 
 
 def test_the_question_names_the_device() -> None:
@@ -81,7 +82,7 @@ def test_the_question_names_the_device() -> None:
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL])
 def test_a_pf_that_does_not_manage_its_eswitch_has_none(number: int) -> None:
-    assert Answered(error=number).eswitch(DEVICE) == Eswitch()
+    assert Answered(error=number).eswitch(DEVICE) == EswitchAttributes()
 
 
 def test_an_eswitch_that_cannot_be_read_is_not_taken_for_none() -> None:
@@ -92,7 +93,7 @@ def test_an_eswitch_that_cannot_be_read_is_not_taken_for_none() -> None:
 
 def test_a_mode_of_a_newer_kernel_is_not_known() -> None:
     newer = LEGACY.replace("0600190000000000", "0600190009000000")
-    assert Answered(newer).eswitch(DEVICE) == Eswitch()
+    assert Answered(newer).eswitch(DEVICE) == EswitchAttributes()
 
 
 def test_only_parameters_of_now_count() -> None:
@@ -134,13 +135,13 @@ def test_a_parameter_goes_out_as_its_type_has_it(param: Param, data: bytes | Non
 
 @given(
     st.builds(
-        Eswitch,
-        st.sampled_from((None, "legacy", "switchdev")),
-        st.sampled_from((None, "none", "link", "network", "transport")),
-        st.sampled_from((None, "none", "basic")),
+        EswitchAttributes,
+        eswitch_mode=st.sampled_from((None, "legacy", "switchdev")),
+        inline_mode=st.sampled_from((None, "none", "link", "network", "transport")),
+        encap_mode=st.sampled_from((None, "none", "basic")),
     )
 )
-def test_an_eswitch_reads_back_as_what_is_set(wanted: Eswitch) -> None:
+def test_an_eswitch_reads_back_as_what_is_set(wanted: EswitchAttributes) -> None:
     """The kernel answers with the attributes that it is given."""
     devlink = Answered()
     devlink.set_eswitch(DEVICE, wanted)
@@ -149,7 +150,7 @@ def test_an_eswitch_reads_back_as_what_is_set(wanted: Eswitch) -> None:
 
 def test_a_refusal_is_the_callers_to_word() -> None:
     with pytest.raises(OSError, match="busy") as caught:
-        Answered(error=errno.EBUSY).set_eswitch(DEVICE, Eswitch("switchdev"))
+        Answered(error=errno.EBUSY).set_eswitch(DEVICE, EswitchAttributes(eswitch_mode="switchdev"))
     assert caught.value.errno == errno.EBUSY
 
 
@@ -166,4 +167,4 @@ def test_a_kernel_without_devlink() -> None:
 def test_this_kernel_whatever_it_has() -> None:
     with Devlink() as devlink:
         assert isinstance(devlink.devices(), tuple)
-        assert devlink.eswitch(("pci", "ffff:ff:1f.7")) == Eswitch()
+        assert devlink.eswitch(("pci", "ffff:ff:1f.7")) == EswitchAttributes()

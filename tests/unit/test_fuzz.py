@@ -319,7 +319,18 @@ def test_the_stack(rng: random.Random) -> None:
     raw = messages(rng, rng.choice((8, 12, 20)))
     raw = [body[:20] + struct.pack("=I", 1) + body[24:] for body in raw]  # the ifindex is ours
     of_port = {"af_spec": raw[0][24:], "info": raw[0][28:], "master": 2} if raw else {}
-    eth0 = Link(1, "eth0", None, 1500, False, False, None, None, None, **cast("Any", of_port))
+    eth0 = Link(
+        index=1,
+        name="eth0",
+        mac=None,
+        mtu=1500,
+        up=False,
+        carrier=False,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+        **cast("Any", of_port),
+    )
     edge = RubbishStack(raw)
     for read in (
         lambda: edge.read({1: eth0}, {1}),

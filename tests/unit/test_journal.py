@@ -26,15 +26,9 @@ from nodeagent.errors import BusyError, DataError, KernelError, Stopped, Storage
 from nodeagent.record import journal
 from nodeagent.record.journal import Journal, Record, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
+from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_to_json
-from nodeagent.state.model import (
-    DeviceHandle,
-    Mac,
-    NodeState,
-    Pf,
-    Snapshot,
-    Vf,
-)
+from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot, Vf
 
 SNAPSHOT = Snapshot(
     taken_at="2026-11-21T12:03:04Z",

@@ -23,7 +23,6 @@ from unittest.mock import Mock
 import pytest
 
 from nodeagent.errors import KernelError, RestoreFailed, Stopped
-from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.rtnl import Link
 from nodeagent.node import busy
@@ -31,7 +30,9 @@ from nodeagent.node.contested import Contested
 from nodeagent.plan.differences import Difference, differences
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
-from nodeagent.state.model import DeviceHandle, Inside, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
 from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
@@ -60,11 +61,11 @@ def wanted() -> NodeState:
             link_state="auto",
             min_tx_rate=0,
             max_tx_rate=0,
-            netdev=Netdev(f"net{index}", Mac(f"02:00:00:00:00:{index:02x}"), 1400, True),
+            netdev=Netdev(f"net{index}", mac=Mac(f"02:00:00:00:00:{index:02x}"), mtu=1400, up=True),
         )
         for index in range(COUNT)
     )
-    netdev = Netdev("uplink0", Mac("52:54:00:00:00:01"), 9000, True)
+    netdev = Netdev("uplink0", mac=Mac("52:54:00:00:00:01"), mtu=9000, up=True)
     return NodeState("mlx5_core", (Pf(DeviceHandle("pci", PF1), COUNT, True, netdev, vfs),))
 
 
@@ -442,11 +443,11 @@ def test_an_eswitch_that_is_busy_for_a_while(
 ) -> None:
     caplog.set_level(logging.INFO)
     want = dataclasses.replace(wanted().pfs[0], eswitch_mode="legacy")
-    fake.pfs[PF1].eswitch = Eswitch("switchdev")
+    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="switchdev")
     fake.plant(PF1, "eswitch", Fault(number, times=3))
     with fake.node(SETTINGS) as node:
         restore(node, NodeState("mlx5_core", (want,)))
-    assert fake.pfs[PF1].eswitch == Eswitch("legacy")
+    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode="legacy")
     assert "FAILED" not in caplog.text
 
 

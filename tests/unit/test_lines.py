@@ -23,17 +23,8 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import plan
-from nodeagent.state.model import (
-    DeviceHandle,
-    Guid,
-    Mac,
-    Netdev,
-    NodeState,
-    Param,
-    Pf,
-    Representor,
-    Vf,
-)
+from nodeagent.state.addresses import Guid, Mac
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Representor, Vf
 from tests.support.simulate import perform
 from tests.support.strategies import pairs
 
@@ -77,7 +68,7 @@ def text(*actions: Action, have: NodeState | None = None, want: NodeState | None
          "devlink dev param set pci/0000:01:00.0 name flow_steering_mode value smfs cmode runtime"),
         (SetParam(PF, Param("enable_roce", 6, False)),
          "devlink dev param set pci/0000:01:00.0 name enable_roce value false cmode runtime"),
-        (SetEswitch(PF, "switchdev", "link", "none"),
+        (SetEswitch(PF, eswitch_mode="switchdev", inline_mode="link", encap_mode="none"),
          f"devlink dev eswitch set {PF} mode switchdev inline-mode link encap-mode none"),
     ],
 )  # fmt: skip
@@ -196,6 +187,6 @@ def _goes(action: Action, pf: DeviceHandle, port: int | str | None) -> bool:
             return own == pf and port is not None
         case UnbindVf(pf=own, index=index):
             return (own, index) == (pf, port)
-        case SetEswitch(pf=own, mode=str()):
+        case SetEswitch(pf=own, eswitch_mode=str()):
             return own == pf and isinstance(port, str)
     return False

@@ -10,18 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
+from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.state.model import (
-    DeviceHandle,
-    Mac,
-    Netdev,
-    NodeState,
-    Param,
-    Pf,
-    Snapshot,
-    Vf,
-    check_interface_name,
-)
+from nodeagent.state.link import check_interface_name
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Snapshot, Vf
 from tests.support.strategies import states
 
 SOURCE = "open-snapshot.json"
@@ -256,7 +248,7 @@ def test_no_interface_name(name: str) -> None:
     with pytest.raises(ValueError, match="is not an interface name"):
         check_interface_name(name)
     with pytest.raises(ValueError, match="is not an interface name"):
-        Netdev(name, None, None, None)
+        Netdev(name, mac=None, mtu=None, up=None)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +283,7 @@ def test_an_override_may_be_empty() -> None:
 @pytest.mark.parametrize("mtu", [-1, 2**31])
 def test_no_mtu(mtu: int) -> None:
     with pytest.raises(ValueError, match="mtu"):
-        Netdev("a", None, mtu, None)
+        Netdev("a", mac=None, mtu=mtu, up=None)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +314,7 @@ def test_no_pf(numvfs: int | None, indexes: tuple[int, ...]) -> None:
 
 
 def test_no_node_with_one_name_twice() -> None:
-    netdev = Netdev("eth0", None, None, None)
+    netdev = Netdev("eth0", mac=None, mtu=None, up=None)
     with pytest.raises(ValueError, match="two netdevs have one name"):
         NodeState("mlx5_core", (Pf(PF, 1, None, netdev, (Vf(0, netdev=netdev),)),))
 
@@ -342,8 +334,8 @@ def test_no_node_with_such_a_driver(driver: str) -> None:
 
 
 def test_looking_things_up() -> None:
-    vf = Vf(3, netdev=Netdev("v3", None, None, None))
-    pf = Pf(PF, 7, True, Netdev("p0", None, None, None), (vf,))
+    vf = Vf(3, netdev=Netdev("v3", mac=None, mtu=None, up=None))
+    pf = Pf(PF, 7, True, Netdev("p0", mac=None, mtu=None, up=None), (vf,))
     state = NodeState("mlx5_core", (pf, Pf(DeviceHandle("pci", "0000:02:00.0"))))
     assert pf.vf(3) is vf
     assert pf.vf(4) is None

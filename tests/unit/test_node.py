@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
-from nodeagent.kernel.devlink import Eswitch, Param
+from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node, outstanding, target_name
 from nodeagent.settings import Settings
 from nodeagent.state import model
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
 from tests.support.fake_sysctls import DEFAULTS
@@ -55,7 +57,16 @@ def test_a_pf_as_it_is(fake: FakeNode) -> None:
             numvfs=0,
             autoprobe=True,
             netdev=Netdev(
-                *("ens1np0", Mac("52:54:00:00:00:01"), 1500, True, (), False, False, 1000, 0, ""),
+                "ens1np0",
+                mac=Mac("52:54:00:00:00:01"),
+                mtu=1500,
+                up=True,
+                altnames=(),
+                promisc=False,
+                allmulti=False,
+                txqueuelen=1000,
+                group=0,
+                alias="",
                 sysctls=(),
                 arp=True,
                 multicast=True,
@@ -67,7 +78,9 @@ def test_a_pf_as_it_is(fake: FakeNode) -> None:
 def test_a_vf_as_it_is(fake: FakeNode) -> None:
     with_vfs(fake, 2)
     vf = fake.pfs[PF1].vfs[1]
-    vf.held = dataclasses.replace(vf.held, mac="02:00:00:00:00:01", vlan=100, qos=3, trust=True)
+    vf.held = dataclasses.replace(
+        vf.held, admin_mac=Mac("02:00:00:00:00:01"), vlan=100, qos=3, trust=True
+    )
     link = fake.link("0000:01:10.2")
     (pf,) = observed(fake).pfs
     assert pf.vf(1) == Vf(
@@ -86,7 +99,16 @@ def test_a_vf_as_it_is(fake: FakeNode) -> None:
         max_tx_rate=0,
         query_rss=None,
         netdev=Netdev(
-            *("ens1np0v1", Mac(link.mac or ""), 1500, False, (), False, False, 1000, 0, ""),
+            "ens1np0v1",
+            mac=Mac(link.mac or ""),
+            mtu=1500,
+            up=False,
+            altnames=(),
+            promisc=False,
+            allmulti=False,
+            txqueuelen=1000,
+            group=0,
+            alias="",
             sysctls=(),
             arp=True,
             multicast=True,
@@ -211,7 +233,9 @@ def test_functions_that_come_late_are_there_without_a_driver_known(fake: FakeNod
 def test_devlink_is_asked_for_our_devices_only(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.add_pf(PF2)
-    fake.pfs[PF2].eswitch = Eswitch("switchdev", "link", "basic")
+    fake.pfs[PF2].eswitch = EswitchAttributes(
+        eswitch_mode="switchdev", inline_mode="link", encap_mode="basic"
+    )
     fake.pfs[PF2].params = {"flow_steering_mode": Param("flow_steering_mode", 5, "smfs")}
     first, second = observed(fake).pfs
     assert (first.eswitch_mode, first.params) == (None, ())

@@ -21,7 +21,8 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.differences import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Mac, Netdev, NodeState, Pf, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import pairs, states
 
@@ -151,10 +152,10 @@ def one_vf(**changes: object) -> NodeState:
         vlan_proto="802.1Q",
         trust=True,
         spoofchk=False,
-        netdev=Netdev("ens1f0v3", Mac("02:11:22:33:44:53"), 1400, True),
+        netdev=Netdev("ens1f0v3", mac=Mac("02:11:22:33:44:53"), mtu=1400, up=True),
     )
     vf = dataclasses.replace(vf, **changes)  # type: ignore[arg-type] # a test's shorthand
-    netdev = Netdev("ens1f0np0", Mac("52:54:00:00:00:01"), 9000, True)
+    netdev = Netdev("ens1f0np0", mac=Mac("52:54:00:00:00:01"), mtu=9000, up=True)
     return NodeState("mlx5_core", (Pf(PF, 7, True, netdev, (vf,)),))
 
 
@@ -183,7 +184,7 @@ def test_the_life_of_one_vf_as_an_engineer_reads_it() -> None:
 
 def test_a_vf_that_kept_its_own_mac_is_bound_with_it_and_told_the_other_later() -> None:
     own, admin = Mac("02:aa:00:00:00:01"), Mac("02:aa:00:00:00:99")
-    want = one_vf(admin_mac=admin, netdev=Netdev("ens1f0v3", own, 1500, True))
+    want = one_vf(admin_mac=admin, netdev=Netdev("ens1f0v3", mac=own, mtu=1500, up=True))
     stages = {stage.name: stage.actions for stage in plan(want, after_reload(want))}
     (first,) = stages["set VFs"]
     assert isinstance(first, SetVf)
@@ -235,11 +236,11 @@ def test_autoprobe_off_is_allowed_for_the_bind_and_put_back() -> None:
 
 
 def test_swapped_names_go_through_a_third() -> None:
-    first = Vf(0, "0000:01:10.0", "mlx5_core", "", netdev=Netdev("a", None, None, True))
-    second = Vf(1, "0000:01:10.2", "mlx5_core", "", netdev=Netdev("b", None, None, True))
+    first = Vf(0, "0000:01:10.0", "mlx5_core", "", netdev=Netdev("a", mac=None, mtu=None, up=True))
+    second = Vf(1, "0000:01:10.2", "mlx5_core", "", netdev=Netdev("b", mac=None, mtu=None, up=True))
     swapped = (
-        dataclasses.replace(first, netdev=Netdev("b", None, None, True)),
-        dataclasses.replace(second, netdev=Netdev("a", None, None, True)),
+        dataclasses.replace(first, netdev=Netdev("b", mac=None, mtu=None, up=True)),
+        dataclasses.replace(second, netdev=Netdev("a", mac=None, mtu=None, up=True)),
     )
     want = NodeState("mlx5_core", (Pf(PF, 2, True, None, (first, second)),))
     have = NodeState("mlx5_core", (Pf(PF, 2, True, None, swapped),))

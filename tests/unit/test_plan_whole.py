@@ -28,11 +28,12 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.plan import FRESH_LINK, after_reload, plan
 from nodeagent.plan.stack import without_stacked
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import given
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
     Inside,
-    Mac,
     Netdev,
     NodeState,
     Param,
@@ -95,8 +96,8 @@ def test_what_a_reload_leaves_of_a_node() -> None:
     )
     unknown = Pf(OTHER)
     pod = Namespace(4, 4026532201, "b", (Holder(pid=1, started=1),))
-    fresh = link("enp1s0", mac=OWN, mtu=1500, up=False, sysctls=(), **FRESH_LINK)
-    left = Pf(PF, 0, False, fresh, (), "legacy", params=(STEERING,))
+    fresh = link("enp1s0", mac=OWN, mtu=1500, up=False, sysctls=(), **given(FRESH_LINK))
+    left = Pf(PF, 0, False, fresh, (), eswitch_mode="legacy", params=(STEERING,))
     want = node(whole, unknown, stack=Stack((VLAN,)), namespaces=(pod,))
     assert after_reload(want) == node(left, unknown, stack=Stack())
     assert after_reload(dataclasses.replace(want, stack=None)) == node(left, unknown)
@@ -230,7 +231,7 @@ def test_an_eswitch_after_a_reload() -> None:
         "hold probing": (SetAutoprobe(PF, False),),
         "create VFs": (CreateVfs(PF, 1),),
         "set VFs": (SetVf(PF, 0, min_tx_rate=0, max_tx_rate=100),),
-        "set eswitch": (SetEswitch(PF, mode="switchdev"),),
+        "set eswitch": (SetEswitch(PF, eswitch_mode="switchdev"),),
         "allow probing": (SetAutoprobe(PF, True),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set representors": (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),),
@@ -260,7 +261,7 @@ def test_vfs_made_anew_make_representors_anew() -> None:
     have = node(dataclasses.replace(switchdev(), numvfs=2))
     found = stages(node(switchdev()), have)
     assert found["remove VFs"] == (CreateVfs(PF, 0),)
-    assert found["set eswitch"] == (SetEswitch(PF, mode="switchdev"),)
+    assert found["set eswitch"] == (SetEswitch(PF, eswitch_mode="switchdev"),)
     assert found["set representors"] == (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),)
     assert "set ethtool" not in found
 
@@ -269,7 +270,7 @@ def test_another_mode_unbinds_and_binds() -> None:
     have = node(switchdev(eswitch_mode="legacy", representors=()))
     assert stages(node(switchdev()), have) == {
         "unbind VFs": (UnbindVf(PF, 0, "0000:01:10.0", DRIVER),),
-        "set eswitch": (SetEswitch(PF, mode="switchdev"),),
+        "set eswitch": (SetEswitch(PF, eswitch_mode="switchdev"),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set representors": (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),),
     }

@@ -35,11 +35,11 @@ from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.render import Screen
 from nodeagent.settings import Settings
+from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
     DeviceHandle,
     Inside,
-    Mac,
     Netdev,
     NodeState,
     Pf,
@@ -237,7 +237,17 @@ class OldKernel(RememberingRtnl):
 
 
 def test_without_a_parent_device_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = Link(2, "net1", None, 1500, True, True, None, None, None)
+    bare = Link(
+        index=2,
+        name="net1",
+        mac=None,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+    )
     links = {
         1: dataclasses.replace(bare, index=1, name="lo"),
         2: bare,

@@ -20,7 +20,19 @@ PRIO = Qdisc("net1", "prio", 0x10000, QDISC_ROOT, "03000000" + "01" * 16)
 TBF = Qdisc("net1", "tbf", 0x20000, 0x10002)
 PFIFO = Qdisc("net1", "pfifo", 0x30000, 0x20001, "64000000")
 NETEM = Qdisc("net1", "netem", 0x20000, 0x10002)
-LINKS = {4: Link(4, "net1", None, 1500, True, True, None, None, None)}
+LINKS = {
+    4: Link(
+        index=4,
+        name="net1",
+        mac=None,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+    )
+}
 FILTERS, CLASSES = qdiscs.RTM_GETTFILTER, qdiscs.RTM_GETTCLASS
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from nodeagent import settings
+from nodeagent.state.attributes import rows
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
-    NETDEV_ATTRIBUTES,
-    VF_ATTRIBUTES,
     Netdev,
     NodeState,
     Param,
@@ -31,6 +31,7 @@ from nodeagent.state.stack import (
     Route,
     Stack,
 )
+from nodeagent.state.vf import VfAttributes
 
 TESTS = Path(__file__).resolve().parents[1]
 NAMED = re.findall(r"`(\w+/\w+\.py)::(\w+)`", (TESTS / "README.md").read_text())
@@ -92,7 +93,7 @@ def test_a_test_of_an_attribute_exists(key: str) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [*(f"`Vf.{n}`" for n in VF_ATTRIBUTES), *(f"`Netdev.{n}`" for n in NETDEV_ATTRIBUTES)],
+    [*(f"`Vf.{n}`" for n in rows(VfAttributes)), *(f"`Netdev.{n}`" for n in rows(LinkAttributes))],
 )
 def test_what_is_planned_is_said_to_be_restored(field: str) -> None:
     (row,) = [row for row in ROWS if field in row[0]]

@@ -32,7 +32,6 @@ from nodeagent.errors import (
     UnavailableError,
     WaitTimeout,
 )
-from nodeagent.kernel.devlink import Eswitch
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
 from nodeagent.plan.differences import differences
@@ -40,16 +39,9 @@ from nodeagent.record.journal import Journal
 from nodeagent.reload import reload
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
-from nodeagent.state.model import (
-    NO_DRIVER,
-    DeviceHandle,
-    Mac,
-    Netdev,
-    NodeState,
-    Pf,
-    Representor,
-    Vf,
-)
+from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -173,22 +165,43 @@ def vf(number: int, **facts: object) -> Vf:
         link_state="auto",
         min_tx_rate=0,
         max_tx_rate=0,
-        netdev=Netdev(f"net{number}", mac(number), 1400, True, (f"alt{number}",), False, False),
+        netdev=Netdev(
+            f"net{number}",
+            mac=mac(number),
+            mtu=1400,
+            up=True,
+            altnames=(f"alt{number}",),
+            promisc=False,
+            allmulti=False,
+        ),
     )
     return dataclasses.replace(made, **facts)  # type: ignore[arg-type] # a test's shorthand
 
 
 def full_node() -> NodeState:
     """Every kind of VF on one PF, and a PF that is down and has none."""
-    netdev = Netdev("uplink0", Mac("52:54:00:00:00:01"), 9000, True, (), False, True, 2000, 3, "a")
+    netdev = Netdev(
+        "uplink0",
+        mac=Mac("52:54:00:00:00:01"),
+        mtu=9000,
+        up=True,
+        altnames=(),
+        promisc=False,
+        allmulti=True,
+        txqueuelen=2000,
+        group=3,
+        alias="a",
+    )
     vfs = (
         vf(0, max_tx_rate=100),
         vf(1, driver=NO_DRIVER, netdev=None),
         vf(2, driver="vfio-pci", driver_override="vfio-pci", netdev=None),
-        vf(3, netdev=Netdev("own", mac(0x33), 1500, False)),  # a MAC from before the admin MAC
+        vf(
+            3, netdev=Netdev("own", mac=mac(0x33), mtu=1500, up=False)
+        ),  # a MAC from before the admin MAC
         vf(4, admin_mac=mac(4), vlan=0, qos=0, trust=False, spoofchk=True),
     )
-    second = Netdev("uplink1", Mac("52:54:00:00:00:02"), 3000, False)
+    second = Netdev("uplink1", mac=Mac("52:54:00:00:00:02"), mtu=3000, up=False)
     return NodeState(
         "mlx5_core",
         (
@@ -417,17 +430,17 @@ def test_what_came_late_but_came_is_waited_for_again(
 ) -> None:
     """In the first round there is nothing to wait for; in the second it is on its way."""
     with fake_node(monkeypatch, igb=False) as fake:
-        uplink = Netdev("uplink0", Mac("52:54:00:00:00:01"), 1500, True)
+        uplink = Netdev("uplink0", mac=Mac("52:54:00:00:00:01"), mtu=1500, up=True)
         unbound = vf(0, driver=NO_DRIVER, netdev=None)
         representor = Representor("pf0vf0", Netdev("rep0", mtu=1400, up=True))
-        pf = Pf(DeviceHandle("pci", PF1), 1, True, uplink, (unbound,), "switchdev")
+        pf = Pf(DeviceHandle("pci", PF1), 1, True, uplink, (unbound,), eswitch_mode="switchdev")
         fake.set_up(NodeState("mlx5_core", (dataclasses.replace(pf, representors=(representor,)),)))
         host = on_disk(fake, tmp_path)
         before = host.state()
         fake.delays = Delays(0, netdev, rename, 0)
         fake.plant(PF1, refused, Fault(errno.EBUSY, times=1))
         if refused == "eswitch":
-            fake.pfs[PF1].eswitch = Eswitch("legacy")
+            fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="legacy")
             fake.update_representors(fake.pfs[PF1])
         else:
             fake.restart()
@@ -628,11 +641,11 @@ def _crash() -> None:
 
 
 def small_node() -> NodeState:
-    netdev = Netdev("uplink0", Mac("52:54:00:00:00:01"), 3000, True)
+    netdev = Netdev("uplink0", mac=Mac("52:54:00:00:00:01"), mtu=3000, up=True)
     vfs = (
         vf(0, max_tx_rate=100),
         vf(1, driver="vfio-pci", driver_override="vfio-pci", netdev=None),
-        vf(2, netdev=Netdev("own", mac(0x33), 1500, True)),
+        vf(2, netdev=Netdev("own", mac=mac(0x33), mtu=1500, up=True)),
     )
     return NodeState("mlx5_core", (Pf(DeviceHandle("pci", PF1), 3, False, netdev, vfs),))
 
@@ -721,8 +734,17 @@ def test_50_vfs_that_are_no_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             )
             for index in range(50)
         )
-        netdev = Netdev("eni1np1", Mac("52:54:00:00:00:01"), 3000, True)
-        fake.give(Pf(DeviceHandle("netdevsim", "netdevsim1"), 50, None, netdev, vfs, "legacy"))
+        netdev = Netdev("eni1np1", mac=Mac("52:54:00:00:00:01"), mtu=3000, up=True)
+        fake.give(
+            Pf(
+                DeviceHandle("netdevsim", "netdevsim1"),
+                50,
+                None,
+                netdev,
+                vfs,
+                eswitch_mode="legacy",
+            )
+        )
         host = on_disk(fake, tmp_path)
         before = host.state()
         assert before.pfs[0].vfs[7].max_tx_rate == 1007
@@ -787,7 +809,7 @@ def test_from_any_state_to_any_other(
             if pf.handle.name not in fake.pfs:
                 fake.add_pf(pf.handle.name)
                 if pf.eswitch_mode is not None:
-                    fake.pfs[pf.handle.name].eswitch = Eswitch("legacy")
+                    fake.pfs[pf.handle.name].eswitch = EswitchAttributes(eswitch_mode="legacy")
         host = on_disk(fake, fake.udev_run)
         host.restore(want)
         assert differences(want, host.state()) == ()

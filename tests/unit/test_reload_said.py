@@ -19,7 +19,8 @@ from nodeagent.node.blocked import Blocked
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
-from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Snapshot, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.stack import Stack
 from tests.support.fake_kernel import PF1, PF2

@@ -20,7 +20,17 @@ MACVLAN = linkinfo.child_info("macvlan", (("mode", 4),))
 
 
 def child(name: str, elsewhere: tuple[int, int] | None, index: int = 2) -> Link:
-    here = Link(index, name, None, 1500, True, True, None, None, None)
+    here = Link(
+        index=index,
+        name=name,
+        mac=None,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+    )
     return Link(**{**vars(here), "info": MACVLAN, "elsewhere": elsewhere})
 
 

@@ -24,9 +24,13 @@ from hypothesis import strategies as st
 from nodeagent.errors import KernelError
 from nodeagent.kernel import netlink, rtnl, sysctls
 from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, LinkMove, Rtnl, VfChange, VfInfo
+from nodeagent.state.addresses import Guid, Mac
+from nodeagent.state.attributes import fresh
+from nodeagent.state.attributes import given as known
+from nodeagent.state.link import LinkAttributes
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded"
-ZERO = "00:00:00:00:00:00"
+ZERO = Mac("00:00:00:00:00:00")
 CLONE_NEWNET = 0x40000000
 
 
@@ -66,16 +70,15 @@ def test_a_pf_of_igb_as_recorded() -> None:
     assert dataclasses.replace(link, af_spec=b"") == Link(
         index=2,
         name="enp1s0",
-        mac="52:54:00:00:00:01",
+        mac=Mac("52:54:00:00:00:01"),
         mtu=3000,
         up=True,
         carrier=True,
         bus="pci",
         device="0000:01:00.0",
         phys_port_name=None,
-        altnames=("some-long-alternative-name",),
-        txqueuelen=1000,
-        alias="rack 4",
+        **known(fresh(LinkAttributes))
+        | {"altnames": ("some-long-alternative-name",), "alias": "rack 4"},
     )
 
 
@@ -98,19 +101,61 @@ def test_an_interface_without_a_device() -> None:
 def test_the_vfs_of_igb_as_recorded() -> None:
     fresh, set_by_hand, _ = Answered(recorded("igb-vfs")).vfs(2)
     assert fresh == VfInfo(
-        0, "16:17:1d:5d:40:5c", 0, 0, "802.1Q", True, False, "auto", 0, 0, None
+        0,
+        admin_mac=Mac("16:17:1d:5d:40:5c"),
+        vlan=0,
+        qos=0,
+        vlan_proto="802.1Q",
+        spoofchk=True,
+        trust=False,
+        link_state="auto",
+        min_tx_rate=0,
+        max_tx_rate=0,
+        query_rss=None,
     )  # a VF that was given no MAC made one up when it was probed, and told its PF
     assert set_by_hand == VfInfo(
-        1, "02:11:22:33:44:51", 100, 3, "802.1Q", False, True, "auto", 0, 100, None
+        1,
+        admin_mac=Mac("02:11:22:33:44:51"),
+        vlan=100,
+        qos=3,
+        vlan_proto="802.1Q",
+        spoofchk=False,
+        trust=True,
+        link_state="auto",
+        min_tx_rate=0,
+        max_tx_rate=100,
+        query_rss=None,
     )
 
 
 def test_the_vfs_of_netdevsim_as_recorded() -> None:
     down, fresh, set_by_hand = Answered(recorded("netdevsim-vfs")).vfs(7)
     assert down.link_state == "disable"
-    assert fresh == VfInfo(1, ZERO, 0, 0, None, False, False, "auto", 0, 0, False)
+    assert fresh == VfInfo(
+        1,
+        admin_mac=ZERO,
+        vlan=0,
+        qos=0,
+        vlan_proto=None,
+        spoofchk=False,
+        trust=False,
+        link_state="auto",
+        min_tx_rate=0,
+        max_tx_rate=0,
+        query_rss=False,
+    )
     assert set_by_hand == VfInfo(
-        2, "02:11:22:33:44:99", 200, 5, "802.1ad", True, True, "enable", 10, 1000, True
+        2,
+        admin_mac=Mac("02:11:22:33:44:99"),
+        vlan=200,
+        qos=5,
+        vlan_proto="802.1ad",
+        spoofchk=True,
+        trust=True,
+        link_state="enable",
+        min_tx_rate=10,
+        max_tx_rate=1000,
+        query_rss=True,
     )
 
 
@@ -188,16 +233,16 @@ def test_a_list_that_wrapped_is_refused_and_never_taken_for_the_truth() -> None:
 
 
 macs = st.integers(0, 2**48 - 1).map(
-    lambda n: ":".join(f"{n:012x}"[i : i + 2] for i in range(0, 12, 2))
+    lambda n: Mac(":".join(f"{n:012x}"[i : i + 2] for i in range(0, 12, 2)))
 )
 flags = st.none() | st.booleans()
-guids = st.none() | st.integers(1, 2**64 - 1).map(lambda n: n.to_bytes(8, "big").hex(":"))
+guids = st.none() | st.integers(1, 2**64 - 1).map(lambda n: Guid(n.to_bytes(8, "big").hex(":")))
 u32 = st.integers(0, 0xFFFFFFFF)
 vf_changes = st.builds(
     VfChange,
     index=st.integers(1, 2**31 - 1),
     vf=st.integers(0, 0xFFFF),
-    mac=macs,
+    admin_mac=macs,
     vlan=st.integers(0, 4095),
     qos=st.integers(0, 7),
     vlan_proto=st.just("802.1ad"),
@@ -225,7 +270,7 @@ def test_a_vf_change_reads_back_as_what_it_sets(change: VfChange) -> None:
 
 
 def test_802_1q_goes_out_as_the_attribute_that_every_driver_knows() -> None:
-    change = VfChange(2, 3, mac=ZERO, vlan=100, qos=5, vlan_proto="802.1Q")
+    change = VfChange(2, 3, admin_mac=ZERO, vlan=100, qos=5, vlan_proto="802.1Q")
     (info,) = _vf_infos(change)
     assert info.get_attr("IFLA_VF_VLAN_LIST") is None
     assert info.get_attr("IFLA_VF_VLAN") == {"vf": 3, "vlan": 100, "qos": 5}
@@ -270,6 +315,7 @@ def _vf_infos(change: VfChange) -> list[Any]:
         allmulti=st.booleans(),
         arp=st.booleans(),
         multicast=st.booleans(),
+        altnames=st.just(()),
         txqueuelen=u32,
         group=u32,
         alias=st.text(

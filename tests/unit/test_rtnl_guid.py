@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 
 from nodeagent.kernel.rtnl import VfChange, _decoded, _set_link, _vf_info
+from nodeagent.state.addresses import Guid
 
-NODE, PORT = "02:11:22:33:44:55:66:77", "02:11:22:33:44:55:66:88"
+NODE, PORT = Guid("02:11:22:33:44:55:66:77"), Guid("02:11:22:33:44:55:66:88")
 
 
 def attribute(kind: int, payload: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,15 +28,9 @@ from nodeagent.kernel.sysctls import Told
 from nodeagent.plan.differences import differences
 from nodeagent.plan.lines_stack import stacked_line
 from nodeagent.plan.plan import after_reload, plan
+from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
-from nodeagent.state.model import (
-    DeviceHandle,
-    Mac,
-    Netdev,
-    NodeState,
-    Pf,
-    Snapshot,
-)
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot
 from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
@@ -50,7 +45,7 @@ from nodeagent.state.stack import (
 )
 
 NOW = 1_800_000_000.0
-MAC = "52:54:00:00:00:01"
+MAC = Mac("52:54:00:00:00:01")
 OURS = Ours({2: "enp1s0", 3: "bond0", 7: "enp1s0.100"}, {2, 7}, {2: MAC, 7: MAC})
 INDEXES = {name: index for index, name in OURS.names.items()}
 
@@ -105,7 +100,7 @@ ALL = Stack(
 
 
 def node(stack: Stack | None) -> NodeState:
-    netdev = Netdev("enp1s0", Mac(MAC), 1500, True)
+    netdev = Netdev("enp1s0", mac=Mac(MAC), mtu=1500, up=True)
     return NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0"), netdev=netdev),), stack)
 
 
@@ -224,7 +219,7 @@ def test_a_route_through_others_goes_with_the_address_that_it_is_from() -> None:
     own = Address("enp1s0", "192.0.2.10/24")
     assert route_of(body, with_addresses(OURS, [own]), NOW) == route
     assert route_of(body, with_addresses(OURS, [replace(own, address="192.0.2.1/24")]), NOW) is None
-    netdev = Netdev("enp1s0", Mac(MAC), 1500, True)
+    netdev = Netdev("enp1s0", mac=Mac(MAC), mtu=1500, up=True)
     state = NodeState(
         "mlx5_core",
         (Pf(DeviceHandle("pci", "0000:01:00.0"), netdev=netdev),),
@@ -333,8 +328,19 @@ def test_what_ipv6_addresses_are_made_of_is_lost() -> None:
     assert list(identity_of(usual, Told((("ipv6.addr_gen_mode", 2),)))) == []
 
 
-def link(index: int, name: str, **more: object) -> Link:
-    return Link(index, name, MAC, 1500, True, True, None, None, None, **more)  # type: ignore[arg-type] # by name
+def link(index: int, name: str, **more: Any) -> Link:
+    return Link(
+        index=index,
+        name=name,
+        mac=MAC,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+        **more,
+    )
 
 
 VXLAN = attribute(linkinfo.INFO_KIND, b"vxlan\0") + nested(

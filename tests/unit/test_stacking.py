@@ -13,15 +13,36 @@ from nodeagent.kernel.rtnl import Link
 from nodeagent.node import busy
 from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked
+from nodeagent.state.addresses import Mac
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.stack import Child, Membership
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
-OWN, BONDS = "02:00:00:00:00:01", "02:00:00:00:00:99"
+OWN, BONDS = Mac("02:00:00:00:00:01"), Mac("02:00:00:00:00:99")
 SETS_MAC, JOINS = bytes.fromhex(OWN.replace(":", "")), b"\x08\x00\x0a\x00"
 LINKS = {
-    3: Link(3, "ens1v0", BONDS, 1500, False, True, "pci", "0000:01:10.0", None),
-    9: Link(9, "bond0", BONDS, 1500, True, True, None, None, None),
+    3: Link(
+        index=3,
+        name="ens1v0",
+        mac=BONDS,
+        mtu=1500,
+        up=False,
+        carrier=True,
+        bus="pci",
+        device="0000:01:10.0",
+        phys_port_name=None,
+    ),
+    9: Link(
+        index=9,
+        name="bond0",
+        mac=BONDS,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+    ),
 }
 
 
@@ -100,7 +121,10 @@ def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
     assert kernel.times == 0
 
 
-@pytest.mark.parametrize("own", [None, Link(4, "stolen", OWN, 1500, True, True, *(None,) * 3)])
+@pytest.mark.parametrize(
+    "own",
+    [None, Link(index=4, name="stolen", mac=OWN, mtu=1500, up=True, carrier=True)],
+)
 def test_nothing_is_put_on_another_interface_that_has_the_name(own: Link | None) -> None:
     """Somebody gave it that name in between: the next plan names first, and puts it on then."""
     kernel = Kernel(b"")

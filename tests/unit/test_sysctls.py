@@ -16,7 +16,8 @@ from nodeagent.plan.differences import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.sysctls import missing
-from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Sysctl
+from nodeagent.state.addresses import Mac
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Sysctl
 from tests.support.fake_sysctls import af_spec
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
@@ -24,7 +25,7 @@ DEFAULTS = (("ipv4.rp_filter", 0), ("ipv6.accept_ra", 1))
 
 
 def node(own: tuple[Sysctl, ...] | None, defaults: tuple[Sysctl, ...] = DEFAULTS) -> NodeState:
-    netdev = Netdev("ens1", Mac("52:54:00:00:00:01"), 1500, True, sysctls=own)
+    netdev = Netdev("ens1", mac=Mac("52:54:00:00:00:01"), mtu=1500, up=True, sysctls=own)
     return NodeState("mlx5_core", (Pf(HANDLE, netdev=netdev),), sysctls=defaults)
 
 

@@ -1,0 +1,220 @@
+"""An attribute as one row: a field of a frozen dataclass, and all there is to know of it.
+
+`VfAttributes`, `LinkAttributes` and `EswitchAttributes` are made of such rows. What is wanted, what
+is there, the action that changes it and the kernel's message all have the same fields by
+inheriting them, so a new attribute is a row there and a row in the codec of its kernel interface
+(`nodeagent.kernel.rtnl`, `nodeagent.kernel.devlink`). Everything else reads the rows: the
+comparison, the plan and its lines, snapshots, what is sent again after a refusal.
+
+In every field None means "not known, not supported or not ours".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, TypeVar
+
+Check = Callable[[str, Any], None]
+"""Takes an attribute's name and a value of it; ValueError says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is to be known of an attribute beside its type.
+
+    `part` is what messages call it; attributes with one part are set together, because the kernel
+    takes them together. `word` is the keyword of ip(8) or devlink(8), None where these have a
+    command of its own for it; `beside` names an attribute without which (or with which being 0) it
+    is not written. `fresh` is what a new device has, None where that is its driver's choice.
+    `is_late`: set only when the VFs are bound and have carrier. `needs_down`: the kernel refuses
+    it while the link is up.
+    """
+
+    part: str
+    word: str | None
+    beside: str | None
+    fresh: object
+    check: Check | None
+    is_late: bool
+    needs_down: bool
+
+    def words(self, value: object) -> str:
+        """Keyword and value as they stand in a command."""
+        if self.word == "":
+            return "up" if value else "down"
+        if isinstance(value, bool):
+            return f"{self.word} {'on' if value else 'off'}"
+        return f"{self.word} {shlex.quote(str(value))}"
+
+
+def attribute(
+    part: str,
+    word: str | None,
+    *,
+    beside: str | None = None,
+    fresh: object = None,
+    check: Check | None = None,
+    is_late: bool = False,
+    needs_down: bool = False,
+) -> Any:
+    """A field with its row; its default is None."""
+    row = Row(part, word, beside, fresh, check, is_late, needs_down)
+    return dataclasses.field(default=None, metadata={"row": row})
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """The base of classes whose fields have rows, and of those that inherit these fields.
+
+    For mypy a class of it is not hashable: it looks at the `__hash__` of instances.
+    """
+
+
+A = TypeVar("A", bound=Attributes)
+
+
+def rows(kind: type[Attributes]) -> Mapping[str, Row]:
+    """The rows by name, in the order in which they are declared, written and sent."""
+    return _rows(kind)  # type: ignore[arg-type] # see Attributes
+
+
+@cache
+def _rows(kind: Any) -> Mapping[str, Row]:
+    declared = (
+        field
+        for base in reversed(kind.__mro__)
+        for field in base.__dict__.get("__dataclass_fields__", {}).values()
+    )
+    return {field.name: field.metadata["row"] for field in declared if "row" in field.metadata}
+
+
+def parts(kind: type[Attributes]) -> Mapping[str, tuple[str, ...]]:
+    """By part, the attributes that the kernel takes together."""
+    return _parts(kind)  # type: ignore[arg-type] # see Attributes
+
+
+@cache
+def _parts(kind: Any) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name, row in rows(kind).items():
+        found[row.part] = (*found.get(row.part, ()), name)
+    return found
+
+
+def given(values: Attributes) -> dict[str, Any]:
+    """The attributes that are known, by name."""
+    every = ((name, getattr(values, name)) for name in rows(type(values)))
+    return {name: value for name, value in every if value is not None}
+
+
+def only(values: A, names: tuple[str, ...]) -> A:
+    """`values` with these attributes alone."""
+    others: dict[str, Any] = {name: None for name in rows(type(values)) if name not in names}
+    return replace(values, **others)
+
+
+def at_once(values: A) -> A:
+    """`values` without what is set late."""
+    return only(values, _named(values, lambda row: not row.is_late))
+
+
+def later(values: A) -> A:
+    """Those of `values` that are set late."""
+    return only(values, _named(values, lambda row: row.is_late))
+
+
+def needs_down(values: Attributes) -> bool:
+    """Whether the link has to be down for these changes."""
+    kept = _named(values, lambda row: row.needs_down)
+    return any(getattr(values, name) is not None for name in kept)
+
+
+def _named(values: Attributes, which: Callable[[Row], bool]) -> tuple[str, ...]:
+    return tuple(name for name, row in rows(type(values)).items() if which(row))
+
+
+def fresh(kind: type[A]) -> A:
+    """What a new device has, as far as that does not depend on its driver."""
+    return kind(**{name: row.fresh for name, row in rows(kind).items()})
+
+
+def differing(
+    kind: type[Attributes], want: Attributes, have: Attributes
+) -> Iterator[tuple[str, object, object]]:
+    """Name, wanted value and present value of each attribute that is wanted and is not so.
+
+    What is known in `want` and not known in `have` cannot be proven to be so: it differs, its
+    present value is None, and the plan has an action that ensures it.
+    """
+    for name in rows(kind):
+        wanted = getattr(want, name)
+        if wanted is not None and wanted != (now := getattr(have, name)):
+            yield name, wanted, now
+
+
+def changed(kind: type[A], want: A, have: A) -> A:
+    """What has to be set to get from `have` to `want`, each with what is set together with it."""
+    names = {name for name, _, _ in differing(kind, want, have)}
+    return together(kind, names, want, have)
+
+
+def together(kind: type[A], names: set[str], want: A, have: A) -> A:
+    """The attributes `names` as wanted; those that are set with them as wanted, or else as now."""
+    values = {
+        name: value
+        for part in parts(kind).values()
+        if names.intersection(part)
+        for name in part
+        if (value := _either(getattr(want, name), getattr(have, name))) is not None
+    }
+    return kind(**values)
+
+
+def words(values: Attributes) -> Iterator[str]:
+    """The attributes that are given as ip(8) and devlink(8) take them."""
+    found = given(values)
+    for name, row in rows(type(values)).items():
+        if name in found and row.word is not None and (row.beside is None or found.get(row.beside)):
+            yield row.words(found[name])
+
+
+def check(values: Attributes) -> None:
+    """ValueError for a value that no such attribute has."""
+    for name, does_check in _checks(type(values)):  # type: ignore[arg-type] # see Attributes
+        value = getattr(values, name)
+        if value is not None:
+            does_check(name, value)
+
+
+@cache
+def _checks(kind: Any) -> tuple[tuple[str, Check], ...]:
+    every = ((name, row.check) for name, row in rows(kind).items())
+    return tuple((name, found) for name, found in every if found is not None)
+
+
+def within(low: int, high: int) -> Check:
+    """A check: the value is a number from `low` to `high`."""
+
+    def check_range(name: str, value: int) -> None:
+        if not low <= value <= high:
+            raise ValueError(f"{name} {value} is not within {low} and {high}")
+
+    return check_range
+
+
+def one_of(allowed: tuple[str, ...]) -> Check:
+    """A check: the value is one of these."""
+
+    def check_one(name: str, value: str) -> None:
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is none of {', '.join(allowed)}")
+
+    return check_one
+
+
+def _either(want: object, have: object) -> object:
+    return have if want is None else want
