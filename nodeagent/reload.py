@@ -13,6 +13,7 @@ from collections.abc import Callable
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.node.node import Node
+from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.restore import prove, restore, take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
@@ -70,7 +71,7 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         salvage(node, journal, driver, snapshot, before)
         raise
     try:
-        node.wait_for_pfs(snapshot.state)
+        wait_for_pfs(node, snapshot.state)
     except WaitTimeout as error:
         log.warning("%s; restoring the others", error)
         restore_what_can_be(node, snapshot.state)
@@ -100,7 +101,7 @@ def salvage(
     log.warning("the restart failed: putting the VFs back on the driver that is loaded")
     verbs: tuple[Callable[[], None], ...] = (
         lambda: driver.ensure_companions(before),
-        lambda: node.wait_for_pfs(snapshot.state),
+        lambda: wait_for_pfs(node, snapshot.state),
         lambda: restore(node, snapshot.state),
     )
     failures = 0

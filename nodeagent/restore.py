@@ -11,8 +11,12 @@ from typing import Final
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed
 from nodeagent.machine import boot_id, machine_id
-from nodeagent.node.managers import await_managers, managed
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.locate import is_hung
+from nodeagent.node.managers import await_managers, managed_netdevs
+from nodeagent.node.namespaces import children_elsewhere, reachable
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.plan import rdma
 from nodeagent.plan.differences import differences, headless, made_up, shared_macs, unseen
@@ -38,44 +42,43 @@ def restore(node: Node, want: NodeState) -> None:
     Raises RestoreFailed with a line for each failed action and each thing that differs, when a
     plan could not be performed or three in a row did not lead there.
     """
-    node.given_up.clear()
-    node.contested.clear()
+    attempt = Attempt(node)
     failures: dict[str, None] = {}
-    if others := managed(want):
-        reachable, _ = node.reachable(want)
-        stages = plan(reachable, node.observe())
-        failures |= dict.fromkeys(perform(node, without_stacked(stages)))
+    if others := managed_netdevs(want):
+        wanted, _ = reachable(node, want)
+        stages = plan(wanted, observe(node))
+        failures |= dict.fromkeys(perform(attempt, without_stacked(stages)))
         await_managers(node, others)
     for number in range(ROUNDS):
-        reachable, _ = node.reachable(want)
-        have = node.observe()
-        stages = plan(_not_blocked(node, reachable), have)
+        wanted, _ = reachable(node, want)
+        have = observe(node)
+        stages = plan(_without_hung(node, wanted), have)
         if not stages:
             break
         if number:
-            node.contested.check(differences(reachable, have), failures)
+            attempt.conflicts.check(differences(wanted, have), failures)
         for pf in have.pfs:
-            node.contested.found(str(pf.handle), "driver", have.driver)
-        failures |= dict.fromkeys(perform(node, stages))
+            attempt.conflicts.note_found(str(pf.handle), "driver", have.driver)
+        failures |= dict.fromkeys(perform(attempt, stages))
     else:
-        reachable, _ = node.reachable(want)
-        have = node.observe()
-        node.contested.check(differences(reachable, have), failures, is_last=True)
-    left = () if not stages and not node.blocked.lines() else differences(reachable, have)
+        wanted, _ = reachable(node, want)
+        have = observe(node)
+        attempt.conflicts.check(differences(wanted, have), failures, is_last=True)
+    left = () if not stages and not node.hung_calls.lines() else differences(wanted, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
-            dict.fromkeys((*failures, *node.blocked.lines(), *map(str, left))),
+            dict.fromkeys((*failures, *node.hung_calls.lines(), *map(str, left))),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
 
 
-def _not_blocked(node: Node, want: NodeState) -> NodeState:
+def _without_hung(node: Node, want: NodeState) -> NodeState:
     """`want` without the PFs and VFs of which a call hangs in the kernel: the others go on."""
     pfs = (
-        replace(pf, vfs=tuple(v for v in pf.vfs if not node.is_blocked((pf.handle, v.index))))
+        replace(pf, vfs=tuple(v for v in pf.vfs if not is_hung(node, (pf.handle, v.index))))
         for pf in want.pfs
-        if not node.is_blocked((pf.handle, None))
+        if not is_hung(node, (pf.handle, None))
     )
     return replace(want, pfs=tuple(pfs))
 
@@ -91,9 +94,9 @@ def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
 
     Returns the VFs that could not be put back into their pods, because those are not there.
     """
-    reachable, behind = node.reachable(want)
-    have = node.observe()
-    left = differences(reachable, have)
+    wanted, behind = reachable(node, want)
+    have = observe(node)
+    left = differences(wanted, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",
@@ -115,9 +118,9 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     KernelError where a device does not tell its state: nothing would be known of it afterwards.
     """
     snapshot = look(node, driver)
-    if blocked := node.blocked.lines():
+    if hung := node.hung_calls.lines():
         raise KernelError(
-            f"cannot save the state of this node: {'; '.join(blocked)}",
+            f"cannot save the state of this node: {'; '.join(hung)}",
             hint="a driver or a virtual machine keeps the device's lock: dmesg and "
             "/proc/PID/stack of the tasks in state D say which",
         )
@@ -133,7 +136,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
 
 def look(node: Node, driver: NicDriver) -> Snapshot:
     """The same to be compared: what a device does not tell is not known."""
-    state = node.observe()
+    state = observe(node)
     for vf in unseen(state):
         log.warning(
             "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
@@ -149,7 +152,7 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
     stacked = state.stack.lost if state.stack is not None else ()
-    for lost in (*rdma.soft(state), *stacked, *node.children_elsewhere(state)):
+    for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:

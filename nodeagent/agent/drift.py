@@ -15,6 +15,8 @@ from typing import Final
 from nodeagent.errors import KernelError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
+from nodeagent.node.settle import watching
 from nodeagent.plan.differences import Difference, differences
 from nodeagent.record.journal import Journal
 from nodeagent.state.model import NodeState
@@ -45,11 +47,11 @@ def watch(node: Node, journal: Journal, *, safety: float = SAFETY, quiet: float 
     known: Drift = {}
     reports = _Reports(journal)
     pause = quiet
-    with node.watches() as watches:
+    with watching(node) as watches:
         heard = [_Heard(each) for each in watches if each not in node.stops]
         while True:
             try:
-                have = node.observe()
+                have = observe(node)
             except (KernelError, UnavailableError) as error:
                 log.warning("cannot look for drift: %s", error.message)
             else:

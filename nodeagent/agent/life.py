@@ -33,6 +33,7 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.node import namespaces
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal, adopted, lock
@@ -169,7 +170,7 @@ def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[L
         return snapshot, ()
     require_root("looks into the network namespaces of pods")
     with Node(settings) as node:
-        state, left = node.reachable(snapshot.state)
+        state, left = namespaces.reachable(node, snapshot.state)
     return replace(snapshot, state=state), left
 
 

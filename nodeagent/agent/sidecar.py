@@ -26,6 +26,8 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
+from nodeagent.node.settle import wait_for_pfs
 from nodeagent.plan.differences import differences
 from nodeagent.record.journal import Journal, lock
 from nodeagent.settings import Settings
@@ -140,7 +142,7 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
     if snapshot is None:
         return False
     with Node(settings, None) as node:
-        if differences(snapshot.state, node.observe()):
+        if differences(snapshot.state, observe(node)):
             return False
     journal.close_snapshot()
     return True
@@ -160,7 +162,7 @@ def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             life.check_same_machine(snapshot, machine.machine_id(), hint=hint)
             with journal.step("restore"):
-                node.wait_for_pfs(snapshot.state)
+                wait_for_pfs(node, snapshot.state)
                 restoring.restore(node, snapshot.state)
             with journal.step("verify"):
                 restoring.verify(node, snapshot.state)

@@ -20,6 +20,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
+from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
@@ -108,4 +109,4 @@ def _restart(
         story.salvage(node, journal, driver, snapshot, before)
         raise
     story.note_srcversions(journal, driver)
-    node.wait_for_pfs(snapshot.state)
+    wait_for_pfs(node, snapshot.state)

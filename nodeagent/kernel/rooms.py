@@ -23,13 +23,11 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge
+from nodeagent.kernel.sysfs import Device
 from nodeagent.state.attributes import given
 from nodeagent.state.namespaces import Holder, Namespace
 
 log = logging.getLogger(__name__)
-
-Device = tuple[str, str]
-"""Bus and name."""
 
 
 class RememberingRtnl(Rtnl):

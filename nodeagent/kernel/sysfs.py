@@ -23,6 +23,9 @@ from typing import Final
 from nodeagent.errors import KernelError, reason
 from nodeagent.trace import point
 
+Device = tuple[str, str]
+"""Bus and name: `pci` and `0000:01:00.0`."""
+
 NO_DRIVER: Final = "none"
 PASSED_THROUGH: Final = frozenset(
     {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
@@ -69,7 +72,7 @@ class Sysfs:
         """How many VFs the PF has now; None for a device without SR-IOV.
 
         It waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), and so does
-        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/blocked.py.
+        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/hung_calls.py.
         """
         return _number(self.device(bus, name) / "sriov_numvfs")
 

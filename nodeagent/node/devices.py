@@ -15,9 +15,11 @@ from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
 from nodeagent.kernel.devlink import Devlink, Param
 from nodeagent.kernel.events import Watch, wait_until_clear
-from nodeagent.node import busy
-from nodeagent.node.failures import Failures, target_of, timed_out
-from nodeagent.node.node import Node, Target, outstanding, target_name
+from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.locate import device_of, is_hung, target_name
+from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     BindPf,
     BindVf,
@@ -46,7 +48,7 @@ DeviceAction = (
 
 
 def write_devices(
-    node: Node,
+    attempt: Attempt,
     actions: Sequence[DeviceAction],
     meanwhile: Callable[[], Iterable[object]] | None = None,
     watches: tuple[Watch, ...] = (),
@@ -56,10 +58,11 @@ def write_devices(
     A write that has not come back at the deadline is a failure, and so is what `meanwhile` still
     yields then: WaitTimeout says what it is.
     """
+    node = attempt.node
     # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
     actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
     ends = [threading.Event() for _ in actions]
-    jobs = [_ending(_job(node, a), ended) for a, ended in zip(actions, ends, strict=True)]
+    jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
     threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
     timeout = node.settings.vf_timeout
     if meanwhile is None:
@@ -103,14 +106,15 @@ def _failed(
         target = target_of(action)
         text = f"{target_name(target)}: {result.message}"
         failures.append((target, text))
-        if isinstance(result, parallel.Stuck) and (device := node.device_of(target)) is not None:
-            node.blocked.add(device, ended, text)
+        if isinstance(result, parallel.Stuck) and (device := device_of(node, target)) is not None:
+            node.hung_calls.add(device, ended, text)
     return failures
 
 
-def _job(node: Node, action: DeviceAction) -> Callable[[], None]:
+def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
     """The write that ensures `action`, to be run in a thread."""
-    if node.is_blocked(target_of(action)):
+    node = attempt.node
+    if is_hung(node, target_of(action)):
         return _not_tried
     match action:
         case BindPf():
@@ -118,17 +122,17 @@ def _job(node: Node, action: DeviceAction) -> Callable[[], None]:
         case SetAutoprobe():
             return lambda: _set_autoprobe(node, action)
         case CreateVfs():
-            return lambda: _create_vfs(node, action)
+            return lambda: _create_vfs(attempt, action)
         case SetParam():
             return lambda: _set_param(node, action)
         case SetEswitch():
             return lambda: _set_eswitch(node, action)
         case OverrideDriver():
-            return lambda: _override_driver(node, action)
+            return lambda: _override_driver(attempt, action)
         case UnbindVf():
             return lambda: _unbind_vf(node, action)
         case BindVf():
-            return lambda: _bind_vf(node, action)
+            return lambda: _bind_vf(attempt, action)
 
 
 def _not_tried() -> None:
@@ -152,11 +156,12 @@ def _set_autoprobe(node: Node, action: SetAutoprobe) -> None:
         node.sysfs.set_autoprobe(bus, name, action.on)
 
 
-def _create_vfs(node: Node, action: CreateVfs) -> None:
+def _create_vfs(attempt: Attempt, action: CreateVfs) -> None:
+    node = attempt.node
     bus, name = action.pf.bus, action.pf.name
     if node.sysfs.numvfs(bus, name) != action.count:
         node.sysfs.set_numvfs(bus, name, action.count)
-        node.contested.made(str(action.pf), "numvfs", action.count)
+        attempt.conflicts.note_made(str(action.pf), "numvfs", action.count)
     now = node.sysfs.numvfs(bus, name)
     if now != action.count:
         raise KernelError(f"the kernel took numvfs {action.count} and reports {now}")
@@ -167,7 +172,7 @@ def _set_param(node: Node, action: SetParam) -> None:
     with node.devlink() as devlink:
         try:
             edge_param = Param(param.name, param.kind, param.value)
-            busy.done(lambda: devlink.set_param((action.pf.bus, action.pf.name), edge_param))
+            retry.call(lambda: devlink.set_param((action.pf.bus, action.pf.name), edge_param))
         except OSError as error:
             raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
 
@@ -181,7 +186,7 @@ def _set_eswitch(node: Node, action: SetEswitch) -> None:
         if not given(wanted):
             return
         try:
-            busy.done(lambda: devlink.set_eswitch(device, wanted))
+            retry.call(lambda: devlink.set_eswitch(device, wanted))
         except OSError as error:
             if wanted.eswitch_mode is None or not _all_unbound(node, action.pf):
                 raise _refused("cannot set the eswitch", error) from error
@@ -215,11 +220,14 @@ def _refused(what: str, error: OSError) -> KernelError:
     return KernelError(f"{what}: {reason(error)}", errno=error.errno)
 
 
-def _override_driver(node: Node, action: OverrideDriver) -> None:
+def _override_driver(attempt: Attempt, action: OverrideDriver) -> None:
+    node = attempt.node
     function = _function(node, action.pf, action.index)
     if node.sysfs.driver_override(action.pf.bus, function) != action.driver:
         node.sysfs.set_driver_override(action.pf.bus, function, action.driver)
-        node.contested.sent(target_name(target_of(action)), "driver_override", action.driver)
+        attempt.conflicts.note_sent(
+            target_name(target_of(action)), "driver_override", action.driver
+        )
 
 
 def _unbind_vf(node: Node, action: UnbindVf) -> None:
@@ -231,7 +239,8 @@ def _unbind_vf(node: Node, action: UnbindVf) -> None:
         raise KernelError(f"is bound to {now} by now, not to {action.driver}: left alone")
 
 
-def _bind_vf(node: Node, action: BindVf) -> None:
+def _bind_vf(attempt: Attempt, action: BindVf) -> None:
+    node = attempt.node
     bus, function = action.pf.bus, _function(node, action.pf, action.index)
     now = node.sysfs.driver(bus, function)
     if now == NO_DRIVER and action.override:
@@ -241,49 +250,12 @@ def _bind_vf(node: Node, action: BindVf) -> None:
     now = node.sysfs.driver(bus, function)
     if now != action.driver:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
-    node.contested.made(target_name(target_of(action)), "driver", now)
+    attempt.conflicts.note_made(target_name(target_of(action)), "driver", now)
 
 
 def _function(node: Node, pf: DeviceHandle, index: int) -> str:
-    """The VF's device, proven to be a VF of this PF by its physfn link (FIELD.md, no. 31)."""
+    """The VF's device, proven to be a VF of this PF by its physfn link."""
     function = node.sysfs.function(pf.bus, pf.name, index)
     if function is None:
         raise KernelError("has no function that points back to its PF")
     return function
-
-
-def await_functions(
-    node: Node, actions: Sequence[DeviceAction], watches: tuple[Watch, ...]
-) -> Failures:
-    """Where VFs were created: wait until every function is there (some drivers are late).
-
-    A PF that is gone, or whose write is stuck, gets none: its failure is known, and the others need
-    not wait for it.
-    """
-    created = [
-        a
-        for a in actions
-        if isinstance(a, CreateVfs)
-        and node.sysfs.has_functions(a.pf.bus)
-        and node.sysfs.exists(a.pf.bus, a.pf.name)
-        and not node.is_blocked((a.pf, None))
-    ]
-    targets: list[Target] = [(a.pf, index) for a in created for index in range(a.count)]
-    counts = {a.pf: a.count for a in created}
-
-    def missing(target: Target) -> str | None:
-        # no use in waiting for what somebody else has taken away again: the caller's next look
-        # finds that
-        if node.device_of(target) is not None:
-            return None
-        is_taken_away = node.numvfs(target[0]) != counts[target[0]]
-        return None if is_taken_away else f"{target_name(target)}: has not appeared"
-
-    timeout = node.settings.vf_timeout
-    try:
-        wait_until_clear(
-            outstanding(targets, missing), *watches, what="VFs to appear", timeout=timeout
-        )
-    except WaitTimeout as late:
-        return timed_out(late, targets, missing)
-    return []

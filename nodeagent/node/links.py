@@ -16,9 +16,12 @@ from typing import Final
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
-from nodeagent.node.busy import sent
-from nodeagent.node.failures import Failures, target_of, timed_out
-from nodeagent.node.node import Devices, Node, Target, target_name
+from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.locate import LinksByDevice, Target, link_of, links_by_device, target_name
+from nodeagent.node.node import Node
+from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetLink, SetVf
 from nodeagent.plan.plan import TEMPORARY_NAME
 from nodeagent.state.attributes import changed, given, only, parts
@@ -31,28 +34,28 @@ UDEV_FOLLOWS: Final = 5.0
 """Seconds. How long udevd may take to run its rules for a rename before we look without it."""
 
 
-def set_vfs(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
+def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
     """Set what PFs hold for their VFs. A rate that a PF refuses without carrier is tried again.
 
     igb computes a rate from the link's speed, and says EINVAL while there is none; mlx5 does not
     care. So the carrier is waited for only after a refusal.
     """
-    failures = _set_vfs(node, actions)
+    failures = _set_vfs(attempt, actions)
     refused = {target for target, _ in failures}
     again = [a for a in actions if (a.pf, a.index) in refused and (a.min_tx_rate or a.max_tx_rate)]
-    if not again or not _without_carrier(node, again):
+    if not again or not _without_carrier(attempt.node, again):
         return failures
-    late = _await_carrier(node, again, watches)
+    late = _await_carrier(attempt.node, again, watches)
     retried = {(a.pf, a.index) for a in again}
     kept = [failure for failure in failures if failure[0] not in retried]
-    return kept + late + _set_vfs(node, again)
+    return kept + late + _set_vfs(attempt, again)
 
 
 def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
     """The PFs of these actions that have no carrier: one dump, however many they are."""
-    devices = node.links_by_device()
+    devices = links_by_device(node)
     targets: list[Target] = sorted({(a.pf, None) for a in actions}, key=str)
-    links = [(target, node.link_of(target, devices)) for target in targets]
+    links = [(target, link_of(node, target, devices)) for target in targets]
     return [target for target, link in links if link is None or not link.carrier]
 
 
@@ -68,17 +71,17 @@ def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, .
     return []
 
 
-def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
-    devices = node.links_by_device()
+def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
+    devices = links_by_device(attempt.node)
     changes: list[tuple[Target, Change]] = []
     failures: Failures = []
     for pf in sorted({action.pf for action in actions}):
-        link = node.link_of((pf, None), devices)
+        link = link_of(attempt.node, (pf, None), devices)
         if link is None:
             failures.append(((pf, None), f"{pf}: has no interface to set its VFs through"))
             continue
         try:
-            have = {info.index: info for info in node.rtnl.vfs(link.index)}
+            have = {info.index: info for info in attempt.node.rtnl.vfs(link.index)}
         except KernelError as error:
             failures.append(((pf, None), f"{pf}: {error.message}"))
             continue
@@ -86,7 +89,7 @@ def _set_vfs(node: Node, actions: Sequence[SetVf]) -> Failures:
             if action.pf == pf:
                 change = _vf_change(action, link, have.get(action.index))
                 changes += [((pf, action.index), change)] if change is not None else []
-    return failures + _send(node, changes, _vf_refusal)
+    return failures + _send(attempt, changes, _vf_refusal)
 
 
 def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
@@ -100,75 +103,76 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 
 
 def set_links(
-    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
+    attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    failures = await_links(node, list(map(target_of, actions)), watches, lost)
-    return failures + change_links(node, actions, watches)
+    failures = await_netdevs(attempt, list(map(target_of, actions)), watches, lost)
+    return failures + change_links(attempt, actions, watches)
 
 
 def change_links(
-    node: Node, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
+    attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
 ) -> Failures:
     """Set what is not so already of interfaces that are there; of those that are not, nothing.
 
     Names go first: udevd answers each with an altname, which may not be wanted.
     """
-    devices = node.links_by_device()
+    devices = links_by_device(attempt.node)
     refused: Failures = []
-    if _renames(node, actions, devices):
-        refused = _give_names(node, actions, devices, watches)
-        devices = node.links_by_device()
-    changes = _all_changes(node, actions, devices)
+    if _renames(attempt, actions, devices):
+        refused = _give_names(attempt, actions, devices, watches)
+        devices = links_by_device(attempt.node)
+    changes = _all_changes(attempt, actions, devices)
     # an altname may move from one of ours to another
     changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
-    failures = _send(node, changes, _link_refusal)
+    failures = _send(attempt, changes, _link_refusal)
     if failures:
         # an altname that udevd gave at the same moment is refused to us, and is there
-        right = _right_by_now(node, actions)
+        right = _right_by_now(attempt, actions)
         failures = [failure for failure in failures if failure[0] not in right]
     return refused + failures
 
 
-def _right_by_now(node: Node, actions: Sequence[SetLink]) -> set[Target]:
+def _right_by_now(attempt: Attempt, actions: Sequence[SetLink]) -> set[Target]:
     """Of which interfaces, of those that are there, nothing differs but perhaps the name."""
-    devices = node.links_by_device()
-    wrong = {target for target, _ in _all_changes(node, actions, devices)}
-    there = {target_of(each) for each in actions if _link_to_change(node, each, devices)}
+    devices = links_by_device(attempt.node)
+    wrong = {target for target, _ in _all_changes(attempt, actions, devices)}
+    there = {target_of(each) for each in actions if _link_to_change(attempt, each, devices)}
     return there - wrong
 
 
 def _all_changes(
-    node: Node, actions: Sequence[SetLink], devices: Devices
+    attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, Change]]:
     """What differs, but for the names."""
     changes: list[tuple[Target, Change]] = []
     for action in actions:
-        link = _link_to_change(node, action, devices)
+        link = _link_to_change(attempt, action, devices)
         if link is not None:
             unnamed = dataclasses.replace(action, name=None)
             changes += [(target_of(action), change) for change in _link_changes(unnamed, link)]
     return changes
 
 
-def _link_to_change(node: Node, action: SetLink, devices: Devices) -> Link | None:
+def _link_to_change(attempt: Attempt, action: SetLink, devices: LinksByDevice) -> Link | None:
     """None for one that udev may still rename: once it is up it could not be renamed."""
-    return None if target_of(action) in node.given_up else node.link_of(target_of(action), devices)
+    target = target_of(action)
+    return None if target in attempt.given_up else link_of(attempt.node, target, devices)
 
 
 def _renames(
-    node: Node, actions: Sequence[SetLink], devices: Devices
+    attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, LinkChange]]:
     """What has another name than it is to have."""
     return [
         (target_of(action), LinkChange(link.index, name=action.name))
         for action in actions
-        if (link := _link_to_change(node, action, devices)) is not None
+        if (link := _link_to_change(attempt, action, devices)) is not None
         and action.name not in {None, link.name}
     ]
 
 
 def _give_names(
-    node: Node, actions: Sequence[SetLink], devices: Devices, watches: tuple[Watch, ...]
+    attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice, watches: tuple[Watch, ...]
 ) -> Failures:
     """Rename; again if need be.
 
@@ -177,56 +181,23 @@ def _give_names(
     last one of a ring when the names are given; there is nobody then who could do it once more.
     """
     for again in (True, True, False):
-        renames = _renames(node, actions, devices)
+        renames = _renames(attempt, actions, devices)
         links = [link for group in devices.values() for link in group]
         changes = [*_names_cleared(renames, links), *renames]
         with _udev_follows({change.index for _, change in renames}, watches) as awaited:
-            results = sent(node, [change for _, change in changes], node.rtnl.change)
+            results = retry.send(
+                attempt.node, [change for _, change in changes], attempt.node.rtnl.change
+            )
             errors = dict(zip(changes, results, strict=True))
             for target, change in renames:
                 if errors[target, change] is None:
-                    _note(node, target, change)
+                    _note(attempt, target, change)
             refused = [(pair, error) for pair in renames if (error := errors[pair]) is not None]
             awaited -= {change.index for (_, change), _ in refused}
         if not (again and any(error.errno == errno.EEXIST for _, error in refused)):
             break
-        devices = node.links_by_device()
+        devices = links_by_device(attempt.node)
     return [(target, _link_refusal(target, "name", error)) for (target, _), error in refused]
-
-
-def await_links(
-    node: Node, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
-) -> Failures:
-    """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
-
-    One that was not there the last time and is there now, but not finished, is waited for again.
-    """
-    for target in targets:
-        if target in node.given_up and node.unsettled(target) != node.given_up[target]:
-            del node.given_up[target]
-    devices = node.links_by_device() if lost else {}
-    awaited = [
-        target
-        for target in targets
-        if target not in node.given_up and not is_lost(node, target, lost, devices)
-    ]
-    try:
-        node.wait_settled(awaited, watches, "network interfaces", node.settings.vf_timeout)
-    except WaitTimeout as late:
-        reasons = {target: node.unsettled(target) for target in awaited}
-        node.given_up.update((target, why) for target, why in reasons.items() if why is not None)
-        return timed_out(late, awaited, reasons.__getitem__)
-    return []
-
-
-def is_lost(node: Node, target: Target, lost: set[Target], devices: Devices) -> bool:
-    """Its failure is known, and time alone does not mend it.
-
-    A representor does not come while its PF's VFs or its eswitch's mode do not.
-    """
-    if isinstance(target[1], str):
-        return (target[0], None) in lost and node.link_of(target, devices) is None
-    return target in lost and not node.is_bound(target)
 
 
 def _names_cleared(
@@ -290,7 +261,7 @@ def _link_refusal(target: Target, part: str, error: OSError) -> str:
 
 
 def _send(
-    node: Node,
+    attempt: Attempt,
     changes: Sequence[tuple[Target, Change]],
     refusal: Callable[[Target, str, OSError], str],
 ) -> Failures:
@@ -299,17 +270,17 @@ def _send(
     The kernel ends a message at the first attribute it refuses. What it takes is noted.
     """
     refused = []
-    results = sent(node, [change for _, change in changes], node.rtnl.change)
+    results = retry.send(attempt.node, [change for _, change in changes], attempt.node.rtnl.change)
     for (target, change), error in zip(changes, results, strict=True):
         if error is None:
-            _note(node, target, change)
+            _note(attempt, target, change)
         else:
             refused.append((target, change))
     single = [(target, name, part) for target, change in refused for name, part in _parts(change)]
-    results = node.rtnl.change([part for _, _, part in single])
+    results = attempt.node.rtnl.change([part for _, _, part in single])
     for (target, _, part), error in zip(single, results, strict=True):
         if error is None:
-            _note(node, target, part)
+            _note(attempt, target, part)
     return [
         (target, refusal(target, name, error))
         for (target, name, _), error in zip(single, results, strict=True)
@@ -317,11 +288,11 @@ def _send(
     ]
 
 
-def _note(node: Node, target: Target, change: Change) -> None:
+def _note(attempt: Attempt, target: Target, change: Change) -> None:
     """What was set, by the names that `nodeagent.plan.differences` has for it."""
     if isinstance(change, LinkChange | VfChange):
         for name, value in given(change).items():
-            node.contested.sent(target_name(target), name, value)
+            attempt.conflicts.note_sent(target_name(target), name, value)
 
 
 def _parts(change: Change) -> Iterator[tuple[str, Change]]:

@@ -1,8 +1,8 @@
-"""Letting those who manage an interface finish with it, before what is missing then is added.
+"""Waiting until network managers have finished with an interface, before what is missing is added.
 
 Where systemd-networkd or NetworkManager manages an interface, it sets up most of it by itself once
-it is back: doing it at the same time would be undone, or done twice. So they are waited for, for a
-while, and the next look at the node says what is left to do.
+it is back: what we did at the same time it would undo, or we would do it twice. So we wait for it,
+for a while, and the next look at the node says what is left to do.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Final
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import managers
 from nodeagent.kernel.events import FileWatch, Watch, wait_until_clear
-from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.node import Node
 from nodeagent.state.model import NodeState
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 30.0
+MANAGERS_TIMEOUT: Final = 30.0
 """Seconds. After that what is missing is added all the same; DHCP may take longer."""
 
 
-def managed(state: NodeState) -> dict[Target, str]:
-    """The netdevs that somebody manages, and who."""
+def managed_netdevs(state: NodeState) -> dict[Target, str]:
+    """The netdevs that a network manager has set up, and its name."""
     return {
         (pf.handle, port): netdev.manager
         for pf in state.pfs
@@ -35,12 +36,12 @@ def managed(state: NodeState) -> dict[Target, str]:
 
 
 def await_managers(node: Node, targets: dict[Target, str]) -> None:
-    """Wait until each target's manager has finished with it; what comes too late is logged."""
+    """Wait until each target's manager has finished with it; log those that take too long."""
 
     def unsettled() -> Iterator[str]:
-        devices = node.links_by_device()
+        devices = links_by_device(node)
         for target, name in targets.items():
-            link = node.link_of(target, devices)
+            link = link_of(node, target, devices)
             found = None if link is None else managers.manager_of(link.index, node.run)
             if link is not None and (found is None or found.name != name or not found.settled):
                 yield f"{target_name(target)} ({link.name}): {name} has not finished with it"
@@ -51,6 +52,6 @@ def await_managers(node: Node, targets: dict[Target, str]) -> None:
         ]
         watches += node.stops
         try:
-            wait_until_clear(unsettled, *watches, what="network managers", timeout=PATIENCE)
+            wait_until_clear(unsettled, *watches, what="network managers", timeout=MANAGERS_TIMEOUT)
         except WaitTimeout as late:
             log.warning("%s", late.message)

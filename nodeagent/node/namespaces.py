@@ -1,22 +1,25 @@
-"""VFs' interfaces in other network namespaces, as values: where each is, and what it is like."""
+"""VFs' interfaces in other network namespaces: found, entered, and no longer to be reached."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from nodeagent.kernel.netns import Namespaces
-from nodeagent.kernel.rooms import Device, Room, rdma_there, visit
+from nodeagent.kernel import rooms
+from nodeagent.kernel.netns import NamespaceGone, Namespaces
+from nodeagent.kernel.rooms import Room, rdma_there, visit
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysctls import Told
-from nodeagent.state.model import Inside, Netdev, Setting
+from nodeagent.kernel.sysfs import Device
+from nodeagent.node.hung_calls import HungCalls
+from nodeagent.node.netdev import netdev_of
+from nodeagent.node.node import Node
+from nodeagent.plan.left_behind import LeftBehind, without
+from nodeagent.state.model import Inside, NodeState
 from nodeagent.state.namespaces import Namespace
-
-MakeNetdev = Callable[[Link, Mapping[int, tuple[Setting, ...]], Told], Netdev]
-"""From a link, ethtool settings by ifindex, and the sysctls that interfaces start with."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,6 @@ class Found:
 def find(
     namespaces: Namespaces,
     missing: Collection[Device],
-    make: MakeNetdev,
     proc: Path,
     *,
     rdma: Mapping[Device, str] = MappingProxyType({}),
@@ -38,8 +40,8 @@ def find(
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
 
-    A namespace that goes while it is looked at is one that has none of them. `rdma`: names of RDMA
-    devices that are not in this namespace.
+    A namespace that goes while it is looked at has none of them. `rdma`: names of RDMA devices that
+    are not in this namespace.
     """
     found = []
     places: dict[Device, Inside] = {}
@@ -53,10 +55,52 @@ def find(
         settings = inside.ethtool.settings([link.index for link in own.values()])
         devices = rdma_there(inside, own, rdma)
         for device, link in own.items():
-            netdev = make(link, settings, told)
+            netdev = netdev_of(link, settings, told)
             name = devices.get(device)
             places[device] = Inside(described.inode, netdev, carrier=link.carrier, rdma=name)
         found.append(described)
 
     visit(namespaces, missing, read, room)
     return Found(places, tuple(sorted(found, key=lambda each: each.inode)))
+
+
+def reachable(node: Node, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
+    """`want` without what belongs into namespaces that are gone, or replaced; and what that is.
+
+    With POD_INTERFACES=report: without what belongs into any.
+    """
+    gone = {}
+    for namespace in want.namespaces:
+        if node.settings.pod_interfaces == "report":
+            gone[namespace.inode] = "POD_INTERFACES=report"
+            continue
+        try:
+            with node.namespaces.opened(namespace):
+                pass
+        except NamespaceGone as error:
+            gone[namespace.inode] = error.message
+    return without(want, gone)
+
+
+@contextmanager
+def within(node: Node, namespace: Namespace) -> Iterator[tuple[Node, Room]]:
+    """The node as it is seen from inside a namespace; NamespaceGone when that is another by now."""
+    with rooms.opened(node.namespaces, namespace) as room:
+        inside = dataclasses.replace(
+            node,
+            rtnl=room.rtnl,
+            ethtool=room.ethtool,
+            stack=room.stack,
+            address_watch=room.address_watch,
+            network=room.network,
+            hung_calls=HungCalls(),
+            port_indexes={},
+        )
+        yield inside, room
+
+
+def children_elsewhere(node: Node, state: NodeState) -> tuple[str, ...]:
+    """A line for each child of an interface of `state` that is in another namespace."""
+    wanted = {netdev.name for netdev in state.netdevs()}
+    names = {n: link.name for n, link in node.rtnl.links().items() if link.name in wanted}
+    return rooms.children_elsewhere(node.namespaces, names)

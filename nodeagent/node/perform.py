@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, get_args
 
 from nodeagent.kernel.events import Watch
-from nodeagent.node.devices import await_functions, write_devices
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.devices import DeviceAction, write_devices
 from nodeagent.node.failures import Failures
 from nodeagent.node.links import set_links, set_vfs
-from nodeagent.node.node import Node, Target
+from nodeagent.node.locate import Target
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
+from nodeagent.node.settle import await_functions, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.tuning import set_ethtool, set_sysctls
 from nodeagent.plan.actions import (
+    Action,
     AddStacked,
     BindVf,
+    CreateVfs,
     InPod,
     MoveRdma,
     MoveVf,
@@ -34,28 +39,43 @@ from nodeagent.plan.actions import (
     Stage,
 )
 
-IN_BATCHES: Final = (
-    *(SetVf, SetLink, SetEthtool, SetSysctls, SetRdma, AddStacked, MoveVf, MoveRdma, InPod),
-)
+A = TypeVar("A")
 
 log = logging.getLogger(__name__)
 
 
-def perform(node: Node, stages: Sequence[Stage]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Step:
+    """What a performer takes beside its actions: `lost` are the targets that failed before.
+
+    The performer waits for none of those that has no driver.
+    """
+
+    attempt: Attempt
+    watches: tuple[Watch, ...]
+    lost: set[Target]
+    arrivals: Arrivals
+
+
+Performer = Callable[[Step, Sequence[A]], Failures]
+
+
+def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
     """Perform all stages; a line for each action that failed and each thing that never came.
 
     Raises Stopped between two stages, or in a wait, when a signal has come: a running action is
     always finished.
     """
+    node = attempt.node
     failures: Failures = []
-    with node.watches() as watches, Arrivals(node, stages, watches) as arrivals:
+    with watching(node) as watches, Arrivals(attempt, stages, watches) as arrivals:
         for stage in stages:
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
             lost = {target for target, _ in failures}
-            failed = _perform_stage(node, stage, watches, lost, arrivals)
+            failed = _perform_stage(Step(attempt, watches, lost, arrivals), stage)
             failures += failed
             for _, text in failed:
                 log.debug("%s: %s", stage.name, text)
@@ -70,43 +90,53 @@ def _tally(stage: Stage, failed: Failures) -> str:
     return f"{tally}, {len(failed)} FAILED" if failed else tally
 
 
-def _perform_stage(
-    node: Node,
-    stage: Stage,
-    watches: tuple[Watch, ...],
-    lost: set[Target],
-    arrivals: Arrivals,
-) -> Failures:
-    """One stage. `lost`: targets whose failure is known; none is waited for if it has no driver.
-
-    VFs go into their pods while others are still being bound.
-    """
-    writes = [action for action in stage.actions if not isinstance(action, IN_BATCHES)]
-    meets = arrivals.expected and any(isinstance(action, BindVf) for action in writes)
-    # a stop is heeded between stages and in waits: what is being written is finished
-    events = tuple(watch for watch in watches if watch is not node.stop)
-    failures = write_devices(node, writes, arrivals.let_in if meets else None, events)
-    failures += await_functions(node, writes, watches)
-    vf_actions = [action for action in stage.actions if isinstance(action, SetVf)]
-    if vf_actions:
-        failures += set_vfs(node, vf_actions, watches)
-    ethtool_actions = [action for action in stage.actions if isinstance(action, SetEthtool)]
-    if ethtool_actions:
-        failures += set_ethtool(node, ethtool_actions)
-    sysctl_actions = [action for action in stage.actions if isinstance(action, SetSysctls)]
-    if sysctl_actions:
-        failures += set_sysctls(node, sysctl_actions, watches, lost)
-    rdma_actions = [action for action in stage.actions if isinstance(action, SetRdma)]
-    if rdma_actions:
-        failures += name_rdma_devices(node, rdma_actions, watches, lost)
-    rdma_moves = [action for action in stage.actions if isinstance(action, MoveRdma)]
-    failures += move_rdma_devices(node, rdma_moves)
-    link_actions = [action for action in stage.actions if isinstance(action, SetLink)]
-    if link_actions:
-        failures += set_links(node, link_actions, watches, lost)
-    stacked = [action for action in stage.actions if isinstance(action, AddStacked)]
-    if stacked:
-        failures += add_stacked(node, stacked)
-    if any(isinstance(action, MoveVf | InPod) for action in stage.actions):
-        failures += arrivals.await_all(watches, lost)
+def _perform_stage(step: Step, stage: Stage) -> Failures:
+    failures: Failures = []
+    for types, performer in PERFORMERS:
+        actions = [action for action in stage.actions if isinstance(action, types)]
+        if actions:
+            failures += performer(step, actions)
     return failures
+
+
+def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
+    """VFs move into their pods while others are still being bound."""
+    node, arrivals = step.attempt.node, step.arrivals
+    let_in = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
+    # a stop is heeded between stages and in waits: what is being written is finished
+    events = tuple(watch for watch in step.watches if watch is not node.stop)
+    meanwhile = arrivals.let_in if let_in else None
+    failures = write_devices(step.attempt, actions, meanwhile, events)
+    counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
+    return failures + await_functions(node, counts, step.watches)
+
+
+def _row(types: tuple[type[A], ...], performer: Performer[A]) -> tuple[Any, Performer[Any]]:
+    return types, performer
+
+
+PERFORMERS: Final = (
+    _row(get_args(DeviceAction), _write_devices),
+    _row((SetVf,), lambda step, actions: set_vfs(step.attempt, actions, step.watches)),
+    _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),
+    _row(
+        (SetSysctls,),
+        lambda step, actions: set_sysctls(step.attempt, actions, step.watches, step.lost),
+    ),
+    _row(
+        (SetRdma,),
+        lambda step, actions: name_rdma_devices(
+            step.attempt.node, actions, step.watches, step.lost
+        ),
+    ),
+    _row((MoveRdma,), lambda step, actions: move_rdma_devices(step.attempt.node, actions)),
+    _row(
+        (SetLink,), lambda step, actions: set_links(step.attempt, actions, step.watches, step.lost)
+    ),
+    _row((AddStacked,), lambda step, actions: add_stacked(step.attempt.node, actions)),
+    _row((MoveVf, InPod), lambda step, _actions: step.arrivals.await_all(step.watches, step.lost)),
+)
+"""By types of actions, what performs them; the order in which it is done within a stage."""
+
+if _forgotten := {*get_args(Action)} - {each for types, _ in PERFORMERS for each in types}:
+    raise TypeError(f"no performer for {_forgotten}")

@@ -18,10 +18,14 @@ from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.netns import NamespaceGone
 from nodeagent.kernel.rooms import Room
 from nodeagent.kernel.rtnl import Link, LinkMove
-from nodeagent.node.busy import sent
+from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures
-from nodeagent.node.links import change_links, is_lost
-from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.links import change_links
+from nodeagent.node.locate import Target, ifindex_of, link_of, links_by_device, target_name
+from nodeagent.node.namespaces import within
+from nodeagent.node.node import Node
+from nodeagent.node.settle import finished_by_udev, is_lost, unsettled
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.tuning import set_ethtool, write_sysctls
 from nodeagent.plan.actions import (
@@ -59,11 +63,13 @@ class Arrival:
 class Arrivals:
     """The VFs of a plan that belong into pods. A context manager: it holds sockets in there."""
 
-    def __init__(self, node: Node, stages: Sequence[Stage], watches: tuple[Watch, ...]) -> None:
-        self._node = node
+    def __init__(
+        self, attempt: Attempt, stages: Sequence[Stage], watches: tuple[Watch, ...]
+    ) -> None:
+        self._node, self._given_up = attempt.node, attempt.given_up
         self._waiting = {arrival.target: arrival for arrival in _arrivals(stages)}
         self._watched = any(isinstance(watch, UdevWatch) for watch in watches)
-        self._finished = next((w.finished for w in watches if isinstance(w, UdevWatch)), set())
+        self._finished = finished_by_udev(watches)
         self._misplaced: set[Target] = set()
         """Those that did not get their name there, or did not get there at all."""
         self._rooms: dict[int, tuple[Node, Room]] = {}
@@ -126,7 +132,7 @@ class Arrivals:
         for target in list(self._waiting):
             why = self._still_out(target)
             if why is not None:
-                self._node.given_up[target] = why
+                self._given_up[target] = why
                 self.failures.append((target, f"{why} after {seconds:g} s"))
         self._waiting.clear()
         for inode in list(self._stacked):
@@ -157,7 +163,7 @@ class Arrivals:
         for target, (namespace, neighbours) in list(self._to_greet.items()):
             inside, room = self._rooms[namespace.inode]
             room.rtnl.forget()
-            own = inside.link_of(target, inside.links_by_device())
+            own = link_of(inside, target, links_by_device(inside))
             if own is None or own.carrier:
                 del self._to_greet[target]
             if own is not None and own.carrier:
@@ -179,7 +185,7 @@ class Arrivals:
         # one look at a link: this is asked at each event, of all that are still to come
         if self._node.sysfs.driver(bus, function) == NO_DRIVER:
             return f"{target_name(arrival.target)} ({function}): bound to no driver"
-        return self._node.unsettled(arrival.target, self._finished)
+        return unsettled(self._node, arrival.target, self._finished)
 
     def _arrive(self, arrival: Arrival) -> None:
         """Move it, and set it up. What fails is said, and does not stop the rest."""
@@ -198,7 +204,7 @@ class Arrivals:
                 case SetEthtool():
                     self.failures += set_ethtool(inside, [action])
                 case SetLink():
-                    self.failures += change_links(inside, [action])
+                    self.failures += change_links(Attempt(inside), [action])
                 case SetSysctls():
                     self.failures += write_sysctls(inside, [action])
                 case AddStacked():
@@ -213,12 +219,12 @@ class Arrivals:
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""
         target = (action.pf, action.index)
-        index = self._node.interface(target)
+        index = ifindex_of(self._node, target)
         if index is None:
             raise KernelError("has no interface here any more")
         point("move", f"{target_name(target)} to {action.namespace.inode}")
         move = LinkMove(index, room.fd, action.name)
-        (refused,) = sent(self._node, [move], self._node.rtnl.change)
+        (refused,) = retry.send(self._node, [move], self._node.rtnl.change)
         room.rtnl.forget()
         if refused is not None:
             self._misplaced.add(target)
@@ -226,7 +232,7 @@ class Arrivals:
 
     def _room(self, namespace: Namespace) -> tuple[Node, Room]:
         if namespace.inode not in self._rooms:
-            entered = self._held.enter_context(self._node.within(namespace))
+            entered = self._held.enter_context(within(self._node, namespace))
             self._rooms[namespace.inode] = entered
         return self._rooms[namespace.inode]
 
@@ -251,7 +257,7 @@ class Arrivals:
         if arrival.move is not None and arrival.target not in self._misplaced:
             yield from stacked
             return
-        link = inside.link_of(arrival.target, inside.links_by_device())
+        link = link_of(inside, arrival.target, links_by_device(inside))
         for action in stacked if link is not None else ():
             names = {arrival.name: link.name if link else ""}
             yield replace(action, thing=renamed(action.thing, names))

@@ -8,9 +8,10 @@ from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import udev
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.netns import NamespaceGone, entered
-from nodeagent.node.busy import sent
+from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of, timed_out
-from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.locate import Target, device_of, is_bound, rdma_names, target_name
+from nodeagent.node.node import Node
 from nodeagent.plan.actions import MoveRdma, SetRdma
 from nodeagent.plan.plan import TEMPORARY_NAME
 
@@ -18,16 +19,16 @@ from nodeagent.plan.plan import TEMPORARY_NAME
 def name_rdma_devices(
     node: Node, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Rename them, by a third name where another one has the wanted name and is to get its own."""
+    """Rename them, by a third name where another of them has the wanted name."""
     wanted = {target_of(action): action.name for action in actions}
     away = node.sysfs.rdma_devices_elsewhere()
     awaited = [
         target
         for target in wanted
-        if (target not in lost or node.is_bound(target)) and node.device_of(target) not in away
+        if (target not in lost or is_bound(node, target)) and device_of(node, target) not in away
     ]
     failures = _await_devices(node, awaited, watches)
-    names = node.rdma_names(wanted)
+    names = rdma_names(node, wanted)
     try:
         with node.rdma() as rdma:
             indexes = rdma.indexes()
@@ -42,8 +43,8 @@ def name_rdma_devices(
                 for target, index, _ in moves
                 if names[target] in taken
             ]
-            sent(node, aside, rdma.rename)
-            results = sent(node, [(index, name) for _, index, name in moves], rdma.rename)
+            retry.send(node, aside, rdma.rename)
+            results = retry.send(node, [(index, name) for _, index, name in moves], rdma.rename)
     except (KernelError, OSError) as error:
         text = error.message if isinstance(error, KernelError) else reason(error)
         return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]
@@ -55,7 +56,7 @@ def name_rdma_devices(
 
 
 def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
-    """Take them to the namespaces that they were in, each by its name, which it has by now."""
+    """Move them to the namespaces that they were in, each by its name, which it has by now."""
     failures: Failures = []
     for action in actions:
         title = f"{target_name(target_of(action))}: RDMA device {action.name}"
@@ -89,7 +90,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
     """mlx5_ib makes its device after the function is bound, and udev may rename it then."""
 
     def why(target: Target) -> str | None:
-        name = node.rdma_names([target]).get(target)
+        name = rdma_names(node, [target]).get(target)
         if name is None:
             return f"{target_name(target)}: no RDMA device"
         if udev.is_done(f"+infiniband:{name}", node.udev_run):

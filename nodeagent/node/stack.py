@@ -21,9 +21,10 @@ from nodeagent.kernel.events import AddressWatch, wait_until_clear
 from nodeagent.kernel.qdiscs import qdisc_message
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
 from nodeagent.kernel.stack import StackEdge, membership_of
-from nodeagent.node.busy import sent, sent_again
+from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.locate import Target, by_device, link_of, target_name
+from nodeagent.node.node import Node
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.stack import (
     Address,
@@ -82,9 +83,9 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
     if not actions:
         return []
     now = node.rtnl.links()
-    links, devices = {link.name: link for link in now.values()}, node.by_device(now)
+    links, devices = {link.name: link for link in now.values()}, by_device(node, now)
     targets = {target_of(action) for action in actions if action.netdev is not None}
-    own = {target: node.link_of(target, devices) for target in targets}
+    own = {target: link_of(node, target, devices) for target in targets}
     failures: Failures = []
     possible: list[AddStacked] = []
     for action in actions:
@@ -137,7 +138,7 @@ def _make_children(
         )
         for _, child in pairs
     ]
-    failures = _refusals(actions, sent(node, made_by, edge.send))
+    failures = _refusals(actions, retry.send(node, made_by, edge.send))
     links = {link.name: link for link in node.rtnl.links().values()} if pairs else {}
     made = [(a, child, links[child.dev]) for a, child in pairs if child.dev in links]
     changes = [
@@ -169,7 +170,7 @@ def _settings(child: Child, link: Link) -> Iterator[Change]:
 
 
 def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failures:
-    results = sent(node, [change for _, change in changes], node.rtnl.change)
+    results = retry.send(node, [change for _, change in changes], node.rtnl.change)
     return _refusals([action for action, _ in changes], results)
 
 
@@ -182,7 +183,7 @@ def _send(
     """
     with node.address_watch() as watch:
         told = [_message(action.thing, indexes, time.time()) for action in actions]
-        results = sent(node, told, edge.send)
+        results = retry.send(node, told, edge.send)
         pairs = list(zip(actions, results, strict=True))
         again = [
             action
@@ -272,7 +273,7 @@ def _join(
             results += edge.send([join])
     # in that order once; those that are busy, because another has put something on them
     # (netdev_rx_handler_register), then all together
-    results = sent_again([join for _, join in joins], results, edge.send, *node.stops)
+    results = retry.resend_busy([join for _, join in joins], results, edge.send, *node.stops)
     failures = _refusals([action for action, _ in joins], results)
     now = node.rtnl.links()
     tables = edge.vlans() if any(m.kind == "bridge" for _, m in _members(actions)) else {}
@@ -281,7 +282,7 @@ def _join(
         for action, member in _members(actions)
         for message in _port_settings(member, now, links[member.dev].index, tables)
     ]
-    results = sent(node, [message for _, message in settings], edge.send)
+    results = retry.send(node, [message for _, message in settings], edge.send)
     return failures + _refusals([action for action, _ in settings], results)
 
 

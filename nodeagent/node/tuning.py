@@ -13,10 +13,12 @@ from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.ethtool import Change, in_order
 from nodeagent.kernel.events import Watch
-from nodeagent.node.busy import sent
+from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.links import await_links
-from nodeagent.node.node import Node, Target, target_name
+from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.node import Node
+from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetEthtool, SetSysctls
 
 
@@ -25,8 +27,8 @@ def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
 
     An interface that is not there is left out: the next look at the node misses it.
     """
-    devices = node.links_by_device()
-    found = ((action, node.link_of(target_of(action), devices)) for action in actions)
+    devices = links_by_device(node)
+    found = ((action, link_of(node, target_of(action), devices)) for action in actions)
     links = [(action, link) for action, link in found if link is not None]
     settings = node.ethtool.settings([link.index for _, link in links])
     changes: list[tuple[Target, Change]] = []
@@ -38,7 +40,7 @@ def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
 
 
 def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
-    results = sent(node, [change for _, change in changes], node.ethtool.change)
+    results = retry.send(node, [change for _, change in changes], node.ethtool.change)
     single = [
         (target, dataclasses.replace(change, values=(pair,)))
         for (target, change), error in zip(changes, results, strict=True)
@@ -54,21 +56,21 @@ def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
 
 
 def set_sysctls(
-    node: Node, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
+    attempt: Attempt, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """Write them all; an interface that never came is left out, and named by the wait."""
-    failures = await_links(node, [target_of(action) for action in actions], watches, lost)
-    return failures + write_sysctls(node, actions)
+    failures = await_netdevs(attempt, [target_of(action) for action in actions], watches, lost)
+    return failures + write_sysctls(attempt.node, actions)
 
 
 def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
     """Write them all, of the interfaces that are there."""
     failures: Failures = []
-    devices = node.links_by_device()
+    devices = links_by_device(node)
     with node.network():
         for action in actions:
             target = target_of(action)
-            link = node.link_of(target, devices)
+            link = link_of(node, target, devices)
             for key, value in action.values if link is not None else ():
                 try:
                     sysctls.write(link.name if link else "", key, value, node.proc)

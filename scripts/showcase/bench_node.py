@@ -23,6 +23,7 @@ from typing import Any
 from nodeagent import settings
 from nodeagent.agent import life
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.record.journal import Journal
 from showcase import procfs, vfs
 from showcase.vfs import State
@@ -85,7 +86,7 @@ def main(runs: int, reference_runs: int, result: Path) -> None:
     os.environ |= files_below(WORK)
     bench = prepared()
     with holder() as held:
-        found = {"observe": observe(), **restores(bench, runs, reference_runs), "ready": held()}
+        found = {"observe": looked_at(), **restores(bench, runs, reference_runs), "ready": held()}
     size = {"pfs": len(bench.pfs), "vfs": len(bench.pfs) * vfs.VFS}
     result.write_text(json.dumps(size | found))
 
@@ -125,14 +126,14 @@ def prepared() -> Bench:
     return Bench(pfs, vfs.state(pfs), snapshot)
 
 
-def observe() -> dict[str, object]:
+def looked_at() -> dict[str, object]:
     """What one look at the whole node takes: seconds of each try, and rtnetlink requests."""
     seconds = []
     with Node(settings.load()) as node:
         for _ in range(OBSERVATIONS):
             before = node.rtnl.requests
             began = time.monotonic()
-            node.observe()
+            observe(node)
             seconds.append(round(time.monotonic() - began, 4))
         requests = node.rtnl.requests - before
     say(f"observe: {min(seconds):.3f} s")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
@@ -44,7 +45,7 @@ def main(result: Path) -> None:
 def measured(pfs: int) -> Seconds:
     """The best of three, but for the restore, which is done once."""
     with Node(Settings.from_environment({"DRIVER_MODULE": "netdevsim"})) as node:
-        snapshot, state = best(lambda: json.dumps(to_plain(node.observe())), node.observe)
+        snapshot, state = best(lambda: json.dumps(to_plain(observe(node))), lambda: observe(node))
         planned, _ = best(lambda: plan(state, after_reload(state)), lambda: None)
         for number in range(1, pfs + 1):
             run("devlink", "dev", "reload", f"netdevsim/netdevsim{number}")

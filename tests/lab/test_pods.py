@@ -19,6 +19,7 @@ from typing import Final
 import pytest
 
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.settings import Settings
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, RUN, Nodeagent, State
@@ -306,7 +307,7 @@ def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: 
         lab.sh("for n in $(seq 97); do ip netns add other$n; done; ip netns add last")
         lab.sh("ip -n blue link set net1 netns last")
         many = seconds_of_a_look(node)
-        (pf,) = (pf for pf in node.observe().pfs if pf.vfs)
+        (pf,) = (pf for pf in observe(node).pfs if pf.vfs)
         assert [vf.inside and vf.inside.netdev.name for vf in pf.vfs] == ["net1", "net1"]
         told = f"a look with 2 namespaces {few:.3f} s, with 100 {many:.3f} s"
         sys.stderr.write(f"{told}: {1000 * (many - few) / 98:.1f} ms each\n")

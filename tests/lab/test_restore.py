@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.settings import Settings
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
@@ -56,11 +57,11 @@ def test_verify_tells_what_restore_then_mends(
 
 def test_look_at_the_node_costs_one_request_and_one_a_pf(three_vfs: State) -> None:
     with Node(Settings()) as node:
-        node.observe()
+        observe(node)
         assert node.rtnl.requests == 2
     (PCI / PF2 / "sriov_numvfs").write_text("2")
     lab.settle()
     with Node(Settings()) as node:
-        state = node.observe()
+        state = observe(node)
         assert state.vf_count == 5
         assert node.rtnl.requests == 3

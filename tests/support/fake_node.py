@@ -33,7 +33,7 @@ from nodeagent.kernel.stack import UNTOLD, StackEdge
 from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node import links as real_links
-from nodeagent.node import node as real_node
+from nodeagent.node import settle as real_settle
 from nodeagent.node.node import Node
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
@@ -131,8 +131,8 @@ class FakeNode(FakeRules):
             def drain(self) -> None:
                 return
 
-        monkeypatch.setattr(real_node, "LinkWatch", FakeLinkWatch)
-        for module in (real_node, real_links):
+        monkeypatch.setattr(real_settle, "LinkWatch", FakeLinkWatch)
+        for module in (real_settle, real_links):
             monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
         monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=self.monotonic))
         monkeypatch.setattr(real_sysfs, "os", _WatchedOs(self))

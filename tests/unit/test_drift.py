@@ -12,6 +12,7 @@ from nodeagent.agent import drift
 from nodeagent.errors import KernelError, Stopped
 from nodeagent.kernel.rtnl import VfInfo
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.record.journal import Journal
 from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
@@ -109,7 +110,7 @@ def test_a_look_that_fails_is_not_the_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    observe, broken = Node.observe, [False]
+    broken = [False]
 
     def sometimes(node: Node) -> object:
         if broken[0]:
@@ -117,7 +118,7 @@ def test_a_look_that_fails_is_not_the_end(
             raise KernelError("cannot list links: they changed during each of 8 dumps")
         return observe(node)
 
-    monkeypatch.setattr(Node, "observe", sometimes)
+    monkeypatch.setattr(drift, "observe", sometimes)
     watched(
         fake,
         settings,
@@ -136,7 +137,7 @@ def test_the_first_look_may_fail_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What it is compared with is the first look that does not."""
-    observe, left = Node.observe, [2]
+    left = [2]
 
     def later(node: Node) -> object:
         if left[0]:
@@ -144,7 +145,7 @@ def test_the_first_look_may_fail_too(
             raise KernelError("cannot list links: they changed during each of 8 dumps")
         return observe(node)
 
-    monkeypatch.setattr(Node, "observe", later)
+    monkeypatch.setattr(drift, "observe", later)
     watched(fake, settings, monkeypatch, None, None, lambda: hold(fake, 0, trust=True))
     assert f"drift: pci/{PF1} vf 0 trust: want False, have True" in caplog.text
 
@@ -189,20 +190,19 @@ def test_neither_log_nor_journal_grow_for_ever(
 
 
 def test_an_event_ends_the_sleep_and_a_storm_is_one_look(
-    fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
+    fake: FakeNode, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For real: the watches, the quiet after an event, the stop's descriptor."""
     looks: list[int] = []
     with fake.node(settings) as node:
-        observe = node.observe
 
-        def counted() -> object:
+        def counted(node: Node) -> object:
             looks.append(1)
             if len(looks) > 3:
                 raise Stopped
-            return observe()
+            return observe(node)
 
-        node.observe = counted  # type: ignore[assignment,method-assign] # one that counts
+        monkeypatch.setattr(drift, "observe", counted)
         with pytest.raises(Stopped):
             drift.watch(node, Journal(settings), safety=5.0, quiet=0.01)
     assert len(looks) == 4

@@ -19,6 +19,8 @@ from nodeagent.kernel import ethtool as edge
 from nodeagent.kernel.ethtool import KINDS, Change, Ethtool, in_order
 from nodeagent.kernel.genl import HEADER, encoded
 from nodeagent.kernel.netlink import NLM_F_DUMP, attributes
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.plan.actions import SetEthtool
 from nodeagent.plan.differences import differences
@@ -275,11 +277,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def test_the_fake_node_is_observed_and_set(fake: FakeNode) -> None:
     with fake.node(Settings()) as node:
-        have = node.observe()
+        have = observe(node)
         want = node_of(netdev(rings__rx=512, rings__tx=256, pause__rx=False))
         stages = [stage for stage in plan(want, have) if stage.name == "set PF ethtool"]
-        assert perform(node, stages) == ()
-        assert differences(want, node.observe()) == ()
+        assert perform(Attempt(node), stages) == ()
+        assert differences(want, observe(node)) == ()
     assert [write.kind for write in fake.ethtool_writes] == ["rings", "pause"]
     assert list(itertools.chain(*(write.values for write in fake.ethtool_writes))) == [
         ("rings.rx", 512),
@@ -290,19 +292,19 @@ def test_the_fake_node_is_observed_and_set(fake: FakeNode) -> None:
 def test_what_is_so_already_is_not_written(fake: FakeNode) -> None:
     with fake.node(Settings()) as node:
         pf = DeviceHandle("pci", PF1)
-        (stage,) = plan(node_of(netdev(rings__rx=512)), node.observe())
+        (stage,) = plan(node_of(netdev(rings__rx=512)), observe(node))
         fake.ethtool[fake.link(PF1).index]["rings.rx"] = 512
         assert isinstance(stage.actions[0], SetEthtool)
         assert stage.actions[0].pf == pf
-        assert perform(node, [stage]) == ()
+        assert perform(Attempt(node), [stage]) == ()
     assert fake.ethtool_writes == []
 
 
 def test_a_refused_key_is_named_and_the_others_are_set(fake: FakeNode) -> None:
     fake.refused_settings = {"rings.rx"}
     with fake.node(Settings()) as node:
-        stages = plan(node_of(netdev(rings__rx=512, rings__tx=1024)), node.observe())
-        (line,) = perform(node, stages)
+        stages = plan(node_of(netdev(rings__rx=512, rings__tx=1024)), observe(node))
+        (line,) = perform(Attempt(node), stages)
         assert line == f"pci/{PF1}: cannot set rings.rx: EINVAL: Invalid argument"
-        (left,) = differences(node_of(netdev(rings__rx=512, rings__tx=1024)), node.observe())
+        (left,) = differences(node_of(netdev(rings__rx=512, rings__tx=1024)), observe(node))
     assert left.attribute == "rings.rx"

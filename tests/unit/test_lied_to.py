@@ -25,8 +25,9 @@ import pytest
 from nodeagent.errors import KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.rtnl import Link
-from nodeagent.node import busy
-from nodeagent.node.contested import Contested
+from nodeagent.node import retry
+from nodeagent.node.conflicts import Conflicts
+from nodeagent.node.observe import numvfs, observe
 from nodeagent.plan.differences import Difference, differences
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
@@ -72,8 +73,8 @@ def wanted() -> NodeState:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
     """The node after a reload: the PF is back, its VFs are not."""
-    monkeypatch.setattr(busy, "AGAIN", 0.01)
-    monkeypatch.setattr(busy, "PATIENCE", 0.1)
+    monkeypatch.setattr(retry, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(retry, "BUSY_TIMEOUT", 0.1)
     with fake_node(monkeypatch) as made:
         made.set_up(wanted())
         made.remove_vfs(made.pfs[PF1])
@@ -219,13 +220,13 @@ VLAN, MTU = Difference("vf 1", "vlan", 5, 6), Difference("vf 2", "mtu", 1400, 15
 
 
 def test_who_is_at_work_and_what_is_to_be_done(caplog: pytest.LogCaptureFixture) -> None:
-    contested = Contested()
-    contested.sent("vf 1", "vlan", 5)
-    contested.check([VLAN], ())
+    conflicts = Conflicts()
+    conflicts.note_sent("vf 1", "vlan", 5)
+    conflicts.check([VLAN], ())
     line = "vf 1 vlan: we set it to 5, and now it is 6"
     assert caplog.messages == [f"{line}: planned once more, not twice"]
     with pytest.raises(RestoreFailed) as caught:
-        contested.check([VLAN, MTU], ["refused"])  # it was not even set again
+        conflicts.check([VLAN, MTU], ["refused"])  # it was not even set again
     assert caught.value.failures == (line, "refused", str(VLAN), str(MTU))
     assert caught.value.hint == (
         "the snapshot stays open: find who changes it (sriov_numvfs: an SR-IOV operator's config "
@@ -234,13 +235,13 @@ def test_who_is_at_work_and_what_is_to_be_done(caplog: pytest.LogCaptureFixture)
 
 
 def test_what_was_undone_once_is_remembered() -> None:
-    contested = Contested()
-    contested.sent("vf 1", "vlan", 5)
-    contested.check([VLAN], ())
-    contested.check([], ())
-    contested.sent("vf 2", "mtu", 1400)
+    conflicts = Conflicts()
+    conflicts.note_sent("vf 1", "vlan", 5)
+    conflicts.check([VLAN], ())
+    conflicts.check([], ())
+    conflicts.note_sent("vf 2", "mtu", 1400)
     with pytest.raises(RestoreFailed, match="vf 1 vlan: we set it to 5"):
-        contested.check([MTU], ())
+        conflicts.check([MTU], ())
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,9 @@ def test_what_was_undone_once_is_remembered() -> None:
     ],
 )
 def test_what_is_nobodys_work(differs: Difference, caplog: pytest.LogCaptureFixture) -> None:
-    contested = Contested()
-    contested.sent("vf 1", "vlan", 5)
-    contested.check([differs], (), is_last=True)
+    conflicts = Conflicts()
+    conflicts.note_sent("vf 1", "vlan", 5)
+    conflicts.check([differs], (), is_last=True)
     assert caplog.messages == []
 
 
@@ -372,7 +373,7 @@ def test_a_stop_ends_the_wait_for_an_answer(fake: FakeNode) -> None:
         timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         timer.start()
         with fake.node(SETTINGS, stop) as node, pytest.raises(Stopped):
-            node.observe()
+            observe(node)
         timer.join()
 
 
@@ -380,11 +381,11 @@ def test_one_that_answers_after_all_is_asked_again(fake: FakeNode) -> None:
     hasty = dataclasses.replace(SETTINGS, vf_timeout=0.2)
     with fake.node(hasty) as node:
         with silent(fake, PF1, "sriov_numvfs"):
-            assert node.observe().pfs[0].numvfs is None
-            assert node.numvfs(DeviceHandle("pci", PF1)) is None
-        while node.blocked.lines():
+            assert observe(node).pfs[0].numvfs is None
+            assert numvfs(node, DeviceHandle("pci", PF1)) is None
+        while node.hung_calls.lines():
             time.sleep(0.01)
-        assert node.observe().pfs[0].numvfs == 0
+        assert observe(node).pfs[0].numvfs == 0
 
 
 @pytest.mark.parametrize("text", ["", "many\n", "-1\n"])

@@ -14,7 +14,8 @@ import pytest
 
 from nodeagent.kernel.managers import Manager, manager_of
 from nodeagent.node import managers
-from nodeagent.node.managers import await_managers, managed
+from nodeagent.node.managers import await_managers, managed_netdevs
+from nodeagent.node.observe import observe
 from nodeagent.settings import Settings
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
@@ -67,14 +68,14 @@ def test_one_that_was_managed_is_waited_for_and_another_is_not(
 ) -> None:
     index = fake.link(PF1).index
     with fake.node(Settings()) as node:
-        assert managed(node.observe()) == {}
+        assert managed_netdevs(observe(node)) == {}
         write(fake.run, "systemd/netif/links", index, "ADMIN_STATE=configured\n")
-        others = managed(node.observe())
+        others = managed_netdevs(observe(node))
         assert list(others.values()) == ["systemd-networkd"]
         await_managers(node, others)
         assert caplog.text == ""
         write(fake.run, "systemd/netif/links", index, "ADMIN_STATE=configuring\n")
-        monkeypatch.setattr(managers, "PATIENCE", 0.2)
+        monkeypatch.setattr(managers, "MANAGERS_TIMEOUT", 0.2)
         await_managers(node, others)
     assert "(ens1np0): systemd-networkd has not finished with it" in caplog.text
 
@@ -82,4 +83,4 @@ def test_one_that_was_managed_is_waited_for_and_another_is_not(
 def test_who_manages_it_is_never_compared(fake: FakeNode) -> None:
     with fake.node(dataclasses.replace(Settings())) as node:
         write(fake.run, "NetworkManager/devices", fake.link(PF1).index, "managed=1\n")
-        assert managed(node.observe()) == {}
+        assert managed_netdevs(observe(node)) == {}

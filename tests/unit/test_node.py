@@ -11,7 +11,10 @@ import pytest
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.events import StopSignal
-from nodeagent.node.node import Node, outstanding, target_name
+from nodeagent.node.locate import ifindex_of, link_of, links_by_device, target_name
+from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
+from nodeagent.node.settle import outstanding, unsettled, wait_for_pfs, wait_settled, watching
 from nodeagent.settings import Settings
 from nodeagent.state import model
 from nodeagent.state.addresses import Mac
@@ -39,7 +42,7 @@ def with_vfs(fake: FakeNode, count: int, pf: str = PF1) -> None:
 
 
 def observed(fake: FakeNode) -> NodeState:
-    return fake.node(PATIENT).observe()
+    return observe(fake.node(PATIENT))
 
 
 # observe
@@ -122,7 +125,7 @@ def test_the_price_grows_with_pfs_and_not_with_vfs(fake: FakeNode, pfs: int) -> 
     for number in range(pfs):
         with_vfs(fake, 7, f"0000:{number + 1:02x}:00.0")
     node = fake.node(PATIENT)
-    state = node.observe()
+    state = observe(node)
     assert state.vf_count == sum(len(pf.vfs) for pf in state.pfs) == 7 * pfs
     assert all(vf.netdev is not None and vf.admin_mac for pf in state.pfs for vf in pf.vfs)
     assert node.rtnl.requests == 1 + pfs
@@ -131,7 +134,7 @@ def test_the_price_grows_with_pfs_and_not_with_vfs(fake: FakeNode, pfs: int) -> 
 def test_a_pf_without_vfs_is_not_asked_for_any(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     node = fake.node(PATIENT)
-    node.observe()
+    observe(node)
     assert node.rtnl.requests == 1
 
 
@@ -319,8 +322,8 @@ def test_pfs_that_come_back_late_are_awaited_with_their_names(fake: FakeNode) ->
     fake.restart()
     assert observed(fake).pfs[0].netdev is None
     node = fake.node(PATIENT)
-    node.wait_for_pfs(state)
-    assert [pf.netdev.name for pf in node.observe().pfs if pf.netdev] == ["ens1np0", "ens2np0"]
+    wait_for_pfs(node, state)
+    assert [pf.netdev.name for pf in observe(node).pfs if pf.netdev] == ["ens1np0", "ens2np0"]
     assert not fake.is_busy()
 
 
@@ -331,14 +334,14 @@ def test_the_one_that_does_not_come_back_is_named(fake: FakeNode) -> None:
     fake.never.add(PF2)
     fake.restart()
     with pytest.raises(WaitTimeout) as caught:
-        fake.node(PATIENT).wait_for_pfs(state)
+        wait_for_pfs(fake.node(PATIENT), state)
     assert caught.value.missing == ("pci/0000:02:00.0: no network interface",)
     assert "PFs" in caught.value.message
 
 
 def test_a_pf_that_never_had_an_interface_is_not_awaited(fake: FakeNode) -> None:
     state = NodeState("mlx5_core", (Pf(HANDLE, 0, True, None),))
-    fake.node(PATIENT).wait_for_pfs(state)
+    wait_for_pfs(fake.node(PATIENT), state)
 
 
 def test_a_stop_ends_the_wait(fake: FakeNode) -> None:
@@ -349,11 +352,11 @@ def test_a_stop_ends_the_wait(fake: FakeNode) -> None:
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped):
-            fake.node(PATIENT, stop).wait_for_pfs(state)
+            wait_for_pfs(fake.node(PATIENT, stop), state)
 
 
 def settled(fake: FakeNode, index: int | None, node: Node | None = None) -> str | None:
-    return (node or fake.node(PATIENT)).unsettled((HANDLE, index))
+    return unsettled(node or fake.node(PATIENT), (HANDLE, index))
 
 
 def test_the_life_of_a_vf_until_it_is_settled(fake: FakeNode) -> None:
@@ -405,12 +408,12 @@ def test_udevs_broadcast_is_its_word_too(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.add_link("ens1np0v0", "02:00:00:00:00:99")
     node = fake.node(PATIENT)
-    with node.watches() as watches:
+    with watching(node) as watches:
         fake.create_vfs(fake.pfs[PF1], 2)
         fake.delays.rename = 10_000  # one more event, and the queue is not empty for ages
         fake.udev_sees_rename(fake.link(PF1).index)
         fake.delays.rename = 1
-        node.wait_settled([(HANDLE, 0), (HANDLE, 1)], watches, "VFs", 30.0)
+        wait_settled(node, [(HANDLE, 0), (HANDLE, 1)], watches, "VFs", 30.0)
     assert settled(fake, 0) is not None
 
 
@@ -418,10 +421,10 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.never |= {fake.function(1), fake.function(5)}
     node = fake.node(PATIENT)
-    with node.watches() as watches:
+    with watching(node) as watches:
         fake.create_vfs(fake.pfs[PF1], 7)
         with pytest.raises(WaitTimeout) as caught:
-            node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
+            wait_settled(node, [(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
     assert caught.value.missing == (
         "pci/0000:01:00.0 vf 1 (0000:01:10.2): no network interface",
         "pci/0000:01:00.0 vf 5 (0000:01:11.2): no network interface",
@@ -431,8 +434,8 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
 def test_an_interface_that_was_there_before_the_wait_needs_no_event(fake: FakeNode) -> None:
     with_vfs(fake, 7)
     node = fake.node(PATIENT)
-    with node.watches() as watches:
-        node.wait_settled([(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
+    with watching(node) as watches:
+        wait_settled(node, [(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
 
 
 # a look that begins where the last one stopped
@@ -481,8 +484,8 @@ def test_an_interface_on_virtio_is_that_of_its_function(fake: FakeNode) -> None:
     fake.links[link.index] = dataclasses.replace(link, bus="virtio", device="virtio3")
     with fake.node(PATIENT) as node:
         target = (HANDLE, 0)
-        assert node.link_of(target, node.links_by_device()) == fake.links[link.index]
-        assert node.unsettled(target) is None
+        assert link_of(node, target, links_by_device(node)) == fake.links[link.index]
+        assert unsettled(node, target) is None
 
 
 def test_a_pf_is_settled_when_its_own_interface_is_and_not_a_representor(fake: FakeNode) -> None:
@@ -497,4 +500,4 @@ def test_a_pf_is_settled_when_its_own_interface_is_and_not_a_representor(fake: F
     del fake.links[own.index]
     with fake.node(PATIENT) as node:
         assert representor.index < late.index
-        assert node._interface((HANDLE, None), ("pci", PF1)) == late.index
+        assert ifindex_of(node, (HANDLE, None)) == late.index

@@ -12,7 +12,10 @@ import pytest
 
 from nodeagent.errors import Stopped
 from nodeagent.kernel.events import StopSignal
-from nodeagent.node import busy
+from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.locate import device_of
+from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.plan.actions import (
     BindPf,
@@ -54,7 +57,7 @@ def stage(*actions: object) -> Stage:
 
 
 def run(fake: FakeNode, *stages: Stage, settings: Settings = PATIENT) -> tuple[str, ...]:
-    return perform(fake.node(settings), stages)
+    return perform(Attempt(fake.node(settings)), stages)
 
 
 def bind(index: int) -> BindVf:
@@ -118,7 +121,7 @@ def test_vlan_and_rates_go_out_as_a_whole(fake: FakeNode) -> None:
 def test_the_requests_of_a_stage_do_not_grow_with_vfs_that_are_right(fake: FakeNode) -> None:
     bound(fake, 7)
     node = fake.node(PATIENT)
-    perform(node, [stage(*(SetVf(HANDLE, index, trust=False) for index in range(7)))])
+    perform(Attempt(node), [stage(*(SetVf(HANDLE, index, trust=False) for index in range(7)))])
     assert node.rtnl.requests == 2
 
 
@@ -129,7 +132,7 @@ def test_vfs_are_created_and_awaited(fake: FakeNode) -> None:
     fake.delays.functions = 3
     assert run(fake, stage(CreateVfs(HANDLE, 7))) == ()
     node = fake.node(PATIENT)
-    assert all(node.device_of((HANDLE, index)) for index in range(7))
+    assert all(device_of(node, (HANDLE, index)) for index in range(7))
 
 
 def test_vfs_are_bound_without_probing_twice(fake: FakeNode) -> None:
@@ -177,7 +180,7 @@ def test_eswitch_and_parameters(fake: FakeNode) -> None:
     assert fake.pfs[PF1].eswitch == EswitchAttributes(
         eswitch_mode="switchdev", inline_mode="link", encap_mode="basic"
     )
-    (pf,) = fake.node(PATIENT).observe().pfs
+    (pf,) = observe(fake.node(PATIENT)).pfs
     assert pf.params == (param,)
     netdev = pf.netdev_of("pf0vf1")
     assert netdev is not None
@@ -291,7 +294,9 @@ def test_a_pf_that_goes_between_the_list_and_the_question(
         return real(index)
 
     monkeypatch.setattr(node.rtnl, "vfs", vfs)
-    failures = perform(node, [stage(SetVf(HANDLE, 0, trust=True), SetVf(OTHER, 0, trust=True))])
+    failures = perform(
+        Attempt(node), [stage(SetVf(HANDLE, 0, trust=True), SetVf(OTHER, 0, trust=True))]
+    )
     assert len(failures) == 1
     assert failures[0].startswith(f"pci/{PF1}: cannot read the VFs of interface")
     assert fake.pfs[PF2].vfs[0].held.trust is True
@@ -359,7 +364,7 @@ def test_a_driver_without_an_eswitch(fake: FakeNode) -> None:
 def test_an_eswitch_is_refused_while_vfs_are_bound_and_they_stay(
     fake: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(busy, "PATIENCE", 0.1)
+    monkeypatch.setattr(retry, "BUSY_TIMEOUT", 0.1)
     fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="legacy")
     bound(fake, 2)
     (failure,) = run(fake, stage(SetEswitch(HANDLE, eswitch_mode="switchdev")))
@@ -590,7 +595,7 @@ def test_a_stop_comes_between_two_stages_and_the_running_one_is_finished(fake: F
         first = stage(*(SetVf(HANDLE, index, trust=True) for index in range(3)))
         second = stage(*(SetVf(HANDLE, index, spoofchk=False) for index in range(3)))
         with pytest.raises(Stopped):
-            perform(fake.node(PATIENT, stop), [first, second])
+            perform(Attempt(fake.node(PATIENT, stop)), [first, second])
     assert [vf.held.trust for vf in fake.pfs[PF1].vfs.values()] == [True] * 3
     assert fake.written("spoofchk") == []
 
@@ -602,7 +607,10 @@ def test_a_stop_ends_a_wait_in_the_middle_of_a_stage(fake: FakeNode) -> None:
     with StopSignal() as stop:
         fake.later(2, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Stopped):
-            perform(fake.node(PATIENT, stop), [stage(bind(0)), stage(SetLink(HANDLE, 0, up=True))])
+            perform(
+                Attempt(fake.node(PATIENT, stop)),
+                [stage(bind(0)), stage(SetLink(HANDLE, 0, up=True))],
+            )
     fake.settle()
     assert not fake.link(fake.function(0)).up
 
@@ -611,7 +619,7 @@ def test_a_stop_that_is_there_already_touches_nothing(fake: FakeNode) -> None:
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped):
-            perform(fake.node(PATIENT, stop), [stage(CreateVfs(HANDLE, 2))])
+            perform(Attempt(fake.node(PATIENT, stop)), [stage(CreateVfs(HANDLE, 2))])
     assert fake.writes == []
 
 
@@ -629,4 +637,4 @@ def test_a_bug_in_an_action_is_raised(fake: FakeNode) -> None:
 
 def test_the_fakes_node_is_one_that_the_model_can_hold(fake: FakeNode) -> None:
     bound(fake, 7)
-    assert isinstance(fake.node(PATIENT).observe(), NodeState)
+    assert isinstance(observe(fake.node(PATIENT)), NodeState)

@@ -17,6 +17,8 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rooms import RememberingRtnl
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.namespaces import reachable
 from nodeagent.node.pods import Arrival, Arrivals
 from nodeagent.plan.actions import (
     AddStacked,
@@ -386,7 +388,7 @@ def test_what_is_not_put_back_and_why(
     monkeypatch: pytest.MonkeyPatch, setting: str, why: str
 ) -> None:
     with fake_node(monkeypatch) as fake:
-        wanted, left = fake.node(Settings(pod_interfaces=setting)).reachable(both())
+        wanted, left = reachable(fake.node(Settings(pod_interfaces=setting)), both())
     assert wanted.namespaces == ()
     assert [(each.index, each.name, each.why) for each in left] == [
         (0, "net1", why),
@@ -450,7 +452,7 @@ def test_one_that_settles_between_two_looks_is_not_forgotten(
     monkeypatch.setattr(Arrivals, "_arrive", lambda _, arrival: arrived.append(arrival))
     with fake_node(monkeypatch) as fake, fake.node(Settings()) as node:
         stages = plan(state(vf(0, "net1")), after_reload(state(vf(0, "net1"))))
-        arrivals = Arrivals(node, stages, ())
+        arrivals = Arrivals(Attempt(node), stages, ())
         assert arrivals._missing(set()) == ["no network interface"]
         assert not arrived
         assert arrivals._missing(set()) == []

@@ -5,9 +5,9 @@ The messages are rdma(8)'s own, recorded in the lab. On a kernel: tests/lab/test
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.sysfs import RdmaDevice as Found
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node.attempt import Attempt
 from nodeagent.node.perform import perform
 from nodeagent.plan.actions import SetRdma
 from nodeagent.plan.differences import differences
@@ -138,8 +139,7 @@ def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.Monk
     found = (Found("mlx5_0", ("pci", PF1)), Found("mlx5_1", ("pci", "0000:02:00.0")))
     fake.add_pf("0000:02:00.0")
     monkeypatch.setattr(Sysfs, "rdma_devices", lambda _: found)
-    with fake.node(Settings()) as under_test:
-        under_test.rdma = lambda: edge
+    with replace(fake.node(Settings()), rdma=lambda: edge) as under_test:
         want, have = (
             NodeState(
                 "mlx5_core",
@@ -150,7 +150,7 @@ def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.Monk
             )
             for names in (("mlx5_1", "mlx5_0"), ("mlx5_0", "mlx5_1"))
         )
-        assert perform(under_test, plan(want, have)) == ()
+        assert perform(Attempt(under_test), plan(want, have)) == ()
     renames = [sent[20:24] + sent[28:].rstrip(b"\0") for sent in edge.sent]
     assert [(struct.unpack("=I", r[:4])[0], r[4:].decode()) for r in renames] == [
         (0, "natmp0"),
@@ -162,12 +162,12 @@ def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.Monk
 
 def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
     fake.add_pf(PF1)
-    with fake.node(dataclasses.replace(Settings(), vf_timeout=0.2)) as under_test:
-        under_test.rdma = Recorded
+    hasty = replace(Settings(), vf_timeout=0.2)
+    with replace(fake.node(hasty), rdma=Recorded) as under_test:
         action = SetRdma(HANDLE, None, PF1, "roce0", None)
         (stage,) = plan(node("roce0"), node(None))
         assert stage.actions == (action,)
-        (failure,) = perform(under_test, [stage])
+        (failure,) = perform(Attempt(under_test), [stage])
     assert failure == f"pci/{PF1}: no RDMA device after 0.2 s"
 
 

@@ -34,6 +34,7 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
 from nodeagent.plan.differences import differences
 from nodeagent.record.journal import Journal
 from nodeagent.reload import reload
@@ -128,7 +129,7 @@ class Host:
 
     def state(self) -> NodeState:
         with self.fake.node(self.settings) as node:
-            return node.observe()
+            return observe(node)
 
     def restore(self, want: NodeState) -> None:
         with self.fake.node(self.settings) as node:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,8 @@ from nodeagent import reload as story
 from nodeagent import restore as restoring
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
-from nodeagent.node.blocked import Blocked
+from nodeagent.node.hung_calls import HungCalls
+from nodeagent.node.observe import observe
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
@@ -80,7 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def snapshot(fake: FakeNode, settings: Settings) -> Snapshot:
     with fake.node(settings) as node:
-        state = node.observe()
+        state = observe(node)
     return Snapshot("t", "", "", "", (("mlx5_core", "A"), ("mlx5_ib", "B")), state)
 
 
@@ -191,7 +193,7 @@ def test_what_verify_warns_of(
     monkeypatch.setattr(restoring, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
     monkeypatch.setattr(restoring, "shared_macs", lambda have: ("02:00: vf 1, vf 2",))
     with fake.node(settings) as node:
-        restoring.verify(node, node.observe())
+        restoring.verify(node, observe(node))
     assert [record.getMessage() for record in caplog.records] == [
         "the driver does not have it any more: net0 rings.rx",
         "VFs share a MAC, as they did before: 02:00: vf 1, vf 2",
@@ -206,8 +208,8 @@ def test_what_a_snapshot_warns_of(
 ) -> None:
     monkeypatch.setattr(restoring, "unseen", lambda state: ())
     with fake.node(settings) as node:
-        state = dataclasses.replace(node.observe(), stack=Stack(lost=("qdisc htb on net0",)))
-        monkeypatch.setattr(type(node), "observe", lambda _: state)
+        state = dataclasses.replace(observe(node), stack=Stack(lost=("qdisc htb on net0",)))
+        monkeypatch.setattr(restoring, "observe", lambda _: state)
         taken = restoring.take_snapshot(node, cast("NicDriver", Driver()))
     assert "qdisc htb on net0: the reload takes it away, and it is not put back" in [
         record.getMessage() for record in caplog.records
@@ -305,25 +307,20 @@ def test_what_pods_lost_is_on_record(settings: Settings, monkeypatch: pytest.Mon
     assert record.facts == {"uid": "8f3c3f0a", "message": str(gone)}
 
 
-class Looks:
-    """A node that says what it is told to say."""
+def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A node that is observed as that, with a child in a pod, and whose PFs stay away."""
 
-    def __init__(self, state: NodeState) -> None:
-        self.state = state
-        self.blocked = Blocked()
-
-    def observe(self) -> NodeState:
-        return self.state
-
-    def children_elsewhere(self, _state: NodeState) -> tuple[str, ...]:
-        return ("VLAN x on enp1s0",)
-
-    def wait_for_pfs(self, _state: NodeState) -> None:
+    def away(*_: object) -> None:
         raise WaitTimeout("the PFs", ["enp1s0"], 3)
+
+    monkeypatch.setattr(restoring, "observe", lambda _: state)
+    monkeypatch.setattr(restoring, "children_elsewhere", lambda *_: ("VLAN x on enp1s0",))
+    monkeypatch.setattr(story, "wait_for_pfs", away)
+    return SimpleNamespace(hung_calls=HungCalls())
 
 
 def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
     zero, own = Mac("00:00:00:00:00:00"), Mac("02:00:00:00:00:01")
@@ -335,7 +332,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     pf = Pf(DeviceHandle("pci", "0000:01:00.0"), 2, vfs=vfs)
     stack = Stack(lost=("nexthop 7",))
     state = NodeState("mlx5_core", (pf,), stack, namespaces=(pod,))
-    taken = restoring.take_snapshot(cast("Any", Looks(state)), cast("NicDriver", Driver()))
+    taken = restoring.take_snapshot(node_that_is(state, monkeypatch), cast("NicDriver", Driver()))
     away = "the reload takes it away, and it is not put back"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
@@ -361,7 +358,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     assert taken.state == state
     caplog.clear()
     bare = dataclasses.replace(state, pfs=(), stack=None, namespaces=())
-    restoring.take_snapshot(cast("Any", Looks(bare)), cast("NicDriver", Driver()))
+    restoring.take_snapshot(node_that_is(bare, monkeypatch), cast("NicDriver", Driver()))
     assert [record.getMessage() for record in caplog.records] == [f"VLAN x on enp1s0: {away}"]
 
 
@@ -377,7 +374,10 @@ def test_a_pf_that_stays_away_is_said_and_the_others_are_restored(
     taken = Snapshot("t", "", "", "", (), state)
     with pytest.raises(WaitTimeout) as caught:
         story.restart(
-            cast("Any", Looks(state)), Journal(settings), cast("NicDriver", Driver()), taken
+            node_that_is(state, monkeypatch),
+            Journal(settings),
+            cast("NicDriver", Driver()),
+            taken,
         )
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", f"{caught.value}; restoring the others"),
@@ -397,7 +397,7 @@ def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
         seen.append((node, others, fake.pfs[PF1].numvfs))
         fake.remove_vfs(fake.pfs[PF1])
 
-    monkeypatch.setattr(restoring, "managed", lambda want: ("all of", len(want.pfs)))
+    monkeypatch.setattr(restoring, "managed_netdevs", lambda want: ("all of", len(want.pfs)))
     monkeypatch.setattr(restoring, "await_managers", wait)
     with fake.node(settings) as node:
         restoring.restore(node, taken.state)
@@ -405,14 +405,13 @@ def test_what_a_manager_is_to_do_it_does_before_the_rest_is_looked_at(
     assert fake.pfs[PF1].numvfs == 2
 
 
-def test_a_vf_that_stays_here_is_told_and_returned(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_vf_that_stays_here_is_told_and_returned(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),))
     gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
     state = NodeState("mlx5_core", ())
 
-    class Behind(Looks):
-        def reachable(self, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
-            return want, (gone,)
-
-    assert restoring.verify(cast("Any", Behind(state)), state) == (gone,)
+    monkeypatch.setattr(restoring, "reachable", lambda _, want: (want, (gone,)))
+    assert restoring.verify(node_that_is(state, monkeypatch), state) == (gone,)
     assert [record.getMessage() for record in caplog.records] == [str(gone)]

@@ -34,15 +34,9 @@ TAKEN = Snapshot(
 
 
 class Node(NoNode):
-    """Waits for nothing."""
+    """Is observed as what it has."""
 
     have = TAKEN.state
-
-    def wait_for_pfs(self, state: NodeState) -> None:
-        pass
-
-    def observe(self) -> NodeState:
-        return self.have
 
 
 @pytest.fixture
@@ -67,6 +61,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
 
     monkeypatch.setattr(life, "require_root", lambda _why: None)
     monkeypatch.setattr(sidecar, "Node", Node)
+    monkeypatch.setattr(sidecar, "observe", lambda node: node.have)
+    monkeypatch.setattr(sidecar, "wait_for_pfs", lambda _node, _state: None)
     monkeypatch.setattr(NicDriver, "loading", lambda _self: 1)
     monkeypatch.setattr(NicDriver, "ensure_restarted", no_reload)
     monkeypatch.setattr(NicDriver, "ensure_built", no_reload)
@@ -349,6 +345,8 @@ def test_after_a_reboot_or_without_that_snapshot_nothing_is_opened_again(
     monkeypatch.setattr(NicDriver, "loading", lambda _self: 3)
     (settings.state_dir / "last-snapshot.json").unlink()
     monkeypatch.setattr(sidecar, "Node", Node)
+    monkeypatch.setattr(sidecar, "observe", lambda node: node.have)
+    monkeypatch.setattr(sidecar, "wait_for_pfs", lambda _node, _state: None)
     monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: LATER)
     a_life(settings)
     assert restored == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.rtnl import Link
-from nodeagent.node import busy
+from nodeagent.node import retry
 from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.addresses import Mac
@@ -53,6 +53,7 @@ class Kernel:
         self, refused: bytes, number: int = errno.EADDRNOTAVAIL, times: int = 1000
     ) -> None:
         self.refused, self.number, self.times = refused, number, times
+        self.own: Link | None = None
 
     def __enter__(self) -> Kernel:
         return self
@@ -61,7 +62,7 @@ class Kernel:
         pass
 
     def links(self) -> dict[int, Link]:
-        return LINKS
+        return LINKS if self.own is None else {**LINKS, self.own.index: self.own}
 
     def change(self, changes: list[object]) -> list[OSError | None]:
         return [None for _ in changes]
@@ -78,10 +79,12 @@ class Kernel:
 
 def node_on(kernel: Kernel, own: Link | None = LINKS[3]) -> Any:
     """`own`: the interface of the VF that things are to stand on."""
-    node = SimpleNamespace(stack=lambda: kernel, rtnl=kernel, network=nullcontext, stops=())
-    node.by_device = lambda _: {}
-    node.link_of = lambda _target, _devices: own
-    return node
+    kernel.own = own
+    function = None if own is None else own.device
+    sysfs = SimpleNamespace(has_functions=lambda _: True, function=lambda *_: function)
+    return SimpleNamespace(
+        stack=lambda: kernel, rtnl=kernel, sysfs=sysfs, network=nullcontext, stops=()
+    )
 
 
 @pytest.mark.parametrize(("refused", "warnings", "failures"), [(SETS_MAC, 1, 0), (JOINS, 0, 1)])
@@ -100,8 +103,8 @@ def test_a_refused_mac_is_said_and_a_refused_port_is_a_failure(
 def test_a_port_that_is_busy_is_made_one_as_soon_as_it_is_not(
     monkeypatch: pytest.MonkeyPatch, number: int, times: int, failures: int
 ) -> None:
-    monkeypatch.setattr(busy, "AGAIN", 0.01)
-    monkeypatch.setattr(busy, "PATIENCE", 0.1)
+    monkeypatch.setattr(retry, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(retry, "BUSY_TIMEOUT", 0.1)
     kernel = Kernel(JOINS, number, times)
     action = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond"))
     found = add_stacked(node_on(kernel), [action])
@@ -112,7 +115,7 @@ def test_a_port_that_is_busy_is_made_one_as_soon_as_it_is_not(
 def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(busy, "AGAIN", 0.01)
+    monkeypatch.setattr(retry, "RETRY_INTERVAL", 0.01)
     kernel = Kernel(b"ens1v0.7", errno.EBUSY, 2)
     action = AddStacked(
         HANDLE, 0, Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)
@@ -123,7 +126,19 @@ def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
 
 @pytest.mark.parametrize(
     "own",
-    [None, Link(index=4, name="stolen", mac=OWN, mtu=1500, up=True, carrier=True)],
+    [
+        None,
+        Link(
+            index=4,
+            name="stolen",
+            mac=OWN,
+            mtu=1500,
+            up=True,
+            carrier=True,
+            bus="pci",
+            device="0000:01:10.2",
+        ),
+    ],
 )
 def test_nothing_is_put_on_another_interface_that_has_the_name(own: Link | None) -> None:
     """Somebody gave it that name in between: the next plan names first, and puts it on then."""

@@ -1,11 +1,11 @@
-"""Calls into the kernel that do not come back, and what must not be asked meanwhile.
+"""Calls into the kernel that hang, and the devices that are not asked anything until they return.
 
 The kernel holds a device's lock while its driver is probed or removed and while its VFs are made
 (drivers/base/dd.c, drivers/pci/iov.c). Where that hangs (firmware that does not answer, a VF that a
-virtual machine has open), so does every other write to the device, and so does whoever reads its
-`sriov_numvfs` or `driver_override`, because both take that lock: without a deadline of their own,
-and deaf to signals. So these two are read in a thread, and of a device that does not answer nothing
-more is asked until its call has ended.
+virtual machine has open), so does every other write to the device, and so does a read of its
+`sriov_numvfs` or `driver_override`, because both take that lock, without a deadline and deaf to
+signals. So these two are read in a thread, and a device that does not answer is asked nothing more
+until its call has returned.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Generic, TypeVar
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.parallel import Running
-
-Device = tuple[str, str]
-"""Bus and name."""
+from nodeagent.kernel.sysfs import Device
 
 T = TypeVar("T")
 
 
-class Blocked:
-    """The devices of which a call had not come back at its deadline, and still has not."""
+class HungCalls:
+    """By device, a call that had not returned at its deadline. One that returns later is out."""
 
     def __init__(self) -> None:
         self._calls: dict[Device, tuple[threading.Event, str]] = {}
@@ -35,11 +33,11 @@ class Blocked:
         return known is not None and not known[0].is_set()
 
     def add(self, device: Device, ended: threading.Event, what: str) -> None:
-        """`ended` is set when the call comes back after all; `what` is a line for people."""
+        """`ended` is set when the call returns after all; `what` is a line for people."""
         self._calls[device] = ended, what
 
     def lines(self) -> tuple[str, ...]:
-        """What is blocked now, a line a device."""
+        """What hangs now, a line a device."""
         return tuple(what for device, (_, what) in self._calls.items() if device in self)
 
     def read(
@@ -49,7 +47,7 @@ class Blocked:
         *stops: Watch,
         timeout: float,
     ) -> dict[Device, T]:
-        """What `look` says of each device, without those that do not answer within `timeout` s.
+        """What `look` returns for each device, without those that do not answer in `timeout` s.
 
         Raises what a stop's drain() raises (Stopped).
         """
@@ -76,7 +74,7 @@ class Blocked:
 
 
 class _Reader(Generic[T]):
-    """Looks at one device after the other, in a thread; nobody else writes `found` meanwhile."""
+    """Looks at one device after the other, in a thread, which alone writes `found` meanwhile."""
 
     def __init__(
         self, devices: Sequence[Device], look: Callable[[Device], T], found: dict[Device, T]
@@ -94,6 +92,6 @@ class _Reader(Generic[T]):
         self.ended.set()
 
     def give_up(self) -> Device:
-        """What it waits for an answer of."""
+        """Stop after the device whose answer it waits for; that device."""
         self._given_up.set()
         return next(device for device in self._devices if device not in self._found)

@@ -1,9 +1,10 @@
-"""What somebody else changes while we restore: noticed, named, and not fought.
+"""What another program changes while we restore: noticed, named, and not fought.
 
-Whatever is set is remembered. If the next look finds something else there, somebody has been at
-work in between, or the driver has taken it and ignores it; the kernel tells neither. It is planned
-once more, because that may have been the last of it; the second time it is over. Two that undo each
-other's work would do so for ever, and each new number of VFs kills every VF of the PF.
+An attempt remembers what it has set. If the next look finds another value there, another program
+has set that in between, or the driver accepts ours and ignores it; the kernel tells neither. The
+attribute is planned once more, because that may have been the other's last change; the second time
+the restore fails. Two programs that undo each other's work would do so for ever, and each new
+number of VFs kills every VF of the PF.
 """
 
 from __future__ import annotations
@@ -20,28 +21,23 @@ Key = tuple[str, str]
 """Target and attribute, as `Difference` has them: `pci/0000:01:00.0 vf 3`, `vlan`."""
 
 
-class Contested:
-    """What we have set in this restore, and what of it was undone."""
+class Conflicts:
+    """What we have set in this attempt, and what of it was undone."""
 
     def __init__(self) -> None:
         self._done: dict[Key, tuple[object, str]] = {}
         self._undone: dict[Key, str] = {}
 
-    def clear(self) -> None:
-        """A restore begins."""
-        self._done.clear()
-        self._undone.clear()
-
-    def sent(self, target: str, attribute: str, value: object) -> None:
-        """The kernel has taken it from us."""
+    def note_sent(self, target: str, attribute: str, value: object) -> None:
+        """The kernel has accepted the value from us."""
         self._done[target, attribute] = value, "we set it to {}, and now it is {}"
 
-    def made(self, target: str, attribute: str, value: object) -> None:
-        """We have set it, and have seen that it was so."""
+    def note_made(self, target: str, attribute: str, value: object) -> None:
+        """We have set the value and have read it back."""
         self._done[target, attribute] = value, "we set it to {}, and something else made it {}"
 
-    def found(self, target: str, attribute: str, value: object) -> None:
-        """It was so, and we have not touched it."""
+    def note_found(self, target: str, attribute: str, value: object) -> None:
+        """The attribute had the value, and we have not touched it."""
         self._done[target, attribute] = value, "it was {}, and something else made it {}"
 
     def check(
@@ -49,8 +45,8 @@ class Contested:
     ) -> None:
         """Look at what differs after a plan was performed, with these failures.
 
-        A line in the log for what does not stay; the second time, or after the last plan,
-        RestoreFailed with all that is left.
+        Logs what was undone; the second time, or after the last plan, raises RestoreFailed with all
+        that is left.
         """
         undone = {}
         for each in differences:

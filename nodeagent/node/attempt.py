@@ -1,0 +1,22 @@
+"""One attempt to make the node what a snapshot says: the node, and what the attempt remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nodeagent.node.conflicts import Conflicts
+from nodeagent.node.locate import Target
+from nodeagent.node.node import Node
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What the performers of a plan take; each restore makes another.
+
+    `given_up` holds, by target, why a wait for it has reached its deadline: the attempt waits for
+    no target twice for the same reason. `conflicts` holds what the attempt has set.
+    """
+
+    node: Node
+    given_up: dict[Target, str] = field(default_factory=dict)
+    conflicts: Conflicts = field(default_factory=Conflicts)

@@ -1,0 +1,132 @@
+"""Where a target is: the device, the link and the ifindex of a PF, a VF or a representor.
+
+A target is known by its PF's device and its place there, never by an interface's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nodeagent.kernel import udev
+from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.sysfs import Device
+from nodeagent.node.node import Node
+from nodeagent.state.model import NO_DRIVER, REPRESENTOR, DeviceHandle, Port, RdmaDevice
+
+LinksByDevice = dict[Device, list[Link]]
+
+Target = tuple[DeviceHandle, Port]
+"""A PF (None), a VF (its index) or a representor (its port)."""
+
+
+def target_name(target: Target) -> str:
+    """`pci/0000:01:00.0`, `pci/0000:01:00.0 vf 3`, `pci/0000:01:00.0 representor pf0vf3`."""
+    handle, port = target
+    if port is None:
+        return str(handle)
+    return f"{handle} vf {port}" if isinstance(port, int) else f"{handle} representor {port}"
+
+
+def device_of(node: Node, target: Target) -> Device | None:
+    """The device whose interface this is; None while a VF has no function."""
+    handle, port = target
+    if not isinstance(port, int):
+        return handle.bus, handle.name
+    if not node.sysfs.has_functions(handle.bus):
+        return None
+    function = node.sysfs.function(handle.bus, handle.name, port)
+    return None if function is None else (handle.bus, function)
+
+
+def is_bound(node: Node, target: Target) -> bool:
+    """Whether there is a device with a driver, so that its interface may still come."""
+    device = device_of(node, target)
+    return device is not None and node.sysfs.driver(*device) != NO_DRIVER
+
+
+def is_hung(node: Node, target: Target) -> bool:
+    """Whether a call on the target's device, or on its PF, has not returned."""
+    handle, _ = target
+    return (
+        device_of(node, target) in node.hung_calls or (handle.bus, handle.name) in node.hung_calls
+    )
+
+
+def links_by_device(node: Node) -> LinksByDevice:
+    """The network interfaces of the node's namespace by parent device: one dump."""
+    return by_device(node, node.rtnl.links())
+
+
+def by_device(node: Node, links: Mapping[int, Link]) -> LinksByDevice:
+    """These links by parent device; for a virtio device, by the function that it belongs to."""
+    devices: LinksByDevice = {}
+    for link in links.values():
+        if link.bus == "virtio" and link.device is not None:
+            device = node.sysfs.function_of_virtio(link.device)
+        else:
+            device = (link.bus, link.device) if link.bus and link.device else None
+        if device is not None:
+            devices.setdefault(device, []).append(link)
+    return devices
+
+
+def link_of(node: Node, target: Target, devices: LinksByDevice) -> Link | None:
+    """The netdev of a PF, a VF or a representor: for a PF its own port, never another's."""
+    device = device_of(node, target)
+    if device is None:
+        return None
+    links = devices.get(device, [])
+    if isinstance(target[1], str):
+        own = [link for link in links if link.phys_port_name == target[1]]
+    else:
+        own = [link for link in links if not is_representor(link)]
+    return min(own, key=lambda link: link.index, default=None)
+
+
+def is_representor(link: Link) -> bool:
+    """Whether a link stands for another function, as its port's name says (`pf0vf3`)."""
+    return link.phys_port_name is not None and bool(REPRESENTOR.fullmatch(link.phys_port_name))
+
+
+def ifindex_of(node: Node, target: Target) -> int | None:
+    """The ifindex of a target's netdev in the node's namespace, from sysfs."""
+    device = device_of(node, target)
+    return None if device is None else ifindex_on(node, device, target)
+
+
+def ifindex_on(node: Node, device: Device, target: Target) -> int | None:
+    """The same, where the target's device is known.
+
+    Which interface is which port is read once for all representors, and again when one is
+    missing or gone: with 300 of them a look at each would be 300 looks at all.
+    """
+    port = target[1]
+    if port is None and len(found := node.sysfs.interfaces(*device)) > 1:
+        ports = node.sysfs.ports(*device).items()
+        others = {index for name, index in ports if REPRESENTOR.fullmatch(name)}
+        return next((index for index in found if index not in others), None)
+    if not isinstance(port, str):
+        return next(iter(node.sysfs.interfaces(*device)), None)
+    known = node.port_indexes.get(device, {}).get(port)
+    if known is None or not udev.is_initialized(known, node.udev_run):
+        node.port_indexes[device] = node.sysfs.ports(*device)
+    return node.port_indexes[device].get(port)
+
+
+def rdma_devices(node: Node, devices: LinksByDevice) -> dict[Device, RdmaDevice]:
+    """By function: the NIC's own RDMA device before one in software on the function's netdev."""
+    owners = {link.name: device for device, links in devices.items() for link in links}
+    found: dict[Device, RdmaDevice] = {}
+    for each in node.sysfs.rdma_devices():
+        soft = each.device is None
+        device = owners.get(each.netdev or "") if soft else each.device
+        if device is not None and (device not in found or found[device].soft > soft):
+            found[device] = RdmaDevice(each.name, soft)
+    return found
+
+
+def rdma_names(node: Node, targets: Iterable[Target]) -> dict[Target, str]:
+    """The names of the RDMA devices of these PFs and VFs, of those that have one."""
+    found = rdma_devices(node, links_by_device(node))
+    named = ((target, found.get(device_of(node, target) or ("", ""))) for target in targets)
+    return {target: device.name for target, device in named if device is not None}

@@ -1,0 +1,26 @@
+"""A netdev as a value, from what rtnetlink, ethtool and the sysctls tell of its link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.sysctls import Told
+from nodeagent.state.attributes import given
+from nodeagent.state.model import Netdev, Setting
+
+
+def netdev_of(
+    link: Link,
+    ethtool: Mapping[int, tuple[Setting, ...]],
+    sysctls: Told,
+    managers: Mapping[int, str] = MappingProxyType({}),
+) -> Netdev:
+    """`ethtool` settings and the names of network managers are by ifindex."""
+    return Netdev(
+        **given(link),
+        ethtool=ethtool.get(link.index),
+        manager=managers.get(link.index),
+        sysctls=sysctls.of(link.index, link.af_spec, link.mtu or 0),
+    )

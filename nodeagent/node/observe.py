@@ -1,0 +1,242 @@
+"""The node as it is now, as a `NodeState`.
+
+Reading costs one rtnetlink dump for the node and one request a PF, however many VFs there are;
+the rest are sysfs links. Nothing here decides what to change: that is `nodeagent.plan.plan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from nodeagent.errors import UnavailableError
+from nodeagent.kernel import devlink as devlink_edge
+from nodeagent.kernel import managers
+from nodeagent.kernel.rtnl import Link, VfInfo
+from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysfs import Device
+from nodeagent.node import namespaces
+from nodeagent.node.locate import (
+    LinksByDevice,
+    by_device,
+    is_representor,
+    link_of,
+    rdma_devices,
+)
+from nodeagent.node.netdev import netdev_of
+from nodeagent.node.node import Node
+from nodeagent.state.attributes import given
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.model import (
+    DeviceHandle,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    RdmaDevice,
+    Representor,
+    Setting,
+    Vf,
+)
+from nodeagent.state.stack import Stack
+
+
+class LockedAttributes(NamedTuple):
+    """What the kernel reads under a device's lock; None where that is not known."""
+
+    numvfs: int | None = None
+    driver_override: str | None = None
+
+
+UNKNOWN: Final = LockedAttributes()
+
+
+class Look(NamedTuple):
+    """What one look at the node reads for all its PFs at once.
+
+    `ethtool` and `managers` (who has set up an interface, and has finished) are by ifindex.
+    """
+
+    devices: LinksByDevice
+    ethtool: Mapping[int, tuple[Setting, ...]]
+    sysctls: Told
+    rdma: Mapping[Device, RdmaDevice]
+    managers: Mapping[int, str]
+    locked: Mapping[Device, LockedAttributes]
+
+    def netdev(self, link: Link | None) -> Netdev | None:
+        """A link as a value."""
+        if link is None:
+            return None
+        return netdev_of(link, self.ethtool, self.sysctls, self.managers)
+
+
+def observe(node: Node) -> NodeState:
+    """The state of every PF bound to the driver, and of its VFs.
+
+    Of a device on which a call hangs (`nodeagent.node.hung_calls`) the number of VFs, or the driver
+    override, is not known. UnavailableError when a device reports something that no device can be.
+    """
+    links = node.rtnl.links()
+    driver = node.settings.driver_module
+    found = node.sysfs.physical_functions(driver)
+    look = _look(node, links, found)
+    try:
+        switches = _eswitches(node, set(found))
+        pfs = [_pf(node, look, DeviceHandle(*each), switches.get(each, {})) for each in found]
+        state = _with_namespaces(node, driver, sorted(pfs, key=lambda pf: pf.handle))
+        state = dataclasses.replace(state, sysctls=look.sysctls.defaults)
+        return dataclasses.replace(state, stack=_stack(node, state, links, look.sysctls))
+    except ValueError as error:
+        raise UnavailableError(
+            f"cannot make sense of the PFs of {driver}: {error}",
+            hint="something may be changing them right now; try again",
+        ) from error
+
+
+def numvfs(node: Node, pf: DeviceHandle) -> int | None:
+    """How many VFs a PF has; None without SR-IOV, or while a call on the device hangs."""
+    device = (pf.bus, pf.name)
+    return _locked_attributes(node, [device]).get(device, UNKNOWN).numvfs
+
+
+def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[Device]) -> Look:
+    devices = by_device(node, links)
+    indexes = [each.index for each in itertools.chain(*devices.values())]
+    with node.stack() as edge:
+        sysctls = edge.parameters(node.proc)
+    return Look(
+        devices=devices,
+        ethtool=node.ethtool.settings(indexes),
+        sysctls=sysctls,
+        rdma=rdma_devices(node, devices),
+        managers=_managers(node, indexes),
+        locked=_locked_attributes(node, _with_functions(node, pfs)),
+    )
+
+
+def _managers(node: Node, indexes: Iterable[int]) -> dict[int, str]:
+    """By ifindex, the manager that has set up an interface and has finished with it."""
+    found = ((index, managers.manager_of(index, node.run)) for index in indexes)
+    return {index: each.name for index, each in found if each is not None and each.settled}
+
+
+def _with_functions(node: Node, pfs: Iterable[Device]) -> Iterator[Device]:
+    for bus, name in pfs:
+        yield bus, name
+        if node.sysfs.has_functions(bus):
+            yield from ((bus, function) for function in node.sysfs.functions(bus, name).values())
+
+
+def _locked_attributes(node: Node, devices: Iterable[Device]) -> dict[Device, LockedAttributes]:
+    """Of each device that answers in time."""
+    sysfs = node.sysfs
+    return node.hung_calls.read(
+        tuple(devices),
+        lambda each: LockedAttributes(sysfs.numvfs(*each), sysfs.driver_override(*each)),
+        *node.stops,
+        timeout=node.settings.vf_timeout,
+    )
+
+
+def _eswitches(node: Node, ours: set[Device]) -> dict[Device, dict[str, Any]]:
+    """What devlink tells of our devices, as fields of `Pf`: a request a device that has it."""
+    with node.devlink() as devlink:
+        devices = [device for device in devlink.devices() if device in ours]
+        params = devlink.params() if devices else {}
+        return {
+            device: _devlink_fields(devlink.eswitch(device), params.get(device, ()))
+            for device in devices
+        }
+
+
+def _devlink_fields(
+    eswitch: EswitchAttributes, params: Iterable[devlink_edge.Param]
+) -> dict[str, Any]:
+    return {
+        **given(eswitch),
+        "params": tuple(Param(param.name, param.kind, param.value) for param in params),
+    }
+
+
+def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -> Pf:
+    bus, name = device = handle.bus, handle.name
+    count = look.locked.get(device, UNKNOWN).numvfs
+    link = link_of(node, (handle, None), look.devices)
+    infos = {info.index: info for info in node.rtnl.vfs(link.index)} if link and count else {}
+    functions = node.sysfs.functions(bus, name) if node.sysfs.has_functions(bus) else {}
+    indexes = sorted(index for index in {*infos, *functions} if index < (count or 0))
+    return Pf(
+        handle=handle,
+        numvfs=count,
+        autoprobe=node.sysfs.autoprobe(bus, name),
+        netdev=look.netdev(link),
+        vfs=tuple(
+            _vf(node, look, (bus, functions.get(index)), index, infos.get(index))
+            for index in indexes
+        ),
+        representors=_representors(look, look.devices.get(device, [])),
+        rdma=look.rdma.get(device),
+        **eswitch,
+    )
+
+
+def _vf(
+    node: Node, look: Look, place: tuple[str, str | None], index: int, info: VfInfo | None
+) -> Vf:
+    """`place` is the bus, and the function's name if there is one; `info` what the PF holds."""
+    bus, function = place
+    device = bus, function or ""
+    own = look.devices.get(device, [])
+    return Vf(
+        index=index,
+        address=function,
+        driver=None if function is None else node.sysfs.driver(bus, function),
+        driver_override=look.locked.get(device, UNKNOWN).driver_override,
+        netdev=look.netdev(min(own, key=lambda link: link.index, default=None)),
+        rdma=look.rdma.get(device),
+        **({} if info is None else given(info)),
+    )
+
+
+def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:
+    found = {link.phys_port_name: link for link in links if is_representor(link)}
+    return tuple(
+        Representor(port, netdev)
+        for port, link in sorted(found.items(), key=lambda item: str(item[0]))
+        if port is not None and (netdev := look.netdev(link)) is not None
+    )
+
+
+def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
+    """The PFs with what is known of their VFs' interfaces in other namespaces."""
+    pfs = tuple(pfs)
+    missing = {
+        (pf.handle.bus, vf.address)
+        for pf in pfs
+        for vf in pf.vfs
+        if vf.driver == driver and vf.netdev is None and vf.address is not None
+    }
+    if not missing:
+        return NodeState(driver, pfs)
+    elsewhere = node.sysfs.rdma_devices_elsewhere()
+    found = namespaces.find(node.namespaces, missing, node.proc, rdma=elsewhere)
+
+    def placed(pf: Pf, vf: Vf) -> Vf:
+        place = found.places.get((pf.handle.bus, vf.address or ""))
+        return vf if place is None else dataclasses.replace(vf, inside=place)
+
+    placed_pfs = (dataclasses.replace(pf, vfs=tuple(placed(pf, vf) for vf in pf.vfs)) for pf in pfs)
+    return NodeState(driver, tuple(placed_pfs), namespaces=found.namespaces)
+
+
+def _stack(node: Node, state: NodeState, links: Mapping[int, Link], sysctls: Told) -> Stack | None:
+    """What stands on all our netdevs; None where there are none to stand on."""
+    names = {netdev.name for netdev in state.netdevs()}
+    roots = {index for index, link in links.items() if link.name in names}
+    if not roots:
+        return None
+    with node.stack() as edge:
+        return edge.read(links, roots, sysctls)

@@ -1,0 +1,82 @@
+"""Changes that the kernel refuses for the moment only: EBUSY and EAGAIN, and nothing else.
+
+A driver that resets, or whose firmware is at work, answers every request so. No event tells when
+that is over, so sending again is the look: `wait_until_clear` does it at each event and every
+RETRY_INTERVAL seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from nodeagent.errors import WaitTimeout
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.node.node import Node
+
+BUSY_ERRORS: Final = frozenset({errno.EBUSY, errno.EAGAIN})
+BUSY_TIMEOUT: Final = 5.0
+"""Seconds until a refusal counts as one. mlx5 answers commands within its own 60 s, mostly at once;
+the three plans of a restore ask three times that long."""
+RETRY_INTERVAL: Final = 0.25
+"""Seconds from one try to the next."""
+
+C = TypeVar("C")
+
+Sender = Callable[[Sequence[C]], list[OSError | None]]
+"""An edge's method that sends changes, and returns None or the refusal of each."""
+
+
+def send(node: Node, changes: Sequence[C], sender: Sender[C]) -> list[OSError | None]:
+    """Send all; what is busy is sent again until it is taken. For each None or the last refusal."""
+    return resend_busy(changes, sender(changes), sender, *node.stops)
+
+
+def resend_busy(
+    changes: Sequence[C],
+    results: Sequence[OSError | None],
+    sender: Sender[C],
+    *stops: Watch,
+) -> list[OSError | None]:
+    """Send again what was busy, by the results so far, until it is taken; the last results.
+
+    What the drain() of one of `stops` raises meanwhile ends it.
+    """
+    results = list(results)
+
+    def look() -> list[int]:
+        busy = [at for at, error in enumerate(results) if _is_busy(error)]
+        for at, error in zip(busy, sender([changes[at] for at in busy]), strict=True):
+            results[at] = error
+        return [at for at in busy if _is_busy(results[at])]
+
+    if any(map(_is_busy, results)):
+        with suppress(WaitTimeout):
+            wait_until_clear(
+                look, *stops, what="devices", timeout=BUSY_TIMEOUT, resync=RETRY_INTERVAL
+            )
+    return results
+
+
+def call(do: Callable[[], None]) -> None:
+    """Call `do`, and again while that is busy. OSError: its last refusal.
+
+    For a thread beside others: it looks at no signal, so a stop waits BUSY_TIMEOUT for it at most.
+    """
+
+    def tried(_: Sequence[None]) -> list[OSError | None]:
+        try:
+            do()
+        except OSError as error:
+            return [error]
+        return [None]
+
+    (refused,) = resend_busy([None], tried([None]), tried)
+    if refused is not None:
+        raise refused
+
+
+def _is_busy(error: OSError | None) -> bool:
+    return error is not None and error.errno in BUSY_ERRORS

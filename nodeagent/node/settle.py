@@ -1,0 +1,185 @@
+"""Waiting for PFs, VFs' functions and interfaces, until udev has finished with them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from nodeagent.errors import WaitTimeout
+from nodeagent.kernel import udev
+from nodeagent.kernel.events import LinkWatch, UdevWatch, Watch, wait_until_clear
+from nodeagent.kernel.sysfs import PASSED_THROUGH
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.failures import Failures, timed_out
+from nodeagent.node.locate import (
+    LinksByDevice,
+    Target,
+    device_of,
+    ifindex_on,
+    is_bound,
+    is_hung,
+    link_of,
+    links_by_device,
+    target_name,
+)
+from nodeagent.node.node import Node
+from nodeagent.node.observe import numvfs
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def watching(node: Node) -> Iterator[tuple[Watch, ...]]:
+    """The watches that a wait for devices sleeps on. Enter it before acting: no event is missed."""
+    with ExitStack() as held:
+        watches: list[Watch] = [held.enter_context(LinkWatch())]
+        if udev.is_running(node.udev_run):
+            watches.append(held.enter_context(UdevWatch()))
+        else:
+            log.info("no udevd listens: interfaces count as settled once they exist")
+        watches += node.stops
+        yield tuple(watches)
+
+
+def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
+    """The ifindexes that udev has broadcast; the set grows as the watch is drained."""
+    return next((watch.finished for watch in watches if isinstance(watch, UdevWatch)), set())
+
+
+def wait_for_pfs(node: Node, state: NodeState) -> None:
+    """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it."""
+    targets: list[Target] = [(pf.handle, None) for pf in state.pfs if pf.netdev is not None]
+    with watching(node) as watches:
+        wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout)
+
+
+def wait_settled(
+    node: Node, targets: Iterable[Target], watches: tuple[Watch, ...], what: str, timeout: float
+) -> None:
+    """Wait until each target is bound, has its netdev, and udev has finished with that."""
+    finished = finished_by_udev(watches)
+    missing = outstanding(targets, lambda target: unsettled(node, target, finished))
+    wait_until_clear(missing, *watches, what=what, timeout=timeout)
+
+
+def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str | None:
+    """Why a PF or VF is not settled yet; None when it is.
+
+    `finished`: ifindexes that udev has broadcast, which is its word even for an interface that
+    it failed to rename and never entered into its database.
+    """
+    device = device_of(node, target)
+    if device is None or not node.sysfs.exists(*device):
+        return f"{target_name(target)} (no such function)"
+    where = target_name(target)
+    if isinstance(target[1], int):
+        where += f" ({device[1]})"
+    driver = node.sysfs.driver(*device)
+    if driver == NO_DRIVER:
+        return f"{where}: bound to no driver"
+    if driver in PASSED_THROUGH:
+        # a virtual machine or a process has it: no interface will come, and the next look names it
+        return None
+    index = ifindex_on(node, device, target)
+    if index is None:
+        return f"{where}: no network interface"
+    if index in finished or udev.is_initialized(index, node.udev_run):
+        return None
+    if udev.has_given_up(index, node.udev_run) or not udev.is_running(node.udev_run):
+        return None
+    return f"{where}: udev has not finished with its interface"
+
+
+def outstanding(
+    targets: Iterable[Target], reason: Callable[[Target], str | None]
+) -> Callable[[], Iterator[str]]:
+    """A look that begins where the last one stopped, for `wait_until_clear`.
+
+    While something is missing a look costs one check; only when nothing seems to be missing any
+    more is everything checked once again, because what has come may have gone.
+    """
+    waiting = list(targets)
+    start = 0
+
+    def look() -> Iterator[str]:
+        nonlocal start
+        for step in range(len(waiting)):
+            position = (start + step) % len(waiting)
+            missing = reason(waiting[position])
+            if missing is not None:
+                start = position
+                yield missing
+
+    return look
+
+
+def await_functions(
+    node: Node, counts: Mapping[DeviceHandle, int], watches: tuple[Watch, ...]
+) -> Failures:
+    """Wait until each PF has as many functions as VFs were created (some drivers are late).
+
+    A PF that is gone, or whose write hangs, gets none: its failure is known, and no other PF waits
+    for it.
+    """
+    created = {
+        pf: count
+        for pf, count in counts.items()
+        if node.sysfs.has_functions(pf.bus)
+        and node.sysfs.exists(pf.bus, pf.name)
+        and not is_hung(node, (pf, None))
+    }
+    targets: list[Target] = [(pf, index) for pf, count in created.items() for index in range(count)]
+
+    def missing(target: Target) -> str | None:
+        # where another program has set another number, the caller's next look finds that
+        if device_of(node, target) is not None or numvfs(node, target[0]) != created[target[0]]:
+            return None
+        return f"{target_name(target)}: has not appeared"
+
+    timeout = node.settings.vf_timeout
+    try:
+        wait_until_clear(
+            outstanding(targets, missing), *watches, what="VFs to appear", timeout=timeout
+        )
+    except WaitTimeout as late:
+        return timed_out(late, targets, missing)
+    return []
+
+
+def await_netdevs(
+    attempt: Attempt, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
+
+    A target that was not there the last time and is there now, but not finished, is waited for
+    again. `lost`: targets whose failure is known.
+    """
+    node, given_up = attempt.node, attempt.given_up
+    for target in targets:
+        if target in given_up and unsettled(node, target) != given_up[target]:
+            del given_up[target]
+    devices = links_by_device(node) if lost else {}
+    awaited = [
+        target
+        for target in targets
+        if target not in given_up and not is_lost(node, target, lost, devices)
+    ]
+    try:
+        wait_settled(node, awaited, watches, "network interfaces", node.settings.vf_timeout)
+    except WaitTimeout as late:
+        reasons = {target: unsettled(node, target) for target in awaited}
+        given_up.update((target, why) for target, why in reasons.items() if why is not None)
+        return timed_out(late, awaited, reasons.__getitem__)
+    return []
+
+
+def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevice) -> bool:
+    """Whether its failure is known (it is in `lost`) and no amount of time mends it.
+
+    A representor does not come while its PF's VFs or its eswitch's mode do not.
+    """
+    if isinstance(target[1], str):
+        return (target[0], None) in lost and link_of(node, target, devices) is None
+    return target in lost and not is_bound(node, target)
