@@ -1,13 +1,13 @@
-"""Files that are whole or not there, whatever happens in the middle of writing them.
+"""Durable files: a reader sees the whole file or none, even after a crash in the middle of a write.
 
-A new file is written under an unpredictable name in its own directory (O_EXCL, O_NOFOLLOW), synced,
-given its name by rename(2) or link(2), and the directory is synced after it: rename(2) is atomic,
-but only fsync(2) of the directory makes it last. Modes are set with fchmod(2), because the umask of
-a container is anybody's guess.
+A new file is written under a random name in the target directory (O_EXCL, O_NOFOLLOW), synced, and
+renamed with rename(2) or link(2); then the directory is synced. rename(2) is atomic, but only
+fsync(2) of the directory makes it durable. Modes are set with fchmod(2), because the umask of a
+container is unknown.
 
-Paths are the host's, and others may write beside us: they are walked without following a link
-(nodeagent/hostpath.py). What is opened at the end is a plain file of root's or ours with one name:
-no link, no device, no FIFO. Owner and mode are set, whatever the directory would have it inherit.
+The paths are on the host, where other users may write: no link in them is followed
+(nodeagent/hostpath.py). The file that is opened must be a regular one with one name, owned by root
+or by this process's user. Owner and mode are set, whatever the directory would make it inherit.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from nodeagent.errors import AgentError, DataError, NoInputError, PermissionDenied, StorageError
-from nodeagent.hostpath import LARGEST, directory, found, opened
+from nodeagent.hostpath import MAX_FILE_BYTES, directory, lstat, open_file
 from nodeagent.trace import point
 
 T = TypeVar("T")
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
-    """Write `path` anew; a reader sees the old content or the new. StorageError otherwise."""
+    """Write or replace `path`; a reader sees the old content or the new. StorageError."""
     with storage(f"cannot write {path}"):
-        facts = found(path)
+        facts = lstat(path)
         if facts is not None:
             _check_replaceable(path, facts)
         _write(path, data, mode, _take_its_name)
 
 
 def create(path: Path, data: bytes, mode: int) -> bool:
-    """Write `path` if nothing has that name, not even a dead link; False when something has."""
+    """Write `path` unless it exists, be it as a dangling link. False if it does. StorageError."""
 
     with storage(f"cannot write {path}"):
         return _write(path, data, mode, _take_its_name_if_free)
 
 
 def rename(path: Path, to: Path) -> None:
-    """Rename within one directory, and make it last."""
+    """Rename within one directory, durably."""
     with storage(f"cannot rename {path} to {to}"), directory(path.parent) as at:
         point("rename", path)
         os.rename(path.name, to.name, src_dir_fd=at, dst_dir_fd=at)
@@ -67,10 +67,9 @@ def rename(path: Path, to: Path) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove `path`, and make it last; False when there was none.
+    """Remove the file or link `path`, durably. False if there was none.
 
-    A file, or a link as such. StorageError for anything else: whoever names /dev/null in a setting
-    must not lose it.
+    StorageError for anything else: a setting may name /dev/null.
     """
     with storage(f"cannot remove {path}"):
         try:
@@ -86,20 +85,20 @@ def remove(path: Path) -> bool:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what writers of `path` left when they were killed. Only while no other can write."""
+    """Remove temporary files of killed writers of `path`. Call it only while there is no writer."""
     with storage(f"cannot tidy up beside {path}"):
         try:
             with directory(path.parent) as at:
                 for name in _names(at):
                     if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
-                        with suppress(IsADirectoryError):  # no writer's: somebody planted it
+                        with suppress(IsADirectoryError):  # not from a writer
                             os.unlink(name, dir_fd=at)
         except (FileNotFoundError, NotADirectoryError):
             return
 
 
 def remove_directory(path: Path) -> bool:
-    """Remove an empty directory; False when it is none, is not empty, or is not there."""
+    """Remove an empty directory; False if it could not be removed."""
     try:
         with directory(path.parent) as at:
             point("remove", path)
@@ -111,7 +110,7 @@ def remove_directory(path: Path) -> bool:
 
 
 def link(path: Path, to: Path) -> None:
-    """Make the symbolic link `path`, and make it last. StorageError when something is there."""
+    """Create the symbolic link `path` durably. StorageError if `path` exists."""
     with storage(f"cannot make the link {path}"), directory(path.parent) as at:
         point("link", path)
         os.symlink(to, path.name, dir_fd=at)
@@ -119,45 +118,45 @@ def link(path: Path, to: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Something has that name, be it a dead link. PermissionDenied when it cannot be told."""
+    """Whether `path` exists, be it as a dangling link. PermissionDenied if it is out of reach."""
     return _facts(path) is not None
 
 
 def is_flag(path: Path) -> bool:
-    """A plain file has that name: a flag, whose being there is all it says. Raises as flag()."""
+    """Whether the flag file `path` exists. Raises as flag()."""
     return flag(path) is not None
 
 
 def flag(path: Path) -> tuple[int, int] | None:
-    """Which flag is there, None without one: another inode, or another mtime, is another flag.
+    """The identity of the flag file `path`, its inode and mtime; None if there is none.
 
-    tmpfs gives each file a number of its own, ext4 gives that of a removed one to the next.
-    DataError for a link, a device, a directory: whoever made that is not whom we wait for. Raises
-    as exists().
+    A flag that was removed and created again has another identity. The inode alone is not enough:
+    ext4 reuses the number of a removed file. DataError if `path` is not a regular file. Raises as
+    exists().
     """
     facts = _facts(path)
     if facts is not None and not stat.S_ISREG(facts.st_mode):
         raise DataError(
-            f"{path} is no plain file: nodeagent takes it for no flag",
-            hint="look who made it, and move it away",
+            f"{path} is not a regular file, so nodeagent does not accept it as a flag",
+            hint="find out what created it, and move it away",
         )
     return None if facts is None else (facts.st_ino, facts.st_mtime_ns)
 
 
 def _facts(path: Path) -> os.stat_result | None:
     try:
-        return found(path)
+        return lstat(path)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
 def read_own(path: Path) -> bytes | None:
-    """The content of a file that only we (or root) can have written; None when there is none.
+    """The content of a file that only root or this process's user can write; None if there is none.
 
-    DataError for a link, a device, a file that others may write: it could tell us what to do.
+    DataError for a link, a device, or a file that other users may write.
     """
     try:
-        with os.fdopen(open_own(path, LARGEST), "rb") as file:
+        with os.fdopen(open_own(path, MAX_FILE_BYTES), "rb") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -165,14 +164,16 @@ def read_own(path: Path) -> bytes | None:
         raise unreadable(path, error) from error
 
 
-def open_own(path: Path, most: int) -> int:
-    """A descriptor of such a file of at most that many bytes, to read. DataError, OSError."""
+def open_own(path: Path, max_bytes: int) -> int:
+    """Open such a file, of at most `max_bytes` bytes, for reading. DataError, OSError."""
     try:
-        fd = opened(path, most)
+        fd = open_file(path, max_bytes)
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        raise DataError(f"{path} is not a file of nodeagent", hint="move it away") from error
+        raise DataError(
+            f"{path} is not a file that nodeagent wrote", hint="move it away"
+        ) from error
     try:
         _check_own(path, os.fstat(fd))
     except DataError:
@@ -182,11 +183,11 @@ def open_own(path: Path, most: int) -> int:
 
 
 def open_plain(path: Path, flags: int, mode: int) -> int:
-    """Open a file that is written in place (a lock, a log), made with `mode` if it is not there.
+    """Open a file that is written in place (a lock, a log); create it with `mode` if necessary.
 
-    Never with O_TRUNC, which would empty it before it is known whose it is.
-    OSError as open(2) has it. StorageError for a link of either kind, a device, a FIFO, or a file
-    of another user: whoever planted it would have it written, or wait for us to read it.
+    Never with O_TRUNC, which would empty it before its owner is checked.
+    OSError as from open(2). StorageError for a symbolic link, a file with several hard links, a
+    device, a FIFO, or a file of another user.
     """
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with directory(path.parent) as at:
@@ -207,18 +208,18 @@ def open_plain(path: Path, flags: int, mode: int) -> int:
 def _check_plain(path: Path, facts: os.stat_result) -> None:
     what = None
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
-        what = "is not a plain file with one name"
+        what = "is not a regular file with one name"
     elif facts.st_uid not in {0, os.geteuid()}:
         what = f"belongs to user {facts.st_uid}"
     if what is not None:
         raise StorageError(
-            f"{path} {what}: nodeagent does not write to it",
-            hint="look who made it, and move it away",
+            f"{path} {what}, so nodeagent does not write to it",
+            hint="find out what created it, and move it away",
         )
 
 
 def _give_mode(fd: int, mode: int) -> None:
-    """Ours has the mode it should have, whatever the umask; root's is root's."""
+    """Set the mode of a file of our own, whatever the umask."""
     facts = os.fstat(fd)
     if facts.st_uid == os.geteuid() and stat.S_IMODE(facts.st_mode) != mode:
         os.fchmod(fd, mode)
@@ -227,13 +228,13 @@ def _give_mode(fd: int, mode: int) -> None:
 def _check_replaceable(path: Path, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode) and not stat.S_ISLNK(facts.st_mode):
         raise StorageError(
-            f"{path} is neither a file nor a link: nodeagent does not remove or replace it",
-            hint="look who made it and move it away, or name another place",
+            f"{path} is neither a file nor a link, so nodeagent does not remove or replace it",
+            hint="find out what created it and move it away, or choose another path",
         )
 
 
 def unreadable(path: Path, error: OSError) -> AgentError:
-    """What to raise when `path` could not be read, by errno."""
+    """The error to raise if `path` could not be read, by errno."""
     what = f"cannot read {path}: {error.strerror}"
     if error.errno in {EACCES, EPERM}:
         return PermissionDenied(what, hint="run it as root")
@@ -241,14 +242,16 @@ def unreadable(path: Path, error: OSError) -> AgentError:
         return NoInputError(what)
     if error.errno == ELOOP:
         link = error.filename if str(error.filename).startswith("/") else path
-        return DataError(f"{link} is a link; nodeagent follows none", hint="move it away")
+        return DataError(
+            f"{link} is a symbolic link; nodeagent does not follow it", hint="move it away"
+        )
     return StorageError(what)
 
 
 def append(path: Path, line: bytes, *, sync: bool) -> int:
-    """Append one line in one write(2); the file's size after it. Raises as `open_plain` does.
+    """Append one line with one write(2); return the new size. Raises as `open_plain` does.
 
-    A line that an earlier writer could not finish is ended first, so that it spoils only itself.
+    If the last line has no newline, because its writer was killed, one is added before.
     """
     fd = open_plain(path, os.O_RDWR | os.O_APPEND, 0o600)
     try:
@@ -265,24 +268,24 @@ def append(path: Path, line: bytes, *, sync: bool) -> int:
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Make `path` with `mode` if nothing is there, its parents with 0755, or StorageError."""
+    """Create `path` with `mode` unless it exists, and its parents with 0755. StorageError."""
     with storage(f"cannot make the directory {path}"):
         _make(path, mode)
 
 
 def make_private_directory(path: Path) -> None:
-    """The same with 0700; who else could take files out of one that is there no longer can.
+    """Create `path` with mode 0700; if it exists, take write permission from group and others.
 
-    StorageError when it is another user's. One with a sticky bit (/tmp) stays as it is: there,
-    nobody can remove or rename another's files.
+    StorageError if it belongs to another user. A directory with the sticky bit (/tmp) stays as it
+    is: users cannot remove or rename each other's files there.
     """
     make_directory(path, 0o700)
     with storage(f"cannot keep others out of {path}"), directory(path) as there:
         facts = os.fstat(there)
         if facts.st_uid not in {0, os.geteuid()}:
             raise StorageError(
-                f"{path} belongs to user {facts.st_uid}, who could take away what is kept there",
-                hint="look at what is in it; then chown root it, or move it away",
+                f"{path} belongs to user {facts.st_uid}, who could remove the files in it",
+                hint="look at its content; then run chown root on it, or move it away",
             )
         open_to_all = stat.S_IWGRP | stat.S_IWOTH
         if facts.st_mode & open_to_all and not facts.st_mode & stat.S_ISVTX:
@@ -300,7 +303,7 @@ def _make(path: Path, mode: int) -> None:
             _make(path.parent, 0o755)
     except NotADirectoryError:
         raise StorageError(
-            f"{path} is not a directory", hint="move it away, or use another"
+            f"{path} is not a directory", hint="move it away, or choose another path"
         ) from None
     with directory(path.parent) as at:
         with suppress(FileExistsError):
@@ -313,7 +316,7 @@ def _make(path: Path, mode: int) -> None:
 
 
 def _is_unfinished(fd: int) -> bool:
-    """Made by a run that was killed before it gave the directory its mode: ours, bare, empty."""
+    """Whether a run that was killed created the directory and did not set its mode yet."""
     facts = os.fstat(fd)
     bare = stat.S_IMODE(facts.st_mode) == 0o700 and facts.st_uid == os.geteuid()
     return bare and not _names(fd)
@@ -325,7 +328,7 @@ def _names(fd: int) -> list[str]:
 
 
 def _sync(fd: int, path: Path) -> None:
-    """fsync(2) of a directory: what was created, renamed or removed in it lasts."""
+    """fsync(2) of a directory makes creations, renames and removals in it durable."""
     point("fsync directory", path)
     os.fsync(fd)
 
@@ -333,15 +336,14 @@ def _sync(fd: int, path: Path) -> None:
 def _check_own(path: Path, facts: os.stat_result) -> None:
     if facts.st_uid not in {0, os.geteuid()} or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise DataError(
-            f"{path} belongs to user {facts.st_uid} with mode {facts.st_mode & 0o7777:04o}: "
-            "another than root can have written it",
-            hint="look at what it says; if it is right, chown root and chmod 600 it",
+            f"{path} belongs to user {facts.st_uid} and has mode {facts.st_mode & 0o7777:04o}: "
+            "another user than root can have written it",
+            hint="check its content; if it is right, run chown root and chmod 600 on it",
         )
     if facts.st_nlink > 1:
         raise DataError(
-            f"{path} has {facts.st_nlink} names: another than root can have planted it (a hard "
-            "link)",
-            hint="look at what it says; if it is right, put a copy in its place",
+            f"{path} has {facts.st_nlink} hard links: another user than root can have created one",
+            hint="check its content; if it is right, replace it with a copy",
         )
 
 
@@ -388,28 +390,28 @@ def _take_its_name_if_free(at: int, temporary: str, path: Path) -> bool:
 
 @contextmanager
 def storage(what: str) -> Iterator[None]:
-    """StorageError that says `what`, why, and what to do, for an OSError of the block."""
+    """Turn an OSError of the block into a StorageError: `what`, the reason, and a hint."""
     try:
         yield
     except OSError as error:
         why = error.strerror
         if error.errno == ELOOP:
             link = error.filename if str(error.filename).startswith("/") else "it"
-            why = f"{link} is a symbolic link, and nodeagent follows none"
+            why = f"{link} is a symbolic link, which nodeagent does not follow"
         raise StorageError(f"{what}: {why}", hint=_HINTS.get(error.errno or 0)) from error
 
 
 _HINTS: Final = {
     EACCES: "run it as root",
-    EPERM: "run it as root; look for an immutable flag (lsattr) or a security module's log",
-    ENOENT: "make its directory first",
-    EFBIG: "this process may not write files that large (ulimit -f)",
-    EISDIR: "look who made it, and move it away",
-    EMFILE: "this process may not open that many files (ulimit -n)",
-    ENXIO: "look who made it, and move it away",
-    EDQUOT: "root's quota on that file system is used up (repquota shows it)",
-    EIO: "that disk fails: the kernel's log says how",
-    ELOOP: "name the directory by its real path (readlink -f shows it), or move the link away",
-    ENOSPC: "make room on that file system (df shows it)",
-    EROFS: "mount that file system writable, or choose another place",
+    EPERM: "run it as root; check for an immutable flag (lsattr) and for denials of SELinux",
+    ENOENT: "create its directory first",
+    EFBIG: "raise the limit on the size of files (ulimit -f)",
+    EISDIR: "find out what created it, and move it away",
+    EMFILE: "raise the limit on open files (ulimit -n)",
+    ENXIO: "find out what created it, and move it away",
+    EDQUOT: "root's quota on that file system is used up (see repquota)",
+    EIO: "the disk is failing: see dmesg",
+    ELOOP: "use the real path of the directory (see readlink -f), or move the link away",
+    ENOSPC: "make room on that file system (see df)",
+    EROFS: "mount that file system writable, or choose another path",
 }

@@ -1,7 +1,5 @@
-"""What can go wrong, as values: one message, one hint, one exit code.
+"""Errors: one message, one hint, one exit status each.
 
-Exit codes are those of sysexits(3), so that a script can tell them apart. The driver container's
-contract knows 0 and 1 only: `nodeagent run` maps every failure to 1 (CONTRACT.md, "Exit").
 An exception that is not an AgentError is a bug and shows its traceback.
 """
 
@@ -9,18 +7,38 @@ from __future__ import annotations
 
 import errno as errnos
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 
-DIFFERS = 1
-USAGE = 64
-BAD_DATA = 65
-NO_INPUT = 66
-UNAVAILABLE = 69
-OS_ERROR = 71
-CANNOT_CREATE = 73
-IO_ERROR = 74
-TRY_AGAIN = 75
-NO_PERMISSION = 77
-BAD_CONFIG = 78
+
+class ExitCode(IntEnum):
+    """The exit statuses of sysexits(3), and those that a shell gives to a signal (128 + number).
+
+    The commands that stand in for the driver container (`run`, `terminate`, `sidecar`) exit with 0
+    or 1 only, as the driver container does.
+    """
+
+    OK = 0
+    DIFFERS = 1
+    """Something differs, or is left undone."""
+    TROUBLE = 2
+    """The lowest status of a failed `verify`, whose 1 means that something differs."""
+    USAGE = 64
+    BAD_DATA = 65
+    NO_INPUT = 66
+    UNAVAILABLE = 69
+    SOFTWARE = 70
+    """A bug. Python's own status 1 would say that something differs."""
+    OS_ERROR = 71
+    IO_ERROR = 74
+    TRY_AGAIN = 75
+    NO_PERMISSION = 77
+    BAD_CONFIG = 78
+    INTERRUPTED = 130
+    """SIGINT."""
+    BROKEN_PIPE = 141
+    """SIGPIPE: the reader of stdout closed it."""
+    TERMINATED = 143
+    """SIGTERM."""
 
 
 class AgentError(Exception):
@@ -29,7 +47,7 @@ class AgentError(Exception):
     `message` says what was tried on what and why it failed; `hint` says what to do next.
     """
 
-    exit_code = DIFFERS
+    exit_code = ExitCode.DIFFERS
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -40,37 +58,37 @@ class AgentError(Exception):
 class ConfigError(AgentError):
     """An environment variable or flag has a value that is not allowed. Nothing was touched."""
 
-    exit_code = BAD_CONFIG
+    exit_code = ExitCode.BAD_CONFIG
 
 
 class DataError(AgentError):
-    """A file's content is not what it should be: cut short, foreign, of another schema."""
+    """A file has the wrong content: it is truncated, foreign, or of another schema."""
 
-    exit_code = BAD_DATA
+    exit_code = ExitCode.BAD_DATA
 
 
 class NoInputError(AgentError):
-    """A file that was asked for is not there or cannot be read."""
+    """An input file is missing or cannot be read."""
 
-    exit_code = NO_INPUT
+    exit_code = ExitCode.NO_INPUT
 
 
 class StorageError(AgentError):
-    """A file on the host could not be written durably. The old one is as it was."""
+    """A file on the host could not be written durably. The old one is unchanged."""
 
-    exit_code = IO_ERROR
+    exit_code = ExitCode.IO_ERROR
 
 
 class UnavailableError(AgentError):
-    """Something this node should have is missing: a device, a tool, a driver."""
+    """This node lacks something that it should have: a device, a tool, a driver."""
 
-    exit_code = UNAVAILABLE
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class KernelError(AgentError):
-    """The kernel refused an operation. `errno` is its number, when there is one."""
+    """The kernel refused an operation. `errno` is its error number, if there is one."""
 
-    exit_code = OS_ERROR
+    exit_code = ExitCode.OS_ERROR
 
     def __init__(self, message: str, *, hint: str | None = None, errno: int | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -80,19 +98,19 @@ class KernelError(AgentError):
 class PermissionDenied(AgentError):
     """The process lacks a privilege (root, a capability)."""
 
-    exit_code = NO_PERMISSION
+    exit_code = ExitCode.NO_PERMISSION
 
 
 class BusyError(AgentError):
     """Another nodeagent holds the lock."""
 
-    exit_code = TRY_AGAIN
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class WaitTimeout(AgentError):
-    """A wait reached its deadline. `missing` names, one by one, what had not come by then."""
+    """A wait reached its deadline. `missing` names each thing that had not arrived."""
 
-    exit_code = TRY_AGAIN
+    exit_code = ExitCode.TRY_AGAIN
 
     def __init__(self, what: str, missing: Sequence[str], seconds: float) -> None:
         self.missing = tuple(missing)
@@ -104,9 +122,9 @@ class WaitTimeout(AgentError):
 
 
 class RestoreFailed(AgentError):
-    """Some actions failed, or verify found a difference. `failures` has a line for each."""
+    """Some actions failed, or verify found a difference. `failures` has one line for each."""
 
-    exit_code = DIFFERS
+    exit_code = ExitCode.DIFFERS
 
     def __init__(self, summary: str, failures: Iterable[str], *, hint: str | None = None) -> None:
         self.failures = tuple(failures)
@@ -114,20 +132,20 @@ class RestoreFailed(AgentError):
 
 
 class Stopped(AgentError):
-    """SIGTERM or SIGINT arrived: the work unwinds, the open snapshot stays for the next start."""
+    """SIGTERM or SIGINT arrived. The snapshot stays open for the next start."""
 
-    exit_code = 143
+    exit_code = ExitCode.TERMINATED
 
     def __init__(self) -> None:
         super().__init__("stopped by a signal")
 
 
 def reason(error: OSError) -> str:
-    """The kernel's refusal for a message: `EBUSY: Device or resource busy`."""
+    """The kernel's error as text for a message: `EBUSY: Device or resource busy`."""
     number = error.errno or 0
     name = _KERNEL_NAMES.get(number) or errnos.errorcode.get(number, str(error.errno))
     return f"{name}: {error.strerror}"
 
 
-# Python's table has the last of two names of one number; people search for the kernel's
+# Where two names share a number, Python's table has the last one; people search for the kernel's.
 _KERNEL_NAMES = {errnos.EOPNOTSUPP: "EOPNOTSUPP", errnos.EDEADLK: "EDEADLK"}

@@ -1,14 +1,15 @@
-"""Paths below which others may plant things: walked by descriptors, and never led astray.
+"""Safe access to paths that other users may write to.
 
-nodeagent is privileged, and much of what it opens is the host's. So a path is walked from "/" down,
-one directory's descriptor to the next, each opened with O_NOFOLLOW: a symbolic link is refused
-wherever it is, and nobody can exchange a directory behind our back. What is opened at the end is a
-plain file: no link, no device, no FIFO, whose opening would wait for whoever planted it.
+nodeagent is privileged, and opens many files of the host. It therefore opens each directory of a
+path in turn, from "/" down, relative to the descriptor of the one before and with O_NOFOLLOW: a
+symbolic link anywhere in the path is an error, and a directory that is replaced meanwhile has no
+effect. The last component must be a regular file: not a link, not a device, and not a FIFO, whose
+open(2) would block until the other end is opened.
 
-Two links are followed. /proc/PID/root (DRIVER_ROOT of a sidecar) is the kernel's own, and nobody
-can plant it. And what a distribution has as links (/lib, /etc/os-release, the sources that an image
-has) is first resolved as chroot(2) would, so that an absolute link stays inside, and then walked
-like any path. openat2(2) has both in one call, and needs Linux 5.6.
+Two kinds of link are followed. /proc/PID/root (DRIVER_ROOT of a sidecar) belongs to the kernel, and
+no user can create one. Paths that distributions have as links (/lib, /etc/os-release, the driver's
+sources) are first resolved as under chroot(2), so that an absolute link stays inside the root, and
+then opened like any path. openat2(2) could do both in one call, but needs Linux 5.6.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from errno import EINVAL, ELOOP
 from pathlib import Path
 from typing import Final
 
-LARGEST: Final = 64 * 1024 * 1024
-"""Bytes: nothing that we read whole comes near it."""
+MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+"""The default limit for a file that is read whole; real ones are far smaller."""
 
 _KERNELS = re.compile(r"/proc/[0-9]+/root")
-_LINKS = 40  # as many as path_resolution(7) follows
+_MAX_LINKS = 40  # the limit of path_resolution(7)
 
 
 @contextmanager
 def directory(path: Path) -> Iterator[int]:
-    """A descriptor of the directory, for *at(2) calls. No link is followed on the way.
+    """A descriptor of the directory, for *at(2) calls. No link in the path is followed.
 
-    OSError when it cannot be opened; ELOOP, with the link as its file name, when one is in the way.
+    OSError if it cannot be opened; for a link in the path, ELOOP with the link as its file name.
     """
-    fd = _opened(path)
+    fd = _open_directory(path)
     try:
         yield fd
     finally:
@@ -43,33 +44,34 @@ def directory(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def anchored(path: Path) -> Iterator[Path]:
-    """The same as a path for those who want one: what is above it is what was opened.
+def directory_path(path: Path) -> Iterator[Path]:
+    """The same as a path, /proc/self/fd/N, for functions that take no descriptor.
 
-    Only for what lies in a directory that nobody else can write to, or for the last step.
+    Below it links are followed again, so use it only to add one component, or in a directory that
+    no other user can write to.
     """
     with directory(path) as fd:
         yield Path(f"/proc/self/fd/{fd}")
 
 
-def opened(path: Path, most: int = LARGEST) -> int:
-    """A descriptor of a plain file of at most that many bytes, to read.
+def open_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> int:
+    """Open a regular file of at most `max_bytes` bytes for reading; its descriptor.
 
-    OSError as open(2) has it; ELOOP for a link, EINVAL for any other thing. That is not opened: to
-    open a FIFO is to wait for a writer, and with some devices something happens at once.
+    OSError as from open(2); ELOOP for a link, EINVAL for anything else that is not a regular file.
+    Those are not opened: open(2) of a FIFO blocks, and that of some devices has side effects.
     """
 
     def judge(facts: os.stat_result) -> None:
         if stat.S_ISLNK(facts.st_mode):
             raise OSError(ELOOP, os.strerror(ELOOP), str(path))
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
-            raise OSError(EINVAL, "it is no plain file, or far too large", str(path))
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > max_bytes:
+            raise OSError(EINVAL, "it is not a regular file, or is too large", str(path))
 
-    return opened_if(path, judge)
+    return open_if(path, judge)
 
 
-def opened_if(path: Path, judge: Callable[[os.stat_result], None]) -> int:
-    """A descriptor of whatever has that name, to read, once `judge` let what it is pass."""
+def open_if(path: Path, judge: Callable[[os.stat_result], None]) -> int:
+    """Open `path` for reading if `judge`, given its stat(2) result, does not raise."""
     with directory(path.parent) as at:
         pinned = os.open(path.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
     try:
@@ -80,13 +82,13 @@ def opened_if(path: Path, judge: Callable[[os.stat_result], None]) -> int:
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain file. OSError as opened() raises it."""
-    with os.fdopen(opened(path), encoding="utf-8", errors="replace") as file:
+    """The text of a regular file. Raises OSError as open_file() does."""
+    with os.fdopen(open_file(path), encoding="utf-8", errors="replace") as file:
         return file.read()
 
 
-def found(path: Path) -> os.stat_result | None:
-    """What has that name, no link followed on the way or at the end; None for nothing. OSError."""
+def lstat(path: Path) -> os.stat_result | None:
+    """The lstat(2) result of `path`, no link in it followed; None if it does not exist. OSError."""
     try:
         with directory(path.parent) as at:
             return os.stat(path.name, dir_fd=at, follow_symlinks=False)
@@ -95,16 +97,16 @@ def found(path: Path) -> os.stat_result | None:
 
 
 def is_file(path: Path) -> bool:
-    """A plain file has that name, and no link leads there. False, too, where it can't be told."""
+    """Whether `path` is a regular file, reached without a link. False if it is out of reach."""
     try:
-        facts = found(path)
+        facts = lstat(path)
     except OSError:
         return False
     return facts is not None and stat.S_ISREG(facts.st_mode)
 
 
 def is_directory(path: Path) -> bool:
-    """A directory that can be read has that name, and no link leads there."""
+    """Whether `path` is a readable directory, reached without a link."""
     try:
         with directory(path):
             return True
@@ -112,11 +114,11 @@ def is_directory(path: Path) -> bool:
         return False
 
 
-def within(root: Path, below: Path) -> Path:
-    """Where `below` leads in `root`, its links followed as in a chroot.
+def resolve_in_root(root: Path, below: Path) -> Path:
+    """The path of `below` under `root`, with its links resolved as under chroot(2).
 
-    For what the distribution has as links. What is not there is taken for no link, and of links in
-    a circle one is left: whoever opens that is told ELOOP.
+    A component that does not exist is kept as it is. Of links that form a loop one is left, and
+    opening the result then fails with ELOOP.
     """
     done: list[str] = []
     left = [*reversed(below.parts)]
@@ -132,15 +134,15 @@ def within(root: Path, below: Path) -> Path:
                 done.append(part)
                 continue
             links += 1
-            if links > _LINKS:
+            if links > _MAX_LINKS:
                 return root.joinpath(*done, part)
             done = [] if target.startswith("/") else done
             left += reversed(Path(target).parts)
     return root.joinpath(*done)
 
 
-def _opened(path: Path) -> int:
-    """Step by step; a relative path from the working directory."""
+def _open_directory(path: Path) -> int:
+    """Component by component; a relative path from the working directory."""
     step = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     *parts, last = path.parts or (".",)
     at, walked = None, Path()
@@ -150,7 +152,7 @@ def _opened(path: Path) -> int:
             try:
                 below = os.open(part, flags | step, dir_fd=at)
             except NotADirectoryError:
-                # what O_DIRECTORY says of a link, too
+                # O_DIRECTORY gives ENOTDIR for a link, too
                 if not stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
                     raise
                 if not _KERNELS.fullmatch(str(walked)):

@@ -1,8 +1,8 @@
-"""Log lines for people at 3 a.m., or the same facts as JSON for machines. stderr, times in UTC.
+"""Log lines on stderr, as text for people or as JSON for programs. Times are UTC.
 
     12:03:04.123 INFO  restored 14 VFs  step=restore elapsed=5.6
 
-A fact is anything given as `extra={…}`; it becomes `key=value` at the end of the line.
+Whatever a caller passes as `extra={…}` is a fact: it becomes `key=value` at the end of the line.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PLAIN: Final = "\x1b[0m"
 
 
 class TextFormatter(logging.Formatter):
-    """`HH:MM:SS.mmm LEVEL message  key=value …`; further lines of a message are indented."""
+    """`HH:MM:SS.mmm LEVEL message  key=value …`; continuation lines of a message are indented."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self.colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or more where the message has more. Control characters are escaped."""
+        """One line for each line of the message. Control characters are escaped."""
         first, *rest = _message(record).split("\n")
         facts = " ".join(f"{key}={_value(value)}" for key, value in _facts(record).items())
         clock = time.strftime("%H:%M:%S", time.gmtime(record.created))
@@ -49,10 +49,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, logger, message and the facts."""
+    """One JSON object per line: time (ISO 8601, UTC), level, logger, message and the facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Facts that JSON has no type for become text."""
+        """A fact of a type that JSON does not have is written as text."""
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields = {
             "time": f"{clock}.{int(record.created % 1 * 1000):03d}Z",
@@ -66,9 +66,9 @@ class JsonFormatter(logging.Formatter):
 def configure(
     *, log_format: str, verbose: bool, colour: bool = False, stream: TextIO | None = None
 ) -> None:
-    """Send nodeagent's log to `stream` (stderr): INFO and above, everything when `verbose`.
+    """Write nodeagent's log to `stream` (stderr): INFO and above, everything if `verbose`.
 
-    `colour` is the caller's wish; it is used on a terminal only. Libraries log warnings and above.
+    `colour` takes effect on a terminal only. Libraries log warnings and above.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)

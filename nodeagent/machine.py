@@ -1,4 +1,4 @@
-"""Which machine this is, and which boot of it."""
+"""The identity of this machine and of its boot."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MACHINE_ID: Final = Path("etc/machine-id")
 
 
 def machine_id() -> str:
-    """The host's machine-id(5), through the driver pod's mount of /etc where that is what we have.
+    """The host's machine-id(5), in a driver pod from its mount of the host's /etc.
 
-    "" where there is none: such a snapshot is not bound to a machine.
+    "" if there is none: a snapshot is then not bound to a machine.
     """
     for root in (Path("/host"), Path("/")):
         with suppress(OSError):
-            return hostpath.read_text(hostpath.within(root, _MACHINE_ID)).strip()
+            return hostpath.read_text(hostpath.resolve_in_root(root, _MACHINE_ID)).strip()
     return ""

@@ -1,7 +1,7 @@
-"""From the text of an environment variable to a value: every parser of the settings.
+"""The parsers of the settings: from the text of an environment variable to a value.
 
-A parser returns the value or raises ValueError with what is allowed, in words that follow
-"allowed: ". What it lets through is safe where it is used: in paths, command lines and files.
+A parser returns the value, or raises ValueError with a text that completes "allowed: ". The value
+is safe to use in paths, command lines and files.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-LONGEST: Final = 604800.0
-"""A week, in seconds: a deadline beyond it is a slip of the pen, not a wish."""
+Word = TypeVar("Word", bound=StrEnum)
 
-LONGEST_PATH: Final = 3000
-LONGEST_NAME: Final = 200
-"""Bytes of a path, and of one name in it."""
+MAX_SECONDS: Final = 604800.0
+"""A week. A longer deadline is taken for a typing error."""
+
+MAX_PATH_BYTES: Final = 3000
+MAX_NAME_BYTES: Final = 200
+
 
 _TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE: Final = ("0", "f", "F", "FALSE", "false", "False")
@@ -33,7 +36,7 @@ _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Secret:
-    """A value that no log, no table and no message shows."""
+    """A value that must not appear in logs, tables or messages."""
 
     value: str = field(repr=False)
 
@@ -42,7 +45,7 @@ class Secret:
 
 
 def boolean(text: str) -> bool:
-    """What Go's strconv.ParseBool accepts, since operators write their manifests for that."""
+    """The words of Go's strconv.ParseBool: manifests are written for an entrypoint in Go."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -52,33 +55,39 @@ def boolean(text: str) -> bool:
 
 def seconds(text: str) -> float:
     """A deadline: seconds as a plain number, more than 0 and at most a week."""
-    if _SECONDS.fullmatch(text) and 0 < float(text) <= LONGEST:
+    if _SECONDS.fullmatch(text) and 0 < float(text) <= MAX_SECONDS:
         return float(text)
-    raise ValueError(f"seconds as a plain number, more than 0 and at most {LONGEST:.0f} (a week)")
+    raise ValueError(
+        f"seconds as a plain number, more than 0 and at most {MAX_SECONDS:.0f} (a week)"
+    )
 
 
 def pause(text: str) -> float:
-    """Seconds as a plain number, at most a week; 0 is none."""
-    if _SECONDS.fullmatch(text) and float(text) <= LONGEST:
+    """Seconds as a plain number, at most a week; 0 means no pause."""
+    if _SECONDS.fullmatch(text) and float(text) <= MAX_SECONDS:
         return float(text)
-    raise ValueError(f"seconds as a plain number, at most {LONGEST:.0f} (a week)")
+    raise ValueError(f"seconds as a plain number, at most {MAX_SECONDS:.0f} (a week)")
 
 
 def absolute_path(text: str) -> Path:
-    """An absolute path of printable characters that does not climb (`..`).
+    """An absolute path of printable characters without `..`.
 
-    Short enough for what is made beside and below it (PATH_MAX, NAME_MAX: linux/limits.h).
+    Short enough that temporary names beside it and files below it stay within PATH_MAX and NAME_MAX
+    (linux/limits.h).
     """
     path = Path(text)
     if not text.isprintable() or not path.is_absolute() or ".." in path.parts:
         raise ValueError("an absolute path of printable characters, without '..'")
-    if len(text.encode()) > LONGEST_PATH or len(max(path.parts, key=len).encode()) > LONGEST_NAME:
-        raise ValueError(f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} in each name")
+    if (
+        len(text.encode()) > MAX_PATH_BYTES
+        or len(max(path.parts, key=len).encode()) > MAX_NAME_BYTES
+    ):
+        raise ValueError(f"a path of at most {MAX_PATH_BYTES} bytes, {MAX_NAME_BYTES} in each name")
     return path
 
 
 def file_path(text: str) -> Path:
-    """An absolute path that can be a file: anything but `/` itself."""
+    """An absolute path that can name a file: any but `/`."""
     path = absolute_path(text)
     if path.name:
         return path
@@ -86,7 +95,7 @@ def file_path(text: str) -> Path:
 
 
 def module_name(text: str) -> str:
-    """The name of a kernel module: what modprobe(8) takes and a modprobe.d line can hold."""
+    """The name of a kernel module, safe for modprobe(8) and for a line of modprobe.d(5)."""
     if _MODULE.fullmatch(text):
         return text
     raise ValueError("the name of a kernel module: letters, digits, '_' and '-', not '-' first")
@@ -101,7 +110,7 @@ def module_names(text: str) -> tuple[str, ...]:
 
 
 def module_words(text: str) -> tuple[str, ...]:
-    """Module names with spaces between them: `mlx5_vdpa mlx5_dpll`. None at all is allowed."""
+    """Module names with spaces between them: `mlx5_vdpa mlx5_dpll`. The list may be empty."""
     try:
         return tuple(module_name(name) for name in text.split())
     except ValueError:
@@ -109,7 +118,7 @@ def module_words(text: str) -> tuple[str, ...]:
 
 
 def version(text: str) -> str:
-    """A driver version: it becomes part of file names (the toolkit's done flag)."""
+    """A driver version. It becomes part of file names, such as the toolkit's done flag."""
     if _VERSION.fullmatch(text):
         return text
     raise ValueError(
@@ -118,7 +127,7 @@ def version(text: str) -> str:
 
 
 def shell_words(text: str) -> str:
-    """Words as a shell reads them, quotes and all: `--with-a --extra '--with-b --with-c'`."""
+    """Words in shell syntax, with quotes: `--with-a --extra '--with-b --with-c'`."""
     if text.isprintable():
         with suppress(ValueError):
             shlex.split(text)
@@ -133,22 +142,23 @@ def secret(text: str) -> Secret:
     raise ValueError("one word of printable characters")
 
 
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """A parser of words: one of `allowed`."""
+def member_of(words: type[Word]) -> Callable[[str], Word]:
+    """A parser for the members of an enum, by their values."""
 
-    def word(text: str) -> str:
-        if text in allowed:
-            return text
-        raise ValueError(" or ".join(allowed))
+    def member(text: str) -> Word:
+        try:
+            return words(text)
+        except ValueError:
+            raise ValueError(" or ".join(words)) from None
 
-    return word
+    return member
 
 
 def object_name(text: str) -> str:
-    """A name of a Kubernetes object: it becomes part of a request's path."""
+    """The name of a Kubernetes object. It becomes part of a request's path."""
     if _OBJECT.fullmatch(text):
         return text
-    raise ValueError("a name of a Kubernetes object: a-z, 0-9, '-' and '.'")
+    raise ValueError("the name of a Kubernetes object: a-z, 0-9, '-' and '.'")
 
 
 def object_names(text: str) -> tuple[str, ...]:
@@ -157,7 +167,7 @@ def object_names(text: str) -> tuple[str, ...]:
 
 
 def label_selectors(text: str) -> tuple[str, ...]:
-    """`key=value` with commas between them; any one of them chooses."""
+    """`key=value` with commas between them; an object that matches any of them is selected."""
     found = tuple(text.split(","))
     if all(_LABEL.fullmatch(each) for each in found):
         return found
@@ -165,10 +175,10 @@ def label_selectors(text: str) -> tuple[str, ...]:
 
 
 def host(text: str) -> str:
-    """A host's name or address, as the kubelet sets it."""
+    """The name or address of a host, as the kubelet sets it."""
     if _HOST.fullmatch(text):
         return text
-    raise ValueError("a host's name or address")
+    raise ValueError("the name or address of a host")
 
 
 def port(text: str) -> int:
@@ -179,5 +189,5 @@ def port(text: str) -> int:
 
 
 def present(text: str) -> bool:
-    """True for any text: a variable that only has to be there (NO_COLOR)."""
+    """True for any text that is not empty (NO_COLOR)."""
     return text != ""

@@ -1,4 +1,4 @@
-"""Plain text for terminals and pipes: tables, and text that cannot steer a terminal."""
+"""Plain text for terminals and pipes: tables, and text without control characters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-SMALLEST: Final = 8
-"""Characters: no column is made narrower than this to fit a terminal."""
+MIN_COLUMN_WIDTH: Final = 8
+"""Characters. No column is made narrower than this to fit a terminal."""
 
 _MARK: Final = "\x1b[1;31m"
 _PLAIN: Final = "\x1b[0m"
@@ -16,14 +16,14 @@ _PLAIN: Final = "\x1b[0m"
 
 @dataclass(frozen=True)
 class Screen:
-    """Where a table goes: how many characters fit a line (None: any number), colour or not."""
+    """Where a table is printed: the width in characters (None: unlimited), and colour or none."""
 
     width: int | None = None
     colour: bool = False
 
     @classmethod
     def of(cls, stream: TextIO | None = None, *, colour: bool) -> Screen:
-        """A terminal has a width and, if wished, colour; a pipe has neither: nothing is cut."""
+        """A terminal has a width and, if `colour`, colour. A pipe has neither: nothing is cut."""
         stream = stream or sys.stdout
         if not stream.isatty():
             return cls()
@@ -34,7 +34,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Marked:
-    """A cell that differs from what it should be: coloured where there is colour."""
+    """A cell whose value is not the wanted one; it is printed in colour."""
 
     text: str
 
@@ -45,7 +45,7 @@ Cell = str | Marked
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[Cell]], screen: Screen, *, indent: str = ""
 ) -> list[str]:
-    """Lines: headers, then rows, columns two spaces apart, the widest cut when they do not fit."""
+    """The lines of a table. The widest columns are cut if it does not fit the screen."""
     body = [tuple(row) for row in rows]
     texts = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in body)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(headers))]
@@ -56,7 +56,7 @@ def table(
 
 
 def visible(text: str) -> str:
-    """`text` with everything that is not printable escaped, so that it cannot steer a terminal."""
+    """`text` with unprintable characters escaped, so that it cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -64,7 +64,7 @@ def visible(text: str) -> str:
 
 def _fitted(widths: list[int], room: int) -> list[int]:
     widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > SMALLEST:
+    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > MIN_COLUMN_WIDTH:
         widths[widths.index(max(widths))] -= 1
     return widths
 

@@ -1,9 +1,8 @@
-"""Every setting of nodeagent, field by field: its variable, its parser, its default, its unit, why.
+"""The settings of nodeagent: for each one its variable, parser, default, unit and purpose.
 
-`Settings` is the one table: a row is a field. Names without a prefix, in the driver container's own
-style, so that an operator's `env:` list carries both kinds. A variable that is set but empty counts
-as not set, which is what an empty `value:` in a pod's manifest means; only for lists of words does
-it mean none, as the driver container has it.
+Each field of `Settings` is a row of the table. The variables have no prefix, as those of the driver
+container, so that both share one `env:` list. A variable that is set but empty counts as unset,
+except for space-separated lists, where it means an empty list, as for the driver container.
 `load()` is the only reader of os.environ.
 """
 
@@ -12,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -23,12 +23,12 @@ from nodeagent.parse import (
     file_path,
     host,
     label_selectors,
+    member_of,
     module_name,
     module_names,
     module_words,
     object_name,
     object_names,
-    one_of,
     pause,
     port,
     present,
@@ -45,7 +45,7 @@ STATE_FILES: Final = (
     "journal.jsonl",
     "journal.old.jsonl",
 )
-"""What nodeagent/record/journal.py keeps in STATE_DIR."""
+"""The files that nodeagent/record/journal.py keeps in STATE_DIR."""
 
 _WRITTEN: Final = {
     "ready_path",
@@ -56,19 +56,67 @@ _WRITTEN: Final = {
     "debug_log_file",
 }
 
-MODES: Final = ("sources", "precompiled")
-BUILD_MODE: Final = "dtk-build"
-"""The toolkit's side: no driver is loaded there."""
 
-WORDS: Final = "space-separated"
-_SEPARATORS: Final = {"colon-separated": ":", "comma-separated": ",", WORDS: " "}
+class Mode(StrEnum):
+    """The modes of the driver container."""
+
+    SOURCES = "sources"
+    """The driver is built from sources, and then installed."""
+    PRECOMPILED = "precompiled"
+    """The driver is installed already."""
+    DTK_BUILD = "dtk-build"
+    """Builds the driver in the Driver Toolkit's container; loads none."""
+
+
+RELOAD_MODES: Final = (Mode.SOURCES, Mode.PRECOMPILED)
+"""The modes that reload the driver."""
+
+
+class AfterReboot(StrEnum):
+    """What becomes of a snapshot that was open when the node rebooted."""
+
+    KEEP = "keep"
+    SET_ASIDE = "set-aside"
+
+
+class PodInterfaces(StrEnum):
+    """What to do after a reload about VFs that were in the network namespaces of pods."""
+
+    RESTORE = "restore"
+    REPORT = "report"
+
+
+class PodLosses(StrEnum):
+    """Whether the permanent loss of a pod's device blocks a reload."""
+
+    BLOCK = "block"
+    ACCEPT = "accept"
+
+
+class ClusterIntegration(StrEnum):
+    """Whether nodeagent reports to the cluster; AUTO: if it runs in a pod that has NODE_NAME."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Origin(StrEnum):
+    """The source of a setting's value."""
+
+    DEFAULT = "default"
+    ENVIRONMENT = "environment"
+
+
+SPACE_SEPARATED: Final = "space-separated"
+_SEPARATORS: Final = {"colon-separated": ":", "comma-separated": ",", SPACE_SEPARATED: " "}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One row: a field's name in the environment, its default as text there, unit and reason."""
+    """A row of the table: the environment variable, its default as text, unit and purpose."""
 
     name: str
     parse: Callable[[str], object]
@@ -77,12 +125,12 @@ class Variable:
     reason: str
 
     def given(self, environ: Mapping[str, str]) -> str | None:
-        """The variable's text; None when it counts as not set."""
+        """The variable's text; None if it counts as unset."""
         text = environ.get(self.name)
-        return text if text or self.unit == WORDS else None
+        return text if text or self.unit == SPACE_SEPARATED else None
 
     def shown(self, value: object) -> str:
-        """A value as it would stand in the environment; `-` for none."""
+        """A value as text of the environment; `-` for None."""
         match value:
             case None:
                 return "-"
@@ -98,7 +146,7 @@ class Variable:
 def variable(
     name: str, parse: Callable[[str], T], default: str | None, reason: str, *, unit: str = ""
 ) -> T:
-    """A field of `Settings` with its row; the default goes through the same parser."""
+    """A field of `Settings` with its row. The default is parsed like any value."""
     row = Variable(name, parse, default, unit, reason)
     value = None if default is None else parse(default)
     return cast(T, field(default=cast(Any, value), metadata={"variable": row}))
@@ -106,268 +154,286 @@ def variable(
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings, parsed once at the edge: whoever holds one holds valid values."""
+    """The settings. All values are parsed and valid."""
 
     nic_driver_ver: str | None = variable(
         "NVIDIA_NIC_DRIVER_VER",
         version,
         None,
-        "the driver version this node should run; names the toolkit's done flag; `run` needs it",
+        "the driver version that this node should run; part of the name of the toolkit's done "
+        "flag; required by `run`",
     )
     nic_driver_path: Path | None = variable(
         "NVIDIA_NIC_DRIVER_PATH",
         absolute_path,
         None,
-        "where the driver's sources are; needed in sources mode",
+        "the directory of the driver's sources; required in sources mode",
     )
     nic_container_ver: str | None = variable(
-        "NVIDIA_NIC_CONTAINER_VER", version, None, "the driver container's version, for the log"
+        "NVIDIA_NIC_CONTAINER_VER",
+        version,
+        None,
+        "the version of the driver container, for the log",
     )
     inventory: Path | None = variable(
         "NVIDIA_NIC_DRIVERS_INVENTORY_PATH",
         file_path,
         None,
-        "keeps built packages, on the host; unset: each start builds",
+        "a directory on the host that keeps built packages; unset: each start builds them",
     )
     append_build_flags: str | None = variable(
         "APPEND_DRIVER_BUILD_FLAGS",
         shell_words,
         None,
-        "further arguments of the sources' install.pl",
+        "additional arguments for the sources' install.pl",
     )
     use_dkms: bool = variable(
-        "USE_DKMS", boolean, "false", "true is refused: packages of modules are built, and no DKMS"
+        "USE_DKMS",
+        boolean,
+        "false",
+        "must be false: nodeagent builds packages of modules and does not support DKMS",
     )
     ubuntu_pro_token: Secret | None = variable(
         "UBUNTU_PRO_TOKEN",
         secret,
         None,
-        "accepted and not used: attach the image's build to Ubuntu Pro for FIPS; never shown",
+        "accepted, not used and never shown; for FIPS, attach the build of the image to Ubuntu Pro",
     )
     dtk_build: bool = variable(
         "DTK_OCP_DRIVER_BUILD",
         boolean,
         "false",
-        "the OpenShift Driver Toolkit sidecar compiles the driver; wait for its done flag",
+        "the OpenShift Driver Toolkit sidecar builds the driver; nodeagent waits for its done flag",
     )
     dtk_shared_dir: Path = variable(
         "DTK_OCP_NIC_SHARED_DIR",
         absolute_path,
         "/mnt/shared-nvidia-nic-driver-toolkit",
-        "the directory shared with that sidecar; below it one directory a kernel",
+        "the directory shared with that sidecar; it has a subdirectory for each kernel",
     )
     dtk_compiled_ver: str | None = variable(
         "DTK_OCP_COMPILED_DRIVER_VER",
         version,
         None,
-        "dtk-build: the version to build; dtk.env sets it",
+        "dtk-build: the driver version to build; set by dtk.env",
     )
     dtk_start_flag: Path | None = variable(
         "DTK_OCP_START_COMPILE_FLAG",
         file_path,
         None,
-        "dtk-build: exists when the sources are complete; dtk.env sets it",
+        "dtk-build: the file that exists once the sources are complete; set by dtk.env",
     )
     dtk_done_flag: Path | None = variable(
         "DTK_OCP_DONE_COMPILE_FLAG",
         file_path,
         None,
-        "dtk-build: made when the packages are complete; dtk.env sets it",
+        "dtk-build: the file to create once the packages are complete; set by dtk.env",
     )
     blacklist_file: Path = variable(
         "OFED_BLACKLIST_MODULES_FILE",
         file_path,
         "/host/etc/modprobe.d/blacklist-ofed-modules.conf",
-        "keeps the host from loading its own modules while the driver is away",
+        "the modprobe.d file that keeps the host from loading its own modules during a reload",
     )
     blacklist_modules: tuple[str, ...] = variable(
         "OFED_BLACKLIST_MODULES",
         module_names,
         "mlx5_core:mlx5_ib:ib_umad:ib_uverbs:ib_ipoib:rdma_cm:rdma_ucm:ib_core:ib_cm",
-        "the modules that file names",
+        "the modules listed in that file",
         unit="colon-separated",
     )
     auxiliary_modules: tuple[str, ...] = variable(
         "MLX5_AUXILIARY_MODULES",
         module_words,
         "mlx5_vdpa mlx5_fwctl mlx5_dpll",
-        "hold the driver and openibd does not unload them: unloaded before, loaded again after",
-        unit=WORDS,
+        "modules that use the driver and that openibd does not unload: nodeagent unloads them "
+        "before a reload and loads them again afterwards",
+        unit=SPACE_SEPARATED,
     )
     unload_storage_modules: bool = variable(
         "UNLOAD_STORAGE_MODULES",
         boolean,
         "false",
-        "storage modules may be unloaded for a reload; false: one that is loaded stops it",
+        "whether a reload may unload storage modules; false: a loaded one blocks the reload",
     )
     storage_modules: tuple[str, ...] = variable(
         "STORAGE_MODULES",
         module_words,
         "ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma xprtrdma",
-        "which those are",
-        unit=WORDS,
+        "the storage modules",
+        unit=SPACE_SEPARATED,
     )
     unload_third_party_modules: bool = variable(
         "UNLOAD_THIRD_PARTY_RDMA_MODULES",
         boolean,
         "false",
-        "other vendors' RDMA modules may be unloaded, and are kept away, for a reload",
+        "whether a reload may unload other vendors' RDMA modules, and blacklist them meanwhile",
     )
     third_party_modules: tuple[str, ...] = variable(
         "THIRD_PARTY_RDMA_MODULES",
         module_words,
         "bnxt_re efa erdma iw_cxgb4 hfi1 hns_roce ionic_rdma irdma ib_qib mana_ib ocrdma qedr "
         "rdma_rxe siw vmw_pvrdma",
-        "which those are",
-        unit=WORDS,
+        "the other vendors' RDMA modules",
+        unit=SPACE_SEPARATED,
     )
     skip_preflight: bool = variable(
         "SKIP_PREFLIGHT_CHECKS",
         boolean,
         "true",
-        "false: every finding of `nodeagent preflight` stops a reload; what would leave the node "
-        "without its driver always does",
+        "false: every finding of `nodeagent preflight` blocks a reload; true: only those do that "
+        "would leave the node without its driver",
     )
     allow_uplink_reload: bool = variable(
         "ALLOW_UPLINK_RELOAD",
         boolean,
         "false",
-        "reload although the node's own uplink is on these PFs: it is cut off meanwhile",
+        "reload even if the node's uplink is on these PFs; the node is cut off meanwhile",
     )
     enable_nfsrdma: bool = variable(
         "ENABLE_NFSRDMA",
         boolean,
         "false",
-        "nvme_rdma and rpcrdma belong to the driver too; rpcrdma is loaded after a reload",
+        "treat nvme_rdma and rpcrdma as part of the driver; rpcrdma is loaded after a reload",
     )
     ready_path: Path = variable(
         "DRIVER_READY_PATH",
         file_path,
         "/run/mellanox/drivers/.driver-ready",
-        "exists only while the node is proven to be as it was; others wait for it",
+        "the ready flag: exists only while the node is verified to be as it was; other pods wait "
+        "for it",
     )
     driver_ready_path: Path = variable(
         "DRIVER_CONTAINER_READY_PATH",
         file_path,
         "/run/mellanox/drivers/.driver-ready",
-        "beside a driver container: that one's flag; DRIVER_READY_PATH is nodeagent's own then",
+        "`sidecar`: the driver container's ready flag; DRIVER_READY_PATH is then nodeagent's own",
     )
     lock_path: Path = variable(
         "LOCK_FILE_PATH",
         file_path,
         "/run/mellanox/drivers/.lock",
-        "one driver container a node: a second one exits",
+        "the lock file that admits one driver container per node; a second one exits",
     )
     beat_limit: float = variable(
         "BEAT_LIMIT",
         seconds,
         "300",
-        "an agent at work that gave no sign of life for that long hangs: `probe live` fails",
+        "`probe live` fails if a working agent has not updated its heartbeat for this long",
         unit="s",
     )
     state_dir: Path = variable(
         "STATE_DIR",
         file_path,
         "/run/mellanox/drivers/.nodeagent",
-        "snapshot and journal; the default outlives the container, a hostPath a reboot too",
+        "the directory of snapshots and journal; the default survives the container, a hostPath "
+        "also a reboot",
     )
-    after_reboot: str = variable(
+    after_reboot: AfterReboot = variable(
         "OPEN_SNAPSHOT_AFTER_REBOOT",
-        one_of("keep", "set-aside"),
+        member_of(AfterReboot),
         "keep",
-        "a reload that a reboot cut short: keep, and the PFs that still match get their VFs back; "
-        "set-aside, and the node stays as it booted",
+        "after a reboot in the middle of a reload: keep restores the VFs of the PFs that still "
+        "match the snapshot; set-aside leaves the node as it booted",
     )
     driver_module: str = variable(
-        "DRIVER_MODULE", module_name, "mlx5_core", "the PFs bound to this driver are ours"
+        "DRIVER_MODULE",
+        module_name,
+        "mlx5_core",
+        "the driver to reload; nodeagent manages the PFs that are bound to it",
     )
     driver_root: Path = variable(
-        "DRIVER_ROOT", absolute_path, "/", "where modinfo and openibd look, for a sidecar"
+        "DRIVER_ROOT",
+        absolute_path,
+        "/",
+        "the root directory of modinfo and openibd; for a sidecar, that of the driver container",
     )
     vf_timeout: float = variable(
         "VF_TIMEOUT",
         seconds,
         "120",
-        "until every VF has its driver and its netdev, and udev has finished with it",
+        "time limit for every VF to get its driver and netdev, and for udev to process it",
         unit="s",
     )
     pf_timeout: float = variable(
-        "PF_TIMEOUT", seconds, "120", "until every PF is back after the restart", unit="s"
+        "PF_TIMEOUT", seconds, "120", "time limit for every PF to return after a restart", unit="s"
     )
     build_timeout: float = variable(
-        "BUILD_TIMEOUT", seconds, "3600", "until the toolkit's done flag exists", unit="s"
+        "BUILD_TIMEOUT", seconds, "3600", "time limit for the build of the driver", unit="s"
     )
     restart_timeout: float = variable(
-        "RESTART_TIMEOUT", seconds, "600", "until openibd has ended", unit="s"
+        "RESTART_TIMEOUT", seconds, "600", "time limit for openibd to restart the driver", unit="s"
     )
     restore_driver: bool = variable(
         "RESTORE_DRIVER_ON_POD_TERMINATION",
         boolean,
         "false",
-        "on SIGTERM the host's own driver is put back, and then the VFs",
+        "on SIGTERM, load the host's own driver again, and restore the VFs on it",
     )
     grace_period: float = variable(
         "TERMINATION_GRACE_PERIOD",
         seconds,
         "300",
-        "the pod's terminationGracePeriodSeconds: until SIGKILL after SIGTERM; openibd is left to "
-        "finish for nearly as long",
+        "the pod's terminationGracePeriodSeconds, the time between SIGTERM and SIGKILL; openibd "
+        "may run for nearly all of it",
         unit="s",
     )
     create_ifnames_udev: bool = variable(
         "CREATE_IFNAMES_UDEV",
         boolean,
         "false",
-        "keep interface names without npN where the driver before made such; false: no rule",
+        "write a udev rule that keeps interface names without npN if the previous driver made "
+        "such names",
     )
     udev_rules_file: Path = variable(
         "MLX_UDEV_RULES_FILE",
         file_path,
         "/host/etc/udev/rules.d/77-mlnx-net-names.rules",
-        "the udev rule that does it; removed at start and at termination",
+        "the file of that udev rule; removed at start and at termination",
     )
     drivers_mount: Path = variable(
         "MLX_DRIVERS_MOUNT",
         file_path,
         "/run/mellanox/drivers",
-        "shared with the host and the GPU driver; the headers are mounted below it",
+        "the mount shared with the host and the GPU driver, for the kernel headers",
     )
     headers_dir: Path = variable(
         "SHARED_KERNEL_HEADERS_DIR",
         file_path,
         "/usr/src/",
-        "the headers that the GPU driver builds nvidia-peermem from; mounted below that",
+        "the kernel headers to share: the GPU driver builds nvidia-peermem with them",
     )
-    pod_interfaces: str = variable(
+    pod_interfaces: PodInterfaces = variable(
         "POD_INTERFACES",
-        one_of("restore", "report"),
+        member_of(PodInterfaces),
         "restore",
-        "VFs in pods' network namespaces: put back there after a reload, or only reported",
+        "VFs in the network namespaces of pods: restore them there after a reload, or only report "
+        "them",
     )
-    pod_losses: str = variable(
+    pod_losses: PodLosses = variable(
         "POD_LOSSES",
-        one_of("block", "accept"),
+        member_of(PodLosses),
         "block",
-        "a pod would lose a device for good (held open, or in a namespace that can't be seen): "
-        "that blocks a reload, or is accepted and reported",
+        "if a pod would lose a device for good (it holds it open, or its namespace is not "
+        "visible): block the reload, or accept and report the loss",
     )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",
         boolean,
         "false",
-        "write every command to the file below; wait before exiting after a failure",
+        "log every command to DEBUG_LOG_FILE, and wait before exiting after a failure",
     )
     debug_log_file: Path = variable(
         "DEBUG_LOG_FILE",
         file_path,
         "/tmp/entrypoint_debug_cmds.log",  # noqa: S108  the container's; links are not followed
-        "that file",
+        "the log of commands with ENTRYPOINT_DEBUG",
     )
     debug_sleep: float = variable(
         "DEBUG_SLEEP_SEC_ON_EXIT",
         pause,
         "300",
-        "how long `run` waits after a failure with ENTRYPOINT_DEBUG; a signal ends it at once",
+        "how long `run` waits after a failure with ENTRYPOINT_DEBUG; a signal ends the wait",
         unit="s",
     )
     bind_delay_sec: str | None = variable(
@@ -377,14 +443,15 @@ class Settings:
         "WATCH_DRIFT",
         boolean,
         "false",
-        "once ready, report what no longer is as it was then (log, timeline), and touch nothing; "
-        "the agent then stays as large as it is while it works",
+        "once ready, report changes of the node's configuration in log and timeline, without "
+        "reverting them; the agent then keeps the memory that it needs for its work",
     )
-    cluster_integration: str = variable(
+    cluster_integration: ClusterIntegration = variable(
         "CLUSTER_INTEGRATION",
-        one_of("auto", "on", "off"),
+        member_of(ClusterIntegration),
         "auto",
-        "tell the cluster after a reload; auto: in a pod that knows its NODE_NAME",
+        "after a reload, announce it to the cluster and restart device plugins; auto: in a pod "
+        "that has NODE_NAME",
     )
     node_name: str | None = variable(
         "NODE_NAME",
@@ -393,25 +460,34 @@ class Settings:
         "this node's name in the cluster, from the downward API (spec.nodeName)",
     )
     api_host: str | None = variable(
-        "KUBERNETES_SERVICE_HOST", host, None, "the API server; the kubelet sets it in a pod"
+        "KUBERNETES_SERVICE_HOST",
+        host,
+        None,
+        "the API server's address; set by the kubelet in a pod",
     )
     api_port: int | None = variable(
-        "KUBERNETES_SERVICE_PORT", port, None, "its port; the kubelet sets it in a pod"
+        "KUBERNETES_SERVICE_PORT",
+        port,
+        None,
+        "the API server's port; set by the kubelet in a pod",
     )
     service_account_dir: Path = variable(
         "SERVICE_ACCOUNT_DIR",
         absolute_path,
         "/var/run/secrets/kubernetes.io/serviceaccount",
-        "the pod's token and ca.crt; read anew for each request",
+        "the directory of the pod's token and ca.crt; the token is read for each request",
     )
     kubeconfig: Path | None = variable(
-        "KUBECONFIG", file_path, None, "for people: used in place of the pod's ServiceAccount"
+        "KUBECONFIG",
+        file_path,
+        None,
+        "for use by hand: replaces the pod's ServiceAccount",
     )
     api_timeout: float = variable(
         "API_TIMEOUT",
         seconds,
         "30",
-        "until a request that fails is given up, all its retries counted",
+        "time limit for a request to the API server, including its retries",
         unit="s",
     )
     device_plugin_namespaces: tuple[str, ...] = variable(
@@ -419,7 +495,7 @@ class Settings:
         object_names,
         "kube-system,sriov-network-operator,openshift-sriov-network-operator,"
         "intel-device-plugins-operator,nvidia-network-operator,default",
-        "where device plugin pods are looked for",
+        "the namespaces of device plugin pods",
         unit="comma-separated",
     )
     device_plugin_selectors: tuple[str, ...] = variable(
@@ -427,67 +503,68 @@ class Settings:
         label_selectors,
         "app=sriov-device-plugin,app=kube-sriov-device-plugin,app=sriovdp,"
         "name=sriov-device-plugin,component=sriov-device-plugin",
-        "labels of device plugin pods; any one of them makes it one",
+        "the labels of device plugin pods; a pod needs one of them",
         unit="comma-separated",
     )
     device_plugin_config: Path = variable(
         "DEVICE_PLUGIN_CONFIG",
         file_path,
         "/etc/pcidp/config.json",
-        "the device plugin's resource list, on the host",
+        "the device plugin's resource list on the host",
     )
     device_plugin_timeout: float = variable(
         "DEVICE_PLUGIN_TIMEOUT",
         seconds,
         "180",
-        "until new device plugin pods are ready and the node's allocatable is what it was",
+        "time limit for new device plugin pods to become ready, and for the node's allocatable to "
+        "become what it was",
         unit="s",
     )
     allocatable_settle: float = variable(
         "ALLOCATABLE_SETTLE",
         seconds,
         "12",
-        "an allocatable that never changed is believed after that long: the kubelet reports "
-        "each 10 s",
+        "how long to wait before an unchanged allocatable is taken to be current; the kubelet "
+        "reports it every 10 s",
         unit="s",
     )
     node_events: bool = variable(
-        "NODE_EVENTS", boolean, "true", "an Event on the node for what happened to its driver"
+        "NODE_EVENTS", boolean, "true", "create Events on the node about its driver"
     )
     node_condition: bool = variable(
-        "NODE_CONDITION", boolean, "false", "a condition NicDriverReady on the node"
+        "NODE_CONDITION", boolean, "false", "set the condition NicDriverReady of the node"
     )
     node_annotations: bool = variable(
         "NODE_ANNOTATIONS",
         boolean,
         "false",
-        "annotations on the node: srcversion, last reload, its duration",
+        "annotate the node with srcversion, time and duration of the last reload",
     )
     operator_namespaces: tuple[str, ...] = variable(
         "OPERATOR_NAMESPACES",
         object_names,
         "openshift-sriov-network-operator,sriov-network-operator",
-        "where the SR-IOV operator is; the first that exists is taken",
+        "the namespace of the SR-IOV operator; the first one that exists is used",
         unit="comma-separated",
     )
     trace_points: Path | None = variable(
         "TRACE_POINTS",
         file_path,
         None,
-        "for tests only: a directory; every point at which the agent could be cut off is written "
-        "to points there, and a file end there says at which of them it gets a signal",
+        "for tests only: a directory where the agent logs its trace points in the file points; the "
+        "file end there lists the points at which it sends itself a signal",
     )
     metrics_port: int | None = variable(
-        "METRICS_PORT", port, None, "where `nodeagent metrics` serves Prometheus; unset: nowhere"
+        "METRICS_PORT", port, None, "the port of `nodeagent metrics`; unset: no metrics"
     )
     metrics_address: str = variable(
-        "METRICS_ADDRESS", host, "127.0.0.1", "on which of the node's addresses it does"
+        "METRICS_ADDRESS", host, "127.0.0.1", "the address on which `nodeagent metrics` listens"
     )
-    no_color: bool = variable("NO_COLOR", present, "", "no colour, whatever the terminal can do")
+    no_color: bool = variable("NO_COLOR", present, "", "do not use colour on a terminal")
 
     @property
     def beat_path(self) -> Path:
-        """The agent's sign of life, beside the lock: the second of its last beat."""
+        """The agent's heartbeat, beside the lock: the uptime in seconds of its last beat."""
         return self.lock_path.with_name(f"{self.lock_path.name}.beat")
 
     @property
@@ -499,7 +576,7 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:
         """Parse every variable of the table; ConfigError names variable, value and what is allowed.
 
-        Variables that are not in the table are not looked at.
+        Variables that are not in the table are ignored.
         """
         given: dict[str, Any] = {}
         for attribute, row in rows():
@@ -511,38 +588,39 @@ class Settings:
         return settings
 
     def check_mode(self, mode: str, *, whole_life: bool) -> None:
-        """ConfigError when `mode` lacks a variable it needs, or has one that is not supported.
+        """ConfigError if a variable that `mode` requires is missing, or one is not supported.
 
-        `run` takes the driver container's place (`whole_life`) and asks for the version as that
-        does; a reload by hand of what is installed needs to know no version.
+        `run` (`whole_life`) requires the driver version, as the driver container does. `reload` by
+        hand in precompiled mode does not need it.
         """
-        if mode not in MODES:
-            raise ConfigError(f"the mode is {mode!r}; allowed are {' and '.join(MODES)}")
-        if self.nic_driver_ver is None and (whole_life or mode == "sources"):
+        if mode not in RELOAD_MODES:
+            raise ConfigError(f"the mode is {mode!r}; allowed are {' and '.join(RELOAD_MODES)}")
+        if self.nic_driver_ver is None and (whole_life or mode == Mode.SOURCES):
             raise ConfigError(
-                "NVIDIA_NIC_DRIVER_VER is not set; it says which driver version this node runs",
+                "NVIDIA_NIC_DRIVER_VER is not set; it names the driver version for this node",
                 hint="set it in the pod's environment, for example 25.07-0.9.7.0",
             )
-        if self.nic_driver_path is None and mode == "sources":
+        if self.nic_driver_path is None and mode == Mode.SOURCES:
             raise ConfigError(
-                "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it says where the sources are",
+                "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it names the directory of the "
+                "driver's sources",
                 hint="set it in the pod's environment, or use precompiled",
             )
         if self.use_dkms:
             raise ConfigError(
-                "USE_DKMS is true, and nodeagent builds and loads packages of modules, no DKMS",
+                "USE_DKMS is true, but nodeagent does not support DKMS",
                 hint="set it to false. DKMS rebuilds modules when a kernel is installed on the "
-                "same file system; this one ends with the container, and a new kernel comes with "
-                "a new start, which builds for it or takes what the inventory keeps",
+                "same file system; a container's file system ends with the container. For a new "
+                "kernel nodeagent builds at its next start, or uses packages of the inventory",
             )
 
     def _check_paths(self) -> None:
-        """No two of what is written may be one and the same file: the flag is removed first thing.
+        """ConfigError if two settings name the same file to write.
 
-        Nor one of those that are made in STATE_DIR or beside the lock.
+        The same for a setting that names a file of STATE_DIR, or one beside the lock.
         """
         seen = {self.state_dir / name: f"{name} in STATE_DIR" for name in STATE_FILES}
-        seen |= dict.fromkeys((self.beat_path, self.work_path), "what is beside LOCK_FILE_PATH")
+        seen |= dict.fromkeys((self.beat_path, self.work_path), "a file beside LOCK_FILE_PATH")
         for attribute, row in rows():
             if attribute not in _WRITTEN:
                 continue
@@ -557,9 +635,9 @@ def rows() -> tuple[tuple[str, Variable], ...]:
     return tuple((each.name, each.metadata["variable"]) for each in fields(Settings))
 
 
-def page() -> list[str]:
-    """The table as Markdown, for the README: variable, default, unit, reason."""
-    lines = ["| variable | default | unit | why |", "|---|---|---|---|"]
+def markdown_table() -> list[str]:
+    """The table as Markdown, for the README: variable, default, unit, purpose."""
+    lines = ["| variable | default | unit | purpose |", "|---|---|---|---|"]
     for _, row in rows():
         default = "" if row.default is None else f"`{row.default}`"
         cells = (f"`{row.name}`", default, row.unit, row.reason.replace("|", "\\|"))
@@ -572,9 +650,9 @@ def load() -> Settings:
     return Settings.from_environment(os.environ)
 
 
-def origin(row: Variable) -> str:
-    """Where this process has a row's value from: `environment` or `default`."""
-    return "default" if row.given(os.environ) is None else "environment"
+def origin(row: Variable) -> Origin:
+    """The source of a row's value in this process."""
+    return Origin.DEFAULT if row.given(os.environ) is None else Origin.ENVIRONMENT
 
 
 def _parsed(row: Variable, text: str) -> object:

@@ -1,13 +1,12 @@
-"""The points at which a process could be cut off, and for tests a way to cut it off there.
+"""Trace points: the places where a process may be interrupted, and a way for tests to do so.
 
-Code says `point("fsync", path)` before each thing that changes what the disk or the kernel
-remembers; where it comes after one, the one before the next is the same. A step begins and ends
-with a line in the journal. Unarmed, which it always is outside tests, a point costs one call. Armed
-(TRACE_POINTS), each is numbered from 1 and written to a file, and at a chosen number the process
-gets a signal from itself: SIGKILL ends it between two instructions, like a dying container or an
-out-of-memory kill would; SIGSTOP holds it there, so that others are at work in between.
+The code calls `point("fsync", path)` before each change of the disk or the kernel. Without
+TRACE_POINTS, that is outside tests, a point costs one function call. With it, points are numbered
+from 1 and written to a file, and at a chosen number the process sends a signal to itself: SIGKILL
+ends it between two instructions, as the end of a container or the OOM killer would; SIGSTOP stops
+it there, so that other processes run in between.
 
-The one global of the package: a hook that every room may call cannot be handed to every room.
+The hook is the only global of the package: any module may call it.
 """
 
 from __future__ import annotations
@@ -29,24 +28,23 @@ _hook: Callable[[str, object], None] | None = None
 
 
 def point(what: str, on: object = "") -> None:
-    """Something is about to happen, or has just happened: `what` in a word or two, and on what.
+    """Mark that `what` (one or two words) is about to be done to `on`, or has just been done.
 
-    `on` is only made a string when somebody looks: a path, a handle, an argument list.
+    `on` is a path, a handle or an argument list; it is converted to text only if tracing is on.
     """
     if _hook is not None:
         _hook(what, on)
 
 
 def arm(directory: Path | None) -> None:
-    """From here on, number the points; None: from here on, don't.
+    """Start to number the points and to append them to `directory`/points; None stops it.
 
-    They are appended to `directory`/points, `17 fsync /run/…/open-snapshot.json`, with the name
-    only written before the process may end. `directory`/end, where there is one, says at which
-    numbers which signal comes: `TERM 17 KILL 20`. It is read here, so that a test may change it
-    for the process that this one becomes. ConfigError when it says anything else, or when
-    `directory` is none.
+    A line is `17 fsync /run/…/open-snapshot.json`; it is written before a signal is sent.
+    `directory`/end, if it exists, lists signals and the numbers at which to send them:
+    `TERM 17 KILL 20`. It is read here, so that a test can change it before an execve(2).
+    ConfigError if its content is not of that form, or `directory` is not a directory.
     """
-    global _hook  # noqa: PLW0603  the one global: see above
+    global _hook  # noqa: PLW0603  the only global: see above
     if directory is None:
         _hook = None
         return
@@ -57,7 +55,7 @@ def arm(directory: Path | None) -> None:
     except OSError as error:
         raise ConfigError(
             f"cannot write points to {directory}: {error.strerror}",
-            hint="TRACE_POINTS is for tests: unset it, or name a directory",
+            hint="TRACE_POINTS is for tests: unset it, or set it to an existing directory",
         ) from error
     numbers = itertools.count(1)  # next() is one bytecode: threads get a number each
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from nodeagent.errors import Stopped
-from nodeagent.settings import Settings
+from nodeagent.settings import ClusterIntegration, Settings
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ PATIENCE: Final = 7200
 
 def wanted(settings: Settings) -> bool:
     """CLUSTER_INTEGRATION: on, or auto in a pod that knows its node's name."""
-    if settings.cluster_integration == "auto":
+    if settings.cluster_integration == ClusterIntegration.AUTO:
         return settings.api_host is not None and settings.node_name is not None
-    return settings.cluster_integration == "on"
+    return settings.cluster_integration == ClusterIntegration.ON
 
 
 @contextmanager

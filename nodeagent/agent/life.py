@@ -37,13 +37,13 @@ from nodeagent.node import namespaces
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal, adopted, lock
-from nodeagent.settings import Settings
+from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
 
 
-def run(mode: str, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
+def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
     """The agent's whole life. Does not return when all is well: the process becomes the holder.
 
     Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
@@ -131,7 +131,7 @@ def build(settings: Settings) -> int:
     return 0
 
 
-def reload_once(mode: str, settings: Settings, watched: Sequence[Probe] = ()) -> None:
+def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -> None:
     """The same without staying: the ready flag stays, and with it the proof."""
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=False)
@@ -219,7 +219,7 @@ def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
         raise
 
 
-def _work(mode: str, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
     if settings.bind_delay_sec is not None:
         log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
     versions = {
@@ -252,7 +252,7 @@ def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> N
     if snapshot.boot_id == machine.boot_id():
         return
     journal.note("rebooted", taken_at=snapshot.taken_at)
-    if settings.after_reboot == "set-aside":
+    if settings.after_reboot == AfterReboot.SET_ASIDE:
         kept = journal.set_aside()
         log.warning(
             "the node has rebooted since the snapshot of %s: it is set aside as %s, and nothing "
@@ -322,4 +322,4 @@ def _by_hand(settings: Settings) -> Iterator[None]:
 
 
 def _installed(settings: Settings, stop: StopSignal) -> NicDriver:
-    return NicDriver(settings, "precompiled", stop)
+    return NicDriver(settings, Mode.PRECOMPILED, stop)

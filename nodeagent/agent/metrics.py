@@ -28,7 +28,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.record.journal import Journal, lock_holders
 from nodeagent.record.timeline import Run, runs_of
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Collector:
         info = InfoMetricFamily(
             "nodeagent_driver", "srcversion of the driver's modules.", labels=["module"]
         )
-        for each in NicDriver(self._settings, "precompiled", None).srcversions():
+        for each in NicDriver(self._settings, Mode.PRECOMPILED, None).srcversions():
             versions = {"installed": each.installed or "", "loaded": each.loaded or ""}
             info.add_metric([each.module], versions)
         yield info

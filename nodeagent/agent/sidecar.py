@@ -30,7 +30,7 @@ from nodeagent.node.observe import observe
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.plan.differences import differences
 from nodeagent.record.journal import Journal, lock
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
     if journal.has_open_snapshot():
         log.info("a snapshot is open: the reload that it was taken for is not over")
         return True
-    driver = NicDriver(settings, "precompiled", stop)
+    driver = NicDriver(settings, Mode.PRECOMPILED, stop)
     loading = driver.loading()
     if loading is None:
         log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
@@ -118,7 +118,7 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
     proven = next((each for each in notes if each.name == "ready"), None)
     if journal.has_open_snapshot() or proven is None or proven.boot != machine.boot_id():
         return False
-    loading = NicDriver(settings, "precompiled", None).loading()
+    loading = NicDriver(settings, Mode.PRECOMPILED, None).loading()
     if proven.facts.get("loading", "None") in {"None", str(loading)}:
         return False
     snapshot = journal.last_snapshot()
@@ -154,7 +154,7 @@ def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     By what is noted `_open_again` tells whether the driver was reloaded since.
     """
     journal.note("run", mode="sidecar")
-    driver = NicDriver(settings, "precompiled", stop)
+    driver = NicDriver(settings, Mode.PRECOMPILED, stop)
     loading = driver.loading()
     with lock(settings.work_path), Node(settings, stop) as node:
         snapshot = journal.open_snapshot()

@@ -22,7 +22,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def restore_driver(
     `stop` is the signal after the one that we are here for. Raises AgentError with the snapshot
     open, when it was taken.
     """
-    driver = NicDriver(settings, "precompiled", stop, sysfs, proc)
+    driver = NicDriver(settings, Mode.PRECOMPILED, stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():
         log.info("the host's own driver runs already")
         return

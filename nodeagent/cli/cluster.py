@@ -16,7 +16,7 @@ import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import DIFFERS, NO_INPUT, BusyError, Stopped, UnavailableError
+from nodeagent.errors import BusyError, ExitCode, Stopped, UnavailableError
 from nodeagent.parse import object_name
 from nodeagent.settings import Settings
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from nodeagent.cluster.device_plugin import Restarted
 
 log = logging.getLogger(__name__)
-
-NO_PODS: Final = NO_INPUT
-"""`device-plugin restart`: there is none. Information, not a failure, but not a restart either."""
 
 
 class Seconds(click.FloatRange):
@@ -96,7 +93,7 @@ def restart(call: Call, wait: bool, output: str) -> int:
             ", ".join(loaded.device_plugin_namespaces),
             ", ".join(loaded.device_plugin_selectors),
         )
-        return NO_PODS
+        return ExitCode.NO_INPUT
     if output == "json":
         write_json(asdict(done))
     else:
@@ -211,7 +208,7 @@ def after_reload(call: Call, patience: float | None) -> int:
         client = connect(loaded)
         client.patience = loaded.api_timeout if patience is None else patience
         done = after_reload.after_reload(client, loaded, node, Journal(loaded))
-    return 0 if done else DIFFERS
+    return 0 if done else ExitCode.DIFFERS
 
 
 @node.command("wait-safe-load", short_help="Wait until the driver may be loaded.")

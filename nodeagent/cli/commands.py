@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent import logs, settings, trace
-from nodeagent.cli.output import named_by_people, screen, write, write_json, write_lines
-from nodeagent.errors import DIFFERS, DataError, NoInputError
-from nodeagent.settings import Settings
+from nodeagent.cli.output import output_path, screen, write, write_json, write_lines
+from nodeagent.errors import DataError, ExitCode, NoInputError
+from nodeagent.settings import Mode, Settings
 
 if TYPE_CHECKING:
     from nodeagent.agent.probes import Probe
@@ -58,7 +58,7 @@ snapshot_file = click.option(
     help="A snapshot, - for stdin. Default: the open one, else the last.",
 )
 foreign = click.option("--foreign", is_flag=True, help="Accept a snapshot of another machine.")
-mode = click.Choice(settings.MODES)
+mode = click.Choice([each.value for each in settings.RELOAD_MODES])
 
 
 def _probes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> list[Probe]:
@@ -82,7 +82,7 @@ probe = click.option(
 
 
 @click.command("run")
-@click.argument("mode", type=click.Choice((*settings.MODES, settings.BUILD_MODE)))
+@click.argument("mode", type=click.Choice([each.value for each in Mode]))
 @probe
 @click.pass_obj
 def run(call: Call, mode: str, watched: list[Probe]) -> int:
@@ -97,9 +97,9 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from nodeagent.agent import life
 
-    if mode == settings.BUILD_MODE:
+    if mode == Mode.DTK_BUILD:
         return life.build(call.settings())
-    return life.run(mode, call.settings(), call.log_format, watched)
+    return life.run(Mode(mode), call.settings(), call.log_format, watched)
 
 
 @click.command("terminate")
@@ -130,7 +130,7 @@ def reload(call: Call, mode: str, watched: list[Probe]) -> None:
     """
     from nodeagent.agent import life
 
-    life.reload_once(mode, call.settings(), watched)
+    life.reload_once(Mode(mode), call.settings(), watched)
 
 
 @click.command("snapshot")
@@ -163,7 +163,7 @@ def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] 
     if target is None:
         write(text)
     else:
-        durable.replace(named_by_people(target), text.encode(), 0o600)
+        durable.replace(output_path(target), text.encode(), 0o600)
     return 0
 
 
@@ -245,7 +245,7 @@ def verify(call: Call, source: str | None, output: str) -> int:
     else:
         state = wanted.state
         write_lines([f"{len(state.pfs)} PFs, {state.vf_count} VFs: nothing differs"])
-    return DIFFERS if found else 0
+    return ExitCode.DIFFERS if found else 0
 
 
 @click.command("status")
@@ -260,12 +260,12 @@ def status(call: Call, output: str) -> int:
     from nodeagent.driver.nic import NicDriver
 
     loaded = call.settings()
-    found = status.look(loaded, NicDriver(loaded, "precompiled", None))
+    found = status.look(loaded, NicDriver(loaded, Mode.PRECOMPILED, None))
     if output == "json":
         write_json(asdict(found))
     else:
         write_lines(status.lines(found, screen(loaded)))
-    return 0 if found.ready else DIFFERS
+    return 0 if found.ready else ExitCode.DIFFERS
 
 
 @click.command("timeline")
@@ -307,7 +307,7 @@ def show_settings(call: Call, output: str) -> None:
     from nodeagent.render import Marked, table
 
     if output == "markdown":
-        write_lines(settings.page())
+        write_lines(settings.markdown_table())
         return
     loaded = call.settings()
     rows: list[tuple[Cell, ...]] = []
@@ -361,7 +361,7 @@ def _compare(loaded: Settings, first: str, second: str) -> int:
         write_lines(table(("target", "attribute", first, second), rows, screen(loaded)))
     else:
         write_lines(["nothing differs"])
-    return DIFFERS if rows else 0
+    return ExitCode.DIFFERS if rows else 0
 
 
 def _needed(source: str | None, loaded: Settings) -> Snapshot:

@@ -11,8 +11,8 @@ import click
 
 from nodeagent.cli.cluster import OBJECT_NAME, SECONDS, connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import named_by_people, write_json, write_lines
-from nodeagent.errors import DIFFERS, DataError
+from nodeagent.cli.output import output_path, write_json, write_lines
+from nodeagent.errors import DataError, ExitCode
 from nodeagent.render import visible
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_networks(call: Call, namespace: str | None, output: str) -> int:
         write_json([asdict(each) for each in found])
     else:
         write_lines(_lines(found) if found else [f"networks of node {node}: nothing is wrong"])
-    return DIFFERS if found else 0
+    return ExitCode.DIFFERS if found else 0
 
 
 @network.command("wait", short_help="Wait until networks are there and complete.")
@@ -97,7 +97,9 @@ def check_operator(call: Call, output: str) -> int:
         write_json(asdict(verdict))
     else:
         write_lines(_verdict_lines(verdict))
-    return DIFFERS if verdict.findings or verdict.state in {"silent", "absent", "slow"} else 0
+    return (
+        ExitCode.DIFFERS if verdict.findings or verdict.state in {"silent", "absent", "slow"} else 0
+    )
 
 
 @operator.command("capture")
@@ -114,7 +116,7 @@ def capture(call: Call, target: str) -> None:
 
     loaded = call.settings()
     taken = capture.capture(connect(loaded), loaded)
-    durable.replace(named_by_people(target), taken.text.encode(), 0o600)
+    durable.replace(output_path(target), taken.text.encode(), 0o600)
     for each in taken.withheld:
         log.warning("left out, because it may be secret: %s; set it by hand after a restore", each)
     write_lines([f"{taken.count} objects in {target}"])
@@ -142,7 +144,7 @@ def restore(call: Call, source: str, dry_run: bool) -> int:
     for each in capture.restore(connect(loaded), text, source, dry_run=dry_run):
         write_lines([f"{each.state:<10} {each.name}", *(f"    {visible(x)}" for x in each.lines)])
         done = done and each.state not in {"different", "not served"}
-    return 0 if done else DIFFERS
+    return 0 if done else ExitCode.DIFFERS
 
 
 ALL = (network, operator)

@@ -14,9 +14,9 @@ def content(source: str) -> bytes:
     try:
         file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
         with file:
-            found = file.read(hostpath.LARGEST + 1)
+            found = file.read(hostpath.MAX_FILE_BYTES + 1)
     except OSError as error:
         raise durable.unreadable(Path(source), error) from error
-    if len(found) > hostpath.LARGEST:
+    if len(found) > hostpath.MAX_FILE_BYTES:
         raise DataError(f"{source} is none of ours: it is larger than any can be")
     return found

@@ -10,17 +10,14 @@ from typing import Final, NoReturn
 
 import click
 
-from nodeagent import logs, settings
+from nodeagent import logs
 from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
-from nodeagent.errors import DIFFERS, USAGE, AgentError, KernelError
+from nodeagent.errors import AgentError, ExitCode, KernelError
+from nodeagent.settings import Mode
 
-SOFTWARE: Final = 70
-"""A bug (sysexits(3), EX_SOFTWARE): Python's own 1 would say that something differs."""
-INTERRUPTED: Final = 130
-TROUBLE: Final = 2
-THE_AGENT: Final = ("run", "terminate", "sidecar")
+AGENT_COMMANDS: Final = ("run", "terminate", "sidecar")
 """Their errors are lines of the container's log, and their status is 0 or 1."""
 
 log = logging.getLogger(__name__)
@@ -62,15 +59,15 @@ def main() -> NoReturn:
 def status_of(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit status."""
     call = commands.Call()
-    if arguments and arguments[0] in (*settings.MODES, settings.BUILD_MODE):
+    if arguments and arguments[0] in [*Mode]:
         arguments = ("run", *arguments)  # the driver container's own argument list
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)
     except click.ClickException as error:
         _say_usage(error)
-        return _failed(call, USAGE)
+        return _failed(call, ExitCode.USAGE)
     except click.Abort:
-        return _failed(call, INTERRUPTED)
+        return _failed(call, ExitCode.INTERRUPTED)
     except AgentError as error:
         _say(call, error)
         return _failed(call, error.exit_code)
@@ -83,20 +80,20 @@ def status_of(arguments: Sequence[str]) -> int:
         return _failed(call, refused.exit_code)
     except Exception:  # a bug: its traceback is the message, and its status is not Python's 1
         _say_bug(call)
-        return _failed(call, SOFTWARE)
+        return _failed(call, ExitCode.SOFTWARE)
     return done if isinstance(done, int) else 0
 
 
 def _failed(call: commands.Call, status: int) -> int:
     """The driver container's contract knows 0 and 1; verify's 1 means that something differs."""
-    if call.command in THE_AGENT:
-        return DIFFERS
-    return max(status, TROUBLE) if call.command == "verify" else status
+    if call.command in AGENT_COMMANDS:
+        return ExitCode.DIFFERS
+    return max(status, ExitCode.TROUBLE) if call.command == "verify" else status
 
 
 def _say(call: commands.Call, error: AgentError) -> None:
     """One message and one hint: a line of the agent's log, or two lines for whoever typed it."""
-    if call.command in THE_AGENT or call.log_format == "json":
+    if call.command in AGENT_COMMANDS or call.log_format == "json":
         call.configure_logs()
         hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""
         extra = {"hint": error.hint} if error.hint and call.log_format == "json" else {}

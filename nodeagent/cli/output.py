@@ -7,14 +7,10 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
-from nodeagent.errors import StorageError
+from nodeagent.errors import ExitCode, StorageError
 from nodeagent.render import Screen
 from nodeagent.settings import Settings
-
-BROKEN_PIPE: Final = 141
-"""What a shell says of a process that SIGPIPE ended (128 + 13): the reader had seen enough."""
 
 
 def write(text: str) -> None:
@@ -26,7 +22,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         # the interpreter flushes stdout once more at exit, and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
+        sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
         raise StorageError(f"cannot write to stdout: {error.strerror}") from error
 
@@ -41,7 +37,7 @@ def write_json(plain: object) -> None:
     write(json.dumps(plain, indent=2, default=str) + "\n")
 
 
-def named_by_people(target: str) -> Path:
+def output_path(target: str) -> Path:
     """A file to write that somebody named by hand: links on the way to it are theirs, and followed.
 
     (On an immutable host even /root is one.) A link of that very name is replaced all the same.

@@ -10,7 +10,7 @@ import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import DIFFERS
+from nodeagent.errors import ExitCode
 
 if TYPE_CHECKING:
     from nodeagent.driver.findings import Finding
@@ -26,17 +26,17 @@ def preflight(call: Call, output: str) -> int:
     blocks a reload, 1 when something does.
     """
     from nodeagent.agent import life
-    from nodeagent.driver.preflight import Look
+    from nodeagent.driver.preflight import Preflight
 
     loaded = call.settings()
     life.require_root("looks at every process")
-    findings = Look(loaded).findings()
+    findings = Preflight(loaded).findings()
     blocks = any(finding.blocks for finding in findings)
     if output == "json":
         write_json({"blocks": blocks, "findings": [asdict(each) for each in findings]})
     else:
         write_lines(_lines(findings))
-    return DIFFERS if blocks else 0
+    return ExitCode.DIFFERS if blocks else 0
 
 
 def _lines(findings: Iterable[Finding]) -> Iterator[str]:

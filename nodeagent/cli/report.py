@@ -12,7 +12,7 @@ from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import AgentError
 from nodeagent.render import Screen, visible
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 if TYPE_CHECKING:
     from nodeagent.cluster.client import Client
@@ -63,7 +63,7 @@ def _driver(loaded: Settings) -> Iterable[str]:
     from nodeagent.agent import status
     from nodeagent.driver.nic import NicDriver
 
-    found = status.look(loaded, NicDriver(loaded, "precompiled", None))
+    found = status.look(loaded, NicDriver(loaded, Mode.PRECOMPILED, None))
     return (line for line in status.lines(found, Screen()) if line)
 
 

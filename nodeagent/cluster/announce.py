@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
-from nodeagent.cluster.client import MANAGER, Client, Object
+from nodeagent.cluster.client import FIELD_MANAGER, Client, Object
 from nodeagent.cluster.failures import Conflict, NotFound
 from nodeagent.cluster.kinds import EVENT, NODE, POD
 from nodeagent.record.journal import POD_INTERFACE_LOST, Record
@@ -27,12 +27,12 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NAMESPACE: Final = "default"
+EVENT_NAMESPACE: Final = "default"
 """Where Events about objects without a namespace belong (pkg/apis/core/validation/events.go)."""
 CONDITION: Final = "NicDriverReady"
 PREFIX: Final = "nodeagent"
-OLDEST: Final = timedelta(days=1)
-LONGEST: Final = 1000
+MAX_EVENT_AGE: Final = timedelta(days=1)
+MAX_MESSAGE_LENGTH: Final = 1000
 """Characters of an Event's message; the server takes 1024."""
 
 _FAILED: Final = {
@@ -52,7 +52,7 @@ class Pod:
 
 
 @dataclass(frozen=True)
-class Happening:
+class DriverEvent:
     """One thing to say: `reason` is a code that people search for; `key` tells records apart.
 
     It is about the node, or about a pod on it.
@@ -71,17 +71,17 @@ class Happening:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the cluster has been told: the last happening, and the state that the node shows."""
+class Announced:
+    """What the cluster has been told: the last event, and the state that the node shows."""
 
     at: str = ""
     key: str = ""
     state: str = ""
 
 
-def happenings(records: Sequence[Record]) -> tuple[Happening, ...]:
+def driver_events(records: Sequence[Record]) -> tuple[DriverEvent, ...]:
     """What is worth saying, in order."""
-    return tuple(_happenings(records))
+    return tuple(_driver_events(records))
 
 
 def announce(client: Client, settings: Settings, node: str, records: Sequence[Record]) -> int:
@@ -91,21 +91,21 @@ def announce(client: Client, settings: Settings, node: str, records: Sequence[Re
     """
     path = settings.state_dir / "said.json"
     said = _load(path)
-    found = happenings(records)
-    new = _unsaid(found, said)
+    found = driver_events(records)
+    new = _unannounced(found, said)
     for each in new if settings.node_events else ():
         _create(client, node, _named(client, node, each))
-        said = Said(each.at, each.key, said.state)
+        said = Announced(each.at, each.key, said.state)
         _save(path, said)
     shown = _shown(settings, found, records)
     state = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
     if shown and state != said.state:
         _show(client, node, shown)
-        _save(path, Said(said.at, said.key, state))
+        _save(path, Announced(said.at, said.key, state))
     return len(new) if settings.node_events else 0
 
 
-def condition(last: Happening) -> Object:
+def condition(last: DriverEvent) -> Object:
     """The node's condition after the last thing that happened."""
     ready = last.reason == "DriverReady"
     return {
@@ -137,95 +137,97 @@ def last_reload(records: Sequence[Record]) -> dict[str, str]:
     return shown
 
 
-def _happenings(records: Sequence[Record]) -> Iterator[Happening]:
+def _driver_events(records: Sequence[Record]) -> Iterator[DriverEvent]:
     for record in records:
         if record.kind == "start" and record.name == "restart":
-            yield _happening(record, "DriverReloadStarted", "the NIC driver is being reloaded")
+            yield _driver_event(record, "DriverReloadStarted", "the NIC driver is being reloaded")
         elif record.kind == "failed":
             message = f"{record.name} failed: {record.facts.get('message', 'no message')}"
-            yield _happening(record, _FAILED.get(record.name, "DriverReloadFailed"), message)
+            yield _driver_event(record, _FAILED.get(record.name, "DriverReloadFailed"), message)
         elif record.kind == "note" and record.name == "ready":
-            yield _happening(record, "DriverReady", "the NIC driver is loaded, the VFs are right")
+            yield _driver_event(
+                record, "DriverReady", "the NIC driver is loaded, the VFs are right"
+            )
         elif record.kind == "note" and record.name == POD_INTERFACE_LOST:
             pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
             if pod.uid or (pod.namespace and pod.name):
                 message = record.facts.get("message", "an interface was lost with the NIC driver")
-                yield _happening(record, "PodInterfaceLost", message, pod)
+                yield _driver_event(record, "PodInterfaceLost", message, pod)
 
 
-def _happening(record: Record, reason: str, message: str, pod: Pod | None = None) -> Happening:
-    cut = message if len(message) <= LONGEST else message[: LONGEST - 1] + "…"
+def _driver_event(record: Record, reason: str, message: str, pod: Pod | None = None) -> DriverEvent:
+    cut = message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 1] + "…"
     about = f"{pod.namespace}/{pod.name or pod.uid}" if pod else ""
     # several records may be of the same millisecond
     what = hashlib.sha256(f"{reason}\n{message}\n{about}".encode()).hexdigest()[:8]
-    return Happening(reason, cut, record.at, f"{record.run}-{record.clock}-{what}", pod)
+    return DriverEvent(reason, cut, record.at, f"{record.run}-{record.clock}-{what}", pod)
 
 
-def _unsaid(found: Sequence[Happening], said: Said) -> Sequence[Happening]:
+def _unannounced(found: Sequence[DriverEvent], said: Announced) -> Sequence[DriverEvent]:
     """Those after the last that was said; by time when that has left the journal."""
-    oldest = (datetime.now(UTC) - OLDEST).isoformat()
+    oldest = (datetime.now(UTC) - MAX_EVENT_AGE).isoformat()
     keys = [each.key for each in found]
     if said.key in keys:
         return found[keys.index(said.key) + 1 :]
     return [each for each in found if each.at > max(said.at, oldest)]
 
 
-def _named(client: Client, node: str, happening: Happening) -> Happening:
+def _named(client: Client, node: str, event: DriverEvent) -> DriverEvent:
     """The same with its pod's name, where a cgroup told only its UID; no pod: it is gone."""
-    pod = happening.pod
+    pod = event.pod
     if pod is None or pod.name:
-        return happening
+        return event
     for each in client.list_all(POD, fields=f"spec.nodeName={node}"):
         meta = each["metadata"]
         if meta["uid"] == pod.uid:
-            return replace(happening, pod=Pod(meta["namespace"], meta["name"], pod.uid))
-    return happening
+            return replace(event, pod=Pod(meta["namespace"], meta["name"], pod.uid))
+    return event
 
 
-def _create(client: Client, node: str, happening: Happening) -> None:
+def _create(client: Client, node: str, event: DriverEvent) -> None:
     """One Event; one that says the same is counted up, but for the same record only once.
 
     A pod that is gone with its namespace by now needs none.
     """
-    if happening.pod is not None and not happening.pod.name:
-        log.info("nobody to tell of %s: no pod here has the UID", happening.reason)
+    if event.pod is not None and not event.pod.name:
+        log.info("nobody to tell of %s: no pod here has the UID", event.reason)
         return
-    event = _event(node, happening)
+    body = _event(node, event)
     try:
-        client.create(EVENT, event, event["metadata"]["namespace"])
+        client.create(EVENT, body, body["metadata"]["namespace"])
     except Conflict:
-        _count_up(client, event)
+        _count_up(client, body)
     except NotFound as error:
-        if happening.pod is None:
+        if event.pod is None:
             raise
-        log.info("nobody to tell of %s: %s", happening.reason, error.message)
+        log.info("nobody to tell of %s: %s", event.reason, error.message)
         return
-    log.info("told the cluster: %s", happening.reason)
+    log.info("told the cluster: %s", event.reason)
 
 
-def _event(node: str, happening: Happening) -> Object:
+def _event(node: str, event: DriverEvent) -> Object:
     """An Event about the node in the namespace `default`, or about a pod in the pod's own."""
-    pod = happening.pod
+    pod = event.pod
     # the node's name as its UID, as the kubelet does: `kubectl describe node` looks for that
     about: Object = {"kind": "Node", "name": node, "uid": node, "apiVersion": "v1"}
-    namespace = NAMESPACE
+    namespace = EVENT_NAMESPACE
     if pod is not None:
         about = {"kind": "Pod", "name": pod.name, "namespace": pod.namespace, "apiVersion": "v1"}
         about |= {"uid": pod.uid} if pod.uid else {}
         namespace = pod.namespace
-    text = f"{node}\n{about['name']}\n{happening.reason}\n{happening.message}"
-    at = _seconds(happening.at)
+    text = f"{node}\n{about['name']}\n{event.reason}\n{event.message}"
+    at = _seconds(event.at)
     return {
         "metadata": {
             "name": f"{about['name'][:200]}.{hashlib.sha256(text.encode()).hexdigest()[:16]}",
             "namespace": namespace,
-            "annotations": {f"{PREFIX}/record": happening.key},
+            "annotations": {f"{PREFIX}/record": event.key},
         },
         "involvedObject": about,
-        "reason": happening.reason,
-        "message": happening.message,
-        "type": "Warning" if happening.is_warning else "Normal",
-        "source": {"component": MANAGER, "host": node},
+        "reason": event.reason,
+        "message": event.message,
+        "type": "Warning" if event.is_warning else "Normal",
+        "source": {"component": FIELD_MANAGER, "host": node},
         "firstTimestamp": at,
         "lastTimestamp": at,
         "count": 1,
@@ -247,7 +249,7 @@ def _count_up(client: Client, event: Object) -> None:
 
 
 def _shown(
-    settings: Settings, found: Sequence[Happening], records: Sequence[Record]
+    settings: Settings, found: Sequence[DriverEvent], records: Sequence[Record]
 ) -> dict[str, Object]:
     """What the node shall show: its condition and annotations, as far as they are wanted."""
     shown: dict[str, Object] = {}
@@ -272,16 +274,16 @@ def _seconds(at: str) -> str:
     return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _load(path: Path) -> Said:
+def _load(path: Path) -> Announced:
     """What was said. A file that is none means nothing was: to say it twice does no harm."""
     data = durable.read_own(path)
     try:
-        return Said(**json.loads(data)) if data else Said()
+        return Announced(**json.loads(data)) if data else Announced()
     except (ValueError, TypeError):
         log.warning("%s is damaged; Events may be counted twice", path)
-        return Said()
+        return Announced()
 
 
-def _save(path: Path, said: Said) -> None:
+def _save(path: Path, said: Announced) -> None:
     durable.make_directory(path.parent, 0o700)
     durable.replace(path, json.dumps(asdict(said)).encode() + b"\n", 0o600)

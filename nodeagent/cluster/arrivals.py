@@ -18,7 +18,7 @@ from nodeagent.cluster.networks import incomplete, owner
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
 
-STABLE: Final = 1.0
+STABLE_SECONDS: Final = 1.0
 """Seconds that a complete network must stay as it is: an operator's overwriting takes 20 ms."""
 
 
@@ -81,7 +81,7 @@ def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
 
 
 def _remaining(known: _Progress, moment: float) -> float:
-    return float("inf") if known.missing else max(0.0, known.since + STABLE - moment)
+    return float("inf") if known.missing else max(0.0, known.since + STABLE_SECONDS - moment)
 
 
 def _late(

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import urllib3
 
-from nodeagent.cluster.connection import CONNECT, Connection, backoff
+from nodeagent.cluster.connection import CONNECT_TIMEOUT, Connection, backoff
 from nodeagent.cluster.failures import Gone, Unreachable
 from nodeagent.cluster.kinds import POD, Kind
 
@@ -24,10 +24,10 @@ Object = dict[str, Any]
 Objects = Mapping[str, Object]
 """Objects of one kind by UID."""
 
-MANAGER: Final = "nodeagent"
-WATCH: Final = 300.0
+FIELD_MANAGER: Final = "nodeagent"
+WATCH_SECONDS: Final = 300.0
 """Seconds of one watch request, and up to twice that: 1000 nodes must not come back together."""
-PAGE: Final = 500
+PAGE_SIZE: Final = 500
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Client(Connection):
         """Conflict when it exists."""
         what = f"create {_named(kind, body['metadata'].get('name', ''), namespace)}"
         path = kind.path(None, namespace)
-        return self._json(what, "post", path, body=body, field_manager=MANAGER)
+        return self._json(what, "post", path, body=body, field_manager=FIELD_MANAGER)
 
     def delete(self, kind: Kind, name: str, namespace: str, *, uid: str) -> None:
         """Delete exactly this object: Conflict when its name has gone to another by now."""
@@ -111,7 +111,7 @@ class Client(Connection):
             path,
             body=body,
             content_type="application/strategic-merge-patch+json",
-            field_manager=MANAGER,
+            field_manager=FIELD_MANAGER,
         )
 
     def apply(
@@ -126,7 +126,7 @@ class Client(Connection):
             # a string, since the library serialises bodies of JSON types only; JSON is YAML
             body=json.dumps(body),
             content_type="application/apply-patch+yaml",
-            field_manager=MANAGER,
+            field_manager=FIELD_MANAGER,
             force_conflicts="true",
             dry_run="All" if dry_run else None,
         )
@@ -206,7 +206,7 @@ class Client(Connection):
                     label_selector=what.labels or None,
                     field_selector=what.fields or None,
                     resource_version="0" if what.cached and token is None else None,
-                    limit=PAGE,
+                    limit=PAGE_SIZE,
                     _continue=token,
                 )
             except Gone:
@@ -236,11 +236,11 @@ class Client(Connection):
         Returns the resourceVersion to continue from. The server ends a watch after whole seconds.
         """
         kind = what.kind
-        lasting = min(seconds, WATCH * (1 + random.random()))  # noqa: S311  jitter
+        lasting = min(seconds, WATCH_SECONDS * (1 + random.random()))  # noqa: S311  jitter
         answer = self._open(
             f"watch {kind}",
             kind.path(None, what.namespace),
-            lasting + CONNECT,
+            lasting + CONNECT_TIMEOUT,
             watch="true",
             resource_version=version,
             label_selector=what.labels or None,

@@ -30,14 +30,14 @@ from nodeagent.cluster.access import Access
 from nodeagent.cluster.failures import Gone, Unreachable
 from nodeagent.errors import AgentError, ConfigError
 
-CONNECT: Final = 5.0
+CONNECT_TIMEOUT: Final = 5.0
 """Seconds until a TCP connection is given up: a lost SYN is sent again after 1 s and 3 s."""
-ANSWER: Final = 20.0
+READ_TIMEOUT: Final = 20.0
 """Seconds for one answer. The server itself ends a request after 60."""
-FIRST: Final = 0.25
-LONGEST: Final = 30.0
+FIRST_BACKOFF: Final = 0.25
+MAX_BACKOFF: Final = 30.0
 """Seconds: the first pause of the exponential back-off is at most twice the first of these."""
-RETRIED: Final = {408, 429, 500, 502, 503, 504}
+RETRIED_STATUSES: Final = {408, 429, 500, 502, 503, 504}
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Connection:
             attempt += 1
             left = max(deadline - time.monotonic(), 0.1)
             try:
-                data: bytes = self._send(method, path, min(left, ANSWER), **parameters).data
+                data: bytes = self._send(method, path, min(left, READ_TIMEOUT), **parameters).data
             except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
                 self._renew(error)
                 wait = _worth_waiting(error, attempt)
@@ -109,7 +109,7 @@ class Connection:
             return self._send("get", path, timeout, **parameters)
         except ApiException as error:
             self._renew(error)
-            if error.status in RETRIED | {401}:
+            if error.status in RETRIED_STATUSES | {401}:
                 said = f"cannot {what}: {_brief(error)}"
                 raise Unreachable(said, after=_retry_after(error)) from error
             raise _failure(what, self.access, error) from error
@@ -125,7 +125,7 @@ class Connection:
             method,
             path,
             serialize=False,
-            _request_timeout=(min(timeout, CONNECT), timeout),
+            _request_timeout=(min(timeout, CONNECT_TIMEOUT), timeout),
             **parameters,
         )
 
@@ -180,7 +180,7 @@ def _check_authority(certificate: Path) -> None:
 
 def backoff(attempt: int) -> float:
     """Seconds before the next attempt: exponential, with jitter over its upper half."""
-    ceiling = min(LONGEST, FIRST * float(2 ** min(attempt, 16)))
+    ceiling = min(MAX_BACKOFF, FIRST_BACKOFF * float(2 ** min(attempt, 16)))
     return ceiling * random.uniform(0.5, 1)  # noqa: S311  jitter
 
 
@@ -194,7 +194,7 @@ def _worth_waiting(error: Exception, attempt: int) -> float | None:
     if isinstance(error, ApiException) and error.status:
         if error.status == 401:
             return pause if attempt <= 3 else None
-        if error.status not in RETRIED:
+        if error.status not in RETRIED_STATUSES:
             return None
         return max(pause, _retry_after(error))
     return None if _is_untrusted(error) else pause
@@ -224,7 +224,7 @@ def _failure(what: str, access: Access, error: Exception) -> Exception:
         return Gone()
     if _is_untrusted(error):
         return failures.untrusted(what, where, _brief(error))
-    if not status or status in RETRIED:
+    if not status or status in RETRIED_STATUSES:
         return failures.unreachable(what, where, _brief(error))
     return failures.refusal(what, status, _brief(error))
 

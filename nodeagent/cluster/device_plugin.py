@@ -21,7 +21,7 @@ from nodeagent.cluster.kinds import POD
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
 
-CLOCKS: timedelta = timedelta(seconds=5)
+MAX_CLOCK_SKEW: timedelta = timedelta(seconds=5)
 """How far the clocks of node and API server may be apart when pods are told from older ones."""
 
 
@@ -114,7 +114,7 @@ def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
         f"{_name(pod)}: {pod['status'].get('message', 'no message')}"
         for pod in client.list_all(POD, fields=selector, cached=True)
         if pod["status"].get("reason") == "UnexpectedAdmissionError"
-        and datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) >= since - CLOCKS
+        and datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) >= since - MAX_CLOCK_SKEW
     )
 
 

@@ -32,7 +32,7 @@ RESOURCE: Final = "k8s.v1.cni.cncf.io/resourceName"
 OWNER_REF: Final = "sriovnetwork.openshift.io/owner-ref"
 CNIS: Final = frozenset({"sriov", "ib-sriov"})
 """CNI plugins that take a VF: they need `resourceName` in the annotation and in spec.config."""
-LOOK: Final = 2.0
+WATCH_SECONDS: Final = 2.0
 """Seconds of watching for managers that overwrite each other: they answer within 20 ms."""
 
 
@@ -58,7 +58,12 @@ def check(
 
 
 def look(
-    client: Client, settings: Settings, node: str, *, namespace: str | None, seconds: float = LOOK
+    client: Client,
+    settings: Settings,
+    node: str,
+    *,
+    namespace: str | None,
+    seconds: float = WATCH_SECONDS,
 ) -> View:
     """Gather what `findings` judges."""
     this = next(iter(allocatable.listing(client, node).objects.values()))
@@ -254,8 +259,8 @@ def _fight_findings(view: View, attachment: Object, subject: str, whose: str) ->
         yield Finding(
             subject,
             "overwritten",
-            f"spec.config changed {len(writes) - 1} times in {LOOK:g} s and came back, written by "
-            f"{' and '.join(managers)}, resourceVersion {version}",
+            f"spec.config changed {len(writes) - 1} times in {WATCH_SECONDS:g} s and came back, "
+            f"written by {' and '.join(managers)}, resourceVersion {version}",
             whose,
             "stop the other writer: what the owner makes cannot be patched, change the owner",
         )

@@ -23,14 +23,14 @@ from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
 from nodeagent.cluster.findings import Finding, age, last_change, name_of, now, spec_of
 from nodeagent.settings import Settings
 
-PATIENCE: Final = 10.0
+NOTICE_SECONDS: Final = 10.0
 """Seconds that a working controller may take to notice an object. Normal is 2 to 3."""
-SLOW: Final = 120.0
+SLOW_SECONDS: Final = 120.0
 """Seconds: the longest that a working controller was seen to take."""
-WITHIN: Final = 25.0
+CHECK_SECONDS: Final = 25.0
 """Seconds in which a check ends; a silent controller is to be named within 30."""
-LOG_LIMIT: Final = 4 * 1024 * 1024
-OPERATOR: Final = "name=sriov-network-operator"
+LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
+OPERATOR_LABEL: Final = "name=sriov-network-operator"
 
 _STARTING = re.compile(r"Starting workers", re.IGNORECASE)
 _RECONCILING = re.compile(r"\bReconciling\b.*SriovNetwork\b|\bReconciling SriovNetwork\b")
@@ -59,7 +59,7 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def check(client: Client, settings: Settings, *, within: float = WITHIN) -> Verdict:
+def check(client: Client, settings: Settings, *, within: float = CHECK_SECONDS) -> Verdict:
     """Judge the operator. Raises Forbidden or Unreachable when nothing can be known."""
     deadline = time.monotonic() + within
     namespace = namespace_of(client, settings)
@@ -67,11 +67,11 @@ def check(client: Client, settings: Settings, *, within: float = WITHIN) -> Verd
         return _absent(", ".join(settings.operator_namespaces), "no such namespace")
     pods = [
         pod
-        for pod in client.list_all(kinds.POD, namespace, labels=OPERATOR)
+        for pod in client.list_all(kinds.POD, namespace, labels=OPERATOR_LABEL)
         if not pod["metadata"].get("deletionTimestamp")
     ]
     if not pods:
-        return _absent(namespace, f"no pod with {OPERATOR}")
+        return _absent(namespace, f"no pod with {OPERATOR_LABEL}")
     leases = client.list_all(kinds.LEASE, namespace)
     pod = _leader(pods, leases)
     networks = _networks(client, namespace)
@@ -205,29 +205,29 @@ def _wait_for_networks(
         youngest = min((_since(each) for each in waiting), default=math.inf)
         if log.started is not None and not log.reconciled:
             youngest = min(youngest, (now() - log.started).total_seconds())
-        return max(0.0, PATIENCE - youngest)
+        return max(0.0, NOTICE_SECONDS - youngest)
 
     left = max(0.0, deadline - time.monotonic())
     try:
         client.follow(kinds.NETWORK_ATTACHMENT, look, timeout=left)
     except NotFound:
         return [*networks.values()], []
-    old = [[each for each in found if _since(each) >= PATIENCE] for found in (waiting, stale)]
+    old = [[each for each in found if _since(each) >= NOTICE_SECONDS] for found in (waiting, stale)]
     return old[0], old[1]
 
 
 def _state(log: Log, waiting: Sequence[Object], pod: Object, *, has_work: bool) -> str:
     """A controller that starts reconciles every object once: none, although there are some, tells.
 
-    Without its log a slow one cannot be told from a silent one before SLOW seconds.
+    Without its log a slow one cannot be told from a silent one before SLOW_SECONDS seconds.
     """
     if log.trouble or (log.started is None and not log.reconciled and not waiting):
         oldest = max((_since(each) for each in waiting), default=0.0)
-        return "silent" if min(oldest, _up(pod)) > SLOW else "unknown"
+        return "silent" if min(oldest, _up(pod)) > SLOW_SECONDS else "unknown"
     if log.reconciled:
         return "slow" if waiting else "working"
     started = _up(pod) if log.started is None else (now() - log.started).total_seconds()
-    if not has_work or started < PATIENCE:
+    if not has_work or started < NOTICE_SECONDS:
         return "unknown"
     return "silent"
 
@@ -254,7 +254,7 @@ def _read_log(client: Client, pod: Object) -> Log:
     hasty = replace(client, patience=min(3.0, client.patience))
     try:
         return read_log(
-            hasty.log_lines(meta["name"], meta["namespace"], container, limit=LOG_LIMIT)
+            hasty.log_lines(meta["name"], meta["namespace"], container, limit=LOG_LIMIT_BYTES)
         )
     except (Forbidden, NotFound, Refused, Unreachable) as error:
         return Log(None, 0, error.message)

@@ -19,10 +19,10 @@ from typing import Any, Final
 from nodeagent import durable, hostpath
 from nodeagent.errors import DataError, UnavailableError
 
-NOWHERE: Final = "ffff:ff:1f.7"
+PLACEHOLDER_ADDRESS: Final = "ffff:ff:1f.7"
 PLACEHOLDER: Final[dict[str, object]] = {
     "resourceName": "nodeagent_placeholder",
-    "selectors": {"pciAddresses": [NOWHERE]},
+    "selectors": {"pciAddresses": [PLACEHOLDER_ADDRESS]},
 }
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -73,7 +73,7 @@ def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | No
             hint="a mounted ConfigMap is changed at the ConfigMap; DEVICE_PLUGIN_CONFIG says where",
         )
     try:
-        with os.fdopen(hostpath.opened(path), "rb") as file:
+        with os.fdopen(hostpath.open_file(path), "rb") as file:
             text = file.read().decode()
     except OSError as error:
         raise durable.unreadable(path, error) from error

@@ -24,7 +24,7 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_RESYNC = 30.0  # the safety net of a wait for a file, as the driver container's side has it
+_RESYNC_SECONDS = 30.0  # the safety net of a wait for a file, as the driver container's side has it
 _TOOLS = ("perl", "ethtool", "autoconf", "pciutils", "automake", "libtool", "python3-devel")
 _QUERY = ("rpm", "-q", "--whatprovides")
 _DNF_TIMEOUT = 900.0  # seconds
@@ -60,7 +60,7 @@ def job(settings: Settings) -> Job:
         settings.dtk_start_flag,
         done,
         done.with_name(f"dtk_failed_compile_{done.name.removeprefix('dtk_done_compile_')}"),
-        (*sources.TOOLKIT, *shlex.split(settings.append_build_flags or "")),
+        (*sources.TOOLKIT_ARGUMENTS, *shlex.split(settings.append_build_flags or "")),
     )
 
 
@@ -85,7 +85,7 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
         durable.remove(stale)
     try:
         _install_tools(stop)
-        script = wanted.tree / sources.SCRIPT
+        script = wanted.tree / sources.INSTALL_SCRIPT
         if not hostpath.is_file(script):
             raise NoInputError(f"cannot build the driver: there is no {script}")
         sources.build([str(script), *wanted.arguments], settings.build_timeout, stop)
@@ -120,7 +120,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
             stop,
             what="the driver container's start flag",
             timeout=math.inf,
-            resync=_RESYNC,
+            resync=_RESYNC_SECONDS,
         )
 
 

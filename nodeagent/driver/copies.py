@@ -21,11 +21,11 @@ from nodeagent.errors import DataError, NoInputError, StorageError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.trace import point
 
-SPARE: Final = 16 << 20
+SPARE_BYTES: Final = 16 << 20
 """Bytes that must stay free beside a copy: directories, and what others write meanwhile."""
 
-_AT_ONCE: Final = 1 << 20
-_LARGEST: Final = 1 << 40
+_CHUNK_BYTES: Final = 1 << 20
+_MAX_FILE_BYTES: Final = 1 << 40
 
 
 def tree(
@@ -71,7 +71,11 @@ def files(sources: Iterable[Path], target: Path, stop: StopSignal | None = None)
 def sweep(target: Path) -> None:
     """Remove what killed copies to `target` left. Only while nobody else can be copying there."""
     what = f"cannot tidy up beside {target}"
-    with _storage(what), suppress(FileNotFoundError), hostpath.anchored(target.parent) as parent:
+    with (
+        _storage(what),
+        suppress(FileNotFoundError),
+        hostpath.directory_path(target.parent) as parent,
+    ):
         for left in parent.glob(f".{target.name}.*.tmp"):
             _remove(left)
 
@@ -79,7 +83,11 @@ def sweep(target: Path) -> None:
 def remove(directory: Path) -> None:
     """Remove a directory, or whatever has that name, with all below it; nothing is no error."""
     what = f"cannot remove {directory}"
-    with _storage(what), suppress(FileNotFoundError), hostpath.anchored(directory.parent) as parent:
+    with (
+        _storage(what),
+        suppress(FileNotFoundError),
+        hostpath.directory_path(directory.parent) as parent,
+    ):
         _remove(parent / directory.name)
 
 
@@ -95,10 +103,10 @@ def _require_room(parent: Path, directory: Path, needed: int) -> None:
     """StorageError when the file system of `directory`, open as `parent`, has no room for more."""
     facts = os.statvfs(parent)
     free = facts.f_bavail * facts.f_frsize
-    if free < needed + SPARE:
+    if free < needed + SPARE_BYTES:
         raise StorageError(
             f"not enough room in {directory}: {needed >> 20} MiB are to be copied there, "
-            f"{free >> 20} MiB are free, and {SPARE >> 20} MiB must stay",
+            f"{free >> 20} MiB are free, and {SPARE_BYTES >> 20} MiB must stay",
             hint=f"make room there: df {directory} shows the file system",
         )
 
@@ -108,7 +116,7 @@ def _whole(target: Path, size: int) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block went well."""
     durable.make_directory(target.parent, 0o755)
     sweep(target)
-    with _storage(f"cannot copy to {target}"), hostpath.anchored(target.parent) as parent:
+    with _storage(f"cannot copy to {target}"), hostpath.directory_path(target.parent) as parent:
         _require_room(parent, target.parent, size)
         temporary, old = (parent / f".{target.name}.{word()}.tmp" for word in (_new, _old))
         try:
@@ -153,12 +161,12 @@ def _file(source: Path, target: Path, mode: int) -> None:
     """Copy one file and see to it that it was the same from beginning to end."""
     point("copy", source)
     try:
-        fd = hostpath.opened(source, _LARGEST)
+        fd = hostpath.open_file(source, _MAX_FILE_BYTES)
     except OSError as error:
         raise durable.unreadable(source, error) from error
     with os.fdopen(fd, "rb") as reader, target.open("xb") as writer:
         before = os.fstat(fd)
-        shutil.copyfileobj(reader, writer, _AT_ONCE)
+        shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
         after = os.fstat(fd)
         writer.flush()
         os.fchown(writer.fileno(), os.geteuid(), os.getegid())

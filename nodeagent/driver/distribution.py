@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import hostpath
-from nodeagent.driver.other_modules import HOST
+from nodeagent.driver.other_modules import HOST_ROOT
 
 _RELEASE: Final = Path("etc/os-release")
 
@@ -40,14 +40,14 @@ def of_root(root: Path) -> Distribution:
 
 def of_host(root: Path) -> Distribution:
     """The node's own, through the driver pod's mount of /etc; else that of `root`."""
-    host = root / HOST.relative_to("/")
-    return _read(host if hostpath.is_file(hostpath.within(host, _RELEASE)) else root)
+    host = root / HOST_ROOT.relative_to("/")
+    return _read(host if hostpath.is_file(hostpath.resolve_in_root(host, _RELEASE)) else root)
 
 
 def _read(root: Path) -> Distribution:
     try:
         # a link to ../usr/lib/os-release on most (os-release(5))
-        lines = hostpath.read_text(hostpath.within(root, _RELEASE)).splitlines()
+        lines = hostpath.read_text(hostpath.resolve_in_root(root, _RELEASE)).splitlines()
     except OSError:
         lines = []
     fields = {}

@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 # The safety net of an hour-long wait: no slower than the toolkit's poll of today, 30 s, should a
 # file system ever keep the flag's creation from inotify.
-_RESYNC = 30.0
+_RESYNC_SECONDS = 30.0
 
 _TOOLKIT: Final = Path(__file__).parent / "toolkit"
 SCRIPTS: Final = ("dtk_nic_driver_build.sh", "entrypoint")
 """What the sidecar executes; for an image that has a shell and no nodeagent."""
 
-QUIET: Final = 900.0
+WARNING_SECONDS: Final = 900.0
 """Seconds without a new package after which the toolkit may be dead: three times what the longest
 whole build took that is on record (about 5 minutes)."""
 
@@ -212,14 +212,14 @@ class Progress:
         self._changed = self._warned = time.monotonic()
 
     def look(self) -> None:
-        """Log what is new, and a warning after each QUIET seconds without anything new."""
+        """Log new packages, and a warning after each WARNING_SECONDS without one."""
         now = time.monotonic()
         found = sorted(path.name for path in self._directory.glob(self._pattern))
         if found != self._seen:
             for name in sorted({*found} - {*self._seen}):
                 log.info("the driver toolkit has built %s", name, extra={"packages": len(found)})
             self._seen, self._changed, self._warned = found, now, now
-        elif now - self._warned >= QUIET:
+        elif now - self._warned >= WARNING_SECONDS:
             self._warned = now
             log.warning("the driver toolkit may be dead: %s", self.last_seen())
 
@@ -259,7 +259,7 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
                 *watches,
                 what="the driver toolkit's build",
                 timeout=settings.build_timeout,
-                resync=_RESYNC,
+                resync=_RESYNC_SECONDS,
             )
         except WaitTimeout as error:
             error.hint = (

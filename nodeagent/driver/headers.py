@@ -86,7 +86,9 @@ def _run(argv: list[str], stop: StopSignal | None) -> None:
 
 def _are_there(root: Path, release: str) -> bool:
     """A directory, or a link to one: an absolute link leads into `root`."""
-    return hostpath.is_directory(hostpath.within(root, Path("lib/modules", release, "build")))
+    return hostpath.is_directory(
+        hostpath.resolve_in_root(root, Path("lib/modules", release, "build"))
+    )
 
 
 def _missing(root: Path, release: str, name: str, package: str, why: str) -> UnavailableError:

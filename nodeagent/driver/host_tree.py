@@ -21,7 +21,7 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TREE: Final = Path("extra/mlnx-ofa_kernel")
+MODULES_DIRECTORY: Final = Path("extra/mlnx-ofa_kernel")
 """Where the packages put their modules, below lib/modules/<kernel>."""
 
 _XATTR = "security.selinux"
@@ -48,9 +48,9 @@ def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
     if not own.is_dir() or own.is_symlink():
         return False
     copies.tree(own, hosts, stop, prepare=label)
-    packages.index(release, settings.driver_root, "-b", str(other_modules.HOST))
+    packages.index(release, settings.driver_root, "-b", str(other_modules.HOST_ROOT))
     copies.remove(own)
-    durable.link(own, other_modules.HOST / "lib/modules" / release / TREE)
+    durable.link(own, other_modules.HOST_ROOT / "lib/modules" / release / MODULES_DIRECTORY)
     log.info("the modules are in the host's tree, %s", hosts)
     return True
 
@@ -87,9 +87,9 @@ def _refused(path: Path, error: OSError) -> StorageError:
 
 
 def _own(settings: Settings, release: str) -> Path:
-    return packages.module_tree(settings.driver_root, release) / TREE
+    return packages.module_tree(settings.driver_root, release) / MODULES_DIRECTORY
 
 
 def _hosts(settings: Settings, release: str) -> Path:
-    host = settings.driver_root / other_modules.HOST.relative_to("/")
-    return packages.module_tree(host, release) / TREE
+    host = settings.driver_root / other_modules.HOST_ROOT.relative_to("/")
+    return packages.module_tree(host, release) / MODULES_DIRECTORY

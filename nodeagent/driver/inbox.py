@@ -30,7 +30,7 @@ def runs(driver: NicDriver) -> bool:
     module, root = driver.settings.driver_module, driver.settings.driver_root
     if not driver.is_loaded():
         return False
-    tree = root / other_modules.HOST.relative_to("/")
+    tree = root / other_modules.HOST_ROOT.relative_to("/")
     path = modules.find(module, tree / "lib/modules" / os.uname().release / "kernel")
     if path is None:
         return not driver.loaded_is_installed()
@@ -42,7 +42,7 @@ def runs(driver: NicDriver) -> bool:
 def check_is_safe(driver: NicDriver) -> None:
     """Raise, before anything is touched, when it can't be done or something blocks a reload."""
     openibd.check_inbox(driver.settings)
-    found = preflight.Look(driver.settings, driver.sysfs, driver.proc).findings()
+    found = preflight.Preflight(driver.settings, driver.sysfs, driver.proc).findings()
     preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
 
 
@@ -53,7 +53,7 @@ def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
     """
     settings = driver.settings
     with rdma.netns_mode_kept(settings, driver.sysfs):
-        other_modules.send_away(settings, driver.sysfs)
+        other_modules.unload_dependents(settings, driver.sysfs)
         try:
             said = openibd.inbox(settings, stop)
         except WaitTimeout as error:
@@ -85,7 +85,7 @@ def _load(driver: NicDriver) -> None:
 
 
 def _tree(driver: NicDriver) -> Path | None:
-    return other_modules.HOST if other_modules.has_host_tree(driver.settings) else None
+    return other_modules.HOST_ROOT if other_modules.has_host_tree(driver.settings) else None
 
 
 def _try(module: str, root: Path, tree: Path | None) -> None:

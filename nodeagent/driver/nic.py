@@ -20,7 +20,7 @@ from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.process import Finished
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class NicDriver:
-    """The driver that DRIVER_MODULE names, and its stack. `mode`: sources or precompiled."""
+    """The driver that DRIVER_MODULE names, and its stack."""
 
     settings: Settings
-    mode: str
+    mode: Mode
     stop: StopSignal | None
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
@@ -65,7 +65,7 @@ class NicDriver:
         `sources` has it built, or finds what was built before, installs and indexes it; raises
         what delivery.deliver() raises. The loaded driver is not touched.
         """
-        if self.mode != "precompiled":
+        if self.mode != Mode.PRECOMPILED:
             delivery.deliver(self.settings, os.uname().release, self.stop)
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
@@ -90,7 +90,7 @@ class NicDriver:
         # it looks at every process, with psutil, which `status` need not load
         from nodeagent.driver import preflight  # noqa: PLC0415
 
-        look = preflight.Look(self.settings, self.sysfs, self.proc)
+        look = preflight.Preflight(self.settings, self.sysfs, self.proc)
         findings = look.findings()
         preflight.enforce(findings)
         return tuple(
@@ -128,7 +128,7 @@ class NicDriver:
                 blacklist.blacklisted(self.settings),
                 rdma.netns_mode_kept(self.settings, self.sysfs),
             ):
-                other_modules.send_away(self.settings, self.sysfs)
+                other_modules.unload_dependents(self.settings, self.sysfs)
                 try:
                     said = openibd.restart(self.settings, self.stop)
                 finally:
@@ -157,7 +157,7 @@ class NicDriver:
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
         has_hosts = other_modules.has_host_tree(self.settings) and self.is_loaded()
-        tree = other_modules.HOST if has_hosts and not self.loaded_is_installed() else None
+        tree = other_modules.HOST_ROOT if has_hosts and not self.loaded_is_installed() else None
         failed = []
         for module in wanted:
             try:
@@ -195,7 +195,7 @@ class NicDriver:
         """Rather any driver than none: the installed one, the host's own, the one of before."""
         driver, root = self.settings.driver_module, self.settings.driver_root
         has_host_tree = other_modules.has_host_tree(self.settings)
-        trees = [None, other_modules.HOST] if has_host_tree else [None]
+        trees = [None, other_modules.HOST_ROOT] if has_host_tree else [None]
         for tree in trees:
             if self.is_loaded():
                 return
@@ -207,7 +207,7 @@ class NicDriver:
                 log.warning("%s", error.message)
         old = next((each.loaded for each in before if each.module == driver), None)
         if old and not self.is_loaded():
-            other_modules.insert_old(driver, old, root)
+            other_modules.load_previous(driver, old, root)
 
     def _judge(
         self,

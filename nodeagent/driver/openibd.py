@@ -26,7 +26,7 @@ _SCRIPT = "/etc/init.d/openibd"
 _SCRIPTS = ("openibd", "mlnxofedctl")
 _CONTROL = "/usr/sbin/mlnxofedctl"
 
-RESERVE: Final = 20.0
+RESERVED_SECONDS: Final = 20.0
 """Seconds of the grace period that are kept back: to kill openibd, and to load a driver by hand."""
 
 
@@ -117,7 +117,7 @@ def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
 def time_left(settings: Settings, stop: StopSignal | None) -> float:
     """Seconds of the grace period that a restart may use, counted from the first signal."""
     elapsed = 0.0 if stop is None else stop.elapsed
-    return max(0.0, settings.grace_period - elapsed - RESERVE)
+    return max(0.0, settings.grace_period - elapsed - RESERVED_SECONDS)
 
 
 def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
@@ -147,7 +147,7 @@ def check_inbox(settings: Settings) -> None:
 
 
 def _below(settings: Settings, path: str) -> Path:
-    return hostpath.within(settings.driver_root, Path(path))
+    return hostpath.resolve_in_root(settings.driver_root, Path(path))
 
 
 def _log_line(line: str) -> None:

@@ -21,7 +21,7 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 PEERMEM = "nvidia_peermem"
-HOST = Path("/host")
+HOST_ROOT = Path("/host")
 """Where the driver pod has the host's directories; the path is that inside DRIVER_ROOT."""
 
 
@@ -30,9 +30,9 @@ def has_host_tree(settings: Settings) -> bool:
 
     Its lib may be a link; what modprobe(8) and depmod(8) are then given is a real directory.
     """
-    host = settings.driver_root / HOST.relative_to("/")
+    host = settings.driver_root / HOST_ROOT.relative_to("/")
     return hostpath.is_directory(
-        hostpath.within(host, Path("lib")) / "modules" / os.uname().release
+        hostpath.resolve_in_root(host, Path("lib")) / "modules" / os.uname().release
     )
 
 
@@ -46,10 +46,10 @@ def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) ->
         return
     for module in _missing(wanted, settings, sysfs):
         log.debug("loading %s from the host's tree", module)
-        modules.load(module, settings.driver_root, tree=HOST)
+        modules.load(module, settings.driver_root, tree=HOST_ROOT)
 
 
-def insert_old(module: str, srcversion: str, root: Path) -> None:
+def load_previous(module: str, srcversion: str, root: Path) -> None:
     """Load the build of before from wherever it still lies below lib/modules, if it does.
 
     The packages install beside the kernel's own tree, and kmod then sees their module only.
@@ -65,7 +65,7 @@ def insert_old(module: str, srcversion: str, root: Path) -> None:
         log.warning("%s", error.message)
 
 
-def send_away(settings: Settings, sysfs: Path) -> None:
+def unload_dependents(settings: Settings, sysfs: Path) -> None:
     """Unload what holds the stack and may go. KernelError when one does not: see its holders."""
     going = set(settings.auxiliary_modules)
     if settings.unload_storage_modules:
@@ -75,10 +75,10 @@ def send_away(settings: Settings, sysfs: Path) -> None:
     for module in _dependents_first(going, sysfs):
         log.info("unloading %s", module)
         modules.unload(module, settings.driver_root)
-    _send_peermem_away(settings, sysfs)
+    _unload_peermem(settings, sysfs)
 
 
-def _send_peermem_away(settings: Settings, sysfs: Path) -> None:
+def _unload_peermem(settings: Settings, sysfs: Path) -> None:
     count = modules.refcount(PEERMEM, sysfs)
     if count:
         raise KernelError(

@@ -227,7 +227,7 @@ def module_tree(root: Path, release: str) -> Path:
 
     That link is followed, inside `root`; none below it is.
     """
-    return hostpath.within(root, Path("lib")) / "modules" / release
+    return hostpath.resolve_in_root(root, Path("lib")) / "modules" / release
 
 
 def require_installed(module: str, brought: frozenset[str], settings: Settings) -> None:

@@ -21,7 +21,7 @@ from nodeagent.errors import AgentError
 from nodeagent.kernel import modules
 from nodeagent.kernel.modules import Loaded
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.settings import Settings
+from nodeagent.settings import PodLosses, Settings
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class PreflightFailed(AgentError):
 
 
 @dataclass(frozen=True)
-class Look:
+class Preflight:
     """One look at this node, through /sys, /proc and /dev."""
 
     settings: Settings
@@ -98,7 +98,7 @@ class Look:
 
     @property
     def _keeps_pods(self) -> bool:
-        return self.settings.pod_losses == "block"
+        return self.settings.pod_losses == PodLosses.BLOCK
 
     def _allowed(self) -> Iterator[Finding]:
         if missing := [*privileges.lacking(self.sysfs, self.proc)]:

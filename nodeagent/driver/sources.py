@@ -21,9 +21,9 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SCRIPT: Final = "install.pl"
+INSTALL_SCRIPT: Final = "install.pl"
 
-TOOLKIT: Final = (
+TOOLKIT_ARGUMENTS: Final = (
     *("--build-only", "--kernel-only"),
     *("--without-knem", "--without-iser", "--without-isert", "--without-srp"),
     *("--with-mlnx-tools", "--with-ofed-scripts", "--copy-ifnames-udev"),
@@ -38,10 +38,10 @@ LAST_LINES: Final = 20
 def directory(settings: Settings) -> Path:
     """NVIDIA_NIC_DRIVER_PATH below DRIVER_ROOT; NoInputError unless install.pl is there."""
     given = settings.nic_driver_path or Path("/")
-    place = hostpath.within(settings.driver_root, given)
-    if not hostpath.is_file(place / SCRIPT):
+    place = hostpath.resolve_in_root(settings.driver_root, given)
+    if not hostpath.is_file(place / INSTALL_SCRIPT):
         raise NoInputError(
-            f"there are no sources of the driver: no {SCRIPT} in {place}",
+            f"there are no sources of the driver: no {INSTALL_SCRIPT} in {place}",
             hint="NVIDIA_NIC_DRIVER_PATH names the directory of the sources in the driver's image",
         )
     return place
@@ -58,7 +58,7 @@ def appended(settings: Settings, family: str) -> tuple[str, ...]:
 def arguments(settings: Settings, release: str) -> tuple[str, ...]:
     """All that install.pl is called with on this node, in the toolkit or without it."""
     if settings.dtk_build:
-        return (*TOOLKIT, *appended(settings, "redhat"))
+        return (*TOOLKIT_ARGUMENTS, *appended(settings, "redhat"))
     family = distribution.of_root(settings.driver_root).family
     suffix = _suffix(family)
     without = ("knem", "iser", "isert", "srp", "kernel-mft", "mlnx-rdma-rxe")
@@ -81,7 +81,7 @@ def compile_here(settings: Settings, release: str, stop: StopSignal | None) -> P
     """
     place = directory(settings)
     headers.ensure(settings, release, stop)
-    script = f"/{(place / SCRIPT).relative_to(settings.driver_root)}"
+    script = f"/{(place / INSTALL_SCRIPT).relative_to(settings.driver_root)}"
     argv = process.in_root(settings.driver_root, [script, *arguments(settings, release)])
     log.info("building the driver %s for %s", settings.nic_driver_ver, release)
     build(argv, settings.build_timeout, stop)
@@ -96,10 +96,11 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
     if done.returncode:
         said = [line for line in f"{done.output}\n{done.errors}".splitlines() if line.strip()]
         quoted = "\n".join(f"  {line}" for line in said[-LAST_LINES:])
+        program = argv[-1] if len(argv) == 1 else INSTALL_SCRIPT
         raise UnavailableError(
-            f"the driver could not be built: {argv[-1] if len(argv) == 1 else SCRIPT} exited "
-            f"{done.returncode}, its output ends in:\n{quoted}",
-            hint="the log above has all of it, and names further logs of the build",
+            f"cannot build the driver: {program} exited with status {done.returncode}; the end of "
+            f"its output:\n{quoted}",
+            hint="the log above has the whole output; it names further logs of the build",
         )
     log.info("the build has ended", extra={"elapsed": round(time.monotonic() - started, 3)})
 

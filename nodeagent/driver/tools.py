@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import UnavailableError
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 _ALWAYS: Final = {"modinfo": "kmod", "modprobe": "kmod", "rmmod": "kmod"}
 _SOURCES: Final = {"depmod": "kmod"}
 _INSTALLERS: Final = ("rpm", "dpkg")
 
 
-def check(settings: Settings, mode: str) -> None:
+def check(settings: Settings, mode: Mode) -> None:
     """UnavailableError names every program that `mode` needs and DRIVER_ROOT does not have."""
     missing = [*_missing(settings.driver_root, mode)]
     if missing:
@@ -31,12 +31,12 @@ def check(settings: Settings, mode: str) -> None:
         )
 
 
-def _missing(root: Path, mode: str) -> Iterator[str]:
-    needed = _ALWAYS | (_SOURCES if mode == "sources" else {})
+def _missing(root: Path, mode: Mode) -> Iterator[str]:
+    needed = _ALWAYS | (_SOURCES if mode == Mode.SOURCES else {})
     for name, package in needed.items():
         if _find(name, root) is None:
             yield f"{name} (package {package})"
-    if mode == "sources" and not any(_find(name, root) for name in _INSTALLERS):
+    if mode == Mode.SOURCES and not any(_find(name, root) for name in _INSTALLERS):
         yield f"neither {' nor '.join(_INSTALLERS)}, to install the driver's packages with"
 
 

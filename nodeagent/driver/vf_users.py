@@ -12,7 +12,7 @@ from nodeagent.driver.findings import Finding
 from nodeagent.kernel import modules, rooms
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
-from nodeagent.settings import Settings
+from nodeagent.settings import PodInterfaces, PodLosses, Settings
 from nodeagent.state.namespaces import Namespace
 
 Device = tuple[str, str]
@@ -38,7 +38,7 @@ class _Look:
     @property
     def _blocks(self) -> bool:
         """Whether a pod's loss does."""
-        return self._strict or self.settings.pod_losses == "block"
+        return self._strict or self.settings.pod_losses == PodLosses.BLOCK
 
     @cached_property
     def _tree(self) -> Sysfs:
@@ -78,7 +78,7 @@ class _Look:
         """VFs whose interface is not here: those that can't be put back."""
         elsewhere = self._tree.rdma_devices_elsewhere()
         found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
-        if self.settings.pod_interfaces == "report":
+        if self.settings.pod_interfaces == PodInterfaces.REPORT:
             for device, (namespace, _) in found.items():
                 yield Finding(
                     "pods",

@@ -330,7 +330,7 @@ class FileWatch(_Held):
     def _add(self, directory: Path, mask: int) -> int | None:
         """Watch a directory; on one that is watched already the mask is replaced. None: missing."""
         try:
-            with hostpath.anchored(directory) as place:
+            with hostpath.directory_path(directory) as place:
                 watch = int(self._libc.inotify_add_watch(self._fd, os.fsencode(place), mask))
                 number = ctypes.get_errno()
         except (FileNotFoundError, NotADirectoryError):

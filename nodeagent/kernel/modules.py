@@ -196,7 +196,7 @@ def build_id_of(module: Installed, root: Path = Path("/")) -> str | None:
         return None  # "(builtin)", or no path of ours
     try:
         # /lib may be a link, and so are the modules of weak-updates (RHEL)
-        fd = hostpath.opened(hostpath.within(root, path.relative_to(root)))
+        fd = hostpath.open_file(hostpath.resolve_in_root(root, path.relative_to(root)))
         with os.fdopen(fd, "rb") as file:
             content = file.read()
         match path.suffix:

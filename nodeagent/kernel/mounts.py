@@ -56,7 +56,7 @@ def bind(source: Path, target: Path) -> None:
     """
     failed = f"mount {source} at {target}"
     try:
-        with hostpath.anchored(source) as origin, hostpath.anchored(target) as place:
+        with hostpath.directory_path(source) as origin, hostpath.directory_path(target) as place:
             _mount_call(str(origin), place, BIND | RECURSIVE, failed)
     except OSError as error:
         raise KernelError(f"cannot {failed}: {reason(error)}", errno=error.errno) from error
@@ -71,7 +71,7 @@ def unmount(target: Path) -> None:
     """Take away the topmost mount there with all below it, also while it is in use."""
     point("unmount", target)
     try:
-        with hostpath.anchored(target.parent) as parent:
+        with hostpath.directory_path(target.parent) as parent:
             if _libc().umount2(os.fsencode(parent / target.name), _DETACH | _NO_FOLLOW):
                 raise _refused(f"unmount {target}")
     except OSError as error:

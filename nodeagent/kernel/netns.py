@@ -161,7 +161,7 @@ class Namespaces:
         try:
             if path == own or _DESCRIPTOR.fullmatch(str(path)):
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            return hostpath.opened_if(path, self._require_namespace)
+            return hostpath.open_if(path, self._require_namespace)
         except OSError:
             return None
 

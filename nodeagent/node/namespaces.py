@@ -18,6 +18,7 @@ from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind, without
+from nodeagent.settings import PodInterfaces
 from nodeagent.state.model import Inside, NodeState
 from nodeagent.state.namespaces import Namespace
 
@@ -71,7 +72,7 @@ def reachable(node: Node, want: NodeState) -> tuple[NodeState, tuple[LeftBehind,
     """
     gone = {}
     for namespace in want.namespaces:
-        if node.settings.pod_interfaces == "report":
+        if node.settings.pod_interfaces == PodInterfaces.REPORT:
             gone[namespace.inode] = "POD_INTERFACES=report"
             continue
         try:

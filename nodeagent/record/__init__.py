@@ -1,1 +1,1 @@
-"""What the disk remembers of a reload: the journal, and the reports made of it."""
+"""The record of reloads on disk: the journal, and the reports made from it."""

@@ -1,15 +1,16 @@
-"""What the disk remembers: the snapshot, that a reload is in flight, the ready flag, the evidence.
+"""The state of a reload on disk: snapshots, the ready flag, the lock, and the journal.
 
-    STATE_DIR/open-snapshot.json   a reload is in flight: this is what the node must become again
-    STATE_DIR/last-snapshot.json   the one that was proven last
-    STATE_DIR/set-aside-snapshot.json  one that a reboot made void (OPEN_SNAPSHOT_AFTER_REBOOT)
-    STATE_DIR/journal.jsonl        a line a step and a note, for `status` and `timeline`
-    DRIVER_READY_PATH              the node is as it was, proven
-    LOCK_FILE_PATH                 flock(2): one driver container a node
+    STATE_DIR/open-snapshot.json   a reload is in progress: the state that the node must return to
+    STATE_DIR/last-snapshot.json   the snapshot that was restored and verified last
+    STATE_DIR/set-aside-snapshot.json  one that a reboot made obsolete (OPEN_SNAPSHOT_AFTER_REBOOT)
+    STATE_DIR/journal.jsonl        one record per line, for `status` and `timeline`
+    DRIVER_READY_PATH              the ready flag: the node is verified to be as it was
+    LOCK_FILE_PATH                 flock(2): one driver container per node
 
-A snapshot is never overwritten while it is open, and a damaged one is never taken for none: what
-the node looks like after a broken reload is damage, not intent. The records are evidence: no
-decision reads them, and a disk too full for them stops nothing.
+An open snapshot is never overwritten, and a damaged one is an error, not a missing one: the state
+of a node in the middle of a reload is not the one that its administrator set up. The journal's
+records are for people. No decision depends on them, and a full disk that does not take them does
+not stop a reload.
 """
 
 from __future__ import annotations
@@ -22,30 +23,40 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
 from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageError
-from nodeagent.hostpath import found
+from nodeagent.hostpath import lstat
 from nodeagent.machine import boot_id
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import Snapshot
 from nodeagent.trace import point
 
-RECORDS_LIMIT: Final = 1024 * 1024
-"""Bytes: a journal that has grown beyond becomes the old one, and the older one goes."""
+RECORDS_LIMIT_BYTES: Final = 1024 * 1024
+"""A larger journal is renamed to journal.old.jsonl, which replaces the one before."""
 
-_LONGEST_UPTIME: Final = 1e10  # seconds, 300 years
+_MAX_UPTIME_SECONDS: Final = 1e10  # seconds, 300 years
 
-KINDS: Final = ("start", "done", "failed", "interrupted", "note")
+
+class RecordKind(StrEnum):
+    """The kinds of record: the beginning of a step, the ways it can end, and a note."""
+
+    START = "start"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    NOTE = "note"
+
 
 POD_INTERFACE_LOST: Final = "pod-interface-lost"
-"""A note whose facts are `uid` or `namespace` and `pod`, or all, and `message`: what a pod had and
-could not be given back. With cluster integration it becomes an Event on that pod."""
+"""A note: a pod lost an interface for good, described by `message`. The facts `uid`, or `namespace`
+and `pod`, identify the pod. With cluster integration the note becomes an Event on that pod."""
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +65,8 @@ log = logging.getLogger(__name__)
 class Record:
     """One line of the journal.
 
-    `at` is ISO 8601 in UTC with milliseconds; `clock` is CLOCK_BOOTTIME in seconds, which counts
-    suspended time too and compares only within one `boot`. `run` is one per process.
+    `at` is ISO 8601 in UTC with milliseconds. `clock` is CLOCK_BOOTTIME in seconds, which includes
+    suspended time and is comparable only within the same `boot`. `run` identifies the process.
     """
 
     at: str
@@ -63,13 +74,13 @@ class Record:
     boot: str
     run: str
     pid: int
-    kind: str
+    kind: RecordKind
     name: str
     facts: Mapping[str, str]
 
 
 class Journal:
-    """The durable files of this node, and the records of this run."""
+    """The files of this node, and the records of this process."""
 
     def __init__(self, settings: Settings) -> None:
         self.ready_path = settings.ready_path
@@ -84,85 +95,86 @@ class Journal:
         self._recording = True
 
     def clear_ready(self) -> None:
-        """Remove the ready flag, and what a killed writer left beside it. Needs the lock."""
+        """Remove the ready flag, and files of killed writers. The caller holds the lock."""
         durable.remove(self.ready_path)
         durable.remove_unfinished(self.ready_path)
         durable.remove_unfinished(self.open_path)
 
     def set_ready(self) -> None:
-        """Put the ready flag on disk: empty, mode 0644, because others than root wait for it."""
+        """Create the ready flag: empty, with mode 0644, because processes without root read it."""
         durable.make_directory(self.ready_path.parent, 0o755)
         durable.replace(self.ready_path, b"", 0o644)
 
     def is_ready(self) -> bool:
-        """The ready flag exists."""
+        """Whether the ready flag exists."""
         return durable.exists(self.ready_path)
 
     def has_open_snapshot(self) -> bool:
-        """A reload is in flight. True for a damaged snapshot too."""
+        """Whether a reload is in progress. True for a damaged snapshot, too."""
         return durable.exists(self.open_path)
 
     def open_snapshot(self) -> Snapshot | None:
-        """The snapshot of the reload in flight; None when there is none; DataError when damaged."""
+        """The snapshot of the reload in progress; None if there is none. DataError if damaged."""
         return self._load(self.open_path)
 
     def last_snapshot(self) -> Snapshot | None:
-        """The snapshot that was closed last, None when there is none; DataError when damaged."""
+        """The snapshot that was closed last; None if there is none. DataError if damaged."""
         return self._load(self.last_path)
 
     def save(self, snapshot: Snapshot) -> Snapshot:
-        """Open a snapshot: when this returns, it lasts. It never replaces an open one.
+        """Write `snapshot` durably as the open one.
 
-        StorageError, also when one is open: the driver must not be touched then.
+        StorageError if it cannot be written, or a snapshot is open already. The caller must then
+        not touch the driver.
         """
         durable.make_private_directory(self.state_dir)
         if not durable.create(self.open_path, seal(snapshot).encode(), 0o600):
             raise StorageError(
-                f"{self.open_path} exists: a snapshot is open, and it is not overwritten",
-                hint="`nodeagent reload` finishes the work that it belongs to",
+                f"cannot save a snapshot: {self.open_path} exists, so a reload is in progress",
+                hint="run `nodeagent reload` to finish that reload",
             )
         return snapshot
 
     def close_snapshot(self) -> None:
-        """The node is proven: the open snapshot becomes the last one."""
+        """Rename the open snapshot to the last one: the node is verified."""
         if self.has_open_snapshot():
             durable.rename(self.open_path, self.last_path)
 
     def save_as_last(self, snapshot: Snapshot) -> Snapshot:
-        """The node as it is, with nothing to be put back: in the last one's place. StorageError."""
+        """Write `snapshot` durably as the last one. StorageError."""
         durable.make_private_directory(self.state_dir)
         durable.replace(self.last_path, seal(snapshot).encode(), 0o600)
         return snapshot
 
     def set_aside(self) -> Path:
-        """The open snapshot is no longer to be restored: it stays, under the name returned."""
+        """Rename the open snapshot to the set-aside one, which is not restored; return its path."""
         durable.rename(self.open_path, self.aside_path)
         return self.aside_path
 
     @contextmanager
     def step(self, name: str, **facts: str) -> Iterator[None]:
-        """Record that a step began and how it ended; an error goes on its way."""
+        """Record the beginning of a step and how it ends. Errors of the block are raised again."""
         began = _clock()
-        self._record("start", name, facts)
+        self._record(RecordKind.START, name, facts)
         log.debug("%s began", name, extra={"step": name})
         try:
             yield
         except Stopped:
-            self._record("interrupted", name, facts)
+            self._record(RecordKind.INTERRUPTED, name, facts)
             raise
         except BaseException as error:
             said = error.message if isinstance(error, AgentError) else repr(error)
-            self._record("failed", name, facts | {"message": said})
+            self._record(RecordKind.FAILED, name, facts | {"message": said})
             raise
-        self._record("done", name, facts)
+        self._record(RecordKind.DONE, name, facts)
         log.info("%s done", name, extra={"step": name, "elapsed": _clock() - began})
 
     def note(self, event: str, **facts: str) -> None:
-        """Record something seen: `vfs-gone`, `vfs-back`, `srcversion` …"""
-        self._record("note", event, facts)
+        """Record an observation: `vfs-gone`, `vfs-back`, `srcversion` …"""
+        self._record(RecordKind.NOTE, event, facts)
 
     def records(self) -> tuple[Record, ...]:
-        """What is on record, oldest first. Lines that are none (torn, foreign) are left out."""
+        """All records, oldest first. Other lines (truncated, foreign) are skipped."""
         found: list[Record] = []
         for path in (self.old_records_path, self.records_path):
             lines = (durable.read_own(path) or b"").splitlines()
@@ -176,8 +188,8 @@ class Journal:
         data = durable.read_own(path)
         return None if data is None else unseal(data, str(path), sealed=True)
 
-    def _record(self, kind: str, name: str, facts: Mapping[str, str]) -> None:
-        """Append one record; a disk that does not take it is said once, and stops nothing."""
+    def _record(self, kind: RecordKind, name: str, facts: Mapping[str, str]) -> None:
+        """Append one record. If that fails, log it once and stop recording."""
         if not self._recording:
             return
         self._boot = self._boot or boot_id()
@@ -194,22 +206,22 @@ class Journal:
         try:
             durable.make_private_directory(self.state_dir)
             line = json.dumps(fields).encode() + b"\n"
-            size = durable.append(self.records_path, line, sync=kind not in {"start", "note"})
-            if size > RECORDS_LIMIT:
+            is_end = kind not in {RecordKind.START, RecordKind.NOTE}
+            size = durable.append(self.records_path, line, sync=is_end)
+            if size > RECORDS_LIMIT_BYTES:
                 durable.rename(self.records_path, self.old_records_path)
         except (OSError, StorageError) as error:
             self._recording = False
-            log.warning("no more records of this run: %s: %s", self.records_path, error)
+            log.warning("cannot write %s, recording stops: %s", self.records_path, error)
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[int]:
-    """Hold the lock file: yields its descriptor. BusyError when another process holds it.
+    """Hold the lock file; yields its descriptor. BusyError if another process holds it.
 
-    flock(2) belongs to the open file, so it survives execve(2) with the descriptor, and goes with
-    the last process that has it: there is no stale lock, though a child may outlive whom it was
-    locked by. The file stays. StorageError where there can be no lock: two agents would be worse
-    than none.
+    The flock(2) belongs to the open file description. It survives execve(2), and the kernel
+    releases it when the last process closes the file; that can be a child of the process that
+    locked it. The file itself is not removed. StorageError if the file cannot be locked.
     """
     durable.make_directory(path.parent, 0o755)
     point("lock", path)
@@ -225,7 +237,7 @@ def lock(path: Path) -> Iterator[int]:
         os.close(fd)
         raise StorageError(
             f"cannot lock {path}: {error.strerror}",
-            hint="that file system may have no locks: set LOCK_FILE_PATH to one on a local one",
+            hint="the file system may not support locks: set LOCK_FILE_PATH to a local one",
         ) from error
     try:
         yield fd
@@ -234,26 +246,26 @@ def lock(path: Path) -> Iterator[int]:
 
 
 def _check_named(fd: int, path: Path) -> None:
-    """BlockingIOError when the file is another's by now: who removed it may lock what came then."""
-    facts = found(path)
+    """BlockingIOError if `path` is another file by now: another process can lock that one."""
+    facts = lstat(path)
     if facts is None or not os.path.samestat(facts, os.fstat(fd)):
         raise BlockingIOError
 
 
 @contextmanager
 def adopted(fd: int, path: Path) -> Iterator[int]:
-    """Go on holding the lock file with a descriptor that an execve(2) left us.
+    """Keep the lock file locked by a descriptor that was inherited through execve(2).
 
-    BusyError when it is not that: then somebody else may hold the lock.
+    BusyError if the descriptor is not that of the lock file.
     """
     try:
         ours, theirs = os.fstat(fd), path.lstat()
-        is_it = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
-        if is_it:
+        is_lock = os.path.samestat(ours, theirs)
+        if is_lock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (OSError, OverflowError):  # no file has a number that large
-        is_it = False
-    if not is_it:
+    except (OSError, OverflowError):  # a number too large for a descriptor
+        is_lock = False
+    if not is_lock:
         raise _busy(path)
     os.set_inheritable(fd, False)
     try:
@@ -266,9 +278,9 @@ def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:
     """The processes that hold a flock on `path`; 0 for one in another PID namespace.
 
     /proc/locks (fs/locks.c, lock_get_status()): `1: FLOCK  ADVISORY  WRITE 812 00:18:1345 0 EOF`,
-    device in hexadecimal, inode in decimal. The number is that of the process that locked it: when
-    that is gone, a child has kept the file open, and is found by its descriptors (proc_pid_fd(5)).
-    A look does not take the lock.
+    device in hexadecimal, inode in decimal. The PID is that of the process that took the lock. If
+    it has exited, a child has the file open, and is found in /proc/PID/fd (proc_pid_fd(5)).
+    The lock is not taken.
     """
     try:
         facts = path.lstat()
@@ -284,7 +296,7 @@ def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:
 
 
 def _with_open(wanted: os.stat_result, proc: Path) -> Iterator[int]:
-    """Processes other than this one that have this very file open."""
+    """The processes, other than this one, that have this file open."""
     for directory in proc.glob("[0-9]*/fd"):
         pid = int(directory.parent.name)
         if pid != os.getpid() and _has_open(directory, wanted):
@@ -295,29 +307,28 @@ def _has_open(directory: Path, wanted: os.stat_result) -> bool:
     try:
         entries = [*directory.iterdir()]
     except OSError:
-        return False  # it has ended, or is not ours to look at
+        return False  # the process has exited, or belongs to another user
     for each in entries:
-        with suppress(OSError):  # closed since: the others count all the same
+        with suppress(OSError):  # closed meanwhile
             if os.path.samestat(each.stat(), wanted):
                 return True
     return False
 
 
 def seal(snapshot: Snapshot) -> str:
-    """A snapshot as our own files hold it: an object of `sha256` and `snapshot`.
+    """A snapshot in the form of nodeagent's own files: an object of `sha256` and `snapshot`.
 
-    An envelope, not a second file or a trailing line: one rename writes both, and the file stays
-    JSON that people and jq can read (`jq .snapshot`). The sum is that of the compact, key-sorted
-    form: `jq -jcS .snapshot FILE | sha256sum`.
+    With both in one file, a single rename replaces them, and jq can read it (`jq .snapshot`). The
+    checksum is that of the compact form with sorted keys: `jq -jcS .snapshot FILE | sha256sum`.
     """
     plain = json.loads(snapshot_to_json(snapshot))
     return json.dumps({"sha256": _sum(plain), "snapshot": plain}, indent=2, sort_keys=True) + "\n"
 
 
 def unseal(data: bytes, source: str, *, sealed: bool) -> Snapshot:
-    """The reverse of `seal`. Not `sealed`: what `nodeagent snapshot` prints is accepted as well.
+    """The snapshot of a sealed file, its checksum verified. DataError names `source`.
 
-    DataError names `source` and what to do about it.
+    Unless `sealed`, the output of `nodeagent snapshot`, which has no checksum, is accepted as well.
     """
     try:
         text = data.decode()
@@ -329,15 +340,15 @@ def unseal(data: bytes, source: str, *, sealed: bool) -> Snapshot:
             raise _damaged(source, "it has no checksum")
         return snapshot_from_json(text, source)
     if plain["sha256"] != _sum(plain["snapshot"]):
-        raise _damaged(source, "its checksum is not that of its content")
+        raise _damaged(source, "its checksum does not match its content")
     return snapshot_from_json(json.dumps(plain["snapshot"]), source)
 
 
 def _damaged(source: str, why: str) -> DataError:
     return DataError(
         f"{source} is damaged: {why}",
-        hint="nothing is restored from it. Look at it; when it is of no use, move it away and set "
-        "the node's VFs up again before the next reload",
+        hint="nodeagent restores nothing from it. If it cannot be repaired, move it away and set "
+        "up the node's VFs again before the next reload",
     )
 
 
@@ -351,14 +362,15 @@ def _busy(path: Path) -> BusyError:
     by = f"process {pids[0]}" if pids else "a process in another container"
     return BusyError(
         f"{path} is locked by {by}: another agent runs on this node",
-        hint="`nodeagent status` shows what it does; an agent in a pod ends with its pod",
+        hint="see `nodeagent status`; to end an agent in a pod, delete the pod",
     )
 
 
 def _parse_record(line: bytes) -> Record | None:
-    """A record, or None for a line that is none: evidence is read with tolerance."""
+    """The record of a line; None if it is not one."""
     try:
         record = Record(**json.loads(line))
+        record = replace(record, kind=RecordKind(record.kind))
         aware = record.at.endswith("Z") and datetime.fromisoformat(record.at)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -370,8 +382,8 @@ def _parse_record(line: bytes) -> Record | None:
         (record.name, str),
         (record.facts, dict),
     )
-    good = aware and record.kind in KINDS and all(isinstance(v, kind) for v, kind in typed)
-    good = good and 0 <= record.clock < _LONGEST_UPTIME  # NaN is not; integers may have any size
+    good = aware and all(isinstance(value, types) for value, types in typed)
+    good = good and 0 <= record.clock < _MAX_UPTIME_SECONDS  # neither NaN nor a huge integer
     return record if good and all(isinstance(v, str) for v in record.facts.values()) else None
 
 

@@ -1,7 +1,7 @@
-"""The timeline as a report to hand on: Markdown, in the form in which the field writes upgrades up.
+"""The timeline as a report in Markdown, in the usual form of an upgrade report.
 
-First which build of the driver was loaded at which checkpoint, then each run phase by phase, then
-every duration in one table. Times are UTC.
+It has the srcversion at each checkpoint, then the phases of each run, then a table of all
+durations. Times are UTC.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from nodeagent.record.timeline import Checkpoint, Run
 from nodeagent.render import visible
 
 _MEANING = {
-    "build": "the driver is built, or found, and installed",
-    "preflight": "nothing that would make the reload fail or hurt",
-    "snapshot": "the node's SR-IOV state is saved, before the driver goes",
-    "restart": "the old driver is unloaded and the installed one loaded",
-    "inbox": "the host's own driver is put back",
-    "restore": "every PF and VF is put back as it was saved",
-    "verify": "the node is looked at again: nothing differs",
+    "build": "the driver was built, or found built, and installed",
+    "preflight": "nothing was found that would make the reload fail or do harm",
+    "snapshot": "the node's SR-IOV state was saved before the driver was unloaded",
+    "restart": "the old driver was unloaded and the installed one loaded",
+    "inbox": "the host's own driver was loaded again",
+    "restore": "every PF and VF was restored from the snapshot",
+    "verify": "the node was compared with the snapshot: nothing differs",
 }
 
 
@@ -40,7 +40,7 @@ def _tracking(runs: Sequence[Run], driver: str) -> Iterator[str]:
 
 
 def _moments(looks: Sequence[Checkpoint]) -> Iterator[tuple[str, Checkpoint]]:
-    """What was loaded first, what is installed, and what was loaded in the end."""
+    """The checkpoints that count: loaded at first, installed, loaded at last."""
     loaded = [look for look in looks if look.name == "loaded"]
     installed = [look for look in looks if look.name == "installed"]
     yield from (("loaded before", look) for look in loaded[:1])

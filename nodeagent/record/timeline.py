@@ -1,8 +1,8 @@
-"""The journal as a report: phases, durations, srcversions, how long the VFs were gone.
+"""The runs on record: phases, durations, srcversions, and how long the VFs were gone.
 
-Notes that it reads: `run` (mode, driver), `ready`, `terminated`, `failed` (message), `srcversion`
-(checkpoint, and a srcversion a module), `vfs-gone`, `vfs-back`, `probe` (target, sent, lost, gap,
-at). Anything else is left alone.
+It reads these notes of the journal: `run` (mode, driver), `ready`, `terminated`, `failed`
+(message), `srcversion` (checkpoint, and a srcversion for each module), `vfs-gone`, `vfs-back`,
+`probe` (target, sent, lost, gap, at), `drift`, `drift-over`. It ignores others.
 """
 
 from __future__ import annotations
@@ -11,30 +11,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+from typing import Final
 
-from nodeagent.record.journal import Record
+from nodeagent.record.journal import Record, RecordKind
 from nodeagent.render import Screen, table, visible
+
+
+class Result(StrEnum):
+    """The results of a phase (`done` …) and of a run (`ready`, `terminated` …)."""
+
+    DONE = "done"
+    READY = "ready"
+    TERMINATED = "terminated"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Stopped by a signal."""
+    RUNNING = "running"
+    CUT_SHORT = "cut short"
+    """Killed, or ended by a reboot."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One step of a run. `at` is ISO 8601 in UTC; `seconds` is None when the end is not on record.
-
-    `result` is done, failed, interrupted, running, or `cut short` (killed in the middle of it).
-    """
+    """One step of a run. `at` is ISO 8601 in UTC; `seconds` is None if the end is not on record."""
 
     name: str
     at: str
     seconds: float | None
-    result: str
+    result: Result
     message: str
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One look at the driver's modules: pairs of module and srcversion (`none`: it has none).
+    """The srcversions at one moment: pairs of module and srcversion, or `none` if it has none.
 
-    `name` is `installed` (what modinfo says of the disk) or `loaded` (what /sys/module says).
+    `name` is `installed` (from modinfo(8)) or `loaded` (from /sys/module).
     """
 
     name: str
@@ -44,7 +57,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Window:
-    """The time in which the VFs were gone. It can outlast a run that was killed."""
+    """The time during which the VFs were gone. It can span several runs if one was killed."""
 
     gone: str
     back: str | None
@@ -53,7 +66,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Echoes:
-    """What became of the echoes of a `--probe`: the longest time without an answer began `at`."""
+    """The result of a `--probe`: `gap` is the longest time without an answer; it began `at`."""
 
     target: str
     sent: int
@@ -64,32 +77,28 @@ class Echoes:
 
 @dataclass(frozen=True)
 class Run:
-    """One process of the agent.
-
-    `driver` is its version. `result` is ready, terminated, failed, interrupted, running or cut
-    short.
-    """
+    """One process of the agent. `driver` is the version of the driver."""
 
     run: str
     at: str
     mode: str
     driver: str
-    result: str
+    result: Result
     message: str
     seconds: float
     phases: tuple[Phase, ...]
     checkpoints: tuple[Checkpoint, ...]
     windows: tuple[Window, ...]
     drifts: tuple[str, ...] = ()
-    """With WATCH_DRIFT: what changed while it was ready, a line each."""
+    """With WATCH_DRIFT: one line for each change of the node while the agent was ready."""
     echoes: tuple[Echoes, ...] = ()
 
 
 def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run, ...]:
     """Every run on record, oldest first.
 
-    `now` is a reading of CLOCK_BOOTTIME while an agent is alive, and None when none is: it makes
-    the difference between `running` and `cut short` for the last run.
+    `now` is the present CLOCK_BOOTTIME if an agent is alive, else None. It decides whether an
+    unfinished last run is `running` or `cut short`.
     """
     names = list(dict.fromkeys(record.run for record in records))
     windows = list(_windows(records))
@@ -102,7 +111,7 @@ def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run
 
 
 def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
-    """The report as people read it."""
+    """The timeline as text."""
     shown: list[str] = []
     for run in runs:
         shown += [""] if shown else []
@@ -112,8 +121,8 @@ def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
 
 def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
     first, last = records[0], records[-1]
-    notes = {record.name: record for record in records if record.kind == "note"}
-    end = notes.get("ready", last)  # what was noted later happened while it was ready
+    notes = {record.name: record for record in records if record.kind == RecordKind.NOTE}
+    end = notes.get("ready", last)  # later notes are of the time when it was ready
     facts = notes["run"].facts if "run" in notes else {}
     phases = tuple(_phases(records, now))
     result, message = _result(notes, phases, alive=now is not None)
@@ -124,7 +133,7 @@ def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | No
         driver=facts.get("driver", ""),
         result=result,
         message=message,
-        seconds=round((now if result == "running" and now else end.clock) - first.clock, 3),
+        seconds=round((now if result == Result.RUNNING and now else end.clock) - first.clock, 3),
         phases=phases,
         checkpoints=tuple(_checkpoints(records)),
         windows=windows,
@@ -137,50 +146,60 @@ def _drifts(records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         facts = record.facts
         where = f"{record.at}  {facts.get('target', '?')} {facts.get('attribute', '?')}"
-        if record.kind == "note" and record.name == "drift":
+        if record.kind == RecordKind.NOTE and record.name == "drift":
             yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
-        elif record.kind == "note" and record.name == "drift-over":
+        elif record.kind == RecordKind.NOTE and record.name == "drift-over":
             yield f"{where}: as it was"
 
 
-def _result(notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool) -> tuple[str, str]:
+def _result(
+    notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool
+) -> tuple[Result, str]:
     if "failed" in notes:
-        return "failed", notes["failed"].facts.get("message", "")
+        return Result.FAILED, notes["failed"].facts.get("message", "")
     if "ready" in notes:
-        return "ready", ""
+        return Result.READY, ""
     if "terminated" in notes:
-        return "terminated", ""
-    if phases and phases[-1].result in {"failed", "interrupted"}:
+        return Result.TERMINATED, ""
+    if phases and phases[-1].result in {Result.FAILED, Result.INTERRUPTED}:
         return phases[-1].result, phases[-1].message
-    return ("running" if alive else "cut short"), ""
+    return (Result.RUNNING if alive else Result.CUT_SHORT), ""
 
 
 def _phases(records: Sequence[Record], now: float | None) -> Iterator[Phase]:
     for at, record in enumerate(records):
-        if record.kind != "start":
+        if record.kind != RecordKind.START:
             continue
         later = records[at + 1 :]
-        ends = (r for r in later if r.name == record.name and r.kind not in {"start", "note"})
+        ends = (r for r in later if r.name == record.name and r.kind in _RESULTS)
         end = next(ends, None)
         if end is not None:
             seconds: float | None = round(end.clock - record.clock, 3)
-            yield Phase(record.name, record.at, seconds, end.kind, end.facts.get("message", ""))
+            message = end.facts.get("message", "")
+            yield Phase(record.name, record.at, seconds, _RESULTS[end.kind], message)
         elif now is not None:
-            yield Phase(record.name, record.at, round(now - record.clock, 3), "running", "")
+            yield Phase(record.name, record.at, round(now - record.clock, 3), Result.RUNNING, "")
         else:
-            yield Phase(record.name, record.at, None, "cut short", "")
+            yield Phase(record.name, record.at, None, Result.CUT_SHORT, "")
+
+
+_RESULTS: Final = {
+    RecordKind.DONE: Result.DONE,
+    RecordKind.FAILED: Result.FAILED,
+    RecordKind.INTERRUPTED: Result.INTERRUPTED,
+}
 
 
 def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
     for record in records:
-        if record.kind == "note" and record.name == "srcversion":
+        if record.kind == RecordKind.NOTE and record.name == "srcversion":
             versions = tuple((k, v) for k, v in record.facts.items() if k != "checkpoint")
             yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
 
 
 def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
     for record in records:
-        if record.kind == "note" and record.name == "probe":
+        if record.kind == RecordKind.NOTE and record.name == "probe":
             facts = record.facts
             with suppress(KeyError, ValueError):
                 numbers = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
@@ -188,10 +207,10 @@ def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
 
 
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
-    """Pairs of the run in which a window ended (or began, when it has not ended) and the window."""
+    """Each window with the run in which it ended, or in which it began if it has not ended."""
     gone: Record | None = None
     for record in records:
-        if record.kind != "note":
+        if record.kind != RecordKind.NOTE:
             continue
         if record.name == "vfs-gone":
             gone = gone or record
@@ -203,7 +222,7 @@ def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
 
 
 def _between(first: Record, second: Record) -> float:
-    """Seconds between two records; over a reboot only the wall clock knows."""
+    """Seconds between two records; across a reboot, by the wall clock."""
     if first.boot == second.boot:
         return round(second.clock - first.clock, 3)
     wall = datetime.fromisoformat(second.at) - datetime.fromisoformat(first.at)
@@ -211,7 +230,7 @@ def _between(first: Record, second: Record) -> float:
 
 
 def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
-    ended = f"{run.result} {'for' if run.result == 'running' else 'after'} {_for(run.seconds)}"
+    ended = f"{run.result} {'for' if run.result == Result.RUNNING else 'after'} {_for(run.seconds)}"
     yield f"run {visible(run.run)}  {visible(run.mode)}  {_date(run.at)}  {ended}"
     rows = [(p.name, _time(p.at), f"{_for(p.seconds):>9}", p.result) for p in run.phases]
     yield from table(("phase", "start", "duration", "result"), rows, screen, indent="  ")
@@ -234,7 +253,7 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
 def _srcversion_table(
     checkpoints: Sequence[Checkpoint],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """A row a module: installed, loaded at first and, when there was a second look, at last."""
+    """One row per module: its srcversion as installed, as loaded at first, and at last."""
     installed = [dict(each.srcversions) for each in checkpoints if each.name == "installed"]
     loaded = [dict(each.srcversions) for each in checkpoints if each.name == "loaded"]
     looks = (installed[-1:] or [{}], loaded[:1] or [{}], loaded[1:][-1:] or [{}])

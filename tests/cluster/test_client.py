@@ -159,7 +159,7 @@ def test_no_credentials_at_all(tmp_path: Path) -> None:
 def test_list_goes_page_by_page(
     client: Client, proxy: Proxy, server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nodeagent.cluster.client.PAGE", 2)
+    monkeypatch.setattr("nodeagent.cluster.client.PAGE_SIZE", 2)
     for number in range(5):
         server.create(f"/api/v1/namespaces/{namespace}/pods", _pod(f"p{number}"))
     assert len(client.list_all(kinds.POD, namespace)) == 5

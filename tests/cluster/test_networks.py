@@ -137,7 +137,7 @@ def test_two_writers_are_caught_in_the_act(
         _until_there(server, f"{path}/fought")
         timer = threading.Timer(0.8, server.merge, (f"{path}/fought", complete, "workaround"))
         timer.start()
-        found = check(networks.LOOK)
+        found = check(networks.WATCH_SECONDS)
         timer.join()
     assert set(found) == {"no-resource-in-config", "overwritten"}
     assert "sriov-network-operator and workaround" in found["overwritten"].evidence
@@ -188,7 +188,7 @@ def test_incomplete_is_not_there_yet(
     began = time.monotonic()
     (arrival,) = arrivals.wait(client, settings, ["half"], namespace, timeout=20)
     assert 0.8 < arrival.seconds < 3
-    assert time.monotonic() - began >= arrival.seconds + arrivals.STABLE - 0.1
+    assert time.monotonic() - began >= arrival.seconds + arrivals.STABLE_SECONDS - 0.1
 
 
 def test_overwritten_before_it_was_stable_is_not_there(

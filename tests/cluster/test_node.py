@@ -13,7 +13,7 @@ from nodeagent.cluster import announce, gates
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import NotFound, Unreachable
 from nodeagent.errors import WaitTimeout
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
 from nodeagent.settings import Settings
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Object, Server
@@ -24,7 +24,7 @@ EVENTS = "/api/v1/namespaces/default/events"
 def record(seconds: float, kind: str, name: str, *, run: str = "r1", **facts: str) -> Record:
     at = datetime.now(UTC) - timedelta(hours=1) + timedelta(seconds=seconds)
     stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Record(stamp, seconds, "boot", run, 1, kind, name, facts)
+    return Record(stamp, seconds, "boot", run, 1, RecordKind(kind), name, facts)
 
 
 STORY = (

@@ -34,7 +34,7 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel import modules
 from nodeagent.kernel.events import StopSignal
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 from tests.support import lab
 from tests.support.lab import PATIENCE, Gate, Nodeagent, State, sh
 
@@ -66,7 +66,7 @@ def driver(tmp_path: Path) -> NicDriver:
         dtk_shared_dir=tmp_path / "shared",
         build_timeout=PATIENCE,
     )
-    return NicDriver(settings, "sources", None)
+    return NicDriver(settings, Mode.SOURCES, None)
 
 
 def sources(driver: NicDriver) -> Path:
@@ -457,11 +457,11 @@ def test_on_rhel_the_modules_are_in_the_hosts_tree_and_labelled(here: NicDriver)
         Path("/host/etc/os-release").write_text('ID="rhel"\nVERSION_ID="9.4"\n')
         hosts = Path("/host/lib/modules", RELEASE)
         sh(f"mkdir -p {hosts}; cp /lib/modules/{RELEASE}/modules.* {hosts}")
-        own = Path("/lib/modules", RELEASE, host_tree.TREE)
+        own = Path("/lib/modules", RELEASE, host_tree.MODULES_DIRECTORY)
         for _ in range(2):
             here.ensure_built()
-            assert own.readlink() == hosts / host_tree.TREE
-            (module,) = (hosts / host_tree.TREE).rglob("mlx5_core.ko")
+            assert own.readlink() == hosts / host_tree.MODULES_DIRECTORY
+            (module,) = (hosts / host_tree.MODULES_DIRECTORY).rglob("mlx5_core.ko")
             label = os.getxattr(module, "security.selinux")
             assert label == b"system_u:object_r:modules_object_t:s0\0"
             assert installed() == lab.srcversion_of("B")

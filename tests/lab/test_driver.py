@@ -25,7 +25,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, Stopped, WaitTimeout
 from nodeagent.kernel import modules, process, udev
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, wait_until_clear
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 SWITCHES = Path("/run/lab/openibd.switches")
 OPENIBD_LOG = Path("/run/lab/openibd.log")
@@ -67,7 +67,7 @@ def _build_a_runs() -> Iterator[None]:
 @pytest.fixture
 def driver() -> NicDriver:
     settings = replace(Settings(), blacklist_file=BLACKLIST, restart_timeout=60.0)
-    return NicDriver(settings, "precompiled", None)
+    return NicDriver(settings, Mode.PRECOMPILED, None)
 
 
 def failure(driver: NicDriver) -> KernelError:

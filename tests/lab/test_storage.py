@@ -170,7 +170,7 @@ def test_a_quota_and_when_it_is_lifted_a_disk_that_becomes_full_and_read_only_in
     lab.hook("pre-start", f"dd if=/dev/zero of={disk}/ballast bs=64k; mount -o remount,ro {disk}")
     failed = nodeagent.start("run", "precompiled", STATE_DIR=state)
     assert failed.wait() == 1, failed.log  # as `run` says of any failure
-    assert "no more records of this run" in failed.log
+    assert "journal.jsonl, recording stops" in failed.log
     assert f"{state}/open-snapshot.json" in failed.log
     assert "Read-only file system" in failed.log
     assert not nodeagent.ready.exists()
@@ -198,7 +198,7 @@ def test_a_lock_file_where_there_are_no_locks(
         run = nodeagent.call("reload", status=74, LOCK_FILE_PATH=path)
     assert fuse.SETLK in server.asked
     assert f"cannot lock {path}: {os.strerror(errno.ENOLCK)}" in run.log
-    assert "set LOCK_FILE_PATH to one on a local one" in run.log
+    assert "set LOCK_FILE_PATH to a local one" in run.log
     assert "Traceback" not in run.log
     assert not nodeagent.state_dir.exists()
     assert not nodeagent.ready.exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.driver.nic import NicDriver
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 # modinfo -0 [-b ROOT] MODULE...: what `installed` and `described` have written of each.
 MODINFO: Final = """#!/bin/sh
@@ -197,7 +197,7 @@ def make(tmp_path: Path) -> Host:
         build_timeout=0.1,
     )
     driver = NicDriver(
-        settings, "precompiled", None, sysfs=tmp_path / "sys", proc=tmp_path / "proc"
+        settings, Mode.PRECOMPILED, None, sysfs=tmp_path / "sys", proc=tmp_path / "proc"
     )
     host = Host(tmp_path, driver)
     settings.blacklist_file.parent.mkdir()

@@ -36,7 +36,7 @@ from nodeagent.errors import (
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.record.journal import Journal, lock, unseal
-from nodeagent.settings import Settings
+from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 
 ROOT = Path(life.__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ def test_when_proven_it_becomes_the_holder_with_lock_and_flag(
     became: list[tuple[int, str, str, list[str]]],
 ) -> None:
     tell(proven)
-    assert life.run("precompiled", settings, "text") == 0
+    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
     ((lock_fd, ready, log_format, then),) = became
     assert (ready, log_format) == (str(settings.ready_path), "text")
     assert then[1:3] == ["-m", "nodeagent"]
@@ -138,7 +138,7 @@ def test_the_signals_are_blocked_when_it_becomes_the_holder(
         hold, "become", lambda *_: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     )
     monkeypatch.setattr(hold, "until_stopped", lambda *_: 0)
-    life.run("precompiled", settings, "text")
+    life.run(Mode.PRECOMPILED, settings, "text")
     assert {signal.SIGTERM, signal.SIGINT} <= masks[0]  # type: ignore[operator] # a set of signals
 
 
@@ -149,7 +149,7 @@ def test_a_flag_from_before_is_gone_while_working(
     settings.ready_path.parent.mkdir()
     settings.ready_path.touch()
     tell(lambda node, journal, driver, share: seen.append(journal.is_ready()))
-    life.run("precompiled", settings, "text")
+    life.run(Mode.PRECOMPILED, settings, "text")
     assert seen == [False]
 
 
@@ -165,7 +165,7 @@ def test_an_error_takes_the_flag_with_it(
 
     tell(told)
     with pytest.raises(type(error)):
-        life.run("precompiled", settings, "text")
+        life.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.ready_path.exists()
     with lock(settings.lock_path):
         pass
@@ -177,7 +177,7 @@ def test_a_failure_is_on_record(settings: Settings, tell: Callable[[Story], None
 
     tell(told)
     with pytest.raises(KernelError):
-        life.reload_once("precompiled", settings)
+        life.reload_once(Mode.PRECOMPILED, settings)
     last = Journal(settings).records()[-1]
     assert (last.name, last.facts) == ("failed", {"message": "no driver"})
 
@@ -186,7 +186,7 @@ def test_a_reload_by_hand_leaves_the_flag(
     settings: Settings, tell: Callable[[Story], None]
 ) -> None:
     tell(proven)
-    life.reload_once("precompiled", dataclasses.replace(settings, nic_driver_ver=None))
+    life.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None))
     assert settings.ready_path.exists()
     with lock(settings.lock_path):
         pass
@@ -204,7 +204,7 @@ def test_a_signal_while_waiting_ends_the_start(
 
     tell(told)
     with pytest.raises(Stopped):
-        life.run("precompiled", settings, "text")
+        life.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.ready_path.exists()
 
 
@@ -216,7 +216,7 @@ def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
         os.kill(os.getpid(), signal.SIGTERM)
 
     tell(told)
-    assert life.run("precompiled", settings, "text") == 0
+    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
     assert not settings.ready_path.exists()
     assert became == []
 
@@ -232,7 +232,7 @@ def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
 
     tell(told)
     with pytest.raises(Stopped):
-        life.run("precompiled", settings, "text")
+        life.run(Mode.PRECOMPILED, settings, "text")
 
 
 def test_without_the_execve_it_holds_as_it_is(
@@ -254,7 +254,7 @@ def test_without_the_execve_it_holds_as_it_is(
         return 0
 
     monkeypatch.setattr(hold, "_become_the_agent", told)
-    assert life.run("precompiled", settings, "text") == 0
+    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
     assert not settings.ready_path.exists()
     assert "staying as we are" in caplog.text
     assert "terminate" in ended[0]
@@ -266,7 +266,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from nodeagent.agent import life
 from nodeagent import logs
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 class NoNode:
     def __init__(self, settings, stop): pass
@@ -284,7 +284,7 @@ script = "#!/bin/sh\\ntest $1 = -m && exec echo now: $* >&2\\nexec " + sys.execu
 python.write_text(script + " $*\\n")
 python.chmod(0o755)
 sys.executable = str(python)
-life.run("precompiled", Settings(nic_driver_ver="1", ready_path=run / "ready",
+life.run(Mode.PRECOMPILED, Settings(nic_driver_ver="1", ready_path=run / "ready",
     lock_path=run / "lock", state_dir=run / "state", blacklist_file=run / "b/b.conf"), "text")
 """
 
@@ -374,7 +374,7 @@ def test_a_start_that_is_stopped_puts_the_drivers_back_and_a_failed_one_does_not
 
     tell(told)
     with pytest.raises(type(error)):
-        life.run("precompiled", replace(settings, restore_driver=asked), "text")
+        life.run(Mode.PRECOMPILED, replace(settings, restore_driver=asked), "text")
     assert len(done) == times
 
 
@@ -396,7 +396,7 @@ def test_debug_mode_records_commands_and_waits_after_a_failure(
     )
     began = time.monotonic()
     with pytest.raises(KernelError, match="the kernel said no"):
-        life.run("precompiled", given, "text")
+        life.run(Mode.PRECOMPILED, given, "text")
     assert time.monotonic() - began >= seconds
     first, second = (tmp_path / "commands.log").read_text().splitlines()
     assert first.endswith("Z running /bin/sh -c 'exit 3'")
@@ -413,7 +413,7 @@ def test_a_signal_ends_the_pause_at_once(
     timer.start()
     began = time.monotonic()
     with pytest.raises(KernelError):
-        life.run("precompiled", given, "text")
+        life.run(Mode.PRECOMPILED, given, "text")
     timer.join()
     assert time.monotonic() - began < 20
 
@@ -427,7 +427,7 @@ def test_a_stop_is_no_failure_to_look_at(
     tell(stopped)
     given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=600.0)
     with pytest.raises(Stopped):
-        life.run("precompiled", given, "text")
+        life.run(Mode.PRECOMPILED, given, "text")
 
 
 def test_a_debug_log_that_is_a_link_is_refused(
@@ -437,7 +437,7 @@ def test_a_debug_log_that_is_a_link_is_refused(
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=0.0)
     with pytest.raises(StorageError, match="cannot open the debug log"):
-        life.run("precompiled", given, "text")
+        life.run(Mode.PRECOMPILED, given, "text")
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -447,7 +447,7 @@ def test_without_debug_mode_there_is_neither(
     tell(failing_after_a_command)
     given = replace(settings, debug_log_file=tmp_path / "log", debug_sleep=600.0)
     with pytest.raises(KernelError):
-        life.run("precompiled", given, "text")
+        life.run(Mode.PRECOMPILED, given, "text")
     assert not (tmp_path / "log").exists()
 
 
@@ -460,7 +460,7 @@ def test_a_second_agent_is_refused_and_disturbs_nothing(
     tell(proven)
     Journal(settings).set_ready()
     with lock(settings.lock_path), pytest.raises(BusyError):
-        life.run("precompiled", settings, "text")
+        life.run(Mode.PRECOMPILED, settings, "text")
     assert settings.ready_path.exists()
     assert Journal(settings).records() == ()
 
@@ -468,8 +468,8 @@ def test_a_second_agent_is_refused_and_disturbs_nothing(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda settings: life.run("precompiled", settings, "text"),
-        lambda settings: life.reload_once("precompiled", settings),
+        lambda settings: life.run(Mode.PRECOMPILED, settings, "text"),
+        lambda settings: life.reload_once(Mode.PRECOMPILED, settings),
         life.take_snapshot,
         lambda settings: life.restore(SNAPSHOT, settings),
     ],
@@ -491,7 +491,7 @@ def test_a_missing_version_touches_nothing(
 ) -> None:
     tell(proven)
     with pytest.raises(ConfigError, match="NVIDIA_NIC_DRIVER_VER"):
-        life.run("precompiled", dataclasses.replace(settings, nic_driver_ver=None), "text")
+        life.run(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None), "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -551,7 +551,7 @@ def test_an_open_snapshot_of_another_machine_stops_the_start(
     monkeypatch.setattr(machine, "machine_id", lambda: "f" * 32)
     Journal(settings).save(SNAPSHOT)
     with pytest.raises(DataError, match="taken on another machine") as caught:
-        life.run("precompiled", settings, "text")
+        life.run(Mode.PRECOMPILED, settings, "text")
     assert str(settings.state_dir) in (caught.value.hint or "")
     assert not settings.ready_path.exists()
     assert Journal(settings).has_open_snapshot()
@@ -567,7 +567,7 @@ def test_a_stale_blacklist_is_swept(
 ) -> None:
     settings.blacklist_file.write_text("")
     tell(proven)
-    life.run("precompiled", settings, "text")
+    life.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.blacklist_file.exists()
 
 
@@ -580,7 +580,7 @@ def test_bind_delay_is_ignored_with_one_warning(
     warnings: int,
 ) -> None:
     tell(proven)
-    life.reload_once("precompiled", dataclasses.replace(settings, bind_delay_sec=given))
+    life.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, bind_delay_sec=given))
     found = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len([r for r in found if "BIND_DELAY_SEC" in r.message]) == warnings == len(found)
 
@@ -623,7 +623,7 @@ def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
         journal.set_ready()
 
     tell(story)
-    life.reload_once("precompiled", settings)
+    life.reload_once(Mode.PRECOMPILED, settings)
     assert seen == [rebooted]
     assert "the node has rebooted since the snapshot of 2026-11-21T00:00:00" in caplog.text
     assert "rebooted" in [record.name for record in Journal(settings).records()]
@@ -642,7 +642,7 @@ def test_or_it_is_set_aside(
         journal.set_ready()
 
     tell(story)
-    life.reload_once("precompiled", replace(settings, after_reboot="set-aside"))
+    life.reload_once(Mode.PRECOMPILED, replace(settings, after_reboot=AfterReboot.SET_ASIDE))
     assert seen == [False]
     aside = settings.state_dir / "set-aside-snapshot.json"
     assert unseal(aside.read_bytes(), str(aside), sealed=True) == rebooted
@@ -655,5 +655,5 @@ def test_in_the_same_boot_there_is_nothing_to_say(
     tell(proven)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     Journal(settings).save(Snapshot("t", "", boot, "6.1", (), NodeState("mlx5_core", ())))
-    life.reload_once("precompiled", settings)
+    life.reload_once(Mode.PRECOMPILED, settings)
     assert "rebooted" not in caplog.text

@@ -99,7 +99,7 @@ def test_a_build(settings: Settings, files: dtk.HandOver) -> None:
     assert not files.start.exists()
     assert not files.failed.exists()
     arguments = (files.sources / "arguments").read_text().splitlines()
-    assert arguments == [*sources.TOOLKIT, "--without-mlnx-nvme", "--extra", "--a --b"]
+    assert arguments == [*sources.TOOLKIT_ARGUMENTS, "--without-mlnx-nvme", "--extra", "--a --b"]
 
 
 def fails(files: dtk.HandOver) -> None:
@@ -127,7 +127,7 @@ def is_gone(files: dtk.HandOver) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (fails, "install.pl exited 3, its output ends in:\n  error: no such header"),
+        (fails, "install.pl exited with status 3; the end of its output:\n  error: no such header"),
         (leaves_nothing, "the build left no packages below"),
         (leaves_half, "damaged or incomplete packages"),
         (leaves_another_module, "brings the module mlx5_core"),

@@ -21,7 +21,7 @@ from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
 from nodeagent.record.journal import Journal, lock, seal
-from nodeagent.settings import MODES, Settings
+from nodeagent.settings import RELOAD_MODES, Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
@@ -196,7 +196,7 @@ def test_run_knows_0_and_1(
     assert re.search(r"ERROR (no|stopped by a signal)|KeyError: 'a bug'", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [each.value for each in RELOAD_MODES])
 def test_a_mode_alone_is_the_driver_containers_argument_list(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
@@ -295,7 +295,7 @@ def test_snapshot_writes_a_file_whole(
     assert capsys.readouterr().out == ""
     assert (tmp_path / "out.json").read_text() == snapshot_to_json(SNAPSHOT)
     assert status_of(["snapshot", "-o", str(tmp_path / "no/out.json")]) == 74
-    assert "make its directory first" in capsys.readouterr().err
+    assert "create its directory first" in capsys.readouterr().err
 
 
 def test_snapshot_as_a_table(node: Callable[[Snapshot], None], capsys: Captured) -> None:
@@ -667,9 +667,10 @@ def test_settings_shows_every_variable(capsys: Captured, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLX5_AUXILIARY_MODULES", "")
     assert status_of(["settings"]) == 0
     text = capsys.readouterr().out
-    pattern = r"^DRIVER_MODULE +netdevsim +mlx5_core +environment +the PFs bound"
+    pattern = r"^DRIVER_MODULE +netdevsim +mlx5_core +environment +the driver to reload"
     assert re.search(pattern, text, re.MULTILINE)
-    assert re.search(r"^VF_TIMEOUT +120 +120 +s +default +until every VF", text, re.MULTILINE)
+    pattern = r"^VF_TIMEOUT +120 +120 +s +default +time limit for every VF"
+    assert re.search(pattern, text, re.MULTILINE)
     assert re.search(
         r"^MLX5_AUXILIARY_MODULES +\(none\) +mlx5_vdpa mlx5_fwctl ", text, re.MULTILINE
     )
@@ -754,5 +755,6 @@ def test_two_snapshots_compared(capsys: Captured, tmp_path: Path) -> None:
 def test_a_snapshot_compared_with_what_is_none(capsys: Captured, tmp_path: Path) -> None:
     one = tmp_path / "one"
     one.write_text(snapshot_to_json(SNAPSHOT))
-    assert status_of(["snapshot", "--diff", str(one), str(tmp_path / "none")]) == errors.NO_INPUT
+    missing = str(tmp_path / "none")
+    assert status_of(["snapshot", "--diff", str(one), missing]) == errors.ExitCode.NO_INPUT
     assert "none" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.cluster import capture, device_plugin, kinds, networks, operators
-from nodeagent.cluster.announce import LONGEST, Said, _unsaid, happenings
+from nodeagent.cluster.announce import MAX_MESSAGE_LENGTH, Announced, _unannounced, driver_events
 from nodeagent.cluster.networks import incomplete
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
 
 STAMP = "2025-11-11T12:43:30.447698451Z"
 START = f"{STAMP} {STAMP}\tINFO\tcontroller/controller.go:234\tStarting workers\t"
@@ -151,9 +151,9 @@ def test_difference_names_each_leaf() -> None:
 
 def test_reasons() -> None:
     def record(kind: str, name: str, **facts: str) -> Record:
-        return Record("2026-11-21T03:00:00.000Z", 1.0, "b", "r", 1, kind, name, facts)
+        return Record("2026-11-21T03:00:00.000Z", 1.0, "b", "r", 1, RecordKind(kind), name, facts)
 
-    found = happenings(
+    found = driver_events(
         [
             record("start", "build"),
             record("failed", "preflight", message="no"),
@@ -168,16 +168,16 @@ def test_reasons() -> None:
         "DriverReady",
     ]
     assert [each.is_warning for each in found] == [True, True, False]
-    assert len(found[1].message) == LONGEST
+    assert len(found[1].message) == MAX_MESSAGE_LENGTH
 
 
 def test_what_happened_in_one_millisecond_is_said_once_each() -> None:
     now = datetime.now(UTC).isoformat()
 
     def record(kind: str, name: str, **facts: str) -> Record:
-        return Record(now, 1.0, "b", "r", 1, kind, name, facts)
+        return Record(now, 1.0, "b", "r", 1, RecordKind(kind), name, facts)
 
-    found = happenings(
+    found = driver_events(
         [
             record("start", "restart"),
             record("note", POD_INTERFACE_LOST, namespace="a", pod="b", message="net1"),
@@ -187,4 +187,4 @@ def test_what_happened_in_one_millisecond_is_said_once_each() -> None:
     )
     assert len(found) == 4
     for number, each in enumerate(found, 1):
-        assert _unsaid(found, Said(each.at, each.key)) == found[number:]
+        assert _unannounced(found, Announced(each.at, each.key)) == found[number:]

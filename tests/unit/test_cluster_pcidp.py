@@ -58,7 +58,7 @@ def test_placeholder_when_none_is_left_and_then_nothing_changes() -> None:
     text = '{"resourceList": [{"resourceName": "a", "selectors": {"pciAddresses": ["x"]}}]}'
     pruned = prune(text, "x")
     assert json.loads(pruned.text) == {"resourceList": [pcidp.PLACEHOLDER]}
-    again = prune(pruned.text, pcidp.NOWHERE)
+    again = prune(pruned.text, pcidp.PLACEHOLDER_ADDRESS)
     assert again == pcidp.Pruned(pruned.text, ())
 
 
@@ -101,7 +101,7 @@ def test_what_is_left_is_what_json_would_leave(
     ]
     pruned = prune(text, *gone)
     assert json.loads(pruned.text) == {"resourceList": left or [pcidp.PLACEHOLDER]}
-    assert prune(pruned.text, *gone, pcidp.NOWHERE).text == pruned.text
+    assert prune(pruned.text, *gone, pcidp.PLACEHOLDER_ADDRESS).text == pruned.text
 
 
 def test_file_keeps_its_mode_and_links_are_refused(tmp_path: Path) -> None:

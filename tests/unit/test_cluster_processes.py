@@ -14,7 +14,7 @@ import pytest
 from nodeagent.agent import cluster_processes
 from nodeagent.cli.cluster import require_client
 from nodeagent.errors import RestoreFailed, Stopped, UnavailableError
-from nodeagent.settings import Settings
+from nodeagent.settings import ClusterIntegration, Settings
 
 POD = replace(Settings(), api_host="10.0.0.1", node_name="n")
 
@@ -32,8 +32,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (Settings(), False),
         (POD, True),
         (replace(POD, node_name=None), False),
-        (replace(POD, cluster_integration="off"), False),
-        (replace(Settings(), cluster_integration="on"), True),
+        (replace(POD, cluster_integration=ClusterIntegration.OFF), False),
+        (replace(Settings(), cluster_integration=ClusterIntegration.ON), True),
     ],
 )
 def test_only_where_it_is_wanted(

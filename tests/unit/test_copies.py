@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(
 def test_too_little_room_is_found_out_first(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies, "SPARE", 1 << 60)
+    monkeypatch.setattr(copies, "SPARE_BYTES", 1 << 60)
     monkeypatch.setattr(shutil, "copyfileobj", None)
     with pytest.raises(StorageError, match=r"not enough room in .* are free"):
         copies.tree(source, tmp_path / "target")

@@ -38,8 +38,8 @@ def settings(tmp_path: Path) -> Settings:
 class Script:
     """Between two looks something happens to the node; at the end a stop comes."""
 
-    def __init__(self, node: Node, *happenings: object) -> None:
-        self.node, self.left = node, list(happenings)
+    def __init__(self, node: Node, *driver_events: object) -> None:
+        self.node, self.left = node, list(driver_events)
 
     def __call__(self, *_: object) -> None:
         if not self.left:
@@ -50,11 +50,11 @@ class Script:
 
 
 def watched(
-    fake: FakeNode, settings: Settings, monkeypatch: pytest.MonkeyPatch, *happenings: object
+    fake: FakeNode, settings: Settings, monkeypatch: pytest.MonkeyPatch, *driver_events: object
 ) -> Journal:
     journal = Journal(settings)
     with fake.node(settings) as node:
-        monkeypatch.setattr(drift, "_sleep", Script(node, *happenings))
+        monkeypatch.setattr(drift, "_sleep", Script(node, *driver_events))
         with pytest.raises(Stopped):
             drift.watch(node, journal)
     return journal

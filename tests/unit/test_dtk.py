@@ -134,10 +134,10 @@ def test_progress_is_logged_and_a_quiet_toolkit_too(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     progress = dtk.Progress(flag.parent, VERSION)
     progress.look()
-    clock[0] += dtk.QUIET - 1
+    clock[0] += dtk.WARNING_SECONDS - 1
     package(flag, "mlnx-ofa_kernel.rpm")
     progress.look()
-    clock[0] += dtk.QUIET - 1
+    clock[0] += dtk.WARNING_SECONDS - 1
     progress.look()
     assert caplog.messages == ["the driver toolkit has built mlnx-ofa_kernel.rpm"]
     clock[0] += 1

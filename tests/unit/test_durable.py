@@ -111,7 +111,7 @@ def test_file_and_directory_are_synced_in_that_order(
 def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file or directory") as caught:
         durable.replace(tmp_path / "no/a", b"x", 0o600)
-    assert caught.value.hint == "make its directory first"
+    assert caught.value.hint == "create its directory first"
 
 
 def test_remove_tells_whether_there_was_one(tmp_path: Path) -> None:
@@ -218,7 +218,9 @@ def test_a_file_where_the_directory_should_be_is_refused(tmp_path: Path) -> None
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(StorageError, match="is not a directory"):
         durable.make_directory(tmp_path / "a", 0o700)
-    with pytest.raises(StorageError, match="link is a symbolic link, and nodeagent follows none"):
+    with pytest.raises(
+        StorageError, match="link is a symbolic link, which nodeagent does not follow"
+    ):
         durable.make_directory(tmp_path / "link", 0o700)
 
 
@@ -318,7 +320,7 @@ def test_a_device_is_not_opened_for_writing(tmp_path: Path) -> None:
 def test_read_own_refuses_a_second_name(tmp_path: Path) -> None:
     (tmp_path / "shadow").write_text("x")
     (tmp_path / "a").hardlink_to(tmp_path / "shadow")
-    with pytest.raises(DataError, match="2 names"):
+    with pytest.raises(DataError, match="2 hard links"):
         durable.read_own(tmp_path / "a")
 
 

@@ -60,7 +60,7 @@ def device(path: Path) -> None:
 
 def huge(path: Path) -> None:
     path.touch()
-    os.truncate(path, hostpath.LARGEST + 1)
+    os.truncate(path, hostpath.MAX_FILE_BYTES + 1)
 
 
 PLANTED: list[Callable[[Path], None]] = [link, os.mkfifo, unix_socket, device, huge, Path.mkdir]
@@ -71,7 +71,7 @@ planted = pytest.mark.parametrize("plant", PLANTED)
 def test_what_is_no_plain_file_is_not_opened(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     path = tmp_path / "x"
     plant(path)
-    with pytest.raises(OSError, match=r"plain file|symbolic links"):
+    with pytest.raises(OSError, match=r"regular file|symbolic links"):
         hostpath.read_text(path)
 
 
@@ -107,7 +107,7 @@ def test_an_anchor_stays_where_it_was(tmp_path: Path) -> None:
     """Whoever exchanges the directory afterwards exchanges another one."""
     (tmp_path / "a").mkdir()
     (tmp_path / "evil").mkdir()
-    with hostpath.anchored(tmp_path / "a") as anchor:
+    with hostpath.directory_path(tmp_path / "a") as anchor:
         (tmp_path / "a").rename(tmp_path / "b")
         (tmp_path / "a").symlink_to("evil")
         (anchor / "file").touch()
@@ -128,14 +128,14 @@ def test_an_anchor_stays_where_it_was(tmp_path: Path) -> None:
 def test_links_stay_inside(tmp_path: Path, links: dict[str, str], below: str, leads: str) -> None:
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
-    assert hostpath.within(tmp_path, Path(below)) == tmp_path / leads
+    assert hostpath.resolve_in_root(tmp_path, Path(below)) == tmp_path / leads
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
-        hostpath.read_text(hostpath.within(tmp_path, Path("a")))
+        hostpath.read_text(hostpath.resolve_in_root(tmp_path, Path("a")))
     settings = replace(Settings(), driver_root=tmp_path)
     (tmp_path / "etc").symlink_to("etc")
     with pytest.raises(UnavailableError, match="there is no"):
@@ -226,7 +226,7 @@ def test_the_headers_mount(tmp_path: Path, evil: Path, monkeypatch: pytest.Monke
     settings = replace(Settings(), drivers_mount=tmp_path / "run", driver_root=tmp_path / "root")
     monkeypatch.setattr(mounts, "on", lambda path: [path] if path == tmp_path / "run" else [])
     monkeypatch.setattr(mounts, "propagate", lambda *_: None)
-    with pytest.raises(StorageError, match="is a symbolic link, and nodeagent follows none"):
+    with pytest.raises(StorageError, match="is a symbolic link, which nodeagent does not follow"):
         exports.ensure(settings, tmp_path)
     with pytest.raises(KernelError, match="ELOOP"):
         mounts.bind(tmp_path / "root/usr/src", tmp_path / "run/usr/x")
@@ -289,7 +289,7 @@ def test_a_flag(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     shared.directory.mkdir()
     plant(shared.done)
     assert not dtk._is_done(settings, shared, "")
-    with pytest.raises(DataError, match=rf"{shared.done.name} is no plain file"):
+    with pytest.raises(DataError, match=rf"{shared.done.name} is not a regular file"):
         dtk.wait_for_build(settings, "6.1", None)
 
 
@@ -300,7 +300,7 @@ def test_a_link_on_the_way_to_a_flag(tmp_path: Path, evil: Path) -> None:
     (evil / "6.1").mkdir()
     (evil / "6.1" / shared.done.name).touch()
     assert not dtk._is_begun(shared, "")
-    with pytest.raises(DataError, match=f"{tmp_path}/shared is a link"):
+    with pytest.raises(DataError, match=f"{tmp_path}/shared is a symbolic link"):
         dtk.wait_for_build(settings, "6.1", None)
 
 

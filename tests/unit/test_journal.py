@@ -109,7 +109,7 @@ def test_a_snapshot_comes_back_as_it_was(kept: Journal) -> None:
 
 def test_an_open_snapshot_is_never_overwritten(kept: Journal) -> None:
     kept.save(SNAPSHOT)
-    with pytest.raises(StorageError, match="a snapshot is open"):
+    with pytest.raises(StorageError, match="a reload is in progress"):
         kept.save(dataclasses.replace(SNAPSHOT, kernel="other"))
     assert kept.open_snapshot() == SNAPSHOT
 
@@ -254,7 +254,7 @@ def test_a_clock_that_is_none(kept: Journal, clock: str) -> None:
 
 
 def test_records_are_bounded(kept: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "RECORDS_LIMIT", 2000)
+    monkeypatch.setattr(journal, "RECORDS_LIMIT_BYTES", 2000)
     for number in range(100):
         kept.note("tick", number=str(number))
     sizes = [path.stat().st_size for path in (kept.records_path, kept.old_records_path)]

@@ -59,7 +59,7 @@ def test_the_old_records_have_a_name_too(
     kept.note("first")
     size = (settings.state_dir / "journal.jsonl").stat().st_size
     line = size  # the next line is of the same length
-    monkeypatch.setattr(journal, "RECORDS_LIMIT", size + line)
+    monkeypatch.setattr(journal, "RECORDS_LIMIT_BYTES", size + line)
     kept.note("again")
     assert not (settings.state_dir / "journal.old.jsonl").exists(), "at the limit is not beyond"
     kept.note("third")
@@ -101,8 +101,8 @@ def test_a_lone_surrogate_has_a_sum_as_well() -> None:
 
 
 DAMAGED_HINT = (
-    "nothing is restored from it. Look at it; when it is of no use, move it away and set the "
-    "node's VFs up again before the next reload"
+    "nodeagent restores nothing from it. If it cannot be repaired, move it away and set up the "
+    "node's VFs again before the next reload"
 )
 
 
@@ -114,7 +114,7 @@ DAMAGED_HINT = (
         (snapshot_to_json(SNAPSHOT).encode(), "it has no checksum"),
         (
             seal(SNAPSHOT).replace('"6.1"', '"6.2"').encode(),
-            "its checksum is not that of its content",
+            "its checksum does not match its content",
         ),
     ],
 )
@@ -138,14 +138,14 @@ def test_what_is_said_when_one_is_open(kept: Journal) -> None:
     with pytest.raises(StorageError) as caught:
         kept.save(SNAPSHOT)
     assert caught.value.message == (
-        f"{kept.open_path} exists: a snapshot is open, and it is not overwritten"
+        f"cannot save a snapshot: {kept.open_path} exists, so a reload is in progress"
     )
-    assert caught.value.hint == "`nodeagent reload` finishes the work that it belongs to"
+    assert caught.value.hint == "run `nodeagent reload` to finish that reload"
 
 
 def test_what_is_said_when_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lock"
-    told = "`nodeagent status` shows what it does; an agent in a pod ends with its pod"
+    told = "see `nodeagent status`; to end an agent in a pod, delete the pod"
     for holders, who in (
         ((1,), "process 1"),
         ((0,), "a process in another container"),
@@ -207,7 +207,7 @@ def test_a_disk_that_takes_no_records_is_said_once(
     said = [record.message for record in caplog.records]
     assert len(said) == 1
     assert said[0].startswith(
-        f"no more records of this run: {settings.state_dir}/journal.jsonl: "
+        f"cannot write {settings.state_dir}/journal.jsonl, recording stops: "
         f"{settings.state_dir} is not a directory"
     )
 

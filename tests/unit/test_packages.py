@@ -220,7 +220,7 @@ def test_the_tree_of_modules_may_be_below_usr(root: Path, tmp_path: Path) -> Non
     packages.prepare_tree("6.1.0", merged)
     assert (merged / "usr/lib/modules/6.1.0/modules.order").exists()
     (merged / "usr/lib/modules/6.2.0").symlink_to(tmp_path)
-    with pytest.raises(StorageError, match="is a symbolic link, and nodeagent follows none"):
+    with pytest.raises(StorageError, match="is a symbolic link, which nodeagent does not follow"):
         packages.prepare_tree("6.2.0", merged)
     assert not (tmp_path / "modules.order").exists()
 

@@ -36,7 +36,7 @@ from nodeagent.plan.left_behind import without
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.render import Screen
-from nodeagent.settings import Settings
+from nodeagent.settings import PodInterfaces, Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
@@ -388,7 +388,7 @@ def test_what_is_not_put_back_and_why(
     monkeypatch: pytest.MonkeyPatch, setting: str, why: str
 ) -> None:
     with fake_node(monkeypatch) as fake:
-        wanted, left = reachable(fake.node(Settings(pod_interfaces=setting)), both())
+        wanted, left = reachable(fake.node(Settings(pod_interfaces=PodInterfaces(setting))), both())
     assert wanted.namespaces == ()
     assert [(each.index, each.name, each.why) for each in left] == [
         (0, "net1", why),

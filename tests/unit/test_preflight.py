@@ -17,7 +17,7 @@ import pytest
 from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
 from nodeagent.driver.findings import Finding
-from nodeagent.driver.preflight import STORAGE_LOADED, Look, PreflightFailed
+from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
 from nodeagent.kernel import rooms
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
@@ -38,7 +38,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 def look(host: Host, **settings: Any) -> tuple[Finding, ...]:
     changed = replace(host.driver.settings, **settings)
-    return Look(changed, host.root / "sys", host.root / "proc", host.root / "dev").findings()
+    return Preflight(changed, host.root / "sys", host.root / "proc", host.root / "dev").findings()
 
 
 def only(found: tuple[Finding, ...]) -> Finding:
@@ -231,7 +231,7 @@ def test_an_open_device(host: Host) -> None:
 def findings_with_real_processes(host: Host, **settings: Any) -> tuple[Finding, ...]:
     """Everything but the processes is the host's."""
     changed = replace(host.driver.settings, **settings)
-    found = Look(changed, host.root / "sys", Path("/proc"), host.root / "dev").findings()
+    found = Preflight(changed, host.root / "sys", Path("/proc"), host.root / "dev").findings()
     invisible = "the host's processes are not visible"
     return tuple(each for each in found if not each.what.startswith(invisible))
 
@@ -502,7 +502,7 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(preflight.Look, "findings", lambda self: found)
+    monkeypatch.setattr(preflight.Preflight, "findings", lambda self: found)
     monkeypatch.setattr("nodeagent.agent.life.require_root", lambda why: None)
     assert status_of(["preflight"]) == status
     assert capsys.readouterr().out.splitlines()[-1] == last

@@ -50,7 +50,7 @@ def test_the_readme_has_the_settings() -> None:
     """`scripts/readme-settings` writes the table."""
     readme = (TESTS.parent / "README.md").read_text()
     table = readme.partition("written by scripts/readme-settings -->\n")[2]
-    assert table.partition("<!-- end of settings -->")[0].splitlines() == settings.page()
+    assert table.partition("<!-- end of settings -->")[0].splitlines() == settings.markdown_table()
 
 
 # the attributes of README.md

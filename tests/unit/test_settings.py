@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nodeagent.errors import ConfigError
 from nodeagent.parse import Secret
 from nodeagent.record.journal import Journal
-from nodeagent.settings import STATE_FILES, WORDS, Settings, load, rows
+from nodeagent.settings import SPACE_SEPARATED, STATE_FILES, Settings, load, rows
 
 NAMES = [row.name for _, row in rows()]
 
@@ -45,7 +45,7 @@ def test_false_booleans_are_those_of_go(text: str) -> None:
     assert Settings.from_environment({"ENABLE_NFSRDMA": text}).enable_nfsrdma is False
 
 
-@pytest.mark.parametrize("name", [row.name for _, row in rows() if row.unit != WORDS])
+@pytest.mark.parametrize("name", [row.name for _, row in rows() if row.unit != SPACE_SEPARATED])
 def test_set_but_empty_is_not_set(name: str) -> None:
     assert Settings.from_environment({name: ""}) == Settings()
 

@@ -73,7 +73,7 @@ NFS = ["--without-mlnx-nfsrdma", "--without-mlnx-nvme"]
 
 def test_arguments_in_the_toolkit(settings: Settings) -> None:
     toolkit = replace(settings, dtk_build=True)
-    assert list(sources.arguments(toolkit, RELEASE)) == [*sources.TOOLKIT, *NFS]
+    assert list(sources.arguments(toolkit, RELEASE)) == [*sources.TOOLKIT_ARGUMENTS, *NFS]
     wanted = replace(toolkit, enable_nfsrdma=True, append_build_flags="--a '--b c'")
     assert sources.arguments(wanted, RELEASE)[-2:] == ("--a", "--b c")
     assert "--without-mlnx-nvme" not in sources.arguments(wanted, RELEASE)
@@ -99,7 +99,7 @@ def test_the_script_for_the_toolkit_has_the_same_arguments() -> None:
     script = Path(sources.__file__).parent / "toolkit/dtk_nic_driver_build.sh"
     (call,) = [part for part in script.read_text().split("\nrun ") if "--build-only" in part]
     words = shlex.split(call.partition("||")[0].replace("\\\n", " "))
-    assert words == ["$sources/install.pl", *sources.TOOLKIT, "$@"]
+    assert words == ["$sources/install.pl", *sources.TOOLKIT_ARGUMENTS, "$@"]
 
 
 def test_no_sources(settings: Settings) -> None:
@@ -125,7 +125,10 @@ def test_a_build_that_fails(settings: Settings, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UnavailableError) as caught:
         sources.compile_here(settings, RELEASE, None)
     lines = caught.value.message.splitlines()
-    assert lines[0] == "the driver could not be built: install.pl exited 5, its output ends in:"
+    assert (
+        lines[0]
+        == "cannot build the driver: install.pl exited with status 5; the end of its output:"
+    )
     assert len(lines) == 1 + sources.LAST_LINES
     assert lines[-1] == "  Failed to build mlnx-ofa_kernel"
 

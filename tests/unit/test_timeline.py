@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.record import report
-from nodeagent.record.journal import KINDS, Record
+from nodeagent.record.journal import Record, RecordKind
 from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
 
@@ -18,7 +18,7 @@ def record(
     clock: float, kind: str, name: str, run: str = "r1", boot: str = "b1", **facts: str
 ) -> Record:
     at = f"2026-11-21T12:{int(clock) // 60:02d}:{clock % 60:06.3f}Z"
-    return Record(at, clock, boot, run, 1, kind, name, facts)
+    return Record(at, clock, boot, run, 1, RecordKind(kind), name, facts)
 
 
 INSTALLED = {"mlx5_core": "B", "mlx5_ib": "C", "ib_core": "none"}
@@ -149,7 +149,7 @@ NAMES = [
         st.builds(
             record,
             st.floats(0, 3000),
-            st.sampled_from(KINDS),
+            st.sampled_from(RecordKind),
             st.sampled_from(NAMES),
             st.sampled_from(["r1", "r2"]),
             st.sampled_from(["b1", "b2"]),

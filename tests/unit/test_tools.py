@@ -9,7 +9,7 @@ import pytest
 
 from nodeagent.driver import tools
 from nodeagent.errors import UnavailableError
-from nodeagent.settings import Settings
+from nodeagent.settings import Mode, Settings
 
 
 def having(directory: Path, *names: str) -> Settings:
@@ -24,16 +24,16 @@ def having(directory: Path, *names: str) -> Settings:
 
 @pytest.mark.parametrize("installer", ["rpm", "dpkg"])
 def test_all_there(tmp_path: Path, installer: str) -> None:
-    tools.check(having(tmp_path, "modinfo", "modprobe", "rmmod", "depmod", installer), "sources")
+    tools.check(having(tmp_path, "modinfo", "modprobe", "rmmod", "depmod", installer), Mode.SOURCES)
 
 
 def test_precompiled_installs_nothing(tmp_path: Path) -> None:
-    tools.check(having(tmp_path, "modinfo", "modprobe", "rmmod"), "precompiled")
+    tools.check(having(tmp_path, "modinfo", "modprobe", "rmmod"), Mode.PRECOMPILED)
 
 
 def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as raised:
-        tools.check(having(tmp_path, "modinfo"), "sources")
+        tools.check(having(tmp_path, "modinfo"), Mode.SOURCES)
     for words in ("modprobe (package kmod)", "depmod (package kmod)", "neither rpm nor dpkg"):
         assert words in raised.value.message
     assert "modinfo" not in raised.value.message
@@ -43,7 +43,7 @@ def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_on_path_without_another_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     having(tmp_path, "modinfo", "modprobe", "rmmod")
     monkeypatch.setenv("PATH", str(tmp_path / "usr/sbin"))
-    tools.check(Settings(), "precompiled")
+    tools.check(Settings(), Mode.PRECOMPILED)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="not there: modinfo"):
-        tools.check(Settings(), "precompiled")
+        tools.check(Settings(), Mode.PRECOMPILED)
