@@ -98,7 +98,7 @@ MAY_LOOK = {
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "driver/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
         *("kernel/announcements.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
-        *("kernel/rooms.py", "machine.py", "node/devices.py", "node/node.py"),
+        *("kernel/rooms.py", "machine.py", "node/devices.py", "node/settle.py"),
     },
     "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
     "what people name on the command line": {"cli/input.py"},
