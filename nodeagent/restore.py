@@ -19,10 +19,11 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.plan import rdma
-from nodeagent.plan.differences import differences, headless, made_up, shared_macs, unseen
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.ethtool import no_longer_offered
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
+from nodeagent.plan.remarks import headless, made_up, shared_macs, unseen
 from nodeagent.plan.stack import without_stacked
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.state.model import NodeState, Snapshot

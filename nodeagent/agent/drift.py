@@ -17,7 +17,7 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.settle import watching
-from nodeagent.plan.differences import Difference, differences
+from nodeagent.plan.comparison import Difference, differences
 from nodeagent.record.journal import Journal
 from nodeagent.state.model import NodeState
 

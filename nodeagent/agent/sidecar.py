@@ -28,7 +28,7 @@ from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.settle import wait_for_pfs
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.record.journal import Journal, lock
 from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot

@@ -227,7 +227,7 @@ def verify(call: Call, source: str | None, output: str) -> int:
 
     Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
     """
-    from nodeagent.plan.differences import differences
+    from nodeagent.plan.comparison import differences
     from nodeagent.render import Marked, table
 
     loaded = call.settings()
@@ -346,7 +346,7 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
 def _compare(loaded: Settings, first: str, second: str) -> int:
     """Print what differs between two snapshots, each attribute once; the exit status."""
     from nodeagent.cli.input import content
-    from nodeagent.plan.differences import differences
+    from nodeagent.plan.comparison import differences
     from nodeagent.record.journal import unseal
     from nodeagent.render import Marked, table
 

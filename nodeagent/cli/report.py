@@ -69,7 +69,7 @@ def _driver(loaded: Settings) -> Iterable[str]:
 
 def _vfs(loaded: Settings) -> Iterable[str]:
     from nodeagent.agent import life
-    from nodeagent.plan.differences import differences
+    from nodeagent.plan.comparison import differences
     from nodeagent.record.journal import Journal
 
     journal = Journal(loaded)

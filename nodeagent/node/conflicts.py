@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from nodeagent.errors import RestoreFailed
-from nodeagent.plan.differences import Difference
+from nodeagent.plan.comparison import Difference
 
 log = logging.getLogger(__name__)
 

@@ -233,7 +233,7 @@ def _override_driver(attempt: Attempt, action: OverrideDriver) -> None:
 def _unbind_vf(node: Node, action: UnbindVf) -> None:
     function = _function(node, action.pf, action.index)
     now = node.sysfs.driver(action.pf.bus, function)
-    if now == action.driver:
+    if now != NO_DRIVER and action.driver in {None, now}:
         node.sysfs.unbind(action.pf.bus, function, now)
     elif now != NO_DRIVER:
         raise KernelError(f"is bound to {now} by now, not to {action.driver}: left alone")

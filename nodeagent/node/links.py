@@ -289,7 +289,7 @@ def _send(
 
 
 def _note(attempt: Attempt, target: Target, change: Change) -> None:
-    """What was set, by the names that `nodeagent.plan.differences` has for it."""
+    """What was set, by the names that `nodeagent.plan.comparison` has for it."""
     if isinstance(change, LinkChange | VfChange):
         for name, value in given(change).items():
             attempt.conflicts.note_sent(target_name(target), name, value)

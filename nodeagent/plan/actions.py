@@ -1,70 +1,20 @@
-"""What can be done to a node, one frozen dataclass an action, and the order in which it is done.
+"""What can be done to a node, one frozen dataclass an action.
 
 An action is an *ensure*: whoever performs it looks first and leaves alone what is already so. That
 is how one plan serves a VF whose netdev does not exist yet when the plan is made.
-
-The order of the stages, and the kernel's reason for each, is the table `STAGES`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from nodeagent.plan.stages import StageName
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Param, Port, Setting, Sysctl
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stacked
 from nodeagent.state.vf import VfAttributes
-
-STAGES: Final = (
-    # name, why it stands where it stands
-    ("bind PFs", "a PF without its driver has no sriov_numvfs to write (ENOENT)"),
-    ("remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"),
-    ("take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"),
-    ("free names", "two netdevs that swap names need a third name in between (EEXIST)"),
-    ("set parameters", "flow_steering_mode and such decide how the eswitch is made"),
-    (
-        "set PF ethtool",
-        "before the PF is up: rings, channels and pause restart an interface, carrier and all",
-    ),
-    ("set PF sysctls", "before the PF is up: they decide which addresses it gets by itself"),
-    (
-        "prepare PFs",
-        "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
-    ),
-    ("hold probing", "a VF that is probed before its MAC is set makes one up"),
-    ("create VFs", "virtfnN links appear one by one while the write is still blocking"),
-    ("unbind VFs", "an admin MAC reaches a VF's netdev only when the VF is bound again"),
-    ("set VFs", "what the PF holds is in place before the VF's driver looks at it"),
-    ("set eswitch", "after legacy's attributes are set, before VFs are bound (representors)"),
-    ("allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"),
-    ("bind VFs", "each VF is probed once, and comes up right"),
-    ("move VFs", "each VF goes into its pod as soon as it is settled, and waits for no other"),
-    ("set up in pods", "what is inside a namespace goes with the interface, and comes after it"),
-    ("put autoprobe back", "writing it probes nothing: it holds for the next VFs only"),
-    (
-        "set ethtool",
-        "of VFs and representors, which are there by now, if possible before they go up",
-    ),
-    ("set sysctls", "of VFs and representors, before they go up; after udev has named them"),
-    ("set VF netdevs", "MAC, MTU and name first, then up; after udev has finished with them"),
-    ("set representors", "they exist once the eswitch is in switchdev mode"),
-    ("name RDMA devices", "mlx5_ib makes its device after the function is bound; udev names it"),
-    ("move RDMA devices", "after its interface, and by the name that it has there"),
-    (
-        "set VFs late",
-        "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
-    ),
-    ("finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"),
-    ("add children", "a VLAN or MACVLAN names its parent by ifindex, and is up only if that is"),
-    ("join masters", "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go"),
-    ("add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"),
-    ("add neighbours", "a permanent neighbour goes when its link goes down (neigh_flush_dev())"),
-    ("add routes", "a route needs its source address, its gateway's subnet, and links that are up"),
-    ("add qdiscs", "a child of another hangs on its handle; they may come any time, so last"),
-)
 
 
 @dataclass(frozen=True)
@@ -134,12 +84,12 @@ class OverrideDriver:
 
 @dataclass(frozen=True)
 class UnbindVf:
-    """Ensure that a VF has no driver. `driver` is the one it is taken from."""
+    """Ensure that a VF has no driver. `driver` is the one it is taken from, None: whichever."""
 
     pf: DeviceHandle
     index: int
     address: str
-    driver: str
+    driver: str | None
 
 
 @dataclass(frozen=True)
@@ -267,5 +217,5 @@ Action = (
 class Stage:
     """Actions that may be performed in any order, after all those of the stages before."""
 
-    name: str
+    name: StageName
     actions: tuple[Action, ...]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from nodeagent.plan.actions import (
     Action,
@@ -35,12 +34,10 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.lines_stack import stacked_line
+from nodeagent.plan.stages import AFTER_UDEV
 from nodeagent.plan.sysctls import commands as sysctl_commands
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
-
-AFTER_UDEV: Final = ("move VFs", "set sysctls", "set VF netdevs", "set representors")
-"""Stages whose interfaces have just come: a shell has to wait until udev has named them."""
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
 
@@ -107,7 +104,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             driver = action.driver or '""'
             text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
         case UnbindVf():
-            text = f"echo {action.address} > {bus}/drivers/{action.driver}/unbind"
+            at = f"drivers/{action.driver}" if action.driver else f"devices/{action.address}/driver"
+            text = f"echo {action.address} > {bus}/{at}/unbind"
         case BindVf(override=True):
             text = f"echo {action.address} > {bus}/drivers_probe"
         case BindVf():

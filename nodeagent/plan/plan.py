@@ -1,24 +1,27 @@
 """What has to be done to turn one `NodeState` into another, as a value.
 
 `plan(want, have)` is a pure function. It returns stages of actions: stages one after the other,
-the actions of a stage in any order (and in parallel, where they are sysfs writes that block). An
-empty plan means that nothing differs. Dry-run prints it, restore performs it, verify demands that
-it is empty, and resuming after a crash is calling it again.
+the actions of a stage in any order (and in parallel, where they are sysfs writes that block).
+Dry-run prints it, restore performs it, and resuming after a crash is calling it again.
 
-Order, and the kernel's reason for it, is the table `STAGES` of `nodeagent.plan.actions`; how a
-plan is printed is `nodeagent.plan.lines`.
+`nodeagent.plan.comparison` says what differs: first on the node as it is, which tells what is made
+anew (PFs bound, VFs created and bound, `nodeagent.plan.made`), then on the node once that is made.
+Each of these differences becomes an action here, and what their order asks for is added: links that
+are taken down, names in between, probing that is held.
+
+The order, and the kernel's reason for it, is `nodeagent.plan.stages`; how a plan is printed is
+`nodeagent.plan.lines`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, assert_never
 
-from nodeagent.plan import rdma, sysctls
+from nodeagent.plan import ethtool, rdma, sysctls
 from nodeagent.plan.actions import (
-    STAGES,
     Action,
     BindPf,
     BindVf,
@@ -34,35 +37,71 @@ from nodeagent.plan.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.plan.ethtool import to_set
+from nodeagent.plan.comparison import Difference, Subject, differences
+from nodeagent.plan.made import (
+    binding,
+    keeps_another_mac,
+    mac_of,
+    must_create,
+    once_made,
+    untouched,
+)
 from nodeagent.plan.pods import pod_actions
 from nodeagent.plan.stack import stack_actions
-from nodeagent.state.addresses import Mac
-from nodeagent.state.attributes import at_once, changed, fresh, given, later, needs_down
+from nodeagent.plan.stages import StageName
+from nodeagent.state.attributes import (
+    at_once,
+    changed,
+    fresh,
+    given,
+    later,
+    needs_down,
+    together,
+)
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, Port, Vf
+from nodeagent.state.model import Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.stack import Stack
 from nodeagent.state.vf import VfAttributes
 
 TEMPORARY_NAME: Final = "natmp"
 
-FRESH: Final = fresh(VfAttributes)
-FRESH_LINK: Final = fresh(LinkAttributes)
+MAKING: Final = {Subject.PF, Subject.FUNCTIONS, Subject.DRIVER}
+"""What is as wanted once devices are made; the other differences are compared again then."""
+
+OF_VFS: Final = {
+    *(Subject.VF, Subject.DRIVER, Subject.OVERRIDE),
+    *(Subject.INTERFACE, Subject.LINK, Subject.ETHTOOL),
+}
+"""What is done to VFs while their PF is up."""
+
+Step = tuple[StageName, Action]
 
 
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     """The stages that turn `have` into `want`; PFs that `want` does not name are left alone."""
-    found: dict[str, list[Action]] = {name: [] for name, _ in STAGES}
+    now = [each for each in differences(want, have) if not each.is_anothers]
+    if not now:
+        return ()
+    made = once_made(want, have)
+    then = differences(want, made)
+    found: dict[StageName, list[Action]] = {name: [] for name in StageName}
     for pf in want.pfs:
-        for stage, action in _pf_actions(pf, have.pf(pf.handle), want.driver):
+        todo = Todo()
+        for each in (*(each for each in now if each.subject in MAKING), *then):
+            if each.on is not None and each.on.pf == pf.handle:
+                whole = each.subject is Subject.FUNCTIONS
+                on = Target(pf.handle) if whole else each.on
+                todo.add(on, each.subject, each.attribute)
+        part = Part(pf, have.pf(pf.handle) or untouched(pf), _pf(made, pf), want, made, todo)
+        for stage, action in _pf_steps(part):
             found[stage].append(action)
     for stage, action in itertools.chain(
-        _freed_names(want, have),
-        _sysctls(want, have),
+        _freed_names(want, have, made),
+        _sysctls(want, have, made, then),
         rdma.actions(want, have),
         stack_actions(want, have),
-        pod_actions(want, have, lambda pf, vf: _known(pf, have.pf(pf.handle), vf), link_changes),
+        pod_actions(want, made, lambda pf, vf: _pf(made, pf).vf(vf.index), link_changes),
     ):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
@@ -80,7 +119,7 @@ def after_reload(state: NodeState) -> NodeState:
 
 def _reloaded(pf: Pf) -> Pf:
     new: dict[str, Any] = {
-        **given(FRESH_LINK),
+        **given(fresh(LinkAttributes)),
         "mtu": 1500,
         "up": False,
         "ethtool": None,
@@ -96,227 +135,260 @@ def _reloaded(pf: Pf) -> Pf:
     )
 
 
-Step = tuple[str, Action]
-
-
-def _pf_actions(want: Pf, have: Pf | None, driver: str) -> Iterator[Step]:
-    if have is None:
-        yield "bind PFs", BindPf(want.handle, driver)
-        # nothing is known of it: it is treated as a device that was never touched
-        have = Pf(
-            want.handle,
-            numvfs=None if want.numvfs is None else 0,
-            autoprobe=None if want.autoprobe is None else True,
-        )
-    creates = _must_create(want, have)
-    if creates and have.numvfs:
-        yield "remove VFs", CreateVfs(want.handle, 0)
-    if creates and want.numvfs:
-        yield "create VFs", CreateVfs(want.handle, want.numvfs)
-    vf_steps = [
-        step
-        for vf in want.vfs
-        for step in _vf_actions(want, have, vf, None if creates else have.vf(vf.index))
-    ]
-    yield from _autoprobe(want, have, creates, vf_steps)
-    yield from _devlink(want, have, creates)
-    yield from _pf_link(want, have, vf_steps)
-    yield from vf_steps
-
-
-def _devlink(want: Pf, have: Pf, creates: bool) -> Iterator[Step]:
-    known = {param.name: param.value for param in have.params}
-    for param in want.params:
-        if known.get(param.name) != param.value:
-            yield "set parameters", SetParam(want.handle, param)
-    changes = changed(EswitchAttributes, want, have)
-    if creates and want.numvfs and want.eswitch_mode == "switchdev":
-        # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
-        changes = replace(changes, eswitch_mode=want.eswitch_mode)
-    if values := given(changes):
-        yield "set eswitch", SetEswitch(want.handle, **values)
-    for each in want.representors:
-        now = None if creates else have.netdev_of(each.port)
-        yield from _ethtool("set ethtool", want, each.port, each.netdev, now)
-        if link := given(link_changes(each.netdev, now)):
-            yield "set representors", SetLink(want.handle, each.port, **link)
-
-
-def _changes_mode(want: Pf, have: Pf) -> bool:
-    return want.eswitch_mode not in {None, have.eswitch_mode}
-
-
-def _must_create(want: Pf, have: Pf) -> bool:
-    """Whether the VFs have to be made (anew): another number, or a function that is not there."""
-    if want.numvfs is None:
-        return False
-    if want.numvfs != have.numvfs:
-        return True
-    return any(have.vf(vf.index) is None for vf in want.vfs)
-
-
-def _autoprobe(want: Pf, have: Pf, creates: bool, vf_steps: list[Step]) -> Iterator[Step]:
-    if have.autoprobe is None:
-        return
-    now = have.autoprobe
-    if creates and want.numvfs and now:
-        yield "hold probing", SetAutoprobe(want.handle, False)
-        now = False
-    if not now and any(isinstance(a, BindVf) and not a.override for _, a in vf_steps):
-        yield "allow probing", SetAutoprobe(want.handle, True)
-        now = True
-    wanted = have.autoprobe if want.autoprobe is None else want.autoprobe
-    if now != wanted:
-        yield "put autoprobe back", SetAutoprobe(want.handle, wanted)
-
-
-def _pf_link(want: Pf, have: Pf, vf_steps: list[Step]) -> Iterator[Step]:
-    """A PF is up while VFs are bound and set, and its MTU is never lowered before theirs."""
-    if want.netdev is None:
-        return
-    yield from _ethtool("set PF ethtool", want, None, want.netdev, have.netdev)
-    first, last = link_changes(want.netdev, have.netdev), LinkAttributes()
-    lowers = have.netdev is not None and (have.netdev.mtu or 0) > (want.netdev.mtu or 0)
-    if first.mtu is not None and lowers:
-        first, last = replace(first, mtu=None), replace(last, mtu=first.mtu)
-    if want.netdev.up is False and vf_steps:
-        first, last = replace(first, up=True), replace(last, up=False)
-    if have.netdev is not None and have.netdev.up and first.up and not needs_down(first):
-        first = replace(first, up=None)
-    if values := given(first):
-        yield "prepare PFs", SetLink(want.handle, None, **values)
-    if values := given(last):
-        yield "finish PFs", SetLink(want.handle, None, **values)
-
-
-def _vf_actions(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Iterator[Step]:
-    changes, late = changed(VfAttributes, want, have or FRESH), VfAttributes()
-    binds, unbinds = _binding(want, have, _changes_mode(pf, now))
-    address = want.address or (have and have.address) or ""
-    if unbinds and have is not None and have.driver is not None:
-        yield "unbind VFs", UnbindVf(pf.handle, want.index, address, have.driver)
-    if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
-        changes, late = at_once(changes), later(changes)
-    if binds and _keeps_another_mac(want):
-        changes = replace(changes, admin_mac=_mac_of(want))
-        late = replace(late, admin_mac=want.admin_mac)
-    if values := given(changes):
-        yield "set VFs", SetVf(pf.handle, want.index, **values)
-    if values := given(late):
-        yield "set VFs late", SetVf(pf.handle, want.index, **values)
-    override = want.driver_override
-    if override is not None and override != (have.driver_override if have else ""):
-        yield "set VFs", OverrideDriver(pf.handle, want.index, address, override)
-    if binds and want.driver is not None:
-        yield "bind VFs", BindVf(pf.handle, want.index, address, want.driver, bool(override))
-    if want.netdev is not None:
-        known = None if have is None or binds else have.netdev
-        yield from _ethtool("set ethtool", pf, want.index, want.netdev, known)
-        if link := given(link_changes(want.netdev, known)):
-            yield "set VF netdevs", SetLink(pf.handle, want.index, **link)
-
-
-def _binding(want: Vf, have: Vf | None, new_mode: bool) -> tuple[bool, bool]:
-    """Whether the VF must be bound, and whether it must be unbound first.
-
-    `new_mode`: the eswitch's mode changes, which mlx5 wants to see with its VFs unbound.
-    """
-    has = have.driver if have is not None else NO_DRIVER
-    if want.driver is None or has is None:
-        return False, False
-    bound = has != NO_DRIVER
-    if want.driver != has:
-        return want.driver != NO_DRIVER, bound
-    # the right driver, but its netdev came up with another MAC than the PF's admin MAC gives it
-    stale = bound and have is not None and (new_mode or _needs_another_bind(want, have))
-    return stale, stale
-
-
-def _needs_another_bind(want: Vf, have: Vf) -> bool:
-    """An admin MAC reaches the netdev at bind only, and igb then refuses the VF any other one."""
-    own, now = _mac_of(want), _mac_of(have)
-    if own is None or now is None or own == now:
-        return False
-    return want.admin_mac is not None and not want.admin_mac.is_zero
-
-
-def _mac_of(vf: Vf) -> Mac | None:
-    netdev = vf.netdev if vf.inside is None else vf.inside.netdev
-    return netdev.mac if netdev is not None else None
-
-
-def _known(want: Pf, have: Pf | None, vf: Vf) -> Vf | None:
-    """A VF as it is; None where it, or its interface, is made anew."""
-    now = None if have is None or _must_create(want, have) else have.vf(vf.index)
-    if have is None or now is None or any(_binding(vf, now, _changes_mode(want, have))):
-        return None
-    return now
-
-
-def _keeps_another_mac(want: Vf) -> bool:
-    """A VF that had its own MAC before an administrator set another one, and was not bound since.
-
-    Once an admin MAC is set, igb refuses the VF another one (EADDRNOTAVAIL), so such a VF is bound
-    with its own MAC as the admin MAC, and the real admin MAC follows.
-    """
-    own = _mac_of(want)
-    if own is None or want.admin_mac is None or want.admin_mac.is_zero:
-        return False
-    return own != want.admin_mac
-
-
 def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
     """The attributes that differ; `have` is None for an interface yet to come."""
-    changes = changed(LinkAttributes, want, have or FRESH_LINK)
+    changes = changed(LinkAttributes, want, have or fresh(LinkAttributes))
     if have is not None and have.up and want.up and needs_down(changes):
         return replace(changes, up=True)
     return changes
 
 
-def _ethtool(stage: str, pf: Pf, port: Port, want: Netdev, have: Netdev | None) -> Iterator[Step]:
-    values = to_set(want, have)
-    if values:
-        yield stage, SetEthtool(pf.handle, port, values)
+@dataclass(frozen=True)
+class Todo:
+    """What differs, by target and subject: the names of the attributes."""
+
+    found: dict[Target, dict[Subject, set[str]]] = field(default_factory=dict)
+
+    def add(self, on: Target, subject: Subject, *names: str) -> None:
+        """Note that these differ."""
+        self.found.setdefault(on, {}).setdefault(subject, set()).update(names)
+
+    def of(self, on: Target) -> Mapping[Subject, set[str]]:
+        """What differs of a target."""
+        return self.found.get(on, {})
+
+    def has_vfs(self) -> bool:
+        """Whether a VF is bound, or something is set of one."""
+        return any(
+            isinstance(on.port, int) and not OF_VFS.isdisjoint(subjects)
+            for on, subjects in self.found.items()
+        )
 
 
-def _sysctls(want: NodeState, have: NodeState) -> Iterator[Step]:
+@dataclass(frozen=True)
+class Part:
+    """A PF's part of a plan: wanted, as it is, and as it is once its devices are made."""
+
+    pf: Pf
+    have: Pf
+    made: Pf
+    wanted: NodeState
+    node: NodeState
+    todo: Todo
+
+
+def _pf(state: NodeState, want: Pf) -> Pf:
+    return state.pf(want.handle) or untouched(want)
+
+
+def _pf_steps(part: Part) -> Iterator[Step]:
+    pf, todo, on = part.pf, part.todo, Target(part.pf.handle)
+    if creates := must_create(pf, part.have):
+        todo.add(on, Subject.FUNCTIONS)
+    bindings = {vf.index: binding(pf, part.have, vf) for vf in pf.vfs}
+    for vf in pf.vfs:
+        if bindings[vf.index].is_anew:
+            todo.add(Target(pf.handle, vf.index), Subject.DRIVER)
+        if bindings[vf.index].binds and keeps_another_mac(vf):
+            todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
+    if creates and pf.numvfs and pf.eswitch_mode == "switchdev":
+        # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
+        todo.add(on, Subject.ESWITCH, "eswitch_mode")
+    vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
+    if creates or any(isinstance(action, BindVf) for _, action in vf_steps):
+        todo.add(on, Subject.AUTOPROBE)
+    if todo.has_vfs() and Subject.INTERFACE not in todo.of(on):
+        todo.add(on, Subject.LINK)
+    yield from _steps(part, on)
+    for each in pf.representors:
+        yield from _steps(part, Target(pf.handle, each.port))
+    yield from vf_steps
+
+
+def _steps(part: Part, on: Target) -> Iterator[Step]:
+    found = part.todo.of(on)
+    for subject in Subject:
+        if subject in found:
+            yield from _ensure(part, on, subject, found[subject])
+
+
+def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterator[Step]:
+    """What ensures that attributes of a target are as wanted: at least one action for each."""
+    pf = part.pf
+    match subject:
+        case Subject.PF:
+            yield StageName.BIND_PFS, BindPf(pf.handle, part.wanted.driver)
+        case Subject.FUNCTIONS:
+            yield from _create(part)
+        case Subject.AUTOPROBE:
+            yield from _autoprobe(part)
+        case Subject.PARAM:
+            for param in pf.params:
+                if param.name in names:
+                    yield StageName.PARAMETERS, SetParam(pf.handle, param)
+        case Subject.ESWITCH:
+            modes = given(together(EswitchAttributes, names, pf, part.made))
+            yield StageName.ESWITCH, SetEswitch(pf.handle, **modes)
+        case Subject.VF:
+            yield from _held(part, _vf(pf, on), names)
+        case Subject.DRIVER:
+            yield from _bind(part, _vf(pf, on))
+        case Subject.OVERRIDE:
+            vf = _vf(pf, on)
+            driver = vf.driver_override or ""
+            yield StageName.VFS, OverrideDriver(pf.handle, vf.index, _address(part, vf), driver)
+        case Subject.INTERFACE | Subject.LINK:
+            yield from _link(part, on)
+        case Subject.ETHTOOL:
+            yield from _ethtool(part, on)
+        case Subject.SYSCTL | Subject.POD | Subject.RDMA | Subject.STACKED:
+            pass  # planned for all PFs together: `_sysctls`, `pod_actions`, `rdma`, `stack_actions`
+        case _:
+            assert_never(subject)
+
+
+def _create(part: Part) -> Iterator[Step]:
+    if part.have.numvfs or not part.pf.numvfs:
+        yield StageName.REMOVE_VFS, CreateVfs(part.pf.handle, 0)
+    if part.pf.numvfs:
+        yield StageName.CREATE_VFS, CreateVfs(part.pf.handle, part.pf.numvfs)
+
+
+def _autoprobe(part: Part) -> Iterator[Step]:
+    """Off while VFs are made, on while they are bound, in the end as wanted, or as it was."""
+    pf, have = part.pf, part.have
+    if pf.autoprobe is None and have.autoprobe is None:
+        return
+    now = have.autoprobe
+    if must_create(pf, have) and pf.numvfs and now is not False:
+        yield StageName.HOLD_PROBING, SetAutoprobe(pf.handle, False)
+        now = False
+    binds = any(binding(pf, have, vf).binds and not vf.driver_override for vf in pf.vfs)
+    if now is not True and binds:
+        yield StageName.ALLOW_PROBING, SetAutoprobe(pf.handle, True)
+        now = True
+    wanted = have.autoprobe if pf.autoprobe is None else pf.autoprobe
+    if wanted is not None and now != wanted:
+        yield StageName.AUTOPROBE, SetAutoprobe(pf.handle, wanted)
+
+
+def _bind(part: Part, vf: Vf) -> Iterator[Step]:
+    pf, address = part.pf, _address(part, vf)
+    how = binding(pf, part.have, vf)
+    if how.unbinds:
+        now = part.have.vf(vf.index)
+        driver = None if now is None else now.driver
+        yield StageName.UNBIND_VFS, UnbindVf(pf.handle, vf.index, address, driver)
+    if how.binds and vf.driver is not None:
+        override = bool(vf.driver_override)
+        yield StageName.BIND_VFS, BindVf(pf.handle, vf.index, address, vf.driver, override)
+
+
+def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
+    """What the PF holds for a VF: before the VF is bound, and the rest late."""
+    pf = part.pf
+    changes = together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes())
+    late = VfAttributes()
+    if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
+        changes, late = at_once(changes), later(changes)
+    if binding(pf, part.have, vf).binds and keeps_another_mac(vf):
+        changes = replace(changes, admin_mac=mac_of(vf))
+        late = replace(late, admin_mac=vf.admin_mac)
+    if values := given(changes):
+        yield StageName.VFS, SetVf(pf.handle, vf.index, **values)
+    if values := given(late):
+        yield StageName.VFS_LATE, SetVf(pf.handle, vf.index, **values)
+
+
+def _link(part: Part, on: Target) -> Iterator[Step]:
+    netdev, now = part.pf.netdev_of(on.port), part.made.netdev_of(on.port)
+    if netdev is None:
+        return
+    changes = link_changes(netdev, now)
+    if on.port is None:
+        yield from _pf_link(part, netdev, now, changes)
+        return
+    stage = StageName.VF_NETDEVS if isinstance(on.port, int) else StageName.REPRESENTORS
+    yield stage, SetLink(*on, **given(changes))
+
+
+def _pf_link(
+    part: Part, want: Netdev, have: Netdev | None, first: LinkAttributes
+) -> Iterator[Step]:
+    """A PF is up while VFs are bound and set, and its MTU is never lowered before theirs."""
+    last = LinkAttributes()
+    lowers = have is not None and (have.mtu or 0) > (want.mtu or 0)
+    if first.mtu is not None and lowers:
+        first, last = replace(first, mtu=None), replace(last, mtu=first.mtu)
+    if want.up is False and part.todo.has_vfs():
+        first, last = replace(first, up=True), replace(last, up=False)
+    if have is not None and have.up and first.up and not needs_down(first):
+        first = replace(first, up=None)
+    if values := given(first):
+        yield StageName.PREPARE_PFS, SetLink(part.pf.handle, None, **values)
+    if values := given(last):
+        yield StageName.FINISH_PFS, SetLink(part.pf.handle, None, **values)
+
+
+def _ethtool(part: Part, on: Target) -> Iterator[Step]:
+    netdev = part.pf.netdev_of(on.port)
+    values = () if netdev is None else ethtool.to_set(netdev, part.made.netdev_of(on.port))
+    stage = StageName.PF_ETHTOOL if on.port is None else StageName.ETHTOOL
+    yield stage, SetEthtool(*on, values)
+
+
+def _vf(pf: Pf, on: Target) -> Vf:
+    (vf,) = (vf for vf in pf.vfs if vf.index == on.port)
+    return vf
+
+
+def _address(part: Part, vf: Vf) -> str:
+    now = part.have.vf(vf.index)
+    return vf.address or (now and now.address) or ""
+
+
+def _sysctls(
+    want: NodeState, have: NodeState, made: NodeState, then: tuple[Difference, ...]
+) -> Iterator[Step]:
+    """Of interfaces that are there what differs, of those yet to come what is no default."""
+    concerned = {each.on for each in then if each.subject in {Subject.SYSCTL, Subject.INTERFACE}}
     for pf in want.pfs:
-        pairs = _netdev_pairs(pf, have.pf(pf.handle))
-        there = {port: now for port, _, now, stays in pairs if stays}
         for port, netdev in pf.netdevs():
-            values = sysctls.to_set(netdev, there.get(port), want, have)
+            if (on := Target(pf.handle, port)) not in concerned:
+                continue
+            values = sysctls.to_set(netdev, _pf(made, pf).netdev_of(port), want, have)
             if values:
-                stage = "set PF sysctls" if port is None else "set sysctls"
-                yield stage, SetSysctls(pf.handle, port, values)
+                stage = StageName.PF_SYSCTLS if port is None else StageName.SYSCTLS
+                yield stage, SetSysctls(*on, values)
 
 
-def _freed_names(want: NodeState, have: NodeState) -> Iterator[Step]:
+def _freed_names(want: NodeState, have: NodeState, made: NodeState) -> Iterator[Step]:
     """Links that go down to be changed, and names that are taken from one for another of ours."""
     wanted_names = {netdev.name for netdev in want.netdevs()}
     taken = wanted_names | {netdev.name for netdev in have.netdevs()}
     spare = (f"{TEMPORARY_NAME}{n}" for n in itertools.count())
     spare_names = (name for name in spare if name not in taken)
+    for on, wanted, now in _netdevs_there(want, have):
+        stays = _pf_of(made, on).netdev_of(on.port) is not None
+        in_the_way = now.name in wanted_names and now.name != wanted.name
+        if now.up and (in_the_way or (stays and needs_down(link_changes(wanted, now)))):
+            yield StageName.LINKS_DOWN, SetLink(*on, up=False)
+        if in_the_way:
+            yield StageName.FREE_NAMES, SetLink(*on, name=next(spare_names))
+
+
+def _pf_of(state: NodeState, on: Target) -> Pf:
+    return state.pf(on.pf) or Pf(on.pf)
+
+
+def _netdevs_there(want: NodeState, have: NodeState) -> Iterator[tuple[Target, Netdev, Netdev]]:
+    """The netdevs that are wanted and are there, wanted and now, without those that go with VFs."""
     for pf in want.pfs:
-        for index, wanted, now, stays in _netdev_pairs(pf, have.pf(pf.handle)):
-            in_the_way = now.name in wanted_names and now.name != wanted.name
-            if now.up and (in_the_way or (stays and needs_down(link_changes(wanted, now)))):
-                yield "take links down", SetLink(pf.handle, index, up=False)
-            if in_the_way:
-                yield "free names", SetLink(pf.handle, index, name=next(spare_names))
-
-
-def _netdev_pairs(want: Pf, have: Pf | None) -> Iterator[tuple[Port, Netdev, Netdev, bool]]:
-    """The netdevs of a PF that are wanted and are there: whose, wanted, now, and whether it stays.
-
-    A netdev does not stay when its VF is bound anew, a representor when the VFs are made anew.
-    """
-    if have is None:
-        return
-    creates = _must_create(want, have)
-    for port, wanted in want.netdevs():
-        now = have.netdev_of(port)
-        if now is None or (creates and port is not None):
+        known = have.pf(pf.handle)
+        if known is None:
             continue
-        vf, known = (want.vf(port), have.vf(port)) if isinstance(port, int) else (None, None)
-        stays = vf is None or _binding(vf, known, _changes_mode(want, have)) == (False, False)
-        yield port, wanted, now, stays
+        creates = must_create(pf, known)
+        for port, wanted in pf.netdevs():
+            now = known.netdev_of(port)
+            if now is not None and (port is None or not creates):
+                yield Target(pf.handle, port), wanted, now

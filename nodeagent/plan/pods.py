@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final
 
 from nodeagent.plan import sysctls
 from nodeagent.plan.actions import (
@@ -22,21 +21,18 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.ethtool import to_set
 from nodeagent.plan.stack import is_there
+from nodeagent.plan.stages import StageName
 from nodeagent.state.attributes import given, needs_down
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stack, Stacked, renamed, roots, stands_on
 
-MOVE: Final = "move VFs"
-SET_UP: Final = "set up in pods"
-MOVE_RDMA: Final = "move RDMA devices"
-
 LinkChanges = Callable[[Netdev, Netdev | None], LinkAttributes]
 Known = Callable[[Pf, Vf], Vf | None]
 """A VF as it is now; None where it, or its interface, is made anew."""
 
-Step = tuple[str, MoveVf | MoveRdma | InPod]
+Step = tuple[StageName, MoveVf | MoveRdma | InPod]
 
 
 def pod_actions(
@@ -58,11 +54,11 @@ def pod_actions(
             if place is None:
                 address = vf.address or (now and now.address) or ""
                 carrier = vf.inside.carrier
-                yield MOVE, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
+                yield StageName.MOVE_VFS, MoveVf(pf.handle, vf.index, address, bare, name, carrier)
             target = (pf.handle, vf.index)
             device = vf.inside.rdma
             if device is not None and (place is None or place.rdma is None):
-                yield MOVE_RDMA, MoveRdma(*target, bare, device)
+                yield StageName.RDMA_MOVES, MoveRdma(*target, bare, device)
             inner: list[SetLink | SetEthtool | SetSysctls | AddStacked]
             now_there = namespace if place is None else have.namespace(place.namespace)
             values = sysctls.to_set(
@@ -74,7 +70,7 @@ def pod_actions(
                 # what a new interface starts with is not known: all of it, before it goes up
                 inner.insert(0, SetEthtool(*target, _ethtool_of(vf)))
             inner += _stacked(target, vf.inside, place, want, have)
-            yield from ((SET_UP, InPod(*target, bare, name, each)) for each in inner)
+            yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
 
 
 def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nodeagent.plan.actions import SetRdma
+from nodeagent.plan.stages import StageName
 from nodeagent.state.model import NodeState, Pf, RdmaDevice, Vf
 
 Function = tuple[Pf, int | None]
 
 
-def actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, SetRdma]]:
+def actions(want: NodeState, have: NodeState) -> Iterator[tuple[StageName, SetRdma]]:
     """Stage and action for each device whose name is another, or that is yet to come."""
     for pf in want.pfs:
         for index, device in _devices(pf):
@@ -28,14 +29,7 @@ def actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, SetRdma]]:
             vf = pf.vf(index) if index is not None else None
             address = pf.handle.name if vf is None else vf.address or ""
             name_now = None if now is None else now.name
-            yield "name RDMA devices", SetRdma(pf.handle, index, address, device.name, name_now)
-
-
-def differing(want: NodeState, have: NodeState) -> Iterator[tuple[str, str, str]]:
-    """Whose, wanted name and the name now: what `actions` would change."""
-    for _, each in actions(want, have):
-        target = str(each.pf) if each.index is None else f"{each.pf} vf {each.index}"
-        yield target, each.name, each.now or "missing"
+            yield StageName.RDMA_NAMES, SetRdma(pf.handle, index, address, device.name, name_now)
 
 
 def soft(state: NodeState) -> Iterator[str]:

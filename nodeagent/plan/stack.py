@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from nodeagent.plan.actions import AddStacked, Stage
+from nodeagent.plan.stages import StageName
 from nodeagent.plan.sysctls import missing
 from nodeagent.state.model import DeviceHandle, NodeState, Port, Sysctl
 from nodeagent.state.stack import (
@@ -26,16 +27,16 @@ from nodeagent.state.stack import (
 )
 
 STAGE_OF: Final = {
-    Child: "add children",
-    Membership: "join masters",
-    Address: "add addresses",
-    Neighbour: "add neighbours",
-    Route: "add routes",
-    Qdisc: "add qdiscs",
+    Child: StageName.CHILDREN,
+    Membership: StageName.MASTERS,
+    Address: StageName.ADDRESSES,
+    Neighbour: StageName.NEIGHBOURS,
+    Route: StageName.ROUTES,
+    Qdisc: StageName.QDISCS,
 }
 
 
-def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[str, AddStacked]]:
+def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[StageName, AddStacked]]:
     """Stage and action for each thing that is wanted and is not there.
 
     Names are compared as they will be: what stands on a netdev is not lost by its renaming.

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from nodeagent.state.attributes import check, one_of, within
 from nodeagent.state.eswitch import EswitchAttributes
@@ -77,6 +77,20 @@ class DeviceHandle:
         if not slash:
             raise ValueError(f"{text!r} is not a device handle (BUS/NAME)")
         return cls(bus, name)
+
+
+class Target(NamedTuple):
+    """A PF, a VF (its index) or a representor (its phys_port_name): never an interface's name."""
+
+    pf: DeviceHandle
+    port: Port = None
+
+    def __str__(self) -> str:
+        """`pci/0000:01:00.0`, `pci/0000:01:00.0 vf 3`, `pci/0000:01:00.0 representor pf0vf3`."""
+        if self.port is None:
+            return str(self.pf)
+        kind = "vf" if isinstance(self.port, int) else "representor"
+        return f"{self.pf} {kind} {self.port}"
 
 
 @dataclass(frozen=True)

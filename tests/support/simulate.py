@@ -1,7 +1,8 @@
 """A node of values: performs a plan on a `NodeState` and refuses what the kernel would refuse.
 
 Every refusal here is one that was seen in the lab or stands in the kernel's source; it raises
-`Refused`, which no plan may ever cause.
+`Refused`, which no plan may ever cause. What a state does not know (None) is there all the same: it
+can be set, and is known then.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from nodeagent.plan.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.plan.differences import place
-from nodeagent.plan.plan import FRESH, FRESH_LINK
+from nodeagent.plan.comparison import place
 from nodeagent.plan.stack import owners_of_netdevs
 from nodeagent.state.addresses import Mac
-from nodeagent.state.attributes import given
+from nodeagent.state.attributes import fresh, given
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
@@ -56,6 +57,7 @@ from nodeagent.state.stack import (
     devices_of,
     renamed,
 )
+from nodeagent.state.vf import VfAttributes
 
 FIELDS = {
     Child: "children",
@@ -156,8 +158,6 @@ def with_stack(
 def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
     match action:
         case SetAutoprobe():
-            if pf.autoprobe is None:
-                raise Refused("no sriov_drivers_autoprobe")
             return dataclasses.replace(pf, autoprobe=action.on)
         case CreateVfs():
             return _create(state, pf, action.count)
@@ -173,7 +173,7 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _with_vf(pf, dataclasses.replace(vf, driver_override=action.driver))
         case UnbindVf():
             vf = _vf(pf, action.index)
-            if vf.driver != action.driver:
+            if action.driver not in {None, vf.driver}:
                 raise Refused(f"vf {vf.index} is bound to {vf.driver}, not {action.driver}")
             return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, netdev=None, rdma=None))
         case BindVf():
@@ -190,8 +190,6 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
 
 
 def _create(state: NodeState, pf: Pf, count: int) -> Pf:
-    if pf.numvfs is None:
-        raise Refused("no SR-IOV")
     if count == pf.numvfs:
         return pf
     if count and pf.numvfs:
@@ -205,7 +203,7 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
             address=f"{pf.handle.name[:-1]}{index}" if is_device else None,
             driver=NO_DRIVER if is_device else None,
             driver_override="" if is_device else None,
-            **given(FRESH),
+            **given(fresh(VfAttributes)),
             spoofchk=True,
         )
         for index in range(count)
@@ -214,8 +212,6 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
 
 
 def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
-    if pf.eswitch_mode is None:
-        raise Refused("EOPNOTSUPP: no eswitch")
     is_bound = any(vf.driver == state.driver for vf in pf.vfs)
     if action.eswitch_mode not in {None, pf.eswitch_mode} and is_bound:
         raise Refused("the eswitch's mode changes while VFs are bound")
@@ -242,9 +238,9 @@ def _set_vf(vf: Vf, action: SetVf) -> Vf:
 
 
 def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
-    if vf.driver != NO_DRIVER:
+    if vf.driver not in {NO_DRIVER, None}:
         raise Refused(f"vf {vf.index} is bound already")
-    if not pf.autoprobe and not vf.driver_override:
+    if pf.autoprobe is False and not vf.driver_override:
         raise Refused("ENODEV: sriov_drivers_autoprobe is 0")
     if vf.driver_override not in {"", driver, None}:
         raise Refused(f"ENODEV: driver_override is {vf.driver_override}")
@@ -326,7 +322,13 @@ def _fresh_netdev(state: NodeState, seed: int) -> Netdev:
     name = next(f"eth{n}" for n in range(10_000) if f"eth{n}" not in taken)
     mac = Mac(f"06:00:00:00:00:{seed % 256:02x}")
     return Netdev(
-        name, mac=mac, mtu=1500, up=False, **given(FRESH_LINK), ethtool=FRESH_ETHTOOL, sysctls=()
+        name,
+        mac=mac,
+        mtu=1500,
+        up=False,
+        **given(fresh(LinkAttributes)),
+        ethtool=FRESH_ETHTOOL,
+        sysctls=(),
     )
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from typing import Any
 
 from hypothesis import strategies as st
 
 from nodeagent.state.addresses import Guid, Mac
+from nodeagent.state.attributes import rows
+from nodeagent.state.eswitch import ENCAP_MODES, INLINE_MODES
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
+    Inside,
     Netdev,
     NodeState,
     Param,
@@ -18,6 +24,7 @@ from nodeagent.state.model import (
     Representor,
     Vf,
 )
+from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
@@ -29,7 +36,7 @@ from nodeagent.state.stack import (
     Route,
     Stack,
 )
-from nodeagent.state.vf import LINK_STATES, VLAN_PROTOCOLS
+from nodeagent.state.vf import LINK_STATES, VLAN_PROTOCOLS, VfAttributes
 from tests.support import fake_sysctls
 from tests.support.simulate import FRESH_ETHTOOL, with_stack
 
@@ -118,7 +125,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         link_state=draw(st.sampled_from(LINK_STATES)),
         min_tx_rate=draw(st.sampled_from((0, 10))),
         max_tx_rate=draw(st.sampled_from((0, 100))),
-        query_rss=None,
+        query_rss=draw(st.sampled_from((None, True, False))),
         node_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:77")))),
         port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
@@ -240,9 +247,118 @@ def _renamed(pf: Pf, chosen: object) -> Pf:
     )
 
 
+def some_of(*names: str) -> st.SearchStrategy[set[str]]:
+    """A few of these names, often none."""
+    return st.one_of(st.just(set()), st.sets(st.sampled_from(names), max_size=4))
+
+
+some_of_vfs = some_of("driver", "driver_override", *rows(VfAttributes))
+some_of_links = some_of(*(set(rows(LinkAttributes)) - {"name"}), "ethtool", "sysctls")
+some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
+
+
+@st.composite
+def _blurred_vf(draw: st.DrawFn, vf: Vf) -> Vf:
+    """A VF of which not all is known; nothing of its interface where that goes for its driver."""
+    unknown: dict[str, Any] = dict.fromkeys(draw(some_of_vfs))
+    if "driver" in unknown:
+        unknown |= {"netdev": None, "rdma": None}
+    return dataclasses.replace(vf, **unknown)
+
+
+@st.composite
+def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
+    unknown: dict[str, Any] = dict.fromkeys(draw(some_of_pfs))
+    if "eswitch_mode" in unknown:
+        unknown |= {"representors": ()}
+    if "numvfs" in unknown:
+        unknown |= {"representors": (), "vfs": ()}
+    else:
+        unknown |= {"vfs": tuple(draw(_blurred_vf(vf)) for vf in pf.vfs)}
+    inline, encap = draw(st.sampled_from(INLINE_ENCAP))
+    return dataclasses.replace(pf, inline_mode=inline, encap_mode=encap, **unknown)
+
+
+INLINE_ENCAP = tuple(itertools.product((None, *INLINE_MODES[:2]), (None, *ENCAP_MODES)))
+
+
+@st.composite
+def blurred(draw: st.DrawFn, state: NodeState) -> NodeState:
+    """`state` where not all is known: each field that can be None sometimes is."""
+    if draw(st.booleans()):
+        return state
+    pfs = tuple(draw(_blurred_pf(pf)) for pf in state.pfs)
+    return with_stack(dataclasses.replace(state, pfs=pfs), {})
+
+
+@st.composite
+def _vague_netdev(draw: st.DrawFn, netdev: Netdev) -> Netdev:
+    unknown: dict[str, Any] = dict.fromkeys(draw(some_of_links))
+    return dataclasses.replace(netdev, **unknown)
+
+
+@st.composite
+def vague(draw: st.DrawFn, state: NodeState) -> NodeState:
+    """`state` with interfaces that are missing, of which not all is known, or that are in pods.
+
+    A plan for it is legal, but only time, or a pod, could make it true.
+    """
+    used: set[int] = set()
+
+    def vague_netdev(netdev: Netdev | None) -> Netdev | None:
+        return (
+            None if netdev is None or draw(st.integers(0, 5)) == 0 else draw(_vague_netdev(netdev))
+        )
+
+    def vague_vf(vf: Vf, name: str) -> Vf:
+        netdev = vague_netdev(vf.netdev)
+        if netdev is None or draw(st.booleans()):
+            return dataclasses.replace(vf, netdev=netdev)
+        namespace = draw(st.sampled_from(PODS))
+        used.add(namespace.inode)
+        rdma = draw(st.sampled_from((None, "mlx5_9")))
+        inside = Inside(namespace.inode, called(netdev, name), rdma=rdma)
+        return dataclasses.replace(vf, netdev=None, inside=inside)
+
+    pfs = tuple(
+        dataclasses.replace(
+            pf,
+            netdev=vague_netdev(pf.netdev),
+            vfs=tuple(vague_vf(vf, f"net{number}-{vf.index}") for vf in pf.vfs),
+        )
+        for number, pf in enumerate(state.pfs)
+    )
+    # the second may be another namespace by now, with the number of the one that is gone
+    reused = dataclasses.replace(PODS[1], cookie=draw(st.sampled_from((17, 18))))
+    namespaces = tuple(each for each in (PODS[0], reused) if each.inode in used)
+    return with_stack(dataclasses.replace(state, pfs=pfs, namespaces=namespaces), {})
+
+
+PODS = tuple(Namespace(4, inode, "b", (Holder(pid=1, started=1),), cookie=17) for inode in (7, 8))
+
+
+@st.composite
+def legal_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
+    """Want and have as the types allow them, whether or not a plan could ever be carried out."""
+    want, have = draw(pairs())
+    if draw(st.integers(0, 3)) == 0:
+        have = want
+    return draw(vague(draw(blurred(want)))), draw(vague(draw(blurred(have))))
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
-    """Want and have of one node: the same PFs, any VFs, sometimes with each other's names."""
+    """Want and have of one node: the same PFs, any VFs, sometimes with each other's names.
+
+    Of both not all may be known.
+    """
+    want, have = draw(_known_pairs())
+    want, have = draw(blurred(want)), draw(blurred(have))
+    return want, with_stack(_own_names(want, _visible(have)), {})
+
+
+@st.composite
+def _known_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
     want = draw(states())
     if draw(st.booleans()):
         return want, with_stack(_own_names(want, _visible(draw(disturbed(want)))), {})

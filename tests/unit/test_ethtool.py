@@ -23,7 +23,7 @@ from nodeagent.node.attempt import Attempt
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.plan.actions import SetEthtool
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.ethtool import OPTIONS, commands, no_longer_offered, to_set
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.settings import Settings

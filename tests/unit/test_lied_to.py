@@ -28,7 +28,7 @@ from nodeagent.kernel.rtnl import Link
 from nodeagent.node import retry
 from nodeagent.node.conflicts import Conflicts
 from nodeagent.node.observe import numvfs, observe
-from nodeagent.plan.differences import Difference, differences
+from nodeagent.plan.comparison import Difference, Subject, differences
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
@@ -216,7 +216,10 @@ def test_what_another_sets_after_the_last_plan_is_his(
     assert ("is not fought" in said) == fights
 
 
-VLAN, MTU = Difference("vf 1", "vlan", 5, 6), Difference("vf 2", "mtu", 1400, 1500)
+VLAN, MTU = (
+    Difference("vf 1", "vlan", 5, 6, Subject.VF),
+    Difference("vf 2", "mtu", 1400, 1500, Subject.LINK),
+)
 
 
 def test_who_is_at_work_and_what_is_to_be_done(caplog: pytest.LogCaptureFixture) -> None:
@@ -247,8 +250,8 @@ def test_what_was_undone_once_is_remembered() -> None:
 @pytest.mark.parametrize(
     "differs",
     [
-        Difference("vf 1", "vlan", 7, 6),  # it is to be something else by now
-        Difference("vf 1", "vlan", 5, "unknown"),
+        Difference("vf 1", "vlan", 7, 6, Subject.VF),  # it is to be something else by now
+        Difference("vf 1", "vlan", 5, "unknown", Subject.VF),
         MTU,
     ],
 )

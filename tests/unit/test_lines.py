@@ -23,6 +23,7 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import plan
+from nodeagent.plan.stages import StageName
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Representor, Vf
 from tests.support.simulate import perform
@@ -44,7 +45,7 @@ def node(
 
 def text(*actions: Action, have: NodeState | None = None, want: NodeState | None = None) -> str:
     """The lines of actions, one stage each, without the stages' names."""
-    stages = [Stage("stage", (action,)) for action in actions]
+    stages = [Stage(StageName.BIND_PFS, (action,)) for action in actions]
     found = lines(stages, want or node(), have or node())
     return "\n".join(line for line in found if not line.startswith("#"))
 

@@ -26,10 +26,11 @@ from nodeagent.plan.actions import (
     SetVf,
     UnbindVf,
 )
-from nodeagent.plan.plan import FRESH_LINK, after_reload, plan
+from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stack import without_stacked
 from nodeagent.state.addresses import Mac
-from nodeagent.state.attributes import given
+from nodeagent.state.attributes import fresh, given
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
@@ -59,7 +60,7 @@ FAST, SLOW = (("coalesce.rx-usecs", 3),), (("coalesce.rx-usecs", 50),)
 
 
 def stages(want: NodeState, have: NodeState) -> Mapping[str, tuple[Action, ...]]:
-    return {stage.name: stage.actions for stage in plan(want, have)}
+    return {str(stage.name): stage.actions for stage in plan(want, have)}
 
 
 def node(*pfs: Pf, **facts: Any) -> NodeState:
@@ -96,8 +97,8 @@ def test_what_a_reload_leaves_of_a_node() -> None:
     )
     unknown = Pf(OTHER)
     pod = Namespace(4, 4026532201, "b", (Holder(pid=1, started=1),))
-    fresh = link("enp1s0", mac=OWN, mtu=1500, up=False, sysctls=(), **given(FRESH_LINK))
-    left = Pf(PF, 0, False, fresh, (), eswitch_mode="legacy", params=(STEERING,))
+    new = link("enp1s0", mac=OWN, mtu=1500, up=False, sysctls=(), **given(fresh(LinkAttributes)))
+    left = Pf(PF, 0, False, new, (), eswitch_mode="legacy", params=(STEERING,))
     want = node(whole, unknown, stack=Stack((VLAN,)), namespaces=(pod,))
     assert after_reload(want) == node(left, unknown, stack=Stack())
     assert after_reload(dataclasses.replace(want, stack=None)) == node(left, unknown)
@@ -327,10 +328,33 @@ def test_an_address_is_the_snapshots_or_the_kernels_or_none() -> None:
     assert stages(want, node(pf(autoprobe=False)))["bind VFs"] == (BindVf(PF, 3, "", DRIVER),)
 
 
-@pytest.mark.parametrize("which", ["want", "have"])
-def test_a_driver_that_is_not_known_is_not_touched(which: str) -> None:
+def test_a_driver_that_is_not_known_is_not_touched() -> None:
     unknown, other = node(pf(vf(driver=None))), node(pf(vf(driver="vfio-pci")))
-    assert stages(*((unknown, other) if which == "want" else (other, unknown))) == {}
+    assert stages(unknown, other) == {}
+
+
+def test_a_driver_that_may_be_another_is_ensured() -> None:
+    unknown, other = node(pf(vf(driver=None))), node(pf(vf(driver="vfio-pci")))
+    none = node(pf(vf(driver=NO_DRIVER)))
+    assert stages(other, unknown) == {"bind VFs": (BindVf(PF, 0, "0000:01:10.0", "vfio-pci"),)}
+    assert stages(none, unknown) == {"unbind VFs": (UnbindVf(PF, 0, "0000:01:10.0", None),)}
+
+
+def test_probing_that_may_be_on_is_held_and_put_back() -> None:
+    want, have = node(Pf(PF, numvfs=1, autoprobe=True)), node(Pf(PF, numvfs=0))
+    assert stages(want, have) == {
+        "hold probing": (SetAutoprobe(PF, False),),
+        "create VFs": (CreateVfs(PF, 1),),
+        "put autoprobe back": (SetAutoprobe(PF, True),),
+    }
+    have = node(Pf(PF, numvfs=1))
+    assert stages(want, have) == {"put autoprobe back": (SetAutoprobe(PF, True),)}
+
+
+def test_a_number_of_vfs_that_is_not_known_is_ensured() -> None:
+    for count, stage in ((0, "remove VFs"), (2, "create VFs")):
+        found = stages(node(Pf(PF, numvfs=count)), node(Pf(PF)))
+        assert found == {stage: (CreateVfs(PF, count),)}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +458,9 @@ def test_what_stood_on_a_vf_under_another_name() -> None:
     assert found["add addresses"] == (AddStacked(PF, 0, ADDRESS, "v0"),)
     assert "add children" not in found
     gone = plan(want, dataclasses.replace(have, stack=None))
-    assert {s.name: s.actions for s in gone}["add children"] == (AddStacked(PF, 0, VLAN, "v0"),)
+    assert {str(s.name): s.actions for s in gone}["add children"] == (
+        AddStacked(PF, 0, VLAN, "v0"),
+    )
     assert [s.name for s in without_stacked(gone)] == ["set VF netdevs"]
     assert stages(dataclasses.replace(want, stack=None), have).keys() == {"set VF netdevs"}
     foreign = node(pf(vf(netdev=link("v1"))), stack=Stack((VLAN,), addresses=(ADDRESS,)))

@@ -31,10 +31,11 @@ from nodeagent.plan.actions import (
     SetSysctls,
     SetVf,
 )
-from nodeagent.plan.differences import differences, unseen
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.left_behind import without
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
+from nodeagent.plan.remarks import unseen
 from nodeagent.render import Screen
 from nodeagent.settings import PodInterfaces, Settings
 from nodeagent.state.addresses import Mac
@@ -271,7 +272,7 @@ def test_nothing_differs_from_itself() -> None:
 
 def test_after_a_reload_each_vf_is_moved_and_set_up() -> None:
     want = both(sysctls=(("ipv4.rp_filter", 2),))
-    stages = {stage.name: stage.actions for stage in plan(want, after_reload(want))}
+    stages = {str(stage.name): stage.actions for stage in plan(want, after_reload(want))}
     names = list(stages)
     assert names.index("bind VFs") < names.index("move VFs") < names.index("set up in pods")
     moves = [action for action in stages["move VFs"] if isinstance(action, MoveVf)]
@@ -349,7 +350,7 @@ def test_a_mac_of_its_own_is_given_at_the_bind() -> None:
     """igb refuses a VF another MAC than its admin MAC, wherever the interface is going to be."""
     admin = dataclasses.replace(vf(0, "net1"), admin_mac=Mac("02:aa:00:00:00:01"))
     want = state(admin)
-    stages = {stage.name: stage.actions for stage in plan(want, after_reload(want))}
+    stages = {str(stage.name): stage.actions for stage in plan(want, after_reload(want))}
     assert any(isinstance(action, BindVf) for action in stages["bind VFs"])
     own = [action.admin_mac for action in stages["set VFs"] if isinstance(action, SetVf)]
     late = [action.admin_mac for action in stages["set VFs late"] if isinstance(action, SetVf)]

@@ -18,7 +18,7 @@ from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.perform import perform
 from nodeagent.plan.actions import SetRdma
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import plan
 from nodeagent.plan.rdma import soft

@@ -35,7 +35,7 @@ from nodeagent.errors import (
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.record.journal import Journal
 from nodeagent.reload import reload
 from nodeagent.restore import restore, take_snapshot, verify

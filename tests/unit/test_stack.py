@@ -25,7 +25,7 @@ from nodeagent.kernel.stack import (
     with_addresses,
 )
 from nodeagent.kernel.sysctls import Told
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines_stack import stacked_line
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.state.addresses import Mac

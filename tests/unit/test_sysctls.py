@@ -12,7 +12,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.linkinfo import attribute, nested
 from nodeagent.plan.actions import SetSysctls
-from nodeagent.plan.differences import differences
+from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.sysctls import missing

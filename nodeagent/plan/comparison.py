@@ -1,0 +1,276 @@
+"""What differs between two states, attribute by attribute: the one place that decides it.
+
+`verify` prints these differences, and the plan is made of them: `nodeagent.plan.plan` has an action
+for each, so nothing differs exactly when the plan is empty. The one exception is a VF in a network
+namespace that is not the one wanted: it differs, and it is left there, because it is another's now
+(`Difference.is_anothers`).
+
+None in a state means "not known". What is not known in `want` is never compared. What is known in
+`want` and not in `have` cannot be proven to be as wanted: it differs ("have unknown"), and the plan
+has an action that ensures it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from nodeagent.plan import ethtool, rdma, sysctls
+from nodeagent.plan.pods import new_names, things_of
+from nodeagent.plan.stack import is_there, owners_of
+from nodeagent.state.attributes import Attributes, differing
+from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import Inside, Netdev, NodeState, Pf, Target, Vf
+from nodeagent.state.stack import (
+    Address,
+    Child,
+    Membership,
+    Neighbour,
+    Qdisc,
+    Route,
+    Stack,
+    Stacked,
+    devices_of,
+    renamed,
+    stands_on,
+)
+from nodeagent.state.vf import VfAttributes
+
+
+class Subject(Enum):
+    """What a difference is about; `nodeagent.plan.plan` has a case for each."""
+
+    PF = auto()
+    """A PF is not bound to the driver."""
+    FUNCTIONS = auto()
+    """A PF has another number of VFs, or one of them is missing."""
+    AUTOPROBE = auto()
+    ESWITCH = auto()
+    PARAM = auto()
+    VF = auto()
+    """An attribute that a PF holds for a VF."""
+    DRIVER = auto()
+    OVERRIDE = auto()
+    INTERFACE = auto()
+    """A PF, a VF or a representor has no interface here."""
+    LINK = auto()
+    ETHTOOL = auto()
+    SYSCTL = auto()
+    POD = auto()
+    """A VF's interface is not in its network namespace, or is not as wanted there."""
+    RDMA = auto()
+    STACKED = auto()
+    """Something that is on an interface, here or in a namespace, is missing."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One attribute that is not as wanted. Its text is the line that people see.
+
+    `on` says whose it is (None for a thing that is on an interface); `target` is what people call
+    that. `is_anothers`: it is left as it is.
+    """
+
+    target: str
+    attribute: str
+    want: object
+    have: object
+    subject: Subject
+    on: Target | None = None
+    is_anothers: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.attribute}: want {self.want}, have {self.have}"
+
+
+def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
+    """Every attribute of `want` that `have` does not have, in the order of devices."""
+    devices = itertools.chain.from_iterable(_of_pf(pf, want, have) for pf in want.pfs)
+    return (
+        *devices,
+        *_of_sysctls(want, have),
+        *_of_rdma(want, have),
+        *_stack_differences(want, have),
+        *_pod_stack_differences(want, have),
+    )
+
+
+def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference]:
+    have, on = state.pf(want.handle), Target(want.handle)
+    if have is None:
+        what = "not bound, or no such device"
+        yield _difference(on, Subject.PF, "driver", wanted.driver, what)
+        return
+    if want.numvfs not in {None, have.numvfs}:
+        yield _difference(on, Subject.FUNCTIONS, "numvfs", want.numvfs, have.numvfs)
+    if want.autoprobe not in {None, have.autoprobe}:
+        yield _difference(on, Subject.AUTOPROBE, "autoprobe", want.autoprobe, have.autoprobe)
+    yield from _of_rows(on, Subject.ESWITCH, EswitchAttributes, want, have)
+    yield from _of_interface(on, want.netdev, have.netdev)
+    known = {param.name: param.value for param in have.params}
+    for param in want.params:
+        if param.value != (now := known.get(param.name)):
+            yield _difference(on, Subject.PARAM, param.name, param.value, now)
+    for vf in want.vfs:
+        yield from _of_vf(Target(want.handle, vf.index), vf, have.vf(vf.index), wanted, state)
+    for each in want.representors:
+        on = Target(want.handle, each.port)
+        yield from _of_interface(on, each.netdev, have.netdev_of(each.port))
+
+
+def _of_vf(
+    on: Target, want: Vf, have: Vf | None, wanted: NodeState, state: NodeState
+) -> Iterator[Difference]:
+    if have is None:
+        yield _difference(on, Subject.FUNCTIONS, "function", "present", "missing")
+        return
+    if want.driver not in {None, have.driver}:
+        yield _difference(on, Subject.DRIVER, "driver", want.driver, have.driver)
+    if want.driver_override not in {None, have.driver_override}:
+        values = want.driver_override, have.driver_override
+        yield _difference(on, Subject.OVERRIDE, "driver_override", *values)
+    yield from _of_rows(on, Subject.VF, VfAttributes, want, have)
+    if want.netdev is not None and have.netdev is None and have.inside is not None:
+        where = f"{have.inside.netdev.name} in {state.namespace(have.inside.namespace)}"
+        yield _difference(on, Subject.INTERFACE, "netdev", want.netdev.name, where)
+    else:
+        yield from _of_interface(on, want.netdev, have.netdev)
+    if want.inside is not None:
+        yield from _of_pod(on, want.inside, have, wanted, state)
+
+
+def _of_pod(
+    on: Target, want: Inside, have: Vf, wanted: NodeState, state: NodeState
+) -> Iterator[Difference]:
+    """Where its interface is, and what it is like there."""
+    place = wanted.namespace(want.namespace)
+    if have.inside is None:
+        where = "not to be found" if have.netdev is None else "here"
+        yield _difference(on, Subject.POD, "namespace", place, where)
+        return
+    now = state.namespace(have.inside.namespace)
+    if now != place:
+        found = _difference(on, Subject.POD, "namespace", place, now)
+        yield replace(found, is_anothers=True)
+        return
+    yield from _of_rows(on, Subject.POD, LinkAttributes, want.netdev, have.inside.netdev)
+    for (key, value), is_now in ethtool.differing(want.netdev, have.inside.netdev):
+        yield _difference(on, Subject.POD, key, value, is_now)
+    if want.rdma is not None and have.inside.rdma is None:
+        attribute = f"namespace of RDMA device {want.rdma}"
+        yield _difference(on, Subject.POD, attribute, place, "another")
+    for (key, value), is_now in sysctls.differing(want.netdev, have.inside.netdev, place, now):
+        yield _difference(on, Subject.POD, f"net.{key}", value, is_now)
+
+
+def _of_interface(on: Target, want: Netdev | None, have: Netdev | None) -> Iterator[Difference]:
+    if want is None:
+        return
+    if have is None:
+        yield _difference(on, Subject.INTERFACE, "netdev", want.name, "missing")
+        return
+    yield from _of_rows(on, Subject.LINK, LinkAttributes, want, have)
+    for (key, value), now in ethtool.differing(want, have):
+        yield _difference(on, Subject.ETHTOOL, key, value, now)
+
+
+def _of_sysctls(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    for pf in want.pfs:
+        known = have.pf(pf.handle)
+        for port, netdev in pf.netdevs():
+            now = None if known is None else known.netdev_of(port)
+            if now is not None:
+                for (key, value), is_now in sysctls.differing(netdev, now, want, have):
+                    found = _difference(
+                        Target(pf.handle, port), Subject.SYSCTL, f"net.{key}", value, is_now
+                    )
+                    yield replace(found, target=f"{pf.handle} {now.name}")
+
+
+def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    for _, each in rdma.actions(want, have):
+        on = Target(each.pf, each.index)
+        yield _difference(on, Subject.RDMA, "rdma", each.name, each.now or "missing")
+
+
+def _of_rows(
+    on: Target, subject: Subject, kind: type[Attributes], want: Attributes, have: Attributes
+) -> Iterator[Difference]:
+    for name, wanted, now in differing(kind, want, have):
+        yield _difference(on, subject, name, wanted, now)
+
+
+def _difference(
+    on: Target, subject: Subject, attribute: str, want: object, have: object
+) -> Difference:
+    now = "unknown" if have is None else have
+    return Difference(str(on), attribute, want, now, subject, on)
+
+
+def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
+    owners, sources = owners_of(want), (want.stack or Stack()).sources
+    there = {place(thing): thing for thing in (have.stack or Stack()).things()}
+    present = {thing: thing for thing in there.values()}
+    for thing in (want.stack or Stack()).things():
+        is_ours = any(dev in owners for dev in stands_on(thing, sources))
+        if is_ours and not is_there(thing, present, have.sysctls):
+            dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
+            kind = type(thing).__name__.lower()
+            now = there.get(place(thing), "missing")
+            yield Difference(dev, kind, thing, now, Subject.STACKED)
+
+
+def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    """The same inside of namespaces that both have; the others' interfaces are told already."""
+    elsewhere = set(_elsewhere(want, have))
+    for namespace in want.namespaces:
+        there: dict[tuple[object, ...], Stacked] = {}
+        defaults = namespace.sysctls
+        if namespace in have.namespaces:
+            names = new_names(want, have, namespace.inode)
+            stack = have.namespace(namespace.inode).stack
+            things = (renamed(thing, names) for thing in stack.things())
+            there = {place(thing): thing for thing in things}
+            defaults = have.namespace(namespace.inode).sysctls
+        present = {thing: thing for thing in there.values()}
+        for thing, owner in things_of(want, namespace.inode).items():
+            now = there.get(place(thing), "missing")
+            if owner is not None and not is_there(thing, present, defaults):
+                dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
+                yield Difference(
+                    f"{dev} in {namespace}",
+                    type(thing).__name__.lower(),
+                    thing,
+                    now,
+                    Subject.STACKED,
+                    is_anothers=owner in elsewhere,
+                )
+
+
+def _elsewhere(want: NodeState, have: NodeState) -> Iterator[Target]:
+    """The VFs whose interfaces are in namespaces that are not the ones wanted."""
+    for pf in want.pfs:
+        known = have.pf(pf.handle)
+        for vf in pf.vfs:
+            now = None if known is None else known.vf(vf.index)
+            if vf.inside is not None and now is not None and now.inside is not None:
+                place = have.namespace(now.inside.namespace)
+                if place != want.namespace(vf.inside.namespace):
+                    yield Target(pf.handle, vf.index)
+
+
+def place(thing: Stacked) -> tuple[object, ...]:
+    """What can be there only once."""
+    match thing:
+        case Child() | Membership():
+            return type(thing), thing.dev
+        case Address() | Neighbour():
+            return type(thing), thing.dev, thing.address
+        case Qdisc():
+            return Qdisc, thing.dev, thing.parent
+        case Route():
+            return Route, thing

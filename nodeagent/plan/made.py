@@ -1,0 +1,117 @@
+"""Which devices a plan makes anew: PFs bound, VFs created, VFs bound again; and how they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import fresh, given
+from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
+from nodeagent.state.vf import VfAttributes
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Whether a VF has to be bound, and whether it has to be unbound first."""
+
+    binds: bool = False
+    unbinds: bool = False
+
+    @property
+    def is_anew(self) -> bool:
+        """Its interface, if it has one, is a new one afterwards."""
+        return self.binds or self.unbinds
+
+
+def once_made(want: NodeState, have: NodeState) -> NodeState:
+    """The PFs of `want` as they are in `have` once they are bound, with VFs made and bound.
+
+    Nothing is known of a PF that is not bound: it is treated as one that was never touched. New VFs
+    are as they start; a VF that is bound anew has no interface yet.
+    """
+    pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf)) for pf in want.pfs)
+    return replace(have, pfs=pfs)
+
+
+def untouched(want: Pf) -> Pf:
+    """A PF that has just been bound."""
+    return Pf(
+        want.handle,
+        numvfs=None if want.numvfs is None else 0,
+        autoprobe=None if want.autoprobe is None else True,
+    )
+
+
+def must_create(want: Pf, have: Pf) -> bool:
+    """Whether the VFs have to be made (anew): another number, or a function that is not there."""
+    if want.numvfs is None:
+        return False
+    if want.numvfs != have.numvfs:
+        return True
+    return any(have.vf(vf.index) is None for vf in want.vfs)
+
+
+def binding(pf: Pf, now: Pf, want: Vf) -> Binding:
+    """How a VF of `pf`, which is as in `now`, gets its driver.
+
+    mlx5 wants to see its VFs unbound when the eswitch's mode changes. An admin MAC reaches the
+    netdev at bind only: a VF that came up with another one is bound again.
+    """
+    have = None if must_create(pf, now) else now.vf(want.index)
+    has = NO_DRIVER if have is None else have.driver
+    if want.driver is None:
+        return Binding()
+    if has is None:  # not known: ensured, and where it is so already nothing is done
+        return Binding(binds=want.driver != NO_DRIVER, unbinds=want.driver == NO_DRIVER)
+    bound = has != NO_DRIVER
+    if want.driver != has:
+        return Binding(binds=want.driver != NO_DRIVER, unbinds=bound)
+    new_mode = pf.eswitch_mode not in {None, now.eswitch_mode}
+    stale = bound and have is not None and (new_mode or _needs_another_bind(want, have))
+    return Binding(stale, stale)
+
+
+def keeps_another_mac(want: Vf) -> bool:
+    """A VF that had its own MAC before an administrator set another one, and was not bound since.
+
+    Once an admin MAC is set, igb refuses the VF another one (EADDRNOTAVAIL), so such a VF is bound
+    with its own MAC as the admin MAC, and the real admin MAC follows.
+    """
+    own = mac_of(want)
+    if own is None or want.admin_mac is None or want.admin_mac.is_zero:
+        return False
+    return own != want.admin_mac
+
+
+def mac_of(vf: Vf) -> Mac | None:
+    """The MAC of its interface, wherever that is."""
+    netdev = vf.netdev if vf.inside is None else vf.inside.netdev
+    return netdev.mac if netdev is not None else None
+
+
+def _made(want: Pf, have: Pf) -> Pf:
+    if must_create(want, have):
+        return replace(have, numvfs=want.numvfs, vfs=tuple(map(_new_vf, want.vfs)), representors=())
+    return replace(have, vfs=tuple(_bound(want, have, vf) for vf in have.vfs))
+
+
+def _new_vf(want: Vf) -> Vf:
+    new = given(fresh(VfAttributes))
+    return Vf(want.index, driver=want.driver, driver_override="", **new)
+
+
+def _bound(pf: Pf, now: Pf, vf: Vf) -> Vf:
+    want = pf.vf(vf.index)
+    if want is None or not binding(pf, now, want).is_anew:
+        return vf
+    if vf.driver is None:  # ensured: what it has is what it has if that was so already
+        return replace(vf, driver=want.driver)
+    return replace(vf, driver=want.driver, netdev=None, inside=None)
+
+
+def _needs_another_bind(want: Vf, have: Vf) -> bool:
+    """An admin MAC reaches the netdev at bind only, and igb then refuses the VF any other one."""
+    own, now = mac_of(want), mac_of(have)
+    if own is None or now is None or own == now:
+        return False
+    return want.admin_mac is not None and not want.admin_mac.is_zero

@@ -1,0 +1,112 @@
+"""The order in which a node is changed, and the kernel's reason for it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class StageName(StrEnum):
+    """The stages, first to last; `reason` says why each has the place that it has."""
+
+    reason: str
+
+    def __new__(cls, text: str, reason: str) -> Self:
+        """A member of two: its text, by which it is printed, and its reason."""
+        member = str.__new__(cls, text)
+        member._value_ = text
+        member.reason = reason
+        return member
+
+    BIND_PFS = "bind PFs", "a PF without its driver has no sriov_numvfs to write (ENOENT)"
+    REMOVE_VFS = "remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"
+    LINKS_DOWN = "take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"
+    FREE_NAMES = "free names", "two netdevs that swap names need a third name in between (EEXIST)"
+    PARAMETERS = "set parameters", "flow_steering_mode and such decide how the eswitch is made"
+    PF_ETHTOOL = (
+        "set PF ethtool",
+        "before the PF is up: rings, channels and pause restart an interface, carrier and all",
+    )
+    PF_SYSCTLS = (
+        "set PF sysctls",
+        "before the PF is up: they decide which addresses it gets by itself",
+    )
+    PREPARE_PFS = (
+        "prepare PFs",
+        "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
+    )
+    HOLD_PROBING = "hold probing", "a VF that is probed before its MAC is set makes one up"
+    CREATE_VFS = (
+        "create VFs",
+        "virtfnN links appear one by one while the write is still blocking",
+    )
+    UNBIND_VFS = (
+        "unbind VFs",
+        "an admin MAC reaches a VF's netdev only when the VF is bound again",
+    )
+    VFS = "set VFs", "what the PF holds is in place before the VF's driver looks at it"
+    ESWITCH = (
+        "set eswitch",
+        "after legacy's attributes are set, before VFs are bound (representors)",
+    )
+    ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
+    BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"
+    MOVE_VFS = (
+        "move VFs",
+        "each VF goes into its pod as soon as it is settled, and waits for no other",
+    )
+    IN_PODS = (
+        "set up in pods",
+        "what is inside a namespace goes with the interface, and comes after it",
+    )
+    AUTOPROBE = "put autoprobe back", "writing it probes nothing: it holds for the next VFs only"
+    ETHTOOL = (
+        "set ethtool",
+        "of VFs and representors, which are there by now, if possible before they go up",
+    )
+    SYSCTLS = (
+        "set sysctls",
+        "of VFs and representors, before they go up; after udev has named them",
+    )
+    VF_NETDEVS = (
+        "set VF netdevs",
+        "MAC, MTU and name first, then up; after udev has finished with them",
+    )
+    REPRESENTORS = "set representors", "they exist once the eswitch is in switchdev mode"
+    RDMA_NAMES = (
+        "name RDMA devices",
+        "mlx5_ib makes its device after the function is bound; udev names it",
+    )
+    RDMA_MOVES = "move RDMA devices", "after its interface, and by the name that it has there"
+    VFS_LATE = (
+        "set VFs late",
+        "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
+    )
+    FINISH_PFS = "finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"
+    CHILDREN = (
+        "add children",
+        "a VLAN or MACVLAN names its parent by ifindex, and is up only if that is",
+    )
+    MASTERS = (
+        "join masters",
+        "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go",
+    )
+    ADDRESSES = "add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"
+    NEIGHBOURS = (
+        "add neighbours",
+        "a permanent neighbour goes when its link goes down (neigh_flush_dev())",
+    )
+    ROUTES = (
+        "add routes",
+        "a route needs its source address, its gateway's subnet, and links that are up",
+    )
+    QDISCS = (
+        "add qdiscs",
+        "a child of another hangs on its handle; they may come any time, so last",
+    )
+
+
+AFTER_UDEV = (
+    *(StageName.MOVE_VFS, StageName.SYSCTLS, StageName.VF_NETDEVS, StageName.REPRESENTORS),
+)
+"""Stages whose interfaces have just come: a shell has to wait until udev has named them."""
