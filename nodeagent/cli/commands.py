@@ -235,7 +235,8 @@ def verify(call: Call, source: str | None, output: str) -> int:
     now = _observed(loaded, wanted)
     found = differences(wanted.state, now.state)
     if output == "json":
-        plain = [asdict(each) for each in found]
+        said = ("target", "attribute", "want", "have")
+        plain = [{name: asdict(each)[name] for name in said} for each in found]
         write_json({"same": not found, "taken_at": wanted.taken_at, "differences": plain})
     elif found:
         rows: list[tuple[Cell, ...]] = [

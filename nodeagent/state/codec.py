@@ -1,40 +1,34 @@
 """Snapshots as JSON, both ways.
 
-Fields that are None are left out, so that a reader sees only what is known. Reading checks every
-member: one that is missing, unknown or of another type is refused, and `DataError` names the file.
+Fields that are None are left out, so that a reader sees only what is known. Each member is read as
+its field is annotated: one that is missing, unknown or of another type is refused, and `DataError`
+names the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
 
 from nodeagent.errors import DataError
-from nodeagent.state.addresses import Guid, Mac
-from nodeagent.state.model import (
-    DeviceHandle,
-    Inside,
-    Netdev,
-    NodeState,
-    Param,
-    Pf,
-    RdmaDevice,
-    Representor,
-    Setting,
-    Snapshot,
-    Sysctl,
-    Vf,
-)
-from nodeagent.state.namespaces import Holder, Namespace
-from nodeagent.state.stack import Stack, stack_from_plain
+from nodeagent.state.model import DeviceHandle, Inside, NodeState, Pf, Snapshot
 
 SCHEMA: Final = 2
 READ: Final = (1, SCHEMA)
 """1 is the same without what it did not know yet, which so is not known: None."""
 
-T = TypeVar("T")
+ALWAYS: Final[Mapping[type, tuple[str, ...]]] = {
+    NodeState: ("pfs",),
+    Pf: ("vfs",),
+    Inside: ("carrier",),
+}
+"""Members that every schema writes: where one is missing the file is damaged, default or not."""
 
 _PAIRS: Final = ("srcversions", "ethtool", "sysctls")
 """Fields that are tuples of pairs, and objects in JSON."""
@@ -86,248 +80,93 @@ def _brief(error: Exception) -> str:
 
 
 def _snapshot(plain: Any) -> Snapshot:
-    fields = _Fields("snapshot", plain)
-    schema = fields.take("schema", _integer)
+    members = dict(_object("snapshot", plain))
+    if "schema" not in members:
+        raise ValueError("snapshot has no 'schema'")
+    schema = _read(int, members.pop("schema"))
     if schema not in READ:
         which = "newer" if schema > SCHEMA else "older"
         raise ValueError(
             f"its schema is {schema}, which is {which} than this version's: it writes {SCHEMA} "
             f"and reads {', '.join(map(str, READ))}"
         )
-    return fields.build(
-        Snapshot,
-        taken_at=fields.take("taken_at", _string),
-        machine_id=fields.take("machine_id", _string),
-        boot_id=fields.take("boot_id", _string),
-        kernel=fields.take("kernel", _string),
-        srcversions=fields.take("srcversions", _string_pairs),
-        state=fields.take("state", _node_state),
-    )
+    made: Snapshot = _read(Snapshot, members)
+    return made
 
 
-def _node_state(plain: Any) -> NodeState:
-    fields = _Fields("state", plain)
-    return fields.build(
-        NodeState,
-        driver=fields.take("driver", _string),
-        pfs=fields.take("pfs", _tuple_of(_pf)),
-        stack=fields.maybe("stack", stack_from_plain),
-        sysctls=fields.maybe("sysctls", _sysctls) or (),
-        namespaces=fields.maybe("namespaces", _tuple_of(_namespace)) or (),
-    )
+def _read(kind: Any, plain: Any) -> Any:
+    """A value of type `kind`, as it is annotated. ValueError or TypeError say what is wrong."""
+    if kind is DeviceHandle:
+        return DeviceHandle.parse(_read(str, plain))
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _made(kind, plain)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {types.UnionType, typing.Union}:
+        inner = [each for each in arguments if each is not types.NoneType]
+        return _read(inner[0], plain) if len(inner) == 1 else _one_of(inner, plain)
+    if origin is tuple:
+        return _tuple(arguments, plain)
+    if issubclass(kind, str) and kind is not str:  # a Mac, a Guid
+        return kind(_read(str, plain))
+    return _one_of([kind], plain)
 
 
-def _namespace(plain: Any) -> Namespace:
-    fields = _Fields("namespace", plain)
-    return fields.build(
-        Namespace,
-        device=fields.take("device", _integer),
-        inode=fields.take("inode", _integer),
-        boot=fields.take("boot", _string),
-        holders=fields.take("holders", _tuple_of(_holder)),
-        cookie=fields.maybe("cookie", _integer),
-        process=fields.maybe("process", _string) or "",
-        pod=fields.maybe("pod", _string) or "",
-        container=fields.maybe("container", _string) or "",
-        stack=fields.maybe("stack", stack_from_plain) or Stack(),
-        sysctls=fields.maybe("sysctls", _sysctls) or (),
-    )
-
-
-def _holder(plain: Any) -> Holder:
-    fields = _Fields("holder", plain)
-    return fields.build(
-        Holder,
-        pid=fields.maybe("pid", _integer),
-        started=fields.maybe("started", _integer),
-        mount=fields.maybe("mount", _string),
-    )
-
-
-def _inside(plain: Any) -> Inside:
-    fields = _Fields("interface in a namespace", plain)
-    return fields.build(
-        Inside,
-        namespace=fields.take("namespace", _integer),
-        netdev=fields.take("netdev", _netdev),
-        carrier=fields.take("carrier", _boolean),
-        rdma=fields.maybe("rdma", _string),
-    )
-
-
-def _pf(plain: Any) -> Pf:
-    fields = _Fields("PF", plain)
-    return fields.build(
-        Pf,
-        handle=DeviceHandle.parse(fields.take("handle", _string)),
-        numvfs=fields.maybe("numvfs", _integer),
-        autoprobe=fields.maybe("autoprobe", _boolean),
-        netdev=fields.maybe("netdev", _netdev),
-        vfs=fields.take("vfs", _tuple_of(_vf)),
-        eswitch_mode=fields.maybe("eswitch_mode", _string),
-        inline_mode=fields.maybe("inline_mode", _string),
-        encap_mode=fields.maybe("encap_mode", _string),
-        params=fields.maybe("params", _tuple_of(_devlink_param)) or (),
-        representors=fields.maybe("representors", _tuple_of(_representor)) or (),
-        rdma=fields.maybe("rdma", _rdma),
-    )
-
-
-def _devlink_param(plain: Any) -> Param:
-    fields = _Fields("parameter", plain)
-    return fields.build(
-        Param,
-        name=fields.take("name", _string),
-        kind=fields.take("kind", _integer),
-        value=fields.take("value", _anything),
-    )
-
-
-def _representor(plain: Any) -> Representor:
-    fields = _Fields("representor", plain)
-    return fields.build(
-        Representor, port=fields.take("port", _string), netdev=fields.take("netdev", _netdev)
-    )
-
-
-def _rdma(plain: Any) -> RdmaDevice:
-    fields = _Fields("RDMA device", plain)
-    return fields.build(
-        RdmaDevice,
-        name=fields.take("name", _string),
-        soft=fields.maybe("soft", _boolean) or False,
-    )
-
-
-def _anything(plain: Any) -> Any:
+def _one_of(kinds: Sequence[type], plain: Any) -> Any:
+    # bool is a subclass of int: `type()` keeps `true` out of numbers
+    if type(plain) not in kinds:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{plain!r} is not of type {names}")
     return plain
 
 
-def _vf(plain: Any) -> Vf:
-    fields = _Fields("VF", plain)
-    return fields.build(
-        Vf,
-        index=fields.take("index", _integer),
-        address=fields.maybe("address", _string),
-        driver=fields.maybe("driver", _string),
-        driver_override=fields.maybe("driver_override", _string),
-        admin_mac=fields.maybe("admin_mac", _mac),
-        vlan=fields.maybe("vlan", _integer),
-        qos=fields.maybe("qos", _integer),
-        vlan_proto=fields.maybe("vlan_proto", _string),
-        trust=fields.maybe("trust", _boolean),
-        spoofchk=fields.maybe("spoofchk", _boolean),
-        link_state=fields.maybe("link_state", _string),
-        min_tx_rate=fields.maybe("min_tx_rate", _integer),
-        max_tx_rate=fields.maybe("max_tx_rate", _integer),
-        query_rss=fields.maybe("query_rss", _boolean),
-        node_guid=fields.maybe("node_guid", _guid),
-        port_guid=fields.maybe("port_guid", _guid),
-        rdma=fields.maybe("rdma", _rdma),
-        netdev=fields.maybe("netdev", _netdev),
-        inside=fields.maybe("inside", _inside),
-    )
+def _tuple(arguments: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
+    if isinstance(plain, Mapping) and typing.get_args(arguments[0])[:1] == (str,):
+        plain = [list(pair) for pair in sorted(plain.items())]  # pairs, as people read them best
+    if not isinstance(plain, list):
+        raise TypeError(f"{plain!r} is not a list")
+    if arguments[-1] is Ellipsis:
+        return tuple(_read(arguments[0], item) for item in plain)
+    if len(plain) != len(arguments):
+        raise ValueError(f"{plain!r} has not {len(arguments)} members")
+    return tuple(_read(kind, item) for kind, item in zip(arguments, plain, strict=True))
 
 
-def _netdev(plain: Any) -> Netdev:
-    fields = _Fields("netdev", plain)
-    return fields.build(
-        Netdev,
-        name=fields.take("name", _string),
-        mac=fields.maybe("mac", _mac),
-        mtu=fields.maybe("mtu", _integer),
-        up=fields.maybe("up", _boolean),
-        altnames=fields.maybe("altnames", _tuple_of(_string)),
-        promisc=fields.maybe("promisc", _boolean),
-        allmulti=fields.maybe("allmulti", _boolean),
-        arp=fields.maybe("arp", _boolean),
-        multicast=fields.maybe("multicast", _boolean),
-        txqueuelen=fields.maybe("txqueuelen", _integer),
-        group=fields.maybe("group", _integer),
-        alias=fields.maybe("alias", _string),
-        ethtool=fields.maybe("ethtool", _settings),
-        sysctls=fields.maybe("sysctls", _sysctls),
-        manager=fields.maybe("manager", _string),
-    )
-
-
-class _Fields:
-    """The members of one JSON object: each is taken once, by name and parser, and none is left."""
-
-    def __init__(self, what: str, plain: Any) -> None:
-        if not isinstance(plain, Mapping):
-            raise TypeError(f"{what} is not an object")
-        self.what = what
-        self.left = dict(plain)
-
-    def take(self, name: str, parse: Callable[[Any], T]) -> T:
-        if name not in self.left:
-            raise ValueError(f"{self.what} has no {name!r}")
-        return self._parsed(name, parse)
-
-    def maybe(self, name: str, parse: Callable[[Any], T]) -> T | None:
-        return self._parsed(name, parse) if name in self.left else None
-
-    def build(self, make: Callable[..., T], /, **values: object) -> T:
-        if self.left:
-            raise ValueError(f"{self.what} has unknown members: {', '.join(sorted(self.left))}")
-        return make(**values)
-
-    def _parsed(self, name: str, parse: Callable[[Any], T]) -> T:
+def _made(kind: type, plain: Any) -> Any:
+    title, (kinds, required) = _title(kind), _members(kind)
+    members = _object(title, plain)
+    if unknown := sorted(set(members) - set(kinds)):
+        raise ValueError(f"{title} has unknown members: {', '.join(unknown)}")
+    values: dict[str, Any] = dict.fromkeys(required)
+    for name, value in members.items():
         try:
-            return parse(self.left.pop(name))
+            values[name] = _read(kinds[name], value)
         except TypeError as error:
-            raise TypeError(f"{name!r} of {self.what}: {error}") from None
+            raise TypeError(f"{name!r} of {title}: {error}") from None
+    for name in required:
+        if name not in members and types.NoneType not in typing.get_args(kinds[name]):
+            raise ValueError(f"{title} has no {name!r}")
+    return kind(**values)
 
 
-def _exactly(kind: type[T]) -> Callable[[Any], T]:
-    def parse(plain: Any) -> T:
-        # bool is a subclass of int: `type() is` keeps `true` out of numbers
-        if type(plain) is not kind:
-            raise TypeError(f"{plain!r} is not of type {kind.__name__}")
-        return plain
-
-    return parse
-
-
-_string = _exactly(str)
-_integer = _exactly(int)
-_boolean = _exactly(bool)
+@cache
+def _members(kind: type) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The fields of a class with their types, and those that have to be there."""
+    fields = dataclasses.fields(kind)
+    hints = typing.get_type_hints(kind)
+    required = (
+        each.name
+        for each in fields
+        if each.default is dataclasses.MISSING or each.name in ALWAYS.get(kind, ())
+    )
+    return {each.name: hints[each.name] for each in fields}, tuple(required)
 
 
-def _mac(plain: Any) -> Mac:
-    return Mac(_string(plain))
+def _title(kind: type) -> str:
+    """`node state`, `rdma device`: a class as people call it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 
-def _guid(plain: Any) -> Guid:
-    return Guid(_string(plain))
-
-
-def _tuple_of(parse: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    def parse_all(plain: Any) -> tuple[T, ...]:
-        if not isinstance(plain, list):
-            raise TypeError(f"{plain!r} is not a list")
-        return tuple(parse(item) for item in plain)
-
-    return parse_all
-
-
-def _settings(plain: Any) -> tuple[Setting, ...]:
+def _object(title: str, plain: Any) -> Mapping[str, Any]:
     if not isinstance(plain, Mapping):
-        raise TypeError(f"{plain!r} is not an object")
-    for key, value in plain.items():
-        if type(value) not in {bool, int}:
-            raise TypeError(f"{key}: {value!r} is neither a number nor on or off")
-    return tuple(sorted(plain.items()))
-
-
-def _sysctls(plain: Any) -> tuple[Sysctl, ...]:
-    if not isinstance(plain, Mapping):
-        raise TypeError(f"{plain!r} is not an object")
-    return tuple(sorted((key, _integer(value)) for key, value in plain.items()))
-
-
-def _string_pairs(plain: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(plain, Mapping):
-        raise TypeError(f"{plain!r} is not an object")
-    return tuple(sorted((_string(key), _string(value)) for key, value in plain.items()))
+        raise TypeError(f"{title} is not an object")
+    return plain

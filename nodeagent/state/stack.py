@@ -15,8 +15,6 @@ bridges, VRFs and teams stay, with their addresses: they lose their ports only.
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -371,55 +369,3 @@ def _check_pairs(pairs: Pairs) -> None:
         raise ValueError(f"{names} are not unique and sorted")
     for name, value in pairs:
         _check_within(name, value, U32)
-
-
-def stack_from_plain(plain: Any) -> Stack:
-    """A `Stack` from what `json` read: each member by the type that its field is annotated with.
-
-    ValueError or TypeError say what is wrong.
-    """
-    made: Stack = _typed(Stack, plain)
-    return made
-
-
-def _typed(kind: Any, plain: Any) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _made(kind, plain)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in {types.UnionType, typing.Union}:
-        (inner,) = (each for each in arguments if each is not types.NoneType)
-        return _typed(inner, plain)
-    if origin is tuple:
-        return _tuple(arguments, plain)
-    # bool is a subclass of int: `type() is` keeps `true` out of numbers
-    if type(plain) is not kind:
-        raise TypeError(f"{plain!r} is not of type {kind.__name__}")
-    return plain
-
-
-def _tuple(arguments: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
-    if isinstance(plain, Mapping):  # pairs, as people read them best
-        plain = [list(pair) for pair in sorted(plain.items())]
-    if not isinstance(plain, list):
-        raise TypeError(f"{plain!r} is not a list")
-    if arguments[-1] is Ellipsis:
-        return tuple(_typed(arguments[0], item) for item in plain)
-    if len(plain) != len(arguments):
-        raise ValueError(f"{plain!r} has not {len(arguments)} members")
-    return tuple(_typed(kind, item) for kind, item in zip(arguments, plain, strict=True))
-
-
-def _made(kind: type, plain: Any) -> Any:
-    if not isinstance(plain, Mapping):
-        raise TypeError(f"{kind.__name__} is not an object")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(plain) - set(hints))
-    if unknown:
-        raise ValueError(f"{kind.__name__} has unknown members: {', '.join(unknown)}")
-    for each in dataclasses.fields(kind):
-        optional = type(None) in typing.get_args(hints[each.name])
-        if each.default is dataclasses.MISSING and each.name not in plain and not optional:
-            raise ValueError(f"{kind.__name__} has no {each.name!r}")
-    values = {name: _typed(hints[name], value) for name, value in plain.items()}
-    required = {f.name: None for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-    return kind(**{**required, **values})

@@ -125,7 +125,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         link_state=draw(st.sampled_from(LINK_STATES)),
         min_tx_rate=draw(st.sampled_from((0, 10))),
         max_tx_rate=draw(st.sampled_from((0, 100))),
-        query_rss=draw(st.sampled_from((None, True, False))),
+        query_rss=None,
         node_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:77")))),
         port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
@@ -260,7 +260,8 @@ some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
 @st.composite
 def _blurred_vf(draw: st.DrawFn, vf: Vf) -> Vf:
     """A VF of which not all is known; nothing of its interface where that goes for its driver."""
-    unknown: dict[str, Any] = dict.fromkeys(draw(some_of_vfs))
+    unknown: dict[str, Any] = {"query_rss": draw(st.sampled_from((None, True, False)))}
+    unknown |= dict.fromkeys(draw(some_of_vfs))
     if "driver" in unknown:
         unknown |= {"netdev": None, "rdma": None}
     return dataclasses.replace(vf, **unknown)
@@ -347,18 +348,16 @@ def legal_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
 
 
 @st.composite
-def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
-    """Want and have of one node: the same PFs, any VFs, sometimes with each other's names.
-
-    Of both not all may be known.
-    """
-    want, have = draw(_known_pairs())
+def partly_known_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
+    """The same as `pairs`, where of both not all may be known."""
+    want, have = draw(pairs())
     want, have = draw(blurred(want)), draw(blurred(have))
     return want, with_stack(_own_names(want, _visible(have)), {})
 
 
 @st.composite
-def _known_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
+def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
+    """Want and have of one node: the same PFs, any VFs, sometimes with each other's names."""
     want = draw(states())
     if draw(st.booleans()):
         return want, with_stack(_own_names(want, _visible(draw(disturbed(want)))), {})
