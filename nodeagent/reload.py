@@ -15,20 +15,20 @@ from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.restore import prove, restore, take_snapshot
+from nodeagent.restore import put_back, restore, take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
 
 log = logging.getLogger(__name__)
 
 
 def reload(
-    node: Node, journal: Journal, driver: NicDriver, share: Callable[[], None] = lambda: None
+    node: Node, journal: Journal, driver: NicDriver, before_ready: Callable[[], None] = lambda: None
 ) -> None:
     """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
 
-    With nothing to reload and no snapshot open, no device is touched. `share` is done right before
-    ready: what others expect to find then. Raises AgentError with the ready flag absent and the
-    snapshot, if one was taken, open for the next start.
+    With nothing to reload and no snapshot open, no device is touched. `before_ready` is called
+    right before the flag is set, and makes what other pods use once it is there. Raises AgentError
+    with the ready flag absent and the snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
     with journal.step("build"):
@@ -36,29 +36,30 @@ def reload(
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
         log.info("the loaded driver is the installed one and nothing is left to restore")
-        share()
+        before_ready()
         journal.set_ready()
         return
     with journal.step("preflight"):
         losses = driver.check_reload_is_safe()
-    with journal.step("snapshot"):
-        snapshot = journal.open_snapshot() or journal.save(take_snapshot(node, driver))
+    snapshot = opened_snapshot(node, journal, driver)
     with journal.step("restart"):
         restart(node, journal, driver, snapshot)
     for loss in losses:
         journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
-    with journal.step("restore"):
-        restore(node, snapshot.state)
-        journal.note("vfs-back")
-    with journal.step("verify"):
-        prove(node, journal, snapshot.state)
-    share()
+    put_back(node, journal, snapshot)
+    before_ready()
     journal.set_ready()
     journal.close_snapshot()
 
 
+def opened_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot:
+    """The open snapshot; where there is none, one taken and opened now. A step on record."""
+    with journal.step("snapshot"):
+        return journal.open_snapshot() or journal.save(take_snapshot(node, driver))
+
+
 def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
-    """The installed driver is loaded, every module and every PF of the snapshot is back."""
+    """Load the installed driver; return when every module and PF of the snapshot is back."""
     before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
@@ -80,9 +81,9 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
 
 
 def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
-    """What was loaded when the snapshot was taken, and what has been loaded since.
+    """The modules that were loaded when the snapshot was taken, and those loaded since.
 
-    An auxiliary module that came after a first attempt is taken away by the second one.
+    An auxiliary module that was loaded after a first attempt is unloaded by the second one.
     """
     names = (*(module for module, _ in snapshot.srcversions), *driver.companions())
     return tuple(dict.fromkeys(names))
@@ -91,10 +92,9 @@ def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
 def salvage(
     node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, before: tuple[str, ...]
 ) -> None:
-    """After a failed restart: modules and VFs as they were, on whatever driver runs then.
+    """After a failed restart, put modules and VFs back on the driver that runs then, if possible.
 
-    As far as it goes: what fails here is logged, because the restart's own error is the one to
-    raise. The snapshot stays open all the same.
+    What fails here is logged: the restart's own error is the one to raise. The snapshot stays open.
     """
     if not driver.is_loaded():
         return
@@ -116,7 +116,7 @@ def salvage(
 
 
 def restore_what_can_be(node: Node, want: NodeState) -> None:
-    """Beside an error that is going to be raised: the others need not suffer for it."""
+    """Restore all PFs that are there; log what fails, because another error is being raised."""
     try:
         restore(node, want)
     except (KernelError, RestoreFailed) as error:
@@ -124,7 +124,7 @@ def restore_what_can_be(node: Node, want: NodeState) -> None:
 
 
 def note_srcversions(journal: Journal, driver: NicDriver) -> None:
-    """A checkpoint for the timeline: each module's srcversion, on disk and in the kernel."""
+    """Note a checkpoint for the timeline: each module's srcversion, on disk and in the kernel."""
     now = driver.srcversions()
     installed = {each.module: each.installed or "none" for each in now}
     loaded = {each.module: each.loaded or "none" for each in now}

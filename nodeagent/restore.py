@@ -1,4 +1,4 @@
-"""Take a snapshot, restore it in rounds, and prove that nothing differs."""
+"""Take a snapshot, restore it plan by plan, and prove that nothing differs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nodeagent.node.namespaces import children_elsewhere, reachable
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
+from nodeagent.node.settle import wait_for_pfs
 from nodeagent.plan import rdma
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.ethtool import no_longer_offered
@@ -30,18 +31,35 @@ from nodeagent.state.model import NodeState, Snapshot
 
 log = logging.getLogger(__name__)
 
-ROUNDS: Final = 3
-"""Plans in a row: what udev named differently, or a driver changed by itself, is planned again."""
+MAX_PLANS: Final = 3
+"""How many plans one restore performs: what udev has named differently, or a driver has changed by
+itself, is planned again."""
+
+
+def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bool = False) -> None:
+    """Restore a snapshot and verify the node, as steps on record; the caller closes the snapshot.
+
+    `wait_first`: the PFs may still be on their way, as after a reload by another program.
+    """
+    with journal.step("restore"):
+        if wait_first:
+            wait_for_pfs(node, snapshot.state)
+        restore(node, snapshot.state)
+        journal.note("vfs-back")
+    with journal.step("verify"):
+        for each in verify(node, snapshot.state):
+            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
 
 
 def restore(node: Node, want: NodeState) -> None:
     """Plan, perform, look again, until nothing is left to do.
 
-    Where NetworkManager or systemd-networkd had set up an interface, that is what it gets to do
-    first: all but what stands on interfaces is restored, and what it leaves missing is added then.
+    Where NetworkManager or systemd-networkd had set up an interface, it sets that up again: first
+    all but what stands on interfaces is restored, and once the manager has finished, what it has
+    left out is added.
 
-    Raises RestoreFailed with a line for each failed action and each thing that differs, when a
-    plan could not be performed or three in a row did not lead there.
+    Raises RestoreFailed with a line for each failed action and each attribute that differs, when a
+    plan could not be performed or MAX_PLANS plans were not enough.
     """
     attempt = Attempt(node)
     failures: dict[str, None] = {}
@@ -50,7 +68,7 @@ def restore(node: Node, want: NodeState) -> None:
         stages = plan(wanted, observe(node))
         failures |= dict.fromkeys(perform(attempt, without_stacked(stages)))
         await_managers(node, others)
-    for number in range(ROUNDS):
+    for number in range(MAX_PLANS):
         wanted, _ = reachable(node, want)
         have = observe(node)
         stages = plan(_without_hung(node, wanted), have)
@@ -75,7 +93,7 @@ def restore(node: Node, want: NodeState) -> None:
 
 
 def _without_hung(node: Node, want: NodeState) -> NodeState:
-    """`want` without the PFs and VFs of which a call hangs in the kernel: the others go on."""
+    """`want` without the PFs and VFs on which a call hangs in the kernel: the others go on."""
     pfs = (
         replace(pf, vfs=tuple(v for v in pf.vfs if not is_hung(node, (pf.handle, v.index))))
         for pf in want.pfs
@@ -84,16 +102,10 @@ def _without_hung(node: Node, want: NodeState) -> NodeState:
     return replace(want, pfs=tuple(pfs))
 
 
-def prove(node: Node, journal: Journal, want: NodeState) -> None:
-    """`verify`, with what pods have lost all the same on record."""
-    for each in verify(node, want):
-        journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
-
-
 def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
     """Look at the node once more; RestoreFailed names every difference.
 
-    Returns the VFs that could not be put back into their pods, because those are not there.
+    Returns the VFs that could not be put back into their pods, because those are gone.
     """
     wanted, behind = reachable(node, want)
     have = observe(node)
@@ -114,7 +126,7 @@ def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
 
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
-    """What the node looks like now, with when and where that was, to be kept.
+    """The node's state now, with the time and the machine, to be restored later.
 
     KernelError where a device does not tell its state: nothing would be known of it afterwards.
     """
@@ -136,7 +148,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
 
 
 def look(node: Node, driver: NicDriver) -> Snapshot:
-    """The same to be compared: what a device does not tell is not known."""
+    """The same, to be compared only: what a device does not tell is unknown in it."""
     state = observe(node)
     for vf in unseen(state):
         log.warning(

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import durable, machine
-from nodeagent import restore as restoring
-from nodeagent.agent import hold, life
+from nodeagent.agent import hold
+from nodeagent.agent.lifecycle import alive
+from nodeagent.agent.requirements import require_root, require_same_machine
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
-from nodeagent.node.settle import wait_for_pfs
 from nodeagent.plan.comparison import differences
 from nodeagent.record.journal import Journal, lock
+from nodeagent.restore import put_back, take_snapshot
 from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
 
@@ -46,7 +47,7 @@ def prepare(settings: Settings) -> None:
     BusyError while a driver container of before still holds the lock. Without a driver there is
     nothing to keep, which is said.
     """
-    life.require_root("reads the settings of VFs")
+    require_root("reads the settings of VFs")
     _check(settings)
     with StopSignal() as stop, lock(settings.lock_path):
         journal = Journal(settings)
@@ -61,7 +62,7 @@ def prepare(settings: Settings) -> None:
 
 def run(settings: Settings) -> int:
     """Restore whenever the driver container says ready; 0 after SIGTERM while all was proven."""
-    life.require_root("writes the settings of VFs")
+    require_root("writes the settings of VFs")
     _check(settings)
     with StopSignal() as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
@@ -70,9 +71,9 @@ def run(settings: Settings) -> int:
             journal.clear_ready()
             _open_again(settings, journal)
             while True:
-                with life.alive(settings, stop):
+                with alive(settings, stop):
                     flag = _await_flag(settings.driver_ready_path, stop)
-                    _put_back(settings, journal, stop)
+                    _restore_open_snapshot(settings, journal, stop)
                 journal.set_ready()
                 log.info("ready: %s", journal.ready_path)
                 _await_another(settings.driver_ready_path, flag, stop)
@@ -100,7 +101,7 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
         log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
         return True
     with lock(settings.work_path), Node(settings, stop) as node, journal.step("snapshot"):
-        snapshot = restoring.take_snapshot(node, driver)
+        snapshot = take_snapshot(node, driver)
         if driver.loading() != loading:
             return False
         journal.save(snapshot)
@@ -148,7 +149,7 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
     return True
 
 
-def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     """What the open snapshot says, proven. Without one nothing is touched, and what is there saved.
 
     By what is noted `_open_again` tells whether the driver was reloaded since.
@@ -160,12 +161,8 @@ def _put_back(settings: Settings, journal: Journal, stop: StopSignal) -> None:
         snapshot = journal.open_snapshot()
         if snapshot is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
-            life.check_same_machine(snapshot, machine.machine_id(), hint=hint)
-            with journal.step("restore"):
-                wait_for_pfs(node, snapshot.state)
-                restoring.restore(node, snapshot.state)
-            with journal.step("verify"):
-                restoring.verify(node, snapshot.state)
+            require_same_machine(snapshot, machine.machine_id(), hint=hint)
+            put_back(node, journal, snapshot, wait_first=True)
         else:
             log.info("no snapshot is open: nothing to put back")
             snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)
@@ -178,7 +175,7 @@ def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot
     """What is there, as the last snapshot; None where it cannot be read or saved: that is said."""
     try:
         with journal.step("snapshot"):
-            return journal.save_as_last(restoring.take_snapshot(node, driver))
+            return journal.save_as_last(take_snapshot(node, driver))
     except (KernelError, StorageError) as error:
         log.warning("what is there is not saved: %s", error.message)
         return None

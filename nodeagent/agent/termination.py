@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nodeagent import reload as story
-from nodeagent import restore as restoring
 from nodeagent.driver import exports, inbox, openibd, udev_names
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTimeout
@@ -22,6 +20,8 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal
+from nodeagent.reload import note_srcversions, opened_snapshot, salvage, wanted_modules
+from nodeagent.restore import put_back
 from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
 
@@ -83,30 +83,25 @@ def restore_driver(
 
 
 def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
-    with journal.step("snapshot"):
-        snapshot = journal.open_snapshot() or journal.save(restoring.take_snapshot(node, driver))
+    snapshot = opened_snapshot(node, journal, driver)
     if not inbox.runs(driver):  # it does when a start was stopped before it unloaded anything
         with journal.step("inbox"):
             _restart(node, journal, driver, snapshot, stop)
-    with journal.step("restore"):
-        restoring.restore(node, snapshot.state)
-        journal.note("vfs-back")
-    with journal.step("verify"):
-        restoring.prove(node, journal, snapshot.state)
+    put_back(node, journal, snapshot)
     journal.close_snapshot()
 
 
 def _restart(
     node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, stop: StopSignal
 ) -> None:
-    story.note_srcversions(journal, driver)
-    before = story.wanted_modules(driver, snapshot)
+    note_srcversions(journal, driver)
+    before = wanted_modules(driver, snapshot)
     journal.note("vfs-gone")
     try:
         inbox.ensure(driver, before, stop)
     except (KernelError, WaitTimeout):
-        story.note_srcversions(journal, driver)
-        story.salvage(node, journal, driver, snapshot, before)
+        note_srcversions(journal, driver)
+        salvage(node, journal, driver, snapshot, before)
         raise
-    story.note_srcversions(journal, driver)
+    note_srcversions(journal, driver)
     wait_for_pfs(node, snapshot.state)

@@ -95,11 +95,11 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
     """
     # As PID 1 of a container a signal without a handler is dropped: it waits until there is one.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    from nodeagent.agent import life
+    from nodeagent.agent import lifecycle
 
     if mode == Mode.DTK_BUILD:
-        return life.build(call.settings())
-    return life.run(Mode(mode), call.settings(), call.log_format, watched)
+        return lifecycle.build(call.settings())
+    return lifecycle.run(Mode(mode), call.settings(), call.log_format, watched)
 
 
 @click.command("terminate")
@@ -113,9 +113,9 @@ def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
     The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    from nodeagent.agent import life
+    from nodeagent.agent import lifecycle
 
-    life.terminate(call.settings(), lock_fd, since)
+    lifecycle.terminate(call.settings(), lock_fd, since)
 
 
 @click.command("reload")
@@ -128,9 +128,9 @@ def reload(call: Call, mode: str, watched: list[Probe]) -> None:
     Reloads only if the loaded driver is not the installed one, or if an earlier reload has not
     been finished. The ready flag stays. The default is the driver that is installed now.
     """
-    from nodeagent.agent import life
+    from nodeagent.agent import by_hand
 
-    life.reload_once(Mode(mode), call.settings(), watched)
+    by_hand.reload_once(Mode(mode), call.settings(), watched)
 
 
 @click.command("snapshot")
@@ -212,9 +212,9 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
     stages = plan(wanted.state, now.state)
     if not dry_run:
-        from nodeagent.agent import life
+        from nodeagent.agent import by_hand
 
-        life.restore(wanted, loaded)
+        by_hand.restore_now(wanted, loaded)
     _write_plan(stages, wanted.state, now.state, output, done=not dry_run)
 
 
@@ -377,9 +377,9 @@ def _needed(source: str | None, loaded: Settings) -> Snapshot:
 
 def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
     """The same without what belongs into pods that are gone: they are named on stderr."""
-    from nodeagent.agent import life
+    from nodeagent.agent import by_hand
 
-    reachable, left = life.reachable(wanted, loaded)
+    reachable, left = by_hand.reachable(wanted, loaded)
     for each in left:
         click.echo(f"note: {each}", err=True)
     return reachable
@@ -387,20 +387,20 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 def _taken(loaded: Settings) -> Snapshot:
     """The node as it is; UnavailableError when it has no device of ours."""
-    from nodeagent.agent import life
+    from nodeagent.agent import by_hand, requirements
 
-    now = life.take_snapshot(loaded, to_keep=True)
-    life.require_devices(now)
+    now = by_hand.snapshot_now(loaded, to_keep=True)
+    requirements.require_devices(now)
     return now
 
 
 def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True) -> Snapshot:
     """The node as it is, which may be without its devices; is it the node of the snapshot?"""
-    from nodeagent.agent import life
+    from nodeagent.agent import by_hand, requirements
 
-    now = life.take_snapshot(loaded)
+    now = by_hand.snapshot_now(loaded)
     try:
-        life.check_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+        requirements.require_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
     except DataError as error:
         if not accept_foreign:
             raise

@@ -68,7 +68,7 @@ def _driver(loaded: Settings) -> Iterable[str]:
 
 
 def _vfs(loaded: Settings) -> Iterable[str]:
-    from nodeagent.agent import life
+    from nodeagent.agent import by_hand
     from nodeagent.plan.comparison import differences
     from nodeagent.record.journal import Journal
 
@@ -76,8 +76,8 @@ def _vfs(loaded: Settings) -> Iterable[str]:
     wanted = journal.open_snapshot() or journal.last_snapshot()
     if wanted is None:
         return ["no snapshot: no reload has begun on this node"]
-    wanted, left = life.reachable(wanted, loaded)
-    found = differences(wanted.state, life.take_snapshot(loaded).state)
+    wanted, left = by_hand.reachable(wanted, loaded)
+    found = differences(wanted.state, by_hand.snapshot_now(loaded).state)
     state = wanted.state
     same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
     return [*map(str, left), *([str(each) for each in found] or [same])]

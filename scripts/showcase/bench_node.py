@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nodeagent import settings
-from nodeagent.agent import life
+from nodeagent.agent import by_hand
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.record.journal import Journal
@@ -120,7 +120,7 @@ def prepared() -> Bench:
     timed([str(HERE / "floor.sh"), str(WORK / "recipe")])
     loaded = settings.load()
     journal = Journal(loaded)
-    journal.save(life.take_snapshot(loaded))
+    journal.save(by_hand.snapshot_now(loaded))
     snapshot = WORK / "snapshot.json"
     shutil.copy(journal.open_path, snapshot)
     return Bench(pfs, vfs.state(pfs), snapshot)

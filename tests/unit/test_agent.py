@@ -19,9 +19,7 @@ from typing import Any, Self
 import pytest
 
 from nodeagent import machine
-from nodeagent import reload as story
-from nodeagent import restore as restoring
-from nodeagent.agent import hold, life, termination
+from nodeagent.agent import by_hand, hold, lifecycle, requirements, termination
 from nodeagent.errors import (
     AgentError,
     BusyError,
@@ -39,7 +37,7 @@ from nodeagent.record.journal import Journal, lock, unseal
 from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 
-ROOT = Path(life.__file__).resolve().parents[2]
+ROOT = Path(lifecycle.__file__).resolve().parents[2]
 SNAPSHOT = Snapshot(
     taken_at="2026-11-21T12:03:04Z",
     machine_id="a" * 32,
@@ -90,9 +88,10 @@ def settings(tmp_path: Path) -> Settings:
 def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[[Story], None]:
     """Say what the story does."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(life, "Node", NoNode)
+    monkeypatch.setattr(lifecycle, "Node", NoNode)
+    monkeypatch.setattr(by_hand, "Node", NoNode)
     monkeypatch.setattr(machine, "machine_id", lambda: "a" * 32)
-    return lambda told: monkeypatch.setattr(story, "reload", told)
+    return lambda told: monkeypatch.setattr(lifecycle, "reload", told)
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +118,7 @@ def test_when_proven_it_becomes_the_holder_with_lock_and_flag(
     became: list[tuple[int, str, str, list[str]]],
 ) -> None:
     tell(proven)
-    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
+    assert lifecycle.run(Mode.PRECOMPILED, settings, "text") == 0
     ((lock_fd, ready, log_format, then),) = became
     assert (ready, log_format) == (str(settings.ready_path), "text")
     assert then[1:3] == ["-m", "nodeagent"]
@@ -138,7 +137,7 @@ def test_the_signals_are_blocked_when_it_becomes_the_holder(
         hold, "become", lambda *_: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     )
     monkeypatch.setattr(hold, "until_stopped", lambda *_: 0)
-    life.run(Mode.PRECOMPILED, settings, "text")
+    lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert {signal.SIGTERM, signal.SIGINT} <= masks[0]  # type: ignore[operator] # a set of signals
 
 
@@ -149,7 +148,7 @@ def test_a_flag_from_before_is_gone_while_working(
     settings.ready_path.parent.mkdir()
     settings.ready_path.touch()
     tell(lambda node, journal, driver, share: seen.append(journal.is_ready()))
-    life.run(Mode.PRECOMPILED, settings, "text")
+    lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert seen == [False]
 
 
@@ -165,7 +164,7 @@ def test_an_error_takes_the_flag_with_it(
 
     tell(told)
     with pytest.raises(type(error)):
-        life.run(Mode.PRECOMPILED, settings, "text")
+        lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.ready_path.exists()
     with lock(settings.lock_path):
         pass
@@ -177,7 +176,7 @@ def test_a_failure_is_on_record(settings: Settings, tell: Callable[[Story], None
 
     tell(told)
     with pytest.raises(KernelError):
-        life.reload_once(Mode.PRECOMPILED, settings)
+        by_hand.reload_once(Mode.PRECOMPILED, settings)
     last = Journal(settings).records()[-1]
     assert (last.name, last.facts) == ("failed", {"message": "no driver"})
 
@@ -186,7 +185,7 @@ def test_a_reload_by_hand_leaves_the_flag(
     settings: Settings, tell: Callable[[Story], None]
 ) -> None:
     tell(proven)
-    life.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None))
+    by_hand.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None))
     assert settings.ready_path.exists()
     with lock(settings.lock_path):
         pass
@@ -204,7 +203,7 @@ def test_a_signal_while_waiting_ends_the_start(
 
     tell(told)
     with pytest.raises(Stopped):
-        life.run(Mode.PRECOMPILED, settings, "text")
+        lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.ready_path.exists()
 
 
@@ -216,7 +215,7 @@ def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
         os.kill(os.getpid(), signal.SIGTERM)
 
     tell(told)
-    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
+    assert lifecycle.run(Mode.PRECOMPILED, settings, "text") == 0
     assert not settings.ready_path.exists()
     assert became == []
 
@@ -232,7 +231,7 @@ def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
 
     tell(told)
     with pytest.raises(Stopped):
-        life.run(Mode.PRECOMPILED, settings, "text")
+        lifecycle.run(Mode.PRECOMPILED, settings, "text")
 
 
 def test_without_the_execve_it_holds_as_it_is(
@@ -254,7 +253,7 @@ def test_without_the_execve_it_holds_as_it_is(
         return 0
 
     monkeypatch.setattr(hold, "_become_the_agent", told)
-    assert life.run(Mode.PRECOMPILED, settings, "text") == 0
+    assert lifecycle.run(Mode.PRECOMPILED, settings, "text") == 0
     assert not settings.ready_path.exists()
     assert "staying as we are" in caplog.text
     assert "terminate" in ended[0]
@@ -264,7 +263,7 @@ WHOLE_LIFE = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from nodeagent.agent import life
+from nodeagent.agent import lifecycle
 from nodeagent import logs
 from nodeagent.settings import Mode, Settings
 
@@ -275,8 +274,8 @@ class NoNode:
 
 logs.configure(log_format="text", verbose=False)
 os.geteuid = lambda: 0
-life.Node = NoNode
-life.story.reload = lambda node, journal, driver, share: journal.set_ready()
+lifecycle.Node = NoNode
+lifecycle.reload = lambda node, journal, driver, share: journal.set_ready()
 run = Path({run!r})
 run.mkdir()
 python = run / "python"  # what it becomes in the end is told, and not done
@@ -284,7 +283,7 @@ script = "#!/bin/sh\\ntest $1 = -m && exec echo now: $* >&2\\nexec " + sys.execu
 python.write_text(script + " $*\\n")
 python.chmod(0o755)
 sys.executable = str(python)
-life.run(Mode.PRECOMPILED, Settings(nic_driver_ver="1", ready_path=run / "ready",
+lifecycle.run(Mode.PRECOMPILED, Settings(nic_driver_ver="1", ready_path=run / "ready",
     lock_path=run / "lock", state_dir=run / "state", blacklist_file=run / "b/b.conf"), "text")
 """
 
@@ -335,7 +334,7 @@ def test_what_the_holder_becomes_cleans_up(
     with lock(settings.lock_path) as fd:
         ours = os.dup(fd)
     Journal(settings).set_ready()
-    life.terminate(given, ours, time.monotonic())
+    lifecycle.terminate(given, ours, time.monotonic())
     assert not rule.exists()
     assert not settings.ready_path.exists()
     names = [(record.kind, record.name) for record in Journal(settings).records()]
@@ -348,9 +347,9 @@ def test_a_descriptor_that_is_not_the_lock_is_refused(
     Journal(settings).set_ready()
     with (tmp_path / "other").open("w") as other, lock(settings.lock_path):
         with pytest.raises(BusyError):
-            life.terminate(settings, other.fileno(), None)
+            lifecycle.terminate(settings, other.fileno(), None)
         with pytest.raises(BusyError):
-            life.terminate(settings, None, None)
+            lifecycle.terminate(settings, None, None)
     assert settings.ready_path.exists()
 
 
@@ -374,7 +373,7 @@ def test_a_start_that_is_stopped_puts_the_drivers_back_and_a_failed_one_does_not
 
     tell(told)
     with pytest.raises(type(error)):
-        life.run(Mode.PRECOMPILED, replace(settings, restore_driver=asked), "text")
+        lifecycle.run(Mode.PRECOMPILED, replace(settings, restore_driver=asked), "text")
     assert len(done) == times
 
 
@@ -396,7 +395,7 @@ def test_debug_mode_records_commands_and_waits_after_a_failure(
     )
     began = time.monotonic()
     with pytest.raises(KernelError, match="the kernel said no"):
-        life.run(Mode.PRECOMPILED, given, "text")
+        lifecycle.run(Mode.PRECOMPILED, given, "text")
     assert time.monotonic() - began >= seconds
     first, second = (tmp_path / "commands.log").read_text().splitlines()
     assert first.endswith("Z running /bin/sh -c 'exit 3'")
@@ -413,7 +412,7 @@ def test_a_signal_ends_the_pause_at_once(
     timer.start()
     began = time.monotonic()
     with pytest.raises(KernelError):
-        life.run(Mode.PRECOMPILED, given, "text")
+        lifecycle.run(Mode.PRECOMPILED, given, "text")
     timer.join()
     assert time.monotonic() - began < 20
 
@@ -427,7 +426,7 @@ def test_a_stop_is_no_failure_to_look_at(
     tell(stopped)
     given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=600.0)
     with pytest.raises(Stopped):
-        life.run(Mode.PRECOMPILED, given, "text")
+        lifecycle.run(Mode.PRECOMPILED, given, "text")
 
 
 def test_a_debug_log_that_is_a_link_is_refused(
@@ -437,7 +436,7 @@ def test_a_debug_log_that_is_a_link_is_refused(
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     given = replace(settings, debug=True, debug_log_file=tmp_path / "log", debug_sleep=0.0)
     with pytest.raises(StorageError, match="cannot open the debug log"):
-        life.run(Mode.PRECOMPILED, given, "text")
+        lifecycle.run(Mode.PRECOMPILED, given, "text")
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -447,7 +446,7 @@ def test_without_debug_mode_there_is_neither(
     tell(failing_after_a_command)
     given = replace(settings, debug_log_file=tmp_path / "log", debug_sleep=600.0)
     with pytest.raises(KernelError):
-        life.run(Mode.PRECOMPILED, given, "text")
+        lifecycle.run(Mode.PRECOMPILED, given, "text")
     assert not (tmp_path / "log").exists()
 
 
@@ -460,7 +459,7 @@ def test_a_second_agent_is_refused_and_disturbs_nothing(
     tell(proven)
     Journal(settings).set_ready()
     with lock(settings.lock_path), pytest.raises(BusyError):
-        life.run(Mode.PRECOMPILED, settings, "text")
+        lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert settings.ready_path.exists()
     assert Journal(settings).records() == ()
 
@@ -468,10 +467,10 @@ def test_a_second_agent_is_refused_and_disturbs_nothing(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda settings: life.run(Mode.PRECOMPILED, settings, "text"),
-        lambda settings: life.reload_once(Mode.PRECOMPILED, settings),
-        life.take_snapshot,
-        lambda settings: life.restore(SNAPSHOT, settings),
+        lambda settings: lifecycle.run(Mode.PRECOMPILED, settings, "text"),
+        lambda settings: by_hand.reload_once(Mode.PRECOMPILED, settings),
+        by_hand.snapshot_now,
+        lambda settings: by_hand.restore_now(SNAPSHOT, settings),
     ],
 )
 def test_without_root_it_says_what_for(
@@ -491,7 +490,7 @@ def test_a_missing_version_touches_nothing(
 ) -> None:
     tell(proven)
     with pytest.raises(ConfigError, match="NVIDIA_NIC_DRIVER_VER"):
-        life.run(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None), "text")
+        lifecycle.run(Mode.PRECOMPILED, dataclasses.replace(settings, nic_driver_ver=None), "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -499,8 +498,8 @@ def test_a_missing_version_touches_nothing(
 def restored(monkeypatch: pytest.MonkeyPatch, tell: Callable[[Story], None]) -> list[str]:
     """What was done to the node by hand."""
     done: list[str] = []
-    monkeypatch.setattr(restoring, "restore", lambda node, want: done.append("restore"))
-    monkeypatch.setattr(restoring, "verify", lambda node, want: done.append("verify"))
+    monkeypatch.setattr(by_hand, "restore", lambda node, want: done.append("restore"))
+    monkeypatch.setattr(by_hand, "verify", lambda node, want: done.append("verify"))
     return done
 
 
@@ -510,7 +509,7 @@ def test_restoring_by_hand_beside_an_agent_that_is_ready(
     Journal(settings).set_ready()
     Journal(settings).save(SNAPSHOT)
     with lock(settings.lock_path):
-        life.restore(SNAPSHOT, settings)
+        by_hand.restore_now(SNAPSHOT, settings)
     assert restored == ["restore", "verify"]
     assert Journal(settings).is_ready()
     assert Journal(settings).has_open_snapshot()
@@ -518,14 +517,14 @@ def test_restoring_by_hand_beside_an_agent_that_is_ready(
 
 def test_not_beside_one_that_is_at_work(settings: Settings, restored: list[str]) -> None:
     with lock(settings.lock_path), pytest.raises(BusyError):
-        life.restore(SNAPSHOT, settings)
+        by_hand.restore_now(SNAPSHOT, settings)
     assert restored == []
 
 
 def test_two_hands_do_not_meet(settings: Settings, restored: list[str]) -> None:
     Journal(settings).set_ready()
     with lock(settings.lock_path.with_name(".lock.work")), pytest.raises(BusyError):
-        life.restore(SNAPSHOT, settings)
+        by_hand.restore_now(SNAPSHOT, settings)
     assert restored == []
 
 
@@ -535,10 +534,10 @@ def test_an_error_of_the_restore_itself_is_not_taken_for_a_busy_lock(
     def busy(node: Any, want: NodeState) -> None:
         raise BusyError("the device is busy")
 
-    monkeypatch.setattr(restoring, "restore", busy)
+    monkeypatch.setattr(by_hand, "restore", busy)
     Journal(settings).set_ready()
     with pytest.raises(BusyError, match="the device is busy"):
-        life.restore(SNAPSHOT, settings)
+        by_hand.restore_now(SNAPSHOT, settings)
 
 
 # What it refuses, sweeps and says
@@ -551,7 +550,7 @@ def test_an_open_snapshot_of_another_machine_stops_the_start(
     monkeypatch.setattr(machine, "machine_id", lambda: "f" * 32)
     Journal(settings).save(SNAPSHOT)
     with pytest.raises(DataError, match="taken on another machine") as caught:
-        life.run(Mode.PRECOMPILED, settings, "text")
+        lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert str(settings.state_dir) in (caught.value.hint or "")
     assert not settings.ready_path.exists()
     assert Journal(settings).has_open_snapshot()
@@ -559,7 +558,9 @@ def test_an_open_snapshot_of_another_machine_stops_the_start(
 
 @pytest.mark.parametrize(("theirs", "ours"), [("", "a"), ("a", ""), ("a", "a")])
 def test_a_snapshot_without_an_id_fits_any_machine(theirs: str, ours: str) -> None:
-    life.check_same_machine(dataclasses.replace(SNAPSHOT, machine_id=theirs), ours, hint="")
+    requirements.require_same_machine(
+        dataclasses.replace(SNAPSHOT, machine_id=theirs), ours, hint=""
+    )
 
 
 def test_a_stale_blacklist_is_swept(
@@ -567,7 +568,7 @@ def test_a_stale_blacklist_is_swept(
 ) -> None:
     settings.blacklist_file.write_text("")
     tell(proven)
-    life.run(Mode.PRECOMPILED, settings, "text")
+    lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert not settings.blacklist_file.exists()
 
 
@@ -580,16 +581,16 @@ def test_bind_delay_is_ignored_with_one_warning(
     warnings: int,
 ) -> None:
     tell(proven)
-    life.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, bind_delay_sec=given))
+    by_hand.reload_once(Mode.PRECOMPILED, dataclasses.replace(settings, bind_delay_sec=given))
     found = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len([r for r in found if "BIND_DELAY_SEC" in r.message]) == warnings == len(found)
 
 
 def test_a_node_without_devices_is_told_so() -> None:
-    life.require_devices(SNAPSHOT)
+    requirements.require_devices(SNAPSHOT)
     empty = dataclasses.replace(SNAPSHOT, state=NodeState("mlx5_core"))
     with pytest.raises(UnavailableError, match="bound to the driver mlx5_core"):
-        life.require_devices(empty)
+        requirements.require_devices(empty)
 
 
 # A reboot in the middle of a reload
@@ -623,7 +624,7 @@ def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
         journal.set_ready()
 
     tell(story)
-    life.reload_once(Mode.PRECOMPILED, settings)
+    by_hand.reload_once(Mode.PRECOMPILED, settings)
     assert seen == [rebooted]
     assert "the node has rebooted since the snapshot of 2026-11-21T00:00:00" in caplog.text
     assert "rebooted" in [record.name for record in Journal(settings).records()]
@@ -642,7 +643,7 @@ def test_or_it_is_set_aside(
         journal.set_ready()
 
     tell(story)
-    life.reload_once(Mode.PRECOMPILED, replace(settings, after_reboot=AfterReboot.SET_ASIDE))
+    by_hand.reload_once(Mode.PRECOMPILED, replace(settings, after_reboot=AfterReboot.SET_ASIDE))
     assert seen == [False]
     aside = settings.state_dir / "set-aside-snapshot.json"
     assert unseal(aside.read_bytes(), str(aside), sealed=True) == rebooted
@@ -655,5 +656,5 @@ def test_in_the_same_boot_there_is_nothing_to_say(
     tell(proven)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     Journal(settings).save(Snapshot("t", "", boot, "6.1", (), NodeState("mlx5_core", ())))
-    life.reload_once(Mode.PRECOMPILED, settings)
+    by_hand.reload_once(Mode.PRECOMPILED, settings)
     assert "rebooted" not in caplog.text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nodeagent import cli, errors
-from nodeagent.agent import life
+from nodeagent.agent import by_hand, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
@@ -85,7 +85,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], None]:
     """Say what the node looks like."""
-    return lambda now: monkeypatch.setattr(life, "take_snapshot", lambda settings, **_: now)
+    return lambda now: monkeypatch.setattr(by_hand, "snapshot_now", lambda settings, **_: now)
 
 
 @pytest.fixture(autouse=True)
@@ -171,8 +171,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object, **_named: object) -> None:
         raise error
 
-    for name in ("run", "reload_once", "take_snapshot"):
-        monkeypatch.setattr(life, name, fail)
+    monkeypatch.setattr(lifecycle, "run", fail)
+    for name in ("reload_once", "snapshot_now"):
+        monkeypatch.setattr(by_hand, name, fail)
 
 
 def test_an_error_is_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -200,12 +201,12 @@ def test_run_knows_0_and_1(
 def test_a_mode_alone_is_the_driver_containers_argument_list(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(life, "run", lambda given, *_: 7 if given == mode else 1)
+    monkeypatch.setattr(lifecycle, "run", lambda given, *_: 7 if given == mode else 1)
     assert status_of([mode]) == 7
 
 
 def test_so_is_the_toolkits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "build", lambda _settings: 7)
+    monkeypatch.setattr(lifecycle, "build", lambda _settings: 7)
     assert status_of(["dtk-build"]) == 7
 
 
@@ -480,7 +481,7 @@ def test_verify_reads_stdin(
 def restored(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot]:
     """What restore was called with."""
     calls: list[Snapshot] = []
-    monkeypatch.setattr(life, "restore", lambda snapshot, settings: calls.append(snapshot))
+    monkeypatch.setattr(by_hand, "restore_now", lambda snapshot, settings: calls.append(snapshot))
     return calls
 
 
@@ -540,7 +541,7 @@ def test_restore_says_what_is_left(
 
     Journal(settings).save(SNAPSHOT)
     node(changed(trust=False))
-    monkeypatch.setattr(life, "restore", fail)
+    monkeypatch.setattr(by_hand, "restore_now", fail)
     assert status_of(["restore"]) == 1
     assert capsys.readouterr().err == "error: 1 attributes could not be restored\n  vf 0 trust\n"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.agent import debug, life
+from nodeagent.agent import debug, lifecycle
 from nodeagent.errors import ConfigError, Stopped, StorageError, WaitTimeout
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
@@ -112,7 +112,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
 
 def test_the_agent_beats_ten_times_within_the_limit(tmp_path: Path) -> None:
     settings = replace(Settings(), lock_path=tmp_path / "lock", beat_limit=0.2)
-    with StopSignal() as stop, life.alive(settings, stop):
+    with StopSignal() as stop, lifecycle.alive(settings, stop):
         first = settings.beat_path.stat().st_mtime_ns
         with pytest.raises(WaitTimeout):
             wait_until_clear(lambda: ["it"], stop, what="never", timeout=0.2)

@@ -503,7 +503,7 @@ def test_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(preflight.Preflight, "findings", lambda self: found)
-    monkeypatch.setattr("nodeagent.agent.life.require_root", lambda why: None)
+    monkeypatch.setattr("nodeagent.agent.requirements.require_root", lambda why: None)
     assert status_of(["preflight"]) == status
     assert capsys.readouterr().out.splitlines()[-1] == last
     assert status_of(["preflight", "--output", "json"]) == status

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nodeagent import reload as story
+from nodeagent import restore as restoring
 from nodeagent.driver.nic import Loss, NicDriver, SrcVersions
 from nodeagent.errors import (
     AgentError,
@@ -302,7 +302,7 @@ def test_what_changes_after_the_restore_is_found_and_there_is_no_flag(
         vf = host.fake.pfs[PF1].vfs[4]
         vf.held = dataclasses.replace(vf.held, trust=True)
 
-    monkeypatch.setattr(story, "restore", restored)
+    monkeypatch.setattr(restoring, "restore", restored)
     with pytest.raises(RestoreFailed) as caught:
         host.start()
     assert caught.value.failures == (f"pci/{PF1} vf 4 trust: want False, have True",)

@@ -14,7 +14,7 @@ import pytest
 
 from nodeagent import machine
 from nodeagent import restore as restoring
-from nodeagent.agent import life, sidecar
+from nodeagent.agent import sidecar
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError, ConfigError, KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.events import StopSignal
@@ -59,16 +59,16 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
     def no_reload(*_: Any) -> None:
         pytest.fail("a sidecar reloaded the driver")
 
-    monkeypatch.setattr(life, "require_root", lambda _why: None)
+    monkeypatch.setattr(sidecar, "require_root", lambda _why: None)
     monkeypatch.setattr(sidecar, "Node", Node)
     monkeypatch.setattr(sidecar, "observe", lambda node: node.have)
-    monkeypatch.setattr(sidecar, "wait_for_pfs", lambda _node, _state: None)
+    monkeypatch.setattr(restoring, "wait_for_pfs", lambda _node, _state: None)
     monkeypatch.setattr(NicDriver, "loading", lambda _self: 1)
     monkeypatch.setattr(NicDriver, "ensure_restarted", no_reload)
     monkeypatch.setattr(NicDriver, "ensure_built", no_reload)
-    monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: TAKEN)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: TAKEN)
     monkeypatch.setattr(restoring, "restore", lambda _node, want: done.append(want))
-    monkeypatch.setattr(restoring, "verify", lambda _node, _want: None)
+    monkeypatch.setattr(restoring, "verify", lambda _node, _want: ())
     return done
 
 
@@ -110,7 +110,7 @@ def test_an_open_snapshot_stays(
 ) -> None:
     sidecar.prepare(settings)
     later = replace(TAKEN, taken_at="2026-11-22T00:00:00Z")
-    monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: later)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: later)
     sidecar.prepare(settings)
     assert Journal(settings).open_snapshot() == TAKEN
 
@@ -230,7 +230,7 @@ def test_sigterm_while_the_snapshot_is_taken(
             node.stop.drain()
         return TAKEN
 
-    monkeypatch.setattr(restoring, "take_snapshot", taken)
+    monkeypatch.setattr(sidecar, "take_snapshot", taken)
     gone = when(settings.ready_path.exists, settings.driver_ready_path.unlink)
     assert sidecar.run(settings) == 0
     gone.join()
@@ -272,7 +272,7 @@ def test_where_that_cannot_be_saved_it_is_ready_all_the_same(
     def silent(_node: Any, _driver: Any) -> None:
         raise KernelError("no answer")
 
-    monkeypatch.setattr(restoring, "take_snapshot", silent)
+    monkeypatch.setattr(sidecar, "take_snapshot", silent)
     settings.driver_ready_path.touch()
     a_life(settings)
     assert "what is there is not saved: no answer" in caplog.text
@@ -286,7 +286,7 @@ def test_a_reload_that_nobody_saw(
     settings.driver_ready_path.touch()
     a_life(settings)
     monkeypatch.setattr(NicDriver, "loading", lambda _self: now)
-    monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: LATER)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
     a_life(settings)
     assert restored == [TAKEN.state]
     assert Journal(settings).last_snapshot() == TAKEN
@@ -317,7 +317,7 @@ def test_one_that_goes_while_it_is_looked_at(
     a_life(settings)
     loadings = iter([1, 1])
     monkeypatch.setattr(NicDriver, "loading", lambda _self: next(loadings, None))
-    monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: LATER)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
     steps = [
         when(settings.ready_path.exists, settings.driver_ready_path.unlink),
         when(Journal(settings).has_open_snapshot, settings.driver_ready_path.touch),
@@ -341,12 +341,12 @@ def test_after_a_reboot_or_without_that_snapshot_nothing_is_opened_again(
     monkeypatch.setattr(machine, "boot_id", lambda: "another")
     a_life(settings)
     monkeypatch.undo()
-    monkeypatch.setattr(life, "require_root", lambda _why: None)
+    monkeypatch.setattr(sidecar, "require_root", lambda _why: None)
     monkeypatch.setattr(NicDriver, "loading", lambda _self: 3)
     (settings.state_dir / "last-snapshot.json").unlink()
     monkeypatch.setattr(sidecar, "Node", Node)
     monkeypatch.setattr(sidecar, "observe", lambda node: node.have)
-    monkeypatch.setattr(sidecar, "wait_for_pfs", lambda _node, _state: None)
-    monkeypatch.setattr(restoring, "take_snapshot", lambda _node, _driver: LATER)
+    monkeypatch.setattr(restoring, "wait_for_pfs", lambda _node, _state: None)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
     a_life(settings)
     assert restored == []

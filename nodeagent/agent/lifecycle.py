@@ -1,42 +1,31 @@
-"""The life of the process: root, signals, lock, the reload, ready, staying, the end.
+"""The agent's process from its start to its end: root, signals, lock, reload, ready, termination.
 
-Two locks keep two of us from one node. The driver container's own (LOCK_FILE_PATH) is held for
-life, as the contract has it: one agent a node. The work lock beside it is held only while devices
-are changed. So an operator can restore by hand while an agent that is ready holds the first and
-touches nothing; not while one is at work.
+Two locks keep two agents from one node. The driver container's own (LOCK_FILE_PATH) is held for the
+life of the process, as others rely on: one agent a node. The work lock beside it is held only while
+devices are changed. So an operator can restore by hand while an agent that is ready holds the first
+and touches nothing, but not while one is at work.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 
 from nodeagent import machine
-from nodeagent import reload as story
-from nodeagent import restore as restoring
 from nodeagent.agent import cluster_processes, debug, drift, hold, probes
 from nodeagent.agent.probes import Probe
+from nodeagent.agent.requirements import require_root, require_same_machine
 from nodeagent.driver import blacklist, builder, exports, openibd, tools, udev_names
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import (
-    AgentError,
-    BusyError,
-    DataError,
-    PermissionDenied,
-    Stopped,
-    UnavailableError,
-)
+from nodeagent.errors import AgentError, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
-from nodeagent.node import namespaces
 from nodeagent.node.node import Node
-from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal, adopted, lock
+from nodeagent.reload import reload
 from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import Snapshot
 
@@ -57,12 +46,12 @@ def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe
         with alive(settings, stop):
             try:
                 with (
-                    _flag_only_when_proven(journal),
+                    flag_only_when_proven(journal),
                     debug.commands_on_record(settings),
                     cluster_processes.around(settings),
                     probes.around(watched, journal),
                 ):
-                    _work(mode, settings, journal, stop)
+                    work(mode, settings, journal, stop)
             except AgentError as error:
                 _end_early(settings, journal, error, stop)
                 debug.pause(settings, error, stop)
@@ -84,7 +73,7 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
         journal = Journal(settings)
         with (
             alive(settings, stop),
-            _flag_only_when_proven(journal),
+            flag_only_when_proven(journal),
             debug.commands_on_record(settings),
         ):
             journal.note("run", mode="terminate")
@@ -131,74 +120,6 @@ def build(settings: Settings) -> int:
     return 0
 
 
-def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -> None:
-    """The same without staying: the ready flag stays, and with it the proof."""
-    require_root("loads drivers and writes the settings of VFs")
-    settings.check_mode(mode, whole_life=False)
-    with StopSignal() as stop, lock(settings.lock_path):
-        journal = Journal(settings)
-        with (
-            _flag_only_when_proven(journal),
-            cluster_processes.around(settings),
-            probes.around(watched, journal),
-        ):
-            _work(mode, settings, journal, stop)
-
-
-def take_snapshot(settings: Settings, *, to_keep: bool = False) -> Snapshot:
-    """The node as it is now; `to_keep`: KernelError where a device does not tell its state."""
-    require_root("reads the settings of VFs")
-    with StopSignal() as stop, Node(settings, stop) as node:
-        take = restoring.take_snapshot if to_keep else restoring.look
-        return take(node, _installed(settings, stop))
-
-
-def restore(snapshot: Snapshot, settings: Settings) -> None:
-    """Make the node what the snapshot says, and prove it. Neither flag nor snapshot is touched.
-
-    BusyError while an agent is at work; one that is ready does no harm and suffers none.
-    """
-    require_root("writes the settings of VFs")
-    with StopSignal() as stop, _by_hand(settings), Node(settings, stop) as node:
-        restoring.restore(node, snapshot.state)
-        restoring.verify(node, snapshot.state)
-
-
-def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
-    """The snapshot without what belongs into namespaces that are gone; and what that is."""
-    if not snapshot.state.namespaces:
-        return snapshot, ()
-    require_root("looks into the network namespaces of pods")
-    with Node(settings) as node:
-        state, left = namespaces.reachable(node, snapshot.state)
-    return replace(snapshot, state=state), left
-
-
-def check_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> None:
-    """DataError when the snapshot was taken on another machine. One without an id fits any."""
-    if snapshot.machine_id and machine_id and snapshot.machine_id != machine_id:
-        raise DataError(
-            f"the snapshot of {snapshot.taken_at} was taken on another machine: "
-            f"its machine-id is {snapshot.machine_id}, this one's is {machine_id}",
-            hint=hint,
-        )
-
-
-def require_devices(now: Snapshot) -> None:
-    """UnavailableError when there is no device whose state could be told."""
-    if not now.state.pfs:
-        raise UnavailableError(
-            f"no device on this node is bound to the driver {now.state.driver}",
-            hint="DRIVER_MODULE names the driver; it may not be loaded, see `nodeagent status`",
-        )
-
-
-def require_root(why: str) -> None:
-    """PermissionDenied for anybody else. A privilege that root lacks is told by the kernel."""
-    if os.geteuid() != 0:
-        raise PermissionDenied(f"this needs root: it {why}", hint="use sudo, or a privileged pod")
-
-
 @contextmanager
 def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
     """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
@@ -207,7 +128,7 @@ def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
 
 
 @contextmanager
-def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
+def flag_only_when_proven(journal: Journal) -> Iterator[None]:
     """No flag while working, and none when the work ends in an error of any kind."""
     journal.clear_ready()
     try:
@@ -219,7 +140,7 @@ def _flag_only_when_proven(journal: Journal) -> Iterator[None]:
         raise
 
 
-def _work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
     if settings.bind_delay_sec is not None:
         log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
     versions = {
@@ -236,10 +157,10 @@ def _work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) ->
         udev_names.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
-            check_same_machine(snapshot, machine.machine_id(), hint=hint)
+            require_same_machine(snapshot, machine.machine_id(), hint=hint)
             _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
-            story.reload(node, journal, driver, lambda: exports.ensure(settings))
+            reload(node, journal, driver, lambda: exports.ensure(settings))
     journal.note("ready")
 
 
@@ -307,19 +228,3 @@ def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None
         return
     except AgentError as error:
         log.warning("drift is not watched: %s", error.message)
-
-
-@contextmanager
-def _by_hand(settings: Settings) -> Iterator[None]:
-    """Keep others out while devices are changed by hand; a holder that is ready may stay."""
-    with lock(settings.work_path), ExitStack() as held:
-        try:
-            held.enter_context(lock(settings.lock_path))
-        except BusyError:
-            if not Journal(settings).is_ready():
-                raise
-        yield
-
-
-def _installed(settings: Settings, stop: StopSignal) -> NicDriver:
-    return NicDriver(settings, Mode.PRECOMPILED, stop)
