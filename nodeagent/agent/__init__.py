@@ -1,1 +1,1 @@
-"""The life of the process: the run, the sidecar, the end, and what is reported of them."""
+"""The agent's process: its start, sidecar and termination, what it reports, commands by hand."""

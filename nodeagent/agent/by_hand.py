@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from nodeagent.agent import cluster_processes, probes
-from nodeagent.agent.lifecycle import flag_only_when_proven, work
+from nodeagent.agent.lifecycle import ensure_ready, flag_only_when_proven
 from nodeagent.agent.probes import Probe
 from nodeagent.agent.requirements import require_root
 from nodeagent.driver.nic import NicDriver
@@ -33,7 +33,7 @@ def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -
             cluster_processes.around(settings),
             probes.around(watched, journal),
         ):
-            work(mode, settings, journal, stop)
+            ensure_ready(mode, settings, journal, stop)
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:

@@ -1,8 +1,8 @@
-"""What the cluster is told, by short processes beside the agent: started, never waited for.
+"""Short processes that talk to the API server beside the agent, which never waits for them.
 
-The resident agent needs no API access. An API server that is away, or says no, can delay neither a
-restore nor the ready flag: whatever these processes meet is a line in the log, and what they could
-not do the next ones do.
+The resident agent needs no API access. An API server that is away, or refuses, can delay neither a
+restore nor the ready flag: what these processes meet is a line in the log, and what they could not
+do the next ones do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nodeagent.settings import ClusterIntegration, Settings
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 7200
-"""Seconds for which the process after a reload keeps trying; it takes 45 MiB as long as it does."""
+RETRY_SECONDS: Final = 7200
+"""How long the process after a reload keeps trying, at 45 MiB of memory."""
 
 
 def wanted(settings: Settings) -> bool:
@@ -34,7 +34,7 @@ def wanted(settings: Settings) -> bool:
 
 @contextmanager
 def around(settings: Settings) -> Iterator[None]:
-    """`begin`, the agent's work, `end`; a work that was stopped is not over yet."""
+    """`begin`, the block, `end`. After a stop no `end`: the termination follows."""
     begin(settings)
     try:
         yield
@@ -53,18 +53,18 @@ def begin(settings: Settings) -> None:
 
 
 def end(settings: Settings) -> None:
-    """After the agent's work, however it ended: say so, and restart device plugins if that is due.
+    """After the agent's work, however it ended: announce that, and restart device plugins if due.
 
-    The snapshot must be closed by now: that is what makes it due.
+    It is due once the snapshot is closed: the caller has closed it by now.
     """
     if wanted(settings):
-        _start("node", "after-reload", "--patience", str(PATIENCE))
+        _start("node", "after-reload", "--patience", str(RETRY_SECONDS))
 
 
 def _start(*arguments: str) -> None:
-    """A process of its own session: it has neither our lock (O_CLOEXEC) nor our signals.
+    """Start a process in its own session: it gets neither our lock (O_CLOEXEC) nor our signals.
 
-    The holder, which this process becomes, has its dead children reaped by the kernel.
+    The kernel reaps it when it ends: the holder, which this process becomes, ignores SIGCHLD.
     """
     argv = [sys.executable, "-m", "nodeagent", *arguments]
     nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
@@ -79,4 +79,6 @@ def _start(*arguments: str) -> None:
             setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD),
         )
     except OSError as error:
-        log.warning("the cluster is not told: cannot start %s: %s", argv[0], error.strerror)
+        log.warning(
+            "nothing is announced to the cluster: cannot start %s: %s", argv[0], error.strerror
+        )

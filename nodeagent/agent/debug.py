@@ -1,4 +1,4 @@
-"""ENTRYPOINT_DEBUG: every command on record, and time to look around after a failure."""
+"""ENTRYPOINT_DEBUG: a log of every command, and a pause for an operator after a failure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def commands_on_record(settings: Settings) -> Iterator[None]:
-    """Append each command that is run, and how it ended, to DEBUG_LOG_FILE. UTC.
+    """Append each command that is run, and how it ended, to DEBUG_LOG_FILE; times in UTC.
 
-    StorageError when that is a link or cannot be opened: the default is in /tmp, where anybody may
+    StorageError when that is a link or cannot be opened: the default is in /tmp, where any user may
     have left one.
     """
     if not settings.debug:
@@ -36,7 +36,7 @@ def commands_on_record(settings: Settings) -> Iterator[None]:
             hint="set DEBUG_LOG_FILE to another place, or ENTRYPOINT_DEBUG=false",
         ) from error
     handler = logging.StreamHandler(os.fdopen(fd, "a"))
-    handler.formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(message)s", _CLOCK)
+    handler.formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(message)s", _TIME_FORMAT)
     handler.formatter.converter = time.gmtime
     before = process.log.level
     process.log.addHandler(handler)
@@ -62,4 +62,4 @@ def pause(settings: Settings, error: AgentError, stop: StopSignal) -> None:
         )
 
 
-_CLOCK = "%Y-%m-%dT%H:%M:%S"
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"

@@ -1,7 +1,7 @@
-"""WATCH_DRIFT: what no longer is as it was when the node became ready is reported, and left alone.
+"""WATCH_DRIFT: reports each attribute that differs from when the node became ready.
 
-nodeagent puts back what a reload destroyed, and no more: whoever changes the node afterwards has a
-right to. But whoever looks for the moment at which a VF lost its VLAN finds it here.
+It changes nothing: nodeagent puts back what a reload destroyed, and no more, because an operator
+may change the node afterwards. The report says at which moment a VF lost its VLAN.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from nodeagent.state.model import NodeState
 
 log = logging.getLogger(__name__)
 
-SAFETY: Final = 60.0
-"""Seconds after which the node is looked at without any event: autoprobe changes without one."""
-QUIET: Final = 2.0
-"""Seconds after an event before the look: a burst of events is one look."""
-LONGEST: Final = 30.0
-"""Seconds. Where events never pause, each look is twice as long after the last as that one was, up
-to this."""
-MOST: Final = 50
-"""Lines of one look: when everything is gone at once, `nodeagent verify` says it better."""
-RECORDED: Final = 500
-"""Reports of one run in the journal, which keeps 1 MiB, and the reload's own records before all."""
+RESYNC_INTERVAL: Final = 60.0
+"""Seconds from one look to the next without any event: autoprobe changes without one."""
+QUIET_PERIOD: Final = 2.0
+"""Seconds from an event to the look, so that a burst of events is one look."""
+MAX_QUIET_PERIOD: Final = 30.0
+"""Seconds. While events never pause, the period doubles at each look, up to this."""
+MAX_LINES: Final = 50
+"""Lines of one look: when everything is gone at once, `nodeagent verify` shows it better."""
+MAX_RECORDS: Final = 500
+"""Reports of one run in the journal, which keeps 1 MiB: the reload's own records come first."""
 
 Drift = Mapping[tuple[str, str], Difference]
 
 
-def watch(node: Node, journal: Journal, *, safety: float = SAFETY, quiet: float = QUIET) -> None:
-    """Until a stop, which raises Stopped: a line for each attribute that differs, and no more does.
+def watch(
+    node: Node, journal: Journal, *, resync: float = RESYNC_INTERVAL, quiet: float = QUIET_PERIOD
+) -> None:
+    """Report each attribute that begins to differ, or ceases to, until a stop raises Stopped.
 
-    What counts is the node as it is now. A look that fails is reported, and is not the end.
+    They are compared with the first look. A look that fails is logged, and the watch continues.
     """
     want: NodeState | None = None
     known: Drift = {}
@@ -61,28 +62,28 @@ def watch(node: Node, journal: Journal, *, safety: float = SAFETY, quiet: float 
                 now = {(each.target, each.attribute): each for each in differences(want, have)}
                 reports.add(known, now)
                 known = now
-            never_pauses = _sleep(heard, node.stops, safety, pause)
-            pause = min(2 * pause, max(quiet, LONGEST)) if never_pauses else quiet
+            never_pauses = _sleep(heard, node.stops, resync, pause)
+            pause = min(2 * pause, max(quiet, MAX_QUIET_PERIOD)) if never_pauses else quiet
 
 
 class _Reports:
-    """What has changed between two looks, in the log and the journal. Neither grows for ever."""
+    """Reports changes between two looks, in the log and, up to MAX_RECORDS, in the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._left = RECORDED
+        self._left = MAX_RECORDS
 
     def add(self, known: Drift, now: Drift) -> None:
         new = [each for key, each in now.items() if known.get(key) != each]
         over = [each for key, each in known.items() if key not in now]
-        for each in new[:MOST]:
+        for each in new[:MAX_LINES]:
             log.warning("drift: %s", each)
             facts = {"want": str(each.want), "have": str(each.have)}
             self._note("drift", each, facts)
-        for each in over[:MOST]:
+        for each in over[:MAX_LINES]:
             log.info("drift over: %s %s is %s again", each.target, each.attribute, each.want)
             self._note("drift-over", each, {})
-        more = len(new[MOST:]) + len(over[MOST:])
+        more = len(new[MAX_LINES:]) + len(over[MAX_LINES:])
         if more:
             log.warning("drift: %d more lines are left out: see `nodeagent verify`", more)
 
@@ -91,11 +92,13 @@ class _Reports:
         if self._left >= 0:
             self._journal.note(name, target=each.target, attribute=each.attribute, **facts)
         elif self._left == -1:
-            log.warning("drift: %d are on record, the others of this run are only logged", RECORDED)
+            log.warning(
+                "drift: %d are on record, the others of this run are only logged", MAX_RECORDS
+            )
 
 
 class _Heard:
-    """A watch that remembers that it was drained: a stop's descriptor wakes for other reasons."""
+    """A watch that notes when it is drained: a stop's descriptor wakes for other reasons, too."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -109,10 +112,10 @@ class _Heard:
         self.anything = True
 
 
-def _sleep(heard: Sequence[_Heard], stops: Sequence[Watch], safety: float, pause: float) -> bool:
-    """Until something happens, and then until there has been time for what belongs to it.
+def _sleep(heard: Sequence[_Heard], stops: Sequence[Watch], resync: float, pause: float) -> bool:
+    """Sleep until an event, and then for `pause` seconds, for the events that belong to it.
 
-    Whether it happened within QUIET: then it had never ended.
+    Returns whether the event came within QUIET_PERIOD: then the events before had not ended.
     """
     began = time.monotonic()
     for each in heard:
@@ -123,10 +126,10 @@ def _sleep(heard: Sequence[_Heard], stops: Sequence[Watch], safety: float, pause
             *heard,
             *stops,
             what="an event",
-            timeout=safety,
-            resync=safety,
+            timeout=resync,
+            resync=resync,
         )
-    never_pauses = time.monotonic() - began < QUIET
+    never_pauses = time.monotonic() - began < QUIET_PERIOD
     with suppress(WaitTimeout):
         wait_until_clear(lambda: ("quiet",), *stops, what="quiet", timeout=pause, resync=pause)
     for each in heard:

@@ -1,6 +1,6 @@
-"""Ready, and staying: what is left of the agent once its work is done.
+"""The holder: what the agent becomes once it is ready, and stays until a signal.
 
-It holds the lock and waits for SIGTERM or SIGINT; then the ready flag goes, and it becomes the
+It holds the lock and waits for SIGTERM or SIGINT; then it removes the ready flag and becomes the
 agent again, to terminate (termination.py). The agent becomes this by execve(2), so that what was
 heavy (netlink, udev) does not stay in memory: the process id and the lock's descriptor remain.
 Hence this module imports next to nothing, and nothing of the package: it runs as a file, with
@@ -17,8 +17,8 @@ import os
 import signal
 import sys
 
-USAGE = 64
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+EXIT_USAGE = 64
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def command(lock_fd: int, ready: str, log_format: str, then: list[str]) -> list[str]:
@@ -35,7 +35,9 @@ def become(lock_fd: int, ready: str, log_format: str, then: list[str]) -> None:
     `then` is the command that the holder becomes in the end; empty: it only exits.
     """
     os.set_inheritable(lock_fd, True)
-    os.stat(__file__)  # while there is still somebody to tell: the interpreter would only exit
+    os.stat(
+        __file__
+    )  # an error here can still be handled: after execve the interpreter would only exit
     argv = command(lock_fd, ready, log_format, then)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,16 +45,16 @@ def become(lock_fd: int, ready: str, log_format: str, then: list[str]) -> None:
 
 
 def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
-    """Wait for one of the signals, remove the flag first of all, say so; the exit status.
+    """Wait for one of the signals, remove the flag, log that; the exit status.
 
     With `then` it does not return: the process becomes that, with the signals still blocked, and
     `--since` and the time of the signal (CLOCK_MONOTONIC, seconds) after it.
     """
-    # A container's PID 1 inherits orphans (an exec probe's children): the kernel reaps them for
-    # whoever ignores SIGCHLD, but not those that are dead already.
+    # A container's PID 1 inherits orphans (an exec probe's children): the kernel reaps them for a
+    # process that ignores SIGCHLD, but not those that are dead already.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _reap()
-    stop = signal.sigwait(STOPPING)
+    stop = signal.sigwait(STOP_SIGNALS)
     status = 0
     try:
         _remove(ready)
@@ -92,14 +94,14 @@ def _become_the_agent(then: list[str], log_format: str) -> int:
 
 def main(argv: list[str]) -> int:
     """Arguments: the lock's descriptor, the flag's path, text or json, what to become then."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if len(argv) < 3 or not _is_open(argv[0]):
         by_hand = (
             "error: this is what `nodeagent run` becomes when it is ready; "
             "it needs the lock it holds\nhint: start `nodeagent run`\n"
         )
         os.write(2, by_hand.encode())
-        return USAGE
+        return EXIT_USAGE
     return until_stopped(argv[1], argv[2], argv[3:])
 
 

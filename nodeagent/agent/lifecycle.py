@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
-    """The agent's whole life. Does not return when all is well: the process becomes the holder.
+    """The agent from its start on. When all is well it does not return: it becomes the holder.
 
     Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
     caller may have SIGTERM and SIGINT blocked, so that none is lost before there is a handler.
@@ -41,7 +41,7 @@ def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=True)
     with StopSignal() as stop, lock(settings.lock_path) as lock_fd:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         journal = Journal(settings)
         with alive(settings, stop):
             try:
@@ -51,7 +51,7 @@ def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe
                     cluster_processes.around(settings),
                     probes.around(watched, journal),
                 ):
-                    work(mode, settings, journal, stop)
+                    ensure_ready(mode, settings, journal, stop)
             except AgentError as error:
                 _end_early(settings, journal, error, stop)
                 debug.pause(settings, error, stop)
@@ -60,16 +60,16 @@ def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe
 
 
 def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
-    """What the holder becomes on SIGTERM: the flag, what we left on the host, the host's driver.
+    """What the holder does on SIGTERM: remove the flag and what is left on the host; its driver.
 
-    `lock_fd`: the descriptor that holds the lock; None: this is not that process, and takes it.
-    `since`: when the signal came (CLOCK_MONOTONIC); a second one ends this, too. Raises AgentError
-    when something could not be done; the next start does it.
+    `lock_fd`: the descriptor that holds the lock; None: this is another process, and takes it.
+    `since`: when the signal came (CLOCK_MONOTONIC, seconds); a second one ends this, too. Raises
+    AgentError when something could not be done; the next start does it.
     """
     require_root("unloads drivers and writes the settings of VFs")
     held = lock(settings.lock_path) if lock_fd is None else adopted(lock_fd, settings.lock_path)
     with StopSignal(since=since) as stop, held:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         journal = Journal(settings)
         with (
             alive(settings, stop),
@@ -84,7 +84,7 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
 def _terminate(
     settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
 ) -> None:
-    # it looks at every process, with psutil, which no start without a reload needs
+    # it imports psutil to look at every process, which no start without a reload needs
     from nodeagent.agent import termination  # noqa: PLC0415
 
     with lock(settings.work_path):
@@ -99,7 +99,7 @@ def _terminate(
 
 
 def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
-    """After a start that failed or was stopped. What fails here is only logged: it has an error."""
+    """Terminate after a start that failed or was stopped; log what fails: an error is under way."""
     wanted = settings.restore_driver and isinstance(error, Stopped)
     if isinstance(error, Stopped):
         stop.again()
@@ -110,26 +110,26 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
 
 
 def build(settings: Settings) -> int:
-    """The toolkit's side of the hand-over: build, say so, stay until a stop; then 0.
+    """The toolkit's side: build the driver, hand it over, stay until a stop; then 0.
 
-    Needs no root and touches no device. Signals may be blocked by the caller, as for run().
+    Needs no root and touches no device. The caller may have signals blocked, as for run().
     """
     with StopSignal() as stop:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         builder.run(settings, stop)
     return 0
 
 
 @contextmanager
 def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
-    """Beat in every wait that `stop` ends, ten times as often as BEAT_LIMIT asks for."""
+    """Write the sign of life in every wait that `stop` ends, ten times as often as BEAT_LIMIT."""
     with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
         yield
 
 
 @contextmanager
 def flag_only_when_proven(journal: Journal) -> Iterator[None]:
-    """No flag while working, and none when the work ends in an error of any kind."""
+    """Remove the ready flag at first, and again when the block ends in an error of any kind."""
     journal.clear_ready()
     try:
         yield
@@ -140,7 +140,8 @@ def flag_only_when_proven(journal: Journal) -> Iterator[None]:
         raise
 
 
-def work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Prepare the host, reload where that is due, restore, and set the ready flag."""
     if settings.bind_delay_sec is not None:
         log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
     versions = {
@@ -165,9 +166,9 @@ def work(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> 
 
 
 def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
-    """Say so when the node has rebooted in the middle of a reload: its VFs went for two reasons.
+    """Decide what becomes of a snapshot when the node has rebooted in the middle of a reload.
 
-    By default they are wanted back: an interrupted reload is no reason to lose them, and whoever
+    By default it is restored: an interrupted reload is no reason to lose VFs, and a program that
     sets them up at boot finds them made.
     """
     if snapshot.boot_id == machine.boot_id():
@@ -196,18 +197,18 @@ def _stay(
 
     With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
 
-    The signals are blocked first: one from before has been counted when sigmask returns, one from
-    now on is pending until the holder asks for it.
+    The signals are blocked first: an earlier one has been counted when sigmask returns, a later one
+    is pending until the holder asks for it.
     """
     log.info("ready: %s", journal.ready_path)
     if settings.watch_drift:
         _watch_drift(settings, journal, stop)
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOP_SIGNALS)
     ready = str(journal.ready_path)
     then = [sys.executable, "-m", "nodeagent", "--log-format", log_format]
     then += ["terminate", "--lock-fd", str(lock_fd)]
     if stop.requested:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         journal.clear_ready()
         stop.again()
         _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
@@ -215,12 +216,12 @@ def _stay(
     try:
         hold.become(lock_fd, ready, log_format, then)
     except OSError as error:
-        log.warning("staying as we are, with all that is in memory: %s", error)
+        log.warning("cannot become the holder, and stay with all that is in memory: %s", error)
     return hold.until_stopped(ready, log_format, then)
 
 
 def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """Until a stop. A watch that cannot be is no reason not to stay ready."""
+    """Watch until a stop. Without a watch the agent stays ready all the same."""
     try:
         with Node(settings, stop) as node:
             drift.watch(node, journal)

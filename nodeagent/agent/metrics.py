@@ -1,8 +1,8 @@
 """Prometheus metrics, by a process of their own: `nodeagent metrics`, with METRICS_PORT.
 
-The agent that is ready stays at its 10 MB and knows nothing of this: whatever is shown is read when
-it is asked for, from the flag, the journal, the snapshots and sysfs. One thread, one request at a
-time. Counts begin with this process, as Prometheus has it, and with the runs on record then.
+The agent that is ready stays at its 10 MB and has no part in this: each request reads the flag, the
+journal, the snapshots and sysfs. One thread, one request at a time. Counters begin with this
+process, as is usual in Prometheus, and with the runs on record then.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
 
-_OVER = {"ready", "failed", "interrupted", "cut short"}
-_REQUEST_TIMEOUT = 5.0  # seconds; a client that says nothing must not keep the next one waiting
+_ENDED = {"ready", "failed", "interrupted", "cut short"}
+_REQUEST_TIMEOUT = 5.0  # seconds; a client that sends nothing must not keep the next one waiting
 
 
 def serve(settings: Settings) -> int:
@@ -78,7 +78,7 @@ def serve(settings: Settings) -> int:
 
 
 class Collector:
-    """What is known when Prometheus asks. A thing that cannot be read is left out, and logged."""
+    """Collects at each request. What cannot be read is left out, and logged."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -101,15 +101,15 @@ class Collector:
     def _of_runs(self, journal: Journal) -> Iterator[Metric]:
         alive = bool(lock_holders(self._settings.lock_path))
         runs = runs_of(journal.records(), now=0.0 if alive else None)
-        self._results |= {run.run: run.result for run in runs if run.result in _OVER}
+        self._results |= {run.run: run.result for run in runs if run.result in _ENDED}
         total = CounterMetricFamily(
             "nodeagent_reloads", "Runs of the agent that are over, by result.", labels=["result"]
         )
         counts = Counter(self._results.values())
-        for result in sorted(_OVER):
+        for result in sorted(_ENDED):
             total.add_metric([result], counts[result])
         yield total
-        over = [run for run in runs if run.result in _OVER]
+        over = [run for run in runs if run.result in _ENDED]
         if over:
             yield from _of_last_run(over[-1])
         reloaded = [run for run in over if run.windows]
@@ -161,7 +161,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 class _Handler(WSGIRequestHandler):
-    """Requests are no news; one that does not come is given up."""
+    """Logs requests at debug level, and gives up one that does not arrive in time."""
 
     timeout = _REQUEST_TIMEOUT
 

@@ -1,4 +1,4 @@
-"""Connectivity on record: echoes to addresses from before the reload until after it.
+"""Echoes to addresses, from before the reload until after it, and a record of those lost.
 
 `--probe 10.0.0.1` asks from the node, `--probe 10.0.0.1@apps/web-0` from the pod web-0 in the
 namespace apps, `--probe 10.0.0.1@0b1c2d3e-…` from the pod with that UID (or the only one whose UID
@@ -29,13 +29,13 @@ from nodeagent.record.journal import Journal
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 5.0
-"""Seconds: for the process to begin, and for its last word."""
+ANSWER_TIMEOUT: Final = 5.0
+"""Seconds in which the process has to begin, and at its end to report."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Whom to ask, and from where: "" for the node, a path, a pod's name, or how its UID begins."""
+    """An address, and where from: "" for the node, a path, a pod's name, or how its UID begins."""
 
     address: str
     where: str = ""
@@ -57,9 +57,9 @@ class Probe:
 
 @contextmanager
 def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
-    """Echoes for the length of the block; what came of them is a note a probe.
+    """Send echoes for the length of the block; the result is a note a probe.
 
-    NoInputError, before anything is touched, when a place to ask from is not there.
+    NoInputError, before anything is touched, when a place to send from is not there.
     """
     if not probes:
         yield
@@ -67,8 +67,8 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
     arguments = [f"{probe.address}@{place_of(probe)}" for probe in probes]
     asking, answers, pid = _start(arguments)
     try:
-        # it says that it has begun
-        if not select.select([answers], [], [], PATIENCE)[0] or not os.read(answers, 1):
+        # it writes a byte once it has begun
+        if not select.select([answers], [], [], ANSWER_TIMEOUT)[0] or not os.read(answers, 1):
             raise ConfigError(
                 f"cannot send echoes to {', '.join(map(str, probes))}",
                 hint="it takes CAP_NET_RAW, and CAP_SYS_ADMIN for another namespace",
@@ -85,7 +85,7 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
 
 
 def place_of(probe: Probe) -> str:
-    """Where the namespace to ask from can be opened, "" for our own; NoInputError for none."""
+    """Where the namespace to send from can be opened, "" for our own; NoInputError for none."""
     if not probe.where or probe.where.startswith("/"):
         if probe.where and not os.path.lexists(probe.where):
             raise NoInputError(f"--probe {probe}: {probe.where} is not there")
@@ -109,7 +109,7 @@ def place_of(probe: Probe) -> str:
 
 
 def _chosen(where: str, proc: Path) -> Callable[[str, str], bool]:
-    """Whether a process with that pod (UID) and container is where to ask from."""
+    """Tells whether a process with a given pod (UID) and container is one to send from."""
     namespace, slash, name = where.partition("/")
     if not slash:
         return lambda pod, container: pod.startswith(where) or container.startswith(where)
@@ -132,13 +132,15 @@ def _start(arguments: Sequence[str]) -> tuple[int, int, int]:
 
 
 def _answer(answers: int) -> list[dict[str, float]]:
-    """What the process says at its end; nothing, when it says nothing sensible in time."""
+    """What the process reports at its end; nothing when it reports none in time, or no JSON."""
     said = b""
-    while select.select([answers], [], [], PATIENCE)[0] and (part := os.read(answers, 1 << 16)):
+    while select.select([answers], [], [], ANSWER_TIMEOUT)[0] and (
+        part := os.read(answers, 1 << 16)
+    ):
         said += part
     try:
         told: list[dict[str, float]] = json.loads(said)
     except ValueError:
-        log.warning("the echoes ended without a word of what became of them")
+        log.warning("the process that sent the echoes ended without a report")
         return []
     return told

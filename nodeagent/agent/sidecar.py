@@ -1,12 +1,12 @@
-"""Beside a driver container that reloads by itself: what it loses is kept and put back.
+"""Beside a driver container that reloads by itself: saves the node's state and puts it back.
 
-Who does what, so that the two never reload twice: the driver container builds, installs and
-reloads, and holds the lock for its life; nodeagent has no way to a reload here. Before the driver
-container starts (an init container), it opens a snapshot. Whenever the driver container says ready,
-it makes the node what the open snapshot says, proves it, and sets a flag of its own. When the
-driver container's flag goes (it starts anew in the same pod), another snapshot is opened at once:
+The driver container builds, installs and reloads, and holds the lock for its life; nodeagent cannot
+reload here, so that the two never reload twice. Before the driver container starts, nodeagent opens
+a snapshot (as an init container). Whenever the driver container sets its ready flag, nodeagent
+makes the node what the open snapshot says, verifies it, and sets a flag of its own. When the driver
+container removes its flag (it restarts in the same pod), nodeagent opens another snapshot at once,
 long before a build or a reload can end. Where that was too late, because nodeagent was killed or
-got no processor while the driver went, the snapshot that was proven last is opened again.
+got no processor while the driver was unloaded, it opens the snapshot again that was verified last.
 
 An open snapshot is never overwritten, and closed only when the node is proven.
 """
@@ -36,16 +36,16 @@ from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
 
-_LONG: Final = 7 * 86400.0
-_RESYNC: Final = 600.0
-"""The flag's directory is a mount that both containers have: inotify tells of every change."""
+_FLAG_TIMEOUT: Final = 7 * 86400.0
+_FLAG_RESYNC: Final = 600.0
+"""Seconds. The flag's directory is a mount that both containers have: inotify tells of changes."""
 
 
 def prepare(settings: Settings) -> None:
-    """Open a snapshot, unless one is open: the driver container has not started yet.
+    """Open a snapshot, unless one is open, before the driver container starts.
 
-    BusyError while a driver container of before still holds the lock. Without a driver there is
-    nothing to keep, which is said.
+    BusyError while an earlier driver container still holds the lock. Without a driver there is
+    nothing to save, which is logged.
     """
     require_root("reads the settings of VFs")
     _check(settings)
@@ -61,11 +61,11 @@ def prepare(settings: Settings) -> None:
 
 
 def run(settings: Settings) -> int:
-    """Restore whenever the driver container says ready; 0 after SIGTERM while all was proven."""
+    """Restore whenever the driver container is ready; 0 after SIGTERM while the node was proven."""
     require_root("writes the settings of VFs")
     _check(settings)
     with StopSignal() as stop:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         journal = Journal(settings)
         try:
             journal.clear_ready()
@@ -77,9 +77,9 @@ def run(settings: Settings) -> int:
                 journal.set_ready()
                 log.info("ready: %s", journal.ready_path)
                 _await_another(settings.driver_ready_path, flag, stop)
-                log.info("the driver container's flag is gone: it starts anew, or ends")
+                log.info("the driver container's flag is gone: it restarts, or ends")
                 journal.clear_ready()
-                # to its end: when the pod ends, the flag and SIGTERM come at the same moment
+                # no stop ends this: when a pod ends, flag and SIGTERM come at the same moment
                 if not _open_again(settings, journal) and not _keep(settings, journal, None):
                     _open_again(settings, journal)
         except Stopped:
@@ -91,7 +91,7 @@ def run(settings: Settings) -> int:
 
 
 def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool:
-    """Open a snapshot, unless one is open. False when the driver went while it was being taken."""
+    """Open a snapshot, unless one is open. False when the driver was unloaded meanwhile."""
     if journal.has_open_snapshot():
         log.info("a snapshot is open: the reload that it was taken for is not over")
         return True
@@ -110,10 +110,10 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
 
 
 def _open_again(settings: Settings, journal: Journal) -> bool:
-    """Open the snapshot that was proven last, if the driver was reloaded since and none is open.
+    """Open the snapshot that was verified last, if the driver was reloaded since and none is open.
 
-    So it is when the driver container reloads while nodeagent is killed, or gets no processor. What
-    was changed after that proof is not known. After a reboot VFs are gone for another reason.
+    That happens when the driver container reloads while nodeagent is killed, or gets no processor.
+    What was changed after the verify is not known. After a reboot VFs are gone for another reason.
     """
     notes = (each for each in reversed(journal.records()) if each.kind == "note")
     proven = next((each for each in notes if each.name == "ready"), None)
@@ -126,7 +126,7 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
     if snapshot is None or snapshot.taken_at != proven.facts.get("snapshot"):
         return False
     log.warning(
-        "%s was reloaded, or is being so, and nobody looked: what was saved at %s is put back",
+        "%s was reloaded, or is being reloaded, unobserved: putting back what was saved at %s",
         *(settings.driver_module, snapshot.taken_at),
     )
     with lock(settings.work_path):
@@ -135,9 +135,10 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
 
 
 def _is_unharmed(settings: Settings, journal: Journal) -> bool:
-    """A snapshot is open and nothing of it is lost: it is closed, and the next pod takes its own.
+    """Whether a snapshot is open and nothing of it is lost: then it is closed.
 
-    When the pod ends, the driver container's flag goes, too, and that opens one.
+    The end of a pod removes the driver container's flag, too, and that opens a snapshot. The next
+    pod takes its own.
     """
     snapshot = journal.open_snapshot()
     if snapshot is None:
@@ -150,9 +151,9 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
 
 
 def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """What the open snapshot says, proven. Without one nothing is touched, and what is there saved.
+    """Restore and verify the open snapshot. Without one touch nothing, and save the node's state.
 
-    By what is noted `_open_again` tells whether the driver was reloaded since.
+    The note lets `_open_again` tell whether the driver was reloaded since.
     """
     journal.note("run", mode="sidecar")
     driver = NicDriver(settings, Mode.PRECOMPILED, stop)
@@ -172,23 +173,23 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
 
 
 def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot | None:
-    """What is there, as the last snapshot; None where it cannot be read or saved: that is said."""
+    """The node's state, as the last snapshot; None, with a warning, where it cannot be saved."""
     try:
         with journal.step("snapshot"):
             return journal.save_as_last(take_snapshot(node, driver))
     except (KernelError, StorageError) as error:
-        log.warning("what is there is not saved: %s", error.message)
+        log.warning("the state of this node is not saved: %s", error.message)
         return None
 
 
 def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:
     """Return the driver container's flag once it is there."""
     _await(path, None, stop, "be there")
-    return durable.flag(path) or (0, 0)  # it went again: another is awaited
+    return durable.flag(path) or (0, 0)  # it is gone again: the next wait sees that
 
 
 def _await_another(path: Path, flag: tuple[int, int], stop: StopSignal) -> None:
-    """Return when that flag is gone, also when another one is in its place already."""
+    """Return when that flag is gone, also when another one is there already."""
     _await(path, flag, stop, "go")
 
 
@@ -203,7 +204,7 @@ def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str
         if next(same(), None) is not None:
             log.info("waiting for %s to %s", path, what)
         what = f"the driver container's flag to {what}"
-        wait_until_clear(same, watch, stop, what=what, timeout=_LONG, resync=_RESYNC)
+        wait_until_clear(same, watch, stop, what=what, timeout=_FLAG_TIMEOUT, resync=_FLAG_RESYNC)
 
 
 def _check(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Where this node stands, from what the disk and the kernel say. Looks only: no lock, no netlink.
+"""The status of this node, from the disk and the kernel. It takes no lock and asks no netlink.
 
 `ready` is the ready flag and nothing else; the rest explains it.
 """
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OpenSnapshot:
-    """The snapshot of a reload in flight, in numbers."""
+    """How much the snapshot of a reload in flight holds."""
 
     taken_at: str
     pfs: int
@@ -32,9 +32,9 @@ class OpenSnapshot:
 
 @dataclass(frozen=True)
 class Status:
-    """One look. `agent` is the process that holds the lock (0: in another container), or None.
+    """`agent` is the process that holds the lock (0: in another container), or None.
 
-    `missing` says, line by line, what keeps the node from being ready or what could not be read.
+    `missing` has a line for each thing that keeps the node from being ready or cannot be read.
     """
 
     ready: bool
@@ -46,15 +46,15 @@ class Status:
 
 
 def look(settings: Settings, driver: NicDriver) -> Status:
-    """The status now. Whatever cannot be read becomes a line of `missing`, never an error."""
+    """The status now. What cannot be read becomes a line of `missing`, never an error."""
     journal = Journal(settings)
-    trouble: list[str] = []
+    unreadable: list[str] = []
     holders = lock_holders(settings.lock_path)
     now = time.clock_gettime(time.CLOCK_BOOTTIME) if holders else None
-    ready = _tried(journal.is_ready, trouble) or False
-    versions = _tried(driver.srcversions, trouble) or ()
-    runs = _tried(lambda: runs_of(journal.records(), now=now), trouble) or ()
-    snapshot = _tried(journal.open_snapshot, trouble)
+    ready = _tried(journal.is_ready, unreadable) or False
+    versions = _tried(driver.srcversions, unreadable) or ()
+    runs = _tried(lambda: runs_of(journal.records(), now=now), unreadable) or ()
+    snapshot = _tried(journal.open_snapshot, unreadable)
     last = runs[-1] if runs else None
     return Status(
         ready=ready,
@@ -62,20 +62,20 @@ def look(settings: Settings, driver: NicDriver) -> Status:
         agent=holders[0] if holders else None,
         srcversions=versions,
         open_snapshot=None if snapshot is None else _in_numbers(snapshot),
-        missing=(*trouble, *(() if ready else _missing(settings, versions, snapshot, last))),
+        missing=(*unreadable, *(() if ready else _missing(settings, versions, snapshot, last))),
     )
 
 
 def lines(status: Status, screen: Screen) -> list[str]:
-    """The status as people read it."""
+    """The status as the command prints it."""
     return list(_lines(status, screen))
 
 
-def _tried(read: Callable[[], T], trouble: list[str]) -> T | None:
+def _tried(read: Callable[[], T], unreadable: list[str]) -> T | None:
     try:
         return read()
     except AgentError as error:
-        trouble.append(error.message)
+        unreadable.append(error.message)
         return None
 
 
@@ -139,5 +139,5 @@ def _row(each: SrcVersions) -> tuple[Cell, ...]:
 
 def _agent(pid: int | None) -> str:
     if pid is None:
-        return "none: nobody holds the lock"
+        return "none: no process holds the lock"
     return f"process {pid}" if pid else "a process in another container"

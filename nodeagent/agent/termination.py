@@ -1,9 +1,9 @@
-"""The end, as the contract has it: what a pod that runs has left on the host, and its driver.
+"""Termination: remove what a running pod has left on the host, and put the host's driver back.
 
-The ready flag goes first. Then, if RESTORE_DRIVER_ON_POD_TERMINATION asks for it, the host's own
-driver comes back and the VFs with it, in the same order and with the same proof as a reload. All
-that within the grace period: the snapshot stays open until the node is proven to be as it was, so
-that what could not be finished in time is what the next start finishes.
+The ready flag is removed first. Then, if RESTORE_DRIVER_ON_POD_TERMINATION asks for it, the host's
+own driver is loaded and the VFs are restored, in the same order and with the same proof as in a
+reload. All that within the grace period: the snapshot stays open until the node is proven to be as
+it was, so that the next start finishes what could not be finished in time.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def restore_driver(
     sysfs: Path = Path("/sys"),
     proc: Path = Path("/proc"),
 ) -> None:
-    """The host's own driver runs and the VFs are as they were; nothing to do when it runs already.
+    """Load the host's own driver, unless it runs already, and restore the VFs.
 
-    `stop` is the signal after the one that we are here for. Raises AgentError with the snapshot
-    open, when it was taken.
+    `stop` is the signal after the one that began the termination. Raises AgentError with the
+    snapshot open, if it was taken.
     """
     driver = NicDriver(settings, Mode.PRECOMPILED, stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():
@@ -84,7 +84,7 @@ def restore_driver(
 
 def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
     snapshot = opened_snapshot(node, journal, driver)
-    if not inbox.runs(driver):  # it does when a start was stopped before it unloaded anything
+    if not inbox.runs(driver):  # after a start that was stopped before the unload it does
         with journal.step("inbox"):
             _restart(node, journal, driver, snapshot, stop)
     put_back(node, journal, snapshot)

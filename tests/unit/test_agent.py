@@ -223,7 +223,7 @@ def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
 def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
     settings: Settings, tell: Callable[[Story], None]
 ) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOP_SIGNALS)
     os.kill(os.getpid(), signal.SIGTERM)
 
     def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
@@ -255,7 +255,7 @@ def test_without_the_execve_it_holds_as_it_is(
     monkeypatch.setattr(hold, "_become_the_agent", told)
     assert lifecycle.run(Mode.PRECOMPILED, settings, "text") == 0
     assert not settings.ready_path.exists()
-    assert "staying as we are" in caplog.text
+    assert "cannot become the holder" in caplog.text
     assert "terminate" in ended[0]
 
 

@@ -590,7 +590,7 @@ def test_status_says_what_is_missing(
     assert capsys.readouterr().out.splitlines() == [
         "phase     failed in restart",
         "ready     no",
-        "agent     none: nobody holds the lock",
+        "agent     none: no process holds the lock",
         "snapshot  open, taken 2026-11-21T12:03:04Z: 1 PFs, 2 VFs",
         "",
         "srcversion  installed  loaded",

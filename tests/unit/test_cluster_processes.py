@@ -66,7 +66,7 @@ def test_what_cannot_be_started_is_a_line_in_the_log(
     monkeypatch.setattr(os, "posix_spawn", refuse)
     with caplog.at_level(logging.WARNING):
         cluster_processes.end(POD)
-    assert "the cluster is not told" in caplog.text
+    assert "nothing is announced to the cluster" in caplog.text
 
 
 def test_resident_agent_never_imports_the_client() -> None:

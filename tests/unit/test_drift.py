@@ -174,8 +174,8 @@ def test_neither_log_nor_journal_grow_for_ever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The reload's own records are in the same journal, which drops the oldest."""
-    monkeypatch.setattr(drift, "RECORDED", 3)
-    monkeypatch.setattr(drift, "MOST", 2)
+    monkeypatch.setattr(drift, "MAX_RECORDS", 3)
+    monkeypatch.setattr(drift, "MAX_LINES", 2)
     journal = watched(
         fake,
         settings,
@@ -204,7 +204,7 @@ def test_an_event_ends_the_sleep_and_a_storm_is_one_look(
 
         monkeypatch.setattr(drift, "observe", counted)
         with pytest.raises(Stopped):
-            drift.watch(node, Journal(settings), safety=5.0, quiet=0.01)
+            drift.watch(node, Journal(settings), resync=5.0, quiet=0.01)
     assert len(looks) == 4
 
 

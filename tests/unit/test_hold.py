@@ -21,7 +21,7 @@ BECOME = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 from nodeagent.agent import hold
-signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)
+signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOP_SIGNALS)
 fd = os.open({lock!r}, os.O_RDWR | os.O_CREAT)
 if {early}:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -185,7 +185,7 @@ def test_orphans_are_reaped(tmp_path: Path, agents: list[Agent]) -> None:
         "import os, signal, subprocess, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from nodeagent.agent import hold\n"
-        "signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOPPING)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOP_SIGNALS)\n"
         "subprocess.Popen(['true']); subprocess.Popen(['sh', '-c', 'read x'])\n"
         f"lock = os.open({str(tmp_path / 'lock')!r}, os.O_RDWR | os.O_CREAT)\n"
         "hold.become(lock, '/none', 'text', [])"

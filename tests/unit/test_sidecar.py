@@ -275,7 +275,7 @@ def test_where_that_cannot_be_saved_it_is_ready_all_the_same(
     monkeypatch.setattr(sidecar, "take_snapshot", silent)
     settings.driver_ready_path.touch()
     a_life(settings)
-    assert "what is there is not saved: no answer" in caplog.text
+    assert "the state of this node is not saved: no answer" in caplog.text
 
 
 @pytest.mark.parametrize("now", [2, None])
