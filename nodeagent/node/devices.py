@@ -1,4 +1,4 @@
-"""The blocking half of a plan: VFs created, bound and unbound through sysfs, the eswitch's mode.
+"""The writes of a plan that block: VFs created, bound and unbound in sysfs, the eswitch set.
 
 Each action looks first. The writes of a stage run side by side (nodeagent.kernel.parallel).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
@@ -50,13 +50,12 @@ DeviceAction = (
 def write_devices(
     attempt: Attempt,
     actions: Sequence[DeviceAction],
-    meanwhile: Callable[[], Iterable[object]] | None = None,
+    meanwhile: Callable[[], None] | None = None,
     watches: tuple[Watch, ...] = (),
 ) -> Failures:
-    """Perform the writes of a stage; `meanwhile` is called at each event until it yields nothing.
+    """Perform the writes of a stage; call `meanwhile` at each event until they have returned.
 
-    A write that has not come back at the deadline is a failure, and so is what `meanwhile` still
-    yields then: WaitTimeout says what it is.
+    A write that has not returned at the deadline is a failure.
     """
     node = attempt.node
     # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
@@ -71,7 +70,7 @@ def write_devices(
     with parallel.Running(jobs, threads=threads) as running:
 
         def left() -> Iterator[object]:
-            yield from meanwhile()
+            meanwhile()
             if running.unfinished():
                 yield f"{running.unfinished()} writes"
 
@@ -98,7 +97,7 @@ def _failed(
     results: Sequence[AgentError | None],
     ends: Sequence[threading.Event],
 ) -> Failures:
-    """A line for each that failed. What is still in the kernel is remembered by its device."""
+    """A line for each write that failed. Those that hang in the kernel are noted by device."""
     failures: Failures = []
     for action, result, ended in zip(actions, results, ends, strict=True):
         if result is None:
@@ -112,7 +111,7 @@ def _failed(
 
 
 def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
-    """The write that ensures `action`, to be run in a thread."""
+    """The write that ensures `action`, to be called in a thread."""
     node = attempt.node
     if is_hung(node, target_of(action)):
         return _not_tried
@@ -178,7 +177,7 @@ def _set_param(node: Node, action: SetParam) -> None:
 
 
 def _set_eswitch(node: Node, action: SetEswitch) -> None:
-    """Set what differs; where the mode is refused, once more while there are no VFs (ice)."""
+    """Set what differs; a mode that is refused, again while there are no VFs (ice)."""
     device = (action.pf.bus, action.pf.name)
     with node.devlink() as devlink:
         now = devlink.eswitch(device)
@@ -208,7 +207,7 @@ def _set_eswitch_without_vfs(
 
 
 def _all_unbound(node: Node, pf: DeviceHandle) -> bool:
-    """VFs are devices here, there are some, and none has a driver that would lose it."""
+    """Whether there are VFs, as devices, and no driver that would lose one."""
     if not node.sysfs.has_functions(pf.bus):
         return False
     functions = node.sysfs.functions(pf.bus, pf.name).values()

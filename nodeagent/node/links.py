@@ -1,4 +1,4 @@
-"""The netlink half of a plan: what a PF holds for its VFs, and the interfaces themselves.
+"""The netlink messages of a plan: what a PF holds for its VFs, and the interfaces themselves.
 
 Each action looks first: one request a PF, one dump for all interfaces. What differs goes out in
 batches, by ifindex, which a rename cannot break.
@@ -30,15 +30,15 @@ from nodeagent.state.vf import VfAttributes
 
 log = logging.getLogger(__name__)
 
-UDEV_FOLLOWS: Final = 5.0
-"""Seconds. How long udevd may take to run its rules for a rename before we look without it."""
+UDEV_RENAME_TIMEOUT: Final = 5.0
+"""Seconds. How long udevd may take to run its rules for a rename before we continue without it."""
 
 
 def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
     """Set what PFs hold for their VFs. A rate that a PF refuses without carrier is tried again.
 
-    igb computes a rate from the link's speed, and says EINVAL while there is none; mlx5 does not
-    care. So the carrier is waited for only after a refusal.
+    igb computes a rate from the link's speed, and answers EINVAL while there is none; mlx5 needs no
+    carrier. So the carrier is waited for only after a refusal.
     """
     failures = _set_vfs(attempt, actions)
     refused = {target for target, _ in failures}
@@ -52,7 +52,7 @@ def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ..
 
 
 def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
-    """The PFs of these actions that have no carrier: one dump, however many they are."""
+    """The PFs of these actions that have no carrier: one dump, however many there are."""
     devices = links_by_device(node)
     targets: list[Target] = sorted({(a.pf, None) for a in actions}, key=str)
     links = [(target, link_of(node, target, devices)) for target in targets]
@@ -93,7 +93,7 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
 
 
 def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
-    """What of `action` is not so already; VLAN and rates as a whole. None: nothing."""
+    """The part of `action` that differs from `have`; VLAN and rates as a whole. None: nothing."""
     left = given(changed(VfAttributes, action, have or VfAttributes()))
     return VfChange(link.index, action.index, **left) if left else None
 
@@ -105,6 +105,7 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 def set_links(
     attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
+    """Set links once udev has finished with them; `lost`: targets whose failure is known."""
     failures = await_netdevs(attempt, list(map(target_of, actions)), watches, lost)
     return failures + change_links(attempt, actions, watches)
 
@@ -112,9 +113,9 @@ def set_links(
 def change_links(
     attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
 ) -> Failures:
-    """Set what is not so already of interfaces that are there; of those that are not, nothing.
+    """Set what differs of the interfaces that are there.
 
-    Names go first: udevd answers each with an altname, which may not be wanted.
+    Names are set first: udevd answers each with an altname, which may not be wanted.
     """
     devices = links_by_device(attempt.node)
     refused: Failures = []
@@ -126,14 +127,14 @@ def change_links(
     changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
     failures = _send(attempt, changes, _link_refusal)
     if failures:
-        # an altname that udevd gave at the same moment is refused to us, and is there
+        # where udevd gives the same altname at the same moment, ours is refused and is there
         right = _right_by_now(attempt, actions)
         failures = [failure for failure in failures if failure[0] not in right]
     return refused + failures
 
 
 def _right_by_now(attempt: Attempt, actions: Sequence[SetLink]) -> set[Target]:
-    """Of which interfaces, of those that are there, nothing differs but perhaps the name."""
+    """The targets whose interface is there and differs in nothing but perhaps its name."""
     devices = links_by_device(attempt.node)
     wrong = {target for target, _ in _all_changes(attempt, actions, devices)}
     there = {target_of(each) for each in actions if _link_to_change(attempt, each, devices)}
@@ -143,7 +144,7 @@ def _right_by_now(attempt: Attempt, actions: Sequence[SetLink]) -> set[Target]:
 def _all_changes(
     attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, Change]]:
-    """What differs, but for the names."""
+    """Changes for all that differs, except names."""
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = _link_to_change(attempt, action, devices)
@@ -154,7 +155,7 @@ def _all_changes(
 
 
 def _link_to_change(attempt: Attempt, action: SetLink, devices: LinksByDevice) -> Link | None:
-    """None for one that udev may still rename: once it is up it could not be renamed."""
+    """The link; None for one that udev may still rename, which it cannot once the link is up."""
     target = target_of(action)
     return None if target in attempt.given_up else link_of(attempt.node, target, devices)
 
@@ -162,7 +163,7 @@ def _link_to_change(attempt: Attempt, action: SetLink, devices: LinksByDevice) -
 def _renames(
     attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, LinkChange]]:
-    """What has another name than it is to have."""
+    """Changes for the interfaces that have another name than the wanted one."""
     return [
         (target_of(action), LinkChange(link.index, name=action.name))
         for action in actions
@@ -174,11 +175,11 @@ def _renames(
 def _give_names(
     attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice, watches: tuple[Watch, ...]
 ) -> Failures:
-    """Rename; again if need be.
+    """Rename, up to three times.
 
-    An interface that had to make way for another one gets its path's name from udevd again, as an
-    altname, and that may be the one which the other is about to get. The same may happen to the
-    last one of a ring when the names are given; there is nobody then who could do it once more.
+    udevd gives an interface that had to make way for another one its path's name again, as an
+    altname, and that may be the name which the other is about to get. The same may happen to the
+    last interface of a ring.
     """
     for again in (True, True, False):
         renames = _renames(attempt, actions, devices)
@@ -203,10 +204,10 @@ def _give_names(
 def _names_cleared(
     renames: Iterable[tuple[Target, LinkChange]], links: Sequence[Link]
 ) -> Iterator[tuple[Target, Change]]:
-    """What has to go first where one of our interfaces has a name that another is to get.
+    """Changes to send first where one of our interfaces has a name that another is to get.
 
-    A name that moves on anyway (a swap) makes way by a temporary one, unique by its ifindex. An
-    alternative name goes: udevd gives an interface that was renamed its path's name as one
+    An interface that is renamed anyway (a swap) gets a temporary name, unique by its ifindex. An
+    altname is deleted: udevd gives an interface that was renamed its path's name as one
     (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST).
     """
     wanted = {change.name: target for target, change in renames}
@@ -222,9 +223,10 @@ def _names_cleared(
 
 @contextmanager
 def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set[int]]:
-    """After a rename udevd runs its rules for the `move` event, and may add an altname: wait.
+    """Wait after the block until udevd has run its rules for `move` events of these interfaces.
 
-    Not for one whose rename was refused, because no event comes of it: the block takes it out.
+    The rules may add an altname. A rename that is refused makes no event: the block removes its
+    interface from the set that it gets.
     """
     awaited = set(renamed)
     udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
@@ -239,13 +241,13 @@ def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set
         return (f"interface {index}" for index in sorted(awaited - udev_watch.finished))
 
     try:
-        wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_FOLLOWS)
+        wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_RENAME_TIMEOUT)
     except WaitTimeout as late:
         log.debug("udev said nothing of renamed interfaces: %s", late.message)
 
 
 def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
-    """What of `action` is not so already; names first, because a name may be another's altname."""
+    """Changes for what differs; altnames are deleted first, because one may be a wanted name."""
     now = set(link.altnames or ())
     wanted = now if action.altnames is None else set(action.altnames)
     yield from (AltnameChange(link.index, name, add=False) for name in sorted(now - wanted))
@@ -267,7 +269,7 @@ def _send(
 ) -> Failures:
     """Send all changes; a refused one again part by part, to do what can be done and name the rest.
 
-    The kernel ends a message at the first attribute it refuses. What it takes is noted.
+    The kernel ends a message at the first attribute that it refuses. What it accepts is noted.
     """
     refused = []
     results = retry.send(attempt.node, [change for _, change in changes], attempt.node.rtnl.change)

@@ -96,8 +96,8 @@ class Arrivals:
         """Whether there is anybody to let in."""
         return bool(self._waiting)
 
-    def let_in(self) -> Iterator[str]:
-        """Let in all that are settled. Yields nothing: others are waited for later.
+    def let_in(self) -> None:
+        """Move all that are settled into their pods; `await_all` waits for the others.
 
         Events come by the dozen while VFs are bound: then only those that udev has just finished
         with are looked at.
@@ -110,7 +110,6 @@ class Arrivals:
         self._looked_at = set(self._finished)
         for target in candidates:
             self._still_out(target)
-        yield from ()
 
     def _still_out(self, target: Target) -> str | None:
         """Let it in if it is settled; else why it is not. One look: it may settle at any moment."""
