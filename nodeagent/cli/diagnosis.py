@@ -97,9 +97,9 @@ def check_operator(call: Call, output: str) -> int:
         write_json(asdict(verdict))
     else:
         write_lines(_verdict_lines(verdict))
-    return (
-        ExitCode.DIFFERS if verdict.findings or verdict.state in {"silent", "absent", "slow"} else 0
-    )
+    states = operators.OperatorState
+    is_well = verdict.state in {states.WORKING, states.UNKNOWN} and not verdict.findings
+    return 0 if is_well else ExitCode.DIFFERS
 
 
 @operator.command("capture")
@@ -143,7 +143,7 @@ def restore(call: Call, source: str, dry_run: bool) -> int:
     done = True
     for each in capture.restore(connect(loaded), text, source, dry_run=dry_run):
         write_lines([f"{each.state:<10} {each.name}", *(f"    {visible(x)}" for x in each.lines)])
-        done = done and each.state not in {"different", "not served"}
+        done = done and each.state not in {capture.State.DIFFERENT, capture.State.NOT_SERVED}
     return 0 if done else ExitCode.DIFFERS
 
 

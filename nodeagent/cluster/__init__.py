@@ -1,1 +1,1 @@
-"""What talks to the API server: short processes only, never imported by the resident agent."""
+"""Access to the API server, in short-lived processes; the resident agent never imports it."""

@@ -1,4 +1,4 @@
-"""How to reach the API server: a pod's ServiceAccount, or a kubeconfig for people."""
+"""How to reach the API server: with a pod's ServiceAccount, or with a kubeconfig by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nodeagent.settings import Settings
 class Access:
     """The server's address and the directory with `token` and `ca.crt`; or a kubeconfig file.
 
-    The kubelet renews the token on disk, so it is read for each request and kept nowhere.
+    The kubelet renews the token on disk, so it is read for each request.
     """
 
     host: str
@@ -23,11 +23,11 @@ class Access:
 
     @property
     def certificate(self) -> Path:
-        """The CA that the server's certificate must come from."""
+        """The CA certificate that must have signed the server's."""
         return self.directory / "ca.crt"
 
     def token(self) -> str:
-        """The ServiceAccount's token as it is on disk now. Forbidden when there is none."""
+        """The present token of the ServiceAccount. Forbidden if there is none."""
         path = self.directory / "token"
         try:
             text = path.read_text(encoding="ascii").strip()
@@ -42,14 +42,14 @@ class Access:
 
 
 def find(settings: Settings) -> Access:
-    """KUBECONFIG if set, else what a pod has. Unreachable when this is no pod."""
+    """KUBECONFIG if it is set, else the pod's ServiceAccount. Unreachable outside a pod."""
     directory = settings.service_account_dir
     if settings.kubeconfig is not None:
         return Access("", directory, settings.kubeconfig)
     if settings.api_host is None or settings.api_port is None:
         raise Unreachable(
             "no API server is known: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not "
-            "set, so this is no pod",
+            "set, so this process is not in a pod",
             hint="run it in a pod, or set KUBECONFIG",
         )
     host = settings.api_host
@@ -58,10 +58,10 @@ def find(settings: Settings) -> Access:
 
 
 def node_name(settings: Settings) -> str:
-    """This node's name in the cluster. ConfigError when nobody said, before any client is made."""
+    """This node's name in the cluster. ConfigError if NODE_NAME is not set."""
     if settings.node_name is None:
         raise ConfigError(
-            "NODE_NAME is not set; it says which node of the cluster this is",
+            "NODE_NAME is not set; it names this node's Node object",
             hint="set it from the downward API: valueFrom.fieldRef.fieldPath: spec.nodeName",
         )
     return settings.node_name

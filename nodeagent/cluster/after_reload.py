@@ -1,7 +1,7 @@
-"""After a reload: the cluster is told, and device plugins are restarted once for each reload.
+"""After a reload: announce it to the cluster, and restart the device plugins once.
 
-Whether that is due is a state, not an event: the snapshot that was closed last is not the one for
-which they were restarted last. A process that was killed in between is made good by the next.
+A restart is due while the last closed snapshot is not the one that the last restart was for. That
+is read from disk, so that the next process does what a killed one did not finish.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ log = logging.getLogger(__name__)
 
 
 def after_reload(client: Client, settings: Settings, node: str, journal: Journal) -> bool:
-    """Do both, each whatever becomes of the other; False when something could not be done."""
-    said = _done("telling the cluster", lambda: _announce(client, settings, node, journal))
-    return _done("device plugins", lambda: _restart(client, settings, node, journal)) and said
+    """Do both, even if one fails. False if one failed."""
+    announced = _done("cannot announce", lambda: _announce(client, settings, node, journal))
+    restarted = _done(
+        "cannot restart device plugins", lambda: _restart(client, settings, node, journal)
+    )
+    return announced and restarted
 
 
 def due(journal: Journal, state_dir: Path) -> str:
-    """The moment of the snapshot whose reload still asks for a restart; "" when none does."""
+    """The `taken_at` of the snapshot whose reload still requires a restart; "" if none does."""
     last = journal.last_snapshot()
     if last is None or journal.has_open_snapshot():
         return ""
@@ -43,7 +46,7 @@ def _restart(client: Client, settings: Settings, node: str, journal: Journal) ->
     moment = due(journal, settings.state_dir)
     if not moment:
         if not journal.has_open_snapshot():
-            allocatable.forget(settings.state_dir)  # recorded for a reload that was not needed
+            allocatable.forget(settings.state_dir)  # of a reload that turned out not to be needed
         return
     done = device_plugin.restart(client, settings, node, wait=True)
     if done is None:
@@ -51,14 +54,14 @@ def _restart(client: Client, settings: Settings, node: str, journal: Journal) ->
         allocatable.forget(settings.state_dir)
     else:
         facts = {"pods": len(done.deleted), "elapsed": done.seconds}
-        log.info("device plugins restarted, allocatable is what it was", extra=facts)
+        log.info("device plugins restarted, allocatable is as before", extra=facts)
         for line in done.failed:
-            log.warning("not admitted meanwhile: %s", line)
+            log.warning("not admitted during the reload: %s", line)
     durable.replace(_path(settings.state_dir), moment.encode() + b"\n", 0o600)
 
 
 def _done(what: str, action: Callable[[], None]) -> bool:
-    """The failure of one is logged here, because the other is to be done all the same."""
+    """Do `action`; False after logging its failure, so that the other action is done as well."""
     try:
         action()
     except Stopped:

@@ -1,8 +1,8 @@
-"""What the node can give to pods: recorded before a reload, awaited after it.
+"""The node's allocatable extended resources: recorded before a reload, awaited after it.
 
-A device plugin that was restarted registers anew, and the kubelet reports the node's allocatable
-each 10 s. Until then the old numbers stand there: equal numbers are believed when they were seen
-to be lower in between, or when they have stood for longer than the kubelet takes.
+A restarted device plugin registers again, and the kubelet reports the node's allocatable every
+10 s. Until then the Node has the old numbers. Numbers equal to those before are therefore accepted
+only if they were lower in between, or have not changed for longer than the kubelet's interval.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Resources = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Record:
-    """What the node could give when a reload began. `taken_at` is ISO 8601 in UTC."""
+    """The allocatable resources when a reload began. `taken_at` is ISO 8601 in UTC."""
 
     node: str
     taken_at: str
@@ -34,14 +34,14 @@ class Record:
 
 
 def of_node(node: Object) -> Resources:
-    """The extended resources of a Node; cpu, memory, hugepages and such are not a plugin's."""
+    """The extended resources of a Node, without cpu, memory, hugepages and the like."""
     found = node.get("status", {}).get("allocatable", {})
     counts = {name: str(text) for name, text in found.items() if _is_extended(name)}
     return {name: int(text) for name, text in sorted(counts.items()) if text.isdecimal()}
 
 
 def listing(client: Client, node: str) -> Listing:
-    """This node, to be followed. NotFound when the cluster has none of that name."""
+    """A listing of this node only, for a watch. NotFound if the cluster has no such node."""
     found = client.listing(NODE, fields=f"metadata.name={node}")
     if not found.objects:
         raise NotFound(
@@ -52,16 +52,16 @@ def listing(client: Client, node: str) -> Listing:
 
 
 def path(state_dir: Path) -> Path:
-    """Where the record is."""
+    """The path of the record."""
     return state_dir / "allocatable.json"
 
 
 def save(
     client: Client, node: str, state_dir: Path, *, in_flight: bool, at: str | None = None
 ) -> Record:
-    """Record what the node can give now; `at` is when that was asked for.
+    """Record the present allocatable; `at` is the time of the request.
 
-    While a reload is in flight an existing record is kept: what the node can give now is damage.
+    While a reload is in progress, an existing record is kept: it is of the time before the reload.
     """
     kept = load(state_dir)
     if in_flight and kept is not None and kept.node == node:
@@ -75,7 +75,7 @@ def save(
 
 
 def load(state_dir: Path) -> Record | None:
-    """The record; None when there is none; DataError when it is damaged."""
+    """The record; None if there is none. DataError if it is damaged."""
     data = durable.read_own(path(state_dir))
     if data is None:
         return None
@@ -87,17 +87,17 @@ def load(state_dir: Path) -> Record | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path(state_dir)} is damaged: {error!r}",
-            hint="remove it: the node's present allocatable is then what is waited for",
+            hint="remove it; the wait is then for the node's present allocatable",
         ) from None
 
 
 def forget(state_dir: Path) -> None:
-    """The node gives again what it gave: the record has served."""
+    """Remove the record: the node's allocatable is as before."""
     durable.remove(path(state_dir))
 
 
 def short(want: Resources, have: Resources) -> list[str]:
-    """A line for each resource of which there is too little."""
+    """One line for each resource with less than wanted."""
     return [
         f"{name}: want {count}, have {have.get(name, 0)}"
         for name, count in want.items()
@@ -110,8 +110,8 @@ def wait(
 ) -> None:
     """Return when the node's allocatable has what it had.
 
-    `before` is the node as it was before the plugins were restarted: the watch begins there, so
-    that a dip is not missed. `timeout` and `settle` are seconds. WaitTimeout names what is short.
+    `before` is the node before the restart of the plugins: the watch begins there, and so notices
+    every dip. `timeout` and `settle` are seconds. WaitTimeout names the missing resources.
     """
     look, latest = _watcher(want, settle)
     if not client.follow_from(before, look, timeout=timeout):

@@ -1,10 +1,11 @@
-"""What happened to the node's driver, said to the cluster: Events, a condition, annotations.
+"""Announcements of the driver's reloads to the cluster: Events, a condition, annotations.
 
-Pods whose interfaces could not be kept get an Event of their own, in their namespace.
+A pod that lost an interface gets an Event of its own, in its namespace.
 
-The journal is the queue. What was said last is remembered beside it, so that what could not be said
-while the API server was away is said later, in order, and once: an Event's name comes from what it
-says, and an Event that is there already is counted up, unless it was this very record that it told.
+The journal is the queue, and a file beside it has the last announcement. Announcements that failed
+because the API server did not answer are thus made later, in order and once: the name of an Event
+is derived from its content, and an existing Event's count is increased, unless it was created for
+the same record.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -22,29 +24,41 @@ from nodeagent import durable
 from nodeagent.cluster.client import FIELD_MANAGER, Client, Object
 from nodeagent.cluster.failures import Conflict, NotFound
 from nodeagent.cluster.kinds import EVENT, NODE, POD
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record
+from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
 EVENT_NAMESPACE: Final = "default"
-"""Where Events about objects without a namespace belong (pkg/apis/core/validation/events.go)."""
+"""For Events about objects without a namespace (pkg/apis/core/validation/events.go)."""
 CONDITION: Final = "NicDriverReady"
 PREFIX: Final = "nodeagent"
 MAX_EVENT_AGE: Final = timedelta(days=1)
 MAX_MESSAGE_LENGTH: Final = 1000
-"""Characters of an Event's message; the server takes 1024."""
+"""Characters of an Event's message; the server accepts 1024."""
 
-_FAILED: Final = {
-    "restore": "VFRestoreFailed",
-    "verify": "VFRestoreFailed",
-    "preflight": "DriverReloadRefused",
+
+class Reason(StrEnum):
+    """The reasons of nodeagent's Events and of the node's condition."""
+
+    STARTED = "DriverReloadStarted"
+    READY = "DriverReady"
+    RELOAD_FAILED = "DriverReloadFailed"
+    RELOAD_REFUSED = "DriverReloadRefused"
+    RESTORE_FAILED = "VFRestoreFailed"
+    INTERFACE_LOST = "PodInterfaceLost"
+
+
+_OF_FAILED_STEP: Final = {
+    "restore": Reason.RESTORE_FAILED,
+    "verify": Reason.RESTORE_FAILED,
+    "preflight": Reason.RELOAD_REFUSED,
 }
 
 
 @dataclass(frozen=True)
 class Pod:
-    """Whom an Event is about; `uid` is empty where it is not known."""
+    """The pod that an Event is about; `uid` is empty if it is not known."""
 
     namespace: str
     name: str
@@ -53,12 +67,9 @@ class Pod:
 
 @dataclass(frozen=True)
 class DriverEvent:
-    """One thing to say: `reason` is a code that people search for; `key` tells records apart.
+    """Something to announce about the node, or about `pod` on it; `key` identifies its record."""
 
-    It is about the node, or about a pod on it.
-    """
-
-    reason: str
+    reason: Reason
     message: str
     at: str
     key: str
@@ -66,13 +77,13 @@ class DriverEvent:
 
     @property
     def is_warning(self) -> bool:
-        """A failure."""
-        return self.reason.endswith(("Failed", "Refused", "Lost"))
+        """Whether it is a failure."""
+        return self.reason not in {Reason.STARTED, Reason.READY}
 
 
 @dataclass(frozen=True)
 class Announced:
-    """What the cluster has been told: the last event, and the state that the node shows."""
+    """The last announcement, and a hash of the condition and annotations that the node has."""
 
     at: str = ""
     key: str = ""
@@ -80,14 +91,14 @@ class Announced:
 
 
 def driver_events(records: Sequence[Record]) -> tuple[DriverEvent, ...]:
-    """What is worth saying, in order."""
+    """The announcements that the records call for, in order."""
     return tuple(_driver_events(records))
 
 
 def announce(client: Client, settings: Settings, node: str, records: Sequence[Record]) -> int:
-    """Say what has not been said yet; the number of Events.
+    """Announce what has not been announced yet; return the number of Events.
 
-    Raises what the client raises; what was said until then stays said.
+    Raises what the client raises; announcements made until then are not repeated.
     """
     path = settings.state_dir / "said.json"
     said = _load(path)
@@ -106,8 +117,8 @@ def announce(client: Client, settings: Settings, node: str, records: Sequence[Re
 
 
 def condition(last: DriverEvent) -> Object:
-    """The node's condition after the last thing that happened."""
-    ready = last.reason == "DriverReady"
+    """The node's condition after `last`."""
+    ready = last.reason == Reason.READY
     return {
         "type": CONDITION,
         "status": "True" if ready else "False",
@@ -119,16 +130,16 @@ def condition(last: DriverEvent) -> Object:
 
 
 def last_reload(records: Sequence[Record]) -> dict[str, str]:
-    """srcversion of the loaded driver, when it was last reloaded, and how long that took."""
+    """The node's annotations: srcversion of the loaded driver, time and duration of its reload."""
     shown: dict[str, str] = {}
     began: Record | None = None
     for record in records:
         if record.name == "srcversion" and record.facts.get("checkpoint") == "loaded":
             modules = {k: v for k, v in record.facts.items() if k != "checkpoint"}
             shown[f"{PREFIX}/srcversion"] = next(iter(modules.values()), "none")
-        elif record.kind == "start" and record.name == "restart":
+        elif record.kind == RecordKind.START and record.name == "restart":
             began = began or record
-        elif record.kind == "note" and record.name == "ready":
+        elif record.kind == RecordKind.NOTE and record.name == "ready":
             if began is not None:
                 shown[f"{PREFIX}/last-reload"] = record.at
                 if began.boot == record.boot:
@@ -139,32 +150,34 @@ def last_reload(records: Sequence[Record]) -> dict[str, str]:
 
 def _driver_events(records: Sequence[Record]) -> Iterator[DriverEvent]:
     for record in records:
-        if record.kind == "start" and record.name == "restart":
-            yield _driver_event(record, "DriverReloadStarted", "the NIC driver is being reloaded")
-        elif record.kind == "failed":
+        if record.kind == RecordKind.START and record.name == "restart":
+            yield _driver_event(record, Reason.STARTED, "the NIC driver is being reloaded")
+        elif record.kind == RecordKind.FAILED:
             message = f"{record.name} failed: {record.facts.get('message', 'no message')}"
-            yield _driver_event(record, _FAILED.get(record.name, "DriverReloadFailed"), message)
-        elif record.kind == "note" and record.name == "ready":
-            yield _driver_event(
-                record, "DriverReady", "the NIC driver is loaded, the VFs are right"
-            )
-        elif record.kind == "note" and record.name == POD_INTERFACE_LOST:
+            reason = _OF_FAILED_STEP.get(record.name, Reason.RELOAD_FAILED)
+            yield _driver_event(record, reason, message)
+        elif record.kind == RecordKind.NOTE and record.name == "ready":
+            message = "the NIC driver is loaded, the VFs are right"
+            yield _driver_event(record, Reason.READY, message)
+        elif record.kind == RecordKind.NOTE and record.name == POD_INTERFACE_LOST:
             pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
             if pod.uid or (pod.namespace and pod.name):
                 message = record.facts.get("message", "an interface was lost with the NIC driver")
-                yield _driver_event(record, "PodInterfaceLost", message, pod)
+                yield _driver_event(record, Reason.INTERFACE_LOST, message, pod)
 
 
-def _driver_event(record: Record, reason: str, message: str, pod: Pod | None = None) -> DriverEvent:
+def _driver_event(
+    record: Record, reason: Reason, message: str, pod: Pod | None = None
+) -> DriverEvent:
     cut = message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 1] + "…"
     about = f"{pod.namespace}/{pod.name or pod.uid}" if pod else ""
-    # several records may be of the same millisecond
+    # several records may have the same millisecond
     what = hashlib.sha256(f"{reason}\n{message}\n{about}".encode()).hexdigest()[:8]
     return DriverEvent(reason, cut, record.at, f"{record.run}-{record.clock}-{what}", pod)
 
 
 def _unannounced(found: Sequence[DriverEvent], said: Announced) -> Sequence[DriverEvent]:
-    """Those after the last that was said; by time when that has left the journal."""
+    """The events after the last announced one; by time if that has left the journal."""
     oldest = (datetime.now(UTC) - MAX_EVENT_AGE).isoformat()
     keys = [each.key for each in found]
     if said.key in keys:
@@ -173,7 +186,7 @@ def _unannounced(found: Sequence[DriverEvent], said: Announced) -> Sequence[Driv
 
 
 def _named(client: Client, node: str, event: DriverEvent) -> DriverEvent:
-    """The same with its pod's name, where a cgroup told only its UID; no pod: it is gone."""
+    """The event with its pod's name, if only the UID is known and the pod still exists."""
     pod = event.pod
     if pod is None or pod.name:
         return event
@@ -185,12 +198,12 @@ def _named(client: Client, node: str, event: DriverEvent) -> DriverEvent:
 
 
 def _create(client: Client, node: str, event: DriverEvent) -> None:
-    """One Event; one that says the same is counted up, but for the same record only once.
+    """Create an Event, or increase the count of an equal one.
 
-    A pod that is gone with its namespace by now needs none.
+    An Event about a pod is dropped if the pod or its namespace no longer exists.
     """
     if event.pod is not None and not event.pod.name:
-        log.info("nobody to tell of %s: no pod here has the UID", event.reason)
+        log.info("no Event %s: no pod on this node has the UID", event.reason)
         return
     body = _event(node, event)
     try:
@@ -200,15 +213,15 @@ def _create(client: Client, node: str, event: DriverEvent) -> None:
     except NotFound as error:
         if event.pod is None:
             raise
-        log.info("nobody to tell of %s: %s", event.reason, error.message)
+        log.info("no Event %s: %s", event.reason, error.message)
         return
-    log.info("told the cluster: %s", event.reason)
+    log.info("announced %s", event.reason)
 
 
 def _event(node: str, event: DriverEvent) -> Object:
     """An Event about the node in the namespace `default`, or about a pod in the pod's own."""
     pod = event.pod
-    # the node's name as its UID, as the kubelet does: `kubectl describe node` looks for that
+    # The kubelet, too, uses the node's name as UID: `kubectl describe node` searches for that.
     about: Object = {"kind": "Node", "name": node, "uid": node, "apiVersion": "v1"}
     namespace = EVENT_NAMESPACE
     if pod is not None:
@@ -235,7 +248,7 @@ def _event(node: str, event: DriverEvent) -> Object:
 
 
 def _count_up(client: Client, event: Object) -> None:
-    """The Event is there already; for the record that it told already it stays as it is."""
+    """Increase the count of an existing Event, unless it was created for the same record."""
     meta = event["metadata"]
     there = client.get(EVENT, meta["name"], meta["namespace"])
     if there["metadata"].get("annotations", {}).items() >= meta["annotations"].items():
@@ -251,7 +264,7 @@ def _count_up(client: Client, event: Object) -> None:
 def _shown(
     settings: Settings, found: Sequence[DriverEvent], records: Sequence[Record]
 ) -> dict[str, Object]:
-    """What the node shall show: its condition and annotations, as far as they are wanted."""
+    """The condition and annotations for the node, as far as the settings ask for them."""
     shown: dict[str, Object] = {}
     of_node = [each for each in found if each.pod is None]
     if settings.node_condition and of_node:
@@ -275,7 +288,7 @@ def _seconds(at: str) -> str:
 
 
 def _load(path: Path) -> Announced:
-    """What was said. A file that is none means nothing was: to say it twice does no harm."""
+    """The last announcement. A damaged file counts as none: a second announcement does no harm."""
     data = durable.read_own(path)
     try:
         return Announced(**json.loads(data)) if data else Announced()

@@ -1,6 +1,6 @@
-"""Waiting for networks: until each exists, is complete, and has stayed so for a moment.
+"""Wait for networks: until each one exists, is complete, and has been stable for a moment.
 
-One watch for any number of them. On time-out: which of the known causes the evidence supports.
+One watch serves all of them. The error on time-out names the known causes that apply.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound
 from nodeagent.cluster.findings import age, last_change, name_of, now, spec_of
 from nodeagent.cluster.networks import incomplete, owner
+from nodeagent.cluster.operators import OperatorState
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
 
 STABLE_SECONDS: Final = 1.0
-"""Seconds that a complete network must stay as it is: an operator's overwriting takes 20 ms."""
+"""How long a complete network must stay unchanged; an operator overwrites one within 20 ms."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A network that is there: seconds from the wait's beginning until it was complete."""
+    """A complete network: the seconds from the start of the wait until it was complete."""
 
     name: str
     seconds: float
@@ -32,7 +33,7 @@ class Arrival:
 
 @dataclass
 class _Progress:
-    """What is known of one network: since when it is complete, and in which version."""
+    """What one network lacks, or since when and in which version it is complete."""
 
     missing: str = "does not exist"
     version: str = ""
@@ -42,7 +43,7 @@ class _Progress:
 def wait(
     client: Client, settings: Settings, names: Sequence[str], namespace: str, *, timeout: float
 ) -> tuple[Arrival, ...]:
-    """Return when all are there. WaitTimeout names, for each that is not, the likely causes."""
+    """Return when all networks are complete. WaitTimeout names the others and the likely causes."""
     began = time.monotonic()
     progress = {name: _Progress() for name in names}
 
@@ -68,8 +69,8 @@ def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
         known.missing, known.version = "does not exist", ""
         return
     if attachment["metadata"].get("deletionTimestamp"):
-        held = ", ".join(attachment["metadata"].get("finalizers", ())) or "no finalizer"
-        known.missing, known.version = f"is being deleted, the deletion in flight ({held})", ""
+        held = ", ".join(attachment["metadata"].get("finalizers", ())) or "its removal"
+        known.missing, known.version = f"is being deleted (waiting for {held})", ""
         return
     trouble = incomplete(attachment)
     if not spec_of(attachment).get("config"):
@@ -91,14 +92,14 @@ def _late(
     try:
         causes = [*_causes(client, settings, set(late), namespace)]
     except Forbidden as error:
-        causes = [f"the causes could not be looked for: {error.message}"]
+        causes = [f"cannot look for the causes: {error.message}"]
     said = WaitTimeout("networks", missing, timeout)
-    said.hint = "; ".join(causes) or "no known cause fits; see `nodeagent operator check`"
+    said.hint = "; ".join(causes) or "no known cause applies; see `nodeagent operator check`"
     return said
 
 
 def _causes(client: Client, settings: Settings, names: set[str], namespace: str) -> Iterator[str]:
-    """The known causes that the evidence supports, the most certain ones first."""
+    """The known causes that apply, the most certain one first."""
     try:
         space = client.get(kinds.NAMESPACE, namespace)
     except NotFound:
@@ -133,6 +134,6 @@ def _operator_causes(
 ) -> Iterator[str]:
     verdict = operators.check(client, settings)
     yield from map(str, verdict.findings)
-    if verdict.state == "slow":
+    if verdict.state == OperatorState.SLOW:
         waits = max(age(last_change(each), now()) for each in networks)
-        yield f"the operator is at work but slow: {waits:.0f} s so far, 30 to 120 s were seen"
+        yield f"the operator is slow: {waits:.0f} s so far; 30 to 120 s have been observed"

@@ -1,9 +1,9 @@
-"""What a reinstalled operator needs to be what it was: kept in a file, put back by apply.
+"""Save the objects that configure the SR-IOV operator to a file, and apply them after a reinstall.
 
-The file is a `kind: List` that kubectl reads too. What the server or a controller populates never
-travels: status, uid, resourceVersion, managedFields, ownerReferences, finalizers. Nothing secret
-does either: environment variables that look like one keep their name and lose their value. Put
-back, they take the value that is there, or are left out and named.
+The file is a `kind: List`, which kubectl can read. Fields that the server or a controller sets are
+left out: status, uid, resourceVersion, managedFields, ownerReferences, finalizers. So are the
+values of environment variables that look like secrets. A restore takes those values from the live
+object; if it has none, the variable is left out and reported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from nodeagent.cluster import kinds
@@ -38,7 +39,7 @@ ORDER: Final = (
     kinds.SRIOV_IB_NETWORK,
     kinds.OVS_NETWORK,
 )
-"""Images before the catalogue, the catalogue before who installs from it, then what it is told."""
+"""Image mirrors, then the catalogue, then the subscription, then the operator's configuration."""
 
 WITHHELD: Final = "withheld"
 _KEPT: Final = ("name", "namespace", "labels", "annotations")
@@ -54,32 +55,41 @@ _USER_IN_URL: Final = re.compile(r"://[^/@\s]+@")
 
 @dataclass(frozen=True)
 class Captured:
-    """The file's text, the number of objects, and what was left out because it may be secret."""
+    """The file's text, the number of objects, and the values left out as possible secrets."""
 
     text: str
     count: int
     withheld: tuple[str, ...]
 
 
+class State(StrEnum):
+    """The states of an object after a restore."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    SAME = "same"
+    DIFFERENT = "different"
+    """It still differs from the file."""
+    NOT_SERVED = "not served"
+    """The cluster does not have its kind yet."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one object: `state` is created, changed, same, different or not served.
-
-    `lines` are `path: was → is`; after `different` the path still differs from the file.
-    """
+    """The result for one object. `lines` are `path: before → after`."""
 
     name: str
-    state: str
+    state: State
     lines: tuple[str, ...] = ()
 
 
 def capture(client: Client, settings: Settings) -> Captured:
-    """Everything of ORDER that there is: in the operator's namespace, or in none."""
+    """Read all objects of the kinds in ORDER: in the operator's namespace, or without one."""
     namespace = namespace_of(client, settings)
     if namespace is None:
         raise NotFound(
-            f"no namespace {' or '.join(settings.operator_namespaces)}: there is no operator",
-            hint="OPERATOR_NAMESPACES says where to look",
+            f"there is no namespace {' or '.join(settings.operator_namespaces)}, so no operator",
+            hint="set OPERATOR_NAMESPACES to the operator's namespace",
         )
     withheld: list[str] = []
     items = []
@@ -93,13 +103,13 @@ def capture(client: Client, settings: Settings) -> Captured:
 
 
 def restore(client: Client, text: str, source: str, *, dry_run: bool) -> Iterator[Outcome]:
-    """Apply the file's objects in order, one outcome each. DataError for a file that is none."""
+    """Apply the file's objects in order; one outcome for each. DataError for another file."""
     for kind, plain in parse(text, source):
         yield _restore(client, kind, plain, dry_run=dry_run)
 
 
 def parse(text: str, source: str) -> Sequence[tuple[Kind, Object]]:
-    """The objects of a captured file, in the order in which they go back."""
+    """The objects of a captured file, in the order of their restoration."""
     by_kind = {(kind.api_version, kind.kind): kind for kind in ORDER}
     try:
         items = json.loads(text)["items"]
@@ -110,14 +120,14 @@ def parse(text: str, source: str) -> Sequence[tuple[Kind, Object]]:
             object_name(each["metadata"].get("namespace", "default"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"{source} is no file of `nodeagent operator capture`: {error!r}",
+            f"{source} was not written by `nodeagent operator capture`: {error!r}",
             hint="nothing was changed",
         ) from None
     return sorted(found, key=lambda pair: ORDER.index(pair[0]))
 
 
 def stripped(thing: Mapping[str, Any], kind: Kind) -> Object:
-    """The object without what the server or a controller put there."""
+    """The object without the fields that the server or a controller sets."""
     meta = {key: thing["metadata"][key] for key in _KEPT if thing["metadata"].get(key)}
     for key, pattern in (("annotations", _DROPPED), ("labels", _SERVER_LABELS)):
         kept = {k: v for k, v in meta.pop(key, {}).items() if not pattern.fullmatch(k)}
@@ -148,8 +158,8 @@ def _restore(client: Client, kind: Kind, plain: Object, *, dry_run: bool) -> Out
     unknown: list[str] = []
     plain = _with_secrets(plain, before, unknown)
     outcome = _applied(client, kind, plain, before, dry_run=dry_run)
-    if unknown and outcome.state != "not served":
-        return Outcome(outcome.name, "different", (*outcome.lines, *unknown))
+    if unknown and outcome.state != State.NOT_SERVED:
+        return Outcome(outcome.name, State.DIFFERENT, (*outcome.lines, *unknown))
     return outcome
 
 
@@ -160,20 +170,19 @@ def _applied(
     title = f"{kind.kind} {name_of(plain)}"
     if before is not None and not [*diff(_within(before, plain), plain)]:
         extra = tuple(diff(plain, before))
-        return Outcome(title, "different" if extra else "same", extra)
+        return Outcome(title, State.DIFFERENT if extra else State.SAME, extra)
     if before is None and dry_run:
-        return Outcome(title, "created")
+        return Outcome(title, State.CREATED)
     try:
         client.apply(kind, plain, namespace, dry_run=dry_run)
     except NotFound:
-        return Outcome(title, "not served")
+        return Outcome(title, State.NOT_SERVED)
     after = plain if dry_run else _live(client, kind, name, namespace)
     left = tuple(diff(plain, after))
     if left:
-        return Outcome(title, "different", left)
-    return Outcome(
-        title, "created" if before is None else "changed", tuple(diff(before or {}, plain))
-    )
+        return Outcome(title, State.DIFFERENT, left)
+    state = State.CREATED if before is None else State.CHANGED
+    return Outcome(title, state, tuple(diff(before or {}, plain)))
 
 
 def _live(client: Client, kind: Kind, name: str, namespace: str | None) -> Object | None:
@@ -196,7 +205,7 @@ def _all(client: Client, kind: Kind, namespace: str) -> list[Object]:
             return [client.get(kind, namespace)]
         found = client.list_all(kind, namespace if kind.namespaced else None)
     except NotFound:
-        return []  # a kind that this cluster does not know
+        return []  # this cluster does not have the kind
     return sorted(found, key=name_of)
 
 
@@ -216,7 +225,7 @@ def _without_secrets(thing: Object, title: str, withheld: list[str]) -> Object:
 
 
 def _with_secrets(value: Any, live: Any, unknown: list[str]) -> Any:
-    """The reverse: what was withheld is what is there now, or goes to `unknown`."""
+    """The reverse: take withheld values from the live object, or name them in `unknown`."""
     if isinstance(value, dict):
         of = live if isinstance(live, dict) else {}
         return {key: _with_secrets(each, of.get(key), unknown) for key, each in value.items()}
@@ -230,12 +239,12 @@ def _with_secrets(value: Any, live: Any, unknown: list[str]) -> Any:
         elif each["name"] in known:
             found.append(known[each["name"]])
         else:
-            unknown.append(f"env {each['name']}: its value was withheld, set it by hand")
+            unknown.append(f"env {each['name']}: its value was withheld; set it by hand")
     return found
 
 
 def _is_secret(entry: object) -> bool:
-    """An `env:` entry with a literal value; a reference to a Secret holds none."""
+    """Whether an `env:` entry has a literal value that looks like a secret."""
     if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
         return False
     name = str(entry.get("name", ""))

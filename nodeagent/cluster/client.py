@@ -1,6 +1,6 @@
-"""What is asked of the API server: objects by kind, changes, and one watch instead of polls.
+"""A client of the API server: objects by kind, changes, and watches.
 
-Objects are plain dicts, as JSON has them.
+Objects are plain dicts, as decoded from JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Objects = Mapping[str, Object]
 
 FIELD_MANAGER: Final = "nodeagent"
 WATCH_SECONDS: Final = 300.0
-"""Seconds of one watch request, and up to twice that: 1000 nodes must not come back together."""
+"""The least duration of a watch request; a random time of up to as much again is added, so that
+1000 nodes do not reconnect at once."""
 PAGE_SIZE: Final = 500
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Listing:
-    """The objects of a kind that the selectors choose, by UID, as of a resourceVersion.
+    """The objects of a kind that match the selectors, by UID, as of a resourceVersion.
 
-    `cached`: from the server's memory, up to moments old, as kubelets list their pods; otherwise
-    the server reads all objects of the kind from its store to find the few that are chosen.
+    `cached`: from the server's watch cache, which may be slightly stale. Otherwise the server reads
+    all objects of the kind from etcd to find the few that match.
     """
 
     kind: Kind
@@ -50,10 +51,10 @@ class Listing:
 
 
 class Client(Connection):
-    """A connection that speaks of kinds, names and namespaces."""
+    """A connection with requests by kind, name and namespace."""
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
-        """One object. NotFound when there is none, or no such kind."""
+        """One object. NotFound if it, or its kind, does not exist."""
         what = f"read {_named(kind, name, namespace)}"
         return self._json(what, "get", kind.path(name, namespace))
 
@@ -66,7 +67,7 @@ class Client(Connection):
         fields: str = "",
         cached: bool = False,
     ) -> list[Object]:
-        """All objects that the selectors choose, page by page."""
+        """All objects that match the selectors, read page by page."""
         listing = self.listing(kind, namespace, labels=labels, fields=fields, cached=cached)
         return [*listing.objects.values()]
 
@@ -79,17 +80,17 @@ class Client(Connection):
         fields: str = "",
         cached: bool = False,
     ) -> Listing:
-        """The same with the moment it is of, so that `follow_from` misses nothing after it."""
+        """The same with its resourceVersion, from which `follow_from` can start a watch."""
         return self._listed(Listing(kind, namespace, labels, fields, cached, {}, ""))
 
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
-        """Conflict when it exists."""
+        """Create an object. Conflict if it exists."""
         what = f"create {_named(kind, body['metadata'].get('name', ''), namespace)}"
         path = kind.path(None, namespace)
         return self._json(what, "post", path, body=body, field_manager=FIELD_MANAGER)
 
     def delete(self, kind: Kind, name: str, namespace: str, *, uid: str) -> None:
-        """Delete exactly this object: Conflict when its name has gone to another by now."""
+        """Delete the object with this UID. Conflict if another one has the name by now."""
         body = {"preconditions": {"uid": uid}}
         what = f"delete {_named(kind, name, namespace)}"
         self._json(what, "delete", kind.path(name, namespace), body=body)
@@ -117,13 +118,13 @@ class Client(Connection):
     def apply(
         self, kind: Kind, body: Object, namespace: str | None = None, *, dry_run: bool = False
     ) -> Object:
-        """Server-side apply, taking over fields of others: what the body says shall be so."""
+        """Server-side apply, which takes fields over from other managers."""
         name = body["metadata"]["name"]
         return self._json(
             f"apply {_named(kind, name, namespace)}",
             "patch",
             kind.path(name, namespace),
-            # a string, since the library serialises bodies of JSON types only; JSON is YAML
+            # a string, because the library serialises bodies of JSON types only; JSON is YAML
             body=json.dumps(body),
             content_type="application/apply-patch+yaml",
             field_manager=FIELD_MANAGER,
@@ -132,10 +133,7 @@ class Client(Connection):
         )
 
     def log_lines(self, name: str, namespace: str, container: str, *, limit: int) -> list[str]:
-        """The last lines of a container's log, each with the kubelet's timestamp before it.
-
-        `limit` is in bytes, so that a chatty operator does not fill our memory.
-        """
+        """The end of a container's log, at most `limit` bytes, with the kubelet's timestamps."""
         path = f"/api/v1/namespaces/{namespace}/pods/{name}/log"
         query = [("container", container), ("timestamps", "true"), ("tailLines", "5000")]
         query.append(("limitBytes", str(limit)))
@@ -153,11 +151,11 @@ class Client(Connection):
         labels: str = "",
         fields: str = "",
     ) -> bool:
-        """List, look, then look again at each change, by one watch. False at the deadline.
+        """List the objects, and call `look` now and after each change. False at the deadline.
 
-        `look` returns 0 when it has seen what it waits for, else the seconds after which it wants
-        to look again without a change (math.inf: never). State is compared, not events counted:
-        what happened while a watch was cut is found by listing anew.
+        `look` returns 0 if it has seen what it waits for, else the seconds after which to call it
+        even without a change (math.inf: never). It is given the state of the objects, not events:
+        changes during an interruption of the watch are found by listing again.
         """
         listing = self.listing(kind, namespace, labels=labels, fields=fields)
         return self.follow_from(listing, look, timeout=timeout)
@@ -165,7 +163,7 @@ class Client(Connection):
     def follow_from(
         self, listing: Listing, look: Callable[[Objects], float], *, timeout: float = math.inf
     ) -> bool:
-        """`follow`, from a listing taken earlier: before something was done to its objects."""
+        """The same from an earlier listing, such as one from before a change of its objects."""
         deadline = time.monotonic() + timeout
         objects = dict(listing.objects)
         version: str | None = listing.version
@@ -194,7 +192,7 @@ class Client(Connection):
                 self.pause(max(0.0, min(max(backoff(failed), error.after), left)))
 
     def _listed(self, what: Listing) -> Listing:
-        """What `what` chooses, as it is now."""
+        """A present listing with the kind and selectors of `what`."""
         path, token = what.kind.path(None, what.namespace), None
         found: dict[str, Object] = {}
         while True:
@@ -212,14 +210,14 @@ class Client(Connection):
             except Gone:
                 if token is None:
                     raise Unreachable(f"cannot list {what.kind}: the first page is gone") from None
-                token, found = None, {}  # the pages took too long: from the first one again
+                token, found = None, {}  # the continue token has expired: start again
                 continue
             try:
                 found.update({each["metadata"]["uid"]: each for each in page["items"] or ()})
                 token = page["metadata"].get("continue")
                 version = str(page["metadata"]["resourceVersion"])
             except (KeyError, TypeError, AttributeError) as error:
-                raise Unreachable(f"cannot list {what.kind}: the answer is no list") from error
+                raise Unreachable(f"cannot list {what.kind}: the answer is not a list") from error
             if not token:
                 return replace(what, objects=found, version=version)
 
@@ -231,9 +229,9 @@ class Client(Connection):
         look: Callable[[Objects], float],
         seconds: float,
     ) -> str:
-        """Keep `objects` up to date until `look` is content or `seconds` are over.
+        """Keep `objects` up to date until `look` returns 0 or `seconds` have passed.
 
-        Returns the resourceVersion to continue from. The server ends a watch after whole seconds.
+        Returns the resourceVersion to continue from. The server's time limits are whole seconds.
         """
         kind = what.kind
         lasting = min(seconds, WATCH_SECONDS * (1 + random.random()))  # noqa: S311  jitter
@@ -267,7 +265,7 @@ class Client(Connection):
 
 
 def _event(line: bytes) -> Object:
-    """One line of a watch. Gone or Unreachable for what the server says went wrong."""
+    """The event in one line of a watch. Gone or Unreachable if the server reports an error."""
     try:
         event: Object = json.loads(line)
         kind, about = event["type"], event["object"]
@@ -277,9 +275,9 @@ def _event(line: bytes) -> Object:
             _ = about["metadata"]["resourceVersion"]
             _ = kind == "BOOKMARK" or about["metadata"]["uid"]
     except ValueError:
-        raise Unreachable("a watch was cut in the middle of a line") from None
+        raise Unreachable("a watch was interrupted in the middle of a line") from None
     except (KeyError, TypeError, AttributeError):
-        raise Unreachable("a watch says what is no event") from None
+        raise Unreachable("a watch returned something that is not an event") from None
     if kind != "ERROR":
         return event
     if code == 410:

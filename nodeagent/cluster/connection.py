@@ -1,7 +1,7 @@
-"""One connection to the API server, with manners: retries with jitter that honour Retry-After.
+"""A connection to the API server that retries with jitter and honours Retry-After.
 
-The only module that imports `kubernetes`. Its dynamic client is used without its discovery (a
-handful of requests and a cache file in /tmp), which nodeagent.cluster.kinds makes unnecessary.
+This is the only module that imports `kubernetes`. It uses the dynamic client without its discovery
+(several requests, and a cache file in /tmp): nodeagent.cluster.kinds has the paths.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from nodeagent.cluster.failures import Gone, Unreachable
 from nodeagent.errors import AgentError, ConfigError
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds until a TCP connection is given up: a lost SYN is sent again after 1 s and 3 s."""
+"""Seconds for a TCP connection. TCP sends a lost SYN again after 1 s and 3 s."""
 READ_TIMEOUT: Final = 20.0
 """Seconds for one answer. The server itself ends a request after 60."""
 FIRST_BACKOFF: Final = 0.25
 MAX_BACKOFF: Final = 30.0
-"""Seconds: the first pause of the exponential back-off is at most twice the first of these."""
+"""Seconds. The first pause of the exponential back-off is at most twice FIRST_BACKOFF."""
 RETRIED_STATUSES: Final = {408, 429, 500, 502, 503, 504}
 
 log = logging.getLogger(__name__)
 
 
 def _pause(seconds: float) -> None:
-    # a signal's handler that raises ends it (PEP 475)
+    # a signal handler that raises ends the pause (PEP 475)
     select.select((), (), (), seconds)
 
 
 @dataclass
 class Traffic:
-    """What a client has cost so far: requests sent, bytes of the answers' bodies."""
+    """The traffic of a client: the number of requests, and the bytes of the answers' bodies."""
 
     requests: int = 0
     received: int = 0
@@ -57,10 +57,10 @@ class Traffic:
 
 @dataclass
 class Connection:
-    """One connection to one API server.
+    """A connection to one API server.
 
-    `patience` is how many seconds a single call may take, with all its retries. `pause` waits; a
-    server that refused has no event to wait for, it has asked for time.
+    `patience` is the time limit in seconds of a call with all its retries. `pause` sleeps between
+    retries.
     """
 
     access: Access
@@ -79,11 +79,11 @@ class Connection:
         except ValueError as error:
             raise Unreachable(f"cannot {what}: the answer is not JSON: {error}") from error
         if not isinstance(plain, dict):
-            raise Unreachable(f"cannot {what}: the answer is no object")
+            raise Unreachable(f"cannot {what}: the answer is not a JSON object")
         return plain
 
     def _call(self, what: str, method: str, path: str, **parameters: Any) -> bytes:
-        """One call: sent again, later and later, while the server may yet do it."""
+        """Send a request, and retry it with growing pauses if the failure may be temporary."""
         deadline = time.monotonic() + self.patience
         attempt = 0
         while True:
@@ -104,7 +104,10 @@ class Connection:
             self.pause(wait)
 
     def _open(self, what: str, path: str, timeout: float, **parameters: Any) -> Any:
-        """One attempt at an answer whose body comes bit by bit; Unreachable may say when to try."""
+        """Send a request whose answer is streamed, without retries.
+
+        `after` of Unreachable is the delay that the server asks for.
+        """
         try:
             return self._send("get", path, timeout, **parameters)
         except ApiException as error:
@@ -130,19 +133,19 @@ class Connection:
         )
 
     def _renew(self, error: Exception) -> None:
-        """Take the credentials from the kubeconfig again when the server no longer accepts ours.
+        """Read the kubeconfig again if the server rejects the credentials.
 
-        Its `tokenFile` or `exec` may have newer ones; the library reads them once.
+        Its `tokenFile` or `exec` may have newer ones; the library reads them only once.
         """
         if isinstance(error, ApiException) and error.status == 401 and self.access.kubeconfig:
             ours, newer = self._dynamic.configuration, _configuration(self.access)
             ours.api_key = newer.api_key
-            # it sets api_key before each request, to what it had found in the file
+            # the hook sets api_key before each request
             ours.refresh_api_key_hook = newer.refresh_api_key_hook
 
 
 class _NoDiscovery:
-    """Stands where the dynamic client would ask the server what it has."""
+    """Replaces the dynamic client's discovery."""
 
     def __init__(self, client: DynamicClient, cache_file: str | None) -> None:
         """The signature is the library's."""
@@ -160,22 +163,22 @@ def _configuration(access: Access) -> Configuration:
     try:
         kube_config.load_kube_config(str(access.kubeconfig), client_configuration=configuration)
     except AgentError:
-        raise  # a signal's
-    except Exception as error:  # the library takes the file apart without a look
+        raise  # from a signal handler
+    except Exception as error:  # the library does not check the file's structure
         said = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"KUBECONFIG: {access.kubeconfig} cannot be used: {said}") from error
     return configuration
 
 
 def _check_authority(certificate: Path) -> None:
-    """Unreachable for a ca.crt that is none: later it would look like a server that is."""
+    """Unreachable if ca.crt is missing or not a certificate."""
     hint = "the pod needs a ServiceAccount and automountServiceAccountToken"
     if not certificate.is_file():
-        raise Unreachable(f"there is no {certificate} to know the API server by", hint=hint)
+        raise Unreachable(f"there is no {certificate} to verify the API server with", hint=hint)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(str(certificate))
     except OSError as error:  # ssl.SSLError among them
-        raise Unreachable(f"{certificate} is no CA certificate: {error}", hint=hint) from error
+        raise Unreachable(f"{certificate} is not a CA certificate: {error}", hint=hint) from error
 
 
 def backoff(attempt: int) -> float:
@@ -185,10 +188,10 @@ def backoff(attempt: int) -> float:
 
 
 def _worth_waiting(error: Exception, attempt: int) -> float | None:
-    """Seconds until the call is worth sending again, None for never.
+    """Seconds until a retry; None if it is of no use.
 
-    A token that has expired is renewed on disk by the kubelet, at the latest a moment after it ran
-    out: a 401 is worth three more looks.
+    The kubelet renews an expired token on disk shortly after its expiry at the latest, so a 401 is
+    retried three times.
     """
     pause = backoff(attempt)
     if isinstance(error, ApiException) and error.status:
@@ -201,9 +204,9 @@ def _worth_waiting(error: Exception, attempt: int) -> float | None:
 
 
 def _retry_after(error: ApiException) -> float:
-    """Seconds that the server asks for (RFC 9110, 10.2.3), with jitter; 0 when it does not.
+    """The delay in seconds that the server asks for (RFC 9110, 10.2.3), with jitter; 0 if none.
 
-    The API server itself says seconds, with 429 and 503; what stands in front of it may say a date.
+    The API server gives seconds, with 429 and 503; a proxy in front of it may give a date.
     """
     asked = str((error.headers or {}).get("Retry-After") or "").strip()
     if asked.isascii() and asked.isdecimal():
@@ -217,7 +220,7 @@ def _retry_after(error: ApiException) -> float:
 
 
 def _failure(what: str, access: Access, error: Exception) -> Exception:
-    """The failure that this error is."""
+    """The failure that corresponds to an error of the library."""
     where = access.host or f"the server of {access.kubeconfig}"
     status = error.status if isinstance(error, ApiException) else 0
     if status == 410:
@@ -230,7 +233,7 @@ def _failure(what: str, access: Access, error: Exception) -> Exception:
 
 
 def _brief(error: Exception) -> str:
-    """What the server said in its Status, or the library in its exception, on one line."""
+    """The message of the server's Status, or of the library's exception, on one line."""
     if isinstance(error, ApiException) and error.body:
         try:
             plain = json.loads(error.body)

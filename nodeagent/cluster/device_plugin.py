@@ -1,7 +1,7 @@
-"""Device plugins discover devices once, when they start: after a reload they are started again.
+"""Restart of device plugins, which discover devices only when they start.
 
-Every matching pod on the node goes, by UID: an old one that terminates and a new one may stand side
-by side. Their DaemonSets make new ones; a pod that nobody would make again is left alone.
+Each matching pod on the node is deleted, by UID, because an old pod that terminates and a new one
+may exist side by side. Their controllers create new ones. A pod without a controller is left alone.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
 
 MAX_CLOCK_SKEW: timedelta = timedelta(seconds=5)
-"""How far the clocks of node and API server may be apart when pods are told from older ones."""
+"""The assumed difference between the clocks of node and API server, for the age of pods."""
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """What a restart did. Pods are `namespace/name`.
+    """The result of a restart. Pods are `namespace/name`.
 
-    `left` are pods that no controller would make again; `failed` are lines on pods that were not
-    admitted to the node meanwhile; `resources` is the allocatable that was waited for.
+    `left` are pods without a controller; `failed` are lines about pods that the kubelet did not
+    admit meanwhile; `resources` is the allocatable that was waited for.
     """
 
     deleted: tuple[str, ...]
@@ -42,18 +42,18 @@ class Restarted:
 
 @dataclass(frozen=True)
 class _Found:
-    """Device plugin pods: the listings that have some, and each pod once, by UID."""
+    """The device plugin pods by UID, and the listings that contain them."""
 
     listings: tuple[Listing, ...]
     pods: Mapping[str, Object]
 
 
 def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Restarted | None:
-    """Restart every device plugin pod on `node`; None when there is none anywhere on it.
+    """Restart every device plugin pod on `node`; None if there are none.
 
-    With `wait`: until each has a successor that is ready, and the node's allocatable has what it
-    had before the reload (or now, when no reload is on record). Raises Forbidden, Unreachable,
-    or WaitTimeout, which names what is missing.
+    With `wait`, return when each has a ready successor, and the node's allocatable is as before the
+    reload (or as now, if no reload is on record). Raises Forbidden, Unreachable, or WaitTimeout,
+    which names what is missing.
     """
     began = time.monotonic()
     record = allocatable.load(settings.state_dir) if wait else None
@@ -94,12 +94,12 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
 
 
 def owed(state_dir: Path) -> Path:
-    """A file that says that the plugin's list has changed, and no plugin was restarted since."""
+    """The file that exists if the plugin's list has changed since the last restart of a plugin."""
     return state_dir / "plugin-restart-owed"
 
 
 def pods(client: Client, settings: Settings, node: str) -> list[str]:
-    """A line for each device plugin pod on the node."""
+    """One line for each device plugin pod on the node."""
     return [
         f"{_name(pod)}: {'ready' if _is_ready(pod) else 'not ready'}, "
         f"since {pod['metadata']['creationTimestamp']}"
@@ -108,7 +108,7 @@ def pods(client: Client, settings: Settings, node: str) -> list[str]:
 
 
 def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
-    """Lines on pods that the kubelet did not admit since then: no device was there to give."""
+    """One line for each pod that the kubelet has not admitted since then for lack of a device."""
     selector = f"spec.nodeName={node},status.phase=Failed"
     return tuple(
         f"{_name(pod)}: {pod['status'].get('message', 'no message')}"
@@ -119,7 +119,7 @@ def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
 
 
 def grouped(selectors: Sequence[str]) -> tuple[str, ...]:
-    """`key=value` selectors as few label selectors: one a key. The server cannot OR over keys."""
+    """Combine `key=value` pairs into one label selector per key; the server cannot OR over keys."""
     values: dict[str, list[str]] = {}
     for each in selectors:
         key, _, value = each.partition("=")
@@ -145,14 +145,14 @@ def _find(client: Client, settings: Settings, node: str) -> _Found:
 
 
 def _delete(client: Client, pod: Object, uid: str) -> None:
-    """Delete the pod; one that goes already, or has gone, needs no more."""
+    """Delete the pod, unless it is being deleted or no longer exists."""
     meta = pod["metadata"]
     if meta.get("deletionTimestamp"):
         return
     try:
         client.delete(POD, meta["name"], meta["namespace"], uid=uid)
     except (Conflict, NotFound):
-        return  # gone by itself: what has its name now is new
+        return  # it no longer exists, or another pod has its name
 
 
 def _wait_for_successors(
@@ -173,11 +173,11 @@ def _wait_for_successors(
 
 
 def _without_successor(old: Objects, now: Objects) -> list[str]:
-    """A line for each pod that is still there, or whose owner has no new one that is ready."""
+    """One line for each pod that still exists, or whose owner has no new pod that is ready."""
     missing = []
     for uid, pod in old.items():
         if uid in now:
-            missing.append(f"{_name(pod)}: still there, uid {uid}")
+            missing.append(f"{_name(pod)}: still exists, uid {uid}")
             continue
         new = [
             each
@@ -192,15 +192,15 @@ def _without_successor(old: Objects, now: Objects) -> list[str]:
 
 
 def _held_back(before: Listing) -> list[str]:
-    """What the node itself says about why no device plugin comes."""
-    return [f"the node says wait: {line}" for n in before.objects.values() for line in closed(n)]
+    """One line for each gate on the node that keeps device plugins away."""
+    return [f"held back by {line}" for n in before.objects.values() for line in closed(n)]
 
 
 def _explained(error: WaitTimeout, found_out: Sequence[str], settings: Settings) -> WaitTimeout:
-    """The same, over the whole time that was given, with what the cluster says about it."""
+    """The same error for the whole time limit, with the causes that were found."""
     missing = [*error.missing, *found_out]
     said = WaitTimeout("device plugins", missing, settings.device_plugin_timeout)
-    said.hint = "look at the device plugin's log; `nodeagent verify` says whether the VFs are right"
+    said.hint = "see the device plugin's log; check the VFs with `nodeagent verify`"
     return said
 
 
@@ -213,7 +213,7 @@ def _since(record: allocatable.Record | None) -> datetime:
 
 
 def _comes_back(pod: Object) -> bool:
-    """A controller makes another; a mirror pod's deletion restarts nothing."""
+    """Whether a controller will create another pod. Deleting a mirror pod restarts nothing."""
     mirror = "kubernetes.io/config.mirror" in pod["metadata"].get("annotations", {})
     return _owner(pod) is not None and not mirror
 

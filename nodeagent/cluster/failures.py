@@ -1,11 +1,11 @@
-"""How a request to the API server can fail: each with its own message and exit code.
+"""The ways in which a request to the API server can fail.
 
-| what | class | exit |
-| the server forbids it, or does not know our token | Forbidden | 77 |
+| failure | class | exit |
+| the server forbids it, or rejects the token | Forbidden | 77 |
 | no server answered: network, TLS, time-out, 5xx | Unreachable | 69 |
-| the object or the kind is not there, or its namespace goes | NotFound | 66 |
-| somebody else was faster | Conflict | 75 |
-| the server calls the request wrong | Refused | 65 |
+| the object, its kind or its namespace does not exist | NotFound | 66 |
+| another client changed the object first | Conflict | 75 |
+| the server rejects the request as invalid | Refused | 65 |
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Forbidden(PermissionDenied):
 
 
 class Unreachable(UnavailableError):
-    """No answer, or no useful one, for as long as the caller's patience lasted.
+    """No usable answer within the time limit.
 
-    `after` is how many seconds the server asked to be left alone for.
+    `after` is the delay in seconds that the server asked for.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, after: float = 0.0) -> None:
@@ -40,33 +40,33 @@ class NotFound(NoInputError):
 
 
 class Conflict(BusyError):
-    """409: the object exists, or is no longer the one that was meant."""
+    """409: the object exists already, or has been replaced by another."""
 
 
 class Refused(DataError):
-    """400, 422 and whatever else the server will not do however often it is asked."""
+    """400, 422, and other answers that a retry would not change."""
 
 
 class Gone(Exception):
-    """410: the resourceVersion is too old to watch from. Never leaves nodeagent.cluster.client."""
+    """410: the resourceVersion is too old for a watch. Handled within nodeagent.cluster.client."""
 
 
 def refusal(what: str, status: int, said: str) -> AgentError:
-    """The failure for an answer that will be the same however often it is asked for."""
+    """The failure for a status that a retry would not change."""
     match status:
         case 401:
             return Forbidden(
-                f"cannot {what}: the API server does not accept our token: {said}",
-                hint="look at SERVICE_ACCOUNT_DIR/token, or at KUBECONFIG's user: expired, or of "
-                "another cluster",
+                f"cannot {what}: the API server rejects the token: {said}",
+                hint="check SERVICE_ACCOUNT_DIR/token, or the user of KUBECONFIG: the token may "
+                "have expired, or belong to another cluster",
             )
         case 403 if "because it is being terminated" in said:
-            # apiserver's namespace lifecycle admission: no question of rights
+            # from the namespace lifecycle admission, so not a matter of permissions
             return NotFound(f"cannot {what}: its namespace is being deleted: {said}")
         case 403:
             return Forbidden(
                 f"cannot {what}: forbidden: {said}",
-                hint="grant it: manifests/base/rbac.yaml has exactly what nodeagent uses",
+                hint="grant the permission; manifests/base/rbac.yaml lists what nodeagent needs",
             )
         case 404:
             return NotFound(f"cannot {what}: {said}")
@@ -76,17 +76,17 @@ def refusal(what: str, status: int, said: str) -> AgentError:
 
 
 def unreachable(what: str, where: str, said: str) -> AgentError:
-    """The failure when nobody answered, or only to say that it is too much now."""
+    """The failure if no server answered, or it is overloaded."""
     return Unreachable(
         f"cannot {what}: {where} is not reachable: {said}",
-        hint="try again when the API server answers; what was done stays done",
+        hint="try again when the API server answers; completed work is not lost",
     )
 
 
 def untrusted(what: str, where: str, said: str) -> AgentError:
-    """The failure when somebody answered who may not be the API server."""
+    """The failure if the server's certificate cannot be verified."""
     return Unreachable(
-        f"cannot {what}: the certificate of {where} is not to be trusted: {said}",
-        hint="look at the CA (SERVICE_ACCOUNT_DIR/ca.crt, or KUBECONFIG's), at this machine's "
-        "clock, and for a proxy in between",
+        f"cannot {what}: the certificate of {where} cannot be verified: {said}",
+        hint="check the CA (SERVICE_ACCOUNT_DIR/ca.crt, or that of KUBECONFIG), this machine's "
+        "clock, and whether a proxy intercepts the connection",
     )

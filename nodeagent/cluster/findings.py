@@ -1,4 +1,4 @@
-"""What a diagnosis finds: what is wrong with what, the evidence, whose it is, what to do."""
+"""The findings of a diagnosis: subject, problem, evidence, owner, and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `code` is for programs; `change` says what to change at the owner, never here."""
+    """One finding. `code` is for programs; `change` is the change to make at the owner."""
 
     subject: str
     code: str
@@ -25,13 +25,13 @@ class Finding:
 
 
 def spec_of(thing: Object) -> Object:
-    """The object's spec; empty where it is none or no object, as a CRD without a schema allows."""
+    """The object's spec; empty if it is missing or not an object (a CRD may have no schema)."""
     spec = thing.get("spec")
     return spec if isinstance(spec, dict) else {}
 
 
 def chooses(selector: object, labels: Mapping[str, str]) -> bool:
-    """A nodeSelector chooses what has these labels; one that is empty or none chooses all."""
+    """Whether a nodeSelector matches the labels; an empty or missing one matches all nodes."""
     pairs = selector.items() if isinstance(selector, dict) else ()
     return all(labels.get(key) == value for key, value in pairs)
 
@@ -42,10 +42,7 @@ def age(stamp: str, now: datetime) -> float:
 
 
 def last_change(thing: Object) -> str:
-    """When somebody last changed the object's content, as far as managedFields tell.
-
-    A status that a controller writes is not content; it is what the controller did.
-    """
+    """The time of the last change of the object, except for its status, by managedFields."""
     meta = thing["metadata"]
     times = [
         str(each["time"])

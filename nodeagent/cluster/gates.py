@@ -1,8 +1,8 @@
-"""What others say on the Node about when the driver may be touched: awaited, never written.
+"""Gates: marks of the Network Operator on the Node that say wait. nodeagent only reads them.
 
-The Network Operator's init container sets the safe-load annotation and waits until the operator has
-cordoned and drained the node and removes it. The operator's mofed.wait label keeps device plugins
-away while the driver is not ready.
+The operator's init container sets the safe-load annotation, and waits until the operator, having
+cordoned and drained the node, removes it. The operator's label mofed.wait keeps device plugins off
+the node while the driver is not ready.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOFED_WAIT: Final = "network.nvidia.com/operator.mofed.wait"
 
 
 def closed(node: Object) -> tuple[str, ...]:
-    """A line for each gate that says wait."""
+    """One line for each gate that is closed."""
     meta = node["metadata"]
     labels = meta.get("labels", {})
     found = []
@@ -33,12 +33,12 @@ def closed(node: Object) -> tuple[str, ...]:
 
 
 def wait_for_safe_load(client: Client, node: str, *, timeout: float = math.inf) -> None:
-    """Return when the driver may be loaded: the safe-load annotation is gone, or never was."""
+    """Return when the driver may be loaded: there is no safe-load annotation."""
     _wait(client, node, SAFE_LOAD, "the node to be drained", timeout)
 
 
 def wait_for_driver(client: Client, node: str, *, timeout: float = math.inf) -> None:
-    """Return when the Network Operator says that the driver is ready: mofed.wait is not true."""
+    """Return when the Network Operator considers the driver ready: mofed.wait is not true."""
     _wait(client, node, MOFED_WAIT, "the Network Operator to open the node", timeout)
 
 

@@ -1,7 +1,7 @@
-"""The kinds of object that nodeagent asks for, by the path the API server knows them under.
+"""The kinds of objects that nodeagent uses, and their paths at the API server.
 
-Written down here, so that no request is spent on discovery: 1000 nodes that each ask for the list
-of API groups after a reload are a load, and the answer never changes.
+With the paths listed here, no discovery requests are necessary: from 1000 nodes at once they would
+be a load, and the answers do not change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: API group ("" is the core), version, kind, plural, with namespaces or without."""
+    """A kind: API group ("" is the core group), version, kind, plural, and its scope."""
 
     group: str
     version: str
@@ -22,11 +22,11 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """As it stands in a manifest: `v1`, `apps/v1`."""
+        """The `apiVersion` of a manifest: `v1`, `apps/v1`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, name: str | None = None, namespace: str | None = None) -> str:
-        """The URL's path: of an object, or of all in a namespace, or of all."""
+        """The URL path of an object, of all objects in a namespace, or of all objects."""
         prefix = f"/apis/{self.group}" if self.group else "/api"
         within = f"/namespaces/{namespace}" if namespace and self.namespaced else ""
         return f"{prefix}/{self.version}{within}/{self.plural}" + (f"/{name}" if name else "")

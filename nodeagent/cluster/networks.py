@@ -1,7 +1,8 @@
-"""The networks that pods ask for: are they complete, can this node serve them, who spoils them?
+"""Diagnosis of secondary networks: incomplete ones, unserved ones, and conflicting writers.
 
-Never writes: an operator that owns a NetworkAttachmentDefinition overwrites a patched one within
-20 ms. What helps is to name the owner and what to change there.
+It never writes, because an operator that owns a NetworkAttachmentDefinition overwrites a patch
+within 20 ms. Each finding names the owner, and the change to make there.
+
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ OWNER_REF: Final = "sriovnetwork.openshift.io/owner-ref"
 CNIS: Final = frozenset({"sriov", "ib-sriov"})
 """CNI plugins that take a VF: they need `resourceName` in the annotation and in spec.config."""
 WATCH_SECONDS: Final = 2.0
-"""Seconds of watching for managers that overwrite each other: they answer within 20 ms."""
+"""How long to watch for managers that overwrite each other; they do so within 20 ms."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What the cluster has that bears on this node's networks, and what changed while watching."""
+    """The objects that concern this node's networks, and the writes seen during the watch."""
 
     node: Object
     attachments: Sequence[Object]
@@ -47,13 +48,13 @@ class View:
     namespaces: Mapping[str, Object]
     operator_namespaces: Sequence[str]
     writes: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    """By UID of a NetworkAttachmentDefinition: (manager, spec.config) as they followed."""
+    """By UID of a NetworkAttachmentDefinition: the successive pairs of manager and spec.config."""
 
 
 def check(
     client: Client, settings: Settings, node: str, *, namespace: str | None = None
 ) -> tuple[Finding, ...]:
-    """Everything that is wrong with the networks that concern this node. Watches for 2 s."""
+    """The problems of the networks that concern this node. Takes the 2 s of the watch."""
     return tuple(findings(look(client, settings, node, namespace=namespace)))
 
 
@@ -65,7 +66,7 @@ def look(
     namespace: str | None,
     seconds: float = WATCH_SECONDS,
 ) -> View:
-    """Gather what `findings` judges."""
+    """Gather the input of `findings`."""
     this = next(iter(allocatable.listing(client, node).objects.values()))
     networks = _optional(client, kinds.SRIOV_NETWORK)
     policies = _optional(client, kinds.SRIOV_POLICY)
@@ -97,7 +98,7 @@ def look(
 
 
 def findings(view: View) -> Iterator[Finding]:
-    """One finding for each thing that is wrong; pure."""
+    """One finding for each problem. A pure function."""
     made = {(n["metadata"]["namespace"], n["metadata"]["name"]): n for n in view.attachments}
     for network in view.networks:
         if _concerns(view, str(spec_of(network).get("resourceName", ""))):
@@ -107,10 +108,10 @@ def findings(view: View) -> Iterator[Finding]:
 
 
 def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
-    """What keeps it from serving a pod: triples of code, evidence, and what to change."""
+    """Why it cannot serve a pod: triples of code, evidence, and the change to make."""
     text = spec_of(attachment).get("config") or ""
     if not text:
-        return []  # Multus then reads a file of the network's name on the node
+        return []  # Multus then reads a file with the network's name on the node
     try:
         config = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
@@ -126,7 +127,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
             (
                 "no-resource-annotation",
                 f"type {plugin['type']} and no annotation {RESOURCE}",
-                f"set the annotation {RESOURCE}, or no VF is given to the pod",
+                f"set the annotation {RESOURCE}; without it the pod gets no VF",
             )
         )
     if not configured:
@@ -134,7 +135,8 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
             (
                 "no-resource-in-config",
                 f"type {plugin['type']} and no resourceName in spec.config",
-                'put "resourceName" into spec.config, or pods fail with "VF pci addr is required"',
+                'add "resourceName" to spec.config; without it pods fail with '
+                '"VF pci addr is required"',
             )
         )
     if annotated and configured and annotated != configured:
@@ -149,7 +151,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
 
 
 def owner(attachment: Object) -> str:
-    """Who makes this object, by its own words: references, the operator's mark, or who wrote it."""
+    """The owner: by ownerReferences, by the operator's annotation, or else the last writer."""
     meta = attachment["metadata"]
     references = [f"{each['kind']} {each['name']}" for each in meta.get("ownerReferences", ())]
     mark = meta.get("annotations", {}).get(OWNER_REF)
@@ -162,7 +164,7 @@ def owner(attachment: Object) -> str:
 def _attachment_findings(view: View, attachment: Object) -> Iterator[Finding]:
     subject, whose = name_of(attachment), owner(attachment)
     for code, evidence, change in incomplete(attachment):
-        yield Finding(subject, code, evidence, whose, f"{change}: at the owner, not here")
+        yield Finding(subject, code, evidence, whose, f"{change} (change the owner, not this)")
     resource = _resource(attachment)
     if resource and _concerns(view, resource):
         yield from _resource_findings(view, subject, whose, resource)
@@ -207,7 +209,7 @@ def _why_none(view: View, network: Object) -> str:
     if space not in view.operator_namespaces:
         known = " or ".join(view.operator_namespaces)
         return f"move the SriovNetwork to the operator's namespace ({known}); it is in {space}"
-    return "`nodeagent operator check` says whether the operator is at work"
+    return "check the operator with `nodeagent operator check`"
 
 
 def _resource_findings(view: View, subject: str, whose: str, resource: str) -> Iterator[Finding]:
@@ -218,15 +220,18 @@ def _resource_findings(view: View, subject: str, whose: str, resource: str) -> I
     makers = [name_of(policy) for policy in view.policies if _makes(policy, resource)]
     if resource in have:
         evidence = f"{resource}: 0 allocatable on {node}"
-        change = "restart the device plugin (`nodeagent device-plugin restart`), see its log"
+        change = "restart the device plugin (`nodeagent device-plugin restart`), and see its log"
         yield Finding(subject, "resource-empty", evidence, "the device plugin", change)
     elif makers:
-        evidence = f"{node} has no {resource}, although {', '.join(makers)} makes it here"
-        change = "`nodeagent device-plugin restart`; see SriovNetworkNodeState of this node"
+        evidence = f"{node} has no {resource}, although {', '.join(makers)} defines it"
+        change = (
+            "restart the device plugin (`nodeagent device-plugin restart`), and see this node's "
+            "SriovNetworkNodeState"
+        )
         yield Finding(subject, "resource-missing", evidence, "the device plugin", change)
     else:
-        evidence = f"{node} has no {resource}, and no SriovNetworkNodePolicy makes it"
-        change = "correct the name at the owner, or make a policy for it"
+        evidence = f"{node} has no {resource}, and no SriovNetworkNodePolicy defines it"
+        change = "correct the name at the owner, or create a policy for it"
         yield Finding(subject, "resource-unknown", evidence, whose, change)
 
 
@@ -239,14 +244,14 @@ def _orphan_findings(view: View, attachment: Object, subject: str) -> Iterator[F
         yield Finding(
             subject,
             "owner-missing",
-            f"its owner {mark} is not there",
+            f"its owner {mark} does not exist",
             "the SR-IOV operator",
-            "make the owner again, or delete this object: nobody keeps it up to date",
+            "create the owner again, or delete this object: no controller updates it",
         )
 
 
 def _fight_findings(view: View, attachment: Object, subject: str, whose: str) -> Iterator[Finding]:
-    """Two managers in turn, or content that comes back after it was changed."""
+    """A content that was changed and came back: two managers overwrite each other."""
     writes = view.writes.get(attachment["metadata"]["uid"], ())
     managers = list(dict.fromkeys(manager for manager, _ in writes))
     contents = [content for _, content in writes]
@@ -262,12 +267,12 @@ def _fight_findings(view: View, attachment: Object, subject: str, whose: str) ->
             f"spec.config changed {len(writes) - 1} times in {WATCH_SECONDS:g} s and came back, "
             f"written by {' and '.join(managers)}, resourceVersion {version}",
             whose,
-            "stop the other writer: what the owner makes cannot be patched, change the owner",
+            "stop the other writer; to change an object that has an owner, change the owner",
         )
 
 
 def _concerns(view: View, resource: str) -> bool:
-    """The resource is this node's, or should be, or nobody's; not that of other nodes only."""
+    """Whether this node has the resource, should have it, or no node does."""
     if not resource or _has(allocatable.of_node(view.node), resource):
         return bool(resource)
     makers = [policy for policy in view.policies if _makes(policy, resource)]
@@ -298,7 +303,7 @@ def _resource(attachment: Object) -> str:
 
 
 def _sriov_plugin(config: object) -> dict[str, str] | None:
-    """The VF-taking plugin of a CNI configuration, alone or in a list."""
+    """The CNI plugin that takes a VF, from a configuration or a list of them."""
     if not isinstance(config, dict):
         return None
     plugins = config.get("plugins", [config])
@@ -309,9 +314,10 @@ def _sriov_plugin(config: object) -> dict[str, str] | None:
 
 
 def _manager(thing: Object) -> str:
-    """Who wrote spec last, by managedFields.
+    """The last writer of spec, by managedFields.
 
-    Their times are whole seconds; of two writers within one the field's present owner is the last.
+    Their times are whole seconds. Of two writers within a second, the last is the one that now owns
+    the field.
     """
     entries = [
         (each, each["fieldsV1"]["f:spec"])
@@ -331,7 +337,7 @@ def _terminating(namespace: Object) -> bool:
 
 
 def _optional(client: Client, kind: Kind) -> list[Object]:
-    """All of a kind that the cluster may not know."""
+    """All objects of a kind; none if the cluster does not have the kind."""
     try:
         return client.list_all(kind)
     except NotFound:

@@ -1,7 +1,7 @@
-"""NodeENI objects own entries of the device plugin's list: when one is deleted, its entries go.
+"""Removal of the entries that a deleted NodeENI owned in the device plugin's list.
 
-What is owned is remembered on disk and compared with what is, so that a deletion is found also when
-nobody watched. The remembered state is forgotten only after the entries are gone.
+The owned entries are kept on disk and compared with the present NodeENIs, so that a deletion is
+noticed even if no process was watching. They are dropped from disk only after their removal.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ def watch(
     *,
     timeout: float = math.inf,
 ) -> None:
-    """Prune whenever a NodeENI of this node goes; call `changed` when the file did.
+    """Prune the list whenever a NodeENI of this node is deleted; then call `changed`.
 
-    `changed` restarts the device plugin, which an earlier process may have left to this one.
+    `changed` restarts the device plugin. It is also called if an earlier process changed the list
+    and could not restart the plugin.
 
-    Runs for `timeout` seconds with one watch. Raises what the client raises when the first look
-    fails; later failures are waited out.
+    Runs for `timeout` seconds. Raises what the client raises if the first listing fails; after that
+    it waits until the API server answers again.
     """
     labels = client.get(NODE, node)["metadata"].get("labels", {})
 
@@ -53,7 +54,7 @@ def watch(
 
 
 def settle(now: Owned, settings: Settings) -> None:
-    """Remove what was owned and is no more."""
+    """Remove the entries that no NodeENI owns any longer."""
     path = settings.state_dir / "nodeeni.json"
     before = _load(path)
     gone = before - now
@@ -71,7 +72,7 @@ def settle(now: Owned, settings: Settings) -> None:
 
 
 def owned(objects: Objects, labels: dict[str, str]) -> Owned:
-    """What the NodeENIs that choose a node with these labels own."""
+    """The entries owned by the NodeENIs that select a node with these labels."""
     pairs = (_pair(each) for each in objects.values() if _is_for(each, labels))
     return frozenset(pair for pair in pairs if pair is not None)
 
@@ -87,7 +88,7 @@ def _is_for(eni: Object, labels: dict[str, str]) -> bool:
 
 
 def _owns(gone: Owned, now: Owned, name: str, address: str) -> bool:
-    """An entry may be written without its prefix; what another NodeENI still owns stays."""
+    """Whether an entry lost its owner. Its name may lack the prefix; another NodeENI may own it."""
 
     def among(pairs: Owned) -> bool:
         return any(
@@ -106,5 +107,5 @@ def _load(path: Path) -> Owned:
         return frozenset((str(resource), str(address)) for resource, address in json.loads(data))
     except (ValueError, TypeError):
         raise DataError(
-            f"{path} is damaged", hint="remove it, then look at the list once"
+            f"{path} is damaged", hint="remove it, and check the device plugin's list by hand"
         ) from None

@@ -1,8 +1,8 @@
-"""Is the SR-IOV operator's controller at work, or silent after a restart? By evidence.
+"""Diagnosis of the SR-IOV operator: is its controller working, or silent after a restart?
 
-The field case: after a restart the log says "Starting workers" and never again "Reconciling", with
-no error; networks that are made then stay without their NetworkAttachmentDefinition. A controller
-that starts reconciles every object once, so a silent one shows within seconds.
+The known failure: after a restart the log has "Starting workers" but no "Reconciling" and no error,
+and new networks get no NetworkAttachmentDefinition. A controller that starts reconciles every
+object once, so a silent one can be recognised within seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Final
 
 from nodeagent.cluster import kinds
@@ -24,11 +25,11 @@ from nodeagent.cluster.findings import Finding, age, last_change, name_of, now, 
 from nodeagent.settings import Settings
 
 NOTICE_SECONDS: Final = 10.0
-"""Seconds that a working controller may take to notice an object. Normal is 2 to 3."""
+"""How long a working controller may take to notice an object. Usually it takes 2 to 3 s."""
 SLOW_SECONDS: Final = 120.0
-"""Seconds: the longest that a working controller was seen to take."""
+"""The longest time that a working controller was observed to take."""
 CHECK_SECONDS: Final = 25.0
-"""Seconds in which a check ends; a silent controller is to be named within 30."""
+"""The time limit of a check. A silent controller must be reported within 30 s."""
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
 OPERATOR_LABEL: Final = "name=sriov-network-operator"
 
@@ -37,11 +38,21 @@ _RECONCILING = re.compile(r"\bReconciling\b.*SriovNetwork\b|\bReconciling SriovN
 _CONTROLLER = re.compile(r"""\bcontroller(?:Kind)?["']?\s*[:=]\s*["']?(\w+)""")
 
 
+class OperatorState(StrEnum):
+    """The states of an operator."""
+
+    WORKING = "working"
+    SLOW = "slow"
+    SILENT = "silent"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Log:
-    """What the log tells: when the workers began, what they did since; seconds are ages.
+    """The content of the log: when the workers started, and how often they reconciled since then.
 
-    `started` is None when the log does not reach back to the start, or could not be read.
+    `started` is None if the log does not reach back to the start, or could not be read (`trouble`).
     """
 
     started: datetime | None
@@ -51,16 +62,16 @@ class Log:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`state` is working, slow, silent, absent or unknown; `evidence` is for people to judge by."""
+    """The judgement on an operator; `evidence` are lines for people."""
 
-    state: str
+    state: OperatorState
     namespace: str
     evidence: tuple[str, ...]
     findings: tuple[Finding, ...]
 
 
 def check(client: Client, settings: Settings, *, within: float = CHECK_SECONDS) -> Verdict:
-    """Judge the operator. Raises Forbidden or Unreachable when nothing can be known."""
+    """Judge the operator. Raises Forbidden or Unreachable if the cluster gives no information."""
     deadline = time.monotonic() + within
     namespace = namespace_of(client, settings)
     if namespace is None:
@@ -78,7 +89,7 @@ def check(client: Client, settings: Settings, *, within: float = CHECK_SECONDS) 
     log = _read_log(client, pod)
     waiting, unanswered = _wait_for_networks(client, networks, log, deadline)
     if networks and not log.reconciled:
-        log = _read_log(client, pod)  # it had the time of the wait to say something
+        log = _read_log(client, pod)  # it may have reconciled during the wait
     evidence = (
         *_pod_evidence(pod),
         *_lease_evidence(leases, pod),
@@ -86,19 +97,20 @@ def check(client: Client, settings: Settings, *, within: float = CHECK_SECONDS) 
         *_event_evidence(client, namespace),
         *(f"{name_of(each)}: {_since(each):.0f} s without effect" for each in waiting),
         *(
-            f"{name_of(each)}: changed {_since(each):.0f} s ago, what was made of it was not since"
+            f"{name_of(each)}: changed {_since(each):.0f} s ago, its NetworkAttachmentDefinition "
+            "was not"
             for each in unanswered
         ),
     )
     state = _state(log, waiting, pod, has_work=bool(networks))
     findings = [*_webhook_findings(client, namespace)]
-    if state == "silent":
+    if state == OperatorState.SILENT:
         findings.insert(0, _silent(pod, log, [*waiting, *unanswered]))
     return Verdict(state, namespace, evidence, tuple(findings))
 
 
 def namespace_of(client: Client, settings: Settings) -> str | None:
-    """The operator's namespace: the first of those configured that exists."""
+    """The operator's namespace: the first one of OPERATOR_NAMESPACES that exists."""
     for name in settings.operator_namespaces:
         try:
             client.get(kinds.NAMESPACE, name)
@@ -109,9 +121,9 @@ def namespace_of(client: Client, settings: Settings) -> str | None:
 
 
 def read_log(lines: Sequence[str]) -> Log:
-    """The log since the workers of the SriovNetwork controller last began.
+    """The log since the last start of the SriovNetwork controller's workers.
 
-    Lines carry the kubelet's timestamp first: `2025-11-11T12:43:30.447698451Z message`.
+    Each line begins with the kubelet's timestamp: `2025-11-11T12:43:30.447698451Z message`.
     """
     started: datetime | None = None
     reconciled = 0
@@ -125,9 +137,9 @@ def read_log(lines: Sequence[str]) -> Log:
 
 
 def _is_ours(message: str) -> bool:
-    """The line is about the SriovNetwork controller: every controller of the operator logs alike.
+    """Whether a line is about the SriovNetwork controller, and not another one of the operator.
 
-    controller-runtime names it as `"controller": "sriovnetwork"`, with the kind beside it.
+    controller-runtime logs `"controller": "sriovnetwork"` and the kind.
     """
     names = {name.lower() for name in _CONTROLLER.findall(message)}
     return not names or "sriovnetwork" in names
@@ -144,9 +156,9 @@ def unserved(networks: Objects, attachments: Sequence[Object]) -> list[Object]:
 
 
 def unanswered(networks: Objects, attachments: Sequence[Object], since: datetime) -> list[Object]:
-    """Networks that were changed after `since`, with an attachment that was not touched after that.
+    """Networks that were changed after `since`, and whose attachment was not changed after that.
 
-    A hint, no proof: not every change of a network is one of what is made of it.
+    This is an indication only: not every change of a network changes its attachment.
     """
     made = {(nad["metadata"]["namespace"], nad["metadata"]["name"]): nad for nad in attachments}
     return [
@@ -159,14 +171,14 @@ def unanswered(networks: Objects, attachments: Sequence[Object], since: datetime
 
 
 def target(network: Object) -> tuple[str, str]:
-    """Namespace and name of the NetworkAttachmentDefinition that the operator makes for it."""
+    """Namespace and name of the NetworkAttachmentDefinition that the operator creates for it."""
     meta = network["metadata"]
     namespace = spec_of(network).get("networkNamespace") or meta["namespace"]
     return str(namespace), str(meta["name"])
 
 
 def _leader(pods: Sequence[Object], leases: Sequence[Object]) -> Object:
-    """The pod that holds a lease, else the last one: the others only wait for it to go."""
+    """The pod that holds a lease, else the last one. The other pods are on standby."""
     for pod in pods:
         if any(_holds(pod, lease) for lease in leases):
             return pod
@@ -189,9 +201,9 @@ def _networks(client: Client, namespace: str) -> Objects:
 def _wait_for_networks(
     client: Client, networks: Objects, log: Log, deadline: float
 ) -> tuple[list[Object], list[Object]]:
-    """Networks that the controller had time to serve and did not, and those it left unanswered.
+    """Networks without an attachment, and those whose last change had no effect.
 
-    Young ones are given time, and so is a controller that has only just begun.
+    New networks, and a controller that has just started, are given NOTICE_SECONDS.
     """
     if not networks:
         return [], []
@@ -216,34 +228,35 @@ def _wait_for_networks(
     return old[0], old[1]
 
 
-def _state(log: Log, waiting: Sequence[Object], pod: Object, *, has_work: bool) -> str:
-    """A controller that starts reconciles every object once: none, although there are some, tells.
+def _state(log: Log, waiting: Sequence[Object], pod: Object, *, has_work: bool) -> OperatorState:
+    """A controller that has reconciled nothing since its start, although it has work, is silent.
 
-    Without its log a slow one cannot be told from a silent one before SLOW_SECONDS seconds.
+    Without a log, a slow one cannot be distinguished from a silent one before SLOW_SECONDS.
     """
     if log.trouble or (log.started is None and not log.reconciled and not waiting):
         oldest = max((_since(each) for each in waiting), default=0.0)
-        return "silent" if min(oldest, _up(pod)) > SLOW_SECONDS else "unknown"
+        is_silent = min(oldest, _up(pod)) > SLOW_SECONDS
+        return OperatorState.SILENT if is_silent else OperatorState.UNKNOWN
     if log.reconciled:
-        return "slow" if waiting else "working"
+        return OperatorState.SLOW if waiting else OperatorState.WORKING
     started = _up(pod) if log.started is None else (now() - log.started).total_seconds()
     if not has_work or started < NOTICE_SECONDS:
-        return "unknown"
-    return "silent"
+        return OperatorState.UNKNOWN
+    return OperatorState.SILENT
 
 
 def _silent(pod: Object, log: Log, waiting: Sequence[Object]) -> Finding:
-    began = f"workers started {log.started:%H:%M:%S}" if log.started else "no start in the log"
+    began = f"workers started at {log.started:%H:%M:%S}" if log.started else "no start in the log"
     return Finding(
         name_of(pod),
         "controller-silent",
         f"{began}, {log.reconciled} times Reconciling since; "
         + (
             ", ".join(f"{name_of(each)} waits {_since(each):.0f} s" for each in waiting)
-            or "nothing was asked of it since"
+            or "it has had no work since then"
         ),
         "the SR-IOV operator",
-        f"delete the pod {name_of(pod)}, check again; if it stays silent report it upstream",
+        f"delete the pod {name_of(pod)} and check again; if it is still silent, report it upstream",
     )
 
 
@@ -268,7 +281,7 @@ def _pod_evidence(pod: Object) -> Iterator[str]:
 def _lease_evidence(leases: Sequence[Object], pod: Object) -> Iterator[str]:
     held = [lease for lease in leases if _holds(pod, lease)]
     if not held:
-        yield "no lease is held by the pod: it does not lead"
+        yield "the pod holds no lease: it is not the leader"
     for each in held:
         spec = each["spec"]
         seconds = age(spec["renewTime"], now())
@@ -280,7 +293,7 @@ def _log_evidence(log: Log) -> Iterator[str]:
     if log.trouble:
         yield f"log: {log.trouble}"
     elif log.started is None:
-        yield f"log: no start of the controller in it; {log.reconciled} times Reconciling"
+        yield f"log: it does not contain the controller's start; {log.reconciled} times Reconciling"
     else:
         ago = (now() - log.started).total_seconds()
         yield f"log: workers started {ago:.0f} s ago, {log.reconciled} times Reconciling since"
@@ -315,7 +328,8 @@ def _hook_findings(
             f"service {service['namespace']}/{service['name']} has no ready endpoint, "
             f"failurePolicy {hook.get('failurePolicy', 'Fail')}",
             "the SR-IOV operator",
-            "bring its webhook pods up, or set enableOperatorWebhook: false in SriovOperatorConfig",
+            "get its webhook pods ready, or set enableOperatorWebhook: false in "
+            "SriovOperatorConfig",
         )
     trouble = ca_trouble(hook["clientConfig"].get("caBundle") or "", now())
     if trouble:
@@ -323,20 +337,20 @@ def _hook_findings(
             subject,
             "webhook-ca",
             f"caBundle {trouble}",
-            "whoever issues the operator's certificates (service-ca, cert-manager)",
+            "the issuer of the operator's certificates (service-ca, cert-manager)",
             "renew the webhook's certificate and its caBundle",
         )
 
 
 def ca_trouble(bundle: str, at: datetime) -> str:
-    """What is wrong with a caBundle (base64 of PEM); "" when nothing is."""
+    """The problem of a caBundle (base64 of PEM); "" if it has none."""
     if not bundle:
         return "is empty"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=b64decode(bundle, validate=True).decode("ascii"))
     except (ValueError, ssl.SSLError) as error:
-        return f"is no certificate: {error}"
+        return f"is not a certificate: {error}"
     ends = [ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()]
     if ends and max(ends) < at.timestamp():
         return "has expired"
@@ -359,7 +373,7 @@ def _absent(namespace: str, why: str) -> Verdict:
         "the cluster's administrator",
         "install the operator, or set OPERATOR_NAMESPACES",
     )
-    return Verdict("absent", namespace, (), (finding,))
+    return Verdict(OperatorState.ABSENT, namespace, (), (finding,))
 
 
 def _since(network: Object) -> float:
@@ -381,7 +395,7 @@ def _statuses(pod: Object) -> Sequence[Object]:
 
 
 def _time(stamp: str) -> datetime | None:
-    """The kubelet's timestamp has nanoseconds; Python reads up to microseconds."""
+    """The kubelet's timestamp has nanoseconds; Python parses up to microseconds."""
     try:
         return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", stamp))
     except ValueError:

@@ -1,8 +1,8 @@
-"""The device plugin's resource list (/etc/pcidp/config.json): entries of devices that are gone go.
+"""Removal of missing devices from the device plugin's resource list (/etc/pcidp/config.json).
 
-Everything else keeps its bytes: the file belongs to others too. Entries that do not select by PCI
-address are none of our business. The device plugin crashes on a list that is empty, so when the
-last entry goes a placeholder stays, which selects an address that no machine has.
+The rest of the file is kept byte for byte, because other programs write it, too. Entries that do
+not select by PCI address are not touched. The device plugin crashes on an empty list, so the last
+entry is replaced with a placeholder, which selects an address that no machine has.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 IsGone = Callable[[str, str], bool]
-"""Whether an address of a resource is gone: (`prefix/name` or `name`, PCI address)."""
+"""Whether the device of a resource is missing: (`prefix/name` or `name`, PCI address)."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The file's new text, and a line for each thing removed; none: nothing changed."""
+    """The file's new text, and one line for each removal; without any the text is unchanged."""
 
     text: str
     removed: tuple[str, ...]
@@ -41,7 +41,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class _Node:
-    """A JSON value and where it stands in the text: `start` inclusive, `end` exclusive."""
+    """A JSON value and its position in the text: `start` inclusive, `end` exclusive."""
 
     value: Any
     start: int
@@ -54,14 +54,13 @@ class _Node:
 
 
 def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | None:
-    """Prune the file in place, whole or not at all; None when there is no such file.
+    """Prune the file atomically; None if it does not exist.
 
-    `owed` is a file that is made before this one changes: whoever restarts the device plugin
-    removes it, so that a process that dies in between, or finds no API server, leaves word.
-    Without it nothing is written: it is a dry run.
+    `owed` is a file that is created before the change, and that device_plugin.restart() removes: it
+    keeps the restart on record if this process ends before it, or the API server does not answer.
+    Without `owed` nothing is written (a dry run).
 
-    DataError for a file that is not a resource list, and for a link: a mounted ConfigMap is
-    changed at the ConfigMap.
+    DataError for a file that is not a resource list, and for a link, as in a mounted ConfigMap.
     """
     try:
         facts = path.lstat()
@@ -69,8 +68,9 @@ def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | No
         return None
     if not stat.S_ISREG(facts.st_mode):
         raise DataError(
-            f"{path} is not a plain file, so it is not changed here",
-            hint="a mounted ConfigMap is changed at the ConfigMap; DEVICE_PLUGIN_CONFIG says where",
+            f"{path} is not a regular file, so nodeagent does not change it",
+            hint="change the ConfigMap if one is mounted there, or set DEVICE_PLUGIN_CONFIG to "
+            "another file",
         )
     try:
         with os.fdopen(hostpath.open_file(path), "rb") as file:
@@ -88,7 +88,7 @@ def prune_file(path: Path, is_gone: IsGone, *, owed: Path | None) -> Pruned | No
 
 
 def prune(text: str, is_gone: IsGone, source: str) -> Pruned:
-    """`text` without the addresses that are gone, and without entries that lost their last one."""
+    """`text` without the missing addresses, and without the entries that lost their last one."""
     if not text.strip():
         return Pruned(_placeholder_text(), ("an empty file: a placeholder was written",))
     entries = _entries(text, source)
@@ -117,12 +117,12 @@ def prune(text: str, is_gone: IsGone, source: str) -> Pruned:
 
 
 def present_on(sysfs: Path = Path("/sys")) -> IsGone:
-    """Gone is what /sys/bus/pci/devices has not. UnavailableError when it has nothing at all."""
+    """A test for devices that /sys/bus/pci/devices lacks. UnavailableError if that is empty."""
     devices = sysfs / "bus/pci/devices"
     if not devices.is_dir() or not any(devices.iterdir()):
         raise UnavailableError(
-            f"{devices} has no devices: what is gone cannot be told",
-            hint="run it on the node, with its /sys",
+            f"{devices} has no devices, so missing ones cannot be recognised",
+            hint="run it on the node, with access to its /sys",
         )
     return lambda _, address: not (devices / address).exists()
 
@@ -131,7 +131,7 @@ def _entries(text: str, source: str) -> tuple[_Node, ...]:
     try:
         tree, end = _parse(text, _skip(text, 0))
         if _skip(text, end) != len(text):
-            raise ValueError("something follows the end")  # noqa: TRY301  one error, one message
+            raise ValueError("text after the end")  # noqa: TRY301  one error, one message
     except (ValueError, RecursionError, IndexError) as error:
         raise DataError(f"{source} is not JSON: {error}", hint="it was not touched") from None
     entries = tree.member("resourceList")
@@ -163,12 +163,12 @@ def _address_lists(entry: _Node) -> list[_Node]:
     each = selectors.items or (selectors,)
     found = [selector.member("pciAddresses") for selector in each]
     if any(node is None for node in found):
-        return []  # one that selects otherwise as well: the entry lives on
+        return []  # a selector without addresses: the entry stays
     return [node for node in found if node is not None and node.items]
 
 
 def _cut(text: str, cuts: list[tuple[tuple[_Node, ...], set[int]]]) -> str:
-    """Remove items of lists, each with one comma and the space that went with it."""
+    """Remove items of lists, each with one comma and the space around it."""
     spans = []
     for items, dead in cuts:
         for at in sorted(dead):
@@ -187,7 +187,7 @@ def _placeholder_text() -> str:
 
 
 def _parse(text: str, at: int) -> tuple[_Node, int]:
-    """One JSON value that begins at `at`, with the places of all that is in it."""
+    """The JSON value that begins at `at`, with the positions of everything in it."""
     if text[at] not in "[{":
         value, end = _DECODER.raw_decode(text, at)
         return _Node(value, at, end), end

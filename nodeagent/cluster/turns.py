@@ -1,7 +1,7 @@
-"""One process at a time tells the cluster, and at most one waits for its turn.
+"""One process at a time announces to the cluster, and at most one waits for its turn.
 
-While the API server is away each start of an agent would add a process that tries; the one that
-waits reads the journal when its turn comes, so whatever happened until then is in it.
+Otherwise each start of an agent would add a process while the API server does not answer. The
+waiting process reads the journal when its turn comes, so it announces everything until then.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from nodeagent.errors import StorageError
 
 @contextmanager
 def turn(state_dir: Path) -> Iterator[bool]:
-    """Wait for our turn; False at once when somebody is waiting already: he does what we would.
+    """Wait for the turn of this process; False, without a wait, if another process waits already.
 
-    Both locks are flock(2)s, which go with their process. A signal's handler that raises ends the
-    wait (PEP 475). StorageError when there can be no lock files.
+    Both locks are flock(2)s, which the kernel releases with their process. A signal handler that
+    raises ends the wait (PEP 475). StorageError if the lock files cannot be opened.
     """
+
     durable.make_private_directory(state_dir)
     waiting = _open(state_dir / "cluster.next.lock")
     working = _open(state_dir / "cluster.lock")

@@ -98,7 +98,7 @@ def test_two_reloads_while_the_api_server_is_away(
     found = {each["reason"]: each["count"] for each in server.get(path)["items"]}
     assert found == {"DriverReloadStarted": 2, "DriverReady": 2}
     assert [
-        [line.rpartition(" ")[2] for line in each.splitlines() if "told the cluster" in line]
+        [line.rpartition(" ")[2] for line in each.splitlines() if "announced" in line]
         for each in said
     ] in (
         [["DriverReloadStarted", "DriverReady"]] * 2,

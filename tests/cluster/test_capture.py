@@ -86,7 +86,7 @@ def test_reinstalled_is_what_it_was(
         f"{SRIOV}/namespaces/{namespace}/sriovoperatorconfigs/default", {"spec": {"logLevel": 0}}
     )
     planned = {o.name: o for o in capture.restore(client, taken.text, "f", dry_run=True)}
-    assert "env API_TOKEN: its value was withheld, set it by hand" in (
+    assert "env API_TOKEN: its value was withheld; set it by hand" in (
         planned[f"Subscription {namespace}/sriov"].lines
     )
     assert planned[f"SriovOperatorConfig {namespace}/default"].lines == ("spec.logLevel: 0 → 2",)
@@ -142,13 +142,13 @@ def test_kind_that_is_not_served_yet(client: Client, proxy: Proxy, namespace: st
 
 @pytest.mark.parametrize("text", ["", "{}", '{"items": [{"apiVersion": "v1", "kind": "Secret"}]}'])
 def test_foreign_files_are_refused(client: Client, proxy: Proxy, text: str) -> None:
-    with pytest.raises(DataError, match="no file of"):
+    with pytest.raises(DataError, match="was not written by"):
         [*capture.restore(client, text, "f", dry_run=False)]
     assert proxy.count() == 0
 
 
 def test_no_operator(client: Client, settings: Settings, server: Server, unique: str) -> None:
-    with pytest.raises(NotFound, match="there is no operator"):
+    with pytest.raises(NotFound, match="so no operator"):
         capture.capture(client, replace(settings, operator_namespaces=(f"no-{unique}",)))
 
 

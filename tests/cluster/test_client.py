@@ -42,7 +42,7 @@ def test_refusals_are_four_different_failures(
         client.create(kinds.NAMESPACE, {"metadata": {"name": "UPPER"}})
     (credentials / "token").write_text("expired")
     client.pause = lambda _: None
-    with pytest.raises(Forbidden, match="does not accept our token"):
+    with pytest.raises(Forbidden, match="rejects the token"):
         client.get(kinds.NAMESPACE, "default")
 
 
@@ -152,7 +152,7 @@ def test_expired_token_is_read_anew(client: Client, proxy: Proxy, credentials: P
 def test_no_credentials_at_all(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="there is no"):
         Client(Access("https://127.0.0.1:1", tmp_path))
-    with pytest.raises(Unreachable, match="this is no pod"):
+    with pytest.raises(Unreachable, match="this process is not in a pod"):
         find(Settings())
 
 

@@ -225,7 +225,7 @@ def test_causes_of_lateness(
     path = f"{CNI}/namespaces/{namespace}/{NADS}"
     server.create(path, held)
     server.delete(f"{path}/net")
-    assert "deletion in flight (tests/held)" in _late(client, settings, namespace).message
+    assert "being deleted (waiting for tests/held)" in _late(client, settings, namespace).message
     server.merge(f"{path}/net", {"metadata": {"finalizers": None}})
 
     network(server, namespace, "net", "vfs", namespace)

@@ -139,7 +139,7 @@ def test_a_captured_file_that_is_none(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(environment / "kubeconfig"))
         assert status_of(["operator", "restore", "operator.json"]) == 65
-    assert "operator.json is no file of" in _said(capsys)
+    assert "operator.json was not written by" in _said(capsys)
 
 
 @pytest.mark.parametrize("group", ["device-plugin", "node", "network", "operator"])

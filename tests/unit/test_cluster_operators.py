@@ -59,8 +59,8 @@ def test_plain_start_lines_and_torn_ones() -> None:
 def test_ca_bundles(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     assert operators.ca_trouble("", now) == "is empty"
-    assert "no certificate" in operators.ca_trouble("###", now)
-    assert "no certificate" in operators.ca_trouble(base64.b64encode(b"text").decode(), now)
+    assert "not a certificate" in operators.ca_trouble("###", now)
+    assert "not a certificate" in operators.ca_trouble(base64.b64encode(b"text").decode(), now)
     path = tmp_path / "ca.crt"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",

@@ -119,7 +119,7 @@ def test_file_keeps_its_mode_and_links_are_refused(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
     link = tmp_path / "link.json"
     link.symlink_to(path)
-    with pytest.raises(DataError, match="not a plain file"):
+    with pytest.raises(DataError, match="not a regular file"):
         pcidp.prune_file(link, lambda _, address: True, owed=owed)
     assert pcidp.prune_file(tmp_path / "none.json", lambda _, address: True, owed=owed) is None
 
