@@ -143,3 +143,30 @@ def test_each_message_of_troubleshooting_is_one_that_is_said() -> None:
         assert is_said(message, texts), message
     assert not is_said("programs that a reload calls have gone: …", texts)
     assert not is_said("… is locked by …: another agent runs on that node", texts)
+
+
+# the READMEs of the package and of the commands
+
+
+def named_paths(readme: str) -> set[str]:
+    """What is in backquotes and looks like a file or a folder of the tree."""
+    words = re.findall(r"`([\w./-]+)`", (TESTS.parent / readme).read_text())
+    return {word for word in words if "/" in word or word.endswith((".py", ".md", ".toml"))}
+
+
+@pytest.mark.parametrize(
+    ("readme", "least"), [("nodeagent/README.md", 40), ("scripts/README.md", 15)]
+)
+def test_paths_that_a_readme_names_exist(readme: str, least: int) -> None:
+    root = TESTS.parent
+    named = {path for path in named_paths(readme) if not path.startswith("/")}
+    places = (root, root / "nodeagent")
+    assert not {path for path in named if not any((each / path).exists() for each in places)}
+    assert len(named) >= least
+
+
+def test_the_package_readme_has_every_folder() -> None:
+    package = TESTS.parent / "nodeagent"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    text = (package / "README.md").read_text()
+    assert not {folder for folder in folders if f'["{folder}/' not in text}
