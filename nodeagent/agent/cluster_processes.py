@@ -25,7 +25,7 @@ RETRY_SECONDS: Final = 7200
 """How long the process after a reload keeps trying, at 45 MiB of memory."""
 
 
-def wanted(settings: Settings) -> bool:
+def is_enabled(settings: Settings) -> bool:
     """CLUSTER_INTEGRATION: on, or auto in a pod that knows its node's name."""
     if settings.cluster_integration == ClusterIntegration.AUTO:
         return settings.api_host is not None and settings.node_name is not None
@@ -34,30 +34,30 @@ def wanted(settings: Settings) -> bool:
 
 @contextmanager
 def around(settings: Settings) -> Iterator[None]:
-    """`begin`, the block, `end`. After a stop no `end`: the termination follows."""
-    begin(settings)
+    """`before_reload`, the block, `after_reload`. Not after a stop: the termination follows."""
+    before_reload(settings)
     try:
         yield
     except Stopped:
         raise
     except BaseException:
-        end(settings)
+        after_reload(settings)
         raise
-    end(settings)
+    after_reload(settings)
 
 
-def begin(settings: Settings) -> None:
-    """Before a reload: record what the node can give to pods, as of now."""
-    if wanted(settings):
+def before_reload(settings: Settings) -> None:
+    """Record what the node offers to pods, as of now."""
+    if is_enabled(settings):
         _start("device-plugin", "record", "--at", datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def end(settings: Settings) -> None:
-    """After the agent's work, however it ended: announce that, and restart device plugins if due.
+def after_reload(settings: Settings) -> None:
+    """Announce how the agent's work ended, and restart device plugins if that is due.
 
     It is due once the snapshot is closed: the caller has closed it by now.
     """
-    if wanted(settings):
+    if is_enabled(settings):
         _start("node", "after-reload", "--patience", str(RETRY_SECONDS))
 
 

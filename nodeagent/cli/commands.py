@@ -387,20 +387,22 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 def _taken(loaded: Settings) -> Snapshot:
     """The node as it is; UnavailableError when it has no device of ours."""
-    from nodeagent.agent import by_hand, requirements
+    from nodeagent.agent import by_hand
+    from nodeagent.agent.requirements import require_devices
 
     now = by_hand.snapshot_now(loaded, to_keep=True)
-    requirements.require_devices(now)
+    require_devices(now)
     return now
 
 
 def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True) -> Snapshot:
     """The node as it is, which may be without its devices; is it the node of the snapshot?"""
-    from nodeagent.agent import by_hand, requirements
+    from nodeagent.agent import by_hand
+    from nodeagent.agent.requirements import require_same_machine
 
     now = by_hand.snapshot_now(loaded)
     try:
-        requirements.require_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
+        require_same_machine(wanted, now.machine_id, hint="--foreign accepts it")
     except DataError as error:
         if not accept_foreign:
             raise

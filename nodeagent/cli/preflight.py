@@ -25,11 +25,11 @@ def preflight(call: Call, output: str) -> int:
     `run` and `reload` look at the same before they touch anything. Ends with status 0 when nothing
     blocks a reload, 1 when something does.
     """
-    from nodeagent.agent import requirements
+    from nodeagent.agent.requirements import require_root
     from nodeagent.driver.preflight import Preflight
 
     loaded = call.settings()
-    requirements.require_root("looks at every process")
+    require_root("looks at every process")
     findings = Preflight(loaded).findings()
     blocks = any(finding.blocks for finding in findings)
     if output == "json":

@@ -136,7 +136,7 @@ PERFORMERS: Final = (
     _row((AddStacked,), lambda step, actions: add_stacked(step.attempt.node, actions)),
     _row((MoveVf, InPod), lambda step, _actions: step.arrivals.await_all(step.watches, step.lost)),
 )
-"""By types of actions, what performs them; the order in which it is done within a stage."""
+"""By types of actions, the function that performs them; in the order within a stage."""
 
 if _forgotten := {*get_args(Action)} - {each for types, _ in PERFORMERS for each in types}:
     raise TypeError(f"no performer for {_forgotten}")

@@ -39,8 +39,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_only_where_it_is_wanted(
     settings: Settings, is_wanted: bool, started: list[list[str]]
 ) -> None:
-    cluster_processes.begin(settings)
-    cluster_processes.end(settings)
+    cluster_processes.before_reload(settings)
+    cluster_processes.after_reload(settings)
     commands = [argv[3:5] for argv in started]
     assert commands == (
         [["device-plugin", "record"], ["node", "after-reload"]] if is_wanted else []
@@ -65,7 +65,7 @@ def test_what_cannot_be_started_is_a_line_in_the_log(
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
     with caplog.at_level(logging.WARNING):
-        cluster_processes.end(POD)
+        cluster_processes.after_reload(POD)
     assert "nothing is announced to the cluster" in caplog.text
 
 
