@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def reload(
     node: Node, journal: Journal, driver: NicDriver, before_ready: Callable[[], None] = lambda: None
 ) -> None:
-    """The driver that is installed runs, the VFs are as they were, and the ready flag says so.
+    """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
     With nothing to reload and no snapshot open, no device is touched. `before_ready` is called
     right before the flag is set, and makes what other pods use once it is there. Raises AgentError

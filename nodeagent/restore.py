@@ -128,7 +128,7 @@ def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     """The node's state now, with the time and the machine, to be restored later.
 
-    KernelError where a device does not tell its state: nothing would be known of it afterwards.
+    KernelError where a device does not report its state: it could not be restored.
     """
     snapshot = look(node, driver)
     if hung := node.hung_calls.lines():
@@ -140,15 +140,15 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     for pf in snapshot.state.pfs:
         if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
             raise KernelError(
-                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs tells no "
-                "number",
+                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs holds "
+                "no number",
                 hint="`cat` it: the device may be failing, see dmesg",
             )
     return snapshot
 
 
 def look(node: Node, driver: NicDriver) -> Snapshot:
-    """The same, to be compared only: what a device does not tell is unknown in it."""
+    """The same, to be compared only: what a device does not report is unknown in it."""
     state = observe(node)
     for vf in unseen(state):
         log.warning(

@@ -37,7 +37,7 @@ def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:
-    """The node as it is now; `to_keep`: KernelError where a device does not tell its state."""
+    """The node as it is now; `to_keep`: KernelError where a device does not report its state."""
     require_root("reads the settings of VFs")
     with StopSignal() as stop, Node(settings, stop) as node:
         take = take_snapshot if to_keep else look

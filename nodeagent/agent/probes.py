@@ -102,7 +102,7 @@ def place_of(probe: Probe) -> str:
         how = "are called so" if "/" in probe.where else "have a UID that begins so"
         raise NoInputError(
             f"--probe {probe}: {len(found) or 'no'} pods here with a network of their own {how}",
-            hint="the UID, as kubectl get pod NAME -o jsonpath={.metadata.uid} tells it, needs no "
+            hint="the UID, as kubectl get pod NAME -o jsonpath={.metadata.uid} prints it, needs no "
             "name; hostPID is needed to see pods",
         )
     return next(iter(found.values()))
@@ -133,14 +133,14 @@ def _start(arguments: Sequence[str]) -> tuple[int, int, int]:
 
 def _answer(answers: int) -> list[dict[str, float]]:
     """What the process reports at its end; nothing when it reports none in time, or no JSON."""
-    said = b""
+    answer = b""
     while select.select([answers], [], [], ANSWER_TIMEOUT)[0] and (
         part := os.read(answers, 1 << 16)
     ):
-        said += part
+        answer += part
     try:
-        told: list[dict[str, float]] = json.loads(said)
+        report: list[dict[str, float]] = json.loads(answer)
     except ValueError:
         log.warning("the process that sent the echoes ended without a report")
         return []
-    return told
+    return report

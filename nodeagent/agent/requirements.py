@@ -25,7 +25,7 @@ def require_same_machine(snapshot: Snapshot, machine_id: str, *, hint: str) -> N
 
 
 def require_devices(now: Snapshot) -> None:
-    """UnavailableError when no device is there whose state could be told."""
+    """UnavailableError when there is no device of the driver."""
     if not now.state.pfs:
         raise UnavailableError(
             f"no device on this node is bound to the driver {now.state.driver}",

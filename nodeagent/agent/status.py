@@ -98,7 +98,7 @@ def _missing(
     yield f"{settings.ready_path} is not there"
     driver = settings.driver_module
     if driver not in {each.module for each in versions}:
-        yield f"{driver} is neither installed nor loaded, as far as can be told"
+        yield f"{driver} is neither installed nor loaded, as far as nodeagent can see"
     for each in versions:
         if each.module == driver and each.loaded is None:
             yield f"{each.module} is not loaded, or was built without srcversion"

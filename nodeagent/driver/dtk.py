@@ -163,7 +163,7 @@ _ESCAPED = r"\\\1"
 
 
 def _is_done(settings: Settings, shared: HandOver, wanted: str) -> bool:
-    """The toolkit's build is there, whole, and of these settings as far as can be told."""
+    """The toolkit's build is there, whole, and of these settings as far as nodeagent can see."""
     if not hostpath.is_file(shared.done):
         return False
     given = _given(shared)

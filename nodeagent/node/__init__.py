@@ -1,1 +1,1 @@
-"""The node: observed as a value, waited for, and changed as a plan says."""
+"""Observes the node as a value, waits for it, and changes it as a plan says."""

@@ -67,7 +67,7 @@ class HungCalls:
                     silent = reader.give_up()
                 else:
                     break
-            text = f"{'/'.join(silent)}: the kernel has not told its state for {timeout:g} s"
+            text = f"{'/'.join(silent)}: the kernel has not reported its state for {timeout:g} s"
             self.add(silent, reader.ended, f"{text}; the thread that asked is left there")
             left = left[left.index(silent) + 1 :]
         return found
@@ -85,10 +85,10 @@ class _Reader(Generic[T]):
 
     def run(self) -> None:
         for device in self._devices:
-            said = self._look(device)
+            answer = self._look(device)
             if self._given_up.is_set():
                 break
-            self._found[device] = said
+            self._found[device] = answer
         self.ended.set()
 
     def give_up(self) -> Device:

@@ -243,7 +243,7 @@ def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set
     try:
         wait_until_clear(not_followed, *watches, what="udev", timeout=UDEV_RENAME_TIMEOUT)
     except WaitTimeout as late:
-        log.debug("udev said nothing of renamed interfaces: %s", late.message)
+        log.debug("udev has sent no event for renamed interfaces: %s", late.message)
 
 
 def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:

@@ -49,14 +49,14 @@ def find(
 
     def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
         with inside.network(), inside.stack() as edge:
-            told = edge.parameters(proc)
+            sysctls = edge.parameters(proc)
             roots = {link.index for link in own.values()}
-            stack = edge.read(inside.rtnl.links(), roots, told)
-        described = dataclasses.replace(described, sysctls=told.defaults, stack=stack)
+            stack = edge.read(inside.rtnl.links(), roots, sysctls)
+        described = dataclasses.replace(described, sysctls=sysctls.defaults, stack=stack)
         settings = inside.ethtool.settings([link.index for link in own.values()])
         devices = rdma_there(inside, own, rdma)
         for device, link in own.items():
-            netdev = netdev_of(link, settings, told)
+            netdev = netdev_of(link, settings, sysctls)
             name = devices.get(device)
             places[device] = Inside(described.inode, netdev, carrier=link.carrier, rdma=name)
         found.append(described)

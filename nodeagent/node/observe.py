@@ -142,7 +142,7 @@ def _locked_attributes(node: Node, devices: Iterable[Device]) -> dict[Device, Lo
 
 
 def _eswitches(node: Node, ours: set[Device]) -> dict[Device, dict[str, Any]]:
-    """What devlink tells of our devices, as fields of `Pf`: a request a device that has it."""
+    """What devlink reports of our devices, as fields of `Pf`: a request a device that has it."""
     with node.devlink() as devlink:
         devices = [device for device in devlink.devices() if device in ours]
         params = devlink.params() if devices else {}

@@ -49,7 +49,7 @@ def name_rdma_devices(
         text = error.message if isinstance(error, KernelError) else reason(error)
         return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]
     return failures + [
-        (target, f"{target_name(target)}: cannot call its RDMA device {name}: {reason(error)}")
+        (target, f"{target_name(target)}: cannot name its RDMA device {name}: {reason(error)}")
         for (target, _, name), error in zip(moves, results, strict=True)
         if error is not None
     ]

@@ -198,7 +198,7 @@ def test_a_device_that_does_not_answer_is_named_and_the_others_go_on(
         saving = nodeagent.start("snapshot", VF_TIMEOUT=60)
         lab.eventually(lambda: len(_threads(saving.process.pid)) > 1, "the thread that reads")
         assert saving.stop() == 143
-    assert f"pci/{PF1}: the kernel has not told its state for 4 s" in run.log
+    assert f"pci/{PF1}: the kernel has not reported its state for 4 s" in run.log
     assert f"pci/{PF1} numvfs: want 3, have unknown" in run.log
     assert lab.read()[PF2] == before[PF2]
     (tmp_path / "ignored").touch()

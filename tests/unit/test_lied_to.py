@@ -351,7 +351,9 @@ def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
         assert node.sysfs.numvfs("pci", PF2) == 2
         assert node.sysfs.vfs_there("pci", PF1) == 0
     said = str(caught.value)
-    assert f"pci/{PF1}: the kernel has not told its state for 0.5 s; the thread that asked" in said
+    assert (
+        f"pci/{PF1}: the kernel has not reported its state for 0.5 s; the thread that asked" in said
+    )
     assert f"pci/{PF1} numvfs: want 4, have unknown" in said
     assert {write.target for write in fake.written("sriov_numvfs")} == {PF2}
 
@@ -365,7 +367,7 @@ def test_a_vf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
         with pytest.raises(RestoreFailed) as caught:
             restore(node, wanted())
         assert (link_of(fake, 1).mtu, link_of(fake, 3).mtu) == (1500, 1400)
-    assert f"pci/{fake.function(1)}: the kernel has not told its state for 0.5 s" in str(
+    assert f"pci/{fake.function(1)}: the kernel has not reported its state for 0.5 s" in str(
         caught.value
     )
     restored(fake)
@@ -398,7 +400,7 @@ def test_a_number_of_vfs_that_is_none_is_not_saved(fake: FakeNode, text: str) ->
     fake.tree.set("pci", PF1, "sriov_numvfs", text)
     with (
         fake.node(SETTINGS) as node,
-        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs tells no number") as no,
+        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs holds no number") as no,
     ):
         take_snapshot(node, cast("NicDriver", Mock()))
     assert no.value.hint == "`cat` it: the device may be failing, see dmesg"
