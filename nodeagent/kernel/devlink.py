@@ -12,13 +12,14 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Genl
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 from nodeagent.state.attributes import given
-from nodeagent.state.eswitch import ENCAP_MODES, ESWITCH_MODES, INLINE_MODES, EswitchAttributes
+from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
@@ -36,11 +37,11 @@ PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 CMODE_RUNTIME: Final = 0
 
-ESWITCH_CODEC: Final = (
-    # attribute of EswitchAttributes, its number, the format of its value, the names of its values
-    ("eswitch_mode", 25, "=H", ESWITCH_MODES),
-    ("inline_mode", 26, "=B", INLINE_MODES),
-    ("encap_mode", 62, "=B", ENCAP_MODES),
+ESWITCH_CODEC: Final[tuple[tuple[str, int, str, type[StrEnum]], ...]] = (
+    # attribute of EswitchAttributes, its number, the format of its value, its values in order
+    ("eswitch_mode", 25, "=H", EswitchMode),
+    ("inline_mode", 26, "=B", InlineMode),
+    ("encap_mode", 62, "=B", EncapMode),
 )
 
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
@@ -96,15 +97,16 @@ class Devlink(Genl):
                 errno=error.errno,
             ) from error
         found = dict(attributes(body, HEADER))
-        return EswitchAttributes(
-            **{name: _named(values, found.get(kind)) for name, kind, _, values in ESWITCH_CODEC}
-        )
+        modes: dict[str, Any] = {
+            name: _member(values, found.get(kind)) for name, kind, _, values in ESWITCH_CODEC
+        }
+        return EswitchAttributes(**modes)
 
     def set_eswitch(self, device: Device, wanted: EswitchAttributes) -> None:
         """Set what is not None. Blocks while representors come or go. OSError when refused."""
         changes = given(wanted)
         values = (
-            (kind, struct.pack(form, values.index(changes[name])))
+            (kind, struct.pack(form, list(values).index(changes[name])))
             for name, kind, form, values in ESWITCH_CODEC
             if name in changes
         )
@@ -153,12 +155,12 @@ def _text(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="replace")
 
 
-def _named(names: tuple[str, ...], payload: bytes | None) -> str | None:
-    """The name of an enum's value; None when it is not there or from a newer kernel."""
+def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
+    """The member with that number; None when it is not there or from a newer kernel."""
     if payload is None:
         return None
     number = int.from_bytes(payload, sys.byteorder)
-    return names[number] if number < len(names) else None
+    return list(values)[number] if number < len(values) else None
 
 
 def _param(message: dict[int, bytes]) -> Param | None:

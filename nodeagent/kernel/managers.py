@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import hostpath
+from nodeagent.state.model import ManagerName
 
-NETWORKD: Final = "systemd-networkd"
-NETWORK_MANAGER: Final = "NetworkManager"
 _LINKS: Final = Path("systemd/netif/links")
 _DEVICES: Final = Path("NetworkManager/devices")
 _AT_WORK: Final = {"pending", "initialized", "configuring"}
@@ -25,7 +24,7 @@ _AT_WORK: Final = {"pending", "initialized", "configuring"}
 class Manager:
     """Who manages an interface, and whether it has finished setting it up."""
 
-    name: str
+    name: ManagerName
     settled: bool
 
 
@@ -39,10 +38,10 @@ def manager_of(ifindex: int, run: Path = Path("/run")) -> Manager | None:
     networkd, network_manager = files(ifindex, run)
     state = _values(networkd).get("ADMIN_STATE", "unmanaged")
     if state != "unmanaged":
-        return Manager(NETWORKD, state not in _AT_WORK)
+        return Manager(ManagerName.NETWORKD, state not in _AT_WORK)
     found = _values(network_manager)
     if found.get("managed") in {"true", "1"}:
-        return Manager(NETWORK_MANAGER, "connection-uuid" in found)
+        return Manager(ManagerName.NETWORK_MANAGER, "connection-uuid" in found)
     return None
 
 

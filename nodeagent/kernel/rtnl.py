@@ -41,7 +41,7 @@ from nodeagent.kernel.netlink import (
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import given
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.vf import LINK_STATES, VfAttributes
+from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
@@ -66,7 +66,8 @@ IFF_MULTICAST: Final = 0x1000
 IFF_LOWER_UP: Final = 0x10000
 U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
-PROTOCOLS: Final = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
+PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
+STATES: Final = tuple(LinkState)
 
 
 class _VlanInfo(nla):  # type: ignore[misc] # pyroute2 is untyped
@@ -160,8 +161,8 @@ def _flag(value: int) -> bool | None:
     return None if value == U32 else bool(value)
 
 
-def _link_state(number: int) -> str | None:
-    return LINK_STATES[number] if number < len(LINK_STATES) else None
+def _link_state(number: int) -> LinkState | None:
+    return STATES[number] if number < len(STATES) else None
 
 
 def _guid(number: int) -> Guid | None:
@@ -205,7 +206,7 @@ VF_CODEC: Final[tuple[tuple[str, tuple[VfMember, ...]], ...]] = (
         (("min_tx_rate", "min_tx_rate", int, int), ("max_tx_rate", "max_tx_rate", int, int)),
     ),
     ("IFLA_VF_SPOOFCHK", (("spoofchk", "spoofchk", _flag, int),)),
-    ("IFLA_VF_LINK_STATE", (("link_state", "link_state", _link_state, LINK_STATES.index),)),
+    ("IFLA_VF_LINK_STATE", (("link_state", "link_state", _link_state, STATES.index),)),
     ("IFLA_VF_RSS_QUERY_EN", (("query_rss", "rss_query_en", _flag, int),)),
     ("IFLA_VF_TRUST", (("trust", "trust", _flag, int),)),
 )
@@ -427,13 +428,14 @@ def _vf_attributes(change: VfChange) -> Iterator[tuple[str, Any]]:
         yield from _vlan_attributes(vf, change.vlan, change.qos or 0, change.vlan_proto)
 
 
-def _vlan_attributes(vf: int, vlan: int, qos: int, proto: str | None) -> Iterator[tuple[str, Any]]:
+def _vlan_attributes(
+    vf: int, vlan: int, qos: int, proto: VlanProtocol | None
+) -> Iterator[tuple[str, Any]]:
     """802.1Q in the attribute that every driver knows, another protocol in the list."""
-    if proto in {None, "802.1Q"}:
+    if proto is None or proto is VlanProtocol.Q:
         yield "IFLA_VF_VLAN", {"vf": vf, "vlan": vlan, "qos": qos}
         return
-    number = next(number for number, name in PROTOCOLS.items() if name == proto)
-    info = {"vf": vf, "vlan": vlan, "qos": qos, "proto": number}
+    info = {"vf": vf, "vlan": vlan, "qos": qos, "proto": proto.ethertype}
     yield "IFLA_VF_VLAN_LIST", {"attrs": [("IFLA_VF_VLAN_INFO", info)]}
 
 

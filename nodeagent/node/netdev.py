@@ -8,14 +8,14 @@ from types import MappingProxyType
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.sysctls import Told
 from nodeagent.state.attributes import given
-from nodeagent.state.model import Netdev, Setting
+from nodeagent.state.model import ManagerName, Netdev, Setting
 
 
 def netdev_of(
     link: Link,
     ethtool: Mapping[int, tuple[Setting, ...]],
     sysctls: Told,
-    managers: Mapping[int, str] = MappingProxyType({}),
+    managers: Mapping[int, ManagerName] = MappingProxyType({}),
 ) -> Netdev:
     """`ethtool` settings and the names of network managers are by ifindex."""
     return Netdev(

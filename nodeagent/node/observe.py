@@ -31,6 +31,7 @@ from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import (
     DeviceHandle,
+    ManagerName,
     Netdev,
     NodeState,
     Param,
@@ -63,7 +64,7 @@ class Look(NamedTuple):
     ethtool: Mapping[int, tuple[Setting, ...]]
     sysctls: Told
     rdma: Mapping[Device, RdmaDevice]
-    managers: Mapping[int, str]
+    managers: Mapping[int, ManagerName]
     locked: Mapping[Device, LockedAttributes]
 
     def netdev(self, link: Link | None) -> Netdev | None:
@@ -117,7 +118,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[Device]) -> Look:
     )
 
 
-def _managers(node: Node, indexes: Iterable[int]) -> dict[int, str]:
+def _managers(node: Node, indexes: Iterable[int]) -> dict[int, ManagerName]:
     """By ifindex, the manager that has set up an interface and has finished with it."""
     found = ((index, managers.manager_of(index, node.run)) for index in indexes)
     return {index: each.name for index, each in found if each is not None and each.settled}

@@ -21,6 +21,7 @@ from nodeagent.state.stack import (
     Route,
     Stacked,
 )
+from nodeagent.state.vf import VlanProtocol
 
 ADDRESS_FLAGS: Final = (
     (0x02, "nodad"),
@@ -35,7 +36,7 @@ MODES: Final = {
     "macvlan": {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"},
     "ipvlan": {0: "l2", 1: "l3", 2: "l3s"},
 }
-PROTOCOLS: Final = {0x8100: "802.1Q", 0x88A8: "802.1ad"}
+PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
 PVID, UNTAGGED = 0x02, 0x04
 
 

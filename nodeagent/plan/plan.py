@@ -58,7 +58,7 @@ from nodeagent.state.attributes import (
     needs_down,
     together,
 )
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.stack import Stack
@@ -129,7 +129,7 @@ def _reloaded(pf: Pf) -> Pf:
         pf,
         numvfs=None if pf.numvfs is None else 0,
         vfs=(),
-        eswitch_mode=None if pf.eswitch_mode is None else "legacy",
+        eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
         representors=(),
         netdev=pf.netdev and replace(pf.netdev, **new),
     )
@@ -191,7 +191,7 @@ def _pf_steps(part: Part) -> Iterator[Step]:
             todo.add(Target(pf.handle, vf.index), Subject.DRIVER)
         if bindings[vf.index].binds and keeps_another_mac(vf):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
-    if creates and pf.numvfs and pf.eswitch_mode == "switchdev":
+    if creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
         # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
@@ -289,7 +289,9 @@ def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
     pf = part.pf
     changes = together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes())
     late = VfAttributes()
-    if pf.eswitch_mode != "switchdev":  # there rates are devlink's, so they are set before it
+    if (
+        pf.eswitch_mode != EswitchMode.SWITCHDEV
+    ):  # there rates are devlink's, so they are set before it
         changes, late = at_once(changes), later(changes)
     if binding(pf, part.have, vf).binds and keeps_another_mac(vf):
         changes = replace(changes, admin_mac=mac_of(vf))

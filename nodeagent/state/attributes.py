@@ -15,6 +15,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
@@ -206,14 +207,15 @@ def within(low: int, high: int) -> Check:
     return check_range
 
 
-def one_of(allowed: tuple[str, ...]) -> Check:
-    """A check: the value is one of these."""
+def member_of(kind: type[StrEnum]) -> Check:
+    """A check: the value is a member."""
+    members = frozenset(kind)
 
-    def check_one(name: str, value: str) -> None:
-        if value not in allowed:
-            raise ValueError(f"{name} {value!r} is none of {', '.join(allowed)}")
+    def check_member(name: str, value: str) -> None:
+        if value not in members:
+            raise ValueError(f"{name} {value!r} is none of {', '.join(kind)}")
 
-    return check_one
+    return check_member
 
 
 def _either(want: object, have: object) -> object:

@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from typing import Any, Final
 
@@ -106,6 +107,10 @@ def _read(kind: Any, plain: Any) -> Any:
         return _read(inner[0], plain) if len(inner) == 1 else _one_of(inner, plain)
     if origin is tuple:
         return _tuple(arguments, plain)
+    if issubclass(kind, StrEnum):
+        if _read(str, plain) not in set(kind):
+            raise ValueError(f"{plain!r} is none of {', '.join(kind)}")
+        return kind(plain)
     if issubclass(kind, str) and kind is not str:  # a Mac, a Guid
         return kind(_read(str, plain))
     return _one_of([kind], plain)

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
 
-from nodeagent.state.attributes import Attributes, attribute, one_of
+from nodeagent.state.attributes import Attributes, attribute, member_of
 
-ESWITCH_MODES: Final = ("legacy", "switchdev")
-INLINE_MODES: Final = ("none", "link", "network", "transport")
-ENCAP_MODES: Final = ("none", "basic")
+
+class EswitchMode(StrEnum):
+    """In the kernel's order (enum devlink_eswitch_mode), as the others."""
+
+    LEGACY = "legacy"
+    SWITCHDEV = "switchdev"
+
+
+class InlineMode(StrEnum):
+    """How much of a packet mlx5 wants in its descriptor (enum devlink_eswitch_inline_mode)."""
+
+    NONE = "none"
+    LINK = "link"
+    NETWORK = "network"
+    TRANSPORT = "transport"
+
+
+class EncapMode(StrEnum):
+    """Whether the eswitch encapsulates (enum devlink_eswitch_encap_mode)."""
+
+    NONE = "none"
+    BASIC = "basic"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EswitchAttributes(Attributes):
     """A PF's eswitch. None: its driver does not report it, or has no devlink."""
 
-    eswitch_mode: str | None = attribute(
-        "eswitch mode", "mode", fresh="legacy", check=one_of(ESWITCH_MODES)
+    eswitch_mode: EswitchMode | None = attribute(
+        "eswitch mode", "mode", fresh=EswitchMode.LEGACY, check=member_of(EswitchMode)
     )
-    inline_mode: str | None = attribute("inline mode", "inline-mode", check=one_of(INLINE_MODES))
-    encap_mode: str | None = attribute("encap mode", "encap-mode", check=one_of(ENCAP_MODES))
+    inline_mode: InlineMode | None = attribute(
+        "inline mode", "inline-mode", check=member_of(InlineMode)
+    )
+    encap_mode: EncapMode | None = attribute("encap mode", "encap-mode", check=member_of(EncapMode))

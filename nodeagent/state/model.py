@@ -17,10 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
-from nodeagent.state.attributes import check, one_of, within
+from nodeagent.state.attributes import check, within
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
@@ -30,7 +31,6 @@ from nodeagent.state.vf import VfAttributes
 NO_DRIVER: Final = "none"
 U32: Final = 0xFFFFFFFF
 
-MANAGERS: Final = ("NetworkManager", "systemd-networkd")
 # phys_port_name of a port that stands for a function, also one of another controller
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
 REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
@@ -79,6 +79,13 @@ class DeviceHandle:
         return cls(bus, name)
 
 
+class ManagerName(StrEnum):
+    """Programs that set up interfaces by themselves."""
+
+    NETWORK_MANAGER = "NetworkManager"
+    NETWORKD = "systemd-networkd"
+
+
 class Target(NamedTuple):
     """A PF, a VF (its index) or a representor (its phys_port_name): never an interface's name."""
 
@@ -106,13 +113,11 @@ class Netdev(LinkAttributes):
     name: str
     ethtool: tuple[Setting, ...] | None = None
     sysctls: tuple[Sysctl, ...] | None = None
-    manager: str | None = None
+    manager: ManagerName | None = None
 
     def __post_init__(self) -> None:
         check(self)
         check_sysctls(self.sysctls or ())
-        if self.manager is not None:
-            one_of(MANAGERS)("manager", self.manager)
         if self.ethtool is not None:
             _check_ethtool(self.ethtool)
 

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, Self
 
 from nodeagent.state.addresses import Guid, Mac
-from nodeagent.state.attributes import Attributes, attribute, one_of, within
+from nodeagent.state.attributes import Attributes, attribute, member_of, within
 
-LINK_STATES: Final = ("auto", "enable", "disable")
-VLAN_PROTOCOLS: Final = ("802.1Q", "802.1ad")
 U32: Final = 0xFFFFFFFF
+
+
+class LinkState(StrEnum):
+    """What a PF makes of a VF's link, in the kernel's order (IFLA_VF_LINK_STATE_*)."""
+
+    AUTO = "auto"
+    ENABLE = "enable"
+    DISABLE = "disable"
+
+
+class VlanProtocol(StrEnum):
+    """The protocol of a VLAN tag, with its EtherType (if_ether.h)."""
+
+    ethertype: int
+
+    def __new__(cls, text: str, ethertype: int) -> Self:
+        """A member of two: ip(8)'s word, and the number."""
+        member = str.__new__(cls, text)
+        member._value_ = text
+        member.ethertype = ethertype
+        return member
+
+    Q = "802.1Q", 0x8100
+    AD = "802.1ad", 0x88A8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +52,8 @@ class VfAttributes(Attributes):
     port_guid: Guid | None = attribute("port GUID", "port_guid")
     vlan: int | None = attribute("VLAN", "vlan", fresh=0, check=within(0, 4095))
     qos: int | None = attribute("VLAN", "qos", fresh=0, check=within(0, 7))
-    vlan_proto: str | None = attribute(
-        "VLAN", "proto", beside="vlan", fresh="802.1Q", check=one_of(VLAN_PROTOCOLS)
+    vlan_proto: VlanProtocol | None = attribute(
+        "VLAN", "proto", beside="vlan", fresh=VlanProtocol.Q, check=member_of(VlanProtocol)
     )
     # igb takes a rate only with carrier
     min_tx_rate: int | None = attribute(
@@ -40,8 +63,8 @@ class VfAttributes(Attributes):
         "rate", "max_tx_rate", fresh=0, check=within(0, U32), is_late=True
     )
     spoofchk: bool | None = attribute("spoofchk", "spoofchk")
-    link_state: str | None = attribute(
-        "link state", "state", fresh="auto", check=one_of(LINK_STATES)
+    link_state: LinkState | None = attribute(
+        "link state", "state", fresh=LinkState.AUTO, check=member_of(LinkState)
     )
     query_rss: bool | None = attribute("query_rss", "query_rss")
     trust: bool | None = attribute("trust", "trust", fresh=False)

@@ -25,6 +25,7 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_tree import FakeTree
 
 ZERO = Mac("00:00:00:00:00:00")
@@ -37,10 +38,10 @@ IGB_VF = VfInfo(
     admin_mac=ZERO,
     vlan=0,
     qos=0,
-    vlan_proto="802.1Q",
+    vlan_proto=VlanProtocol.Q,
     spoofchk=True,
     trust=False,
-    link_state="auto",
+    link_state=LinkState.AUTO,
     min_tx_rate=0,
     max_tx_rate=0,
     query_rss=None,
@@ -53,7 +54,7 @@ NETDEVSIM_VF = VfInfo(
     vlan_proto=None,
     spoofchk=False,
     trust=False,
-    link_state="auto",
+    link_state=LinkState.AUTO,
     min_tx_rate=0,
     max_tx_rate=0,
     query_rss=False,

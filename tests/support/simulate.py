@@ -33,6 +33,7 @@ from nodeagent.plan.comparison import place
 from nodeagent.plan.stack import owners_of_netdevs
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -102,7 +103,7 @@ def _performed(state: NodeState, action: Action) -> NodeState:
     if isinstance(action, BindPf):
         if state.pf(action.pf) is not None:
             return state
-        fresh = Pf(action.pf, 0, True, _fresh_netdev(state, 0), eswitch_mode="legacy")
+        fresh = Pf(action.pf, 0, True, _fresh_netdev(state, 0), eswitch_mode=EswitchMode.LEGACY)
         pfs = (*state.pfs, fresh)
         return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
     pf = state.pf(action.pf)

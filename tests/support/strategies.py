@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import rows
-from nodeagent.state.eswitch import ENCAP_MODES, INLINE_MODES
+from nodeagent.state.eswitch import EncapMode, EswitchMode, InlineMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -36,7 +36,7 @@ from nodeagent.state.stack import (
     Route,
     Stack,
 )
-from nodeagent.state.vf import LINK_STATES, VLAN_PROTOCOLS, VfAttributes
+from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 from tests.support import fake_sysctls
 from tests.support.simulate import FRESH_ETHTOOL, with_stack
 
@@ -119,10 +119,10 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         admin_mac=admin,
         vlan=vlan,
         qos=draw(st.integers(0, 7)) if vlan else 0,
-        vlan_proto=draw(st.sampled_from(VLAN_PROTOCOLS)) if vlan else "802.1Q",
+        vlan_proto=draw(st.sampled_from(VlanProtocol)) if vlan else VlanProtocol.Q,
         trust=draw(st.booleans()),
         spoofchk=draw(st.booleans()),
-        link_state=draw(st.sampled_from(LINK_STATES)),
+        link_state=draw(st.sampled_from(LinkState)),
         min_tx_rate=draw(st.sampled_from((0, 10))),
         max_tx_rate=draw(st.sampled_from((0, 100))),
         query_rss=None,
@@ -137,8 +137,8 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
     numvfs = draw(st.integers(0, 4))
-    mode = draw(st.sampled_from(("legacy", "legacy", "switchdev")))
-    ports = [f"pf0vf{index}" for index in range(numvfs)] if mode == "switchdev" else []
+    mode = draw(st.sampled_from((EswitchMode.LEGACY, EswitchMode.LEGACY, EswitchMode.SWITCHDEV)))
+    ports = [f"pf0vf{index}" for index in range(numvfs)] if mode is EswitchMode.SWITCHDEV else []
     return Pf(
         handle=DeviceHandle("pci", f"0000:{number:02x}:00.0"),
         numvfs=numvfs,
@@ -280,7 +280,7 @@ def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
     return dataclasses.replace(pf, inline_mode=inline, encap_mode=encap, **unknown)
 
 
-INLINE_ENCAP = tuple(itertools.product((None, *INLINE_MODES[:2]), (None, *ENCAP_MODES)))
+INLINE_ENCAP = tuple(itertools.product((None, *list(InlineMode)[:2]), (None, *EncapMode)))
 
 
 @st.composite

@@ -25,6 +25,7 @@ from nodeagent.settings import RELOAD_MODES, Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
+from nodeagent.state.vf import VlanProtocol
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 
@@ -45,7 +46,7 @@ STATE = NodeState(
                     admin_mac=Mac("02:00:00:00:00:10"),
                     vlan=100,
                     qos=3,
-                    vlan_proto="802.1ad",
+                    vlan_proto=VlanProtocol.AD,
                     trust=True,
                     min_tx_rate=0,
                     max_tx_rate=1000,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nodeagent.errors import KernelError
 from nodeagent.kernel.devlink import Devlink, Param
 from nodeagent.kernel.netlink import attributes
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 
 DEVICE = ("netdevsim", "netdevsim1")
 FAMILY = 0x17
@@ -67,7 +67,7 @@ class Answered(Devlink):
 
 @pytest.mark.parametrize(("recorded", "mode"), [(LEGACY, "legacy"), (SWITCHDEV, "switchdev")])
 def test_the_eswitch_as_recorded(recorded: str, mode: str) -> None:
-    assert Answered(recorded).eswitch(DEVICE) == EswitchAttributes(eswitch_mode=mode)
+    assert Answered(recorded).eswitch(DEVICE) == EswitchAttributes(eswitch_mode=EswitchMode(mode))
 
 
 def test_the_question_names_the_device() -> None:
@@ -136,9 +136,9 @@ def test_a_parameter_goes_out_as_its_type_has_it(param: Param, data: bytes | Non
 @given(
     st.builds(
         EswitchAttributes,
-        eswitch_mode=st.sampled_from((None, "legacy", "switchdev")),
-        inline_mode=st.sampled_from((None, "none", "link", "network", "transport")),
-        encap_mode=st.sampled_from((None, "none", "basic")),
+        eswitch_mode=st.sampled_from((None, *EswitchMode)),
+        inline_mode=st.sampled_from((None, *InlineMode)),
+        encap_mode=st.sampled_from((None, *EncapMode)),
     )
 )
 def test_an_eswitch_reads_back_as_what_is_set(wanted: EswitchAttributes) -> None:
@@ -150,7 +150,9 @@ def test_an_eswitch_reads_back_as_what_is_set(wanted: EswitchAttributes) -> None
 
 def test_a_refusal_is_the_callers_to_word() -> None:
     with pytest.raises(OSError, match="busy") as caught:
-        Answered(error=errno.EBUSY).set_eswitch(DEVICE, EswitchAttributes(eswitch_mode="switchdev"))
+        Answered(error=errno.EBUSY).set_eswitch(
+            DEVICE, EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV)
+        )
     assert caught.value.errno == errno.EBUSY
 
 

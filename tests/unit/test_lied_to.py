@@ -32,9 +32,10 @@ from nodeagent.plan.comparison import Difference, Subject, differences
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
 from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -56,10 +57,10 @@ def wanted() -> NodeState:
             admin_mac=Mac(f"02:00:00:00:00:{index:02x}"),
             vlan=100 + index,
             qos=0,
-            vlan_proto="802.1Q",
+            vlan_proto=VlanProtocol.Q,
             trust=True,
             spoofchk=True,
-            link_state="auto",
+            link_state=LinkState.AUTO,
             min_tx_rate=0,
             max_tx_rate=0,
             netdev=Netdev(f"net{index}", mac=Mac(f"02:00:00:00:00:{index:02x}"), mtu=1400, up=True),
@@ -448,12 +449,12 @@ def test_an_eswitch_that_is_busy_for_a_while(
     fake: FakeNode, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     caplog.set_level(logging.INFO)
-    want = dataclasses.replace(wanted().pfs[0], eswitch_mode="legacy")
-    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="switchdev")
+    want = dataclasses.replace(wanted().pfs[0], eswitch_mode=EswitchMode.LEGACY)
+    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV)
     fake.plant(PF1, "eswitch", Fault(number, times=3))
     with fake.node(SETTINGS) as node:
         restore(node, NodeState("mlx5_core", (want,)))
-    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode="legacy")
+    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
     assert "FAILED" not in caplog.text
 
 

@@ -25,7 +25,9 @@ from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import plan
 from nodeagent.plan.stages import StageName
 from nodeagent.state.addresses import Guid, Mac
+from nodeagent.state.eswitch import EncapMode, EswitchMode, InlineMode
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Representor, Vf
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.simulate import perform
 from tests.support.strategies import pairs
 
@@ -69,7 +71,8 @@ def text(*actions: Action, have: NodeState | None = None, want: NodeState | None
          "devlink dev param set pci/0000:01:00.0 name flow_steering_mode value smfs cmode runtime"),
         (SetParam(PF, Param("enable_roce", 6, False)),
          "devlink dev param set pci/0000:01:00.0 name enable_roce value false cmode runtime"),
-        (SetEswitch(PF, eswitch_mode="switchdev", inline_mode="link", encap_mode="none"),
+        (SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV, inline_mode=InlineMode.LINK,
+                    encap_mode=EncapMode.NONE),
          f"devlink dev eswitch set {PF} mode switchdev inline-mode link encap-mode none"),
     ],
 )  # fmt: skip
@@ -81,11 +84,11 @@ def test_devices(action: Action, line: str) -> None:
     ("action", "words"),
     [
         (SetVf(PF, 3, admin_mac=Mac("02:00:00:00:00:01")), "mac 02:00:00:00:00:01"),
-        (SetVf(PF, 3, vlan=100, qos=3, vlan_proto="802.1ad"), "vlan 100 qos 3 proto 802.1ad"),
-        (SetVf(PF, 3, vlan=0, qos=0, vlan_proto="802.1Q"), "vlan 0 qos 0"),
+        (SetVf(PF, 3, vlan=100, qos=3, vlan_proto=VlanProtocol.AD), "vlan 100 qos 3 proto 802.1ad"),
+        (SetVf(PF, 3, vlan=0, qos=0, vlan_proto=VlanProtocol.Q), "vlan 0 qos 0"),
         (SetVf(PF, 3, min_tx_rate=0, max_tx_rate=100), "min_tx_rate 0 max_tx_rate 100"),
         (SetVf(PF, 3, spoofchk=False, query_rss=True), "spoofchk off query_rss on"),
-        (SetVf(PF, 3, link_state="enable", trust=True), "state enable trust on"),
+        (SetVf(PF, 3, link_state=LinkState.ENABLE, trust=True), "state enable trust on"),
         (SetVf(PF, 3, node_guid=Guid("02:11:22:33:44:55:66:77")),
          "node_guid 02:11:22:33:44:55:66:77"),
     ],

@@ -17,6 +17,7 @@ from nodeagent.node import managers
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.observe import observe
 from nodeagent.settings import Settings
+from nodeagent.state.model import ManagerName
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -41,17 +42,21 @@ def write(run: Path, directory: str, ifindex: int, text: str) -> None:
         (
             "systemd/netif/links",
             "ADMIN_STATE=configuring\nOPER_STATE=routable\n",
-            Manager("systemd-networkd", False),
+            Manager(ManagerName.NETWORKD, False),
         ),
-        ("systemd/netif/links", "ADMIN_STATE=configured\n", Manager("systemd-networkd", True)),
-        ("systemd/netif/links", "ADMIN_STATE=failed\n", Manager("systemd-networkd", True)),
+        ("systemd/netif/links", "ADMIN_STATE=configured\n", Manager(ManagerName.NETWORKD, True)),
+        ("systemd/netif/links", "ADMIN_STATE=failed\n", Manager(ManagerName.NETWORKD, True)),
         ("systemd/netif/links", "", None),
         ("NetworkManager/devices", "[device]\nmanaged=false\n", None),
-        ("NetworkManager/devices", "[device]\nmanaged=true\n", Manager("NetworkManager", False)),
+        (
+            "NetworkManager/devices",
+            "[device]\nmanaged=true\n",
+            Manager(ManagerName.NETWORK_MANAGER, False),
+        ),
         (
             "NetworkManager/devices",
             "[device]\nmanaged=true\nconnection-uuid=6b2c\n",
-            Manager("NetworkManager", True),
+            Manager(ManagerName.NETWORK_MANAGER, True),
         ),
     ],
 )

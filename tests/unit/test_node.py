@@ -18,8 +18,9 @@ from nodeagent.node.settle import outstanding, unsettled, wait_for_pfs, wait_set
 from nodeagent.settings import Settings
 from nodeagent.state import model
 from nodeagent.state.addresses import Mac
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
 from tests.support.fake_sysctls import DEFAULTS
@@ -94,10 +95,10 @@ def test_a_vf_as_it_is(fake: FakeNode) -> None:
         admin_mac=Mac("02:00:00:00:00:01"),
         vlan=100,
         qos=3,
-        vlan_proto="802.1Q",
+        vlan_proto=VlanProtocol.Q,
         trust=True,
         spoofchk=True,
-        link_state="auto",
+        link_state=LinkState.AUTO,
         min_tx_rate=0,
         max_tx_rate=0,
         query_rss=None,
@@ -237,7 +238,7 @@ def test_devlink_is_asked_for_our_devices_only(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.add_pf(PF2)
     fake.pfs[PF2].eswitch = EswitchAttributes(
-        eswitch_mode="switchdev", inline_mode="link", encap_mode="basic"
+        eswitch_mode=EswitchMode.SWITCHDEV, inline_mode=InlineMode.LINK, encap_mode=EncapMode.BASIC
     )
     fake.pfs[PF2].params = {"flow_steering_mode": Param("flow_steering_mode", 5, "smfs")}
     first, second = observed(fake).pfs

@@ -32,8 +32,9 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.model import DeviceHandle, NodeState, Param
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault, Write
@@ -87,7 +88,7 @@ def test_what_is_already_so_is_not_written(fake: FakeNode) -> None:
         BindPf(HANDLE, "mlx5_core"),
         SetAutoprobe(HANDLE, False),
         CreateVfs(HANDLE, 2),
-        SetVf(HANDLE, 0, vlan=0, qos=0, vlan_proto="802.1Q", trust=False, min_tx_rate=0),
+        SetVf(HANDLE, 0, vlan=0, qos=0, vlan_proto=VlanProtocol.Q, trust=False, min_tx_rate=0),
         OverrideDriver(HANDLE, 1, fake.function(1), ""),
         bind(1),
         SetLink(HANDLE, None, name=link.name, mtu=1500, up=True, altnames=()),
@@ -99,7 +100,10 @@ def test_what_is_already_so_is_not_written(fake: FakeNode) -> None:
 
 def test_only_what_differs_is_written(fake: FakeNode) -> None:
     bound(fake, 1)
-    assert run(fake, stage(SetVf(HANDLE, 0, trust=True, spoofchk=True, link_state="auto"))) == ()
+    assert (
+        run(fake, stage(SetVf(HANDLE, 0, trust=True, spoofchk=True, link_state=LinkState.AUTO)))
+        == ()
+    )
     assert run(fake, stage(SetLink(HANDLE, 0, mtu=1400, up=False, txqueuelen=1000))) == ()
     assert fake.writes == [
         Write(f"{PF1} vf 0", "trust", True),
@@ -109,7 +113,7 @@ def test_only_what_differs_is_written(fake: FakeNode) -> None:
 
 def test_vlan_and_rates_go_out_as_a_whole(fake: FakeNode) -> None:
     bound(fake, 1)
-    vlan = SetVf(HANDLE, 0, vlan=0, qos=3, vlan_proto="802.1Q")
+    vlan = SetVf(HANDLE, 0, vlan=0, qos=3, vlan_proto=VlanProtocol.Q)
     rates = SetVf(HANDLE, 0, min_tx_rate=0, max_tx_rate=100)
     assert run(fake, stage(vlan), stage(rates)) == ()
     assert fake.writes == [
@@ -166,19 +170,19 @@ def test_a_pf_that_lost_its_driver_gets_it_back(fake: FakeNode) -> None:
 
 def test_eswitch_and_parameters(fake: FakeNode) -> None:
     fake.pfs[PF1].eswitch = EswitchAttributes(
-        eswitch_mode="legacy", inline_mode="none", encap_mode="basic"
+        eswitch_mode=EswitchMode.LEGACY, inline_mode=InlineMode.NONE, encap_mode=EncapMode.BASIC
     )
     fake.create_vfs(fake.pfs[PF1], 2)
     param = Param("flow_steering_mode", 5, "smfs")
     name = SetLink(HANDLE, "pf0vf1", name="rep1", up=True)
     plan = (
         SetParam(HANDLE, param),
-        SetEswitch(HANDLE, eswitch_mode="switchdev", inline_mode="link"),
+        SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV, inline_mode=InlineMode.LINK),
         name,
     )
     assert run(fake, *map(stage, plan)) == ()
     assert fake.pfs[PF1].eswitch == EswitchAttributes(
-        eswitch_mode="switchdev", inline_mode="link", encap_mode="basic"
+        eswitch_mode=EswitchMode.SWITCHDEV, inline_mode=InlineMode.LINK, encap_mode=EncapMode.BASIC
     )
     (pf,) = observe(fake.node(PATIENT)).pfs
     assert pf.params == (param,)
@@ -189,12 +193,12 @@ def test_eswitch_and_parameters(fake: FakeNode) -> None:
 
 def test_an_eswitch_that_takes_its_mode_only_without_vfs(fake: FakeNode) -> None:
     """ice: they are removed and made again, unbound as they were."""
-    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="legacy")
+    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
     fake.create_vfs(fake.pfs[PF1], 2)
     fake.plant(PF1, "eswitch", Fault(errno.EOPNOTSUPP, times=1))
-    assert run(fake, stage(SetEswitch(HANDLE, eswitch_mode="switchdev"))) == ()
+    assert run(fake, stage(SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV))) == ()
     assert [write.value for write in fake.written("sriov_numvfs")] == ["0", "2"]
-    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode="switchdev")
+    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV)
 
 
 # failures: named, and the others done
@@ -355,7 +359,10 @@ def test_a_vf_without_an_index_there(fake: FakeNode) -> None:
 
 
 def test_a_driver_without_an_eswitch(fake: FakeNode) -> None:
-    actions = (SetEswitch(HANDLE, eswitch_mode="switchdev"), SetParam(HANDLE, Param("x", 3, 1)))
+    actions = (
+        SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV),
+        SetParam(HANDLE, Param("x", 3, 1)),
+    )
     first, second = run(fake, *map(stage, actions))
     assert first.startswith(f"pci/{PF1}: cannot set the eswitch: EOPNOTSUPP")
     assert second.startswith(f"pci/{PF1}: cannot set the devlink parameter x: EOPNOTSUPP")
@@ -365,9 +372,9 @@ def test_an_eswitch_is_refused_while_vfs_are_bound_and_they_stay(
     fake: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "BUSY_TIMEOUT", 0.1)
-    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="legacy")
+    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
     bound(fake, 2)
-    (failure,) = run(fake, stage(SetEswitch(HANDLE, eswitch_mode="switchdev")))
+    (failure,) = run(fake, stage(SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV)))
     assert "cannot set the eswitch: EBUSY" in failure
     assert fake.written("sriov_numvfs") == []
 

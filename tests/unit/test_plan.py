@@ -23,6 +23,7 @@ from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stages import StageName
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
+from nodeagent.state.vf import VlanProtocol
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import legal_pairs, partly_known_pairs, states
 
@@ -153,7 +154,7 @@ def one_vf(**changes: object) -> NodeState:
         admin_mac=Mac("02:11:22:33:44:53"),
         vlan=100,
         qos=3,
-        vlan_proto="802.1Q",
+        vlan_proto=VlanProtocol.Q,
         trust=True,
         spoofchk=False,
         netdev=Netdev("ens1f0v3", mac=Mac("02:11:22:33:44:53"), mtu=1400, up=True),

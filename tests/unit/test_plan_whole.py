@@ -30,6 +30,7 @@ from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stack import without_stacked
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
+from nodeagent.state.eswitch import EncapMode, EswitchMode, InlineMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -44,6 +45,7 @@ from nodeagent.state.model import (
 )
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.stack import Address, Child, Stack
+from nodeagent.state.vf import VlanProtocol
 
 PF = DeviceHandle("pci", "0000:01:00.0")
 OTHER = DeviceHandle("pci", "0000:02:00.0")
@@ -91,14 +93,14 @@ def test_what_a_reload_leaves_of_a_node() -> None:
         vf(),
         autoprobe=False,
         netdev=netdev,
-        eswitch_mode="switchdev",
+        eswitch_mode=EswitchMode.SWITCHDEV,
         representors=(Representor("pf0vf0", link("eth8")),),
         params=(STEERING,),
     )
     unknown = Pf(OTHER)
     pod = Namespace(4, 4026532201, "b", (Holder(pid=1, started=1),))
     new = link("enp1s0", mac=OWN, mtu=1500, up=False, sysctls=(), **given(fresh(LinkAttributes)))
-    left = Pf(PF, 0, False, new, (), eswitch_mode="legacy", params=(STEERING,))
+    left = Pf(PF, 0, False, new, (), eswitch_mode=EswitchMode.LEGACY, params=(STEERING,))
     want = node(whole, unknown, stack=Stack((VLAN,)), namespaces=(pod,))
     assert after_reload(want) == node(left, unknown, stack=Stack())
     assert after_reload(dataclasses.replace(want, stack=None)) == node(left, unknown)
@@ -232,7 +234,7 @@ def test_an_eswitch_after_a_reload() -> None:
         "hold probing": (SetAutoprobe(PF, False),),
         "create VFs": (CreateVfs(PF, 1),),
         "set VFs": (SetVf(PF, 0, min_tx_rate=0, max_tx_rate=100),),
-        "set eswitch": (SetEswitch(PF, eswitch_mode="switchdev"),),
+        "set eswitch": (SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV),),
         "allow probing": (SetAutoprobe(PF, True),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set representors": (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),),
@@ -243,7 +245,7 @@ def test_an_eswitch_of_which_something_else_differs() -> None:
     other = Representor("pf0vf0", link("rep0", mtu=9000, ethtool=SLOW, sysctls=(), up=True))
     have = node(
         switchdev(
-            inline_mode="link",
+            inline_mode=InlineMode.LINK,
             encap_mode=None,
             params=(dataclasses.replace(STEERING, value="smfs"),),
             representors=(other,),
@@ -251,7 +253,9 @@ def test_an_eswitch_of_which_something_else_differs() -> None:
     )
     assert stages(node(switchdev()), have) == {
         "set parameters": (SetParam(PF, STEERING),),
-        "set eswitch": (SetEswitch(PF, inline_mode="transport", encap_mode="basic"),),
+        "set eswitch": (
+            SetEswitch(PF, inline_mode=InlineMode.TRANSPORT, encap_mode=EncapMode.BASIC),
+        ),
         "set ethtool": (SetEthtool(PF, "pf0vf0", FAST),),
         "set representors": (SetLink(PF, "pf0vf0", mtu=1500),),
     }
@@ -262,16 +266,16 @@ def test_vfs_made_anew_make_representors_anew() -> None:
     have = node(dataclasses.replace(switchdev(), numvfs=2))
     found = stages(node(switchdev()), have)
     assert found["remove VFs"] == (CreateVfs(PF, 0),)
-    assert found["set eswitch"] == (SetEswitch(PF, eswitch_mode="switchdev"),)
+    assert found["set eswitch"] == (SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV),)
     assert found["set representors"] == (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),)
     assert "set ethtool" not in found
 
 
 def test_another_mode_unbinds_and_binds() -> None:
-    have = node(switchdev(eswitch_mode="legacy", representors=()))
+    have = node(switchdev(eswitch_mode=EswitchMode.LEGACY, representors=()))
     assert stages(node(switchdev()), have) == {
         "unbind VFs": (UnbindVf(PF, 0, "0000:01:10.0", DRIVER),),
-        "set eswitch": (SetEswitch(PF, eswitch_mode="switchdev"),),
+        "set eswitch": (SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set representors": (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),),
     }
@@ -294,9 +298,9 @@ def test_a_vf_that_is_right_is_left_alone_and_one_attribute_is_one_action() -> N
 def test_what_goes_together_takes_the_other_from_the_kernel() -> None:
     """A VLAN is written with its QoS, a rate with the other: what is not known is as it is."""
     want = node(pf(vf(vlan=5, max_tx_rate=100)))
-    have = node(pf(vf(vlan=6, qos=3, vlan_proto="802.1ad", min_tx_rate=7, max_tx_rate=0)))
+    have = node(pf(vf(vlan=6, qos=3, vlan_proto=VlanProtocol.AD, min_tx_rate=7, max_tx_rate=0)))
     assert stages(want, have) == {
-        "set VFs": (SetVf(PF, 0, vlan=5, qos=3, vlan_proto="802.1ad"),),
+        "set VFs": (SetVf(PF, 0, vlan=5, qos=3, vlan_proto=VlanProtocol.AD),),
         "set VFs late": (SetVf(PF, 0, min_tx_rate=7, max_tx_rate=100),),
     }
 
@@ -424,8 +428,8 @@ def test_a_link_that_is_bound_anew_is_not_taken_down() -> None:
     want = pf(vf(admin_mac=OWN, netdev=link("v0", mac=OWN, up=True)))
     have = pf(vf(admin_mac=OWN, netdev=link("v0", mac=ADMIN, up=True)))
     assert "take links down" not in stages(node(want), node(have))
-    moved = pf(vf(netdev=link("v0", mac=OWN, up=True)), eswitch_mode="switchdev")
-    legacy = pf(vf(netdev=link("v0", mac=ADMIN, up=True)), eswitch_mode="legacy")
+    moved = pf(vf(netdev=link("v0", mac=OWN, up=True)), eswitch_mode=EswitchMode.SWITCHDEV)
+    legacy = pf(vf(netdev=link("v0", mac=ADMIN, up=True)), eswitch_mode=EswitchMode.LEGACY)
     assert "take links down" not in stages(node(moved), node(legacy))
 
 
@@ -604,7 +608,7 @@ def test_vfs_that_are_made_anew_are_set_from_the_beginning() -> None:
         "remove VFs": (CreateVfs(PF, 0),),
         "hold probing": (SetAutoprobe(PF, False),),
         "create VFs": (CreateVfs(PF, 1),),
-        "set VFs": (SetVf(PF, 0, vlan=5, qos=0, vlan_proto="802.1Q"),),
+        "set VFs": (SetVf(PF, 0, vlan=5, qos=0, vlan_proto=VlanProtocol.Q),),
         "allow probing": (SetAutoprobe(PF, True),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set VF netdevs": (SetLink(PF, 0, name="v0", mtu=9000, up=True),),
@@ -623,7 +627,7 @@ def test_an_interface_that_is_made_anew_is_set_from_the_beginning() -> None:
 
 @pytest.mark.parametrize("changed", [{"numvfs": 2}, {"eswitch_mode": "legacy"}])
 def test_one_that_was_in_its_pod_is_moved_again(changed: dict[str, Any]) -> None:
-    want = pods(inside(0, "net1"), eswitch_mode="switchdev")
+    want = pods(inside(0, "net1"), eswitch_mode=EswitchMode.SWITCHDEV)
     have = pods(inside(0, "net1"), **{"eswitch_mode": "switchdev"} | changed)
     assert of_stage(want, have, "move VFs") == (
         MoveVf(PF, 0, "0000:01:10.0", BARE, "net1", carrier=True),

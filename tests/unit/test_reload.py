@@ -41,8 +41,9 @@ from nodeagent.reload import reload
 from nodeagent.restore import restore, take_snapshot, verify
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -160,10 +161,10 @@ def vf(number: int, **facts: object) -> Vf:
         admin_mac=mac(number),
         vlan=100 + number,
         qos=number,
-        vlan_proto="802.1Q",
+        vlan_proto=VlanProtocol.Q,
         trust=True,
         spoofchk=False,
-        link_state="auto",
+        link_state=LinkState.AUTO,
         min_tx_rate=0,
         max_tx_rate=0,
         netdev=Netdev(
@@ -434,14 +435,21 @@ def test_what_came_late_but_came_is_waited_for_again(
         uplink = Netdev("uplink0", mac=Mac("52:54:00:00:00:01"), mtu=1500, up=True)
         unbound = vf(0, driver=NO_DRIVER, netdev=None)
         representor = Representor("pf0vf0", Netdev("rep0", mtu=1400, up=True))
-        pf = Pf(DeviceHandle("pci", PF1), 1, True, uplink, (unbound,), eswitch_mode="switchdev")
+        pf = Pf(
+            DeviceHandle("pci", PF1),
+            1,
+            True,
+            uplink,
+            (unbound,),
+            eswitch_mode=EswitchMode.SWITCHDEV,
+        )
         fake.set_up(NodeState("mlx5_core", (dataclasses.replace(pf, representors=(representor,)),)))
         host = on_disk(fake, tmp_path)
         before = host.state()
         fake.delays = Delays(0, netdev, rename, 0)
         fake.plant(PF1, refused, Fault(errno.EBUSY, times=1))
         if refused == "eswitch":
-            fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode="legacy")
+            fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
             fake.update_representors(fake.pfs[PF1])
         else:
             fake.restart()
@@ -743,7 +751,7 @@ def test_50_vfs_that_are_no_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: P
                 None,
                 netdev,
                 vfs,
-                eswitch_mode="legacy",
+                eswitch_mode=EswitchMode.LEGACY,
             )
         )
         host = on_disk(fake, tmp_path)
@@ -810,7 +818,9 @@ def test_from_any_state_to_any_other(
             if pf.handle.name not in fake.pfs:
                 fake.add_pf(pf.handle.name)
                 if pf.eswitch_mode is not None:
-                    fake.pfs[pf.handle.name].eswitch = EswitchAttributes(eswitch_mode="legacy")
+                    fake.pfs[pf.handle.name].eswitch = EswitchAttributes(
+                        eswitch_mode=EswitchMode.LEGACY
+                    )
         host = on_disk(fake, fake.udev_run)
         host.restore(want)
         assert differences(want, host.state()) == ()
@@ -828,8 +838,8 @@ def as_igb(state: NodeState) -> NodeState:
         return dataclasses.replace(
             each,
             admin_mac=learned(each),
-            vlan_proto="802.1Q",
-            link_state="auto",
+            vlan_proto=VlanProtocol.Q,
+            link_state=LinkState.AUTO,
             min_tx_rate=0,
             node_guid=None,
             port_guid=None,

@@ -28,6 +28,7 @@ from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import fresh
 from nodeagent.state.attributes import given as known
 from nodeagent.state.link import LinkAttributes
+from nodeagent.state.vf import LinkState, VlanProtocol
 
 RECORDED = Path(__file__).parents[1] / "support" / "recorded"
 ZERO = Mac("00:00:00:00:00:00")
@@ -105,10 +106,10 @@ def test_the_vfs_of_igb_as_recorded() -> None:
         admin_mac=Mac("16:17:1d:5d:40:5c"),
         vlan=0,
         qos=0,
-        vlan_proto="802.1Q",
+        vlan_proto=VlanProtocol.Q,
         spoofchk=True,
         trust=False,
-        link_state="auto",
+        link_state=LinkState.AUTO,
         min_tx_rate=0,
         max_tx_rate=0,
         query_rss=None,
@@ -118,10 +119,10 @@ def test_the_vfs_of_igb_as_recorded() -> None:
         admin_mac=Mac("02:11:22:33:44:51"),
         vlan=100,
         qos=3,
-        vlan_proto="802.1Q",
+        vlan_proto=VlanProtocol.Q,
         spoofchk=False,
         trust=True,
-        link_state="auto",
+        link_state=LinkState.AUTO,
         min_tx_rate=0,
         max_tx_rate=100,
         query_rss=None,
@@ -139,7 +140,7 @@ def test_the_vfs_of_netdevsim_as_recorded() -> None:
         vlan_proto=None,
         spoofchk=False,
         trust=False,
-        link_state="auto",
+        link_state=LinkState.AUTO,
         min_tx_rate=0,
         max_tx_rate=0,
         query_rss=False,
@@ -149,10 +150,10 @@ def test_the_vfs_of_netdevsim_as_recorded() -> None:
         admin_mac=Mac("02:11:22:33:44:99"),
         vlan=200,
         qos=5,
-        vlan_proto="802.1ad",
+        vlan_proto=VlanProtocol.AD,
         spoofchk=True,
         trust=True,
-        link_state="enable",
+        link_state=LinkState.ENABLE,
         min_tx_rate=10,
         max_tx_rate=1000,
         query_rss=True,
@@ -245,10 +246,10 @@ vf_changes = st.builds(
     admin_mac=macs,
     vlan=st.integers(0, 4095),
     qos=st.integers(0, 7),
-    vlan_proto=st.just("802.1ad"),
+    vlan_proto=st.just(VlanProtocol.AD),
     spoofchk=flags,
     trust=flags,
-    link_state=st.sampled_from((None, "auto", "enable", "disable")),
+    link_state=st.sampled_from((None, *LinkState)),
     min_tx_rate=u32,
     max_tx_rate=u32,
     query_rss=flags,
@@ -270,7 +271,7 @@ def test_a_vf_change_reads_back_as_what_it_sets(change: VfChange) -> None:
 
 
 def test_802_1q_goes_out_as_the_attribute_that_every_driver_knows() -> None:
-    change = VfChange(2, 3, admin_mac=ZERO, vlan=100, qos=5, vlan_proto="802.1Q")
+    change = VfChange(2, 3, admin_mac=ZERO, vlan=100, qos=5, vlan_proto=VlanProtocol.Q)
     (info,) = _vf_infos(change)
     assert info.get_attr("IFLA_VF_VLAN_LIST") is None
     assert info.get_attr("IFLA_VF_VLAN") == {"vf": 3, "vlan": 100, "qos": 5}
@@ -278,7 +279,7 @@ def test_802_1q_goes_out_as_the_attribute_that_every_driver_knows() -> None:
 
 def test_the_vlan_info_has_the_tail_padding_of_the_struct() -> None:
     """sizeof(struct ifla_vf_vlan_info) is 16; nla_validate refuses 14 (EINVAL)."""
-    encoded = bytes(rtnl._set_link(VfChange(2, 3, vlan=100, qos=5, vlan_proto="802.1ad")))
+    encoded = bytes(rtnl._set_link(VfChange(2, 3, vlan=100, qos=5, vlan_proto=VlanProtocol.AD)))
     assert encoded.endswith(
         struct.pack("=HHIIIHH", 20, 1, 3, 100, 5, int.from_bytes(b"\xa8\x88"), 0)
     )
