@@ -11,7 +11,6 @@ import errno
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from nodeagent.kernel.genl import HEADER, Genl
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
+from nodeagent.state.model import Param
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
@@ -53,15 +53,6 @@ _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
 
 Device = tuple[str, str]
 """Bus and name: `pci`, `0000:01:00.0`."""
-
-
-@dataclass(frozen=True)
-class Param:
-    """A parameter's runtime value; `kind` is its NLA type, which setting it needs again."""
-
-    name: str
-    kind: int
-    value: bool | int | str
 
 
 class Devlink(Genl):

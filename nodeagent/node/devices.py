@@ -13,7 +13,7 @@ from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
 from nodeagent.kernel import parallel
-from nodeagent.kernel.devlink import Devlink, Param
+from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
@@ -170,8 +170,7 @@ def _set_param(node: Node, action: SetParam) -> None:
     param = action.param
     with node.devlink() as devlink:
         try:
-            edge_param = Param(param.name, param.kind, param.value)
-            retry.call(lambda: devlink.set_param((action.pf.bus, action.pf.name), edge_param))
+            retry.call(lambda: devlink.set_param((action.pf.bus, action.pf.name), param))
         except OSError as error:
             raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
 

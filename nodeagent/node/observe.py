@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
-from nodeagent.kernel import devlink as devlink_edge
 from nodeagent.kernel import managers
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import Told
@@ -28,13 +27,11 @@ from nodeagent.node.locate import (
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.state.attributes import given
-from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import (
     DeviceHandle,
     ManagerName,
     Netdev,
     NodeState,
-    Param,
     Pf,
     RdmaDevice,
     Representor,
@@ -148,18 +145,9 @@ def _eswitches(node: Node, ours: set[Device]) -> dict[Device, dict[str, Any]]:
         devices = [device for device in devlink.devices() if device in ours]
         params = devlink.params() if devices else {}
         return {
-            device: _devlink_fields(devlink.eswitch(device), params.get(device, ()))
+            device: given(devlink.eswitch(device)) | {"params": params.get(device, ())}
             for device in devices
         }
-
-
-def _devlink_fields(
-    eswitch: EswitchAttributes, params: Iterable[devlink_edge.Param]
-) -> dict[str, Any]:
-    return {
-        **given(eswitch),
-        "params": tuple(Param(param.name, param.kind, param.value) for param in params),
-    }
 
 
 def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -> Pf:

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import Param
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_tree import FakeTree
 

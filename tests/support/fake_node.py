@@ -23,7 +23,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
-from nodeagent.kernel.devlink import Device, Devlink, Param
+from nodeagent.kernel.devlink import Device, Devlink
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -39,7 +39,7 @@ from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Param, Pf, Vf
 from nodeagent.state.namespaces import Holder
 from nodeagent.state.stack import Stack
 from tests.support import fake_sysctls
@@ -206,7 +206,7 @@ class FakeNode(FakeRules):
                 inline_mode=state.inline_mode,
                 encap_mode=state.encap_mode,
             )
-            pf.params = {p.name: Param(p.name, p.kind, p.value) for p in state.params}
+            pf.params = {p.name: p for p in state.params}
         if pf.bus == "pci":
             self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
         self.create_vfs(pf, state.numvfs or 0)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.model import Param
 from tests.support.fake_kernel import DRIVER, ZERO, FakeKernel, FakePf
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import rows
-from nodeagent.state.eswitch import EncapMode, EswitchMode, InlineMode
+from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -342,9 +342,31 @@ PODS = tuple(Namespace(4, inode, "b", (Holder(pid=1, started=1),), cookie=17) fo
 def legal_pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
     """Want and have as the types allow them, whether or not a plan could ever be carried out."""
     want, have = draw(pairs())
-    if draw(st.integers(0, 3)) == 0:
-        have = want
+    if draw(st.booleans()):
+        want = draw(vague(draw(blurred(want))))
+        return want, draw(but_for_one(want))
     return draw(vague(draw(blurred(want)))), draw(vague(draw(blurred(have))))
+
+
+@st.composite
+def but_for_one(draw: st.DrawFn, state: NodeState) -> NodeState:
+    """`state`, but one thing of one PF or VF is not known: that alone has to make a plan."""
+    if not state.pfs:
+        return state
+    pf = draw(st.sampled_from(state.pfs))
+    if not pf.vfs or draw(st.booleans()):
+        name = draw(st.sampled_from(("autoprobe", "netdev", "numvfs", *rows(EswitchAttributes))))
+        gone = {"vfs": (), "representors": ()} if name == "numvfs" else {}
+        changed = dataclasses.replace(pf, **{name: None}, **gone)  # type: ignore[arg-type] # by name
+    else:
+        vf = draw(st.sampled_from(pf.vfs))
+        of_vf = ("driver", "driver_override", "netdev", "inside", *rows(VfAttributes))
+        name = draw(st.sampled_from(of_vf))
+        blank = dataclasses.replace(vf, **{name: None})  # type: ignore[arg-type] # by name
+        vfs = tuple(blank if each is vf else each for each in pf.vfs)
+        changed = dataclasses.replace(pf, vfs=vfs)
+    pfs = tuple(changed if each is pf else each for each in state.pfs)
+    return with_stack(dataclasses.replace(state, pfs=pfs), {})
 
 
 @st.composite

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.devlink import Devlink, Param
+from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.netlink import attributes
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
+from nodeagent.state.model import Param
 
 DEVICE = ("netdevsim", "netdevsim1")
 FAMILY = 0x17

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
-from nodeagent.kernel.devlink import Param
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node.locate import ifindex_of, link_of, links_by_device, target_name
 from nodeagent.node.node import Node
@@ -19,7 +18,7 @@ from nodeagent.settings import Settings
 from nodeagent.state import model
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
