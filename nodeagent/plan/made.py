@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from nodeagent.state.addresses import Mac
@@ -51,13 +52,18 @@ def must_create(want: Pf, have: Pf) -> bool:
     return any(have.vf(vf.index) is None for vf in want.vfs)
 
 
-def binding(pf: Pf, now: Pf, want: Vf) -> Binding:
-    """How a VF of `pf`, which is as in `now`, gets its driver.
+def bindings(pf: Pf, now: Pf) -> dict[int, Binding]:
+    """How each wanted VF of `pf`, which is as in `now`, gets its driver, by index."""
+    creates = must_create(pf, now)
+    return {vf.index: _binding(pf, now, vf, None if creates else now.vf(vf.index)) for vf in pf.vfs}
+
+
+def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Binding:
+    """How a VF gets its driver; `have` is None for one that is yet to be made.
 
     mlx5 wants to see its VFs unbound when the eswitch's mode changes. An admin MAC reaches the
     netdev at bind only: a VF that came up with another one is bound again.
     """
-    have = None if must_create(pf, now) else now.vf(want.index)
     has = NO_DRIVER if have is None else have.driver
     if want.driver is None:
         return Binding()
@@ -92,7 +98,8 @@ def mac_of(vf: Vf) -> Mac | None:
 def _made(want: Pf, have: Pf) -> Pf:
     if must_create(want, have):
         return replace(have, numvfs=want.numvfs, vfs=tuple(map(_new_vf, want.vfs)), representors=())
-    return replace(have, vfs=tuple(_bound(want, have, vf) for vf in have.vfs))
+    how = bindings(want, have)
+    return replace(have, vfs=tuple(_bound(want.vf(vf.index), vf, how) for vf in have.vfs))
 
 
 def _new_vf(want: Vf) -> Vf:
@@ -100,9 +107,8 @@ def _new_vf(want: Vf) -> Vf:
     return Vf(want.index, driver=want.driver, driver_override="", **new)
 
 
-def _bound(pf: Pf, now: Pf, vf: Vf) -> Vf:
-    want = pf.vf(vf.index)
-    if want is None or not binding(pf, now, want).is_anew:
+def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
+    if want is None or not how[vf.index].is_anew:
         return vf
     if vf.driver is None:  # ensured: what it has is what it has if that was so already
         return replace(vf, driver=want.driver)

@@ -39,7 +39,8 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.comparison import Difference, Subject, differences
 from nodeagent.plan.made import (
-    binding,
+    Binding,
+    bindings,
     keeps_another_mac,
     mac_of,
     must_create,
@@ -86,14 +87,15 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     made = once_made(want, have)
     then = differences(want, made)
     found: dict[StageName, list[Action]] = {name: [] for name in StageName}
+    todos = {pf.handle: Todo() for pf in want.pfs}
+    for each in (*(each for each in now if each.subject in MAKING), *then):
+        if each.on is not None:
+            on = Target(each.on.pf) if each.subject is Subject.FUNCTIONS else each.on
+            todos[on.pf].add(on, each.subject, each.attribute)
     for pf in want.pfs:
-        todo = Todo()
-        for each in (*(each for each in now if each.subject in MAKING), *then):
-            if each.on is not None and each.on.pf == pf.handle:
-                whole = each.subject is Subject.FUNCTIONS
-                on = Target(pf.handle) if whole else each.on
-                todo.add(on, each.subject, each.attribute)
-        part = Part(pf, have.pf(pf.handle) or untouched(pf), _pf(made, pf), want, made, todo)
+        known = have.pf(pf.handle) or untouched(pf)
+        creates, how = must_create(pf, known), bindings(pf, known)
+        part = Part(pf, known, _pf(made, pf), want.driver, creates, how, todos[pf.handle])
         for stage, action in _pf_steps(part):
             found[stage].append(action)
     for stage, action in itertools.chain(
@@ -167,13 +169,17 @@ class Todo:
 
 @dataclass(frozen=True)
 class Part:
-    """A PF's part of a plan: wanted, as it is, and as it is once its devices are made."""
+    """A PF's part of a plan: wanted, as it is, and as it is once its devices are made.
+
+    `creates`: its VFs are made (anew); `bindings`: by index, how they get their drivers.
+    """
 
     pf: Pf
     have: Pf
     made: Pf
-    wanted: NodeState
-    node: NodeState
+    driver: str
+    creates: bool
+    bindings: Mapping[int, Binding]
     todo: Todo
 
 
@@ -183,19 +189,18 @@ def _pf(state: NodeState, want: Pf) -> Pf:
 
 def _pf_steps(part: Part) -> Iterator[Step]:
     pf, todo, on = part.pf, part.todo, Target(part.pf.handle)
-    if creates := must_create(pf, part.have):
+    if part.creates:
         todo.add(on, Subject.FUNCTIONS)
-    bindings = {vf.index: binding(pf, part.have, vf) for vf in pf.vfs}
     for vf in pf.vfs:
-        if bindings[vf.index].is_anew:
+        if part.bindings[vf.index].is_anew:
             todo.add(Target(pf.handle, vf.index), Subject.DRIVER)
-        if bindings[vf.index].binds and keeps_another_mac(vf):
+        if part.bindings[vf.index].binds and keeps_another_mac(vf):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
-    if creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
+    if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
         # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
-    if creates or any(isinstance(action, BindVf) for _, action in vf_steps):
+    if part.creates or any(isinstance(action, BindVf) for _, action in vf_steps):
         todo.add(on, Subject.AUTOPROBE)
     if todo.has_vfs() and Subject.INTERFACE not in todo.of(on):
         todo.add(on, Subject.LINK)
@@ -217,7 +222,7 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
     pf = part.pf
     match subject:
         case Subject.PF:
-            yield StageName.BIND_PFS, BindPf(pf.handle, part.wanted.driver)
+            yield StageName.BIND_PFS, BindPf(pf.handle, part.driver)
         case Subject.FUNCTIONS:
             yield from _create(part)
         case Subject.AUTOPROBE:
@@ -260,10 +265,10 @@ def _autoprobe(part: Part) -> Iterator[Step]:
     if pf.autoprobe is None and have.autoprobe is None:
         return
     now = have.autoprobe
-    if must_create(pf, have) and pf.numvfs and now is not False:
+    if part.creates and pf.numvfs and now is not False:
         yield StageName.HOLD_PROBING, SetAutoprobe(pf.handle, False)
         now = False
-    binds = any(binding(pf, have, vf).binds and not vf.driver_override for vf in pf.vfs)
+    binds = any(part.bindings[vf.index].binds and not vf.driver_override for vf in pf.vfs)
     if now is not True and binds:
         yield StageName.ALLOW_PROBING, SetAutoprobe(pf.handle, True)
         now = True
@@ -274,7 +279,7 @@ def _autoprobe(part: Part) -> Iterator[Step]:
 
 def _bind(part: Part, vf: Vf) -> Iterator[Step]:
     pf, address = part.pf, _address(part, vf)
-    how = binding(pf, part.have, vf)
+    how = part.bindings[vf.index]
     if how.unbinds:
         now = part.have.vf(vf.index)
         driver = None if now is None else now.driver
@@ -293,7 +298,7 @@ def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
         pf.eswitch_mode != EswitchMode.SWITCHDEV
     ):  # there rates are devlink's, so they are set before it
         changes, late = at_once(changes), later(changes)
-    if binding(pf, part.have, vf).binds and keeps_another_mac(vf):
+    if part.bindings[vf.index].binds and keeps_another_mac(vf):
         changes = replace(changes, admin_mac=mac_of(vf))
         late = replace(late, admin_mac=vf.admin_mac)
     if values := given(changes):
@@ -340,7 +345,9 @@ def _ethtool(part: Part, on: Target) -> Iterator[Step]:
 
 
 def _vf(pf: Pf, on: Target) -> Vf:
-    (vf,) = (vf for vf in pf.vfs if vf.index == on.port)
+    vf = pf.vf(on.port) if isinstance(on.port, int) else None
+    if vf is None:
+        raise LookupError(f"{on} is not planned for")
     return vf
 
 

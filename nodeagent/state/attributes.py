@@ -140,6 +140,12 @@ def _named(values: Attributes, which: Callable[[Row], bool]) -> tuple[str, ...]:
 
 def fresh(kind: type[A]) -> A:
     """What a new device has, as far as that does not depend on its driver."""
+    new: A = _fresh(kind)  # type: ignore[arg-type] # see Attributes
+    return new
+
+
+@cache
+def _fresh(kind: Any) -> Any:
     return kind(**{name: row.fresh for name, row in rows(kind).items()})
 
 
