@@ -11,7 +11,7 @@ import struct
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.netlink import NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import Netlink, attribute, attributes, request
 
 NETLINK_GENERIC: Final = 16
 GENL_ID_CTRL: Final = 0x10
@@ -55,13 +55,8 @@ class Genl(Netlink):
 
 def encoded(*parts: Attribute) -> bytes:
     """Attributes one after the other, each padded to four bytes: a message's body, or a nest's."""
-    return b"".join(
-        struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
-        for kind, payload in parts
-    )
+    return b"".join(attribute(kind, payload) for kind, payload in parts)
 
 
 def _request(family: int, command: int, flags: int, *parts: Attribute) -> bytearray:
-    body = encoded(*parts)
-    header = struct.pack("=IHHII", HEADER + len(body), family, NLM_F_REQUEST | flags, 0, 0)
-    return bytearray(header + struct.pack("=BBH", command, 1, 0) + body)
+    return request(family, flags, struct.pack("=BBH", command, 1, 0) + encoded(*parts))

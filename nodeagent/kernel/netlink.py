@@ -25,8 +25,12 @@ NLM_F_ACK: Final = 0x4
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_CAPPED: Final = 0x100
 NLM_F_ACK_TLVS: Final = 0x200
+NLM_F_REPLACE: Final = 0x100
 NLM_F_DUMP: Final = 0x300
+NLM_F_CREATE: Final = 0x400
+NLM_F_APPEND: Final = 0x800
 NLMSGERR_ATTR_MSG: Final = 1
+NLA_F_NESTED: Final = 0x8000
 SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
@@ -188,6 +192,23 @@ def understood(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
+
+
+def request(kind: int, flags: int, body: bytes) -> bytearray:
+    """A message of the type `kind` with its header (struct nlmsghdr); `Netlink` numbers it."""
+    header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, 0, 0)
+    return bytearray(header + body)
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One netlink attribute with its padding."""
+    padding = bytes(-len(payload) % 4)
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + padding
+
+
+def nested(kind: int, payload: bytes) -> bytes:
+    """One attribute that holds others."""
+    return attribute(kind | NLA_F_NESTED, payload)
 
 
 def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:

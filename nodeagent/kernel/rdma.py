@@ -11,8 +11,15 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, text
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    Netlink,
+    attribute,
+    attributes,
+    request,
+    text,
+)
 
 NETLINK_RDMA: Final = 20
 RDMA_NL_NLDEV: Final = 5
@@ -32,7 +39,7 @@ class Rdma(Netlink):
     def indexes(self) -> dict[str, int]:
         """The number of each RDMA device by its name: one request."""
         found = {}
-        for body in self.dump(_request(NLDEV_CMD_GET, NLM_F_DUMP), "RDMA devices"):
+        for body in self.dump(request(NLDEV_CMD_GET, NLM_F_DUMP, b""), "RDMA devices"):
             own = dict(attributes(body, 16))
             name = text(own[ATTR_DEV_NAME])
             (found[name],) = struct.unpack("=I", own[ATTR_DEV_INDEX])
@@ -56,7 +63,7 @@ class Rdma(Netlink):
     def _set(self, changes: Iterable[tuple[int, bytes]]) -> list[OSError | None]:
         return self.send(
             [
-                _request(
+                request(
                     NLDEV_CMD_SET,
                     NLM_F_ACK,
                     attribute(ATTR_DEV_INDEX, struct.pack("=I", index)) + change,
@@ -64,8 +71,3 @@ class Rdma(Netlink):
                 for index, change in changes
             ]
         )
-
-
-def _request(kind: int, flags: int, body: bytes = b"") -> bytearray:
-    header = struct.pack("=IHHII", 16 + len(body), kind, NLM_F_REQUEST | flags, 0, 0)
-    return bytearray(header + body)

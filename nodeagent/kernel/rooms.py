@@ -16,13 +16,12 @@ from types import MappingProxyType
 from typing import Self
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel import linkinfo
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
 from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
-from nodeagent.kernel.stack import StackEdge
+from nodeagent.kernel.stack import StackEdge, linkinfo
 from nodeagent.kernel.sysfs import Device
 from nodeagent.state.attributes import given
 from nodeagent.state.namespaces import Holder, Namespace

@@ -34,7 +34,9 @@ from nodeagent.kernel.netlink import (
     NLM_F_DUMP,
     NLM_F_REQUEST,
     Netlink,
+    attribute,
     attributes,
+    request,
     text,
     understood,
 )
@@ -220,7 +222,7 @@ class Link(LinkAttributes):
     `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
     device (None for virtual interfaces). `carrier` is IFF_LOWER_UP. `parent` is the ifindex of the
     interface in this namespace that it stands on, `master` that of the one it is a port of; `info`
-    is IFLA_LINKINFO as it is, for `nodeagent.kernel.linkinfo`, and `af_spec` IFLA_AF_SPEC, for
+    is IFLA_LINKINFO as it is, for `nodeagent.kernel.stack`, and `af_spec` IFLA_AF_SPEC, for
     `nodeagent.kernel.sysctls`. `elsewhere`: the ifindex of what it stands on in another namespace,
     and that namespace's number in this one.
     """
@@ -337,8 +339,8 @@ class Rtnl(Netlink):
     @understood("network namespaces")
     def number_of(self, fd: int) -> int | None:
         """The number that a namespace has in this socket's one; None: it has none."""
-        header = struct.pack("=IHHIIBxxx", 28, RTM_GETNSID, NLM_F_REQUEST, 0, 0, 0)
-        (body,) = self.ask(bytearray(header + struct.pack("=HHI", 8, NETNSA_FD, fd)))
+        named = attribute(NETNSA_FD, struct.pack("=I", fd))
+        (body,) = self.ask(request(RTM_GETNSID, 0, bytes(4) + named))
         (number,) = struct.unpack("=i", dict(attributes(body, 20))[NETNSA_NSID])
         return number if number >= 0 else None
 

@@ -23,7 +23,7 @@ from typing import Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.netlink import attributes
-from nodeagent.state.model import Sysctl, sysctl_parts
+from nodeagent.state.sysctls import Sysctl, sysctl_parts
 from nodeagent.trace import point
 
 _INET_CONF: Final = 1

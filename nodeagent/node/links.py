@@ -150,7 +150,7 @@ def _all_changes(
         link = _link_to_change(attempt, action, devices)
         if link is not None:
             unnamed = dataclasses.replace(action, name=None)
-            changes += [(target_of(action), change) for change in _link_changes(unnamed, link)]
+            changes += [(target_of(action), change) for change in link_changes(unnamed, link)]
     return changes
 
 
@@ -246,12 +246,12 @@ def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set
         log.debug("udev has sent no event for renamed interfaces: %s", late.message)
 
 
-def _link_changes(action: SetLink, link: Link) -> Iterator[Change]:
+def link_changes(want: LinkAttributes, link: Link) -> Iterator[Change]:
     """Changes for what differs; altnames are deleted first, because one may be a wanted name."""
     now = set(link.altnames or ())
-    wanted = now if action.altnames is None else set(action.altnames)
+    wanted = now if want.altnames is None else set(want.altnames)
     yield from (AltnameChange(link.index, name, add=False) for name in sorted(now - wanted))
-    left = dataclasses.replace(changed(LinkAttributes, action, link), altnames=None)
+    left = dataclasses.replace(changed(LinkAttributes, want, link), altnames=None)
     if values := given(left):
         yield LinkChange(link.index, **values)
     yield from (AltnameChange(link.index, name, add=True) for name in sorted(wanted - now))

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, get_args
 from nodeagent.kernel.events import Watch
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.devices import DeviceAction, write_devices
+from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures
 from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.locate import Target
@@ -22,7 +23,7 @@ from nodeagent.node.pods import Arrivals
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
 from nodeagent.node.settle import await_functions, watching
 from nodeagent.node.stack import add_stacked
-from nodeagent.node.tuning import set_ethtool, set_sysctls
+from nodeagent.node.sysctls import set_sysctls
 from nodeagent.plan.actions import (
     Action,
     AddStacked,

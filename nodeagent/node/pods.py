@@ -20,6 +20,7 @@ from nodeagent.kernel.rooms import Room
 from nodeagent.kernel.rtnl import Link, LinkMove
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
+from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures
 from nodeagent.node.links import change_links
 from nodeagent.node.locate import Target, ifindex_of, link_of, links_by_device, target_name
@@ -27,7 +28,7 @@ from nodeagent.node.namespaces import within
 from nodeagent.node.node import Node
 from nodeagent.node.settle import finished_by_udev, is_lost, unsettled
 from nodeagent.node.stack import add_stacked
-from nodeagent.node.tuning import set_ethtool, write_sysctls
+from nodeagent.node.sysctls import write_sysctls
 from nodeagent.plan.actions import (
     AddStacked,
     InPod,
@@ -39,7 +40,7 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.state.model import NO_DRIVER
 from nodeagent.state.namespaces import Namespace
-from nodeagent.state.stack import Child, Neighbour, devices_of, renamed
+from nodeagent.state.stack import Child, Neighbour
 from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ class Arrivals:
         inside, room = self._rooms[inode]
         there = {link.name for link in room.rtnl.links().values()}
         there |= {each.thing.dev for each in actions if isinstance(each.thing, Child)}
-        now = [each for each in actions if everything or there >= {*devices_of(each.thing)}]
+        now = [each for each in actions if everything or there >= {*each.thing.interfaces}]
         later = [each for each in actions if each not in now]
         if later:
             self._stacked[inode] = later
@@ -259,7 +260,7 @@ class Arrivals:
         link = link_of(inside, arrival.target, links_by_device(inside))
         for action in stacked if link is not None else ():
             names = {arrival.name: link.name if link else ""}
-            yield replace(action, thing=renamed(action.thing, names))
+            yield replace(action, thing=action.thing.renamed(names))
 
     def _fail(self, target: Target, text: str) -> None:
         self.failures.append((target, f"{target_name(target)}: {text}"))

@@ -6,36 +6,27 @@ program refers to. The ifindex is looked up when it is used.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from nodeagent.errors import KernelError, WaitTimeout, reason
-from nodeagent.kernel import stack_messages as messages
-from nodeagent.kernel import sysctls
+from nodeagent.errors import WaitTimeout, reason
 from nodeagent.kernel.events import AddressWatch, wait_until_clear
-from nodeagent.kernel.qdiscs import qdisc_message
-from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange
-from nodeagent.kernel.stack import StackEdge, membership_of
+from nodeagent.kernel.rtnl import Change, Link, LinkChange
+from nodeagent.kernel.stack import ADAPTERS, StackEdge, memberships
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.links import link_changes
 from nodeagent.node.locate import Target, by_device, link_of, target_name
 from nodeagent.node.node import Node
+from nodeagent.node.sysctls import written
 from nodeagent.plan.actions import AddStacked
-from nodeagent.state.stack import (
-    Address,
-    Child,
-    Membership,
-    Neighbour,
-    Qdisc,
-    Route,
-    Stacked,
-    devices_of,
-)
+from nodeagent.state.attributes import given
+from nodeagent.state.link import LinkAttributes
+from nodeagent.state.stack import KINDS, Address, Child, Membership, Route, Stacked
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +55,7 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
 def _without_dad(action: AddStacked) -> AddStacked | None:
     """The same address with IFA_F_NODAD. Set again without it, it is used already."""
     thing = action.thing
-    if not isinstance(thing, Address) or ":" not in thing.address or thing.tentative:
+    if not isinstance(thing, Address) or not thing.is_v6 or thing.tentative:
         return None
     return replace(action, thing=replace(thing, flags=thing.flags | IFA_F_NODAD))
 
@@ -74,7 +65,7 @@ def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:
     left = list(children)
     while left:
         to_come = {action.thing.dev for action in left if isinstance(action.thing, Child)}
-        level = [a for a in left if not to_come & set(devices_of(a.thing))]
+        level = [a for a in left if not to_come & set(a.thing.interfaces)]
         yield level or left
         left = [action for action in left if level and action not in level]
 
@@ -93,15 +84,10 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
         if why is None:
             possible.append(action)
         else:
-            failures.append((target_of(action), f"{_title(action.thing)}: {why}"))
-    members = [action for action in possible if isinstance(action.thing, Membership)]
-    children = [action for action in possible if isinstance(action.thing, Child)]
-    others = [action for action in possible if action not in members and action not in children]
-    failures += _join(node, edge, members, links)
-    indexes = {name: link.index for name, link in links.items()}
-    failures += _make_children(node, edge, children, indexes)
-    for group in _groups(others):
-        failures += _send(node, edge, group, indexes)
+            failures.append((target_of(action), f"cannot {action.thing.task}: {why}"))
+    for kind in KINDS:
+        same = [action for action in possible if isinstance(action.thing, kind)]
+        failures += PERFORMERS.get(kind, _send)(node, edge, same, links) if same else []
     return failures
 
 
@@ -112,7 +98,7 @@ def _missing(
 
     `links` by name; `own`: the interfaces that the targets of named actions have.
     """
-    missing = [name for name in _needed(action.thing) if name not in links]
+    missing = [name for name in action.thing.needs if name not in links]
     if missing:
         return f"there is no interface {', '.join(missing)}"
     if action.netdev is None:
@@ -125,48 +111,41 @@ def _missing(
 
 
 def _make_children(
-    node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
     """Make children, down; give them what else they had; then up: sysctls decide what that brings.
 
     One that is there already is changed as it is.
     """
     pairs = [(action, action.thing) for action in actions if isinstance(action.thing, Child)]
+    indexes = _indexes(links)
     made_by = [
-        messages.child_message(
-            child if child.dev in indexes else dataclasses.replace(child, up=False), indexes
+        ADAPTERS[Child].message(
+            child if child.dev in links else replace(child, up=False), indexes, time.time()
         )
         for _, child in pairs
     ]
     failures = _refusals(actions, retry.send(node, made_by, edge.send))
-    links = {link.name: link for link in node.rtnl.links().values()} if pairs else {}
-    made = [(a, child, links[child.dev]) for a, child in pairs if child.dev in links]
-    changes = [
-        (action, change) for action, child, link in made for change in _settings(child, link)
-    ]
-    failures += _changed(node, changes)
-    with node.network():
-        for action, child, _ in made:
-            for key, value in child.sysctls:
-                try:
-                    sysctls.write(child.dev, key, value, node.proc)
-                except KernelError as error:
-                    failures.append((target_of(action), f"{_title(child)}: {error.message}"))
+    now = {link.name: link for link in node.rtnl.links().values()}
+    made = [(a, child, now[child.dev]) for a, child in pairs if child.dev in now]
+    failures += _changed(
+        node, [(a, change) for a, c, link in made for change in link_changes(_settings(c), link)]
+    )
+    values = [(target_of(a), child.dev, child.sysctls) for a, child, _ in made]
+    failures += written(node, values)
     up = [(a, LinkChange(link.index, up=True)) for a, c, link in made if c.up and not link.up]
     return failures + _changed(node, up)
 
 
-def _settings(child: Child, link: Link) -> Iterator[Change]:
+def _settings(child: Child) -> LinkAttributes:
     """What an interface has that its kind's own message does not set."""
-    wanted = {
-        name: getattr(child, name)
-        for name in ("alias", "txqueuelen", "group", "promisc", "allmulti")
-        if getattr(child, name) not in {None, getattr(link, name)}
-    }
-    if wanted:
-        yield LinkChange(link.index, **wanted)
-    for name in sorted({*child.altnames} ^ {*(link.altnames or ())}):
-        yield AltnameChange(link.index, name, add=name in child.altnames)
+    made_with = {"mac", "mtu", "up"}
+    values = {name: value for name, value in given(child).items() if name not in made_with}
+    return LinkAttributes(**values)
+
+
+def _indexes(links: Mapping[str, Link]) -> dict[str, int]:
+    return {name: link.index for name, link in links.items()}
 
 
 def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failures:
@@ -175,15 +154,22 @@ def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failur
 
 
 def _send(
-    node: Node, edge: StackEdge, actions: Sequence[AddStacked], indexes: Mapping[str, int]
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Send a group; a route from an IPv6 address that is tentative yet is refused and sent again.
+    """Send a kind; a route from an IPv6 address that is tentative yet is refused and sent again.
 
     The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
     """
+    indexes = _indexes(links)
+    by_thing = {action.thing: action for action in actions}
+    adapter = ADAPTERS[type(actions[0].thing)]
+    actions = [by_thing[thing] for thing in adapter.in_order(list(by_thing))]
+
+    def messages(some: Sequence[AddStacked]) -> list[bytearray]:
+        return [adapter.message(action.thing, indexes, time.time()) for action in some]
+
     with node.address_watch() as watch:
-        told = [_message(action.thing, indexes, time.time()) for action in actions]
-        results = retry.send(node, told, edge.send)
+        results = retry.send(node, messages(actions), edge.send)
         pairs = list(zip(actions, results, strict=True))
         again = [
             action
@@ -197,7 +183,7 @@ def _send(
             return _refusals(actions, results)
         _await_addresses(node, edge, again, indexes, watch)
     others = [(action, error) for action, error in pairs if action not in again]
-    retried = edge.send([_message(action.thing, indexes, time.time()) for action in again])
+    retried = edge.send(messages(again))
     left = [action for action, _ in others] + again
     return _refusals(left, [error for _, error in others] + retried)
 
@@ -222,31 +208,6 @@ def _await_addresses(
         log.debug("%s", late.message)
 
 
-def _groups(actions: Sequence[AddStacked]) -> list[list[AddStacked]]:
-    """In the order in which the kernel takes them (`in_order`, `gateways_last`)."""
-    by_thing = {action.thing: action for action in actions}
-    addresses = [thing for thing in by_thing if isinstance(thing, Address)]
-    routes = [thing for thing in by_thing if isinstance(thing, Route)]
-    rest = [thing for thing in by_thing if isinstance(thing, Neighbour)]
-    queues = [thing for thing in by_thing if isinstance(thing, Qdisc)]
-    things = (queues, rest, messages.in_order(addresses), messages.gateways_last(routes))
-    return [[by_thing[thing] for thing in group] for group in things if group]
-
-
-def _message(thing: Stacked, indexes: Mapping[str, int], now: float) -> bytearray:
-    match thing:
-        case Address():
-            return messages.address_message(thing, indexes[thing.dev], now)
-        case Neighbour():
-            return messages.neighbour_message(thing, indexes[thing.dev])
-        case Route():
-            return messages.route_message(thing, indexes, now)
-        case Qdisc():
-            return qdisc_message(thing, indexes[thing.dev])
-        case Child() | Membership():
-            raise AssertionError("these take several messages: _make_children(), _join()")
-
-
 def _join(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
@@ -254,21 +215,20 @@ def _join(
 
     VFs before PFs: a bond takes a PF that is down, and an igb VF gets no MAC after that of its PF.
     """
-    if not actions:
-        return []
+    indexes = _indexes(links)
     joins: list[tuple[AddStacked, bytearray]] = []
     results: list[OSError | None] = []
     actions = sorted(actions, key=lambda action: action.index is None)
     for action, member in _members(actions):
         link, master = links[member.dev], links[member.master]
         if link.master != master.index:
-            *before, join = messages.join_messages(member, link, master.index)
-            for error in filter(None, edge.send(before)):
+            for error in filter(None, edge.send(list(memberships.messages_before(member, link)))):
                 # igb lets a VF with an admin MAC set no other (EADDRNOTAVAIL)
                 log.warning(
                     "%s: the MAC that it had before it was a port of %s is not set: %s",
                     *(member.dev, member.master, reason(error)),
                 )
+            join = memberships.message(member, indexes, time.time())
             joins.append((action, join))
             results += edge.send([join])
     # in that order once; those that are busy, because another has put something on them
@@ -280,26 +240,10 @@ def _join(
     settings = [
         (action, message)
         for action, member in _members(actions)
-        for message in _port_settings(member, now, links[member.dev].index, tables)
+        for message in memberships.messages_after(member, now, indexes[member.dev], tables)
     ]
     results = retry.send(node, [message for _, message in settings], edge.send)
     return failures + _refusals([action for action, _ in settings], results)
-
-
-def _port_settings(
-    member: Membership,
-    links: Mapping[int, Link],
-    index: int,
-    tables: Mapping[int, tuple[tuple[int, int], ...]],
-) -> Iterator[bytearray]:
-    """What is to be set once it is a port; nothing where it did not become one."""
-    have = membership_of(links[index], links) if index in links else None
-    if have is None or have.master != member.master:
-        return
-    master = links[links[index].master or 0]
-    if member.master_mac not in {None, master.mac}:
-        yield messages.mac_message(master.index, member.master_mac or "")
-    yield from messages.port_messages(member, have, tables.get(index, ()), index)
 
 
 def _members(actions: Iterable[AddStacked]) -> Iterable[tuple[AddStacked, Membership]]:
@@ -308,23 +252,16 @@ def _members(actions: Iterable[AddStacked]) -> Iterable[tuple[AddStacked, Member
 
 def _refusals(actions: Sequence[AddStacked], results: Sequence[OSError | None]) -> Failures:
     return [
-        (target_of(action), f"{_title(action.thing)}: {reason(error)}")
+        (target_of(action), f"cannot {action.thing.task}: {reason(error)}")
         for action, error in zip(actions, results, strict=True)
         if error is not None and error.errno != errno.EEXIST
     ]
 
 
-def _title(thing: Stacked) -> str:
-    match thing:
-        case Child():
-            return f"cannot make {thing.kind} {thing.dev} on {thing.parent}"
-        case Membership():
-            return f"cannot make {thing.dev} a port of {thing.kind} {thing.master}"
-        case _:
-            return f"cannot add {type(thing).__name__.lower()} {thing}"
+Performer = Callable[
+    [Node, StackEdge, Sequence[AddStacked], Mapping[str, Link]],
+    Failures,
+]
 
-
-def _needed(thing: Stacked) -> tuple[str, ...]:
-    if isinstance(thing, Membership):
-        return (thing.dev, thing.master)
-    return devices_of(thing)
+PERFORMERS: Final[Mapping[type[Stacked], Performer]] = {Child: _make_children, Membership: _join}
+"""Kinds that take several messages; `_send` performs the others."""

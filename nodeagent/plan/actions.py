@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nodeagent.plan.stages import StageName
+from nodeagent.plan.stages import AnyStage
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Param, Port, Setting, Sysctl
+from nodeagent.state.model import DeviceHandle, Param, Port, Setting
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stacked
+from nodeagent.state.sysctls import Sysctl
 from nodeagent.state.vf import VfAttributes
 
 
@@ -217,5 +218,5 @@ Action = (
 class Stage:
     """Actions that may be performed in any order, after all those of the stages before."""
 
-    name: StageName
+    name: AnyStage
     actions: tuple[Action, ...]

@@ -18,25 +18,11 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from nodeagent.plan import ethtool, rdma, sysctls
-from nodeagent.plan.pods import new_names, things_of
-from nodeagent.plan.stack import is_there, owners_of
+from nodeagent.plan.stack import places
 from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import Inside, Netdev, NodeState, Pf, Target, Vf
-from nodeagent.state.stack import (
-    Address,
-    Child,
-    Membership,
-    Neighbour,
-    Qdisc,
-    Route,
-    Stack,
-    Stacked,
-    devices_of,
-    renamed,
-    stands_on,
-)
 from nodeagent.state.vf import VfAttributes
 
 
@@ -93,8 +79,7 @@ def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
         *devices,
         *_of_sysctls(want, have),
         *_of_rdma(want, have),
-        *_stack_differences(want, have),
-        *_pod_stack_differences(want, have),
+        *_of_stack(want, have),
     )
 
 
@@ -210,45 +195,19 @@ def _difference(
     return Difference(str(on), attribute, want, now, subject, on)
 
 
-def _stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
-    """What stands on our netdevs no more; what is of an interface nobody has is no difference."""
-    owners, sources = owners_of(want), (want.stack or Stack()).sources
-    there = {place(thing): thing for thing in (have.stack or Stack()).things()}
-    present = {thing: thing for thing in there.values()}
-    for thing in (want.stack or Stack()).things():
-        is_ours = any(dev in owners for dev in stands_on(thing, sources))
-        if is_ours and not is_there(thing, present, have.sysctls):
-            dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
-            kind = type(thing).__name__.lower()
-            now = there.get(place(thing), "missing")
-            yield Difference(dev, kind, thing, now, Subject.STACKED)
-
-
-def _pod_stack_differences(want: NodeState, have: NodeState) -> Iterator[Difference]:
-    """The same inside of namespaces that both have; the others' interfaces are told already."""
+def _of_stack(want: NodeState, have: NodeState) -> Iterator[Difference]:
+    """What is on our interfaces no more; what is on none of ours is no difference."""
     elsewhere = set(_elsewhere(want, have))
-    for namespace in want.namespaces:
-        there: dict[tuple[object, ...], Stacked] = {}
-        defaults = namespace.sysctls
-        if namespace in have.namespaces:
-            names = new_names(want, have, namespace.inode)
-            stack = have.namespace(namespace.inode).stack
-            things = (renamed(thing, names) for thing in stack.things())
-            there = {place(thing): thing for thing in things}
-            defaults = have.namespace(namespace.inode).sysctls
-        present = {thing: thing for thing in there.values()}
-        for thing, owner in things_of(want, namespace.inode).items():
-            now = there.get(place(thing), "missing")
-            if owner is not None and not is_there(thing, present, defaults):
-                dev = thing.dev if isinstance(thing, Child) else devices_of(thing)[0]
-                yield Difference(
-                    f"{dev} in {namespace}",
-                    type(thing).__name__.lower(),
-                    thing,
-                    now,
-                    Subject.STACKED,
-                    is_anothers=owner in elsewhere,
-                )
+    for place in places(want, have):
+        for each in place.lacking():
+            yield Difference(
+                f"{each.thing.interface}{place}",
+                each.thing.noun,
+                each.thing,
+                each.instead or "missing",
+                Subject.STACKED,
+                is_anothers=place.namespace is not None and each.owner in elsewhere,
+            )
 
 
 def _elsewhere(want: NodeState, have: NodeState) -> Iterator[Target]:
@@ -261,16 +220,3 @@ def _elsewhere(want: NodeState, have: NodeState) -> Iterator[Target]:
                 place = have.namespace(now.inside.namespace)
                 if place != want.namespace(vf.inside.namespace):
                     yield Target(pf.handle, vf.index)
-
-
-def place(thing: Stacked) -> tuple[object, ...]:
-    """What can be there only once."""
-    match thing:
-        case Child() | Membership():
-            return type(thing), thing.dev
-        case Address() | Neighbour():
-            return type(thing), thing.dev, thing.address
-        case Qdisc():
-            return Qdisc, thing.dev, thing.parent
-        case Route():
-            return Route, thing

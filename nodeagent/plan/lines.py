@@ -33,11 +33,10 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
-from nodeagent.plan.lines_stack import stacked_line
 from nodeagent.plan.stages import AFTER_UDEV
-from nodeagent.plan.sysctls import commands as sysctl_commands
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
+from nodeagent.state.sysctls import commands as sysctl_commands
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
 
@@ -119,7 +118,7 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             has = (now and now.altnames) or ()
             text = "; ".join(_link_commands(action, name, has))
         case AddStacked():
-            text = stacked_line(action.thing)
+            text = "; ".join(action.thing.commands())
         case SetEthtool():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))

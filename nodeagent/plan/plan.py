@@ -49,7 +49,7 @@ from nodeagent.plan.made import (
 )
 from nodeagent.plan.pods import pod_actions
 from nodeagent.plan.stack import stack_actions
-from nodeagent.plan.stages import StageName
+from nodeagent.plan.stages import ORDER, AnyStage, StageName
 from nodeagent.state.attributes import (
     at_once,
     changed,
@@ -76,7 +76,7 @@ OF_VFS: Final = {
 }
 """What is done to VFs while their PF is up."""
 
-Step = tuple[StageName, Action]
+Step = tuple[AnyStage, Action]
 
 
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
@@ -86,7 +86,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
         return ()
     made = once_made(want, have)
     then = differences(want, made)
-    found: dict[StageName, list[Action]] = {name: [] for name in StageName}
+    found: dict[AnyStage, list[Action]] = {name: [] for name in ORDER}
     todos = {pf.handle: Todo() for pf in want.pfs}
     for each in (*(each for each in now if each.subject in MAKING), *then):
         if each.on is not None:

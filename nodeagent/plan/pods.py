@@ -9,7 +9,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from nodeagent.plan import sysctls
+from nodeagent.plan import stack, sysctls
 from nodeagent.plan.actions import (
     AddStacked,
     InPod,
@@ -20,13 +20,12 @@ from nodeagent.plan.actions import (
     SetSysctls,
 )
 from nodeagent.plan.ethtool import to_set
-from nodeagent.plan.stack import is_there
 from nodeagent.plan.stages import StageName
 from nodeagent.state.attributes import given, needs_down
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Vf
+from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Target, Vf
 from nodeagent.state.namespaces import Namespace
-from nodeagent.state.stack import Stack, Stacked, renamed, roots, stands_on
+from nodeagent.state.stack import Stack, Stacked
 
 LinkChanges = Callable[[Netdev, Netdev | None], LinkAttributes]
 Known = Callable[[Pf, Vf], Vf | None]
@@ -39,6 +38,7 @@ def pod_actions(
     want: NodeState, have: NodeState, known: Known, link_changes: LinkChanges
 ) -> Iterator[Step]:
     """Stage and action for each VF that belongs into a pod, and for what stands on it there."""
+    stacked = _stacked(want, have, known)
     for pf in want.pfs:
         usual = _usual_ethtool(pf)
         for vf in pf.vfs:
@@ -69,46 +69,13 @@ def pod_actions(
             if place is None and _ethtool_of(vf) not in usual:
                 # what a new interface starts with is not known: all of it, before it goes up
                 inner.insert(0, SetEthtool(*target, _ethtool_of(vf)))
-            inner += _stacked(target, vf.inside, place, want, have)
+            inner += (AddStacked(*target, thing) for thing in stacked.get(Target(*target), ()))
             yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
 
 
 def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:
     """Whether an interface of `state` is in that namespace."""
     return state.namespace(place.namespace) == namespace
-
-
-def things_of(state: NodeState, inode: int) -> Mapping[Stacked, tuple[DeviceHandle, int] | None]:
-    """What stands in a namespace, each with the VF on which: where on several, on the first."""
-    owners = {
-        vf.inside.netdev.name: (pf.handle, vf.index)
-        for pf in state.pfs
-        for vf in pf.vfs
-        if vf.inside is not None and vf.inside.namespace == inode
-    }
-    stack = state.namespace(inode).stack
-    owners |= {child: owners[root] for child, root in roots(stack).items() if root in owners}
-    sources = stack.sources
-    return {
-        thing: next((owners[dev] for dev in stands_on(thing, sources) if dev in owners), None)
-        for thing in stack.things()
-    }
-
-
-def new_names(want: NodeState, have: NodeState, inode: int) -> dict[str, str]:
-    """The names that our interfaces in a namespace have now, and those that they shall have."""
-    wanted = {
-        (pf.handle, vf.index): vf.inside.netdev.name
-        for pf in want.pfs
-        for vf in pf.vfs
-        if vf.inside is not None and vf.inside.namespace == inode
-    }
-    return {
-        vf.inside.netdev.name: wanted[pf.handle, vf.index]
-        for pf in have.pfs
-        for vf in pf.vfs
-        if vf.inside is not None and (pf.handle, vf.index) in wanted
-    }
 
 
 def _usual_ethtool(pf: Pf) -> Collection[tuple[Setting, ...]]:
@@ -142,21 +109,18 @@ def _own(
         yield SetLink(*target, **values)
 
 
-def _stacked(
-    target: tuple[DeviceHandle, int],
-    want: Inside,
-    now: Inside | None,
-    wanted: NodeState,
-    have: NodeState,
-) -> Iterator[AddStacked]:
-    """What stands on it there."""
-    there: dict[Stacked, Stacked] = {}
-    defaults = wanted.namespace(want.namespace).sysctls
-    if now is not None:
-        names = new_names(wanted, have, want.namespace)
-        namespace = have.namespace(now.namespace)
-        things = (renamed(thing, names) for thing in namespace.stack.things())
-        there, defaults = {thing: thing for thing in things}, namespace.sysctls
-    for thing, owner in things_of(wanted, want.namespace).items():
-        if owner == target and not is_there(thing, there, defaults):
-            yield AddStacked(*target, thing)
+def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, list[Stacked]]:
+    """What has to be put back on each VF's interface; on one that is made anew, all."""
+    anew = {
+        Target(pf.handle, vf.index)
+        for pf in want.pfs
+        for vf in pf.vfs
+        if (now := known(pf, vf)) is None or now.inside is None
+    }
+    found: dict[Target, list[Stacked]] = {}
+    for namespace in want.namespaces:
+        place = stack.pod(want, have, namespace)
+        place = dataclasses.replace(place, absent={*place.absent, *anew})
+        for each in place.lacking():
+            found.setdefault(each.owner, []).append(each.thing)
+    return found

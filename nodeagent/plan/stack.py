@@ -1,91 +1,134 @@
-"""What has to be put back on top of our netdevs: pure, like `nodeagent.plan.plan`.
+"""What has to be put back on interfaces, in the host's network namespace and in pods'. Pure.
 
 What is there beyond what is wanted stays: another program may have put it there since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from nodeagent.plan.actions import AddStacked, Stage
-from nodeagent.plan.stages import StageName
-from nodeagent.plan.sysctls import missing
-from nodeagent.state.model import DeviceHandle, NodeState, Port, Sysctl
-from nodeagent.state.stack import (
-    Address,
-    Child,
-    Membership,
-    Neighbour,
-    Qdisc,
-    Route,
-    Stack,
-    Stacked,
-    renamed,
-    roots,
-    stands_on,
-)
-
-STAGE_OF: Final = {
-    Child: StageName.CHILDREN,
-    Membership: StageName.MASTERS,
-    Address: StageName.ADDRESSES,
-    Neighbour: StageName.NEIGHBOURS,
-    Route: StageName.ROUTES,
-    Qdisc: StageName.QDISCS,
-}
+from nodeagent.plan.stages import AnyStage
+from nodeagent.state.model import NodeState, Target
+from nodeagent.state.namespaces import Namespace
+from nodeagent.state.stack import Stack, Stacked, StackStage
+from nodeagent.state.sysctls import Sysctl
 
 
-def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[StageName, AddStacked]]:
-    """Stage and action for each thing that is wanted and is not there.
+@dataclass(frozen=True)
+class Lacking:
+    """A thing that is wanted and is not there; `instead` is what is there in its place.
 
-    Names are compared as they will be: what stands on a netdev is not lost by its renaming.
+    `owner`: the PF, VF or representor on whose interface it is; where it is on several, the first.
     """
-    if want.stack is None:
-        return
-    names = _new_names(want, have)
-    things = (renamed(thing, names) for thing in (have.stack or Stack()).things())
-    there = {thing: thing for thing in things}
-    owners, sources = owners_of(want), want.stack.sources
+
+    owner: Target
+    thing: Stacked
+    instead: Stacked | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """One network namespace as it is wanted and as it is.
+
+    `owners` are our interfaces in it, by the names that they shall have; `names` are the names that
+    they have now, and those that they shall have. `absent`: the interfaces of these are not there,
+    so nothing is on them. `defaults`: the sysctls that an interface starts with there now.
+    `namespace` is None for the host's.
+    """
+
+    want: Stack
+    have: Stack
+    owners: Mapping[str, Target]
+    names: Mapping[str, str]
+    defaults: tuple[Sysctl, ...]
+    absent: Collection[Target] = field(default=())
+    namespace: Namespace | None = None
+
+    def lacking(self) -> Iterator[Lacking]:
+        """What is to be put back, in the order in which it can be.
+
+        Names are compared as they will be: what is on an interface is not lost by its renaming.
+        """
+        there: dict[Hashable, list[Stacked]] = {}
+        for thing in self.have.things():
+            now = thing.renamed(self.names)
+            there.setdefault(now.key, []).append(now)
+        owners = dict(self.owners) | {
+            child: self.owners[root]
+            for child, root in self.want.roots.items()
+            if root in self.owners
+        }
+        sources = self.want.sources
+        for thing in self.want.things():
+            below = thing.removed_with(sources)
+            owner = next((owners[name] for name in below if name in owners), None)
+            found = () if owner in self.absent else there.get(thing.key, ())
+            if owner is not None and not any(
+                thing.is_met_by(each, self.defaults) for each in found
+            ):
+                yield Lacking(owner, thing, found[0] if found else None)
+
+    def __str__(self) -> str:
+        """` in pod …`, and nothing for the host's."""
+        return "" if self.namespace is None else f" in {self.namespace}"
+
+
+def host(want: NodeState, have: NodeState) -> Place:
+    """The host's network namespace."""
+    owners, now = (dict(owners_of_netdevs(state)) for state in (want, have))
+    wanted = {owner: name for name, owner in owners.items()}
+    names = {name: wanted.get(owner, name) for name, owner in now.items()}
+    return Place(want.stack or Stack(), have.stack or Stack(), owners, names, have.sysctls)
+
+
+def pod(want: NodeState, have: NodeState, namespace: Namespace) -> Place:
+    """A network namespace that VFs of `want` belong into."""
+    owners = dict(_inside(want, namespace))
+    now = dict(_inside(have, namespace))
+    is_known = namespace in have.namespaces
+    there = have.namespace(namespace.inode) if is_known else namespace
+    wanted = {owner: name for name, owner in owners.items()}
+    return Place(
+        want=namespace.stack,
+        have=there.stack if is_known else Stack(),
+        owners=owners,
+        names={name: wanted[owner] for name, owner in now.items() if owner in wanted},
+        defaults=there.sysctls,
+        absent=set(owners.values()) - set(now.values()),
+        namespace=namespace,
+    )
+
+
+def places(want: NodeState, have: NodeState) -> Iterator[Place]:
+    """The host's network namespace, and all that VFs of `want` belong into."""
+    yield host(want, have)
+    yield from (pod(want, have, namespace) for namespace in want.namespaces)
+
+
+def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[AnyStage, AddStacked]]:
+    """Stage and action for each thing that is wanted in the host's namespace and is not there."""
     called = {owner: name for name, owner in owners_of_netdevs(want)}
-    for thing in want.stack.things():
-        owner = next((owners[dev] for dev in stands_on(thing, sources) if dev in owners), None)
-        if owner is not None and not is_there(thing, there, have.sysctls):
-            yield STAGE_OF[type(thing)], AddStacked(*owner, thing, called[owner])
+    for each in host(want, have).lacking():
+        yield each.thing.stage, AddStacked(*each.owner, each.thing, called[each.owner])
 
 
-def without_stacked(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+def without_stacked(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     """The stages that do not put anything on interfaces."""
-    return tuple(stage for stage in stages if stage.name not in STAGE_OF.values())
+    return tuple(stage for stage in stages if not isinstance(stage.name, StackStage))
 
 
-def is_there(
-    thing: Stacked, there: Mapping[Stacked, Stacked], defaults: tuple[Sysctl, ...]
-) -> bool:
-    """Whether `thing` is among what is `there`, a child with its sysctls (`defaults`: of now)."""
-    found = there.get(thing)
-    if isinstance(thing, Child) and isinstance(found, Child):
-        return not missing(thing.sysctls, found.sysctls, defaults)
-    return found is not None
-
-
-def owners_of(state: NodeState) -> dict[str, tuple[DeviceHandle, Port]]:
-    """Whose netdev it is, by name; a child is of the netdev that it stands on in the end."""
-    owners = dict(owners_of_netdevs(state))
-    for child, root in roots(state.stack or Stack()).items():
-        if root in owners:
-            owners[child] = owners[root]
-    return owners
-
-
-def _new_names(want: NodeState, have: NodeState) -> dict[str, str]:
-    """The names that our netdevs have now, and those that they shall have."""
-    wanted = {owner: name for name, owner in owners_of_netdevs(want)}
-    return {name: wanted.get(owner, name) for name, owner in owners_of_netdevs(have)}
-
-
-def owners_of_netdevs(state: NodeState) -> Iterator[tuple[str, tuple[DeviceHandle, Port]]]:
-    """Each netdev's name and whose it is."""
+def owners_of_netdevs(state: NodeState) -> Iterator[tuple[str, Target]]:
+    """The name of each netdev in the host's namespace, and whose it is."""
     for pf in state.pfs:
         for port, netdev in pf.netdevs():
-            yield netdev.name, (pf.handle, port)
+            yield netdev.name, Target(pf.handle, port)
+
+
+def _inside(state: NodeState, namespace: Namespace) -> Iterator[tuple[str, Target]]:
+    """The same of VFs in a network namespace."""
+    for pf in state.pfs:
+        for vf in pf.vfs:
+            if vf.inside is not None and state.namespace(vf.inside.namespace) == namespace:
+                yield vf.inside.netdev.name, Target(pf.handle, vf.index)

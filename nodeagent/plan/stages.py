@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
+
+from nodeagent.state.stack import KINDS, StackStage
 
 
 class StageName(StrEnum):
-    """The stages, first to last; `reason` says why each has the place that it has."""
+    """The stages of devices and interfaces, first to last; `reason` is the kernel's for each."""
 
     reason: str
 
@@ -83,28 +85,12 @@ class StageName(StrEnum):
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
     )
     FINISH_PFS = "finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"
-    CHILDREN = (
-        "add children",
-        "a VLAN or MACVLAN names its parent by ifindex, and is up only if that is",
-    )
-    MASTERS = (
-        "join masters",
-        "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go",
-    )
-    ADDRESSES = "add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"
-    NEIGHBOURS = (
-        "add neighbours",
-        "a permanent neighbour goes when its link goes down (neigh_flush_dev())",
-    )
-    ROUTES = (
-        "add routes",
-        "a route needs its source address, its gateway's subnet, and links that are up",
-    )
-    QDISCS = (
-        "add qdiscs",
-        "a child of another hangs on its handle; they may come any time, so last",
-    )
 
+
+AnyStage = StageName | StackStage
+
+ORDER: Final[tuple[AnyStage, ...]] = (*StageName, *(kind.stage for kind in KINDS))
+"""All stages, first to last: what is stacked on interfaces comes when they are as they shall be."""
 
 AFTER_UDEV = (
     *(StageName.MOVE_VFS, StageName.SYSCTLS, StageName.VF_NETDEVS, StageName.REPRESENTORS),

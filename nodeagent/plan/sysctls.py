@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from nodeagent.state.model import Netdev, Sysctl, sysctl_parts
+from nodeagent.state.model import Netdev
+from nodeagent.state.sysctls import Sysctl
 
 UNSET: Final = 0
 """Of one that has no default and is not set: `ipv6.mtu`, then the interface's own."""
@@ -50,18 +51,3 @@ def differing(want: Netdev, have: Netdev | None, wanted: Place, now: Place) -> I
 def to_set(want: Netdev, have: Netdev | None, wanted: Place, now: Place) -> tuple[Sysctl, ...]:
     """What has to be written to get from `have` to `want`."""
     return tuple(setting for setting, _ in differing(want, have, wanted, now))
-
-
-def missing(
-    want: tuple[Sysctl, ...], have: tuple[Sysctl, ...], defaults: tuple[Sysctl, ...]
-) -> tuple[Sysctl, ...]:
-    """Of the sysctls `want`, those that an interface with `have` on a node of `defaults` lacks."""
-    has = {**dict(defaults), **dict(have)}
-    return tuple((key, value) for key, value in want if has.get(key) != value)
-
-
-def commands(values: tuple[Sysctl, ...], name: str) -> Iterator[str]:
-    """Lines for a shell; sysctl(8) takes slashes, so that a dot in a name is no separator."""
-    for key, value in values:
-        family, tree, entry = sysctl_parts(key)
-        yield f"sysctl -qw net/{family}/{tree}/{name}/{entry}={value}"

@@ -15,12 +15,10 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar
 
-Check = Callable[[str, Any], None]
-"""Takes an attribute's name and a value of it; ValueError says what is wrong."""
+from nodeagent.state.checks import Check
 
 
 @dataclass(frozen=True)
@@ -201,27 +199,6 @@ def check(values: Attributes) -> None:
 def _checks(kind: Any) -> tuple[tuple[str, Check], ...]:
     every = ((name, row.check) for name, row in rows(kind).items())
     return tuple((name, found) for name, found in every if found is not None)
-
-
-def within(low: int, high: int) -> Check:
-    """A check: the value is a number from `low` to `high`."""
-
-    def check_range(name: str, value: int) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"{name} {value} is not within {low} and {high}")
-
-    return check_range
-
-
-def member_of(kind: type[StrEnum]) -> Check:
-    """A check: the value is a member."""
-    members = frozenset(kind)
-
-    def check_member(name: str, value: str) -> None:
-        if value not in members:
-            raise ValueError(f"{name} {value!r} is none of {', '.join(kind)}")
-
-    return check_member
 
 
 def _either(want: object, have: object) -> object:

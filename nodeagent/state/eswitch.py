@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nodeagent.state.attributes import Attributes, attribute, member_of
+from nodeagent.state.attributes import Attributes, attribute
+from nodeagent.state.checks import member_of
 
 
 class EswitchMode(StrEnum):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.state.addresses import Mac
-from nodeagent.state.attributes import Attributes, attribute, within
+from nodeagent.state.attributes import Attributes, attribute
+from nodeagent.state.checks import U32, within
 
-U32: Final = 0xFFFFFFFF
 IFALIASZ: Final = 256
 ALTIFNAMSIZ: Final = 128
 

@@ -21,15 +21,16 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
-from nodeagent.state.attributes import check, within
+from nodeagent.state.attributes import check
+from nodeagent.state.checks import U32, check_sorted, within
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stack
+from nodeagent.state.sysctls import Sysctl, check_sysctls
 from nodeagent.state.vf import VfAttributes
 
 NO_DRIVER: Final = "none"
-U32: Final = 0xFFFFFFFF
 
 # phys_port_name of a port that stands for a function, also one of another controller
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
@@ -44,11 +45,6 @@ Setting = tuple[str, int | bool]
 _SETTING = re.compile(
     r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
 )
-Sysctl = tuple[str, int]
-"""A sysctl of an interface by family and name ("ipv4.rp_filter", "ipv6.neigh.gc_stale_time"), and
-its value."""
-
-_SYSCTL = re.compile(r"ipv[46]\.(neigh\.)?[a-z0-9_]{1,64}")
 _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -239,8 +235,8 @@ class Pf(EswitchAttributes):
         if self.numvfs is not None:
             within(0, 0xFFFF)("numvfs", self.numvfs)
         check(self)
-        _check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
-        _check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
+        check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
+        check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
         indexes = [vf.index for vf in self.vfs]
         if indexes != sorted(set(indexes)):
             raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")
@@ -360,32 +356,10 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
 
     True and 1 are one key of the cache, and both are values.
     """
-    _check_sorted("ethtool settings", [key for key, _ in settings])
+    check_sorted("ethtool settings", [key for key, _ in settings])
     for key, value in settings:
         if not _SETTING.fullmatch(key):
             raise ValueError(f"{key!r} is not an ethtool setting")
         if type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
         within(0, U32)(key, value)
-
-
-def sysctl_parts(key: str) -> tuple[str, str, str]:
-    """Family, tree ("conf" or "neigh") and name of a sysctl's file."""
-    family, _, rest = key.partition(".")
-    tree, dot, name = rest.partition(".")
-    return (family, tree, name) if dot else (family, "conf", rest)
-
-
-@lru_cache
-def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
-    """ValueError for a name that is none, or a value that no sysctl holds. Cached: see above."""
-    _check_sorted("sysctls", [key for key, _ in sysctls])
-    for key, value in sysctls:
-        if not _SYSCTL.fullmatch(key):
-            raise ValueError(f"{key!r} is not a sysctl of an interface")
-        within(-(1 << 31), U32)(key, value)
-
-
-def _check_sorted(what: str, names: list[str]) -> None:
-    if names != sorted(set(names)):
-        raise ValueError(f"{what} {names} are not unique and sorted")

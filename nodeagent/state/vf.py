@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Self
+from typing import Self
 
 from nodeagent.state.addresses import Guid, Mac
-from nodeagent.state.attributes import Attributes, attribute, member_of, within
-
-U32: Final = 0xFFFFFFFF
+from nodeagent.state.attributes import Attributes, attribute
+from nodeagent.state.checks import U32, member_of, within
 
 
 class LinkState(StrEnum):

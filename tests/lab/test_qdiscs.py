@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeagent.kernel import qdiscs
 from nodeagent.kernel.rtnl import Rtnl
-from nodeagent.kernel.stack import StackEdge
+from nodeagent.kernel.stack import StackEdge, qdiscs
+from nodeagent.kernel.stack.adapter import Look
 from tests.support import lab
 
 MADE = """
@@ -38,12 +38,14 @@ def again(device: str) -> tuple[str, str, tuple[str, ...]]:
     before = told(device)
     with Rtnl() as rtnl, StackEdge() as edge:
         ours = {index: link for index, link in rtnl.links().items() if link.name == device}
-        kept, lost = qdiscs.read(edge, ours)
+        look = Look(ours, ours.keys())
+        found = qdiscs.read(edge, look)
         lab.sh(f"tc qdisc delete dev {device} root || true")
-        (index,) = ours
-        assert edge.send([qdiscs.qdisc_message(each, index) for each in kept]) == [None] * len(kept)
-        assert qdiscs.read(edge, ours)[0] == kept
-    return before, told(device), lost
+        indexes = {link.name: index for index, link in ours.items()}
+        messages = [qdiscs.message(each, indexes, 0) for each in found.things]
+        assert edge.send(messages) == [None] * len(messages)
+        assert qdiscs.read(edge, look).things == found.things
+    return before, told(device), found.lost
 
 
 def told(device: str) -> str:

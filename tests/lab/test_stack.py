@@ -10,7 +10,7 @@ from pathlib import Path
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.rtnl import Rtnl
 from nodeagent.kernel.stack import StackEdge
-from nodeagent.state.model import sysctl_parts
+from nodeagent.state.sysctls import sysctl_parts
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nodeagent.kernel import sysctls
-from nodeagent.kernel.linkinfo import attribute, nested
+from nodeagent.kernel.netlink import attribute, nested
 
 ORDER = {"ipv4": sysctls.V4.split(), "ipv6": sysctls.V6.split()}
 DEFAULTS = {"ipv4.rp_filter": 0, "ipv6.accept_ra": 1}

@@ -29,7 +29,6 @@ from nodeagent.plan.actions import (
     Stage,
     UnbindVf,
 )
-from nodeagent.plan.comparison import place
 from nodeagent.plan.stack import owners_of_netdevs
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
@@ -46,28 +45,8 @@ from nodeagent.state.model import (
     Representor,
     Vf,
 )
-from nodeagent.state.stack import (
-    Address,
-    Child,
-    Membership,
-    Neighbour,
-    Qdisc,
-    Route,
-    Stack,
-    Stacked,
-    devices_of,
-    renamed,
-)
+from nodeagent.state.stack import KINDS, Child, Neighbour, Route, Stack, Stacked
 from nodeagent.state.vf import VfAttributes
-
-FIELDS = {
-    Child: "children",
-    Membership: "memberships",
-    Address: "addresses",
-    Neighbour: "neighbours",
-    Route: "routes",
-    Qdisc: "qdiscs",
-}
 
 FRESH_ETHTOOL = (
     ("coalesce.adaptive-rx", True),
@@ -115,10 +94,10 @@ def _performed(state: NodeState, action: Action) -> NodeState:
 def _add(state: NodeState, action: AddStacked) -> NodeState:
     thing, stack = action.thing, state.stack or Stack()
     known = {netdev.name for netdev in state.netdevs()} | {child.dev for child in stack.children}
-    if not isinstance(thing, Child) and not known.issuperset(devices_of(thing)):
+    if not isinstance(thing, Child) and not known.issuperset(thing.interfaces):
         raise Refused(f"ENODEV: {thing}")
-    field = FIELDS[type(thing)]
-    others = (each for each in getattr(stack, field) if place(each) != place(thing))
+    field = KINDS[type(thing)]
+    others = (each for each in getattr(stack, field) if each.key != thing.key)
     return dataclasses.replace(state, stack=dataclasses.replace(stack, **{field: (*others, thing)}))
 
 
@@ -140,16 +119,16 @@ def with_stack(
         return state
     moved = {old: new for old, new in names.items() if new is not None}
     alive = {netdev.name for netdev in state.netdevs()}
-    kept: dict[str, list[Stacked]] = {field: [] for field in FIELDS.values()}
+    kept: dict[str, list[Stacked]] = {field: [] for field in KINDS.values()}
     for old in state.stack.things():
-        if any(names.get(dev, dev) is None for dev in devices_of(old)):
+        if any(names.get(dev, dev) is None for dev in old.interfaces):
             continue
-        thing = renamed(old, moved)
-        if not alive.issuperset(devices_of(thing)):
+        thing = old.renamed(moved)
+        if not alive.issuperset(thing.interfaces):
             continue
-        if flushed in devices_of(thing) and isinstance(thing, Neighbour | Route):
+        if flushed in thing.interfaces and isinstance(thing, Neighbour | Route):
             continue
-        kept[FIELDS[type(thing)]].append(thing)
+        kept[KINDS[type(thing)]].append(thing)
         if isinstance(thing, Child):
             alive.add(thing.dev)
     made: dict[str, Any] = {field: tuple(things) for field, things in kept.items()}

@@ -183,19 +183,21 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
     names = [netdev.name for netdev in netdevs]
     up = [netdev.name for netdev in netdevs if netdev.up]
     children = tuple(
-        Child(f"{name}.Z", name, "vlan", (("id", draw(st.integers(1, 3))),), None, 1500, False)
+        Child(f"{name}.Z", name, "vlan", (("id", draw(st.integers(1, 3))),), mtu=1500, up=False)
         for name in _some(draw, names)
     )
     children = tuple(
         dataclasses.replace(
             child,
             sysctls=draw(sysctls.map(lambda found: found or ())),
-            alias=draw(st.sampled_from("x ")),
+            alias=draw(st.sampled_from((None, "", "x", " "))),
+            arp=draw(st.sampled_from((None, True, False))),
+            multicast=draw(st.sampled_from((None, True, False))),
         )
         for child in children
     )
     children += tuple(
-        Child(f"{child.dev}.Y", child.dev, "macvlan", (("mode", 4),), None, 1500, False)
+        Child(f"{child.dev}.Y", child.dev, "macvlan", (("mode", 4),), mtu=1500, up=False)
         for child in children[:1]
     )
     devices = names + [child.dev for child in children]

@@ -20,7 +20,7 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
-from nodeagent.plan.stages import StageName
+from nodeagent.plan.stages import ORDER
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
 from nodeagent.state.vf import VlanProtocol
@@ -119,7 +119,7 @@ def test_nothing_is_ever_unbound_that_is_not_a_vf_of_this_pf(
 
 @given(partly_known_pairs())
 def test_stages_come_in_the_order_of_the_table(pair: tuple[NodeState, NodeState]) -> None:
-    order = list(StageName)
+    order = list(ORDER)
     positions = [order.index(stage.name) for stage in plan(*pair)]
     assert positions == sorted(set(positions))
 

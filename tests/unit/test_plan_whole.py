@@ -56,7 +56,7 @@ OWN, ADMIN, ZERO = (
 )
 DRIVER = "mlx5_core"
 STEERING = Param("flow_steering_mode", 5, "dmfs")
-VLAN = Child("v0.5", "v0", "vlan", (("id", 5),), None, 1500, up=True)
+VLAN = Child("v0.5", "v0", "vlan", (("id", 5),), mtu=1500, up=True)
 ADDRESS = Address("v0.5", "10.0.0.1/24")
 FAST, SLOW = (("coalesce.rx-usecs", 3),), (("coalesce.rx-usecs", 50),)
 

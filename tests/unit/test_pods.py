@@ -60,7 +60,17 @@ OTHER = "77777777-6e0d-4c43-9d43-0a1b2c3d4e5f"
 DEFAULTS = (("ipv4.proxy_arp", 0), ("ipv4.rp_filter", 0))
 
 STACK = Stack(
-    children=(Child("net1.5", "net1", "vlan", (("id", 5),), "02:00:00:00:00:01", 1500, up=True),),
+    children=(
+        Child(
+            "net1.5",
+            "net1",
+            "vlan",
+            (("id", 5),),
+            mac=Mac("02:00:00:00:00:01"),
+            mtu=1500,
+            up=True,
+        ),
+    ),
     addresses=(Address("net1", "10.1.0.1/24"), Address("net2", "10.2.0.1/24")),
     routes=(Route("192.0.2.0/24", (Nexthop("net1", "10.1.0.9"), Nexthop("net2", "10.2.0.9"))),),
 )

@@ -9,10 +9,10 @@ import struct
 
 import pytest
 
-from nodeagent.kernel import qdiscs
-from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import Netlink
+from nodeagent.kernel.netlink import Netlink, attribute
 from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack import qdiscs
+from nodeagent.kernel.stack.adapter import Look
 from nodeagent.state.stack import QDISC_ROOT, Qdisc
 
 FQ = Qdisc("net1", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
@@ -33,6 +33,7 @@ LINKS = {
         phys_port_name=None,
     )
 }
+LOOK = Look(LINKS, LINKS.keys())
 FILTERS, CLASSES = qdiscs.RTM_GETTFILTER, qdiscs.RTM_GETTCLASS
 
 
@@ -58,12 +59,12 @@ class Told(Netlink):
 
 def body(qdisc: Qdisc, *more: bytes, index: int = 4) -> bytes:
     """A message of a dump is one that makes it, but for its type."""
-    return bytes(qdiscs.qdisc_message(qdisc, index)) + b"".join(more)
+    return bytes(qdiscs.message(qdisc, {qdisc.dev: index}, 0)) + b"".join(more)
 
 
 def read(*found: bytes, used: dict[int, int] | None = None) -> tuple[list[str], list[str]]:
-    kept, lost = qdiscs.read(Told(*found, used=used), LINKS)
-    return [each.kind for each in kept], [line.split()[1] for line in lost]
+    read = qdiscs.read(Told(*found, used=used), LOOK)
+    return [each.kind for each in read.things], [line.split()[1] for line in read.lost]
 
 
 def test_what_is_told_is_what_is_sent() -> None:
@@ -96,7 +97,7 @@ def test_filters_and_classes_are_its_makers() -> None:
     assert read(body(htb), used={0x20010: CLASSES}) == (["htb"], [])
     # prio has classes by itself, one a band
     assert read(body(PRIO), used={0x10001: CLASSES}) == (["prio"], [])
-    _, (line,) = qdiscs.read(Told(body(NETEM)), LINKS)
+    (line,) = qdiscs.read(Told(body(NETEM)), LOOK).lost
     assert line == "qdisc netem 2: on net1, with its classes and filters"
 
 

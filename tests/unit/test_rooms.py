@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from nodeagent.kernel import linkinfo, rtnl
+from nodeagent.kernel import rtnl
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rooms import children_elsewhere
 from nodeagent.kernel.rtnl import Link, Rtnl
+from nodeagent.kernel.stack import linkinfo
 from nodeagent.state.namespaces import Holder, Namespace
 
 MACVLAN = linkinfo.child_info("macvlan", (("mode", 4),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from dataclasses import replace
 from typing import Any
@@ -11,22 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
-from nodeagent.kernel import linkinfo, stack_messages
-from nodeagent.kernel.left_out import fdb_of, identity_of, mdb_of, nexthop_of
-from nodeagent.kernel.linkinfo import attribute, nested
+from nodeagent.kernel.netlink import Netlink, attribute, nested
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.stack import (
-    Ours,
-    address_of,
-    children_of,
-    membership_of,
-    neighbour_of,
-    route_of,
-    with_addresses,
-)
+from nodeagent.kernel.stack import addresses as of_addresses
+from nodeagent.kernel.stack import children as of_children
+from nodeagent.kernel.stack import linkinfo, memberships
+from nodeagent.kernel.stack import neighbours as of_neighbours
+from nodeagent.kernel.stack import routes as of_routes
+from nodeagent.kernel.stack.adapter import GRACE, Look
+from nodeagent.kernel.stack.addresses import address_of
+from nodeagent.kernel.stack.left_out import fdb_of, identity_of, mdb_of, nexthop_of
+from nodeagent.kernel.stack.memberships import membership_of
+from nodeagent.kernel.stack.neighbours import neighbour_of
+from nodeagent.kernel.stack.routes import Sources
 from nodeagent.kernel.sysctls import Told
 from nodeagent.plan.comparison import differences
-from nodeagent.plan.lines_stack import stacked_line
+from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
@@ -46,8 +47,33 @@ from nodeagent.state.stack import (
 
 NOW = 1_800_000_000.0
 MAC = Mac("52:54:00:00:00:01")
-OURS = Ours({2: "enp1s0", 3: "bond0", 7: "enp1s0.100"}, {2, 7}, {2: MAC, 7: MAC})
+
+
+def link(index: int, name: str, **more: Any) -> Link:
+    return Link(
+        index=index,
+        name=name,
+        mac=MAC,
+        mtu=1500,
+        up=True,
+        carrier=True,
+        bus=None,
+        device=None,
+        phys_port_name=None,
+        **more,
+    )
+
+
+OURS = Look({n: link(n, s) for n, s in ((2, "enp1s0"), (3, "bond0"), (7, "enp1s0.100"))}, {2, 7})
 INDEXES = {name: index for index, name in OURS.names.items()}
+
+
+NONE = Sources()
+
+
+def route_of(body: bytes, sources: Sources = NONE) -> Route | str | None:
+    return of_routes.route_of(body, OURS, sources, NOW)
+
 
 v4 = st.ip_addresses(v=4).map(str)
 v6 = st.ip_addresses(v=6).filter(lambda a: not a.is_link_local).map(str)
@@ -86,9 +112,9 @@ CHILD = Child(
     "enp1s0",
     "vlan",
     (("egress.1", 3), ("flags", 1), ("id", 100), ("protocol", 0x8100)),
-    MAC,
-    1500,
-    True,
+    mac=MAC,
+    mtu=1500,
+    up=True,
 )
 MEMBER = Membership("enp1s0", "br0", "bridge", (("cost", 55),), ((1, 6), (10, 0)))
 ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
@@ -146,7 +172,7 @@ def test_json_that_is_none_of_ours(good: str, bad: str) -> None:
 
 @given(addresses)
 def test_addresses_both_ways(address: Address) -> None:
-    body = bytes(stack_messages.address_message(address, INDEXES[address.dev], NOW))
+    body = bytes(of_addresses.message(address, INDEXES, NOW))
     assert address_of(body, OURS, NOW) == address
 
 
@@ -154,20 +180,20 @@ def test_what_is_left_of_a_lifetime() -> None:
     address = Address(
         "enp1s0", "2001:db8::1/64", expires=True, valid_until=int(NOW) + 900, preferred_until=None
     )
-    later = bytes(stack_messages.address_message(address, 2, NOW + 100))
+    later = bytes(of_addresses.message(address, INDEXES, NOW + 100))
     found = address_of(later, OURS, NOW + 100)
     assert found == address
     assert found is not None
     assert found.valid_until == NOW + 900
-    gone = address_of(bytes(stack_messages.address_message(address, 2, NOW + 1000)), OURS, NOW)
+    gone = address_of(bytes(of_addresses.message(address, INDEXES, NOW + 1000)), OURS, NOW)
     assert gone is not None
-    assert gone.valid_until == NOW + stack_messages.GRACE
+    assert gone.valid_until == NOW + GRACE
 
 
 def test_one_that_is_valid_for_ever_and_not_preferred() -> None:
     """ip address add … preferred_lft 0: never a source of its own (RFC 6724)."""
     address = Address("enp1s0", "2001:db8::1/64", preferred_until=int(NOW) - 7)
-    found = address_of(bytes(stack_messages.address_message(address, 2, NOW)), OURS, NOW)
+    found = address_of(bytes(of_addresses.message(address, INDEXES, NOW)), OURS, NOW)
     assert found is not None
     assert (found.expires, found.valid_until, found.preferred_until) == (False, None, int(NOW))
 
@@ -183,25 +209,25 @@ def test_one_that_is_valid_for_ever_and_not_preferred() -> None:
 )
 def test_the_kernel_makes_it_itself(address: str, proto: int, flags: int) -> None:
     made = Address("enp1s0", f"{address}/64", proto=proto, flags=flags)
-    assert address_of(bytes(stack_messages.address_message(made, 2, NOW)), OURS, NOW) is None
+    assert address_of(bytes(of_addresses.message(made, INDEXES, NOW)), OURS, NOW) is None
 
 
 def test_a_link_local_that_somebody_gave_is_kept() -> None:
     given_one = Address("enp1s0", "fe80::1/64", scope=253)
-    body = bytes(stack_messages.address_message(given_one, 2, NOW))
+    body = bytes(of_addresses.message(given_one, INDEXES, NOW))
     assert address_of(body, OURS, NOW) == given_one
-    assert address_of(body, replace(OURS, indexes={7}), NOW) is None
+    assert address_of(body, replace(OURS, roots={7}), NOW) is None
 
 
 @given(routes)
 def test_routes_both_ways(route: Route) -> None:
-    assert route_of(bytes(stack_messages.route_message(route, INDEXES, NOW)), OURS, NOW) == route
+    assert route_of(bytes(of_routes.message(route, INDEXES, NOW))) == route
 
 
 @given(hops)
 def test_a_route_with_one_nexthop(hop: Nexthop) -> None:
     route = Route("10.0.0.0/8", (replace(hop, weight=1, onlink=True),))
-    assert route_of(bytes(stack_messages.route_message(route, INDEXES, NOW)), OURS, NOW) == route
+    assert route_of(bytes(of_routes.message(route, INDEXES, NOW))) == route
 
 
 def test_routes_that_are_not_ours_or_the_kernels_own_are_left_out() -> None:
@@ -209,16 +235,16 @@ def test_routes_that_are_not_ours_or_the_kernels_own_are_left_out() -> None:
         replace(ROUTE, nexthops=(Nexthop("bond0", "192.0.2.1"),)),
         replace(ROUTE, proto=2),
     ):
-        body = bytes(stack_messages.route_message(route, INDEXES, NOW))
-        assert route_of(body, OURS, NOW) is None
+        body = bytes(of_routes.message(route, INDEXES, NOW))
+        assert route_of(body) is None
 
 
 def test_a_route_through_others_goes_with_the_address_that_it_is_from() -> None:
     route = Route("10.0.0.0/8", (Nexthop("bond0"),), src="192.0.2.10")
-    body = bytes(stack_messages.route_message(route, INDEXES, NOW))
+    body = bytes(of_routes.message(route, INDEXES, NOW))
     own = Address("enp1s0", "192.0.2.10/24")
-    assert route_of(body, with_addresses(OURS, [own]), NOW) == route
-    assert route_of(body, with_addresses(OURS, [replace(own, address="192.0.2.1/24")]), NOW) is None
+    assert route_of(body, Sources.of([own])) == route
+    assert route_of(body, Sources.of([replace(own, address="192.0.2.1/24")])) is None
     netdev = Netdev("enp1s0", mac=Mac(MAC), mtu=1500, up=True)
     state = NodeState(
         "mlx5_core",
@@ -237,29 +263,29 @@ def test_a_route_through_others_goes_with_the_address_that_it_is_from() -> None:
 def test_a_route_that_networkmanager_makes_in_the_kernels_name(subnet: str, own: str) -> None:
     """Its protocol is the kernel's, which makes none for an address with noprefixroute."""
     route = Route(subnet, (Nexthop("enp1s0"),), metric=100, proto=2)
-    body = bytes(stack_messages.route_message(route, INDEXES, NOW))
+    body = bytes(of_routes.message(route, INDEXES, NOW))
     flagged, usual = Address("enp1s0", own, flags=0x200), Address("enp1s0", own)
-    assert route_of(body, with_addresses(OURS, [flagged]), NOW) == route
-    assert route_of(body, with_addresses(OURS, [usual]), NOW) is None
-    assert route_of(body, with_addresses(OURS, [flagged, replace(usual, proto=1)]), NOW) is None
-    assert route_of(body, with_addresses(OURS, [replace(flagged, dev="x")]), NOW) is None
+    assert route_of(body, Sources.of([flagged])) == route
+    assert route_of(body, Sources.of([usual])) is None
+    assert route_of(body, Sources.of([flagged, replace(usual, proto=1)])) is None
+    assert route_of(body, Sources.of([replace(flagged, dev="x")])) is None
 
 
 def test_a_route_with_what_is_not_put_back_is_named() -> None:
-    body = bytes(stack_messages.route_message(ROUTE, INDEXES, NOW))
+    body = bytes(of_routes.message(ROUTE, INDEXES, NOW))
     body += attribute(30, struct.pack("=I", 5))
-    assert route_of(body, OURS, NOW) == "route 0.0.0.0/0 with nexthop id"
+    assert route_of(body) == "route 0.0.0.0/0 with nexthop id"
 
 
 @given(neighbours)
 def test_neighbours_both_ways(neighbour: Neighbour) -> None:
-    body = bytes(stack_messages.neighbour_message(neighbour, INDEXES[neighbour.dev]))
+    body = bytes(of_neighbours.message(neighbour, INDEXES, NOW))
     assert neighbour_of(body, OURS) == neighbour
 
 
 def test_a_proxy_has_no_address_of_its_own() -> None:
     proxy = Neighbour("enp1s0", "192.0.2.200", proxy=True)
-    assert neighbour_of(bytes(stack_messages.neighbour_message(proxy, 2)), OURS) == proxy
+    assert neighbour_of(bytes(of_neighbours.message(proxy, INDEXES, NOW)), OURS) == proxy
 
 
 def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
@@ -328,21 +354,6 @@ def test_what_ipv6_addresses_are_made_of_is_lost() -> None:
     assert list(identity_of(usual, Told((("ipv6.addr_gen_mode", 2),)))) == []
 
 
-def link(index: int, name: str, **more: Any) -> Link:
-    return Link(
-        index=index,
-        name=name,
-        mac=MAC,
-        mtu=1500,
-        up=True,
-        carrier=True,
-        bus=None,
-        device=None,
-        phys_port_name=None,
-        **more,
-    )
-
-
 VXLAN = attribute(linkinfo.INFO_KIND, b"vxlan\0") + nested(
     linkinfo.INFO_DATA, attribute(linkinfo.VXLAN_LINK, struct.pack("=I", 9))
 )
@@ -364,10 +375,51 @@ def test_children_come_after_their_parents_and_others_are_named() -> None:
         7: link(7, "vx1", info=attribute(linkinfo.INFO_KIND, b"vxlan\0")),
         8: link(8, "other", parent=77),
     }
-    children, lost = children_of(links, {9})
-    assert [child.dev for child in children] == ["enp1s0.100", "macvlan0"]
-    assert children[0] == CHILD
-    assert lost == ("vxlan vx0 on enp1s0",)
+    with Netlink(socket.NETLINK_ROUTE) as edge:
+        found = of_children.read(edge, Look(links, {9}))
+    assert [child.dev for child in found.things] == ["enp1s0.100", "macvlan0"]
+    assert found.things[0] == CHILD
+    assert found.lost == ("vxlan vx0 on enp1s0",)
+
+
+@pytest.mark.parametrize("kind", ["vlan", "ipvlan"])
+def test_a_child_is_all_that_a_link_is_but_for_its_name(kind: str) -> None:
+    """`arp off` and `multicast off` on a VLAN were lost without a word."""
+    given: dict[str, Any] = {"arp": False, "multicast": False, "promisc": True, "alias": "x"}
+    info = linkinfo.child_info(kind, ())
+    links = {2: link(2, "enp1s0"), 3: link(3, "child0", parent=2, info=info, **given)}
+    with Netlink(socket.NETLINK_ROUTE) as edge:
+        (child,) = of_children.read(edge, Look(links, {2})).things
+    mac = None if kind == "ipvlan" else MAC
+    wanted = Child("child0", "enp1s0", kind, child.data, mac=mac, mtu=1500, up=True, **given)
+    assert (child, child.name) == (wanted, None)
+
+
+@pytest.mark.parametrize("name", ["arp", "multicast"])
+def test_a_child_that_has_another_flag_is_set_again(name: str) -> None:
+    values: dict[str, Any] = {name: False}
+    others: dict[str, Any] = {name: True}
+    want = node(Stack((replace(CHILD, **values),)))
+    have = node(Stack((replace(CHILD, **others),)))
+    for there in (have, node(Stack((CHILD,)))):
+        (stage,) = plan(want, there)
+        assert [stage.name, *stage.actions] == ["add children", *stage.actions]
+        assert f"ip link set dev enp1s0.100 {name} off; " in lines([stage], want, there)[1]
+    assert plan(node(Stack((CHILD,))), have) == ()
+    (difference,) = differences(want, have)
+    assert str(difference).endswith(f", up, {name} off, have vlan{str(CHILD)[4:]}")
+
+
+def test_a_snapshot_of_before_children_had_these_flags_is_read() -> None:
+    text = snapshot_to_json(snapshot(Stack((CHILD,))))
+    assert "arp" not in text
+    found = snapshot_from_json(text, "x").state
+    assert plan(found, node(Stack((replace(CHILD, arp=False, multicast=False),)))) == ()
+
+
+def test_a_child_has_no_second_name() -> None:
+    with pytest.raises(ValueError, match="second name"):
+        replace(CHILD, name="enp1s0.101")
 
 
 def test_a_port_and_its_attributes() -> None:
@@ -380,17 +432,18 @@ def test_a_port_and_its_attributes() -> None:
 
 def test_a_port_of_a_bond_is_taken_down_and_has_its_own_mac_before_it_joins() -> None:
     member = Membership("enp1s0", "bond0", "bond", mac="02:00:00:00:00:09")
-    kinds = [message[4] for message in stack_messages.join_messages(member, link(2, "enp1s0"), 3)]
-    assert kinds == [19, 19, 19]
+    before = memberships.messages_before(member, link(2, "enp1s0"))
+    messages = [*before, memberships.message(member, INDEXES, NOW)]
+    assert [message[4] for message in messages] == [19, 19, 19]
     bridge = Membership("enp1s0", "br0", "bridge")
-    assert len(list(stack_messages.join_messages(bridge, link(2, "enp1s0"), 3))) == 1
+    assert list(memberships.messages_before(bridge, link(2, "enp1s0"))) == []
 
 
 def test_order() -> None:
     near = Route("192.0.2.0/24", (Nexthop("enp1s0"),))
-    assert stack_messages.gateways_last([ROUTE, near]) == [near, ROUTE]
+    assert of_routes.in_order([ROUTE, near]) == [near, ROUTE]
     first, second, third = (Address("e", a) for a in ("10.0.0.1/8", "fd00::1/64", "fd00::2/64"))
-    assert stack_messages.in_order([first, second, third]) == [first, third, second]
+    assert of_addresses.in_order([first, second, third]) == [first, third, second]
 
 
 def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
@@ -446,4 +499,4 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
     ],
 )
 def test_lines(thing: Stacked, line: str) -> None:
-    assert stacked_line(thing) == line
+    assert "; ".join(thing.commands()) == line

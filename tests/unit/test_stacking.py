@@ -118,7 +118,7 @@ def test_a_child_that_is_busy_is_made_as_soon_as_it_is_not(
     monkeypatch.setattr(retry, "RETRY_INTERVAL", 0.01)
     kernel = Kernel(b"ens1v0.7", errno.EBUSY, 2)
     action = AddStacked(
-        HANDLE, 0, Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)
+        HANDLE, 0, Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), mtu=1500, up=False)
     )
     assert add_stacked(node_on(kernel), [action]) == []
     assert kernel.times == 0
@@ -144,7 +144,7 @@ def test_nothing_is_put_on_another_interface_that_has_the_name(own: Link | None)
     """Somebody gave it that name in between: the next plan names first, and puts it on then."""
     kernel = Kernel(b"")
     joins = AddStacked(HANDLE, 0, Membership("ens1v0", "bond0", "bond"), "ens1v0")
-    child = Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), None, 1500, up=False)
+    child = Child("ens1v0.7", "ens1v0", "vlan", (("id", 7),), mtu=1500, up=False)
     found = add_stacked(node_on(kernel, own), [joins, AddStacked(HANDLE, 0, child, "ens1v0")])
     assert sorted(text for _, text in found) == [
         f"cannot make {what}: ens1v0 is not the interface of pci/0000:01:00.0 vf 0"

@@ -10,14 +10,14 @@ import pytest
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
-from nodeagent.kernel.linkinfo import attribute, nested
+from nodeagent.kernel.netlink import attribute, nested
 from nodeagent.plan.actions import SetSysctls
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
-from nodeagent.plan.sysctls import missing
 from nodeagent.state.addresses import Mac
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Sysctl
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf
+from nodeagent.state.sysctls import Sysctl, missing
 from tests.support.fake_sysctls import af_spec
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")

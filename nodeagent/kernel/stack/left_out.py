@@ -13,7 +13,7 @@ from typing import Final
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import sysctls
-from nodeagent.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes
+from nodeagent.kernel.netlink import NLM_F_DUMP, Netlink, attributes, request
 from nodeagent.kernel.rtnl import Link
 
 RTM_GETNEIGH: Final = 30
@@ -46,9 +46,8 @@ def left_out(
     if bridged:
         dumps.append((RTM_GETMDB, ports, "MDB entries", lambda body: mdb_of(body, ours)))
     for kind, header, what, tell in dumps:
-        message = struct.pack("=IHHII", 16 + len(header), kind, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
         try:
-            bodies = edge.dump(bytearray(message + header), what)
+            bodies = edge.dump(request(kind, NLM_F_DUMP, header), what)
         except KernelError:
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
         yield from (text for body in bodies for text in tell(body) if text is not None)

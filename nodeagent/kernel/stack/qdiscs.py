@@ -13,14 +13,22 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from nodeagent.kernel.linkinfo import attribute
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attributes, text
-from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    Netlink,
+    attribute,
+    attributes,
+    request,
+    text,
+)
+from nodeagent.kernel.stack.adapter import Found, Look
 from nodeagent.state.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
 
 RTM_NEWQDISC, RTM_GETQDISC = 36, 38
 RTM_GETTCLASS, RTM_GETTFILTER = 42, 46
-NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 TCA_KIND, TCA_OPTIONS = 1, 2
 TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK = 8, 13, 14
 TCA_HTB_INIT: Final = 2
@@ -33,36 +41,36 @@ KINDS: Final = frozenset(
     | {"mq", "noqueue"}
 )
 
-Found = tuple[Qdisc, bool]
-"""A qdisc, and whether it has more than can be told here."""
 
+def read(edge: Netlink, look: Look) -> Found[Qdisc]:
+    """The qdiscs that an administrator made, parents first; a line for each that can't be kept.
 
-def read(edge: Netlink, ours: Mapping[int, Link]) -> tuple[tuple[Qdisc, ...], tuple[str, ...]]:
-    """The qdiscs that somebody made on `ours`, parents first; a line for each that can't be kept.
-
-    One dump, and for each that somebody made one for its filters. KernelError when it is refused.
+    One dump, and for each that an administrator made one for its filters.
     """
-    by_index: dict[int, list[Found]] = {}
+    by_index: dict[int, list[tuple[Qdisc, bool]]] = {}
     for body in edge.dump(_request(RTM_GETQDISC, NLM_F_DUMP), "qdiscs"):
         (index,) = struct.unpack_from("=i", body, 20)
-        if index in ours and (found := qdisc_of(body, ours[index].name)) is not None:
+        if index in look.indexes and (found := qdisc_of(body, look.names[index])) is not None:
             by_index.setdefault(index, []).append(found)
     kept: list[Qdisc] = []
     lost: list[str] = []
     for index, own in by_index.items():
         plain = [each for each, more in own if not more and not _is_used(edge, index, each)]
-        there = parents_first(plain)
+        there = in_order(plain)
         kept += there
         lost += (
             f"qdisc {each.kind} {each.handle >> 16:x}: on {each.dev}, with its classes and filters"
             for each, _ in own
             if each not in there
         )
-    return tuple(kept), tuple(lost)
+    return Found(tuple(kept), tuple(lost))
 
 
-def qdisc_of(body: bytes, dev: str) -> Found | None:
-    """One RTM_NEWQDISC; None for the kernel's own, which have no handle."""
+def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
+    """One RTM_NEWQDISC, and whether it has more than is told here.
+
+    None for the kernel's own, which have no handle.
+    """
     handle, parent = struct.unpack_from("=II", body, 24)
     if not handle:
         return None
@@ -75,7 +83,7 @@ def qdisc_of(body: bytes, dev: str) -> Found | None:
     return Qdisc(dev, kind, handle, parent, options.hex()), bool(more)
 
 
-def parents_first(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
+def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
     """Those that hang on an interface, then those that hang on them; what hangs on nothing goes."""
     kept: dict[int, Qdisc] = {}
     while level := [
@@ -88,13 +96,14 @@ def parents_first(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
     return list(kept.values())
 
 
-def qdisc_message(qdisc: Qdisc, index: int) -> bytearray:
+def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
     """Make it, in the place of what the kernel made by itself."""
+    del now
     body = attribute(TCA_KIND, qdisc.kind.encode() + b"\0")
     if qdisc.options:
         body += attribute(TCA_OPTIONS, bytes.fromhex(qdisc.options))
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
-    return _request(RTM_NEWQDISC, flags, index, qdisc.handle, qdisc.parent, body=body)
+    return _request(RTM_NEWQDISC, flags, indexes[qdisc.dev], qdisc.handle, qdisc.parent, body=body)
 
 
 def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
@@ -137,6 +146,5 @@ def _changed(options: bytes, changes: Mapping[int, Callable[[bytes], bytes]]) ->
 def _request(kind: int, flags: int, *place: int, body: bytes = b"") -> bytearray:
     """struct tcmsg: family, ifindex, handle, parent, info; `place` is as many as matter."""
     index, handle, parent = (*place, 0, 0, 0)[:3]
-    own = struct.pack("=BxxxiIII", 0, index, handle, parent, 0) + body
-    header = struct.pack("=IHHII", 16 + len(own), kind, NLM_F_REQUEST | flags, 0, 0)
-    return bytearray(header + own)
+    header = struct.pack("=BxxxiIII", 0, index, handle, parent, 0)
+    return request(kind, flags, header + body)

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.kernel.netlink import attributes, text
+from nodeagent.kernel.netlink import attribute, attributes, nested, text
+from nodeagent.state.stack import Pairs
 
 INFO_KIND: Final = 1
 INFO_DATA: Final = 2
 INFO_SLAVE_KIND: Final = 4
 INFO_SLAVE_DATA: Final = 5
 BOND_PERM_HWADDR: Final = 4
-NLA_F_NESTED: Final = 0x8000
 VLAN_FLAGS: Final = 2
 VLAN_FLAGS_MASK: Final = 0x1F
 """Those of Linux 6.12; one that the kernel does not know is refused (vlan_dev_change_flags())."""
@@ -69,8 +69,6 @@ PORT_DATA: Final[dict[str, Table]] = {
     },
 }
 
-Pairs = tuple[tuple[str, int], ...]
-
 
 @dataclass(frozen=True)
 class LinkInfo:
@@ -119,17 +117,6 @@ def port_info(kind: str, data: Pairs) -> bytes:
     """The payload of IFLA_LINKINFO that sets attributes of a port of `kind`."""
     values = b"".join(_encoded(PORT_DATA[kind], data))
     return attribute(INFO_SLAVE_KIND, kind.encode()) + nested(INFO_SLAVE_DATA, values)
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One netlink attribute with its padding."""
-    padding = bytes(-len(payload) % 4)
-    return struct.pack("=HH", 4 + len(payload), kind) + payload + padding
-
-
-def nested(kind: int, payload: bytes) -> bytes:
-    """One attribute that holds others."""
-    return attribute(kind | NLA_F_NESTED, payload)
 
 
 def _kind(raw: bytes | None) -> str | None:

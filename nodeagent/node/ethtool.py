@@ -1,7 +1,6 @@
-"""ethtool settings and sysctls of interfaces written.
+"""ethtool settings of interfaces: looked at first, and sent in one batch, by ifindex.
 
-ethtool's are looked at first, and sent in one batch, by ifindex; the order between kinds is
-`nodeagent.kernel.ethtool.KINDS`. sysctls are files by name: written once udev is done with naming.
+The order between kinds is `nodeagent.kernel.ethtool.KINDS`.
 """
 
 from __future__ import annotations
@@ -9,17 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nodeagent.errors import KernelError, reason
-from nodeagent.kernel import sysctls
+from nodeagent.errors import reason
 from nodeagent.kernel.ethtool import Change, in_order
-from nodeagent.kernel.events import Watch
 from nodeagent.node import retry
-from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import Target, link_of, links_by_device, target_name
 from nodeagent.node.node import Node
-from nodeagent.node.settle import await_netdevs
-from nodeagent.plan.actions import SetEthtool, SetSysctls
+from nodeagent.plan.actions import SetEthtool
 
 
 def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
@@ -53,27 +48,3 @@ def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
         for (target, change), error in zip(single, again, strict=True)
         if error is not None
     ]
-
-
-def set_sysctls(
-    attempt: Attempt, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
-) -> Failures:
-    """Write them all; an interface that never came is left out, and named by the wait."""
-    failures = await_netdevs(attempt, [target_of(action) for action in actions], watches, lost)
-    return failures + write_sysctls(attempt.node, actions)
-
-
-def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
-    """Write them all, of the interfaces that are there."""
-    failures: Failures = []
-    devices = links_by_device(node)
-    with node.network():
-        for action in actions:
-            target = target_of(action)
-            link = link_of(node, target, devices)
-            for key, value in action.values if link is not None else ():
-                try:
-                    sysctls.write(link.name if link else "", key, value, node.proc)
-                except KernelError as error:
-                    failures.append((target, f"{target_name(target)}: {error.message}"))
-    return failures

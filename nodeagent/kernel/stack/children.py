@@ -1,0 +1,81 @@
+"""Interfaces on top of another one over rtnetlink: RTM_NEWLINK with IFLA_LINK and IFLA_LINKINFO."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    Netlink,
+    attribute,
+    nested,
+    request,
+)
+from nodeagent.kernel.rtnl import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_LINK,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    Link,
+)
+from nodeagent.kernel.stack import linkinfo
+from nodeagent.kernel.stack.adapter import Found, Look
+from nodeagent.state.attributes import given
+from nodeagent.state.stack import CHILD_KINDS, Child
+
+RTM_NEWLINK = 16
+
+
+def read(edge: Netlink, look: Look) -> Found[Child]:
+    """The children of the interfaces, parents first, and what the kernel removes for good."""
+    del edge  # all of it is in the dump of links
+    found: list[Child] = []
+    lost: list[str] = []
+    seen = set(look.indexes)
+    while level := [
+        link for link in look.links.values() if lower_of(link) in seen and link.index not in seen
+    ]:
+        for link in sorted(level, key=lambda each: each.index):
+            seen.add(link.index)
+            info = linkinfo.decoded(link.info)
+            parent = look.names[lower_of(link) or 0]
+            if info.kind not in CHILD_KINDS:
+                lost.append(f"{info.kind or 'interface'} {link.name} on {parent}")
+                continue
+            values: dict[str, Any] = {**given(link), "name": None}
+            if info.kind.startswith("ip"):
+                values["mac"] = None  # its parent's
+            own = look.told.of(link.index, link.af_spec, link.mtu or 0)
+            found.append(Child(link.name, parent, info.kind, info.data, own, **values))
+    return Found(tuple(found), tuple(lost))
+
+
+def in_order(children: Sequence[Child]) -> Sequence[Child]:
+    """As they are: a child whose parent is a child, too, is made with the next look."""
+    return children
+
+
+def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
+    """Make `child`, or set what an interface of that name may have different."""
+    del now
+    up = IFF_UP if child.up else 0
+    body = struct.pack("=BxHiII", 0, 0, indexes.get(child.dev, 0), up, IFF_UP)
+    if child.dev not in indexes:
+        body += attribute(IFLA_IFNAME, child.dev.encode() + b"\0")
+        body += attribute(IFLA_LINK, struct.pack("=I", indexes[child.parent]))
+    if child.mac is not None:
+        body += attribute(IFLA_ADDRESS, bytes.fromhex(child.mac.replace(":", "")))
+    if child.mtu is not None:
+        body += attribute(IFLA_MTU, struct.pack("=I", child.mtu))
+    body += nested(IFLA_LINKINFO, linkinfo.child_info(child.kind, child.data))
+    return request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE, body)
+
+
+def lower_of(link: Link) -> int | None:
+    """The ifindex of what it stands on. A VXLAN has it among its own attributes only."""
+    return linkinfo.vxlan_lower(link.info) if link.parent is None else link.parent

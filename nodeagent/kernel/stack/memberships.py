@@ -1,0 +1,149 @@
+"""Ports of bonds, bridges, teams and VRFs over rtnetlink: RTM_SETLINK with IFLA_MASTER."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    Netlink,
+    attribute,
+    attributes,
+    nested,
+    request,
+)
+from nodeagent.kernel.rtnl import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_AF_SPEC,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    Link,
+)
+from nodeagent.kernel.stack import linkinfo
+from nodeagent.kernel.stack.adapter import Found, Look
+from nodeagent.state.stack import MASTER_KINDS, Membership
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+IFLA_EXT_MASK: Final = 29
+RTEXT_FILTER_BRVLAN: Final = 2
+BRIDGE_VLAN_INFO: Final = 2
+
+VlanTables = dict[int, tuple[tuple[int, int], ...]]
+"""By ifindex of a bridge's port its VLAN ids, each with its flags."""
+
+
+def read(edge: Netlink, look: Look) -> Found[Membership]:
+    """Which of the interfaces are ports of others."""
+    found = {
+        index: member
+        for index in sorted(look.indexes)
+        if (member := membership_of(look.links[index], look.links)) is not None
+    }
+    if any(member.kind == "bridge" for member in found.values()):
+        tables = vlans(edge)
+        for index, member in found.items():
+            if member.kind == "bridge":
+                found[index] = replace(member, vlans=tables.get(index, ()))
+    ports = (member.dev for member in found.values() if member.kind == "team")
+    lost = tuple(f"options of team port {dev}, but for teamd's" for dev in ports)
+    return Found(tuple(found.values()), lost)
+
+
+def in_order(members: Sequence[Membership]) -> Sequence[Membership]:
+    """As they are: the order that matters is that of PFs and VFs."""
+    return members
+
+
+def message(member: Membership, indexes: Mapping[str, int], now: float) -> bytearray:
+    """Make it a port."""
+    del now
+    number = attribute(IFLA_MASTER, struct.pack("=I", indexes[member.master]))
+    return request(RTM_SETLINK, NLM_F_ACK, _link_header(indexes[member.dev]) + number)
+
+
+def messages_before(member: Membership, link: Link) -> Iterator[bytearray]:
+    """What comes before: a bond takes only a port that is down (bond_enslave()), and opens it."""
+    if member.kind in {"bond", "team"} and link.up:
+        yield request(RTM_SETLINK, NLM_F_ACK, _link_header(link.index, change=IFF_UP))
+    if member.mac not in {None, link.mac}:
+        yield mac_message(link.index, member.mac or "")
+
+
+def messages_after(
+    want: Membership, links: Mapping[int, Link], index: int, tables: VlanTables
+) -> Iterator[bytearray]:
+    """What is to be set once it is a port; nothing where it did not become one."""
+    have = membership_of(links[index], links) if index in links else None
+    if have is None or have.master != want.master:
+        return
+    master = links[links[index].master or 0]
+    if want.master_mac not in {None, master.mac}:
+        yield mac_message(master.index, want.master_mac or "")
+    yield from port_messages(want, have, tables.get(index, ()), index)
+
+
+def mac_message(index: int, mac: str) -> bytearray:
+    """Set a MAC; a bond passes it on to its ports (bond_set_mac_address())."""
+    own = attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    return request(RTM_SETLINK, NLM_F_ACK, _link_header(index) + own)
+
+
+def port_messages(
+    want: Membership, have: Membership, vlans: Sequence[tuple[int, int]], index: int
+) -> Iterator[bytearray]:
+    """Set what the port has different; a VLAN that joining gave it (pvid 1) goes."""
+    data = tuple(pair for pair in want.data if pair not in have.data)
+    if data:
+        info = nested(IFLA_LINKINFO, linkinfo.port_info(want.kind, data))
+        yield request(RTM_NEWLINK, NLM_F_ACK, _link_header(index) + info)
+    bridge = _link_header(index, socket.AF_BRIDGE)
+    wanted = {vid for vid, _ in want.vlans}
+    for kind, pairs in (
+        (RTM_DELLINK, [(vid, 0) for vid, _ in vlans if want.vlans and vid not in wanted]),
+        (RTM_SETLINK, [pair for pair in want.vlans if pair not in vlans]),
+    ):
+        for vid, flags in pairs:
+            entry = attribute(BRIDGE_VLAN_INFO, struct.pack("=HH", flags, vid))
+            yield request(kind, NLM_F_ACK, bridge + nested(IFLA_AF_SPEC, entry))
+
+
+def vlans(edge: Netlink) -> VlanTables:
+    """The VLAN table of each bridge port."""
+    mask = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_BRVLAN))
+    asked = request(RTM_GETLINK, NLM_F_DUMP, _link_header(0, socket.AF_BRIDGE) + mask)
+    tables: VlanTables = {}
+    for body in edge.dump(asked, "bridge VLANs"):
+        (index,) = struct.unpack_from("=i", body, 20)
+        found = dict(attributes(body, 32)).get(IFLA_AF_SPEC, b"")
+        entries = (v for kind, v in attributes(found) if kind == BRIDGE_VLAN_INFO)
+        pairs = (struct.unpack_from("=HH", entry) for entry in entries)
+        tables[index] = tuple((vid, flags) for flags, vid in pairs)
+    return tables
+
+
+def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
+    """Whose port it is; None for none, and for kinds that are no configuration of ours (OVS)."""
+    master = links.get(link.master or 0)
+    info = linkinfo.decoded(link.info)
+    if master is None or info.port_kind not in MASTER_KINDS:
+        return None
+    master_mac = master.mac if info.port_kind == "bond" else None
+    return Membership(
+        link.name,
+        master.name,
+        info.port_kind,
+        info.port_data,
+        mac=info.port_mac,
+        master_mac=master_mac,
+    )
+
+
+def _link_header(index: int, family: int = 0, *, change: int = 0) -> bytes:
+    """struct ifinfomsg; the flags in `change` are taken away."""
+    return struct.pack("=BxHiII", family, 0, index, 0, change)

@@ -1,0 +1,69 @@
+"""Permanent neighbours and proxies over rtnetlink: RTM_NEWNEIGH (uapi/linux/neighbour.h)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from nodeagent.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    Netlink,
+    attribute,
+    attributes,
+    request,
+)
+from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look
+from nodeagent.state.stack import Neighbour
+
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT, NTF_PROXY, NTF_EXT_LEARNED, NTF_ROUTER = 0x80, 0x08, 0x10, 0x80
+
+
+def read(edge: Netlink, look: Look) -> Found[Neighbour]:
+    """The neighbours that do not age, and those that are answered for."""
+    found: list[Neighbour] = []
+    for flags in (0, NTF_PROXY):
+        # proxies are listed only when they are asked for (neigh_dump_info())
+        header = struct.pack("=BxHiHBB", 0, 0, 0, 0, flags, 0)
+        bodies = edge.dump(request(RTM_GETNEIGH, NLM_F_DUMP, header), "neighbours")
+        found += (each for body in bodies if (each := neighbour_of(body, look)) is not None)
+    return Found(tuple(found))
+
+
+def in_order(neighbours: Sequence[Neighbour]) -> Sequence[Neighbour]:
+    """As they are: none depends on another."""
+    return neighbours
+
+
+def message(neighbour: Neighbour, indexes: Mapping[str, int], now: float) -> bytearray:
+    """Add it, or set what it has different."""
+    del now
+    address = ip_address(neighbour.address)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    flags = neighbour.flags | (NTF_PROXY if neighbour.proxy else 0)
+    body = struct.pack("=BxxxiHBB", family, indexes[neighbour.dev], NUD_PERMANENT, flags, 0)
+    body += attribute(NDA_DST, address.packed)
+    if neighbour.lladdr is not None:
+        body += attribute(NDA_LLADDR, bytes.fromhex(neighbour.lladdr.replace(":", "")))
+    return request(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def neighbour_of(body: bytes, look: Look) -> Neighbour | None:
+    """One RTM_NEWNEIGH; None when it is not ours or not permanent."""
+    family, index, state, flags, _ = struct.unpack_from("=BxxxiHBB", body, 16)
+    proxy = bool(flags & NTF_PROXY)
+    if index not in look.indexes or family not in FAMILIES:
+        return None
+    if not proxy and not state & NUD_PERMANENT:
+        return None
+    found = dict(attributes(body, 28))
+    lladdr = found.get(NDA_LLADDR, b"").hex(":") or None
+    address = str(ip_address(found[NDA_DST]))
+    kept = flags & (NTF_ROUTER | NTF_EXT_LEARNED)
+    return Neighbour(look.names[index], address, lladdr, proxy, kept)

@@ -1,0 +1,44 @@
+"""Sysctls of interfaces: files by name, written once udev is done with naming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import sysctls
+from nodeagent.kernel.events import Watch
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.node import Node
+from nodeagent.node.settle import await_netdevs
+from nodeagent.plan.actions import SetSysctls
+from nodeagent.state.sysctls import Sysctl
+
+
+def set_sysctls(
+    attempt: Attempt, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
+) -> Failures:
+    """Write them all; an interface that never came is left out, and named by the wait."""
+    failures = await_netdevs(attempt, [target_of(action) for action in actions], watches, lost)
+    return failures + write_sysctls(attempt.node, actions)
+
+
+def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
+    """Write them all, of the interfaces that are there."""
+    devices = links_by_device(node)
+    found = ((action, link_of(node, target_of(action), devices)) for action in actions)
+    return written(node, ((target_of(a), link.name, a.values) for a, link in found if link))
+
+
+def written(node: Node, values: Iterable[tuple[Target, str, tuple[Sysctl, ...]]]) -> Failures:
+    """Write sysctls of interfaces: for each whose it is, its name, and what is to be set."""
+    failures: Failures = []
+    with node.network():
+        for target, name, own in values:
+            for key, value in own:
+                try:
+                    sysctls.write(name, key, value, node.proc)
+                except KernelError as error:
+                    failures.append((target, f"{target_name(target)}: {error.message}"))
+    return failures

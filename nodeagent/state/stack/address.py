@@ -1,0 +1,94 @@
+"""IP addresses of an interface."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_interface
+from typing import ClassVar, Final, Self
+
+from nodeagent.state.checks import U32, check_fields, within
+from nodeagent.state.stack.kind import Stacked, StackStage, fields_in_words
+
+FLAGS: Final = (
+    (0x02, "nodad"),
+    (0x10, "home"),
+    (0x100, "mngtmpaddr"),
+    (0x200, "noprefixroute"),
+    (0x400, "autojoin"),
+)
+"""IFA_F_* (uapi/linux/if_addr.h), and what ip-address(8) calls them."""
+
+
+@dataclass(frozen=True)
+class Address(Stacked):
+    """An address with its prefix length: `192.0.2.10/24`. `peer`: of a point-to-point link.
+
+    `flags` are those that an administrator sets (IFA_F_NODAD, _HOMEADDRESS, _NOPREFIXROUTE,
+    _MANAGETEMPADDR, _MCAUTOJOIN). `tentative`: duplicate address detection (IPv6) has not ended, or
+    has found a duplicate. `expires`: it has a lifetime; then the `_until` are Unix times in
+    seconds. They are not compared: the kernel counts down in seconds of its own.
+    """
+
+    stage: ClassVar = StackStage(
+        "add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"
+    )
+
+    dev: str
+    address: str
+    scope: int = 0
+    flags: int = 0
+    peer: str | None = None
+    broadcast: str | None = None
+    label: str | None = None
+    metric: int | None = None
+    proto: int = 0
+    expires: bool = False
+    tentative: bool = field(default=False, compare=False)
+    valid_until: int | None = field(default=None, compare=False)
+    preferred_until: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        ip_interface(self.address)
+        for address in (self.peer and self.peer.partition("/")[0], self.broadcast):
+            if address:
+                ip_address(address)
+        check_fields(self, within(0, U32), "flags", "metric")
+        check_fields(self, within(0, 0xFF), "scope", "proto")
+
+    def __str__(self) -> str:
+        return fields_in_words(self, "address")
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        return (self.dev,)
+
+    @property
+    def key(self) -> Hashable:
+        return Address, self.dev, self.address
+
+    @property
+    def is_v6(self) -> bool:
+        """Whether it is an IPv6 address."""
+        return ":" in self.address
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        return replace(self, dev=names.get(self.dev, self.dev))
+
+    def commands(self) -> Iterator[str]:
+        yield " ".join(self._words())
+
+    def _words(self) -> Iterator[str]:
+        own, _, length = self.address.partition("/")
+        peer = f"{own} peer {self.peer}/{length}" if self.peer else self.address
+        yield f"ip address replace {peer} dev {self.dev}"
+        for word, value in (("broadcast", self.broadcast), ("label", self.label)):
+            if value is not None:
+                yield f"{word} {value}"
+        if self.scope:
+            yield f"scope {self.scope}"
+        if self.metric is not None:
+            yield f"metric {self.metric}"
+        yield from (word for bit, word in FLAGS if self.flags & bit)
+        if self.expires:
+            yield "# with what is left of its lifetime"

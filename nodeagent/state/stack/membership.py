@@ -1,0 +1,76 @@
+"""Interfaces that are ports of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Final, Self
+
+from nodeagent.state.checks import one_of, within
+from nodeagent.state.stack.kind import Pairs, Stacked, StackStage, check_pairs, pairs_in_words
+
+MASTER_KINDS: Final = ("bond", "bridge", "team", "vrf")
+PVID, UNTAGGED = 0x02, 0x04
+"""BRIDGE_VLAN_INFO_* (uapi/linux/if_bridge.h)."""
+
+
+@dataclass(frozen=True)
+class Membership(Stacked):
+    """An interface as port of a bond, bridge, team or VRF. `data`: the port's own attributes.
+
+    `vlans` is a bridge port's VLAN table: ids, each with its BRIDGE_VLAN_INFO_* flags. A bond
+    remembers what MAC its port had before (`mac`), and loses its own (`master_mac`) with its last
+    port; neither is compared: what shows, the port's MAC now, is an attribute of its netdev.
+    """
+
+    stage: ClassVar = StackStage(
+        "join masters", "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go"
+    )
+
+    dev: str
+    master: str
+    kind: str
+    data: Pairs = ()
+    vlans: tuple[tuple[int, int], ...] = ()
+    mac: str | None = field(default=None, compare=False)
+    master_mac: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        one_of(MASTER_KINDS)("kind", self.kind)
+        check_pairs(self.data)
+        for vid, flags in self.vlans:
+            within(0, 4095)("VLAN", vid)
+            within(0, 0xFFFF)("flags", flags)
+
+    def __str__(self) -> str:
+        vlans = f" vlans {','.join(str(vid) for vid, _ in self.vlans)}" if self.vlans else ""
+        return f"port of {self.kind} {self.master}{pairs_in_words(self.data)}{vlans}"
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        return (self.dev,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.dev, self.master
+
+    @property
+    def key(self) -> Hashable:
+        return Membership, self.dev
+
+    @property
+    def task(self) -> str:
+        return f"make {self.dev} a port of {self.kind} {self.master}"
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        return replace(self, dev=names.get(self.dev, self.dev))
+
+    def commands(self) -> Iterator[str]:
+        if self.kind in {"bond", "team"}:
+            yield f"ip link set dev {self.dev} down"
+        yield f"ip link set dev {self.dev} master {self.master}"
+        if self.data:
+            yield f"ip link set dev {self.dev} type {self.kind}_slave{pairs_in_words(self.data)}"
+        for vid, flags in self.vlans:
+            words = f"{' pvid' if flags & PVID else ''}{' untagged' if flags & UNTAGGED else ''}"
+            yield f"bridge vlan add dev {self.dev} vid {vid}{words}"
