@@ -12,7 +12,11 @@ from pathlib import Path
 from emulator.host import LabError, Runner, say
 from emulator.packages import KERNEL, Apt, Chosen
 
-SOURCES = ("drivers/net/netdevsim", "drivers/net/ethernet/intel/igb*")
+SOURCES = (
+    *("drivers/net/netdevsim", "drivers/net/ethernet/intel/igb*"),
+    *("drivers/net/ethernet/mellanox/mlx5", "drivers/net/ethernet/mellanox/mlxfw"),
+    "drivers/infiniband/hw/mlx5",
+)
 
 
 def fetch(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> None:

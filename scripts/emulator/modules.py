@@ -97,7 +97,7 @@ def _own(source: Path, directory: Path) -> None:
 def _stand_in(intel: Path, directory: Path, name: str) -> None:
     for driver in ("igb", "igbvf"):
         shutil.copytree(intel / driver, directory / driver)
-    _edit(
+    edit(
         directory / "igb" / "igb_main.c",
         (r'(char igb_driver_name\[\] = )"igb"', r'\1"mlx5_core"'),
         (r"(static const struct pci_device_id igb_pci_tbl\[\] = \{\n)", r"\1" + VF_IDS),
@@ -108,7 +108,7 @@ def _stand_in(intel: Path, directory: Path, name: str) -> None:
         (r'(MODULE_LICENSE\("GPL v2"\);)', rf'\1\nMODULE_VERSION("24.10-lab{name}");'),
         PING,
     )
-    _edit(
+    edit(
         directory / "igbvf" / "netdev.c",
         (r'(char igbvf_driver_name\[\] = )"igbvf"', r'\1"mlx5_core"'),
         (r"static (int igbvf_probe\([^)]*\))", r"\1;\n\1"),
@@ -126,14 +126,14 @@ def _stand_in(intel: Path, directory: Path, name: str) -> None:
     )
 
 
-def _edit(path: Path, *changes: tuple[str, str]) -> None:
+def edit(path: Path, *changes: tuple[str, str]) -> None:
     """Replace each pattern, which must occur once: another kernel's source may look different."""
     text = path.read_text()
     for pattern, replacement in changes:
         text, count = re.subn(pattern, replacement, text)
         if count != 1:
             raise LabError(
-                f"the stand-in for mlx5_core can't be made from this kernel's {path.name}: "
+                f"the lab's mlx5_core can't be made from this kernel's {path.name}: "
                 f"{pattern!r} occurs {count} times"
             )
     path.write_text(text)
