@@ -13,7 +13,7 @@ from container.local import Local
 from emulator import cache, host
 from emulator.build import Builder
 from emulator.host import FAILED, LabError
-from emulator.machine import Options
+from emulator.machine import Nic, Options
 from emulator.run import run
 from emulator.session import Command
 
@@ -118,13 +118,22 @@ def _clean(builder: Builder) -> int:
 
 def _options(arguments: argparse.Namespace) -> Options:
     disk = getattr(arguments, "disk", None)
-    return Options(arguments.pfs, arguments.mem, arguments.virtual_time, disk)
+    return Options(
+        arguments.nic, arguments.pfs, arguments.vfs, arguments.mem, arguments.virtual_time, disk
+    )
 
 
 def _pfs(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 8:
         raise argparse.ArgumentTypeError("the node has 1 to 8 PFs")
+    return number
+
+
+def _vfs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 127:
+        raise argparse.ArgumentTypeError("a PF of the ConnectX can make 1 to 127 VFs")
     return number
 
 
@@ -147,6 +156,20 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--pfs", type=_pfs, default=2, metavar="N", help="PFs, 1 to 8 (default 2)")
+    machine.add_argument(
+        "--nic",
+        type=Nic,
+        choices=list(Nic),
+        default=Nic.IGB,
+        help="igb behind a stand-in for mlx5_core (default), or a ConnectX with the genuine one",
+    )
+    machine.add_argument(
+        "--vfs",
+        type=_vfs,
+        default=8,
+        metavar="N",
+        help="VFs that each PF of the ConnectX can make, 1 to 127 (default 8)",
+    )
     machine.add_argument(
         "--mem", type=int, default=1024, metavar="MIB", help="memory in MiB (default 1024)"
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emulator import image, kernel, machine, modules, packages, rootfs, session, stall
+from emulator import image, kernel, machine, mlx5, modules, packages, qemu, rootfs, session, stall
 from emulator.cache import Artefact, Cache, digest
-from emulator.host import Runner, say
-from emulator.machine import Options
+from emulator.host import LabError, Runner, say
+from emulator.machine import Made, Nic, Options
 from emulator.packages import Apt, Chosen, MirrorMovedOn
 
 HERE = Path(__file__).parent
@@ -26,12 +26,14 @@ class Parts:
 
     kernel: Artefact
     modules: Artefact
+    mlx5: Artefact | None
+    """The genuine drivers, where there is a ConnectX for them."""
     debian: Artefact
     python: Artefact
     image: Artefact
 
 
-def parts_of(chosen: Chosen) -> Parts:
+def parts_of(chosen: Chosen, nic: Nic) -> Parts:
     """Every part's name and what it is made from: packages, files of ours, and other parts."""
     kernel_part = Artefact(
         "kernel",
@@ -45,6 +47,10 @@ def parts_of(chosen: Chosen) -> Parts:
             "recipe": _files("modules.py", "lab_eoi.c", "lab_ib.c", "mlx5_holder.c"),
         },
     )
+    mlx5_part = Artefact(
+        "mlx5",
+        {"kernel": kernel_part.key, "compiler": chosen.compiler, "recipe": _files("mlx5.py")},
+    )
     debian = Artefact(
         "debian",
         {"suite": chosen.suite, "recipe": _files("rootfs.py"), "packages": repr(chosen.guest)},
@@ -57,13 +63,19 @@ def parts_of(chosen: Chosen) -> Parts:
             "requirements": digest(rootfs.REQUIREMENTS),
         },
     )
-    ingredients = {part.name: part.key for part in (kernel_part, modules_part, debian, python)}
+    parts = [kernel_part, modules_part, debian, python]
+    name = "image"
+    if nic is Nic.CONNECTX:
+        parts.append(mlx5_part)
+        name = "image-connectx"
+    ingredients = {part.name: part.key for part in parts}
     return Parts(
         kernel_part,
         modules_part,
+        mlx5_part if nic is Nic.CONNECTX else None,
         debian,
         python,
-        Artefact("image", {**ingredients, "recipe": _files("image.py", "guest")}),
+        Artefact(name, {**ingredients, "recipe": _files("image.py", "guest")}),
     )
 
 
@@ -75,20 +87,18 @@ class Builder:
         self.root = root
         self.cache = Cache(root)
 
-    def ready(self, options: Options, *, newer: bool = False) -> tuple[Path, Path | None]:
-        """Directories of the image and of a saved machine state for these options.
+    def ready(self, options: Options, *, newer: bool = False) -> Made:
+        """QEMU, image and a saved machine state for these options.
 
         No state where the node has a disk: what is in memory would not fit what is on it.
         `newer` asks the mirror for newer packages first; otherwise what was chosen at the first
         build stays, and a lab that is built needs neither network nor root.
         """
-        chosen = packages.choose(self._apt(self._runner()), again=newer)
         try:
-            return self._ready(chosen, options)
+            return self._ready(options, again=newer)
         except MirrorMovedOn:
             say("the mirror has moved on since its lists were fetched: looking again")
-            chosen = packages.choose(self._apt(self._runner()), again=True)
-            return self._ready(chosen, options)
+            return self._ready(options, again=True)
 
     def _runner(self) -> Runner:
         return Runner(self.root / "logs")
@@ -96,22 +106,62 @@ class Builder:
     def _apt(self, runner: Runner) -> Apt:
         return Apt(self.root / "apt", runner)
 
-    def _ready(self, chosen: Chosen, options: Options) -> tuple[Path, Path | None]:
-        parts = parts_of(chosen)
+    def _ready(self, options: Options, *, again: bool) -> Made:
+        chosen = packages.choose(self._apt(self._runner()), again=again)
+        parts = parts_of(chosen, options.nic)
         made = self.cache.get(parts.image, lambda path: self._make_image(chosen, parts, path))
         if not shutil.which(packages.QEMU):  # it was there when the image was built
             self._apt(self._runner()).install_tools(chosen.compiler)
+        ours = self._qemu(chosen, parts, again) if options.nic is Nic.CONNECTX else None
+        booting = Made(ours, made, None)
         if options.disk:
-            return made, None
+            return booting
         state = Artefact(
             f"state-{options.name}",
             {
                 "image": made.name,
-                "qemu": machine.qemu_version(),
+                "qemu": ours.name if ours else machine.qemu_version(),
                 "recipe": _files("machine.py"),
             },
         )
-        return made, self.cache.get(state, lambda path: self._make_state(options, made, path))
+        saved = self.cache.get(state, lambda path: self._make_state(options, booting, path))
+        return replace(booting, state=saved)
+
+    def _qemu(self, chosen: Chosen, parts: Parts, again: bool) -> Path:
+        """The directory of the QEMU with the ConnectX."""
+        apt = self._apt(self._runner())
+        try:
+            version = packages.choose_qemu(apt, again=again)
+            source = Artefact("qemu-source", {"version": version, **qemu.source_parts()})
+            made = Artefact(
+                "qemu",
+                {
+                    "source": source.key,
+                    "device": digest(*qemu.device_files()),
+                    "kernel": parts.kernel.key,
+                    "compiler": chosen.compiler,
+                },
+            )
+            return self.cache.get(
+                made, lambda path: self._make_qemu(chosen, parts, source, version, path)
+            )
+        except MirrorMovedOn:
+            raise
+        except LabError as error:
+            raise LabError(
+                f"cannot build the QEMU that has the ConnectX: {error}",
+                hint=f"{error.hint}. {qemu.WITHOUT_CONNECTX}",
+            ) from error
+
+    def _make_qemu(
+        self, chosen: Chosen, parts: Parts, source: Artefact, version: str, directory: Path
+    ) -> None:
+        runner = self._runner()
+        apt = self._apt(runner)
+        qemu.install_tools(apt)
+        base = self.cache.get(parts.kernel, lambda path: kernel.fetch(chosen, apt, runner, path))
+        tree = self.cache.get(source, lambda path: qemu.unpack(version, apt, runner, path))
+        qemu.build(tree, chosen, base, runner, directory)
 
     def _make_image(self, chosen: Chosen, parts: Parts, directory: Path) -> None:
         runner = self._runner()
@@ -119,17 +169,20 @@ class Builder:
         apt.install_tools(chosen.compiler)
         attempt = _Attempt(chosen, parts, self.cache, apt, runner)
         image.make(attempt.ingredients(), runner, directory)
-        self.cache.remove_states_not_of(parts.image.directory)
+        self.cache.remove_states_of_no_image()
 
-    def _make_state(self, options: Options, made: Path, directory: Path) -> None:
-        say(f"machine state: booting a node with {options.pfs} PFs and {options.memory} MiB")
+    def _make_state(self, options: Options, booting: Made, directory: Path) -> None:
+        say(
+            f"machine state: booting a node with {options.pfs} PFs ({options.nic}) "
+            f"and {options.memory} MiB"
+        )
         with (
             tempfile.TemporaryDirectory(prefix="lab-") as files,
-            machine.started(options, made, Path(files), state=None) as booted,
+            machine.started(options, booting, Path(files)) as booted,
             stall.reported(booted, self.root / "failed"),
         ):
             session.wait_ready(booted, BOOT_SECONDS)
-            machine.save(booted, directory / "state")
+            machine.save(booted, directory)
             shutil.copy(booted.serial, directory / "serial.log")
 
 
@@ -156,10 +209,12 @@ class _Attempt:
             except BaseException:
                 self.runner.terminate()
                 raise
-        base, built = modules_made.result()
-        return image.Ingredients(self.chosen.kernel, base, built, debian.result(), python.result())
+        base, built, genuine = modules_made.result()
+        return image.Ingredients(
+            self.chosen.kernel, base, built, genuine, debian.result(), python.result()
+        )
 
-    def kernel_and_modules(self) -> tuple[Path, Path]:
+    def kernel_and_modules(self) -> tuple[Path, Path, Path | None]:
         base = self.cache.get(
             self.parts.kernel,
             lambda path: kernel.fetch(self.chosen, self.apt, self.runner, path),
@@ -168,7 +223,12 @@ class _Attempt:
             self.parts.modules,
             lambda path: modules.build(self.chosen, base, self.runner, path),
         )
-        return base, built
+        if self.parts.mlx5 is None:
+            return base, built, None
+        genuine = self.cache.get(
+            self.parts.mlx5, lambda path: mlx5.build(self.chosen, base, self.runner, path)
+        )
+        return base, built, genuine
 
     def debian(self) -> Path:
         return self.cache.get(

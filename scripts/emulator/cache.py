@@ -99,11 +99,13 @@ class Cache:
                 self._build(artefact, path, build)
                 self._remove_where(lambda old: _name(old) == artefact.name and _unused(old))
 
-    def remove_states_not_of(self, image: str) -> None:
-        """Remove the machine states that were saved with another image: they can't be resumed."""
+    def remove_states_of_no_image(self) -> None:
+        """Remove the machine states saved with an image that is gone: they can't be resumed."""
         self._remove_where(
             lambda old: (
-                old.name.startswith("state-") and _parts(old).get("image") != image and _unused(old)
+                old.name.startswith("state-")
+                and not (self.root / _parts(old).get("image", "-")).is_dir()
+                and _unused(old)
             )
         )
 

@@ -23,6 +23,7 @@ CONTAINED = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation=unchanged"),
 )
+PROGRESS_SECONDS = 30
 LOGS = 20
 """How many logs of failed tools are kept."""
 
@@ -66,16 +67,19 @@ class Runner:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         contained: bool = True,
+        progress: bool = False,
     ) -> None:
         """Run a tool to its end. LabError, with the end of its log, unless it exits 0.
 
         Only the log of a tool that failed is kept. A tool that is not `contained` gets SIGTERM when
-        it has to stop, and time: dpkg on the host must not be killed.
+        it has to stop, and time: dpkg on the host must not be killed. With `progress`, the last
+        line of its log is shown now and then.
         """
         words = [str(word) for word in argv]
         log = self.logs / f"{what.replace(' ', '-')}.{time.time_ns()}.log"
         with log.open("wb") as output:
-            status = self._wait([*(CONTAINED if contained else ()), *words], output, cwd, env)
+            wrapped = [*(CONTAINED if contained else ()), *words]
+            status = self._wait(wrapped, output, cwd, env, log if progress else None)
         if status:
             raise LabError(
                 f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(log)}",
@@ -89,6 +93,7 @@ class Runner:
         output: IO[bytes],
         cwd: Path | None,
         env: Mapping[str, str] | None,
+        shown: Path | None,
     ) -> int:
         with self._lock:
             if self._terminated:
@@ -107,7 +112,11 @@ class Runner:
                 raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
             self._running.add(process)
         try:
-            return process.wait()
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(PROGRESS_SECONDS if shown else None)
+                if shown:
+                    say(f"    {_last_lines(shown, 1).strip()}")
         except BaseException:
             _end(process)
             process.wait()

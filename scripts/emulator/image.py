@@ -14,7 +14,7 @@ SIZE = "768M"
 
 MODULES = """
     virtio_blk loop ext4 quota_v2 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
-    igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa
+    igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa mlx5_vfio_pci vhost_vdpa
     ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
     8021q dummy veth macvlan macvtap ipvlan bridge bonding team team_mode_activebackup vrf ifb
@@ -35,6 +35,8 @@ class Ingredients:
     release: str
     kernel: Path
     modules: Path
+    mlx5: Path | None
+    """The genuine mlx5_core's builds, for the node with a ConnectX."""
     debian: Path
     python: Path
 
@@ -48,9 +50,9 @@ def make(parts: Ingredients, runner: Runner, directory: Path) -> None:
         *("tar", "-C", root, "-xf", parts.debian / "rootfs.tar", "--exclude=./dev/*"),
         what="unpacking the root file system",
     )
+    shutil.copytree(GUEST / "root", root, dirs_exist_ok=True, symlinks=True)
     _install_modules(parts, root, runner)
     _install_python(parts.python / "site", root)
-    shutil.copytree(GUEST / "root", root, dirs_exist_ok=True, symlinks=True)
     _tidy(root)
     # No journal and no checksums: the disk is only ever read.
     runner.run(
@@ -66,8 +68,8 @@ def make(parts: Ingredients, runner: Runner, directory: Path) -> None:
 def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     """The listed modules, decompressed: the guest has better things to do than xz.
 
-    The stand-in's build A lies in updates/, where depmod prefers it to the kernel's own mlx5_core,
-    and all builds in /opt/lab/driver, where lab-driver finds them.
+    Build A, the genuine driver's or the stand-in's, lies in updates/, where depmod prefers it to
+    the kernel's own mlx5_core, and all builds in /opt/lab/driver, where lab-driver finds them.
     """
     runner.run("depmod", "-b", parts.kernel, parts.release, what="indexing the kernel's modules")
     source = parts.kernel / "lib" / "modules" / parts.release
@@ -84,13 +86,23 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
     compressed = list(target.rglob("*.ko.xz"))
     if compressed:
         runner.run("xz", "-d", *compressed, what="decompressing the kernel's modules")
-    (target / "updates").mkdir()
-    for name in ("netdevsim", "lab_eoi", "lab_ib"):
-        shutil.copy(parts.modules / name / f"{name}.ko", target / "updates")
-    for name in ("mlx5_core", "mlx5_holder"):
-        shutil.copy(parts.modules / "A" / f"{name}.ko", target / "updates")
-    for build in ("A", "B", "C"):
-        shutil.copytree(parts.modules / build, root / "opt" / "lab" / "driver" / build)
+    updates = target / "updates"
+    updates.mkdir()
+    builds = root / "opt" / "lab" / "driver"
+    for name in ("netdevsim", "lab_eoi"):
+        shutil.copy(parts.modules / name / f"{name}.ko", updates)
+    if parts.mlx5:
+        for made in parts.mlx5.iterdir():
+            if made.is_dir():
+                shutil.copytree(made, builds / made.name)
+        shutil.copytree(parts.mlx5 / "A", updates, dirs_exist_ok=True)
+        # It keeps the genuine drivers away from igb.
+        (root / "etc" / "modprobe.d" / "lab.conf").unlink()
+    else:
+        shutil.copy(parts.modules / "lab_ib" / "lab_ib.ko", updates)
+        for build in ("A", "B", "C"):
+            shutil.copytree(parts.modules / build, builds / build)
+        shutil.copytree(parts.modules / "A", updates, dirs_exist_ok=True)
     runner.run("depmod", "-b", root, parts.release, what="indexing the guest's modules")
 
 

@@ -7,9 +7,11 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from emulator.packages import QEMU
+from emulator.qemu import BINARY, FIRMWARE
 from emulator.qmp import Qmp
 
 EMULATION = ("-accel", "tcg,thread=multi,tb-size=512", "-smp", "2")
@@ -27,6 +29,11 @@ The same instructions then take the same time on any host, however busy; half of
 """
 STEADY_TICK = " nohz=off highres=off"
 """What waits for the host's disk sleeps, too: then the clock goes on a tick (4 ms) at a time."""
+
+PORTS = 2
+"""PFs of one ConnectX."""
+STATE = "state"
+"""The file of a saved state in its directory."""
 
 KERNEL_ARGUMENTS = " ".join(
     (
@@ -46,11 +53,23 @@ KERNEL_ARGUMENTS = " ".join(
 )
 
 
+class Nic(StrEnum):
+    """What the node's PFs are."""
+
+    IGB = "igb"
+    """QEMU's own, which the guest drives by the stand-in named mlx5_core."""
+    CONNECTX = "connectx"
+    """The device in connectx/, which the guest drives by the genuine mlx5_core."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What the machine is like. One saved state per combination."""
 
+    nic: Nic = Nic.IGB
     pfs: int = 2
+    vfs: int = 8
+    """VFs that each PF of a ConnectX can make; igb has 7."""
     memory: int = 1024
     """MiB."""
     virtual_time: bool = False
@@ -59,7 +78,21 @@ class Options:
 
     @property
     def name(self) -> str:
-        return f"{self.pfs}pf-{self.memory}m" + ("-virtual-time" if self.virtual_time else "")
+        nic = f"connectx-{self.vfs}vf-" if self.nic is Nic.CONNECTX else ""
+        time = "-virtual-time" if self.virtual_time else ""
+        return f"{nic}{self.pfs}pf-{self.memory}m{time}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a machine is started from."""
+
+    qemu: Path | None
+    """The directory of a QEMU of our own; None: this host's."""
+    image: Path
+    """The directory of kernel, initramfs and disk."""
+    state: Path | None
+    """The directory of a saved state; None: the machine boots."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +116,12 @@ def qemu_version() -> str:
     return shown.stdout.partition("\n")[0]
 
 
-def command_line(options: Options, image: Path, files: Path, ports: dict[str, int]) -> list[str]:
+def command_line(options: Options, made: Made, files: Path, ports: dict[str, int]) -> list[str]:
     """QEMU's arguments. `files` holds host/ and the logs, `ports` are open sockets by name."""
+    image = made.image
     arguments = [
-        *(QEMU, "-nodefaults", "-no-user-config", "-display", "none"),
+        *([f"{made.qemu}/{BINARY}", *_firmware()] if made.qemu else [QEMU]),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
         # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
         *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
         *(VIRTUAL_TIME if options.virtual_time else (*EMULATION, *IOMMU)),
@@ -111,21 +146,29 @@ def command_line(options: Options, image: Path, files: Path, ports: dict[str, in
     for name in ("ctl", "out", "err"):
         arguments += ["-chardev", f"socket,id={name},fd={ports[name]}"]
         arguments += ["-device", f"virtserialport,chardev={name},name=lab.{name}"]
-    for index in range(options.pfs):
-        arguments += _pf(index)
+    match options.nic:
+        case Nic.IGB:
+            for index in range(options.pfs):
+                arguments += _igb(index)
+        case Nic.CONNECTX:
+            arguments += _monitor_in_guest(ports)
+            for card in range(-(-options.pfs // PORTS)):
+                arguments += _connectx(options, card, files)
     return arguments
 
 
-def _pf(index: int) -> list[str]:
+def _firmware() -> list[str]:
+    return [argument for directory in FIRMWARE for argument in ("-L", directory)]
+
+
+def _igb(index: int) -> list[str]:
     """A PF behind a root port of its own, so that each is bus N, function 0: enpNs0.
 
     VFs are functions 0x80 and up of the same bus. A hub port is a network without anything on it:
     it gives the PF its carrier, and the NIC switches between PF and VFs by itself.
     """
-    port = f"id=port{index},chassis={index + 1},slot={index + 1}"
-    address = f"bus=pcie.0,addr={0x10 + index // 8:#x}.{index % 8:#x},multifunction=on"
     return [
-        *("-device", f"pcie-root-port,{port},{address}"),
+        *("-device", f"pcie-root-port,{_port(index)}"),
         *("-netdev", f"hubport,id=net{index},hubid={index}"),
         *(
             "-device",
@@ -134,8 +177,56 @@ def _pf(index: int) -> list[str]:
     ]
 
 
+def _connectx(options: Options, card: int, files: Path) -> list[str]:
+    """A card behind a root port: its PFs are functions 0 and 1 of bus N, enpNs0f0np0 and f1np1.
+
+    All VFs of the first PF come after the PFs, then all of the second: with 127 each they fill the
+    bus. The bridge's window is theirs, too, and SeaBIOS makes it as large as it is asked for. A
+    function is made before the one that ARI says comes before it.
+    """
+    pfs = min(PORTS, options.pfs - card * PORTS)
+    window = 1 << (pfs * (16 + options.vfs) - 1).bit_length()
+    port = f"pcie-root-port,{_port(card)},pref64-reserve={window}M"
+    arguments = ["-device", port]
+    for function in reversed(range(pfs)):
+        index = card * PORTS + function
+        properties = {
+            "id": f"pf{index}",
+            "bus": f"port{card}",
+            "addr": f"0.{function}",
+            "multifunction": "on",
+            "mac": f"52:54:00:00:{index:02x}:01",
+            "port": f"{function + 1}",
+            "next": f"{(function + 1) % pfs}",
+            "vfs": f"{options.vfs}",
+            "vf-offset": f"{pfs + function * options.vfs - function}",
+            "guid": f"{0x1AB0000000000000 + (card << 32):#x}",
+            "vhca": f"{index * 128}",
+            "log": _value(files / "host" / "firmware.log"),
+        }
+        given = ",".join(f"{name}={value}" for name, value in properties.items())
+        arguments += ["-device", f"mlx5fw,{given}"]
+    return arguments
+
+
+def _monitor_in_guest(ports: dict[str, int]) -> list[str]:
+    """A port lab.qmp in the guest that leads to a monitor, where a test sets the card's faults."""
+    return [
+        *("-chardev", f"socket,id=monitor,fd={ports['monitor']}"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=guest,fd={ports['guest']}"),
+        *("-device", "virtserialport,chardev=guest,name=lab.qmp"),
+    ]
+
+
+def _port(index: int) -> str:
+    """A root port's properties: its name is portN."""
+    address = f"bus=pcie.0,addr={0x10 + index // 8:#x}.{index % 8:#x},multifunction=on"
+    return f"id=port{index},chassis={index + 1},slot={index + 1},{address}"
+
+
 @contextlib.contextmanager
-def started(options: Options, image: Path, files: Path, *, state: Path | None) -> Iterator[Machine]:
+def started(options: Options, made: Made, files: Path) -> Iterator[Machine]:
     """A machine that boots the image, or resumes a saved state; it ends with the context.
 
     Every connection to QEMU is a socket pair handed down at the start: no names to collide, none
@@ -143,9 +234,12 @@ def started(options: Options, image: Path, files: Path, *, state: Path | None) -
     """
     (files / "host").mkdir(parents=True, exist_ok=True)
     pairs = {name: socket.socketpair() for name in ("qmp", "ctl", "out", "err")}
+    monitor, guest = inner = socket.socketpair()
+    """Both ends are QEMU's."""
     ports = {name: theirs.fileno() for name, (_, theirs) in pairs.items()}
-    arguments = ["setpriv", "--pdeathsig", "KILL", *command_line(options, image, files, ports)]
-    if state:
+    ports |= {"monitor": monitor.fileno(), "guest": guest.fileno()}
+    arguments = ["setpriv", "--pdeathsig", "KILL", *command_line(options, made, files, ports)]
+    if made.state:
         arguments += ["-incoming", "defer", "-S"]
     log = files / "qemu.log"
     with log.open("wb") as output:
@@ -158,7 +252,7 @@ def started(options: Options, image: Path, files: Path, *, state: Path | None) -
             start_new_session=True,
         )
     try:
-        for _, theirs in pairs.values():
+        for theirs in (*(pair[1] for pair in pairs.values()), *inner):
             theirs.close()
         ours = {name: pair[0] for name, pair in pairs.items()}
         qmp = Qmp(ours["qmp"])
@@ -171,8 +265,8 @@ def started(options: Options, image: Path, files: Path, *, state: Path | None) -
             files / "serial.log",
             log,
         )
-        if state:
-            _resume(qmp, state)
+        if made.state:
+            _resume(qmp, made.state / STATE)
         yield machine
     finally:
         process.kill()
@@ -181,12 +275,12 @@ def started(options: Options, image: Path, files: Path, *, state: Path | None) -
             mine.close()
 
 
-def save(machine: Machine, state: Path) -> None:
+def save(machine: Machine, directory: Path) -> None:
     """Stop the machine and write its state: memory and devices. Nothing is on a disk."""
     _report_migration(machine.qmp)
     machine.qmp.command("stop")
     machine.qmp.command("migrate-set-parameters", {"max-bandwidth": 1 << 40})
-    machine.qmp.command("migrate", {"uri": f"file:{state}"})
+    machine.qmp.command("migrate", {"uri": f"file:{directory / STATE}"})
     machine.qmp.wait_for_event("MIGRATION", 120, status="completed")
 
 

@@ -72,6 +72,7 @@ class Apt:
         """What the guest is made of: everything but the backports."""
         self._run = runner.run
         self._conf = root / "apt.conf"
+        self._source_conf = root / "source" / "apt.conf"
 
     def update(self) -> None:
         """Fetch the package lists of the suite, its updates, backports and security."""
@@ -84,16 +85,7 @@ class Apt:
         stanzas += [_stanza(security, f"{suite}-security")] if security else []
         self.sources.write_text("\n".join(stanzas))
         (self.root / "backports.sources").write_text(_stanza(main, f"{suite}{BACKPORTS}"))
-        self._conf.write_text(
-            'Dir::Etc::sourcelist "/dev/null";\n'
-            f'Dir::Etc::sourceparts "{self.root}";\n'
-            f'Dir::State::lists "{self.root}/lists";\n'
-            f'Dir::Cache "{self.root}";\n'
-            'Acquire::Languages "none";\n'
-            # The lists are ours and may be under a home: apt's sandbox user could not read them.
-            'APT::Sandbox::User "root";\n'
-            'DPkg::Lock::Timeout "300";\n'
-        )
+        self._conf.write_text(_settings(self.root))
         self._run(
             *("apt-get", "-q", "-c", self._conf, "--error-on=any", "update"),
             what="fetching the package lists",
@@ -138,6 +130,47 @@ class Apt:
         except LabError as error:
             raise MirrorMovedOn(str(error), hint=error.hint) from error
 
+    def source_version(self, package: str) -> str:
+        """The newest version of a source package, in the suite that the host's QEMU comes from.
+
+        Fetches the lists of sources, which are kept apart: a mirror need not have them.
+        """
+        suite = _qemu_suite(debian_suite())
+        main, _ = _mirrors(debian_suite())
+        conf = self._source_conf
+        for directory in ("lists/partial", "archives/partial"):
+            (conf.parent / directory).mkdir(parents=True, exist_ok=True)
+        (conf.parent / "source.sources").write_text(_stanza(main, suite, types="deb-src"))
+        conf.write_text(_settings(conf.parent))
+        self._run(
+            *("apt-get", "-q", "-c", conf, "--error-on=any", "update"),
+            what="fetching the lists of sources",
+        )
+        shown = output_of("apt-cache", "-c", conf, "showsrc", package, what="reading source lists")
+        versions = re.findall(r"^Version: (.*)$", shown, re.MULTILINE)
+        if not versions:
+            raise LabError(f"this machine's package sources have no source of {package} in {suite}")
+        return str(max(versions, key=_numbers))
+
+    def download_source(self, directory: Path, package: str, version: str) -> Path:
+        """Put the upstream archive of a source package into a directory, and return its path.
+
+        The distribution's own part is not needed, and a mirror that has moved on may lack it.
+        """
+        try:
+            self._run(
+                *("apt-get", "-q", "-c", self._source_conf, "--download-only"),
+                *("source", f"{package}={version}"),
+                cwd=directory,
+                what="downloading a source package",
+            )
+        except LabError as error:
+            found = [*directory.glob("*.orig.tar.*")]
+            if not found:
+                raise MirrorMovedOn(str(error), hint=error.hint) from error
+        [archive] = directory.glob("*.orig.tar.*[!c]")
+        return archive
+
     def install_tools(self, compiler: str) -> None:
         """Install what is missing of the host's tools; QEMU of the backports on bookworm."""
         self.need_lists()
@@ -149,8 +182,8 @@ class Apt:
         backports = []
         if not _qemu_is_fit():
             missing.append("qemu-system-x86")
-            # bookworm itself has QEMU 7.2
-            backports = ["-t", f"bookworm{BACKPORTS}"] if debian_suite() == "bookworm" else []
+            suite = _qemu_suite(debian_suite())
+            backports = ["-t", suite] if suite.endswith(BACKPORTS) else []
         if not missing:
             return
         self.install(*missing, options=backports)
@@ -231,6 +264,20 @@ def choose(apt: Apt, *, again: bool = False) -> Chosen:
     return chosen
 
 
+def choose_qemu(apt: Apt, *, again: bool = False) -> str:
+    """The version of QEMU's source package chosen at the first build, kept as `choose` does."""
+    remembered = apt.root / "qemu-source"
+    if remembered.exists() and not again:
+        return remembered.read_text().strip()
+    require_host()
+    with locked(apt.root / "lock"):
+        version = apt.source_version("qemu")
+        new = remembered.with_suffix(".new")
+        new.write_text(f"{version}\n")
+        new.rename(remembered)
+    return version
+
+
 def require_host() -> None:
     """LabError unless this host can build the lab: Debian with apt, root, amd64."""
     lacking = []
@@ -286,9 +333,28 @@ def _mirrors(suite: str) -> tuple[str, str | None]:
     return main, security
 
 
-def _stanza(uri: str, *suites: str) -> str:
+def _settings(root: Path) -> str:
+    """apt's settings for lists, cache and sources of our own under `root`."""
     return (
-        f"Types: deb\nURIs: {uri}\nSuites: {' '.join(suites)}\nComponents: main\n"
+        'Dir::Etc::sourcelist "/dev/null";\n'
+        f'Dir::Etc::sourceparts "{root}";\n'
+        f'Dir::State::lists "{root}/lists";\n'
+        f'Dir::Cache "{root}";\n'
+        'Acquire::Languages "none";\n'
+        # The lists are ours and may be under a home: apt's sandbox user could not read them.
+        'APT::Sandbox::User "root";\n'
+        'DPkg::Lock::Timeout "300";\n'
+    )
+
+
+def _qemu_suite(suite: str) -> str:
+    """bookworm itself has QEMU 7.2, too old for igb and for the ConnectX."""
+    return f"{suite}{BACKPORTS}" if suite == "bookworm" else suite
+
+
+def _stanza(uri: str, *suites: str, types: str = "deb") -> str:
+    return (
+        f"Types: {types}\nURIs: {uri}\nSuites: {' '.join(suites)}\nComponents: main\n"
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     )
 

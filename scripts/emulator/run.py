@@ -34,7 +34,7 @@ def run(
     `out`, however it ended. With `keep`, the run's directory (host/, serial.log, qemu.log) stays
     until `clean`.
     """
-    image, state = builder.ready(options)
+    made = builder.ready(options)
     runs = builder.root / ("kept" if keep else "runs")
     with _kept(runs) if keep else _directory(runs) as files:
         (files / "host" / "out").mkdir(parents=True)
@@ -42,11 +42,11 @@ def run(
         for path in bring:
             _link(path, files / "host" / path.name)
         with (
-            machine.started(options, image, files, state=state and state / "state") as node,
+            machine.started(options, made, files) as node,
             stall.reported(node, builder.root / "failed"),
             _copied(files / "host" / "out", out),
         ):
-            if state is None:
+            if made.state is None:
                 session.wait_ready(node, BOOT_SECONDS)
             status = session.run(node, command)
             _tell_mended(node.serial)
