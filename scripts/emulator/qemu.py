@@ -113,7 +113,7 @@ def build(tree: Path, chosen: Chosen, kernel: Path, runner: Runner, directory: P
     """
     headers = kernel / "usr" / "src" / f"linux-headers-{_common(chosen.kernel)}-common"
     with locked(tree / "lock"):
-        _put_device(tree / "source" / "hw" / "net" / "connectx", headers)
+        put_device(tree / "source" / "hw" / "net" / "connectx", headers)
         made = tree / "build"
         if not (made / "build.ninja").exists():
             say("QEMU: configuring the build")
@@ -140,7 +140,7 @@ def _common(release: str) -> str:
     return release.removesuffix("-amd64")
 
 
-def _put_device(target: Path, headers: Path) -> None:
+def put_device(target: Path, headers: Path) -> None:
     """The device's files and the layouts of the firmware's commands, touched only where changed."""
     ours = {path.name: path.read_bytes() for path in device_files()}
     units = sorted(name for name in ours if name.endswith(".c"))
