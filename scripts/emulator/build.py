@@ -132,18 +132,18 @@ class Builder:
         apt = self._apt(self._runner())
         try:
             version = packages.choose_qemu(apt, again=again)
-            source = Artefact("qemu-source", {"version": version, **qemu.source_parts()})
+            tree = Artefact("qemu-tree", qemu.tree_parts(version))
             made = Artefact(
                 "qemu",
                 {
-                    "source": source.key,
-                    "device": digest(*qemu.device_files()),
+                    "tree": tree.key,
+                    **qemu.build_parts(),
                     "kernel": parts.kernel.key,
                     "compiler": chosen.compiler,
                 },
             )
             return self.cache.get(
-                made, lambda path: self._make_qemu(chosen, parts, source, version, path)
+                made, lambda path: self._make_qemu(chosen, parts, tree, version, path)
             )
         except MirrorMovedOn:
             raise
@@ -154,14 +154,14 @@ class Builder:
             ) from error
 
     def _make_qemu(
-        self, chosen: Chosen, parts: Parts, source: Artefact, version: str, directory: Path
+        self, chosen: Chosen, parts: Parts, tree: Artefact, version: str, directory: Path
     ) -> None:
         runner = self._runner()
         apt = self._apt(runner)
         qemu.install_tools(apt)
         base = self.cache.get(parts.kernel, lambda path: kernel.fetch(chosen, apt, runner, path))
-        tree = self.cache.get(source, lambda path: qemu.unpack(version, apt, runner, path))
-        qemu.build(tree, chosen, base, runner, directory)
+        unpacked = self.cache.get(tree, lambda path: qemu.unpack(version, apt, runner, path))
+        qemu.build(unpacked, chosen, base, runner, directory)
 
     def _make_image(self, chosen: Chosen, parts: Parts, directory: Path) -> None:
         runner = self._runner()

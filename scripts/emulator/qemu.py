@@ -36,7 +36,7 @@ config {SYMBOL}
     depends on PCI_EXPRESS && MSI_NONBROKEN
 """
 SYMBOLS = (
-    *("Q35", "PCIE_PORT", "VTD", "IGB_PCI_EXPRESS", SYMBOL),
+    *("Q35", "PCIE_PORT", "VTD", SYMBOL),
     *("VIRTIO_PCI", "VIRTIO_BLK", "VIRTIO_RNG", "VIRTIO_SERIAL", "VIRTIO_9P"),
 )
 """All that the machine has (machine.py)."""
@@ -58,12 +58,14 @@ def device_files() -> list[Path]:
     return sorted(CONNECTX.glob("*.[ch]"))
 
 
-def source_parts() -> dict[str, str]:
-    """What a tree to build in is made from, beside its version: not all of this file."""
-    return {
-        "configuration": repr((KCONFIG, SYMBOLS, CONFIGURE)),
-        "requirements": digest(REQUIREMENTS),
-    }
+def tree_parts(version: str) -> dict[str, str]:
+    """What a tree to build in is made from: little, because it is costly to make."""
+    return {"version": version, "edits": KCONFIG, "requirements": digest(REQUIREMENTS)}
+
+
+def build_parts() -> dict[str, str]:
+    """What a build is made from, beside the tree, the kernel's headers and the compiler."""
+    return {"configuration": repr((SYMBOLS, CONFIGURE)), "device": digest(*device_files())}
 
 
 def install_tools(apt: Apt) -> None:
@@ -93,9 +95,6 @@ def unpack(version: str, apt: Apt, runner: Runner, directory: Path) -> None:
         meson.write("\nsubdir('connectx')\n")
     # Debian's source has no firmware either.
     (source / "pc-bios" / "meson.build").write_text("roms = []\n")
-    (source / "configs" / "devices" / "x86_64-softmmu" / "lab.mak").write_text(
-        "".join(f"CONFIG_{symbol}=y\n" for symbol in SYMBOLS)
-    )
     environment = directory / "python"
     runner.run(PYTHON, "-m", "venv", environment, what="making a venv for meson")
     runner.run(
@@ -113,19 +112,23 @@ def build(tree: Path, chosen: Chosen, kernel: Path, runner: Runner, directory: P
     """
     headers = kernel / "usr" / "src" / f"linux-headers-{_common(chosen.kernel)}-common"
     with locked(tree / "lock"):
-        put_device(tree / "source" / "hw" / "net" / "connectx", headers)
+        source = tree / "source"
+        put_device(source / "hw" / "net" / "connectx", headers)
         made = tree / "build"
-        if not (made / "build.ninja").exists():
+        made.mkdir(exist_ok=True)
+        symbols = "".join(f"CONFIG_{symbol}=y\n" for symbol in SYMBOLS)
+        (source / "configs" / "devices" / "x86_64-softmmu" / "lab.mak").write_text(symbols)
+        configure = [
+            source / "configure",
+            *(f"--python={tree}/python/bin/python3", f"--cc={chosen.compiler}", *CONFIGURE),
+        ]
+        configured = made / "configured"
+        given = f"{configure}\n{symbols}"
+        if not configured.exists() or configured.read_text() != given:
             say("QEMU: configuring the build")
-            shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
-            runner.run(
-                tree / "source" / "configure",
-                *(f"--python={tree}/python/bin/python3", f"--cc={chosen.compiler}"),
-                *CONFIGURE,
-                cwd=made,
-                what="configuring QEMU",
-            )
+            configured.unlink(missing_ok=True)
+            runner.run(*configure, cwd=made, what="configuring QEMU")
+            configured.write_text(given)
         say("QEMU: compiling it with the ConnectX")
         runner.run(
             *("ninja", f"-j{os.cpu_count()}", BINARY),
