@@ -96,6 +96,8 @@ def _install_modules(parts: Ingredients, root: Path, runner: Runner) -> None:
             if made.is_dir():
                 shutil.copytree(made, builds / made.name)
         shutil.copytree(parts.mlx5 / "A", updates, dirs_exist_ok=True)
+        (builds / "inbox").mkdir()  # nothing in updates/: then the kernel's own is loaded
+        shutil.copytree(GUEST / "connectx", root, dirs_exist_ok=True)
         # It keeps the genuine drivers away from igb.
         (root / "etc" / "modprobe.d" / "lab.conf").unlink()
     else:

@@ -40,7 +40,8 @@ fill() {
     mlnx-ofa_kernel)
         modules=$2/lib/modules/$release/extra/mlnx-ofa_kernel/drivers/net/ethernet/mellanox
         mkdir -p "$modules"
-        cp "/opt/lab/driver/$build/mlx5_core.ko" "$modules/mlx5_core.ko"
+        cp "/opt/lab/driver/$build/mlx5_core.ko" "$modules"
+        [ ! -e "/opt/lab/driver/$build/mlx5_ib.ko" ] || cp "/opt/lab/driver/$build/mlx5_ib.ko" "$modules"
         ;;
     esac
 }
