@@ -47,7 +47,7 @@ def ethtool(*lines: str) -> None:
 
 def load_anew() -> None:
     """All VFs are gone, and all settings are the driver's own."""
-    lab.sh("modprobe -r mlx5_core; modprobe mlx5_core; udevadm settle")
+    lab.reload_by_hand()
 
 
 def tune() -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.settings import Settings
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
 
-
-def reload_by_hand() -> None:
-    """What every reload does: all VFs are gone, the PFs are as after boot."""
-    lab.sh("modprobe -r mlx5_core; modprobe mlx5_core; udevadm settle")
+pytestmark = pytest.mark.both_nics
 
 
 def test_lines_of_the_plan_can_be_pasted(
@@ -24,7 +23,7 @@ def test_lines_of_the_plan_can_be_pasted(
     snapshot = str(tmp_path / "snapshot")
     lines = nodeagent.call("plan", "--after-reload").output()
     nodeagent.call("snapshot", "-o", snapshot)
-    reload_by_hand()
+    lab.reload_by_hand()
     assert lab.read() != three_vfs
     lab.sh(lines)
     assert lab.read() == three_vfs

@@ -25,8 +25,11 @@ from tests.support.zygote import Fork, Zygote
 
 PCI: Final = Path("/sys/bus/pci/devices")
 NETDEVSIM: Final = Path("/sys/bus/netdevsim")
+BUILDS: Final = Path("/opt/lab/driver")
+CONNECTX: Final = (BUILDS / "inbox").is_dir()
+"""The node has a ConnectX and the genuine mlx5_core, not igb and the stand-in of that name."""
 PF1: Final = "0000:01:00.0"
-PF2: Final = "0000:02:00.0"
+PF2: Final = "0000:01:00.1" if CONNECTX else "0000:02:00.0"
 RUN: Final = Path("/run/lab")
 SWITCHES: Final = RUN / "openibd.switches"
 OPENIBD_LOG: Final = RUN / "openibd.log"
@@ -94,9 +97,30 @@ def vfs(pf: str) -> dict[int, str]:
 
 
 def name(address: str) -> str:
-    """The name of a device's one network interface."""
-    (path,) = (PCI / address / "net").iterdir()
+    """The name of a device's one network interface; representors on it are not meant."""
+    (path,) = (path for path in (PCI / address / "net").iterdir() if not represents(path.name))
     return path.name
+
+
+def vf_name(pf: str, index: int) -> str:
+    """What udev calls a VF's interface."""
+    bus, function = int(pf[5:7], 16), f"f{pf[-1]}" if CONNECTX else ""
+    return f"enp{bus}s0{function}v{index}"
+
+
+def represents(interface: str) -> str | None:
+    """What a representor stands for, as its port is called: pf0vf3, pf0sf88; None for others."""
+    try:
+        port = Path(f"/sys/class/net/{interface}/phys_port_name").read_text().strip()
+    except OSError:  # EOPNOTSUPP where the driver has no names of ports
+        return None
+    return port if re.fullmatch(r"(c\d+)?pf\d+([vs]f\d+)?", port) else None
+
+
+def representors(pf: str) -> dict[str, str]:
+    """The names of a PF's representors by what they stand for."""
+    names = [path.name for path in (PCI / pf / "net").iterdir()]
+    return {port: each for each in names if (port := represents(each))}
 
 
 def driver(address: str) -> str | None:
@@ -152,11 +176,11 @@ def make_vfs(pf: str, count: int, *, mtu: int = 1500, rates: bool = False) -> No
     if rates:
         await_carrier(pf)
         ip(*(f"link set {name(pf)} vf {n} max_tx_rate {100 * (n + 1)}" for n in range(count)))
-    bus = int(pf[5:7], 16)
+    bus, function = int(pf[5:7], 16), int(pf[-1])
     on, off = ("on", "off"), ("off", "on")
     for index, address in vfs(pf).items():
         ip(
-            f"link set {name(pf)} vf {index} mac 02:00:00:00:{bus:02x}:{index:02x}",
+            f"link set {name(pf)} vf {index} mac 02:00:00:{function:02x}:{bus:02x}:{index:02x}",
             f"link set {name(pf)} vf {index} vlan {100 + index} qos {index % 8}",
             f"link set {name(pf)} vf {index} trust {on[index % 2]}",
             f"link set {name(pf)} vf {index} spoofchk {off[index % 2]}",
@@ -177,6 +201,8 @@ def read() -> State:
         link["parentdev"]: link
         for link in json.loads(sh("ip -d -j link show"))
         if link.get("parentbus") == "pci" and link["link_type"] == "ether"
+        # they hang on their PF's device
+        if not represents(link["ifname"])
     }
     return {pf: _read_pf(pf, links) for pf in pfs() if driver(pf) is not None}
 
@@ -217,19 +243,44 @@ def _number(path: Path) -> int:
 
 @cache
 def srcversion_of(build: str) -> str:
-    """The srcversion of the lab's build A, B or C."""
-    return sh(f"modinfo -F srcversion /opt/lab/driver/{build}/mlx5_core.ko").strip()
+    """The srcversion of the lab's build A, B or C; "" of the kernel's own, which has none."""
+    if build == "inbox":
+        return ""
+    return sh(f"modinfo -F srcversion {BUILDS}/{build}/mlx5_core.ko").strip()
 
 
 def loaded() -> str | None:
-    """The srcversion of the loaded driver; None when there is none."""
-    path = Path("/sys/module/mlx5_core/srcversion")
-    return path.read_text().strip() if path.exists() else None
+    """The srcversion of the loaded driver, "" where that has none; None when none is loaded."""
+    module = Path("/sys/module/mlx5_core")
+    if not (module / "initstate").exists():
+        return None
+    path = module / "srcversion"
+    return path.read_text().strip() if path.exists() else ""
 
 
 def on_disk() -> str:
-    """The lab's build that modprobe would load, A or B."""
-    return "A" if sh("modinfo -F srcversion mlx5_core").strip() == srcversion_of("A") else "B"
+    """The lab's build that modprobe would load: A, B, C or inbox."""
+    return _build_of(_srcversion_on_disk())
+
+
+def _build_of(srcversion: str) -> str:
+    return next(path.name for path in BUILDS.iterdir() if srcversion_of(path.name) == srcversion)
+
+
+def _srcversion_on_disk() -> str:
+    return sh("modinfo -F srcversion mlx5_core").strip()
+
+
+def unload_driver() -> None:
+    """No driver, if there was one; mlx5_ib holds the genuine one."""
+    for module in ("mlx5_ib", "mlx5_core"):
+        sh(f"if [ -d /sys/module/{module} ]; then modprobe -r {module}; fi")
+
+
+def reload_by_hand() -> None:
+    """What every reload does: all VFs are gone, the PFs are as after boot."""
+    unload_driver()
+    sh("modprobe mlx5_core; udevadm settle")
 
 
 def build_packages(sources: Path, build: str, **files: str) -> None:
@@ -241,19 +292,19 @@ def build_packages(sources: Path, build: str, **files: str) -> None:
 
 def put_on_disk(build: str) -> None:
     """Install a build, unless it is there already. What is loaded stays."""
-    if sh("modinfo -F srcversion mlx5_core").strip() != srcversion_of(build):
+    if _srcversion_on_disk() != srcversion_of(build):
         sh(f"lab-driver {build}")
 
 
 def put_loaded_build_on_disk() -> None:
     """No upgrade waits for a reload."""
-    if loaded() is not None:
-        put_on_disk("A" if loaded() == srcversion_of("A") else "B")
+    if (running := loaded()) is not None:
+        put_on_disk(_build_of(running))
 
 
 def make_loaded_build_the_one_on_disk() -> None:
     """Nothing that packages brought is left."""
-    sh(f"lab-driver {'A' if loaded() == srcversion_of('A') else 'B'}")
+    sh(f"lab-driver {_build_of(loaded() or '')}")
 
 
 def put_other_build_on_disk() -> str:
@@ -549,9 +600,8 @@ def clean(build: str | None = None) -> None:
         put_on_disk(build)
     for pf in pfs():
         (PCI / pf / "sriov_drivers_autoprobe").write_text("1")
-    wanted = sh("modinfo -F srcversion mlx5_core").strip()
-    if loaded() != wanted or not all(map(_is_fresh, pfs())):
-        sh("if [ -d /sys/module/mlx5_core ]; then modprobe -r mlx5_core; fi; modprobe mlx5_core")
+    if loaded() != _srcversion_on_disk() or not all(map(_is_fresh, pfs())):
+        reload_by_hand()
     on_each_pf(_remove_vfs)
     settle()
     ip(*(f"link set {name(pf)} down mtu 1500" for pf in pfs()))
@@ -564,7 +614,10 @@ def _remove_vfs(pf: str) -> None:
 
 
 def _is_fresh(pf: str) -> bool:
-    return driver(pf) == "mlx5_core" and name(pf) == f"enp{int(pf[5:7], 16)}s0"
+    if driver(pf) != "mlx5_core" or representors(pf):
+        return False
+    port = f"f{pf[-1]}np{pf[-1]}" if CONNECTX else ""
+    return name(pf) == f"enp{int(pf[5:7], 16)}s0{port}"
 
 
 def eventually(is_so: Callable[[], object], what: str) -> None:
