@@ -22,14 +22,26 @@ examples:
   scripts/lab run -- ip -br link                  a command in a fresh node; its exit status is ours
   scripts/lab run --pfs 8 -- nodeagent snapshot   nodeagent from the working tree, as it is now
   scripts/lab test -k openibd                     pytest in the node (default: tests/lab)
+  scripts/lab test --nic connectx                 on the genuine mlx5_core (tests/lab/connectx)
   scripts/lab shell                               look around
 
 In the node: PFs enp1s0, enp2s0 ... with 7 VFs each to create, on driver build A (lab-driver B puts
 the other build on disk), /etc/init.d/openibd, netdevsim, udevd, the working tree in /opt/nodeagent,
 and the run's directory on the host as /host (what is left in /host/out goes to --out).
 
+With --nic connectx: PFs enp1s0f0np0, enp1s0f1np1, enp2s0f0np0 ..., two on a card, with --vfs VFs
+each, on the genuine mlx5_core and mlx5_ib, which lab-driver inbox|A|B changes. The cards' commands
+are logged in /host/firmware.log, and /dev/virtio-ports/lab.qmp leads to QEMU's monitor, in which
+`qom-set` of /machine/peripheral/pf0 makes faults. QEMU is built for it once, in some minutes.
+
 Exit status 125 is the lab's own failure: it could not be built, or the node stalled.
 """
+
+CONNECTX_TESTS = "tests/lab/connectx"
+DEFAULT_TESTS = {
+    Nic.IGB: ["tests/lab", f"--ignore={CONNECTX_TESTS}"],
+    Nic.CONNECTX: [CONNECTX_TESTS],
+}
 
 
 def main() -> int:
@@ -70,7 +82,7 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
         case "run":
             return _run(arguments, builder, rest)
         case "test":
-            return _run(arguments, builder, _pytest(rest))
+            return _run(arguments, builder, _pytest(rest, arguments.nic))
         case _:
             return _shell(arguments, builder)
 
@@ -98,9 +110,9 @@ def _run(arguments: argparse.Namespace, builder: Builder, argv: list[str]) -> in
     )
 
 
-def _pytest(arguments: list[str]) -> list[str]:
+def _pytest(arguments: list[str], nic: Nic) -> list[str]:
     given = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
-    default = [] if given else ["tests/lab"]
+    default = [] if given else DEFAULT_TESTS[nic]
     # hypothesis' plugin would build its table of Unicode first: 4 s of every run.
     without = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
     return ["python3", "-m", "pytest", *without, *arguments, *default]

@@ -109,10 +109,11 @@ class Builder:
     def _ready(self, options: Options, *, again: bool) -> Made:
         chosen = packages.choose(self._apt(self._runner()), again=again)
         parts = parts_of(chosen, options.nic)
+        # First, because it may not be possible: that is better said at once.
+        ours = self._qemu(chosen, parts, again) if options.nic is Nic.CONNECTX else None
         made = self.cache.get(parts.image, lambda path: self._make_image(chosen, parts, path))
         if not shutil.which(packages.QEMU):  # it was there when the image was built
             self._apt(self._runner()).install_tools(chosen.compiler)
-        ours = self._qemu(chosen, parts, again) if options.nic is Nic.CONNECTX else None
         booting = Made(ours, made, None)
         if options.disk:
             return booting
@@ -158,6 +159,7 @@ class Builder:
     ) -> None:
         runner = self._runner()
         apt = self._apt(runner)
+        apt.install_tools(chosen.compiler)
         qemu.install_tools(apt)
         base = self.cache.get(parts.kernel, lambda path: kernel.fetch(chosen, apt, runner, path))
         unpacked = self.cache.get(tree, lambda path: qemu.unpack(version, apt, runner, path))

@@ -50,7 +50,7 @@ CONFIGURE = (
     *("--disable-pie", "--extra-ldflags=-no-pie"),
 )
 
-WITHOUT_CONNECTX = "the igb node needs no QEMU of its own: --nic igb, the default"
+WITHOUT_CONNECTX = "The igb node needs no QEMU of its own: --nic igb, the default"
 
 
 def device_files() -> list[Path]:

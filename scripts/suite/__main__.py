@@ -49,6 +49,8 @@ def _chosen(
     yield from checks.linters(TREE, environment)
     if not arguments.no_lab:
         yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
+        if not arguments.no_connectx:
+            yield from checks.on_the_connectx(TREE, work, wide=not arguments.fast)
         yield checks.on_this_host("launcher", work)
     if cluster:
         yield checks.on_this_host("cluster", work)
@@ -60,8 +62,11 @@ def _left_out(arguments: argparse.Namespace, *, cluster: bool) -> Iterator[str]:
         yield "cluster: no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or $PATH"
     if arguments.no_lab:
         yield "lab (--no-lab): nothing was tested in the emulated node"
-    elif arguments.fast:
+        return
+    if arguments.fast:
         yield "lab, 8 PFs (--fast)"
+    if arguments.no_connectx:
+        yield "connectx (--no-connectx): nothing was tested on the genuine mlx5_core"
 
 
 def _summary(results: list[Result], left_out: list[str]) -> int:
@@ -105,6 +110,11 @@ def _parse() -> argparse.Namespace:
         "--no-lab",
         action="store_true",
         help="without the emulated node at all: linters, unit and cluster tests only",
+    )
+    parser.add_argument(
+        "--no-connectx",
+        action="store_true",
+        help="without the node with a ConnectX, where its QEMU cannot be built",
     )
     return parser.parse_args()
 

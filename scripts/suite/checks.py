@@ -20,6 +20,11 @@ SWEEPS = (
 """Scenes in which nodeagent is ended at each point in turn, and the share of a scene's points."""
 
 
+CONNECTX = ("--nic", "connectx", "--vfs", "64")
+"""The node of all tests on the ConnectX, so that they have one saved state."""
+CONNECTX_PARTS = 2
+
+
 @dataclass(frozen=True)
 class Check:
     """One command. `junit`: it is pytest, and this is where its report lies afterwards."""
@@ -79,14 +84,42 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
         yield _lab("lab, 8 PFs", work, chosen, pfs=8)
 
 
+def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
+    """The tests of tests/lab/connectx, and those of tests/lab that hold on both NICs.
+
+    A node whose QEMU cannot be built fails them: scripts/lab says why, and there is no report.
+    """
+    own, both = connectx_files(tree), marked(tree, "both_nics")
+    plain = "not wide and not sweep and not real_time"
+    for number, files in enumerate(_shared_out(tree, own, CONNECTX_PARTS), 1):
+        chosen = (*CONNECTX, "--virtual-time", "-m", plain, *files)
+        yield _lab(f"connectx {number}/{CONNECTX_PARTS}", work, chosen)
+    for number, files in enumerate(_shared_out(tree, both, CONNECTX_PARTS), 1):
+        chosen = (*CONNECTX, "--virtual-time", "-m", f"both_nics and {plain}", *files)
+        yield _lab(f"both NICs {number}/{CONNECTX_PARTS}", work, chosen)
+    in_real_time = [name for name in own if "mark.real_time" in (tree / name).read_text()]
+    if in_real_time:
+        chosen = (*CONNECTX, "-m", "real_time and not wide", *in_real_time)
+        yield _lab("connectx, real time", work, chosen)
+    with_8_pfs = [name for name in own if "mark.wide" in (tree / name).read_text()]
+    if wide and with_8_pfs:
+        chosen = (*CONNECTX, "--virtual-time", "-m", "wide", *with_8_pfs)
+        yield _lab("connectx, 8 PFs", work, chosen, pfs=8)
+
+
 def parts(tree: Path, number: int) -> list[list[str]]:
-    """The lab's other test files, in so many parts of about as many tests each.
+    """The lab's other test files, in so many parts of about as many tests each."""
+    left = set(_lab_files(tree)) - {*marked(tree, "sweep"), *marked(tree, "image")}
+    return _shared_out(tree, sorted(left), number)
+
+
+def _shared_out(tree: Path, files: list[str], number: int) -> list[list[str]]:
+    """Files in so many parts, fewer where there are fewer files.
 
     The largest file goes first, always to the part that has the fewest tests so far.
     """
-    left = set(_lab_files(tree)) - {*marked(tree, "sweep"), *marked(tree, "image")}
-    sizes = {name: (tree / name).read_text().count("def test_") for name in left}
-    found: list[list[str]] = [[] for _ in range(number)]
+    sizes = {name: (tree / name).read_text().count("def test_") for name in files}
+    found: list[list[str]] = [[] for _ in range(min(number, len(files)))]
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         min(found, key=lambda part: sum(sizes[each] for each in part)).append(name)
     return found
@@ -97,8 +130,17 @@ def marked(tree: Path, mark: str) -> list[str]:
     return [name for name in _lab_files(tree) if f"mark.{mark}" in (tree / name).read_text()]
 
 
+def connectx_files(tree: Path) -> list[str]:
+    """The test files of what only a ConnectX has."""
+    return _tests_in(tree, "tests/lab/connectx")
+
+
 def _lab_files(tree: Path) -> list[str]:
-    return sorted(str(path.relative_to(tree)) for path in (tree / "tests/lab").glob("test_*.py"))
+    return _tests_in(tree, "tests/lab")
+
+
+def _tests_in(tree: Path, directory: str) -> list[str]:
+    return sorted(str(path.relative_to(tree)) for path in (tree / directory).glob("test_*.py"))
 
 
 def _lab(name: str, work: Path, chosen: tuple[str, ...], *, pfs: int = 2) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import itertools
-
-from emulator import qemu  # noqa: E402 - scripts/ is no installed package
+from emulator import packages, qemu  # noqa: E402 - scripts/ is no installed package
+from emulator.build import Builder  # noqa: E402 - likewise
+from emulator.host import LabError  # noqa: E402 - likewise
 from emulator.machine import Made, Nic, Options, command_line  # noqa: E402 - likewise
 
 PORTS = dict.fromkeys(("qmp", "ctl", "out", "err", "monitor", "guest"), 9)
@@ -119,3 +120,23 @@ def test_every_source_of_the_device_is_compiled_and_says_its_licence(
     for path in qemu.device_files():
         assert "SPDX-License-Identifier: GPL-2.0-or-later" in path.read_text()[:100]
         assert (f"'{path.name}'" in recipe) == (path.suffix == ".c")
+
+
+def test_where_its_qemu_cannot_be_built_igb_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror need not have sources."""
+
+    def no_source(*_: object, **__: object) -> str:
+        raise LabError("this machine's package sources have no source of qemu", hint="add one")
+
+    def chosen(*_: object, **__: object) -> packages.Chosen:
+        return packages.Chosen("bookworm", "6.12.1+deb12-amd64", "6.12.1-1", "gcc-12", {})
+
+    monkeypatch.setattr(packages, "choose_qemu", no_source)
+    monkeypatch.setattr(packages, "choose", chosen)
+    with pytest.raises(LabError, match="no source of qemu") as raised:
+        Builder(tmp_path).ready(Options(Nic.CONNECTX))
+    assert raised.value.hint == (
+        "add one. The igb node needs no QEMU of its own: --nic igb, the default"
+    )

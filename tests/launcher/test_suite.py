@@ -16,7 +16,15 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from suite.checks import SWEEPS, Check, in_the_node, marked, shell_files  # noqa: E402 - scripts/ is no installed package
+from suite.checks import (  # noqa: E402 - scripts/ is no installed package
+    SWEEPS,
+    Check,
+    connectx_files,
+    in_the_node,
+    marked,
+    on_the_connectx,
+    shell_files,
+)
 from suite.run import Lanes, judged  # noqa: E402 - likewise
 
 REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
@@ -31,6 +39,21 @@ def test_every_file_of_the_labs_tests_is_in_a_check(tmp_path: Path) -> None:
     given = {word for check in checks for word in check.argv if word.startswith("tests/lab/")}
     there = {f"tests/lab/{path.name}" for path in (ROOT / "tests/lab").glob("test_*.py")}
     assert given == there
+
+
+def test_what_is_tested_on_the_connectx(tmp_path: Path) -> None:
+    """All of its own tests, and of the others those that hold on both NICs."""
+    checks = list(on_the_connectx(ROOT, tmp_path, wide=True))
+    for check in checks:
+        assert "--nic connectx" in " ".join(check.argv)
+    given = {word for check in checks for word in check.argv if word.startswith("tests/lab/")}
+    assert given == {*connectx_files(ROOT), *marked(ROOT, "both_nics")}
+
+
+def test_without_a_qemu_for_it_the_check_fails(tmp_path: Path) -> None:
+    said = "import sys; print('lab: cannot build the QEMU', file=sys.stderr); sys.exit(125)"
+    check = Check("connectx 1/2", (sys.executable, "-c", said), tmp_path / "junit.xml")
+    assert judged(check, 125, 1.0).failed == 1
 
 
 def test_every_sweep_is_in_one_scene_and_all_of_its_points_are() -> None:
