@@ -32,7 +32,7 @@ SETTINGS = {
     "OFED_BLACKLIST_MODULES_FILE": str(WORK / "blacklist.conf"),
 }
 COLUMNS = (
-    *(("netdev", 8), ("mac", 17), ("admin", 17), ("vlan", 4), ("qos", 3), ("trust", 5)),
+    *(("mac", 17), ("admin", 17), ("vlan", 4), ("qos", 3), ("trust", 5)),
     *(("spoof", 5), ("rate", 4), ("mtu", 4), ("state", 5)),
 )
 
@@ -185,11 +185,13 @@ def srcversions() -> tuple[str, str]:
 
 
 def table(state: State) -> Iterator[str]:
-    """A line a PF, a line a VF, in 80 columns."""
-    yield " ".join(f"{name:<{width}}" for name, width in COLUMNS)
+    """A line a PF, a line a VF, in 80 columns, or 82 where names are longer."""
+    longest = max(len(row["netdev"]) for row in state.values() if "admin" in row)
+    columns = (("netdev", max(8, longest)), *COLUMNS)
+    yield " ".join(f"{name:<{width}}" for name, width in columns)
     for target, row in state.items():
         if "admin" in row:
-            yield " ".join(f"{row[name]:<{width}}" for name, width in COLUMNS).rstrip()
+            yield " ".join(f"{row[name]:<{width}}" for name, width in columns).rstrip()
         else:
             facts = f"{row['mac']} mtu {row['mtu']} {row['state']}, {row['numvfs']} VFs"
             yield f"{target:<8} {facts}, autoprobe {row['autoprobe']}, driver {row['driver']}"

@@ -7,6 +7,7 @@ after a reload is what `ip -details -json link` and sysfs say.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ PCI = Path("/sys/bus/pci/devices")
 DRIVER = "mlx5_core"
 VFS = 7
 """VFs a PF: what QEMU's igb has."""
+RDMA = ("mlx5_ib",)
+"""Holds the driver on a ConnectX; where it isn't loaded, modprobe -r has nothing to do."""
 PF_MTU = 9000
 ATTRIBUTES = (
     *("driver", "netdev", "mac", "admin", "vlan", "qos", "trust", "spoof", "rate", "link", "mtu"),
@@ -28,21 +31,26 @@ State = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Pf:
-    """A PF as the lab makes it: number N is enpNs0, alone on PCI bus N."""
+    """A PF of this node."""
 
     number: int
-
-    @property
-    def name(self) -> str:
-        return f"enp{self.number}s0"
-
-    @property
-    def address(self) -> str:
-        return f"0000:{self.number:02x}:00.0"
+    """From 1, in the order of PCI addresses."""
+    address: str
+    name: str
+    """Its netdev: enp1s0 on igb, enp1s0f0np0 on a ConnectX."""
+    offset: int
+    stride: int
+    """Where its VFs are: routing IDs, from its own."""
 
     def function(self, vf: int) -> str:
-        """igb's VFs: offset 128, stride 2 from the PF's routing ID."""
-        return f"0000:{self.number:02x}:{0x10 + vf // 4:02x}.{vf % 4 * 2}"
+        domain, bus, device, number = re.split("[:.]", self.address)
+        own = int(device, 16) << 3 | int(number)
+        at = own + self.offset + vf * self.stride
+        return f"{domain}:{bus}:{at >> 3:02x}.{at & 7}"
+
+    def netdev(self, vf: int) -> str:
+        """A VF's netdev as udev names it: enp1s0v3, enp1s0f0v3."""
+        return f"{re.sub('np[0-9]+$', '', self.name)}v{vf}"
 
     def mac(self, vf: int) -> str:
         return f"02:00:00:00:{self.number:02x}:{vf:02x}"
@@ -77,7 +85,7 @@ def write_recipe(directory: Path, pfs: Sequence[Pf]) -> None:
     for pf in pfs:
         write(directory / f"{pf.address}.vfs", (pf.function(vf) for vf in range(VFS)))
         for vf in range(VFS):
-            holder, netdev = f"{pf.name} vf {vf}", f"{pf.name}v{vf}"
+            holder, netdev = f"{pf.name} vf {vf}", pf.netdev(vf)
             parts = (
                 ("held", holder, held(pf, vf)),
                 ("own", netdev, own(vf)),
@@ -97,8 +105,18 @@ def write(path: Path, lines: Iterable[str]) -> None:
 
 def present() -> tuple[Pf, ...]:
     """The PFs of this node."""
-    devices = Path("/sys/bus/pci/drivers", DRIVER).glob("0000:*:00.0")
-    return tuple(Pf(int(device.name[5:7], 16)) for device in sorted(devices))
+    devices = Path("/sys/bus/pci/drivers", DRIVER).glob("0000:*")
+    pfs = sorted(each for each in devices if (each / "sriov_numvfs").exists())
+    return tuple(
+        Pf(
+            number,
+            pf.name,
+            next(path.name for path in (pf / "net").iterdir()),
+            int(_text(pf / "sriov_offset")),
+            int(_text(pf / "sriov_stride")),
+        )
+        for number, pf in enumerate(pfs, 1)
+    )
 
 
 def run(*argv: str | Path) -> str:
@@ -108,7 +126,7 @@ def run(*argv: str | Path) -> str:
 
 def wipe() -> None:
     """Unload and load the driver, as a reload does: the VFs are gone, the PFs back and renamed."""
-    run("modprobe", "-r", DRIVER)
+    run("modprobe", "-r", *RDMA, DRIVER)
     run("modprobe", DRIVER)
     run("udevadm", "settle")
 
