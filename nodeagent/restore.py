@@ -26,6 +26,7 @@ from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import headless, made_up, shared_macs, unseen
 from nodeagent.plan.stack import without_stacked
+from nodeagent.plan.unsettable import given_anew
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.state.model import NodeState, Snapshot
 
@@ -164,6 +165,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
         )
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    for line in given_anew(state):
+        log.info("%s: they will be other ones after a reload", line)
     stacked = state.stack.lost if state.stack is not None else ()
     for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)

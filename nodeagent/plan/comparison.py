@@ -19,6 +19,7 @@ from enum import Enum, auto
 
 from nodeagent.plan import ethtool, rdma, sysctls
 from nodeagent.plan.stack import places
+from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
@@ -73,7 +74,11 @@ class Difference:
 
 
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
-    """Every attribute of `want` that `have` does not have, in the order of devices."""
+    """Every attribute of `want` that `have` does not have, in the order of devices.
+
+    What the driver does not take (`nodeagent.plan.unsettable`) is left out.
+    """
+    want = settable(want)
     devices = itertools.chain.from_iterable(_of_pf(pf, want, have) for pf in want.pfs)
     return (
         *devices,

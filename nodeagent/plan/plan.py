@@ -50,6 +50,7 @@ from nodeagent.plan.made import (
 from nodeagent.plan.pods import pod_actions
 from nodeagent.plan.stack import stack_actions
 from nodeagent.plan.stages import ORDER, AnyStage, StageName
+from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import (
     at_once,
     changed,
@@ -80,7 +81,11 @@ Step = tuple[AnyStage, Action]
 
 
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
-    """The stages that turn `have` into `want`; PFs that `want` does not name are left alone."""
+    """The stages that turn `have` into `want`; PFs that `want` does not name are left alone.
+
+    What the driver does not take (`nodeagent.plan.unsettable`) is not wanted.
+    """
+    want = settable(want)
     now = [each for each in differences(want, have) if not each.is_anothers]
     if not now:
         return ()

@@ -1,0 +1,54 @@
+"""What a driver cannot be told is never wanted, also from a snapshot that an older version took."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from nodeagent.plan.comparison import differences
+from nodeagent.plan.plan import plan
+from nodeagent.plan.unsettable import given_anew
+from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Representor, Vf
+
+
+def node(driver: str, *, mac: str, query_rss: bool, mtu: int = 1500) -> NodeState:
+    representor = Representor("pf0vf0", Netdev("enp1s0f0npf0vf0", mac=Mac(mac), mtu=mtu))
+    pf = Pf(
+        DeviceHandle("pci", "0000:01:00.0"),
+        numvfs=1,
+        eswitch_mode="switchdev",
+        vfs=(Vf(index=0, query_rss=query_rss),),
+        representors=(representor,),
+    )
+    return NodeState(driver=driver, pfs=(pf,))
+
+
+def test_mlx5_gives_representors_other_macs_and_has_no_query_rss() -> None:
+    want = node("mlx5_core", mac="02:00:00:00:00:01", query_rss=False)
+    have = node("mlx5_core", mac="02:00:00:00:00:02", query_rss=True)
+    assert plan(want, have) == ()
+    assert differences(want, have) == ()
+
+
+def test_all_else_of_a_representor_is_wanted() -> None:
+    want = node("mlx5_core", mac="02:00:00:00:00:01", query_rss=False, mtu=9000)
+    have = node("mlx5_core", mac="02:00:00:00:00:02", query_rss=False)
+    (stage,) = plan(want, have)
+    assert stage.name == "set representors"
+    assert [each.attribute for each in differences(want, have)] == ["mtu"]
+
+
+def test_another_driver_is_told_both() -> None:
+    want = node("netdevsim", mac="02:00:00:00:00:01", query_rss=False)
+    have = node("netdevsim", mac="02:00:00:00:00:02", query_rss=True)
+    assert [each.attribute for each in differences(want, have)] == ["query_rss", "mac"]
+    assert {stage.name for stage in plan(want, have)} == {"set VFs", "set representors"}
+
+
+@pytest.mark.parametrize(("driver", "lines"), [("mlx5_core", 1), ("netdevsim", 0)])
+def test_it_is_told_once_for_each_pf(driver: str, lines: int) -> None:
+    state = node(driver, mac="02:00:00:00:00:01", query_rss=False)
+    assert len(given_anew(state)) == lines
+    without = dataclasses.replace(state, pfs=(dataclasses.replace(state.pfs[0], representors=()),))
+    assert given_anew(without) == ()
