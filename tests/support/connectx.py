@@ -1,0 +1,101 @@
+"""The card of the node with a ConnectX, from below: its firmware's faults, cable and log.
+
+QEMU's monitor is behind a port of the guest; the card's properties are described with the device,
+scripts/emulator/connectx/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+LOG: Final = Path("/host/firmware.log")
+"""A line for each command: time, function, name of the command."""
+NO_ANSWER: Final = 255
+"""A status that is none: the command is never answered."""
+BAD_RESOURCE_STATE: Final = 3
+
+SET_VPORT_STATE: Final = 0x751
+MODIFY_VPORT_CONTEXT: Final = 0x755
+MODIFY_ESW_VPORT: Final = 0x753
+ENABLE_HCA: Final = 0x104
+DISABLE_HCA: Final = 0x105
+INIT_HCA: Final = 0x102
+CREATE_FLOW_TABLE: Final = 0x930
+
+
+class Monitor:
+    """QEMU's monitor (qmp-spec). Only one at a time: a port can be opened once."""
+
+    def __init__(self) -> None:
+        self._port = os.open("/dev/virtio-ports/lab.qmp", os.O_RDWR | os.O_CLOEXEC)
+        self._received = b""
+        self.command("qmp_capabilities")
+
+    def command(self, name: str, **arguments: object) -> Any:
+        """Its answer; AssertionError where it refuses."""
+        os.write(self._port, json.dumps({"execute": name, "arguments": arguments}).encode())
+        while True:
+            while b"\n" not in self._received:
+                self._received += os.read(self._port, 65536)
+            line, _, self._received = self._received.partition(b"\n")
+            answer = json.loads(line)
+            assert "error" not in answer, (name, arguments, answer)
+            if "return" in answer:
+                return answer["return"]
+
+    def close(self) -> None:
+        os.close(self._port)
+
+
+@contextmanager
+def card() -> Iterator[Card]:
+    """The card in a test's hands; without faults afterwards."""
+    monitor = Monitor()
+    made = Card(monitor)
+    try:
+        yield made
+    finally:
+        made.mend()
+        monitor.close()
+
+
+class Card:
+    """Its PFs are numbered from 0."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._faulty: set[int] = set()
+
+    def fail(
+        self, pf: int, opcode: int, status: int, *, count: int = 1, vport: int | None = None
+    ) -> None:
+        """The firmware answers the next commands of that kind with a status; vport 1 is VF 0's."""
+        self._faulty.add(pf)
+        where = "" if vport is None else f" {vport}"
+        self._set(pf, "fault", f"{opcode:#x} {status} {count}{where}")
+
+    def mend(self) -> None:
+        """No faults."""
+        for pf in sorted(self._faulty):
+            self._set(pf, "fault", "0 0 0")
+        self._faulty.clear()
+
+    def plug(self, pf: int, *, cable: bool) -> None:
+        """Whether there is a cable in its port."""
+        self._set(pf, "cable", cable)
+
+    def _set(self, pf: int, name: str, value: object) -> None:
+        path = f"/machine/peripheral/pf{pf}"
+        self._monitor.command("qom-set", path=path, property=name, value=value)
+
+
+def commands(since: int = 0) -> list[tuple[str, str]]:
+    """Function and command of each line of the log, from a place in it on."""
+    lines = LOG.read_text(errors="replace")[since:].splitlines()
+    words = (line.split() for line in lines)
+    return [(each[1], each[2]) for each in words if len(each) == 3]
