@@ -5,7 +5,9 @@ project, and its exit status only says whether it could measure.
   1. In the emulated node, taking turns in the same guest: floor.sh (the shortest shell script that
      restores the same), nodeagent's restore step (from its journal), and reference.sh (the fixed
      sleeps of the driver container's entrypoints; 2 PFs only).
-  2. There too: one look at the node (observe), and an agent that is ready.
+  2. There too: one look at the node (observe), an agent that is ready, and how long a whole reload
+     leaves the node without VFs. All of it once more on a ConnectX with the genuine mlx5_core, and
+     there the number of commands that a restore gives its firmware.
   3. On this machine: from the toolkit's done flag to the next step, an agent that waits for it, and
      the start of the commands.
 
@@ -47,6 +49,8 @@ class Plan:
     asleep_seconds: float = ASLEEP_SECONDS
 
 
+WAYS = ("floor", "nodeagent")
+NICS = ("igb", "connectx")
 QUICK = Plan(1, 1, 1, 10, 20)
 Result = dict[str, Any]
 
@@ -76,29 +80,33 @@ def parse() -> argparse.Namespace:
 
 def measure(plan: Plan, directory: Path) -> Result:
     """Everything. The process that waits sleeps beside the guests: they don't wake it."""
-    subprocess.run([SCRIPTS / "lab", "build"], check=True)
+    for nic in NICS:
+        subprocess.run([SCRIPTS / "lab", "build", "--nic", nic], check=True)
     found: Result = {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
     say("this machine: start of the commands, hand-over")
     found["calls"] = bench_host.calls(directory / "calls")
     found["hand_over_ms"] = bench_host.hand_over(directory / "hand-over", plan.hand_overs)
     with bench_host.asleep(directory / "asleep") as result:
-        found["small"] = in_node(2, plan.small_runs, plan.small_reference_runs, directory)
-        found["large"] = in_node(8, plan.large_runs, 0, directory)
+        found["small"] = in_node("igb", 2, plan.small_runs, plan.small_reference_runs, directory)
+        found["large"] = in_node("igb", 8, plan.large_runs, 0, directory)
+        found["connectx"] = in_node("connectx", 2, plan.small_runs, 0, directory)
         found["scale"] = scale(directory)
         found["waiting"] = result(plan.asleep_seconds)
     return found
 
 
-def in_node(pfs: int, runs: int, reference_runs: int, directory: Path) -> Result:
+def in_node(nic: str, pfs: int, runs: int, reference_runs: int, directory: Path) -> Result:
     """What bench_node finds in a fresh node."""
-    say(f"emulated node with {pfs} PFs")
+    say(f"emulated node with {pfs} PFs ({nic})")
     arguments = (f"{runs}", f"{reference_runs}", "/host/out/bench.json")
-    return run_in_node(pfs, directory / f"out-{pfs}", "showcase.bench_node", *arguments)
+    out = directory / f"out-{nic}-{pfs}"
+    return run_in_node(nic, pfs, out, "showcase.bench_node", *arguments) | {"nic": nic}
 
 
-def run_in_node(pfs: int, out: Path, module: str, *arguments: str) -> Result:
+def run_in_node(nic: str, pfs: int, out: Path, module: str, *arguments: str) -> Result:
     """Run a module of ours in a fresh node; what it leaves in bench.json."""
-    lab = [f"{SCRIPTS}/lab", "run", "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
+    node = ["--nic", nic, "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
+    lab = [f"{SCRIPTS}/lab", "run", *node]
     command = ["env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", module, *arguments]
     done = subprocess.run([*lab, "--out", f"{out}", "--", *command], check=False)
     if done.returncode:
@@ -110,24 +118,29 @@ def run_in_node(pfs: int, out: Path, module: str, *arguments: str) -> Result:
 def scale(directory: Path) -> Result:
     """What showcase.scale finds in a fresh node: many VFs, on netdevsim."""
     say("emulated node with 10, 100 and 300 simulated VFs, and 2, 4 and 8 simulated PFs")
-    return run_in_node(2, directory / "out-scale", "showcase.scale", "/host/out/bench.json")
+    return run_in_node("igb", 2, directory / "out-scale", "showcase.scale", "/host/out/bench.json")
 
 
 def report(found: Result) -> list[str]:
     """The tables, a part after the other."""
-    return [
-        f"{found['processors']} processors, load average {found['load']:.1f} at the start",
-        *("", *restore_table(found["small"]), "", *stage_table(found["small"])),
-        *("", *restore_table(found["large"]), "", *stage_table(found["large"])),
-        *("", *observe_table(found), "", *scale_table(found["scale"]), "", *host_table(found)),
-    ]
+    lines = [f"{found['processors']} processors, load average {found['load']:.1f} at the start"]
+    for node in nodes(found):
+        lines += ["", *restore_table(node), "", *stage_table(node)]
+    for each in (window_table(found), firmware_table(found["connectx"]), observe_table(found)):
+        lines += ["", *each]
+    return [*lines, "", *scale_table(found["scale"]), "", *host_table(found)]
+
+
+def nodes(found: Result) -> tuple[Result, ...]:
+    """What was found in each emulated node."""
+    return found["small"], found["large"], found["connectx"]
 
 
 def restore_table(node: Result) -> list[str]:
     """The ways side by side, each as median and range of its runs."""
     steps = seconds_of(node, "nodeagent")
     runs = len(steps)
-    title = f"restore of {node['pfs']} x {node['vfs'] // node['pfs']} VFs, n = {runs}"
+    title = f"{node['nic']}: restore of {size(node)}, n = {runs}"
     step, floor = statistics.median(steps), statistics.median(seconds_of(node, "floor"))
     ratio = step / floor
     rows = [
@@ -146,7 +159,7 @@ def restore_table(node: Result) -> list[str]:
 
 def stage_table(node: Result) -> list[str]:
     """Where the time goes: the median of each stage, and what is left of the whole."""
-    ways = {way: [trial["stages"] for trial in node[way]] for way in ("floor", "nodeagent")}
+    ways = {way: [trial["stages"] for trial in node[way]] for way in WAYS}
     rows = []
     for stage in ways["nodeagent"][0]:
         medians = [
@@ -159,18 +172,44 @@ def stage_table(node: Result) -> list[str]:
         for way in ways
     ]
     rows.append(("the rest: start; look, plan, look", *(f"{seconds:.2f} s" for seconds in left)))
-    return table((f"stage, {node['pfs']} PFs", "floor", "nodeagent"), rows)
+    return table((f"{node['nic']}: stage, {node['pfs']} PFs", "floor", "nodeagent"), rows)
+
+
+def window_table(found: Result) -> list[str]:
+    """How long there are no VFs: openibd's restart and the restore. One reload each."""
+    rows = []
+    for node in nodes(found):
+        floor, ours = node["window"]["floor"], node["window"]["nodeagent"]
+        cells = (f"{floor:.1f} s", f"{ours:.1f} s", f"{ours / floor:.2f} x floor")
+        rows.append((f"{node['nic']}, {size(node)}", *cells))
+    return table(("without VFs in a reload", "floor", "nodeagent", "ratio"), rows)
+
+
+def firmware_table(node: Result) -> list[str]:
+    """Commands that the firmware is given from the first look to the last, beside the floor's."""
+    floor, ours = (statistics.median(seconds_of(node, way, "commands")) for way in WAYS)
+    rows = [
+        (name, f"{count:.0f}", f"{count / node['vfs']:.1f}")
+        for name, count in (("floor", floor), ("nodeagent", ours))
+    ]
+    rows.append(("nodeagent's own", f"{ours - floor:.0f}", f"{(ours - floor) / node['vfs']:.1f}"))
+    return table((f"firmware's commands, restore of {size(node)}", "all", "for each VF"), rows)
+
+
+def size(node: Result) -> str:
+    return f"{node['pfs']} x {node['vfs'] // node['pfs']} VFs"
 
 
 def observe_table(found: Result) -> list[str]:
     """What looking at the node costs."""
     rows = []
-    for node in (found["small"], found["large"]):
+    for node in nodes(found):
         look = statistics.median(node["observe"]["seconds"])
         part = 100 * look / statistics.median(seconds_of(node, "nodeagent"))
         target = judged(part, 5, "% of the restore") if node["vfs"] == 56 else (f"{part:.1f} %", "")
         requests = str(node["observe"]["requests"])
-        rows.append((f"{node['pfs']} PFs, {node['vfs']} VFs", f"{look:.3f} s", requests, *target))
+        name = f"{node['nic']}: {node['pfs']} PFs, {node['vfs']} VFs"
+        rows.append((name, f"{look:.3f} s", requests, *target))
     return table(("observe()", "median", "rtnetlink requests", "part", "target"), rows)
 
 

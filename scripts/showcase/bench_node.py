@@ -31,8 +31,11 @@ from showcase.vfs import State
 HERE = Path(__file__).parent
 WORK = Path("/run/lab/bench")
 OBSERVATIONS = 5
+FIRMWARE_LOG = Path("/host/firmware.log")
+"""On a ConnectX: time, function and name of each command, and indented what was in it."""
 Trial = dict[str, Any]
-"""`seconds`, for nodeagent also those of the whole `process`, and `stages` with seconds of each."""
+"""`seconds`, for nodeagent also those of the whole `process`, `stages` with seconds of each, and
+the number of `commands` that firmware was given, none where it has no log."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,24 @@ class Bench:
 
     def trial(self, way: Callable[[], Trial]) -> Trial:
         vfs.wipe()
+        before = commands()
         found = way()
+        found["commands"] = commands() - before
         if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
             sys.exit(f"bench: {way.__name__} did not restore everything:\n" + "\n".join(wrong))
         say(f"{way.__name__}: {found['seconds']:.2f} s")
+        return found
+
+    def window(self) -> dict[str, float]:
+        """Seconds without VFs in a reload by nodeagent, and in the shortest one there is."""
+        vfs.run("lab-driver", "B")
+        timed(["nodeagent", "reload"])
+        ours = json.loads(vfs.run("nodeagent", "timeline", "--output", "json"))[-1]
+        seconds, _ = timed(["/etc/init.d/openibd", "restart"])
+        settled, _ = timed(["udevadm", "settle"])
+        found = {"nodeagent": ours["windows"][-1]["seconds"], "floor": seconds + settled}
+        found["floor"] += self.floor()["seconds"]
+        say(f"window: {found['nodeagent']:.2f} s")
         return found
 
 
@@ -87,6 +104,7 @@ def main(runs: int, reference_runs: int, result: Path) -> None:
     bench = prepared()
     with holder() as held:
         found = {"observe": looked_at(), **restores(bench, runs, reference_runs), "ready": held()}
+    found["window"] = bench.window()
     size = {"pfs": len(bench.pfs), "vfs": len(bench.pfs) * vfs.VFS}
     result.write_text(json.dumps(size | found))
 
@@ -124,6 +142,14 @@ def prepared() -> Bench:
     snapshot = WORK / "snapshot.json"
     shutil.copy(journal.open_path, snapshot)
     return Bench(pfs, vfs.state(pfs), snapshot)
+
+
+def commands() -> int:
+    """How many commands the firmware has been given so far."""
+    if not FIRMWARE_LOG.exists():
+        return 0
+    names = (line.split()[2:] for line in FIRMWARE_LOG.read_text(errors="replace").splitlines())
+    return sum(len(words) == 1 and words[0].isupper() for words in names)
 
 
 def looked_at() -> dict[str, object]:

@@ -9,7 +9,8 @@ import pytest
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.plan import plan
 from nodeagent.plan.unsettable import given_anew
-from nodeagent.state.model import DeviceHandle, Mac, Netdev, NodeState, Pf, Representor, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
 
 
 def node(driver: str, *, mac: str, query_rss: bool, mtu: int = 1500) -> NodeState:
