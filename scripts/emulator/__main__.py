@@ -82,7 +82,7 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
         case "run":
             return _run(arguments, builder, rest)
         case "test":
-            return _run(arguments, builder, _pytest(rest, arguments.nic))
+            return _run(arguments, builder, _pytest(rest, Nic(arguments.nic)))
         case _:
             return _shell(arguments, builder)
 
@@ -131,7 +131,12 @@ def _clean(builder: Builder) -> int:
 def _options(arguments: argparse.Namespace) -> Options:
     disk = getattr(arguments, "disk", None)
     return Options(
-        arguments.nic, arguments.pfs, arguments.vfs, arguments.mem, arguments.virtual_time, disk
+        Nic(arguments.nic),
+        arguments.pfs,
+        arguments.vfs,
+        arguments.mem,
+        arguments.virtual_time,
+        disk,
     )
 
 
@@ -170,8 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--pfs", type=_pfs, default=2, metavar="N", help="PFs, 1 to 8 (default 2)")
     machine.add_argument(
         "--nic",
-        type=Nic,
-        choices=list(Nic),
+        choices=[nic.value for nic in Nic],
         default=Nic.IGB,
         help="igb behind a stand-in for mlx5_core (default), or a ConnectX with the genuine one",
     )

@@ -23,6 +23,8 @@ SWEEPS = (
 CONNECTX = ("--nic", "connectx", "--vfs", "64")
 """The node of all tests on the ConnectX, so that they have one saved state."""
 CONNECTX_PARTS = 2
+CONNECTX_SWEEPS = (("upgrade", "1/1"),)
+"""Scenes that are marked both_nics, and the share of their points."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     for number, files in enumerate(_shared_out(tree, own, CONNECTX_PARTS), 1):
         chosen = (*CONNECTX, "--virtual-time", "-m", plain, *files)
         yield _lab(f"connectx {number}/{CONNECTX_PARTS}", work, chosen)
-    for number, files in enumerate(_shared_out(tree, both, CONNECTX_PARTS), 1):
+    swept = [name for name in marked(tree, "sweep") if name in both]
+    for scene, points in CONNECTX_SWEEPS if swept else ():
+        chosen = ("-m", "both_nics and sweep", *swept, "-k", scene, "--points", points, "-rP")
+        yield _lab(f"{scene}, connectx", work, (*CONNECTX, "--virtual-time", *chosen))
+    both_plain = [name for name in both if name not in swept]
+    for number, files in enumerate(_shared_out(tree, both_plain, CONNECTX_PARTS), 1):
         chosen = (*CONNECTX, "--virtual-time", "-m", f"both_nics and {plain}", *files)
         yield _lab(f"both NICs {number}/{CONNECTX_PARTS}", work, chosen)
     in_real_time = [name for name in own if "mark.real_time" in (tree / name).read_text()]

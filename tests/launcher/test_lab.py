@@ -256,3 +256,22 @@ def test_wrong_use() -> None:
     assert lab("run").returncode == 2
     assert lab("run", "--pfs", "9", "--", "true").returncode == 2
     assert lab("clean", "everything").returncode == 2
+
+
+def test_a_node_with_a_connectx_has_eight_vfs_a_pf() -> None:
+    number = "/sys/class/net/enp1s0f1np1/device/sriov_totalvfs"
+    done = lab("run", "--nic", "connectx", "--virtual-time", "--", "cat", number)
+    assert (done.returncode, done.stdout) == (0, "8\n"), done.stderr
+
+
+@pytest.mark.parametrize("vfs", ["0", "128"])
+def test_a_pf_of_a_connectx_has_1_to_127_vfs(vfs: str) -> None:
+    done = lab("build", "--nic", "connectx", "--vfs", vfs)
+    assert done.returncode == 2
+    assert "a PF of the ConnectX can make 1 to 127 VFs" in done.stderr
+
+
+def test_another_nic() -> None:
+    done = lab("build", "--nic", "e1000")
+    assert done.returncode == 2
+    assert "invalid choice: 'e1000'" in done.stderr
