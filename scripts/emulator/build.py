@@ -146,13 +146,10 @@ class Builder:
             return self.cache.get(
                 made, lambda path: self._make_qemu(chosen, parts, tree, version, path)
             )
-        except MirrorMovedOn:
-            raise
         except LabError as error:
-            raise LabError(
-                f"cannot build the QEMU that has the ConnectX: {error}",
-                hint=f"{error.hint}. {qemu.WITHOUT_CONNECTX}",
-            ) from error
+            message = f"cannot build the QEMU that has the ConnectX: {error}"
+            # of the same kind: a mirror that has moved on is asked again
+            raise type(error)(message, hint=f"{error.hint}. {qemu.WITHOUT_CONNECTX}") from error
 
     def _make_qemu(
         self, chosen: Chosen, parts: Parts, tree: Artefact, version: str, directory: Path

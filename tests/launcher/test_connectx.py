@@ -122,13 +122,16 @@ def test_every_source_of_the_device_is_compiled_and_says_its_licence(
         assert (f"'{path.name}'" in recipe) == (path.suffix == ".c")
 
 
+@pytest.mark.parametrize("kind", [LabError, packages.MirrorMovedOn])
 def test_where_its_qemu_cannot_be_built_igb_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LabError]
 ) -> None:
-    """A mirror need not have sources."""
+    """A mirror need not have sources; one that has moved on is asked twice."""
+    asked = []
 
     def no_source(*_: object, **__: object) -> str:
-        raise LabError("this machine's package sources have no source of qemu", hint="add one")
+        asked.append(1)
+        raise kind("this machine's package sources have no source of qemu", hint="add one")
 
     def chosen(*_: object, **__: object) -> packages.Chosen:
         return packages.Chosen("bookworm", "6.12.1+deb12-amd64", "6.12.1-1", "gcc-12", {})
@@ -140,3 +143,4 @@ def test_where_its_qemu_cannot_be_built_igb_is_named(
     assert raised.value.hint == (
         "add one. The igb node needs no QEMU of its own: --nic igb, the default"
     )
+    assert len(asked) == (2 if kind is packages.MirrorMovedOn else 1)
