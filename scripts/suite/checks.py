@@ -22,7 +22,7 @@ SWEEPS = (
 
 CONNECTX = ("--nic", "connectx", "--vfs", "64")
 """The node of all tests on the ConnectX, so that they have one saved state."""
-CONNECTX_PARTS = 2
+CONNECTX_PARTS = 3
 CONNECTX_SWEEPS = (("upgrade", "1/1"),)
 """Scenes that are marked both_nics, and the share of their points."""
 
@@ -91,27 +91,24 @@ def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
 
     A node whose QEMU cannot be built fails them: scripts/lab says why, and there is no report.
     """
-    own, both = connectx_files(tree), marked(tree, "both_nics")
+    files = [*connectx_files(tree), *marked(tree, "both_nics")]
+
+    def check(name: str, which: str, files: list[str], *more: str, pfs: int = 2) -> Check:
+        chosen = ("-m", f"(connectx or both_nics) and {which}", *files, *more)
+        return _lab(f"connectx{name}", work, (*CONNECTX, *chosen), pfs=pfs)
+
+    virtual = "--virtual-time"
+    if swept := _having(tree, files, "sweep"):
+        for scene, points in CONNECTX_SWEEPS:
+            share = ("-k", scene, "--points", points, "-rP")
+            yield check(f", {scene} {points}", "sweep", swept, *share, virtual)
     plain = "not wide and not sweep and not real_time"
-    for number, files in enumerate(_shared_out(tree, own, CONNECTX_PARTS), 1):
-        chosen = (*CONNECTX, "--virtual-time", "-m", plain, *files)
-        yield _lab(f"connectx {number}/{CONNECTX_PARTS}", work, chosen)
-    swept = [name for name in marked(tree, "sweep") if name in both]
-    for scene, points in CONNECTX_SWEEPS if swept else ():
-        chosen = ("-m", "both_nics and sweep", *swept, "-k", scene, "--points", points, "-rP")
-        yield _lab(f"{scene}, connectx", work, (*CONNECTX, "--virtual-time", *chosen))
-    both_plain = [name for name in both if name not in swept]
-    for number, files in enumerate(_shared_out(tree, both_plain, CONNECTX_PARTS), 1):
-        chosen = (*CONNECTX, "--virtual-time", "-m", f"both_nics and {plain}", *files)
-        yield _lab(f"both NICs {number}/{CONNECTX_PARTS}", work, chosen)
-    in_real_time = [name for name in own if "mark.real_time" in (tree / name).read_text()]
-    if in_real_time:
-        chosen = (*CONNECTX, "-m", "real_time and not wide", *in_real_time)
-        yield _lab("connectx, real time", work, chosen)
-    with_8_pfs = [name for name in own if "mark.wide" in (tree / name).read_text()]
-    if wide and with_8_pfs:
-        chosen = (*CONNECTX, "--virtual-time", "-m", "wide", *with_8_pfs)
-        yield _lab("connectx, 8 PFs", work, chosen, pfs=8)
+    for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):
+        yield check(f" {number}/{CONNECTX_PARTS}", plain, part, virtual)
+    if timed := _having(tree, files, "real_time"):
+        yield check(", real time", "real_time and not wide", timed)
+    if wide and (large := _having(tree, files, "wide")):
+        yield check(", 8 PFs", "wide", large, virtual, pfs=8)
 
 
 def parts(tree: Path, number: int) -> list[list[str]]:
@@ -134,7 +131,11 @@ def _shared_out(tree: Path, files: list[str], number: int) -> list[list[str]]:
 
 def marked(tree: Path, mark: str) -> list[str]:
     """The lab's test files in which something has that mark."""
-    return [name for name in _lab_files(tree) if f"mark.{mark}" in (tree / name).read_text()]
+    return _having(tree, _lab_files(tree), mark)
+
+
+def _having(tree: Path, files: list[str], mark: str) -> list[str]:
+    return [name for name in files if f"mark.{mark}" in (tree / name).read_text()]
 
 
 def connectx_files(tree: Path) -> list[str]:

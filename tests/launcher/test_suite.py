@@ -52,7 +52,7 @@ def test_what_is_tested_on_the_connectx(tmp_path: Path) -> None:
 
 def test_without_a_qemu_for_it_the_check_fails(tmp_path: Path) -> None:
     said = "import sys; print('lab: cannot build the QEMU', file=sys.stderr); sys.exit(125)"
-    check = Check("connectx 1/2", (sys.executable, "-c", said), tmp_path / "junit.xml")
+    check = Check("connectx 1/3", (sys.executable, "-c", said), tmp_path / "junit.xml")
     assert judged(check, 125, 1.0).failed == 1
 
 
