@@ -18,7 +18,7 @@ from nodeagent.driver import blacklist, openibd, privileges, uplink, users, vf_u
 from nodeagent.driver.findings import Finding
 from nodeagent.driver.other_modules import PEERMEM
 from nodeagent.errors import AgentError
-from nodeagent.kernel import modules
+from nodeagent.kernel import modules, trial
 from nodeagent.kernel.modules import Loaded
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import PodLosses, Settings
@@ -141,6 +141,24 @@ class Preflight:
             what = f"the installed {driver} is not signed, and {enforced}"
             remedy = "sign it with a key that the kernel has (mokutil), or lift the lockdown"
             yield Finding("loadable", what, why, remedy, blocks=True)
+            return
+        if not [*privileges.lacking(self.sysfs, self.proc)]:
+            yield from self._refused()
+
+    def _refused(self) -> Iterator[Finding]:
+        """What the kernel itself would not load, of the modules that are to be loaded again."""
+        settings = self.settings
+        for name, module in modules.all_installed(self.ours, settings.driver_root).items():
+            if said := trial.refusal(module, settings.driver_root):
+                yield Finding(
+                    "loadable",
+                    f"the kernel refuses the installed {name} ({module.filename}): {said}",
+                    "it would be unloaded and not loaded again"
+                    + (": the node would be without its driver" * (name == settings.driver_module)),
+                    "install it again; a signed module that was changed afterwards (strip) must be "
+                    "signed anew",
+                    blocks=True,
+                )
 
     def _signatures_enforced(self) -> str:
         """Why unsigned modules are refused; "" when they are not (kernel_lockdown(7))."""

@@ -5,6 +5,7 @@ The kernel names modules with underscores, people and files also with dashes: bo
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -191,24 +192,40 @@ def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
 
 def build_id_of(module: Installed, root: Path = Path("/")) -> str | None:
     """The same of the module on disk; None too when it is packed in a way unknown here (zstd)."""
-    path = Path(module.filename)
-    if not path.is_relative_to(root):
-        return None  # "(builtin)", or no path of ours
     try:
-        # /lib may be a link, and so are the modules of weak-updates (RHEL)
-        fd = hostpath.open_file(hostpath.resolve_in_root(root, path.relative_to(root)))
-        with os.fdopen(fd, "rb") as file:
-            content = file.read()
-        match path.suffix:
+        content = content_of(module, root)
+    except OSError:
+        return None
+    return None if content is None else _build_id(content)
+
+
+def content_of(module: Installed, root: Path = Path("/")) -> bytes | None:
+    """What is in a module's file, unpacked; None when that is packed in a way unknown here (zstd).
+
+    OSError when it cannot be read, FileNotFoundError for one that is built in.
+    """
+    with os.fdopen(opened(module, root), "rb") as file:
+        content = file.read()
+    try:
+        match Path(module.filename).suffix:
             case ".ko":
-                return _build_id(content)
+                return content
             case ".xz":
-                return _build_id(lzma.decompress(content))
+                return lzma.decompress(content)
             case ".gz":
-                return _build_id(gzip.decompress(content))
+                return gzip.decompress(content)
     except (OSError, lzma.LZMAError, EOFError):
         return None
     return None
+
+
+def opened(module: Installed, root: Path = Path("/")) -> int:
+    """A descriptor of a module's file, to read; OSError as above."""
+    path = Path(module.filename)
+    if not path.is_relative_to(root):  # "(builtin)", or no path of ours
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), module.filename)
+    # /lib may be a link, and so are the modules of weak-updates (RHEL)
+    return hostpath.open_file(hostpath.resolve_in_root(root, path.relative_to(root)))
 
 
 def loaded_version(module: str, sysfs: Path = _SYSFS) -> str | None:

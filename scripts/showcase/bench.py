@@ -6,12 +6,13 @@ project, and its exit status only says whether it could measure.
      restores the same), nodeagent's restore step (from its journal), and reference.sh (the fixed
      sleeps of the driver container's entrypoints; 2 PFs only).
   2. There too: one look at the node (observe), an agent that is ready, and how long a whole reload
-     leaves the node without VFs. All of it once more on a ConnectX with the genuine mlx5_core, and
-     there the number of commands that a restore gives its firmware.
+     leaves the node without VFs. All of it once more on a ConnectX with the genuine mlx5_core, in
+     virtual time, and there the number of commands that a restore gives its firmware.
   3. On this machine: from the toolkit's done flag to the next step, an agent that waits for it, and
      the start of the commands.
 
-Times of the emulated node are those of an emulated processor: only ratios mean something.
+Times of the emulated node are those of an emulated processor: only ratios mean something. In
+virtual time it has one processor, not two, whose clock doesn't know how busy this machine is.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Plan:
 
 
 WAYS = ("floor", "nodeagent")
-NICS = ("igb", "connectx")
+NODES = {"igb": ("--nic", "igb"), "connectx": ("--nic", "connectx", "--virtual-time")}
 QUICK = Plan(1, 1, 1, 10, 20)
 Result = dict[str, Any]
 
@@ -80,8 +81,8 @@ def parse() -> argparse.Namespace:
 
 def measure(plan: Plan, directory: Path) -> Result:
     """Everything. The process that waits sleeps beside the guests: they don't wake it."""
-    for nic in NICS:
-        subprocess.run([SCRIPTS / "lab", "build", "--nic", nic], check=True)
+    for node in NODES.values():
+        subprocess.run([SCRIPTS / "lab", "build", *node], check=True)
     found: Result = {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
     say("this machine: start of the commands, hand-over")
     found["calls"] = bench_host.calls(directory / "calls")
@@ -105,7 +106,7 @@ def in_node(nic: str, pfs: int, runs: int, reference_runs: int, directory: Path)
 
 def run_in_node(nic: str, pfs: int, out: Path, module: str, *arguments: str) -> Result:
     """Run a module of ours in a fresh node; what it leaves in bench.json."""
-    node = ["--nic", nic, "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
+    node = [*NODES[nic], "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
     lab = [f"{SCRIPTS}/lab", "run", *node]
     command = ["env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", module, *arguments]
     done = subprocess.run([*lab, "--out", f"{out}", "--", *command], check=False)

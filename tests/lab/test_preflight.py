@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodeagent.kernel import modules, trial
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent
 
@@ -157,3 +160,47 @@ def test_a_packet_capture_is_named(nodeagent: Nodeagent) -> None:
         capture.stdin.close()
     (process,) = found["processes"]
     assert f"(pid {capture.pid}) holds a packet socket on pci/{PF1}" in process["what"]
+
+
+@pytest.mark.both_nics
+def test_a_signature_that_does_not_fit_and_nothing_is_touched(nodeagent: Nodeagent) -> None:
+    """The kernel's own mlx5_core, signed, with one letter changed: refused before the unload."""
+    lab.create_vfs(PF1, 2)
+    before, running = lab.read(), lab.loaded()
+    release = os.uname().release
+    (signed,) = Path(f"/lib/modules/{release}/kernel").rglob("mlx5_core.ko")
+    target = Path(lab.sh("modinfo -F filename mlx5_core").strip())
+    build = lab.on_disk()
+    try:
+        target.write_bytes(signed.read_bytes().replace(b"5th generation", b"6th generation"))
+        status, found = findings(nodeagent)
+        assert status == 1
+        (finding,) = found["loadable"]
+        assert finding["what"] == (
+            f"the kernel refuses the installed mlx5_core ({target}): Key was rejected by service"
+        )
+        refused = nodeagent.call("reload", status=1)
+        assert "the driver is not reloaded, nothing was touched:" in refused.log
+    finally:
+        target.unlink()
+        lab.sh(f"lab-driver {build}")
+    assert (lab.loaded(), lab.read(), lab.restarts()) == (running, before, [])
+
+
+@pytest.mark.both_nics
+def test_asking_the_kernel_changes_nothing() -> None:
+    """Of a module that is loaded, of another build of it, and of one that is not loaded."""
+
+    def facts() -> tuple[object, ...]:
+        listed = Path("/proc/modules").read_text()
+        tainted = Path("/proc/sys/kernel/tainted").read_text()
+        return listed, tainted, modules.loading("mlx5_core"), modules.loading("dummy")
+
+    lab.sh("if [ -d /sys/module/dummy ]; then modprobe -r dummy; fi")
+    before = facts()
+    asked = modules.all_installed(("mlx5_core", "ib_core", "dummy"))
+    for build in lab.BUILDS.glob("[AB]"):
+        asked[f"build {build.name}"] = modules.Installed(f"{build}/mlx5_core.ko", {})
+    assert len(asked) == 5
+    assert {trial.refusal(module) for module in asked.values()} == {None}
+    assert facts() == before
