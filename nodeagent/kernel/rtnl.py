@@ -505,11 +505,14 @@ def _vf_info(info: Any) -> VfInfo:
 
 
 def _vlan_of(found: dict[str, Any]) -> dict[str, Any]:
-    """VLAN, QoS and protocol; the list has all three (Linux 4.9), IFLA_VF_VLAN lacks the last."""
+    """VLAN, QoS and protocol; the list has all three (Linux 4.9), IFLA_VF_VLAN lacks the last.
+
+    rtnl_fill_vfinfo() presets 802.1Q, and the kernel's own mlx5 zeroes that: it has no other one.
+    """
     listed = found.get("IFLA_VF_VLAN_LIST")
     entry = listed.get_attr("IFLA_VF_VLAN_INFO") if listed is not None else None
     if entry is not None:
-        protocol = PROTOCOLS.get(entry["proto"])
+        protocol = PROTOCOLS.get(entry["proto"]) if entry["proto"] else VlanProtocol.Q
         return {"vlan": entry["vlan"], "qos": entry["qos"], "vlan_proto": protocol}
     entry = found.get("IFLA_VF_VLAN")
     return {} if entry is None else {"vlan": entry["vlan"], "qos": entry["qos"]}
