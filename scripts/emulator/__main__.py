@@ -30,9 +30,10 @@ the other build on disk), /etc/init.d/openibd, netdevsim, udevd, the working tre
 and the run's directory on the host as /host (what is left in /host/out goes to --out).
 
 With --nic connectx: PFs enp1s0f0np0, enp1s0f1np1, enp2s0f0np0 ..., two on a card, with --vfs VFs
-each, on the genuine mlx5_core and mlx5_ib, which lab-driver inbox|A|B changes. The cards' commands
-are logged in /host/firmware.log, and /dev/virtio-ports/lab.qmp leads to QEMU's monitor, in which
-`qom-set` of /machine/peripheral/pf0 makes faults. QEMU is built for it once, in some minutes.
+each, on the genuine mlx5_core and mlx5_ib, which lab-driver inbox|A|B changes. A VF that is bound
+takes 7 MiB of the node's memory. The cards' commands are logged in /host/firmware.log, and
+/dev/virtio-ports/lab.qmp leads to QEMU's monitor, in which `qom-set` of /machine/peripheral/pf0
+makes faults. QEMU is built for it once, in some minutes.
 
 Exit status 125 is the lab's own failure: it could not be built, or the node stalled.
 """
