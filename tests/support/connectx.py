@@ -1,7 +1,7 @@
-"""The card of the node with a ConnectX, from below: its firmware's faults, cable and log.
+"""The node with a ConnectX in a test's hands: what only it has, and the card's faults and log.
 
 QEMU's monitor is behind a port of the guest; the card's properties are described with the device,
-scripts/emulator/connectx/.
+scripts/emulator/connectx/. Nothing here uses nodeagent.
 """
 
 from __future__ import annotations
@@ -13,19 +13,75 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support import lab
+from tests.support.lab import State
+
 LOG: Final = Path("/host/firmware.log")
 """A line for each command: time, function, name of the command."""
 NO_ANSWER: Final = 255
 """A status that is none: the command is never answered."""
 BAD_RESOURCE_STATE: Final = 3
 
-SET_VPORT_STATE: Final = 0x751
-MODIFY_VPORT_CONTEXT: Final = 0x755
-MODIFY_ESW_VPORT: Final = 0x753
+# Commands: include/linux/mlx5/mlx5_ifc.h
+INIT_HCA: Final = 0x102
+TEARDOWN_HCA: Final = 0x103
 ENABLE_HCA: Final = 0x104
 DISABLE_HCA: Final = 0x105
-INIT_HCA: Final = 0x102
+MODIFY_VPORT_STATE: Final = 0x751
+MODIFY_ESW_VPORT_CONTEXT: Final = 0x753
+MODIFY_NIC_VPORT_CONTEXT: Final = 0x755
+CREATE_SCHEDULING_ELEMENT: Final = 0x782
 CREATE_FLOW_TABLE: Final = 0x930
+
+
+def read() -> State:
+    """What lab.read() tells, and what devlink, rdma(8) and the representors do."""
+    return {
+        "devices": lab.read(),
+        "eswitches": {pf: eswitch(pf) for pf in lab.pfs()},
+        "representors": {pf: representors(pf) for pf in lab.pfs()},
+        "rates": json.loads(lab.sh("devlink -j port function rate show")),
+        "rdma": rdma(),
+    }
+
+
+def eswitch(pf: str) -> State:
+    """Its mode, and its inline and encapsulation mode."""
+    (told,) = json.loads(lab.sh(f"devlink -j dev eswitch show pci/{pf}"))["dev"].values()
+    return State(told)
+
+
+def representors(pf: str) -> State:
+    """Each by its port. Its MAC is the driver's choice, another one each time."""
+    told = {link["ifname"]: link for link in json.loads(lab.sh("ip -d -j link show"))}
+    found = {}
+    for port, name in lab.representors(pf).items():
+        read_of_it = lab.read_interface(told[name])
+        assert read_of_it is not None
+        found[port] = {**read_of_it, "address": None, "txqlen": told[name]["txqlen"]}
+    return found
+
+
+def rdma() -> State:
+    """The name of each function's RDMA device."""
+    found = lab.PCI.glob("*/infiniband/*")
+    return {path.parts[-3]: path.name for path in sorted(found)}
+
+
+def switch(pf: str, mode: str = "switchdev") -> None:
+    """Set an eswitch's mode as its manual says: while no VF is bound."""
+    bound = [address for address in lab.vfs(pf).values() if lab.driver(address) == "mlx5_core"]
+    for address in bound:
+        lab.unbind(address)
+    lab.sh(f"devlink dev eswitch set pci/{pf} mode {mode}; udevadm settle")
+    for address in bound:
+        bind(address)
+    lab.settle()
+
+
+def bind(address: str) -> None:
+    """Bind a function to the NIC's own driver."""
+    Path("/sys/bus/pci/drivers/mlx5_core/bind").write_text(address)
 
 
 class Monitor:

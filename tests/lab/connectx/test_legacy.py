@@ -1,0 +1,59 @@
+"""Legacy SR-IOV on the genuine mlx5_core: all that a PF holds for its VFs, by a reload."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import connectx, lab
+from tests.support.lab import PF1, PF2, Nodeagent
+
+
+def set_up(pf: str, vfs: int) -> None:
+    """Everything that ip(8) sets through the PF, another value for each VF."""
+    lab.make_vfs(pf, vfs, mtu=9000, rates=True)
+    link = f"link set {lab.name(pf)}"
+    states = ("auto", "enable", "disable")
+    lab.ip(
+        *(f"{link} vf {n} state {states[n % 3]}" for n in range(vfs)),
+        # as DOCA-OFED reports it: a protocol without a VLAN
+        f"{link} vf 0 vlan 0",
+        f"{link} vf 1 max_tx_rate 2000 min_tx_rate 100",
+    )
+
+
+def test_two_pfs_with_eight_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
+    for pf in (PF1, PF2):
+        set_up(pf, 8)
+    lab.unbind(lab.vf(PF1, 5))
+    lab.give_to("pci-stub", lab.vf(PF2, 6))
+    before = connectx.read()
+    assert len(before["rdma"]) == 2 + 14
+    assert before["devices"][PF1]["vfs"][1]["told by its PF"]["rate"]["min_tx"] == 100
+    wanted = lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert lab.loaded() == wanted
+    assert connectx.read() == before
+    assert nodeagent.ready.exists()
+    assert lab.restarts() == ["begin", "end"]
+
+
+def test_64_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
+    lab.make_vfs(PF1, 64)
+    before = connectx.read()
+    assert len(before["devices"][PF1]["vfs"]) == 64
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert connectx.read() == before
+
+
+@pytest.mark.real_time
+def test_vfs_on_vfio(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """Nobody holds them: they are back on vfio-pci, with what their PF holds for them."""
+    lab.make_vfs(PF1, 4)
+    for index in (1, 2):
+        lab.give_to("vfio-pci", lab.vf(PF1, index))
+    before = connectx.read()
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert connectx.read() == before
+    assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
