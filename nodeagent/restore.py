@@ -12,6 +12,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed
 from nodeagent.machine import boot_id, machine_id
 from nodeagent.node.attempt import Attempt
+from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.locate import is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import children_elsewhere, reachable
@@ -63,6 +64,7 @@ def restore(node: Node, want: NodeState) -> None:
     plan could not be performed or MAX_PLANS plans were not enough.
     """
     attempt = Attempt(node)
+    probe_again(node)
     failures: dict[str, None] = {}
     if others := managed_netdevs(want):
         wanted, _ = reachable(node, want)

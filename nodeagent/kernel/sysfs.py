@@ -179,6 +179,17 @@ class Sysfs:
                 found[bus, device] = name
         return found
 
+    def without_driver(self, maker: str) -> tuple[str, ...]:
+        """Auxiliary devices that a driver has made and none has taken: `mlx5_core.eth.3`.
+
+        mlx5's network interface and RDMA device belong to drivers of such devices. Where the task
+        that binds a function is killed, its probe goes on, but the kernel refuses it new threads
+        (EINTR): the function is bound then, and its auxiliary device is not.
+        """
+        found = _entries(self.root / "bus/auxiliary/devices")
+        ours = (link for link in found if link.name.startswith(f"{maker}."))
+        return tuple(sorted(link.name for link in ours if not (link / "driver").exists()))
+
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
         _write(self.device(bus, name) / "sriov_numvfs", str(count))

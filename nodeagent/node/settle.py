@@ -11,6 +11,7 @@ from nodeagent.kernel import udev
 from nodeagent.kernel.events import LinkWatch, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.attempt import Attempt
+from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
@@ -50,6 +51,7 @@ def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
 
 def wait_for_pfs(node: Node, state: NodeState) -> None:
     """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it."""
+    probe_again(node)
     targets: list[Target] = [(pf.handle, None) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
         wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout)

@@ -53,6 +53,16 @@ def test_pfs_are_the_drivers_devices_that_are_not_vfs(sysfs: Sysfs) -> None:
     assert sysfs.physical_functions("mlx5_core") == (("pci", PF), ("pci", OTHER_PF))
 
 
+def test_auxiliary_devices_that_no_driver_has_taken(sysfs: Sysfs, tree: FakeTree) -> None:
+    """Of our driver's making; on a kernel without that bus there are none."""
+    assert sysfs.without_driver("mlx5_core") == ()
+    for name in ("mlx5_core.eth.3", "mlx5_core.rdma.3", "mlx5_core.eth.2", "ice.rdma.0"):
+        tree.make_device("auxiliary", name)
+    tree.make_driver("auxiliary", "mlx5_core.eth")
+    tree.drive("auxiliary", "mlx5_core.eth.2", "mlx5_core.eth")
+    assert sysfs.without_driver("mlx5_core") == ("mlx5_core.eth.3", "mlx5_core.rdma.3")
+
+
 def test_pfs_of_every_bus(sysfs: Sysfs, tree: FakeTree) -> None:
     tree.make_driver("netdevsim", "mlx5_core")
     tree.make_device("netdevsim", "netdevsim1")
