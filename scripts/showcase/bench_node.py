@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 WORK = Path("/run/lab/bench")
 OBSERVATIONS = 5
 FIRMWARE_LOG = Path("/host/firmware.log")
-"""On a ConnectX: time, function and name of each command, and indented what was in it."""
+"""On a ConnectX: a line of six words for each command, and remarks that begin with #."""
 Trial = dict[str, Any]
 """`seconds`, for nodeagent also those of the whole `process`, `stages` with seconds of each, and
 the number of `commands` that firmware was given, none where it has no log."""
@@ -148,8 +148,8 @@ def commands() -> int:
     """How many commands the firmware has been given so far."""
     if not FIRMWARE_LOG.exists():
         return 0
-    names = (line.split()[2:] for line in FIRMWARE_LOG.read_text(errors="replace").splitlines())
-    return sum(len(words) == 1 and words[0].isupper() for words in names)
+    lines = FIRMWARE_LOG.read_text(errors="replace").splitlines()
+    return sum(len(words) == 6 and words[2] != "#" for words in map(str.split, lines))
 
 
 def looked_at() -> dict[str, object]:

@@ -17,7 +17,7 @@ from tests.support import lab
 from tests.support.lab import State
 
 LOG: Final = Path("/host/firmware.log")
-"""A line for each command: time, function, name of the command."""
+"""A line for each command, at its end: seconds, function, name, status, syndrome, microseconds."""
 NO_ANSWER: Final = 255
 """A status that is none: the command is never answered."""
 BAD_RESOURCE_STATE: Final = 3
@@ -90,19 +90,24 @@ class Monitor:
     def __init__(self) -> None:
         self._port = os.open("/dev/virtio-ports/lab.qmp", os.O_RDWR | os.O_CLOEXEC)
         self._received = b""
-        self.command("qmp_capabilities")
+        # refused to the second who opens the port: for the monitor it is one session
+        self._ask("qmp_capabilities", {})
 
     def command(self, name: str, **arguments: object) -> Any:
         """Its answer; AssertionError where it refuses."""
+        answer = self._ask(name, arguments)
+        assert "error" not in answer, (name, arguments, answer)
+        return answer["return"]
+
+    def _ask(self, name: str, arguments: dict[str, object]) -> dict[str, Any]:
         os.write(self._port, json.dumps({"execute": name, "arguments": arguments}).encode())
         while True:
             while b"\n" not in self._received:
                 self._received += os.read(self._port, 65536)
             line, _, self._received = self._received.partition(b"\n")
-            answer = json.loads(line)
-            assert "error" not in answer, (name, arguments, answer)
-            if "return" in answer:
-                return answer["return"]
+            answer: dict[str, Any] = json.loads(line)
+            if answer.keys() & {"return", "error"}:
+                return answer
 
     def close(self) -> None:
         os.close(self._port)
@@ -154,4 +159,4 @@ def commands(since: int = 0) -> list[tuple[str, str]]:
     """Function and command of each line of the log, from a place in it on."""
     lines = LOG.read_text(errors="replace")[since:].splitlines()
     words = (line.split() for line in lines)
-    return [(each[1], each[2]) for each in words if len(each) == 3]
+    return [(each[1], each[2]) for each in words if len(each) == 6 and each[2] != "#"]
