@@ -10,6 +10,7 @@ from nodeagent.plan.comparison import differences
 from nodeagent.plan.plan import plan
 from nodeagent.plan.unsettable import given_anew
 from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
 
 
@@ -18,7 +19,7 @@ def node(driver: str, *, mac: str, query_rss: bool, mtu: int = 1500) -> NodeStat
     pf = Pf(
         DeviceHandle("pci", "0000:01:00.0"),
         numvfs=1,
-        eswitch_mode="switchdev",
+        eswitch_mode=EswitchMode.SWITCHDEV,
         vfs=(Vf(index=0, query_rss=query_rss),),
         representors=(representor,),
     )
