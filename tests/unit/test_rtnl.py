@@ -137,7 +137,7 @@ def test_the_vfs_of_netdevsim_as_recorded() -> None:
         admin_mac=ZERO,
         vlan=0,
         qos=0,
-        vlan_proto=None,
+        vlan_proto=VlanProtocol.Q,  # netdevsim says 0 until one is set
         spoofchk=False,
         trust=False,
         link_state=LinkState.AUTO,
@@ -264,7 +264,7 @@ vf_changes = st.builds(
 )
 def test_the_protocol_of_a_vfs_vlan(number: int, protocol: str | None) -> None:
     """The kernel's own mlx5 reports 0 for every VF, DOCA-OFED's 802.1Q: it is the same."""
-    change = VfChange(2, 3, vlan=100, qos=5, vlan_proto=VlanProtocol.AD)
+    change = VfChange(2, 3, admin_mac=ZERO, vlan=100, qos=5, vlan_proto=VlanProtocol.AD)
     raw = bytes(rtnl._set_link(change)).replace(b"\x88\xa8", number.to_bytes(2, "big"))
     (info,) = rtnl._decoded(raw).get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO")
     assert rtnl._vf_info(info).vlan_proto == protocol
