@@ -20,7 +20,7 @@ from nodeagent.kernel.rtnl import Link, LinkChange, Rtnl
 NOTIFY: Final = ("ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify")
 
 
-def greet(fd: int, rtnl: Rtnl, links: Sequence[Link], net: Path = Path("/proc/sys/net")) -> None:
+def announce(fd: int, rtnl: Rtnl, links: Sequence[Link], net: Path = Path("/proc/sys/net")) -> None:
     """Announce the addresses of `links`, which have carrier, in the namespace `fd`.
 
     What is refused is left: the fabric learns it from the next packet. IPv6 may be off.

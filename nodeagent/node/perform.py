@@ -82,7 +82,7 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
                 log.debug("%s: %s", stage.name, text)
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
-        failures += arrivals.greet()
+        failures += arrivals.announce()
     return tuple(text for _, text in failures)
 
 
@@ -103,10 +103,10 @@ def _perform_stage(step: Step, stage: Stage) -> Failures:
 def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     """VFs move into their pods while others are still being bound."""
     node, arrivals = step.attempt.node, step.arrivals
-    let_in = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
+    moves = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
     # a stop is heeded between stages and in waits: what is being written is finished
     events = tuple(watch for watch in step.watches if watch is not node.stop)
-    meanwhile = arrivals.let_in if let_in else None
+    meanwhile = arrivals.move_settled if moves else None
     failures = write_devices(step.attempt, actions, meanwhile, events)
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
     return failures + await_functions(node, counts, step.watches)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
-from nodeagent.kernel.announcements import greet
+from nodeagent.kernel.announcements import announce
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.netns import NamespaceGone
 from nodeagent.kernel.rooms import Room
@@ -82,7 +82,7 @@ class Arrivals:
         }
         self._looked_at: set[int] | None = None
         """ifindexes that udev has finished with and that were looked at; None: nothing was yet."""
-        self._to_greet: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
+        self._to_announce: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -97,7 +97,7 @@ class Arrivals:
         """Whether there is anybody to let in."""
         return bool(self._waiting)
 
-    def let_in(self) -> None:
+    def move_settled(self) -> None:
         """Move all that are settled into their pods; `await_all` waits for the others.
 
         Events come by the dozen while VFs are bound: then only those that udev has just finished
@@ -140,37 +140,37 @@ class Arrivals:
         failures, self.failures = self.failures, []
         return failures
 
-    def greet(self) -> Failures:
+    def announce(self) -> Failures:
         """Let the fabric know where those are that had carrier before, once they have it again.
 
         Not for long: what has no carrier by then has nobody to tell. Returns what went wrong.
         """
         with ExitStack() as held:
-            rooms = {namespace.inode for namespace, _ in self._to_greet.values()}
+            rooms = {namespace.inode for namespace, _ in self._to_announce.values()}
             watches: list[Watch] = [
                 held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
             ]
             watches += self._node.stops
             with suppress(WaitTimeout):
-                wait_until_clear(self._ungreeted, *watches, what="carrier", timeout=CARRIER)
+                wait_until_clear(self._unannounced, *watches, what="carrier", timeout=CARRIER)
         return self.failures
 
-    def _ungreeted(self) -> list[str]:
+    def _unannounced(self) -> list[str]:
         """Greet from those that have carrier; the others.
 
         The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
         """
-        for target, (namespace, neighbours) in list(self._to_greet.items()):
+        for target, (namespace, neighbours) in list(self._to_announce.items()):
             inside, room = self._rooms[namespace.inode]
             room.rtnl.forget()
             own = link_of(inside, target, links_by_device(inside))
             if own is None or own.carrier:
-                del self._to_greet[target]
+                del self._to_announce[target]
             if own is not None and own.carrier:
                 family = descendants(room.rtnl.links(), own.index)
-                greet(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
+                announce(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
                 self.failures += add_stacked(inside, neighbours) if neighbours else []
-        return list(map(target_name, self._to_greet))
+        return list(map(target_name, self._to_announce))
 
     def _missing(self, lost: set[Target]) -> list[str]:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
@@ -214,7 +214,7 @@ class Arrivals:
         self._stack(arrival.namespace.inode)
         if arrival.had_carrier:
             neighbours = [each for each in own if isinstance(each.thing, Neighbour)]
-            self._to_greet[arrival.target] = arrival.namespace, neighbours
+            self._to_announce[arrival.target] = arrival.namespace, neighbours
 
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""

@@ -77,3 +77,30 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
     ):
         assert f"{lost}: the reload takes it away, and it is not put back" in log
     assert f"macvlan child7 on {PF} in " in log
+
+
+def test_a_child_has_its_flags_again(nodeagent: Nodeagent, no_vfs: None, tmp_path: Path) -> None:
+    """`arp off` and `multicast off`, which ip(8) shows as NOARP and as no MULTICAST."""
+    snapshot = tmp_path / "snapshot.json"
+    lab.ip(
+        f"link set {PF} up",
+        f"link add link {PF} name quiet7 type vlan id 7",
+        "link set quiet7 arp off multicast off up",
+    )
+    before = flags("quiet7")
+    assert "NOARP" in before
+    assert "MULTICAST" not in before
+    nodeagent.call("snapshot", "-o", str(snapshot))
+    lab.ip("link delete quiet7")
+    nodeagent.call("restore", "--snapshot", str(snapshot))
+    assert flags("quiet7") == before
+    lab.ip("link set quiet7 arp on multicast on")
+    nodeagent.call("restore", "--snapshot", str(snapshot))
+    assert flags("quiet7") == before
+    lab.ip("link delete quiet7")
+
+
+def flags(name: str) -> set[str]:
+    """What ip(8) shows between angle brackets, but for what tells of the carrier."""
+    text = lab.sh(f"ip -o link show dev {name}")
+    return set(text.partition("<")[2].partition(">")[0].split(",")) - {"LOWER_UP", "NO-CARRIER"}
