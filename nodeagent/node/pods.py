@@ -45,7 +45,7 @@ from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
 
-CARRIER: Final = 5.0
+CARRIER_TIMEOUT: Final = 5.0
 """Seconds. An igb VF has carrier two seconds after it went up, an mlx5 VF at once."""
 
 
@@ -94,7 +94,7 @@ class Arrivals:
 
     @property
     def expected(self) -> bool:
-        """Whether there is anybody to let in."""
+        """Whether a VF is still to be moved or set up in a pod."""
         return bool(self._waiting)
 
     def move_settled(self) -> None:
@@ -143,7 +143,7 @@ class Arrivals:
     def announce(self) -> Failures:
         """Let the fabric know where those are that had carrier before, once they have it again.
 
-        Not for long: what has no carrier by then has nobody to tell. Returns what went wrong.
+        It waits CARRIER_TIMEOUT at most. Returns what failed.
         """
         with ExitStack() as held:
             rooms = {namespace.inode for namespace, _ in self._to_announce.values()}
@@ -152,7 +152,9 @@ class Arrivals:
             ]
             watches += self._node.stops
             with suppress(WaitTimeout):
-                wait_until_clear(self._unannounced, *watches, what="carrier", timeout=CARRIER)
+                wait_until_clear(
+                    self._unannounced, *watches, what="carrier", timeout=CARRIER_TIMEOUT
+                )
         return self.failures
 
     def _unannounced(self) -> list[str]:

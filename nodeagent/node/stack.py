@@ -39,7 +39,7 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
     """Perform the actions of a stage; what another interface's absence stops is named.
 
     Children go level by level, because each needs its parent's ifindex. `at_once`: IPv6 addresses
-    that were nobody else's are so still, and are used without DAD.
+    that no other host had are still free, and are used without DAD.
     """
     with node.stack() as edge:
         children = [action for action in actions if isinstance(action.thing, Child)]
@@ -94,7 +94,7 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
 def _missing(
     action: AddStacked, links: Mapping[str, Link], own: Mapping[Target, Link | None]
 ) -> str | None:
-    """Why it cannot be put there: no such interface, or one that is somebody else's by now.
+    """Why it cannot be put there: no such interface, or its name is another's by now.
 
     `links` by name; `own`: the interfaces that the targets of named actions have.
     """
