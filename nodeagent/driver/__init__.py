@@ -1,1 +1,1 @@
-"""The NIC driver's life: built, compared, blacklisted, restarted."""
+"""The NIC driver: build it, install it, check that a reload is safe, restart it."""

@@ -1,11 +1,11 @@
-"""The host must not load its own driver while ours is away: a modprobe.d file for the meantime.
+"""A modprobe.d file that keeps the host from loading its own driver during a reload.
 
-`blacklist NAME` makes modprobe and udev ignore the module's aliases (modprobe.d(5)), so nothing is
-loaded because a device turned up. Loading by name goes on, which is how openibd loads; a line
-`install NAME /bin/false`, which would stop that too, is therefore not written.
+`blacklist NAME` makes modprobe and udev ignore the module's aliases (modprobe.d(5)), so that no
+module is loaded because a device appears. Loading by name, as openibd does, still works; a line
+`install NAME /bin/false` would prevent that as well.
 
-The file outlives a reboot: left behind, it would keep the host from loading its NIC driver at
-boot. So it is removed on every way out, and what a killed run left is swept at the next start.
+The file survives a reboot, and would then keep the host from loading its NIC driver at boot. It is
+therefore removed on every exit, and one left by a killed run is removed at the next start.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _BODY_LINE = re.compile(r"\s*(#.*|blacklist\s+[A-Za-z0-9_-]+\s*)?")
 
 @contextmanager
 def blacklisted(settings: Settings) -> Iterator[None]:
-    """Keep the blacklist file in place for the block, and remove it on every way out.
+    """Keep the blacklist file in place during the block, and remove it afterwards.
 
-    Raises StorageError when it cannot be written, or removed after a block that went well; when
-    the block failed, that error is the one raised and a failed removal is only logged.
+    StorageError if it cannot be written, or removed after a block that succeeded. If the block
+    fails, its error is raised, and a failed removal is only logged.
     """
     path = settings.blacklist_file
     check(settings)
@@ -56,9 +56,9 @@ def blacklisted(settings: Settings) -> Iterator[None]:
 
 
 def check(settings: Settings) -> None:
-    """Raise StorageError when the blacklist could not be written. Touches nothing."""
+    """StorageError if the blacklist could not be written. Changes nothing."""
     path = settings.blacklist_file
-    another = "or set OFED_BLACKLIST_MODULES_FILE to another place"
+    another = "or set OFED_BLACKLIST_MODULES_FILE to another path"
     if not path.parent.is_dir():
         raise StorageError(
             f"cannot write {path}: there is no directory {path.parent}",
@@ -66,17 +66,17 @@ def check(settings: Settings) -> None:
         )
     if durable.exists(path) and _writer(path) is None:
         raise StorageError(
-            f"cannot write {path}: what is there was written by someone else, or is a link",
-            hint=f"look at it and move it away, {another}",
+            f"cannot write {path}: the existing file was not written by nodeagent, or is a link",
+            hint=f"check its content and move it away, {another}",
         )
 
 
 def sweep(settings: Settings) -> None:
-    """Remove a blacklist that a killed run left, ours or the driver container's.
+    """Remove a blacklist that a killed run of nodeagent or the driver container left.
 
-    It is told by its first line, and by having nothing but comments and blacklist lines after it;
-    an empty file is one that the driver container did not come to write. Anything else is
-    somebody's, and left alone. Call it while holding the lock.
+    It is recognised by its first line, and has nothing but comments and blacklist lines after it;
+    the driver container can also leave an empty file. Any other file is left alone. The caller
+    holds the lock.
     """
     path = settings.blacklist_file
     if not path.parent.is_dir():
@@ -86,7 +86,7 @@ def sweep(settings: Settings) -> None:
         return
     writer = _writer(path)
     if writer is None:
-        log.warning("left %s alone: it was written by someone else, or is a link", path)
+        log.warning("left %s alone: it was not written by nodeagent, or is a link", path)
     elif durable.remove(path):
         log.warning("removed the stale %s: %s was killed during a reload", path, writer)
 
@@ -99,15 +99,15 @@ def _content(modules: tuple[str, ...]) -> str:
 
 def _remove(path: Path) -> None:
     if not durable.exists(path):
-        log.warning("%s was removed by someone else during the reload", path)
+        log.warning("%s was removed by another program during the reload", path)
     elif _writer(path) is None:
-        log.warning("%s was replaced by someone else during the reload: left alone", path)
+        log.warning("%s was replaced by another program during the reload: left alone", path)
     else:
         durable.remove(path)
 
 
 def _writer(path: Path) -> str | None:
-    """Who wrote the file, in words; None when neither we nor the driver container did."""
+    """The writer of the file, for a message; None if it is neither nodeagent nor the container."""
     try:
         content = durable.read_own(path)
     except DataError:

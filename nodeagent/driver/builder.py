@@ -1,7 +1,7 @@
-"""Mode `dtk-build`: the toolkit's side of the hand-over, for an image that has nodeagent.
+"""Mode `dtk-build`: build the driver in the toolkit's container, if its image has nodeagent.
 
-toolkit/dtk_nic_driver_build.sh does the same in plain shell, for one that has not. The settings
-come through dtk.env.
+toolkit/dtk_nic_driver_build.sh does the same in shell for an image without nodeagent. The settings
+come from dtk.env.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DNF_TIMEOUT = 900.0  # seconds
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be built, and the files that say where it stands."""
+    """A build: the source tree, the flag files, and the arguments of install.pl."""
 
     tree: Path
     start: Path
@@ -42,7 +42,7 @@ class Job:
 
 
 def job(settings: Settings) -> Job:
-    """From the variables of dtk.env; ConfigError names those that are missing."""
+    """The job that the variables of dtk.env describe. ConfigError names the missing ones."""
     given = {
         "DTK_OCP_COMPILED_DRIVER_VER": settings.dtk_compiled_ver,
         "DTK_OCP_START_COMPILE_FLAG": settings.dtk_start_flag,
@@ -52,7 +52,7 @@ def job(settings: Settings) -> Job:
     if missing or settings.dtk_start_flag is None or settings.dtk_done_flag is None:
         raise ConfigError(
             f"cannot build for the driver container: {', '.join(missing)} not set",
-            hint="dtk.env in the shared directory sets them: `. dtk.env` before",
+            hint="run `. dtk.env` in the shared directory before, which sets them",
         )
     done = settings.dtk_done_flag
     return Job(
@@ -65,22 +65,22 @@ def job(settings: Settings) -> Job:
 
 
 def run(settings: Settings, stop: StopSignal) -> None:
-    """Build once the driver container asks for it, then stay until a stop, which is no error.
+    """Wait for the start flag, build, then stay until SIGTERM, which is not an error then.
 
-    Also returns when another build is asked for: dtk.env may say something else by then, and the
-    container that is started again reads it. A build that fails leaves its marker, with the last
-    lines of its log, and its error is raised. Stopped when the stop came before.
+    Also returns if another build is requested: dtk.env may have changed, and the container reads it
+    when it starts again. A failed build leaves its marker, with the last lines of its log, and
+    raises. Stopped if the signal came before the end of the build.
     """
     wanted = job(settings)
     _wait_for_start(wanted, stop)
     build_once(wanted, settings, stop)
     with suppress(Stopped):
         _wait_for_start(wanted, stop)
-        log.info("another build is asked for: ending, to be started with its settings")
+        log.info("another build is requested: exiting, so that a restart reads its settings")
 
 
 def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
-    """Run install.pl; the done flag when all packages are there, else the failure marker."""
+    """Run install.pl; create the done flag if all packages are good, else the failure marker."""
     for stale in (wanted.failed, wanted.done):
         durable.remove(stale)
     try:
@@ -91,11 +91,11 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
         sources.build([str(script), *wanted.arguments], settings.build_timeout, stop)
         found = packages.built(wanted.tree)
         if not found:
-            raise NoInputError(f"the build left no packages below {wanted.tree}")
+            raise NoInputError(f"the build produced no packages below {wanted.tree}")
         packages.check(found, Path("/"))
         packages.brings(settings.driver_module, os.uname().release, found, Path("/"))
     except Stopped:
-        raise  # the start flag stays: whoever comes next builds
+        raise  # the start flag stays, so that the next container builds
     except AgentError as error:
         durable.replace(wanted.failed, f"{error.message}\n".encode(), 0o644)
         durable.remove(wanted.start)
@@ -106,7 +106,7 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
 
 
 def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
-    """Without a deadline: to serve is all there is to do, and the kubelet's patience is ours."""
+    """Wait for the start flag without a deadline: there is nothing else to do."""
 
     def missing() -> Iterator[Path]:
         if not durable.is_flag(wanted.start):
@@ -125,7 +125,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
 
 
 def _install_tools(stop: StopSignal) -> None:
-    """What install.pl needs and the toolkit's image may lack, where there is dnf(8) to get it."""
+    """Install what install.pl needs and the toolkit's image may lack, if it has dnf(8)."""
     missing = [
         name
         for name in _TOOLS

@@ -1,8 +1,8 @@
-"""Copies that are whole or not there: of source trees, packages, module trees.
+"""Atomic copies of source trees, packages and module trees.
 
-A copy is made beside its target under another name, synced file by file, and renamed when it is
-complete (rename(2)). A killed one leaves a name that the next one sweeps away. No link is followed
-(nodeagent/hostpath.py): what is copied are plain files, and links as links.
+A copy is made beside its target under a temporary name, synced file by file, and then renamed
+(rename(2)). The next copy removes what a killed one left. No link is followed
+(nodeagent/hostpath.py): regular files are copied, and links are copied as links.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.trace import point
 
 SPARE_BYTES: Final = 16 << 20
-"""Bytes that must stay free beside a copy: directories, and what others write meanwhile."""
+"""The space that must stay free after a copy, for directories and other writers."""
 
 _CHUNK_BYTES: Final = 1 << 20
 _MAX_FILE_BYTES: Final = 1 << 40
@@ -35,11 +35,11 @@ def tree(
     *,
     prepare: Callable[[Path], None] = lambda _copy: None,
 ) -> None:
-    """Copy a directory with all below it, links as links, in the place of what `target` was.
+    """Copy a directory recursively, links as links; it replaces `target`.
 
-    `prepare` is called with the copy before it gets its name.
-    Raises NoInputError, StorageError (too little room is found out first, and nothing is half
-    left), DataError when a file changes while it is read, and Stopped.
+    `prepare` is called with the copy before it is renamed.
+    Raises NoInputError, StorageError (free space is checked first, and no partial copy is left),
+    DataError if a file changes while it is read, and Stopped.
     """
     entries = [*_walk(source)]
     with _whole(target, sum(facts.st_size for _, facts in entries)) as temporary:
@@ -58,7 +58,7 @@ def tree(
 
 
 def files(sources: Iterable[Path], target: Path, stop: StopSignal | None = None) -> None:
-    """Make the directory `target` anew with a copy of each file. Raises as tree() does."""
+    """Replace the directory `target` with one that has a copy of each file. Raises as tree()."""
     found = [(path, _facts(path)) for path in sources]
     with _whole(target, sum(facts.st_size for _, facts in found)) as temporary:
         for path, _ in found:
@@ -69,7 +69,7 @@ def files(sources: Iterable[Path], target: Path, stop: StopSignal | None = None)
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed copies to `target` left. Only while nobody else can be copying there."""
+    """Remove what killed copies to `target` left. Call it only while no copy is in progress."""
     what = f"cannot tidy up beside {target}"
     with (
         _storage(what),
@@ -81,7 +81,7 @@ def sweep(target: Path) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, or whatever has that name, with all below it; nothing is no error."""
+    """Remove a directory recursively, or the file or link of that name, if it exists."""
     what = f"cannot remove {directory}"
     with (
         _storage(what),
@@ -92,7 +92,7 @@ def remove(directory: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """`path` below a directory that is open; shutil.rmtree() goes down by descriptors itself."""
+    """Remove `path`, in an open directory; shutil.rmtree() itself works by descriptors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):  # unlink(2) finds that a file system is read-only before it looks
@@ -100,20 +100,20 @@ def _remove(path: Path) -> None:
 
 
 def _require_room(parent: Path, directory: Path, needed: int) -> None:
-    """StorageError when the file system of `directory`, open as `parent`, has no room for more."""
+    """StorageError if the file system of `directory`, open as `parent`, has too little space."""
     facts = os.statvfs(parent)
     free = facts.f_bavail * facts.f_frsize
     if free < needed + SPARE_BYTES:
         raise StorageError(
-            f"not enough room in {directory}: {needed >> 20} MiB are to be copied there, "
-            f"{free >> 20} MiB are free, and {SPARE_BYTES >> 20} MiB must stay",
-            hint=f"make room there: df {directory} shows the file system",
+            f"not enough room in {directory}: {needed >> 20} MiB are needed and "
+            f"{SPARE_BYTES >> 20} MiB must stay free, but only {free >> 20} MiB are free",
+            hint=f"make room on that file system (see df {directory})",
         )
 
 
 @contextmanager
 def _whole(target: Path, size: int) -> Iterator[Path]:
-    """A directory to fill, which becomes `target` when the block went well."""
+    """A directory to fill, which replaces `target` if the block succeeds."""
     durable.make_directory(target.parent, 0o755)
     sweep(target)
     with _storage(f"cannot copy to {target}"), hostpath.directory_path(target.parent) as parent:
@@ -134,14 +134,14 @@ def _whole(target: Path, size: int) -> Iterator[Path]:
 
 
 def _make(directory: Path) -> None:
-    """Whatever the umask, and whatever group the one above would have it inherit."""
+    """Create a directory with mode 0755 and our own user and group."""
     directory.mkdir(mode=0o700)
     os.chown(directory, os.geteuid(), os.getegid())
     directory.chmod(0o755)
 
 
 def _sync(directory: Path) -> None:
-    """fsync(2) of a directory: what was made, renamed or removed in it lasts."""
+    """fsync(2) of a directory makes creations, renames and removals in it durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -158,7 +158,7 @@ def _old() -> str:
 
 
 def _file(source: Path, target: Path, mode: int) -> None:
-    """Copy one file and see to it that it was the same from beginning to end."""
+    """Copy one file. DataError if it changed meanwhile."""
     point("copy", source)
     try:
         fd = hostpath.open_file(source, _MAX_FILE_BYTES)
@@ -175,8 +175,8 @@ def _file(source: Path, target: Path, mode: int) -> None:
         size = writer.tell()
     if (before.st_size, before.st_mtime_ns) != (size, after.st_mtime_ns):
         raise DataError(
-            f"{source} changed while it was copied: somebody is still writing it",
-            hint="start again when that has ended",
+            f"{source} changed while it was copied: another process is still writing it",
+            hint="start again when it is complete",
         )
 
 
@@ -186,12 +186,12 @@ def _facts(path: Path) -> os.stat_result:
     except OSError as error:
         raise durable.unreadable(path, error) from error
     if not stat.S_ISREG(facts.st_mode):
-        raise DataError(f"{path} is no regular file", hint="look at what it is, and who made it")
+        raise DataError(f"{path} is not a regular file", hint="find out what created it")
     return facts
 
 
 def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything below, each directory before what is in it."""
+    """Everything below `directory`, each directory before its content."""
     failed: list[OSError] = []
     for parent, names, others in os.walk(directory, onerror=failed.append):
         for name in sorted((*names, *others)):

@@ -1,7 +1,7 @@
-"""Mode `sources`: the driver's packages are built or found, copied, checked, installed, indexed.
+"""Mode `sources`: build the driver's packages or find built ones, check and install them.
 
-Every step is an ensure: killed anywhere, the next start does it again from the top. Nothing is
-installed that is not whole, and it is not done before modprobe would load what was installed.
+Every step can be repeated: after a kill the next start begins again. Only complete packages are
+installed, and the end is a check that modprobe would load the installed module.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
-    """The driver NVIDIA_NIC_DRIVER_VER is installed for the kernel `release` (`uname -r`).
+    """Install the driver NVIDIA_NIC_DRIVER_VER for the kernel `release` (`uname -r`).
 
-    Raises ConfigError, NoInputError, StorageError, DataError and UnavailableError, each before
-    the loaded driver is touched; WaitTimeout and Stopped.
+    The loaded driver is not touched. Raises ConfigError, NoInputError, StorageError, DataError,
+    UnavailableError, WaitTimeout and Stopped.
     """
     if settings.ubuntu_pro_token is not None:
-        log.warning("UBUNTU_PRO_TOKEN is not used: FIPS packages belong into the driver's image")
+        log.warning("UBUNTU_PRO_TOKEN is not used: install FIPS packages in the driver's image")
     copies.remove(settings.driver_root / packages.STAGE)
     store = inventory(settings, release)
     with _packages(settings, release, store, stop) as found:
@@ -49,7 +49,7 @@ def deliver(settings: Settings, release: str, stop: StopSignal | None) -> None:
 
 
 def inventory(settings: Settings, release: str) -> Inventory | None:
-    """Where packages are kept for the next start; None when each start builds anew."""
+    """The inventory that keeps packages for the next start; None if each start builds them."""
     if settings.inventory is None:
         return None
     store = Inventory(settings.inventory, release, settings.nic_driver_ver or "")
@@ -61,7 +61,7 @@ def inventory(settings: Settings, release: str) -> Inventory | None:
 def _packages(
     settings: Settings, release: str, store: Inventory | None, stop: StopSignal | None
 ) -> Iterator[Sequence[Path]]:
-    """The packages, in a place that is ours and that DRIVER_ROOT can see."""
+    """The packages, in a directory that only nodeagent writes to, below DRIVER_ROOT."""
     built_with = fingerprint(
         release, settings.nic_driver_ver or "", sources.arguments(settings, release)
     )
@@ -78,13 +78,13 @@ def _packages(
 
 
 def _built(settings: Settings, release: str, stop: StopSignal | None) -> tuple[Path, ...]:
-    """Fresh packages, where the build has left them."""
+    """Newly built packages, in the directory of the build."""
     make = dtk.ensure_built if settings.dtk_build else sources.compile_here
     place = make(settings, release, stop)
     found = packages.built(place)
     if not found:
         raise NoInputError(
-            f"the build has ended, and there are no packages below {place}",
-            hint="its log says what became of them",
+            f"the build has ended, but there are no packages below {place}",
+            hint="see the log of the build",
         )
     return found

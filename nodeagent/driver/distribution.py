@@ -1,9 +1,10 @@
-"""Which distribution this is, as os-release(5) says: flags, package tools and places differ."""
+"""The Linux distribution, by os-release(5): flags, package tools and paths depend on it."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -12,34 +13,44 @@ from nodeagent.driver.other_modules import HOST_ROOT
 
 _RELEASE: Final = Path("etc/os-release")
 
+
+class Family(StrEnum):
+    """The families of distributions that nodeagent knows."""
+
+    UBUNTU = "ubuntu"
+    SLES = "sles"
+    REDHAT = "redhat"
+    OTHER = ""
+
+
 _FAMILIES: Final = {
-    "ubuntu": "ubuntu",
-    "debian": "ubuntu",
-    "sles": "sles",
-    "suse": "sles",
-    "rhel": "redhat",
-    "fedora": "redhat",
-    "centos": "redhat",
-    "rhcos": "redhat",
+    "ubuntu": Family.UBUNTU,
+    "debian": Family.UBUNTU,
+    "sles": Family.SLES,
+    "suse": Family.SLES,
+    "rhel": Family.REDHAT,
+    "fedora": Family.REDHAT,
+    "centos": Family.REDHAT,
+    "rhcos": Family.REDHAT,
 }
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """`family` is ubuntu, sles, redhat, or "" for another; `name` is what it calls itself."""
+    """A distribution; `name` is its PRETTY_NAME."""
 
     name: str
-    family: str
+    family: Family
     is_openshift: bool
 
 
 def of_root(root: Path) -> Distribution:
-    """The distribution whose packages and tools are in `root`."""
+    """The distribution that is installed in `root`."""
     return _read(root)
 
 
 def of_host(root: Path) -> Distribution:
-    """The node's own, through the driver pod's mount of /etc; else that of `root`."""
+    """The host's distribution, from the driver pod's mount of /etc; else that of `root`."""
     host = root / HOST_ROOT.relative_to("/")
     return _read(host if hostpath.is_file(hostpath.resolve_in_root(host, _RELEASE)) else root)
 
@@ -58,8 +69,8 @@ def _read(root: Path) -> Distribution:
     ids = [fields.get("ID", ""), *fields.get("ID_LIKE", "").split()]
     return Distribution(
         name=fields.get("PRETTY_NAME") or fields.get("ID") or "unknown",
-        family=next((_FAMILIES[each] for each in ids if each in _FAMILIES), ""),
-        # RHCOS had an ID of its own and is a variant of RHEL now; both name the cluster's version
+        family=next((_FAMILIES[each] for each in ids if each in _FAMILIES), Family.OTHER),
+        # older RHCOS has an ID of its own, newer RHCOS that of RHEL and OPENSHIFT_VERSION
         is_openshift="rhcos" in ids or "OPENSHIFT_VERSION" in fields,
     )
 

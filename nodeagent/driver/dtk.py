@@ -1,7 +1,7 @@
-"""The Driver Toolkit's hand-over: a sidecar compiles the driver and says so with a flag file.
+"""The exchange with the OpenShift Driver Toolkit: a sidecar builds the driver and sets a flag file.
 
-Names and places are the driver container's, so that either side may be the other's today. One file
-is ours: where our builder fails, it says so, and why, in dtk_failed_compile_<version>.
+The names and paths are those of the driver container, so that either side can be replaced alone.
+One file is nodeagent's own: dtk_failed_compile_<version>, with the reason of a failed build.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Final
 
 from nodeagent import durable, hostpath
 from nodeagent.driver import copies, packages, sources
+from nodeagent.driver.distribution import Family
 from nodeagent.errors import ConfigError, DataError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import FileWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The safety net of an hour-long wait: no slower than the toolkit's poll of today, 30 s, should a
-# file system ever keep the flag's creation from inotify.
+# If a file system does not report the flag's creation to inotify, it is noticed after 30 s, the
+# interval at which the driver container polls.
 _RESYNC_SECONDS = 30.0
 
 _TOOLKIT: Final = Path(__file__).parent / "toolkit"
 SCRIPTS: Final = ("dtk_nic_driver_build.sh", "entrypoint")
-"""What the sidecar executes; for an image that has a shell and no nodeagent."""
+"""The programs for the sidecar; its image needs a shell, but not nodeagent."""
 
 WARNING_SECONDS: Final = 900.0
-"""Seconds without a new package after which the toolkit may be dead: three times what the longest
-whole build took that is on record (about 5 minutes)."""
+"""How long the toolkit may build without a new package before a warning: three times the longest
+recorded build (about 5 minutes)."""
 
 
 def sanitised_kernel(release: str) -> str:
-    """`uname -r` as the name of a directory: what is not in [-A-Za-z0-9_.] becomes "_".
+    """`uname -r` as a directory name: characters outside [-A-Za-z0-9_.] become "_".
 
-    Leading and trailing "-", "_" and "." go. The toolkit's side does the same, so this must not
-    be improved upon.
+    Leading and trailing "-", "_" and "." are removed. The toolkit's side must do the same.
     """
     return re.sub(r"[^-A-Za-z0-9_.]", "_", release).strip("-_.")
 
 
 @dataclass(frozen=True)
 class HandOver:
-    """One version's files in the directory that is shared with the toolkit.
+    """The files of one driver version in the directory that is shared with the toolkit.
 
     `directory` is <shared>/<sanitised `uname -r`>, `version` the driver's (25.07-0.9.7.0).
     """
@@ -57,7 +57,7 @@ class HandOver:
 
     @property
     def sources(self) -> Path:
-        """What the toolkit compiles, and below it what it has built."""
+        """The sources, and below them the built packages."""
         return self.directory / f"MLNX_OFED_SRC-{self.version}"
 
     @property
@@ -67,17 +67,17 @@ class HandOver:
 
     @property
     def start(self) -> Path:
-        """The toolkit may begin; it removes this when it has ended."""
+        """The start flag; the toolkit removes it at the end of the build."""
         return self.directory / "dtk_start_compile"
 
     @property
     def done(self) -> Path:
-        """The packages of this version are complete."""
+        """The done flag: the packages of this version are complete."""
         return self.directory / f"dtk_done_compile_{self._name}"
 
     @property
     def failed(self) -> Path:
-        """The build of this version has failed; it holds the last lines of its log."""
+        """The failure marker, with the last lines of the build's log."""
         return self.directory / f"dtk_failed_compile_{self._name}"
 
     @property
@@ -86,21 +86,21 @@ class HandOver:
 
 
 def hand_over(settings: Settings, release: str) -> HandOver:
-    """Where this node's driver and kernel are handed over. ConfigError without a version."""
+    """The files for this node's kernel and driver version. ConfigError without a version."""
     if settings.nic_driver_ver is None:
         raise ConfigError(
-            "NVIDIA_NIC_DRIVER_VER is not set; the toolkit's done flag carries its name",
+            "NVIDIA_NIC_DRIVER_VER is not set; it is part of the name of the toolkit's done flag",
             hint="set it in the pod's environment, for example 25.07-0.9.7.0",
         )
     return HandOver(settings.dtk_shared_dir / sanitised_kernel(release), settings.nic_driver_ver)
 
 
 def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> Path:
-    """Have the toolkit build the driver; the directory with what it has built.
+    """Have the toolkit build the driver; return the directory with the packages.
 
-    Sources and settings are handed over unless the toolkit is at it already, or has done it with
-    the same settings. Raises what wait_for_build() and copies.tree() raise, and NoInputError when
-    there are no sources to hand over.
+    Sources and settings are handed over unless the toolkit is building with the same settings, or
+    has done so. Raises what wait_for_build() and copies.tree() raise, and NoInputError if there are
+    no sources.
     """
     shared = hand_over(settings, release)
     wanted = environment(settings, shared)
@@ -111,9 +111,9 @@ def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> P
 
 
 def give(settings: Settings, shared: HandOver, wanted: str, stop: StopSignal | None) -> None:
-    """Put sources, settings and scripts there, and the start flag last of all.
+    """Write sources, settings and scripts to the shared directory, and the start flag last.
 
-    What a killed hand-over left is done again: without the start flag nobody has begun.
+    After a kill all of it is written again: the toolkit begins only with the start flag.
     """
     origin = sources.directory(settings)
     log.info("handing the sources in %s over to the driver toolkit", origin)
@@ -131,10 +131,10 @@ def give(settings: Settings, shared: HandOver, wanted: str, stop: StopSignal | N
 
 
 def environment(settings: Settings, shared: HandOver) -> str:
-    """The content of dtk.env. Every value is quoted for sh(1); APPEND_DRIVER_BUILD_FLAGS holds
-    words that are quoted once more, so that each of them stays one word.
+    """The content of dtk.env. Every value is quoted for sh(1); each word in
+    APPEND_DRIVER_BUILD_FLAGS is quoted once more.
     """
-    flags = sources.appended(settings, "redhat")
+    flags = sources.appended(settings, Family.REDHAT)
     return exports(
         {
             "DTK_OCP_NIC_SHARED_DIR": str(shared.directory),
@@ -150,7 +150,7 @@ def environment(settings: Settings, shared: HandOver) -> str:
 
 
 def exports(variables: Mapping[str, str]) -> str:
-    """Lines that a shell reads back as these values, whatever is in them."""
+    """`export` lines for sh(1), with any characters in the values."""
     lines = [
         f'export {name}="{re.sub(_SPECIAL, _ESCAPED, value)}"' for name, value in variables.items()
     ]
@@ -163,27 +163,27 @@ _ESCAPED = r"\\\1"
 
 
 def _is_done(settings: Settings, shared: HandOver, wanted: str) -> bool:
-    """The toolkit's build is there, whole, and of these settings as far as nodeagent can see."""
+    """Whether the toolkit has built complete packages, with these settings if dtk.env exists."""
     if not hostpath.is_file(shared.done):
         return False
     given = _given(shared)
     if given not in {None, wanted}:
-        log.info("the toolkit's build is of other settings: a build is asked for again")
+        log.info("the toolkit built with other settings: requesting another build")
         return False
     found = packages.built(shared.sources)
     if not found:
-        log.warning("%s is there, and no packages: a build is asked for again", shared.done)
+        log.warning("%s exists, but no packages: requesting another build", shared.done)
         return False
     try:
         packages.check_copies(found, settings.driver_root)
     except DataError as error:
-        log.warning("%s; a build is asked for again", error.message)
+        log.warning("%s; requesting another build", error.message)
         return False
     return True
 
 
 def _is_begun(shared: HandOver, wanted: str) -> bool:
-    """An earlier run of ours handed the same over, and the toolkit has not ended."""
+    """Whether an earlier run handed over the same, and the toolkit is still building."""
     return (
         hostpath.is_file(shared.start)
         and not durable.exists(shared.failed)
@@ -200,7 +200,7 @@ def _given(shared: HandOver) -> str | None:
 
 
 class Progress:
-    """The packages that the toolkit has put there so far; its only sign of life.
+    """The packages that the toolkit has built so far, the only sign of its progress.
 
     They are <shared>/<kernel>/MLNX_OFED_SRC-<version>/RPMS/<distribution>/<architecture>/*.rpm.
     """
@@ -221,10 +221,10 @@ class Progress:
             self._seen, self._changed, self._warned = found, now, now
         elif now - self._warned >= WARNING_SECONDS:
             self._warned = now
-            log.warning("the driver toolkit may be dead: %s", self.last_seen())
+            log.warning("the driver toolkit makes no progress: %s", self.last_seen())
 
     def last_seen(self) -> str:
-        """In words, for a warning and for the time-out."""
+        """The progress as text, for a warning and for the time-out."""
         ago = time.monotonic() - self._changed
         if not self._seen:
             return f"no package in {self._directory} for {ago:.0f} s"
@@ -232,10 +232,10 @@ class Progress:
 
 
 def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) -> None:
-    """Return as soon as the toolkit's done flag exists, at once when it is there already.
+    """Return as soon as the toolkit's done flag exists.
 
-    Raises UnavailableError as soon as the builder says that it failed, with the last lines of its
-    log; WaitTimeout after BUILD_TIMEOUT, Stopped on a stop, ConfigError without a version.
+    Raises UnavailableError as soon as the failure marker exists, with the last lines of the log;
+    WaitTimeout after BUILD_TIMEOUT; Stopped; ConfigError without a version.
     """
     shared = hand_over(settings, release)
     flag = shared.done
@@ -250,7 +250,7 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
     with FileWatch(flag) as watch:
         watches: tuple[Watch, ...] = (watch,) if stop is None else (watch, stop)
         if durable.is_flag(flag):
-            log.info("the driver toolkit's build is there: %s", flag)
+            log.info("the driver toolkit has built the driver already: %s", flag)
             return
         log.info("waiting for the driver toolkit's done flag %s", flag)
         try:
@@ -263,8 +263,8 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
             )
         except WaitTimeout as error:
             error.hint = (
-                f"{progress.last_seen()}; no failure was reported: read the log of the toolkit's "
-                "container (openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets how long to wait"
+                f"{progress.last_seen()}; no failure was reported. See the log of the toolkit's "
+                "container (openshift-driver-toolkit-ctr); BUILD_TIMEOUT sets the time limit"
             )
             raise
     log.info("the driver toolkit's build is done: %s", flag)
@@ -279,7 +279,7 @@ def _require_no_failure(shared: HandOver) -> None:
         said = f"(its log cannot be read: {error})"
     lines = [f"  {line}" for line in said.splitlines()[-sources.LAST_LINES :] if line.strip()]
     raise UnavailableError(
-        "\n".join(["the driver toolkit could not build the driver, its log ends in:", *lines]),
-        hint="its container (openshift-driver-toolkit-ctr) has the whole log; the next start asks "
-        "for another build",
+        "\n".join(["the driver toolkit could not build the driver; the end of its log:", *lines]),
+        hint="see the whole log of its container (openshift-driver-toolkit-ctr); the next start "
+        "requests another build",
     )

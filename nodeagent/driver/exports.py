@@ -1,8 +1,8 @@
-"""The kernel headers, shared with the GPU driver's container, which builds nvidia-peermem on them.
+"""The kernel headers, shared with the GPU driver's container, which builds nvidia-peermem.
 
-The pod mounts the host's MLX_DRIVERS_MOUNT with Bidirectional propagation: what is mounted below it
-here shows on the host, and in every container that mounts it, too. Where it is no mount (on the
-host itself) there is nobody to share with, and /sys is not touched.
+The pod mounts the host's MLX_DRIVERS_MOUNT with Bidirectional propagation: a mount below it appears
+on the host, and in every container that mounts it. If it is not a mount point, as on the host
+itself, nothing is shared and /sys is not changed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def ensure(settings: Settings, sys: Path = Path("/sys")) -> None:
-    """Mount the headers at their place, in the place of whatever a killed container left there.
+    """Mount the headers, replacing mounts that a killed container left.
 
-    /sys is made unbindable below its top and private first, as the driver container does: else the
-    GPU driver's own mounts of it would come back here. KernelError, StorageError when it fails.
+    Before that /sys is made private, and all below it unbindable, as the driver container does:
+    otherwise the GPU driver's mounts of it would propagate back. KernelError, StorageError.
     """
     source = settings.driver_root / settings.headers_dir.relative_to("/")
     target = place(settings)
     if not mounts.on(settings.drivers_mount):
-        log.debug("%s is no mount: no headers to share", settings.drivers_mount)
+        log.debug("%s is not a mount point: the headers are not shared", settings.drivers_mount)
         return
     if not source.is_dir():
-        log.warning("no headers to share with the GPU driver: there is no %s", source)
+        log.warning("cannot share headers with the GPU driver: there is no %s", source)
         return
     remove(settings)
     mounts.propagate(sys, mounts.UNBINDABLE | mounts.RECURSIVE)
@@ -39,7 +39,7 @@ def ensure(settings: Settings, sys: Path = Path("/sys")) -> None:
     mounts.bind(source, target)
     if not mounts.on(target)[-1].is_shared:
         log.warning(
-            "%s does not show on the host: mount %s with Bidirectional propagation",
+            "%s is not visible on the host: mount %s with Bidirectional propagation",
             target,
             settings.drivers_mount,
         )
@@ -47,9 +47,9 @@ def ensure(settings: Settings, sys: Path = Path("/sys")) -> None:
 
 
 def remove(settings: Settings) -> None:
-    """Unmount them, however often they are mounted there, and remove the empty directory.
+    """Unmount the headers, every mount of them, and remove the empty directory.
 
-    KernelError when a mount stays.
+    KernelError if a mount remains.
     """
     target = place(settings)
     found = mounts.on(target)
@@ -57,7 +57,7 @@ def remove(settings: Settings) -> None:
         try:
             mounts.unmount(target)
         except KernelError:
-            if not mounts.on(target):  # it went with another that it was a copy of
+            if not mounts.on(target):  # unmounted by propagation together with another
                 break
             raise
     if found:
@@ -67,5 +67,5 @@ def remove(settings: Settings) -> None:
 
 
 def place(settings: Settings) -> Path:
-    """Where the headers are mounted: SHARED_KERNEL_HEADERS_DIR below MLX_DRIVERS_MOUNT."""
+    """The mount point of the headers: SHARED_KERNEL_HEADERS_DIR below MLX_DRIVERS_MOUNT."""
     return settings.drivers_mount / settings.headers_dir.relative_to("/")

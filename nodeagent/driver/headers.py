@@ -1,8 +1,8 @@
-"""The running kernel's headers, which the sources are compiled against.
+"""The headers of the running kernel, for the build of the driver.
 
-The driver's image cannot have them for every kernel: where they are missing, the distribution's
-package manager is asked for them, as the driver container does. It uses the repositories that the
-image has, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+An image cannot have them for every kernel. If they are missing, they are installed with the
+distribution's package manager, as the driver container does, from the repositories of the image and
+through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nodeagent import hostpath
 from nodeagent.driver import distribution
+from nodeagent.driver.distribution import Family
 from nodeagent.errors import AgentError, Stopped, UnavailableError
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
@@ -24,7 +25,7 @@ _LAST_LINES = 5
 
 
 def ensure(settings: Settings, release: str, stop: StopSignal | None) -> None:
-    """Return when /lib/modules/<release>/build leads to headers. UnavailableError says why not."""
+    """Install the headers unless /lib/modules/<release>/build has them. UnavailableError."""
     root = settings.driver_root
     if _are_there(root, release):
         return
@@ -32,7 +33,7 @@ def ensure(settings: Settings, release: str, stop: StopSignal | None) -> None:
     package = package_of(node.family, release)
     commands = _commands(node.family, package)
     if not commands:
-        why = "which package has them is not known for this distribution"
+        why = "nodeagent does not know their package for this distribution"
         raise _missing(root, release, node.name, package, why)
     try:
         for argv in commands:
@@ -45,30 +46,31 @@ def ensure(settings: Settings, release: str, stop: StopSignal | None) -> None:
         raise _missing(root, release, node.name, package, "the package did not bring them")
 
 
-def package_of(family: str, release: str) -> str:
-    """The package that has the headers of a kernel, with its version.
+def package_of(family: Family, release: str) -> str:
+    """The package with the headers of a kernel, and its version.
 
-    RHEL's variants have packages of their own: `5.14.0-570.el9.aarch64+64k` is kernel-64k-devel.
+    RHEL's kernel variants have packages of their own: kernel-64k-devel for
+    `5.14.0-570.el9.aarch64+64k`.
     """
     match family:
-        case "ubuntu":
+        case Family.UBUNTU:
             return f"linux-headers-{release}"
-        case "sles":
+        case Family.SLES:
             return f"kernel-default-devel={release.removesuffix('-default')}"
-        case "redhat":
+        case Family.REDHAT:
             version, _, variant = release.partition("+")
             return f"kernel-{variant}{'-' if variant else ''}devel-{version}"
     return f"the headers of {release}"
 
 
-def _commands(family: str, package: str) -> tuple[tuple[str, ...], ...]:
+def _commands(family: Family, package: str) -> tuple[tuple[str, ...], ...]:
     match family:
-        case "ubuntu":
+        case Family.UBUNTU:
             install = ("apt-get", "-yq", "install", "--no-install-recommends", package)
             return (("apt-get", "-yq", "update"), install)
-        case "sles":
+        case Family.SLES:
             return (("zypper", "--non-interactive", "install", "--no-recommends", package),)
-        case "redhat":
+        case Family.REDHAT:
             return (("dnf", "-q", "-y", "install", "--allowerasing", package),)
     return ()
 
@@ -79,7 +81,7 @@ def _run(argv: list[str], stop: StopSignal | None) -> None:
     if done.returncode:
         said = [line for line in f"{done.output}\n{done.errors}".splitlines() if line.strip()]
         raise UnavailableError(
-            f"`{' '.join(argv)}` exited {done.returncode}, saying: "
+            f"`{' '.join(argv)}` exited with status {done.returncode}: "
             + " | ".join(said[-_LAST_LINES:])
         )
 

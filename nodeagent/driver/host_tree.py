@@ -1,8 +1,8 @@
-"""RHEL: the driver's modules in the host's tree, because SELinux asks what a module file is.
+"""RHEL: copy the driver's modules to the host's tree, as SELinux requires.
 
-A module is loaded only from a file of type modules_object_t; what is in a container's layers has
-another. So the tree is copied to the host's, labelled there, and what the container has of it
-becomes a link. OpenShift's nodes take modules from the container, and no host tree is written.
+SELinux lets a module be loaded only from a file of type modules_object_t; the files of a container
+have another type. The modules are therefore copied to the host and labelled there, and the
+container's directory becomes a link. OpenShift nodes load modules from the container.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 MODULES_DIRECTORY: Final = Path("extra/mlnx-ofa_kernel")
-"""Where the packages put their modules, below lib/modules/<kernel>."""
+"""The directory of the packages' modules, below lib/modules/<kernel>."""
 
 _XATTR = "security.selinux"
 _TYPE = "modules_object_t"
@@ -30,20 +30,24 @@ _LABEL = f"system_u:object_r:{_TYPE}:s0"
 
 
 def unlink(settings: Settings, release: str) -> None:
-    """Before packages are installed: what they write is to be the container's, not the host's."""
+    """Remove the link before an installation, so that it writes to the container, not the host."""
     tree = _own(settings, release)
     if tree.is_symlink():
         durable.remove(tree)
 
 
 def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
-    """Copy the tree to the host, label it, index it, and link to it. False where none is needed.
+    """Copy the modules to the host, label and index them, and link to them. False if not needed.
 
-    Whole or not there at every moment: the copy is labelled before it has its name.
+    The copy is atomic: it is labelled before it is renamed.
     """
     host = distribution.of_host(settings.driver_root)
     own, hosts = _own(settings, release), _hosts(settings, release)
-    if host.family != "redhat" or host.is_openshift or not other_modules.has_host_tree(settings):
+    if (
+        host.family != distribution.Family.REDHAT
+        or host.is_openshift
+        or not other_modules.has_host_tree(settings)
+    ):
         return False
     if not own.is_dir() or own.is_symlink():
         return False
@@ -56,9 +60,9 @@ def share(settings: Settings, release: str, stop: StopSignal | None) -> bool:
 
 
 def label(tree: Path) -> None:
-    """Give a tree the SELinux type of modules, what chcon -R -t does; user and level stay.
+    """Set the SELinux type of a tree, as chcon -R -t does; user and level stay.
 
-    Where neither the file system has labels nor SELinux is there to ask for them, nothing is done.
+    Does nothing if the file system has no labels and SELinux is not enabled.
     """
     for path in (tree, *tree.rglob("*")):
         try:
@@ -81,8 +85,8 @@ def label(tree: Path) -> None:
 def _refused(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"cannot label {path} in the host's copy of the modules as {_TYPE}: {error.strerror}",
-        hint="SELinux would not let the host load it; the pod needs the SELinux level s0, "
-        "privileged, and a file system with labels",
+        hint="SELinux would not let the host load it; run the pod privileged and with SELinux "
+        "level s0, on a file system with labels",
     )
 
 

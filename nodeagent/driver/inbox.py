@@ -1,9 +1,10 @@
-"""The host's own driver back: what RESTORE_DRIVER_ON_POD_TERMINATION asks for.
+"""Load the host's own (inbox) driver again, for RESTORE_DRIVER_ON_POD_TERMINATION.
 
-The host's own is what its tree has below kernel/: the packages install beside that (updates/,
-extra/). `mlnxofedctl --alt-mods force-restart` is how the driver container does it. On a host that
-never had those packages it unloads, finds nothing to load and exits 1, so its status says nothing:
-the kernel is read, and a driver loaded from the host's tree where there is none.
+The inbox driver is the one below kernel/ in the host's module tree; the packages install to other
+directories (updates/, extra/). Like the driver container, nodeagent runs `mlnxofedctl --alt-mods
+force-restart`. On a host without the packages that unloads the driver, finds none to load, and
+exits with 1. Its status is therefore ignored: nodeagent reads the kernel, and loads a driver from
+the host's tree if there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nodeagent.driver import openibd, other_modules, preflight, rdma
+from nodeagent.driver.findings import Check
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import modules
@@ -21,12 +23,12 @@ from nodeagent.kernel.events import StopSignal
 
 log = logging.getLogger(__name__)
 
-_OF_THE_INSTALLED = frozenset({"installed", "loadable"})
-"""Findings about the driver that is to go."""
+_OF_THE_INSTALLED = frozenset({Check.INSTALLED, Check.LOADABLE})
+"""The checks of the driver that will be unloaded."""
 
 
 def runs(driver: NicDriver) -> bool:
-    """Tell whether the loaded driver is the host's own; without its tree: not the installed one."""
+    """Whether the loaded driver is the host's own; without the host's tree, not the installed."""
     module, root = driver.settings.driver_module, driver.settings.driver_root
     if not driver.is_loaded():
         return False
@@ -40,16 +42,16 @@ def runs(driver: NicDriver) -> bool:
 
 
 def check_is_safe(driver: NicDriver) -> None:
-    """Raise, before anything is touched, when it can't be done or something blocks a reload."""
+    """Raise, before any change, if it is not possible or a finding blocks a reload."""
     openibd.check_inbox(driver.settings)
     found = preflight.Preflight(driver.settings, driver.sysfs, driver.proc).findings()
     preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
 
 
 def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
-    """Return when the host's own driver runs, with as much of `before` as the host has of it.
+    """Load the host's own driver, and the modules of `before` that the host has.
 
-    KernelError when another one runs, or none. Stopped, after the restart has ended.
+    KernelError if another driver is loaded in the end, or none. Stopped, after the restart.
     """
     settings = driver.settings
     with rdma.netns_mode_kept(settings, driver.sysfs):
@@ -60,7 +62,7 @@ def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
             log.warning("%s", error.message)
         else:
             if said.returncode:
-                log.warning("mlnxofedctl exited %d", said.returncode)
+                log.warning("mlnxofedctl exited with status %d", said.returncode)
         finally:
             _load(driver)
     for module in before:
@@ -69,14 +71,14 @@ def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
     if not runs(driver):
         now = modules.loaded_srcversion(settings.driver_module, driver.sysfs)
         raise KernelError(
-            f"the host's own {settings.driver_module} is not back: "
-            + (f"loaded is {now}" if driver.is_loaded() else "this node has NO NIC driver"),
-            hint="the next start of nodeagent restores the VFs, on the driver that is installed",
+            f"the host's own {settings.driver_module} is not loaded: "
+            + (f"{now} is loaded" if driver.is_loaded() else "this node has NO NIC driver"),
+            hint="the next start of nodeagent restores the VFs on the installed driver",
         )
 
 
 def _load(driver: NicDriver) -> None:
-    """Rather any driver than none: the host's own, else the installed one."""
+    """If no driver is loaded, load the host's own, else the installed one."""
     settings = driver.settings
     for tree in dict.fromkeys((_tree(driver), None)):
         if not driver.is_loaded():

@@ -1,8 +1,8 @@
-"""Packages that were built before, kept on the node: <inventory>/<uname -r>/<version>/.
+"""Built packages, kept on the node: <inventory>/<uname -r>/<version>/.
 
-Beside that directory are <version>.checksum, a line of sha256sum(1) for each package, and
-<version>.buildconfig, what they were built with. They are written after the packages are complete
-and removed before those change, so a killed run never leaves something that looks good.
+Beside that directory are <version>.checksum, with a line of sha256sum(1) for each package, and
+<version>.buildconfig, with the settings of the build. They are written after the packages and
+removed before those change, so that incomplete packages are never taken for complete ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_FILE_BYTES = 1 << 40  # bytes
 
 
 def fingerprint(release: str, version: str, arguments: Sequence[str]) -> str:
-    """What packages depend on, as text: kernel, version, and what install.pl was called with."""
+    """What packages depend on, as text: kernel, version, and the arguments of install.pl."""
     return f"KERNEL={release}\nVERSION={version}\nARGUMENTS={' '.join(arguments)}\n"
 
 
@@ -40,33 +40,33 @@ class Inventory:
 
     @property
     def directory(self) -> Path:
-        """Where the packages are."""
+        """The directory of the packages."""
         return self.root / self.release / self.version
 
     @property
     def checksum(self) -> Path:
-        """A line for each package."""
+        """The file of checksums."""
         return self.root / self.release / f"{self.version}.checksum"
 
     @property
     def buildconfig(self) -> Path:
-        """The fingerprint of their build."""
+        """The file with the fingerprint of the build."""
         return self.root / self.release / f"{self.version}.buildconfig"
 
     def require(self) -> None:
-        """ConfigError unless the inventory is a directory: it must be mounted, not made here."""
+        """ConfigError unless the inventory is a directory: it must be mounted into the pod."""
         try:
             with hostpath.directory(self.root):
                 return
         except OSError as error:
             raise ConfigError(
-                f"NVIDIA_NIC_DRIVERS_INVENTORY_PATH is {self.root}, and that is no directory: "
+                f"NVIDIA_NIC_DRIVERS_INVENTORY_PATH is {self.root}, which is not a directory: "
                 f"{reason(error)}",
                 hint="mount a directory of the host there, or unset it to build at each start",
             ) from error
 
     def packages(self, built_with: str) -> tuple[Path, ...]:
-        """What can be installed without a build, or () after saying why that is not so."""
+        """The packages, if they can be installed without a build; else () and a log line."""
         why = self._why_not(built_with)
         if why is not None:
             log.info("a build is needed: %s", why)
@@ -78,7 +78,7 @@ class Inventory:
     def store(
         self, packages: Sequence[Path], built_with: str, stop: StopSignal | None = None
     ) -> tuple[Path, ...]:
-        """Keep copies of freshly built packages; these. Whole or not there, whenever killed."""
+        """Copy newly built packages here, atomically; return the copies."""
         for stale in (self.checksum, self.buildconfig):
             durable.remove(stale)
         copies.files(packages, self.directory, stop)
@@ -89,14 +89,14 @@ class Inventory:
         return found
 
     def forget(self) -> None:
-        """These packages are no good: have them built anew at the next start."""
+        """Have the packages built again at the next start."""
         durable.remove(self.checksum)
 
     def clean_up(self) -> None:
-        """Remove the packages of other kernels and other versions, and nothing else.
+        """Remove the packages of other kernels and other versions.
 
-        A directory of packages is told by its checksum file, or by having only packages in it:
-        whatever else somebody keeps there stays.
+        A directory of packages is recognised by its checksum file, or by having only packages in
+        it. Other files stay.
         """
         if not self.root.is_dir():
             return
@@ -114,9 +114,9 @@ class Inventory:
         return tuple(sorted(path for path in self.directory.iterdir() if path.suffix in _SUFFIXES))
 
     def _why_not(self, built_with: str) -> str | None:
-        """In words that follow "a build is needed: "."""
+        """The reason for a build, to follow "a build is needed: "; None if there is none."""
         if not self.directory.is_dir():
-            return f"nothing is in {self.directory}"
+            return f"there is no {self.directory}"
         if not self._found():
             return f"{self.directory} has no packages"
         config, sums = _text(self.buildconfig), _text(self.checksum)
@@ -125,15 +125,15 @@ class Inventory:
         if config is None:
             return f"there is no {self.buildconfig}"
         if config != built_with:
-            return f"what is in {self.directory} was built with {_changed(config, built_with)}"
+            return f"{self.directory} was built with {_changed(config, built_with)}"
         try:
             now = _checksums(self._found())
         except (DataError, OSError) as error:
-            return f"a package cannot be trusted: {error}"
+            return f"a package is not safe to install: {error}"
         if now != sums:
             differing = {*sums.splitlines()} ^ {*now.splitlines()}
             names = sorted({line.split("  ", 1)[-1] for line in differing})
-            return f"not as it was built: {', '.join(names)} in {self.directory}"
+            return f"the checksum of {', '.join(names)} in {self.directory} does not match"
         return None
 
 
@@ -142,7 +142,8 @@ def _directories(root: Path) -> list[Path]:
 
 
 def _versions(kernel: Path) -> set[str]:
-    """The versions that have packages, or something of ours, in the directory of a kernel."""
+    """The versions that have packages, or files of nodeagent, in the directory of a kernel."""
+
     suffixes = (".checksum", ".buildconfig")
     ours = {path.stem for path in kernel.iterdir() if path.suffix in suffixes}
     for each in _directories(kernel):

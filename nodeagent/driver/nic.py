@@ -1,8 +1,8 @@
-"""The NIC driver of this node: what is installed, what is loaded, and making the two the same.
+"""The NIC driver of this node: the installed one, the loaded one, and the restart between them.
 
-srcversion is a hash over a module's sources (modinfo(8), /sys/module/<m>/srcversion): two builds
-of one source have the same. Where neither side has one, the linker's build-id is compared, or the
-version; a module with none of these is taken to be what is installed.
+srcversion is a hash of a module's sources (modinfo(8), /sys/module/<m>/srcversion): two builds of
+the same source have the same one. If neither the installed nor the loaded module has one, their
+build-ids are compared, or their versions; without any of these they are taken to be equal.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _QUOTED_LINES = 6
 
 @dataclass(frozen=True)
 class SrcVersions:
-    """One module's srcversion on disk and in the kernel; None: not there, or built without.
+    """A module's srcversion on disk and in the kernel; None if it is absent or has none.
 
-    Without any srcversion it is `build-id <hash>` or `version <text>`, of both sides alike.
+    If both sides lack it, it is `build-id <hash>` or `version <text>` for both.
     """
 
     module: str
@@ -43,7 +43,7 @@ class SrcVersions:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a pod, known by its UID, loses for good with a reload."""
+    """What a pod, given by its UID, loses for good in a reload."""
 
     pod: str
     what: str
@@ -60,10 +60,9 @@ class NicDriver:
     proc: Path = Path("/proc")
 
     def ensure_built(self) -> None:
-        """Return when the wanted driver is installed: `precompiled` it is in the image.
+        """In mode `sources`, build and install the driver; in `precompiled` do nothing.
 
-        `sources` has it built, or finds what was built before, installs and indexes it; raises
-        what delivery.deliver() raises. The loaded driver is not touched.
+        Raises what delivery.deliver() raises. The loaded driver is not touched.
         """
         if self.mode != Mode.PRECOMPILED:
             delivery.deliver(self.settings, os.uname().release, self.stop)
@@ -73,21 +72,21 @@ class NicDriver:
         return tuple(self._srcversions(self._modules()))
 
     def loaded_is_installed(self) -> bool:
-        """Tell whether the kernel runs what is on disk, so that nothing needs a reload.
+        """Whether the loaded driver is the installed one, so that no reload is needed.
 
-        A module beside the driver's own that is installed and not loaded forces nothing.
+        Another module of the stack that is installed but not loaded does not require a reload.
         """
         return not self._wrong(self.srcversions())
 
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
-        """Raise PreflightFailed, before anything is touched, when something blocks the reload.
+        """PreflightFailed, before any change, if a finding blocks the reload.
 
-        What does not block is logged. With nothing to reload there is nothing to look at. Returns
-        what pods will lose for good.
+        Other findings are logged. Returns what pods will lose for good. Checks nothing if no reload
+        is needed.
         """
         if self.loaded_is_installed():
             return ()
-        # it looks at every process, with psutil, which `status` need not load
+        # imports psutil, which `status` does not need
         from nodeagent.driver import preflight  # noqa: PLC0415
 
         look = preflight.Preflight(self.settings, self.sysfs, self.proc)
@@ -98,7 +97,7 @@ class NicDriver:
         )
 
     def modules_loaded(self) -> tuple[tuple[str, str], ...]:
-        """The modules that a reload takes away and must bring again, with their srcversions."""
+        """The modules that a reload unloads and must load again, with their srcversions."""
         loaded = {name: modules.loaded_srcversion(name, self.sysfs) for name in self.companions()}
         without = [name for name in self._modules() if name in loaded and loaded[name] is None]
         if without:
@@ -106,17 +105,17 @@ class NicDriver:
         return tuple((name, text or "none") for name, text in loaded.items())
 
     def companions(self) -> tuple[str, ...]:
-        """The same by name alone: the stack's modules and the auxiliary ones that are loaded."""
+        """The names of these: the loaded modules of the stack, and the loaded auxiliary ones."""
         names = (*self._modules(), *self._auxiliary())
         return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
 
     def ensure_restarted(self) -> None:
-        """Return when the kernel runs what is on disk; restart the stack if it does not.
+        """Restart the stack unless the loaded driver is the installed one.
 
-        What the restart did is read from the kernel. When it left no driver, the installed one and
-        then the host's own are tried. Raises KernelError when the installed driver is still not
-        the loaded one, or something holds it, WaitTimeout when openibd had to be killed (its hint
-        says what is loaded then), and Stopped, after openibd has ended.
+        The result is read from the kernel. If no driver is loaded after the restart, the installed
+        one is tried, then the host's own. Raises KernelError if the installed driver is still not
+        loaded, or is in use; WaitTimeout if openibd had to be killed (the hint names the loaded
+        driver); and Stopped, after openibd has ended.
         """
         before = self._loaded(), self.srcversions()
         if not self._wrong(before[1]):
@@ -138,7 +137,7 @@ class NicDriver:
             if self._wrong(now, before[0]):
                 error.hint = self._what_now(now)
                 raise
-            log.warning("%s; all the same the installed driver is loaded", error.message)
+            log.warning("%s; nevertheless the installed driver is loaded", error.message)
         else:
             now = self.srcversions()
             self._judge(before, now, said)
@@ -149,10 +148,10 @@ class NicDriver:
         )
 
     def ensure_companions(self, before: Iterable[str]) -> None:
-        """Load again what was loaded before and is not: the stack's own, auxiliary modules.
+        """Load the modules of `before` that are not loaded, and rpcrdma with ENABLE_NFSRDMA.
 
-        With ENABLE_NFSRDMA rpcrdma, too. KernelError names all that can't be loaded; rpcrdma that
-        was not loaded before is only logged then.
+        KernelError names all that cannot be loaded; a failure to load rpcrdma, if it was not loaded
+        before, is only logged.
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
@@ -166,21 +165,21 @@ class NicDriver:
                 failed.append(error.message)
         if failed:
             raise KernelError(
-                f"loaded before the restart, and not any more: {'; '.join(failed)}",
-                hint="dmesg has the kernel's reason; is it installed for this driver?",
+                f"modules loaded before the restart cannot be loaded again: {'; '.join(failed)}",
+                hint="see dmesg for the reason, and check that they are installed for this driver",
             )
         if self.settings.enable_nfsrdma and not modules.is_loaded("rpcrdma", self.sysfs):
             try:
                 modules.load("rpcrdma", self.settings.driver_root)
             except KernelError as error:
-                log.warning("no NFS over RDMA: %s", error.message)
+                log.warning("NFS over RDMA is not available: %s", error.message)
 
     def is_loaded(self) -> bool:
-        """Tell whether any build of the driver runs."""
+        """Whether any build of the driver is loaded."""
         return modules.is_loaded(self.settings.driver_module, self.sysfs)
 
     def loading(self) -> int | None:
-        """Another number each time the driver is loaded; None while it is not."""
+        """A number that changes each time the driver is loaded; None while it is not loaded."""
         return modules.loading(self.settings.driver_module, self.sysfs)
 
     def version(self) -> str:
@@ -192,7 +191,7 @@ class NicDriver:
         return ""
 
     def _bring_back(self, before: Iterable[SrcVersions]) -> None:
-        """Rather any driver than none: the installed one, the host's own, the one of before."""
+        """If no driver is loaded, load the installed one, else the host's own, else the old one."""
         driver, root = self.settings.driver_module, self.settings.driver_root
         has_host_tree = other_modules.has_host_tree(self.settings)
         trees = [None, other_modules.HOST_ROOT] if has_host_tree else [None]
@@ -215,11 +214,11 @@ class NicDriver:
         now: tuple[SrcVersions, ...],
         said: Finished,
     ) -> None:
-        """KernelError when the kernel does not run what is on disk, or lost a module of before."""
+        """KernelError unless the installed driver and all modules of `before` are loaded."""
         wrong = self._wrong(now, before[0])
         if not wrong:
             if said.returncode:
-                log.warning("openibd exited %d, %s", said.returncode, _last_words(said))
+                log.warning("openibd exited with status %d, %s", said.returncode, _last_words(said))
             return
         has_done_nothing = before == (self._loaded(), now)
         raise KernelError(
@@ -252,7 +251,7 @@ class NicDriver:
                 yield SrcVersions(module, on_disk[module].srcversion, loaded)
 
     def _without_srcversion(self, module: str, on_disk: modules.Installed) -> SrcVersions:
-        """What else there is to compare; nothing where one side lacks it."""
+        """The build-ids or versions to compare instead; None if one side lacks them."""
         root = self.settings.driver_root
         ids = modules.build_id_of(on_disk, root), modules.loaded_build_id(module, self.sysfs)
         if all(ids):
@@ -269,7 +268,7 @@ class NicDriver:
     def _wrong(
         self, seen: Iterable[SrcVersions], wanted: frozenset[str] = frozenset()
     ) -> list[str]:
-        """What keeps the kernel from running what is on disk, with `wanted` modules loaded."""
+        """Why the loaded modules are not the installed ones, or one of `wanted` is not loaded."""
         driver = self.settings.driver_module
         loaded = self._loaded()
         wrong = [] if driver in loaded else [f"{driver} is not loaded: this node has NO NIC driver"]
@@ -300,12 +299,12 @@ class NicDriver:
         if wrong:
             return (
                 f"{driver} is still loaded, so the node has a driver; end what holds the modules "
-                "(openibd names it), or see in dmesg why the installed ones do not load, and start "
-                "nodeagent again"
+                "(openibd names it), or see dmesg for why the installed ones do not load, and "
+                "start nodeagent again"
             )
         return (
-            f"the installed {driver} is loaded; load what is missing with modprobe (dmesg says "
-            "why it failed) and start nodeagent again, which restores the VFs"
+            f"the installed {driver} is loaded; load the missing modules with modprobe (see dmesg "
+            "for why it failed), and start nodeagent again, which restores the VFs"
         )
 
 

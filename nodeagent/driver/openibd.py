@@ -1,8 +1,8 @@
-"""/etc/init.d/openibd: the script that unloads and loads the whole driver stack.
+"""/etc/init.d/openibd, the script that unloads and loads the whole driver stack.
 
-What its exit status is worth: 0 also when it did nothing at all (no openib.conf, ONBOOT=no in
-automatic mode), 1 both when it refused before touching anything and when it left the node without
-a driver. So nobody here believes it: the caller reads the kernel. It traps SIGTERM and goes on.
+Its exit status is not reliable: it is 0 even if the script did nothing (no openib.conf, ONBOOT=no
+in automatic mode), and 1 both if it refused to begin and if it left the node without a driver. The
+caller therefore reads the kernel. The script traps SIGTERM and continues.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _SCRIPTS = ("openibd", "mlnxofedctl")
 _CONTROL = "/usr/sbin/mlnxofedctl"
 
 RESERVED_SECONDS: Final = 20.0
-"""Seconds of the grace period that are kept back: to kill openibd, and to load a driver by hand."""
+"""The part of the grace period that is reserved for killing openibd and loading a driver."""
 
 
 def script(settings: Settings) -> Path:
-    """Where it is: /etc/init.d/openibd under DRIVER_ROOT, which is its root when it runs.
+    """The path of openibd: /etc/init.d/openibd below DRIVER_ROOT, which is its root directory.
 
-    RHEL's /etc/init.d is a link (chkconfig(8)); it is followed as the kernel does then, inside.
+    RHEL's /etc/init.d is a link (chkconfig(8)); it is resolved within that root.
     """
     return _below(settings, _SCRIPT)
 
 
 def check(settings: Settings) -> None:
-    """Raise UnavailableError when there is no openibd, or it cannot be executed."""
+    """UnavailableError if there is no openibd, or it is not executable."""
     path = script(settings)
     if not hostpath.is_file(path):
         raise UnavailableError(
             f"cannot restart the driver: there is no {path}",
-            hint="install the driver's packages (mlnx-ofa_kernel brings it)",
+            hint="install the driver's packages (mlnx-ofa_kernel contains it)",
         )
     if not os.access(path, os.X_OK):
         raise UnavailableError(
@@ -53,11 +53,11 @@ def check(settings: Settings) -> None:
 
 
 def await_running(settings: Settings, stop: StopSignal | None, proc: Path = Path("/proc")) -> None:
-    """Return when no openibd runs: one that was left by a killed agent, or that somebody started.
+    """Wait for the end of an openibd that a killed agent left, or that was started by hand.
 
-    Two of them would unload each other's modules, and what a half-done one shows of the node is
-    neither before nor after. In a pod the container's end has ended it, too; on a bare host, and
-    with hostPID, it goes on alone. WaitTimeout after RESTART_TIMEOUT names it.
+    Two of them would unload each other's modules, and a snapshot taken in the middle of one would
+    be wrong. In a pod it has ended with its container; on a bare host, and with hostPID, it can
+    still be running. WaitTimeout after RESTART_TIMEOUT names its processes.
     """
     with ExitStack() as held:
         ends: dict[int, EndWatch] = {}
@@ -68,14 +68,14 @@ def await_running(settings: Settings, stop: StopSignal | None, proc: Path = Path
                 continue
         if not ends:
             return
-        log.warning("openibd runs already (process %s): waiting for its end", _listed(ends))
+        log.warning("openibd is running already (process %s): waiting for its end", _listed(ends))
         watches: list[Watch] = [*ends.values(), *([] if stop is None else [stop])]
 
         def left() -> Iterator[str]:
             return (f"the end of process {pid}" for pid in _running(proc) if pid in ends)
 
         wait_until_clear(
-            left, *watches, what="the openibd that runs", timeout=settings.restart_timeout
+            left, *watches, what="the running openibd", timeout=settings.restart_timeout
         )
 
 
@@ -84,7 +84,7 @@ def _listed(pids: Iterable[int]) -> str:
 
 
 def _running(proc: Path) -> Iterator[int]:
-    """Processes of which a script is an argument, as in `/bin/bash /etc/init.d/openibd stop`.
+    """The processes that run one of the scripts, as in `/bin/bash /etc/init.d/openibd stop`.
 
     mlnxofedctl runs openibd, and loads modules after it.
     """
@@ -98,12 +98,12 @@ def _running(proc: Path) -> Iterator[int]:
 
 
 def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
-    """Run `openibd restart` to its end, its output going to the log line by line.
+    """Run `openibd restart`, and log its output line by line.
 
-    Minutes on a large machine. On a stop it is left to finish first, because between its unload
-    and its load the node has no driver; Stopped is raised afterwards. It is killed after
-    RESTART_TIMEOUT (WaitTimeout), or when the grace period is nearly over: so that whoever killed
-    it can still load a driver before the container is.
+    It takes minutes on a large machine. After a stop signal it may finish, because between unload
+    and load the node has no driver; then Stopped is raised. It is killed after RESTART_TIMEOUT
+    (WaitTimeout), or near the end of the grace period, so that nodeagent can still load a driver
+    before the container is killed.
     """
     return process.run(
         process.in_root(settings.driver_root, [_SCRIPT, "restart"]),
@@ -121,10 +121,10 @@ def time_left(settings: Settings, stop: StopSignal | None) -> float:
 
 
 def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
-    """Run `mlnxofedctl --alt-mods force-restart`: openibd, with the host's own modules.
+    """Run `mlnxofedctl --alt-mods force-restart`: openibd with the host's own modules.
 
-    A stop that has come already is what this is done for; `stop` is the next one, and does not
-    cut it short either. WaitTimeout when the grace period is nearly over.
+    This runs after a first stop signal; a second one, `stop`, does not end it either. WaitTimeout
+    near the end of the grace period.
     """
     seconds = time_left(settings, stop)
     return process.run(
@@ -137,12 +137,12 @@ def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
 
 
 def check_inbox(settings: Settings) -> None:
-    """UnavailableError when there is no mlnxofedctl, as on a host without the driver's packages."""
+    """UnavailableError if there is no mlnxofedctl, as on a host without the driver's packages."""
     path = _below(settings, _CONTROL)
     if not hostpath.is_file(path) or not os.access(path, os.X_OK):
         raise UnavailableError(
-            f"cannot put the host's own driver back: there is no {path}, or it cannot be executed",
-            hint="the driver's packages bring it (ofed-scripts)",
+            f"cannot load the host's own driver: there is no {path}, or it is not executable",
+            hint="install the driver's packages (ofed-scripts contains it)",
         )
 
 

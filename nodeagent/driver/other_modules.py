@@ -1,9 +1,9 @@
-"""The modules around the stack: what it needs from the host, and what holds it.
+"""The modules around the driver stack: those that it needs from the host, and those that use it.
 
-openibd knows neither. What the new driver needs and its own tree lacks (tls, psample, macsec,
-mlxfw) comes from the host's. What holds the stack goes before it: the auxiliary modules, those of
-storage and of other vendors if that is allowed, and nvidia_peermem last of all, because the GPU
-driver loads it by itself at any time.
+openibd handles neither. Modules that the new driver needs and its own tree lacks (tls, psample,
+macsec, mlxfw) are loaded from the host's tree. Modules that use the stack are unloaded before it:
+the auxiliary ones, those of storage and of other vendors if the settings allow it, and
+nvidia_peermem last, because the GPU driver may load it again at any time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,11 @@ log = logging.getLogger(__name__)
 
 PEERMEM = "nvidia_peermem"
 HOST_ROOT = Path("/host")
-"""Where the driver pod has the host's directories; the path is that inside DRIVER_ROOT."""
+"""The driver pod's mount of the host's directories, as a path inside DRIVER_ROOT."""
 
 
 def has_host_tree(settings: Settings) -> bool:
-    """Tell whether the host's modules of this kernel are beside the driver's own.
-
-    Its lib may be a link; what modprobe(8) and depmod(8) are then given is a real directory.
-    """
+    """Whether the host's module tree for this kernel is mounted. Its lib may be a link."""
     host = settings.driver_root / HOST_ROOT.relative_to("/")
     return hostpath.is_directory(
         hostpath.resolve_in_root(host, Path("lib")) / "modules" / os.uname().release
@@ -37,10 +34,10 @@ def has_host_tree(settings: Settings) -> bool:
 
 
 def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) -> None:
-    """Load from the host's tree what the installed modules need and their own tree lacks.
+    """Load from the host's tree the modules that the installed ones need and their tree lacks.
 
-    Without a host's tree there is one tree for all, and modprobe finds it by itself. KernelError
-    when one can't be had: the driver could not be loaded either. Nothing of ours was touched.
+    Without the host's tree modprobe finds them itself. KernelError if one cannot be loaded: the
+    driver could not be loaded either. The stack is not touched.
     """
     if not has_host_tree(settings):
         return
@@ -50,15 +47,15 @@ def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) ->
 
 
 def load_previous(module: str, srcversion: str, root: Path) -> None:
-    """Load the build of before from wherever it still lies below lib/modules, if it does.
+    """Load the previous build of the driver, if its file still exists below lib/modules.
 
-    The packages install beside the kernel's own tree, and kmod then sees their module only.
+    The packages install to another directory than the kernel, and kmod then finds theirs only.
     """
     path = modules.find(module, root / "lib/modules" / os.uname().release, srcversion)
     if path is None:
-        log.warning("the %s of before, %s, is nowhere on disk any more", module, srcversion)
+        log.warning("the previous %s, %s, is no longer on disk", module, srcversion)
         return
-    log.warning("loading the %s of before from %s", module, path)
+    log.warning("loading the previous %s from %s", module, path)
     try:
         modules.insert(path)
     except KernelError as error:
@@ -66,7 +63,7 @@ def load_previous(module: str, srcversion: str, root: Path) -> None:
 
 
 def unload_dependents(settings: Settings, sysfs: Path) -> None:
-    """Unload what holds the stack and may go. KernelError when one does not: see its holders."""
+    """Unload the modules that use the stack and may be unloaded. KernelError if one is in use."""
     going = set(settings.auxiliary_modules)
     if settings.unload_storage_modules:
         going |= set(settings.storage_modules)
@@ -82,16 +79,16 @@ def _unload_peermem(settings: Settings, sysfs: Path) -> None:
     count = modules.refcount(PEERMEM, sysfs)
     if count:
         raise KernelError(
-            f"{PEERMEM} is in use ({count} references): the driver is not unloaded under it",
-            hint="end the jobs that use GPUDirect RDMA and start nodeagent again",
+            f"{PEERMEM} is in use ({count} references), so the driver cannot be unloaded",
+            hint="end the jobs that use GPUDirect RDMA, and start nodeagent again",
         )
     if count == 0:
-        log.info("unloading %s, which the GPU driver loads again once we are ready", PEERMEM)
+        log.info("unloading %s; the GPU driver loads it again after the reload", PEERMEM)
         modules.unload(PEERMEM, settings.driver_root)
 
 
 def _dependents_first(names: Iterable[str], sysfs: Path) -> list[str]:
-    """Those that are loaded, each after the ones that use it."""
+    """The loaded ones of these modules, each after the modules that use it."""
     loaded = modules.all_loaded(sysfs)
     order: list[str] = []
 
@@ -109,7 +106,7 @@ def _dependents_first(names: Iterable[str], sysfs: Path) -> list[str]:
 
 
 def _missing(wanted: Iterable[str], settings: Settings, sysfs: Path) -> Iterator[str]:
-    """What the modules need, directly or not, that is neither loaded nor in the driver's tree."""
+    """The direct and indirect dependencies that are neither loaded nor in the driver's tree."""
     seen: set[str] = set()
     queue = list(wanted)
     while queue:

@@ -1,8 +1,7 @@
-"""The driver's packages: found where install.pl leaves them, checked, installed, indexed.
+"""The driver's packages: find those that install.pl built, check, install and index them.
 
-rpm(8) for RPMs, dpkg(1) for debs; which of the two is told by what was built. Both run in
-DRIVER_ROOT. Neither of them looks at dependencies: the packages are those of one build, and what
-the distribution would want beside them is the image's business.
+RPMs are installed with rpm(8), debs with dpkg(1), both in DRIVER_ROOT and without a check of
+dependencies: the packages are from one build, and the image has to contain what else they need.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ _INSTALL_TIMEOUT = 900.0  # seconds; scriptlets may rebuild an initramfs
 _DEPMOD_TIMEOUT = 300.0  # seconds; it reads every module of the kernel
 
 STAGE: Final = Path("var/tmp/nodeagent-packages")
-"""Below DRIVER_ROOT, where rpm and dpkg can see it: packages that are in no inventory."""
+"""A directory below DRIVER_ROOT for packages that are not in an inventory."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of package: where install.pl leaves it, and what its tool is called with."""
+    """A package format: the output directory of install.pl, and the commands of its tool."""
 
     suffix: str
     place: str
@@ -62,11 +61,11 @@ _DEB = Kind(
 
 
 def built(sources: Path) -> tuple[Path, ...]:
-    """What install.pl has built below `sources`, sorted by name; () for nothing.
+    """The packages that install.pl built below `sources`, sorted by name.
 
-    <sources>/RPMS/<distribution>/<architecture>/*.rpm, or DEBS and .deb. DataError when two
-    distributions have a package of one name: only one of them can be this node's; and for one that
-    is no plain file, or that a link leads to: rpm(8) and dpkg(1) would read whatever is there.
+    <sources>/RPMS/<distribution>/<architecture>/*.rpm, or DEBS and .deb. DataError if two
+    distributions have a package of the same name, and if a package is not a regular file or is
+    reached through a link.
     """
     machine = os.uname().machine
     found: dict[str, Path] = {}
@@ -74,34 +73,34 @@ def built(sources: Path) -> tuple[Path, ...]:
         for path in sorted(sources.glob(f"{kind.place}/*/{machine}/*{kind.suffix}")):
             if not hostpath.is_file(path):
                 raise DataError(
-                    f"{path} is no plain file, or a link leads there: it is taken for no package",
-                    hint="look who made it, and move it away",
+                    f"{path} is not a regular file, or is reached through a symbolic link",
+                    hint="find out what created it, and move it away",
                 )
             if path.name in found:
                 raise DataError(
                     f"there are two packages {path.name}: {found[path.name]} and {path}",
-                    hint="remove those that are not of this node's distribution",
+                    hint="remove the packages of the other distribution",
                 )
             found[path.name] = path
     return tuple(found[name] for name in sorted(found))
 
 
 def kind_of(packages: Sequence[Path]) -> Kind:
-    """Which sort they are; NoInputError for none, DataError for both."""
+    """The format of the packages. NoInputError if there are none, DataError for both formats."""
     kinds = [kind for kind in (_RPM, _DEB) if any(p.suffix == kind.suffix for p in packages)]
     if not kinds:
         raise NoInputError("there are no packages of the driver to install")
     if len(kinds) > 1:
         raise DataError(
             "there are both RPMs and debs of the driver",
-            hint="remove those that are not this node's",
+            hint="remove those that do not fit this node's distribution",
         )
     return kinds[0]
 
 
 @contextmanager
 def staged(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> Iterator[list[Path]]:
-    """Copies that only we write and that a command in `root` can see; gone after the block."""
+    """Copies of the packages below `root`, in a directory of nodeagent; removed after the block."""
     place = root / STAGE
     copies.files(packages, place, stop)
     try:
@@ -111,10 +110,7 @@ def staged(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> Ite
 
 
 def check(packages: Sequence[Path], root: Path) -> None:
-    """DataError that names each package whose content is not what it was built with.
-
-    A package that was copied by half fails here, whoever copied it. The paths are below `root`.
-    """
+    """DataError if packages are damaged, such as by an incomplete copy. Paths are below `root`."""
     argv = kind_of(packages).check
     broken = {}
     for package in packages:
@@ -123,15 +119,15 @@ def check(packages: Sequence[Path], root: Path) -> None:
             broken[package.name] = _words(done)
     if broken:
         raise DataError(
-            f"damaged or incomplete packages, nothing was installed: "
+            f"cannot install damaged or incomplete packages: "
             f"{'; '.join(f'{name} ({said})' for name, said in broken.items())}",
-            hint="the next start has them built anew if they are still damaged then; is a file "
-            "system full?",
+            hint="the next start builds them again if they are still damaged; check whether a "
+            "file system is full",
         )
 
 
 def check_copies(packages: Sequence[Path], root: Path) -> None:
-    """The same of packages that a command in `root` cannot see, by copies of them."""
+    """The same for packages outside `root`, by means of copies."""
     if root == Path("/"):
         check(packages, root)
         return
@@ -140,10 +136,10 @@ def check_copies(packages: Sequence[Path], root: Path) -> None:
 
 
 def brings(module: str, release: str, packages: Sequence[Path], root: Path) -> frozenset[str]:
-    """The files of that module for the kernel `release`, as paths below lib/modules.
+    """The files of `module` for the kernel `release` in the packages, as paths below lib/modules.
 
-    `6.1.0/extra/mlx5_core.ko`, also compressed ones. DataError when there are none: whatever
-    these packages are, installing them would leave the old driver in place.
+    `6.1.0/extra/mlx5_core.ko`, compressed ones included. DataError if there are none: the old
+    driver would stay in place.
     """
     kind = kind_of(packages)
     found = set()
@@ -159,21 +155,20 @@ def brings(module: str, release: str, packages: Sequence[Path], root: Path) -> f
         kernels = sorted({path.partition("/")[0] for path in found})
         but = f", but for {', '.join(kernels)}" if kernels else ""
         raise DataError(
-            f"none of the {len(packages)} packages brings the module {module} for {release}{but}: "
+            f"none of the {len(packages)} packages has the module {module} for {release}{but}: "
             + ", ".join(package.name for package in packages),
-            hint="they were built for another kernel than this node runs"
+            hint="build them for the kernel that this node runs"
             if kernels
-            else "the build was not finished, or DRIVER_MODULE names another driver",
+            else "check that the build was complete, and that DRIVER_MODULE is the right driver",
         )
     return ours
 
 
 def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> None:
-    """Install the packages over whatever is there. Paths below `root`.
+    """Install the packages, also over installed ones. Paths are below `root`.
 
-    Again and again if need be: what is installed already is installed anew, so an earlier attempt
-    that was killed in the middle is made good. A stop waits for the package manager. Raises
-    UnavailableError with the tool's last words.
+    Installed packages are installed again, which repairs an installation that was killed. After a
+    stop signal the package manager may finish. UnavailableError with its last messages.
     """
     names = [_within(package, root) for package in packages]
     if kind_of(packages) is _DEB:
@@ -193,27 +188,27 @@ def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> No
     )
     if done.returncode:
         raise UnavailableError(
-            f"cannot install the driver's packages: {argv[0]} exited {done.returncode}, saying: "
-            + _words(done),
-            hint="the log has all it said; the loaded driver was not touched",
+            f"cannot install the driver's packages: {argv[0]} exited with status "
+            f"{done.returncode}: {_words(done)}",
+            hint="see the log for its whole output; the loaded driver was not touched",
         )
 
 
 def index(release: str, root: Path, *tree: str) -> None:
-    """Run depmod(8) for a kernel; `tree`: -b and a directory that has the modules."""
+    """Run depmod(8) for a kernel; `tree` is -b and the directory of the modules, if given."""
     argv = process.in_root(root, ["depmod", *tree, release])
     done = process.run(argv, timeout=_DEPMOD_TIMEOUT)
     if done.returncode:
         raise UnavailableError(
-            f"cannot index the modules of {release}: depmod exited {done.returncode}, "
-            f"saying: {_words(done)}"
+            f"cannot index the modules of {release}: depmod exited with status "
+            f"{done.returncode}: {_words(done)}"
         )
 
 
 def prepare_tree(release: str, root: Path) -> None:
-    """/lib/modules/<release>/ with the two lists that depmod warns about when they are missing.
+    """Create /lib/modules/<release>/ and two files without which depmod prints warnings.
 
-    StorageError when it cannot be made.
+    StorageError.
     """
     directory = module_tree(root, release)
     durable.make_directory(directory, 0o755)
@@ -223,26 +218,26 @@ def prepare_tree(release: str, root: Path) -> None:
 
 
 def module_tree(root: Path, release: str) -> Path:
-    """The modules of a kernel below `root`; /lib may be a link to usr/lib (file-hierarchy(7)).
+    """The module tree of a kernel below `root`; /lib may be a link (file-hierarchy(7)).
 
-    That link is followed, inside `root`; none below it is.
+    That link is resolved within `root`; no other link is followed.
     """
     return hostpath.resolve_in_root(root, Path("lib")) / "modules" / release
 
 
 def require_installed(module: str, brought: frozenset[str], settings: Settings) -> None:
-    """UnavailableError unless modprobe would load one of the files that the packages brought."""
+    """UnavailableError unless modprobe would load a file from the packages."""
     name = modules.installed(module, settings.driver_root).filename
     if name.partition("lib/modules/")[2] not in brought:
         raise UnavailableError(
             f"the packages are installed, but modprobe would load {name}, which is in none of "
             f"them; they have {', '.join(sorted(brought))}",
-            hint="`search` in /etc/depmod.d says which directory comes first",
+            hint="check the order of directories, `search` in /etc/depmod.d",
         )
 
 
 def _another_version(names: Sequence[str], root: Path) -> bool:
-    """A package of the same name is installed in another version: its files are to be replaced."""
+    """Whether another version of one of the packages is installed, to be replaced."""
     label = "%{NAME} %{VERSION}-%{RELEASE}\\n"
     query = ["rpm", "-qp", "--nosignature", "--qf", label, *names]
     ours = dict(
@@ -254,7 +249,7 @@ def _another_version(names: Sequence[str], root: Path) -> bool:
 
 
 def _within(path: Path, root: Path) -> str:
-    """A path as a command whose root directory is `root` sees it."""
+    """The path of a file for a command whose root directory is `root`."""
     return str(path) if root == Path("/") else f"/{path.relative_to(root)}"
 
 

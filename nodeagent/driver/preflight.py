@@ -1,7 +1,7 @@
-"""What would make the reload fail, or hurt: looked at before anything is touched.
+"""The checks before a reload: what would make it fail or do harm. They change nothing.
 
-Two kinds of finding. What would leave the node without its driver, or what the driver container
-refuses, always blocks. The rest blocks only with SKIP_PREFLIGHT_CHECKS=false, as there.
+A finding always blocks a reload if the reload would leave the node without its driver, or if the
+driver container refuses it, too. Others block only with SKIP_PREFLIGHT_CHECKS=false.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nodeagent import hostpath
 from nodeagent.driver import blacklist, openibd, privileges, uplink, users, vf_users
-from nodeagent.driver.findings import Finding
+from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules, trial
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 MLX5 = "mlx5_core"
 NEEDED_BYTES = 16 * 1024 * 1024
-"""For the snapshot and the journal: no snapshot of a node comes near a megabyte."""
+"""The space for snapshot and journal; a snapshot is well below a megabyte."""
 
-# What the real openibd's stop unloads by itself: our stack, the upper layers before the lower.
+# The modules that `openibd stop` unloads: the stack, upper layers before lower ones.
 STACK = (
     *("ib_ipoib", "rdma_ucm", "ib_ucm", "rdma_cm", "iw_cm", "ib_cm", "ib_umad", "ib_uverbs"),
     *("mlx5_ib", MLX5, "mlx4_ib", "mlx4_en", "mlx4_core", "ib_core", "mlxfw", "mlxdevm"),
     *("mlx_compat", "mlx5_netdev", "auxiliary"),
 )
-# Taking these ends the use of the devices by processes, so a process explains their references.
+# Open RDMA devices hold references to these modules, so a process explains the references.
 _OPENED = frozenset({"ib_uverbs", "ib_umad", "rdma_ucm", "rdma_cm", "mlx5_ib"})
 
-# The sentence of the driver container, which people search for.
+# The message of the driver container, for which people search.
 STORAGE_LOADED = (
     "storage modules are loaded for current driver, terminating prior driver reload failure due "
     'to UNLOAD_STORAGE_MODULES not set to "true"'
@@ -51,7 +51,7 @@ class PreflightFailed(AgentError):
 
 @dataclass(frozen=True)
 class Preflight:
-    """One look at this node, through /sys, /proc and /dev."""
+    """The checks of this node, through /sys, /proc and /dev."""
 
     settings: Settings
     sysfs: Path = Path("/sys")
@@ -59,7 +59,7 @@ class Preflight:
     dev: Path = Path("/dev")
 
     def findings(self) -> tuple[Finding, ...]:
-        """Everything that was found, what blocks first. Touches nothing."""
+        """All findings, blocking ones first."""
         checks = (
             *(self._allowed, self._installed, self._loadable, self._storage, self._third_party),
             *(self._peermem, self._foreign_holders, self._processes, self._references),
@@ -80,13 +80,13 @@ class Preflight:
 
     @cached_property
     def ours(self) -> tuple[str, ...]:
-        """The loaded modules that the restart takes away."""
+        """The loaded modules that the restart unloads."""
         driver = self.settings.driver_module
         return tuple(m for m in (STACK if driver == MLX5 else (driver,)) if m in self.loaded)
 
     @cached_property
     def dependents(self) -> dict[str, str]:
-        """Every other module that uses one of ours, directly or not, and through which."""
+        """By name, the other modules that use one of `ours`, directly or not, and through which."""
         found: dict[str, str] = {}
         for module in self.ours:
             found = modules.held_through(module, self.loaded) | found
@@ -103,9 +103,9 @@ class Preflight:
     def _allowed(self) -> Iterator[Finding]:
         if missing := [*privileges.lacking(self.sysfs, self.proc)]:
             yield Finding(
-                "privileges",
+                Check.PRIVILEGES,
                 "; ".join(missing),
-                "the driver would not be unloaded, or its VFs not be made again",
+                "the driver could not be unloaded, or its VFs could not be created again",
                 "run it in a container with privileged: true, or as root on the host",
                 blocks=True,
             )
@@ -122,36 +122,38 @@ class Preflight:
                 check()
             except AgentError as error:
                 why = "the restart would fail, or leave the node without its driver"
-                yield Finding("installed", error.message, why, error.hint or "", blocks=True)
+                yield Finding(Check.INSTALLED, error.message, why, error.hint or "", blocks=True)
 
     def _loadable(self) -> Iterator[Finding]:
-        """The kernel would refuse the module: built for another one, or not signed."""
+        """The kernel would reject the module: it is for another kernel, or not signed."""
         driver = self.settings.driver_module
-        why = "the kernel would not load it, and the node would be without its driver"
+        why = "the kernel would reject it, and the node would be without its driver"
         try:
             fields = self.installed.fields
         except AgentError:
-            return  # told by _installed
+            return  # reported by _installed
         vermagic, signer = fields.get("vermagic", "").split()[:1], fields.get("signer")
         release = os.uname().release
         if vermagic and vermagic != [release]:
             what = f"the installed {driver} is built for {vermagic[0]}, this kernel is {release}"
-            yield Finding("loadable", what, why, "install the driver for this kernel", blocks=True)
+            yield Finding(
+                Check.LOADABLE, what, why, "install the driver for this kernel", blocks=True
+            )
         if (enforced := self._signatures_enforced()) and not signer:
             what = f"the installed {driver} is not signed, and {enforced}"
             remedy = "sign it with a key that the kernel has (mokutil), or lift the lockdown"
-            yield Finding("loadable", what, why, remedy, blocks=True)
+            yield Finding(Check.LOADABLE, what, why, remedy, blocks=True)
             return
         if not [*privileges.lacking(self.sysfs, self.proc)]:
             yield from self._refused()
 
     def _refused(self) -> Iterator[Finding]:
-        """What the kernel itself would not load, of the modules that are to be loaded again."""
+        """The modules of the reload that the kernel itself would reject."""
         settings = self.settings
         for name, module in modules.all_installed(self.ours, settings.driver_root).items():
             if said := trial.refusal(module, settings.driver_root):
                 yield Finding(
-                    "loadable",
+                    Check.LOADABLE,
                     f"the kernel refuses the installed {name} ({module.filename}): {said}",
                     "it would be unloaded and not loaded again"
                     + (": the node would be without its driver" * (name == settings.driver_module)),
@@ -161,22 +163,22 @@ class Preflight:
                 )
 
     def _signatures_enforced(self) -> str:
-        """Why unsigned modules are refused; "" when they are not (kernel_lockdown(7))."""
+        """Why the kernel rejects unsigned modules (kernel_lockdown(7)); "" if it does not."""
         lockdown = _text(self.sysfs / "kernel/security/lockdown")
         if "[integrity]" in lockdown or "[confidentiality]" in lockdown:
             return f"the kernel is locked down ({lockdown.partition('[')[2].partition(']')[0]})"
         if _text(self.sysfs / "module/module/parameters/sig_enforce") == "Y":
-            return "the kernel takes signed modules only (module.sig_enforce)"
+            return "the kernel accepts signed modules only (module.sig_enforce)"
         return ""
 
     def _storage(self) -> Iterator[Finding]:
         found = self._loaded_of(self.settings.storage_modules)
         if found and not self.settings.unload_storage_modules:
             yield Finding(
-                "storage",
+                Check.STORAGE,
                 f"{STORAGE_LOADED}: {', '.join(found)}",
-                "what is mounted or exported over RDMA would hang, and the unload would fail",
-                "end that use and unload them, or set UNLOAD_STORAGE_MODULES=true",
+                "storage mounted or exported over RDMA would hang, and the unload would fail",
+                "unmount that storage and unload the modules, or set UNLOAD_STORAGE_MODULES=true",
                 blocks=True,
             )
 
@@ -185,7 +187,7 @@ class Preflight:
         held = [module for module in found if module in self.dependents]
         if held and not self.settings.unload_third_party_modules:
             yield Finding(
-                "third-party",
+                Check.THIRD_PARTY,
                 f"other vendors' RDMA modules are loaded: {', '.join(held)}",
                 f"they use {', '.join(sorted({self.dependents[m] for m in held}))}, whose unload "
                 "would fail after that of the driver: the node would be without one",
@@ -197,7 +199,7 @@ class Preflight:
         module = self.loaded.get(PEERMEM)
         if module is not None and module.refcount:
             yield Finding(
-                "peermem",
+                Check.PEERMEM,
                 f"{PEERMEM} is in use ({_count(module.refcount, 'reference')})",
                 "a GPU job uses RDMA: its memory is registered with the driver",
                 "end the jobs that use GPUDirect RDMA",
@@ -205,19 +207,19 @@ class Preflight:
             )
 
     def _foreign_holders(self) -> Iterator[Finding]:
-        """Modules that use ours, and that nobody unloads."""
+        """Modules that use `ours` and that neither openibd nor nodeagent unloads."""
         settings = self.settings
         told = {PEERMEM, *STACK, *settings.auxiliary_modules}
         told |= {*settings.storage_modules, *settings.third_party_modules}
         for module, through in self.dependents.items():
             if module.replace("-", "_") not in {each.replace("-", "_") for each in told}:
                 yield Finding(
-                    "modules",
+                    Check.MODULES,
                     f"the module {module} uses {through}",
-                    "openibd does not know it: the unload would fail half-way, with part of the "
-                    "stack or the driver itself gone",
-                    f"end its use and unload it (modprobe -r {module}), or name it in "
-                    "MLX5_AUXILIARY_MODULES: those are unloaded before and loaded again after",
+                    "openibd does not unload it: the unload would fail half-way, with part of the "
+                    "stack or the driver itself unloaded",
+                    f"unload it (modprobe -r {module}), or add it to MLX5_AUXILIARY_MODULES, which "
+                    "nodeagent unloads before a reload and loads again afterwards",
                     blocks=True,
                 )
 
@@ -228,7 +230,7 @@ class Preflight:
     def _processes(self) -> Iterator[Finding]:
         for user in self._device_users:
             yield Finding(
-                "processes",
+                Check.PROCESSES,
                 str(user),
                 "openibd refuses to unload the driver while RDMA devices are open",
                 f"end it (kill {user.pid}), or drain the node",
@@ -237,23 +239,23 @@ class Preflight:
             )
         for user in users.of_interfaces(self._interfaces(), self.proc):
             yield Finding(
-                "processes",
+                Check.PROCESSES,
                 str(user),
-                "its interface goes and comes back as another: it will see no packets any more",
-                "start it again after the reload",
+                "its interface is removed and created again: it will receive no more packets",
+                "restart it after the reload",
                 blocks=self._strict,
             )
         if not users.sees_the_host(self.proc):
             yield Finding(
-                "processes",
+                Check.PROCESSES,
                 "the host's processes are not visible from this PID namespace",
-                "who holds a device can't be told",
+                "processes that hold a device cannot be found",
                 "run it with hostPID: true, or on the host",
                 blocks=False,
             )
 
     def _references(self) -> Iterator[Finding]:
-        """Held, and no module and no process that is seen holds it."""
+        """References to modules that no visible module or process explains."""
         for name in self.ours:
             module = self.loaded[name]
             if not module.unexplained or (self._device_users and name in _OPENED):
@@ -261,10 +263,10 @@ class Preflight:
             driver = self.settings.driver_module
             is_below = bool({driver, "mlx5_ib"} & modules.held_through(name, self.loaded).keys())
             yield Finding(
-                "references",
+                Check.REFERENCES,
                 f"{name} has {_count(module.unexplained, 'reference')} that no module and no "
                 "process seen here explains",
-                "it can't be unloaded while it is held"
+                "it cannot be unloaded while it is in use"
                 + (": openibd would have unloaded the driver before it" if is_below else ""),
                 "look for users in the kernel (mounts, sockets, tc, ipsec) and in containers",
                 blocks=is_below or self._strict,
@@ -281,10 +283,10 @@ class Preflight:
         for link in uplink.uplinks(self.settings.api_host, self.proc, self.sysfs):
             if on := sorted(link.devices & pfs):
                 yield Finding(
-                    "uplink",
+                    Check.UPLINK,
                     f"{link.interface} on {', '.join(on)} is {link.reason}",
-                    "the node is cut off while the driver is away; its addresses and routes there "
-                    "are put back with the VFs, what a DHCP client or a VPN keeps in memory is not"
+                    "the node is cut off during the reload; its addresses and routes are restored "
+                    "with the VFs, but the state of a DHCP client or a VPN is not"
                     + ("; ALLOW_UPLINK_RELOAD=true allows it" if allowed else ""),
                     "set ALLOW_UPLINK_RELOAD=true, and have a console at hand",
                     blocks=not allowed,
@@ -302,11 +304,11 @@ class Preflight:
             free = facts.f_bavail * facts.f_frsize
             if free < needed or (facts.f_files and not facts.f_favail):
                 yield Finding(
-                    "disk",
+                    Check.DISK,
                     f"the file system of {path} has {free} bytes and {facts.f_favail} inodes free,"
-                    f" needed are {needed} bytes",
-                    "what the driver forgets could not be saved",
-                    "make room there",
+                    f" but {needed} bytes are needed",
+                    "the node's configuration could not be saved before the reload",
+                    "make room on that file system",
                     blocks=True,
                 )
 
@@ -325,7 +327,7 @@ class Preflight:
 
 
 def enforce(findings: Iterable[Finding]) -> None:
-    """Log each finding; PreflightFailed with all that block, when any does."""
+    """Log the findings; PreflightFailed if any of them blocks."""
     blocking = []
     for each in findings:
         if each.blocks:

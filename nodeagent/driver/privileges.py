@@ -1,7 +1,7 @@
-"""What this process may not do and a reload needs: told before the driver is gone.
+"""The privileges that a reload needs, checked before the driver is unloaded.
 
-A container can be root and may load modules, and still find /sys read-only: that one is mounted so
-for every container that is not privileged. It would unload the driver and could not make the VFs.
+A container that runs as root and may load modules can still have a read-only /sys, unless it is
+privileged. It would unload the driver and then not be able to create the VFs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 NEEDED: Final = {"CAP_NET_ADMIN": 12, "CAP_SYS_MODULE": 16, "CAP_SYS_ADMIN": 21}
-"""Bits (linux/capability.h): for settings, for modules, to enter pods' namespaces and to mount."""
+"""Bits (linux/capability.h): to set links, to load modules, to enter namespaces and mount."""
 
 
 def lacking(sysfs: Path = Path("/sys"), proc: Path = Path("/proc")) -> Iterator[str]:
-    """Each thing that is missing, as a clause; nothing where /proc does not tell (proc(5))."""
+    """One clause for each missing privilege; none if /proc does not show them (proc(5))."""
     try:
         status = (proc / "self/status").read_text()
     except OSError:

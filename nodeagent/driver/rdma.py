@@ -1,7 +1,7 @@
-"""How RDMA devices and network namespaces go together: a mode of ib_core that a reload forgets.
+"""The netns mode of ib_core, shared or exclusive RDMA devices, which a reload loses.
 
-`rdma system set netns` changes it only while there is no other network namespace, which on a node
-with pods is never: so it is given to ib_core when that is loaded, by a modprobe.d file.
+`rdma system set netns` fails while another network namespace exists, which is always so on a node
+with pods. The mode is therefore passed to ib_core by a modprobe.d file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Read last by modprobe.d(5)'s order, and of two values the kernel takes the later.
+# The last file in the order of modprobe.d(5); the kernel uses the last of several values.
 _FILE = Path("etc/modprobe.d/zz-nodeagent-rdma-netns.conf")
 _MODE = {"Y": "shared", "N": "exclusive"}
 
 
 @contextmanager
 def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
-    """Have an ib_core that is loaded in this block take over the mode of the one before."""
+    """Let an ib_core that is loaded within the block have the mode of the present one."""
     before = modules.parameter("ib_core", "netns_mode", sysfs)
     path = settings.driver_root / _FILE
     if before not in _MODE or not path.parent.is_dir():
@@ -48,6 +48,6 @@ def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
 
 
 def sweep(settings: Settings) -> None:
-    """Remove what a killed run left."""
+    """Remove the file of a killed run."""
     if durable.remove(settings.driver_root / _FILE):
         log.warning("removed the stale %s", settings.driver_root / _FILE)

@@ -1,6 +1,6 @@
-"""install.pl of the driver's sources: its arguments, and running it where no toolkit does.
+"""install.pl of the driver's sources: its arguments, and a build without the toolkit.
 
-The arguments are the driver container's (its Go entrypoint and dtk_nic_driver_build.sh, 2026).
+The arguments are those of the driver container (Go entrypoint, dtk_nic_driver_build.sh, 2026).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 from nodeagent import hostpath
 from nodeagent.driver import distribution, headers
+from nodeagent.driver.distribution import Family
 from nodeagent.errors import NoInputError, UnavailableError
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal
@@ -29,10 +30,10 @@ TOOLKIT_ARGUMENTS: Final = (
     *("--with-mlnx-tools", "--with-ofed-scripts", "--copy-ifnames-udev"),
     *("--disable-kmp", "--without-dkms"),
 )
-"""In the toolkit's container, before the appended ones; dtk_nic_driver_build.sh has the same."""
+"""The arguments in the toolkit's container; dtk_nic_driver_build.sh has the same."""
 
 LAST_LINES: Final = 20
-"""How much of a build's log an error quotes."""
+"""The number of lines of a build's log in an error message."""
 
 
 def directory(settings: Settings) -> Path:
@@ -41,14 +42,14 @@ def directory(settings: Settings) -> Path:
     place = hostpath.resolve_in_root(settings.driver_root, given)
     if not hostpath.is_file(place / INSTALL_SCRIPT):
         raise NoInputError(
-            f"there are no sources of the driver: no {INSTALL_SCRIPT} in {place}",
-            hint="NVIDIA_NIC_DRIVER_PATH names the directory of the sources in the driver's image",
+            f"cannot build the driver: there is no {INSTALL_SCRIPT} in {place}",
+            hint="set NVIDIA_NIC_DRIVER_PATH to the directory of the sources in the driver's image",
         )
     return place
 
 
-def appended(settings: Settings, family: str) -> tuple[str, ...]:
-    """What NFS over RDMA is left out by, unless it is wanted, and APPEND_DRIVER_BUILD_FLAGS."""
+def appended(settings: Settings, family: Family) -> tuple[str, ...]:
+    """APPEND_DRIVER_BUILD_FLAGS, and before them the flags that leave out NFS over RDMA."""
     suffix = _suffix(family)
     nfs = (f"--without-mlnx-nfsrdma{suffix}", f"--without-mlnx-nvme{suffix}")
     own = shlex.split(settings.append_build_flags or "")
@@ -56,9 +57,9 @@ def appended(settings: Settings, family: str) -> tuple[str, ...]:
 
 
 def arguments(settings: Settings, release: str) -> tuple[str, ...]:
-    """All that install.pl is called with on this node, in the toolkit or without it."""
+    """The arguments of install.pl on this node, with or without the toolkit."""
     if settings.dtk_build:
-        return (*TOOLKIT_ARGUMENTS, *appended(settings, "redhat"))
+        return (*TOOLKIT_ARGUMENTS, *appended(settings, Family.REDHAT))
     family = distribution.of_root(settings.driver_root).family
     suffix = _suffix(family)
     without = ("knem", "iser", "isert", "srp", "kernel-mft", "mlnx-rdma-rxe")
@@ -67,17 +68,17 @@ def arguments(settings: Settings, release: str) -> tuple[str, ...]:
         "--with-mlnx-tools",
         *(f"--without-{name}{suffix}" for name in without),
         *("--disable-kmp", "--without-dkms"),
-        *(("--kernel-sources", f"/lib/modules/{release}/build") if family == "sles" else ()),
+        *(("--kernel-sources", f"/lib/modules/{release}/build") if family == Family.SLES else ()),
         *("--without-xpmem", "--without-xpmem-modules"),
         *appended(settings, family),
     )
 
 
 def compile_here(settings: Settings, release: str, stop: StopSignal | None) -> Path:
-    """Run install.pl to its end, its output in the log; the directory with what it has built.
+    """Run install.pl and log its output; return the directory with the packages.
 
-    BUILD_TIMEOUT is its deadline, and a stop ends it at once. Raises UnavailableError with its
-    last lines when it fails, or when what it needs is missing, WaitTimeout and Stopped.
+    Raises UnavailableError, with its last lines, if it fails or the headers are missing;
+    WaitTimeout after BUILD_TIMEOUT; and Stopped as soon as a stop signal arrives.
     """
     place = directory(settings)
     headers.ensure(settings, release, stop)
@@ -89,7 +90,7 @@ def compile_here(settings: Settings, release: str, stop: StopSignal | None) -> P
 
 
 def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
-    """Run a build command and stream what it says; UnavailableError with its last lines."""
+    """Run a build command and log its output; UnavailableError with its last lines."""
     started = time.monotonic()
     log.info("running %s", shlex.join(argv))
     done = process.run(argv, timeout=timeout, stop=stop, on_line=_log_line)
@@ -105,9 +106,9 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
     log.info("the build has ended", extra={"elapsed": round(time.monotonic() - started, 3)})
 
 
-def _suffix(family: str) -> str:
-    """Ubuntu's packages of one component are split: its modules have a name of their own."""
-    return "-modules" if family == "ubuntu" else ""
+def _suffix(family: Family) -> str:
+    """The suffix of components on Ubuntu, where their modules have packages of their own."""
+    return "-modules" if family == Family.UBUNTU else ""
 
 
 def _log_line(line: str) -> None:

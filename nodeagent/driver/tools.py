@@ -1,7 +1,6 @@
-"""The programs that a reload calls, looked for before anything is begun.
+"""The programs that a reload runs; their presence is checked before it begins.
 
-An image that lacks one would otherwise say so in the middle: after the build, or with the old
-driver already unloaded.
+Otherwise a missing one would be noticed after the build, or with the old driver unloaded.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def check(settings: Settings, mode: Mode) -> None:
     if missing:
         where = "" if settings.driver_root == Path("/") else f" in {settings.driver_root}"
         raise UnavailableError(
-            f"programs that a reload calls are not there{where}: {'; '.join(missing)}",
-            hint="install them: the image's target driver has them all",
+            f"programs that a reload runs are missing{where}: {'; '.join(missing)}",
+            hint="install them, or use the image's target driver, which has all of them",
         )
 
 

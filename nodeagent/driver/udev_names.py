@@ -1,7 +1,7 @@
-"""Interface names without the port (enp8s0f0, not enp8s0f0np0), where the node had such before.
+"""A udev rule that keeps interface names without the port: enp8s0f0, not enp8s0f0np0.
 
-The driver tells the kernel a port name that older ones did not tell, and udev appends it. Users'
-configuration has the old names, so a rule cuts it off again, on request (CREATE_IFNAMES_UDEV).
+New drivers report a port name, which udev appends to the interface's name. Existing configuration
+uses the old names, so with CREATE_IFNAMES_UDEV a rule removes the port name again.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_SLOT}}
 
 
 def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/run/udev")) -> None:
-    """The rule is there if it is asked for and no interface of ours has a port in its name.
+    """Write the rule if the setting asks for it and no interface of the driver has a port name.
 
-    With no interface to judge by (an earlier run was killed while there was no driver), what is
-    there stays. StorageError when it cannot be written.
+    If there is no interface (an earlier run was killed while no driver was loaded), the file stays
+    as it is. StorageError if it cannot be written.
     """
     path = settings.udev_rules_file
     if not settings.create_ifnames_udev:
@@ -49,7 +49,7 @@ def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/ru
         return
     names = [*_names(settings, sysfs, run)]
     if not names:
-        log.info("no interface to tell by whether names had ports: %s stays as it is", path)
+        log.info("no interface shows whether names had ports: %s stays as it is", path)
     elif any(_PORT.search(name) for name in names):
         remove(settings)
     else:
@@ -60,7 +60,7 @@ def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/ru
 
 
 def remove(settings: Settings) -> None:
-    """No rule, whoever wrote it: the file is the driver container's own."""
+    """Remove the rule, including one of the driver container, which uses the same file."""
     path = settings.udev_rules_file
     if path.parent.is_dir():
         durable.remove_unfinished(path)
@@ -70,7 +70,7 @@ def remove(settings: Settings) -> None:
 
 
 def _names(settings: Settings, sysfs: Path, run: Path) -> Iterator[str]:
-    """What udev made of the path of each interface of our PFs (ID_NET_NAME_PATH)."""
+    """udev's path-based name of each interface of the PFs (ID_NET_NAME_PATH)."""
     tree = Sysfs(sysfs)
     for bus, device in tree.physical_functions(settings.driver_module):
         for ifindex in tree.interfaces(bus, device):
@@ -79,7 +79,7 @@ def _names(settings: Settings, sysfs: Path, run: Path) -> Iterator[str]:
 
 
 def _have_udev_read_it() -> None:
-    """Now rather than by itself, at the first event 3 s later (systemd, manager_reload())."""
+    """Otherwise udev reads it at the first event after 3 s (systemd, manager_reload())."""
     try:
         process.run(["udevadm", "control", "--reload"], timeout=_RELOAD_TIMEOUT)
     except AgentError as error:

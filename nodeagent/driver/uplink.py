@@ -1,4 +1,4 @@
-"""Which interfaces this node talks to the world through, and which devices carry them.
+"""The node's uplinks: the interfaces of its default routes, and the devices below them.
 
 Routes are read from /proc/net (the main and local tables of this network namespace), the layers
 below an interface (bond, VLAN, bridge) from the lower_* links of /sys/class/net.
@@ -21,7 +21,7 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True)
 class Uplink:
-    """An interface that must not be cut, why, and the PCI functions under it."""
+    """An interface that the node needs, the reason, and the PCI functions below it."""
 
     interface: str
     reason: str
@@ -30,7 +30,7 @@ class Uplink:
 
 @dataclass(frozen=True)
 class Route:
-    """A destination and the interface that leads there. `metric`: the lower one wins."""
+    """A destination and its interface. The route with the lower `metric` is used."""
 
     to: Network
     interface: str
@@ -38,9 +38,9 @@ class Route:
 
 
 def uplinks(api_host: str | None, proc: Path, sysfs: Path) -> tuple[Uplink, ...]:
-    """The interfaces of every default route, and of the way to the API server's address.
+    """The interfaces of all default routes, and of the route to the API server's address.
 
-    `api_host` that is a name is not looked up: that would need the very network in question.
+    If `api_host` is a name, it is not resolved: that would need the network in question.
     """
     routes = (*_routes4(proc), *_routes6(proc))
     reasons: dict[str, str] = {}
@@ -49,7 +49,7 @@ def uplinks(api_host: str | None, proc: Path, sysfs: Path) -> tuple[Uplink, ...]
             reasons.setdefault(route.interface, f"the default route (IPv{route.to.version})")
     way = _way_to(api_host, routes)
     if way is not None:
-        reasons.setdefault(way, f"the way to the API server {api_host}")
+        reasons.setdefault(way, f"the route to the API server {api_host}")
     return tuple(
         Uplink(name, reason, frozenset(_devices(name, sysfs, set())))
         for name, reason in reasons.items()
@@ -88,7 +88,7 @@ def _address4(text: str) -> IPv4Address:
 
 
 def _devices(interface: str, sysfs: Path, seen: set[str]) -> Iterator[str]:
-    """The PCI functions under an interface, a VF's PF too."""
+    """The PCI functions below an interface; for a VF also its PF."""
     seen.add(interface)
     directory = sysfs / "class/net" / interface
     device = directory / "device"
@@ -99,8 +99,8 @@ def _devices(interface: str, sysfs: Path, seen: set[str]) -> Iterator[str]:
             yield (function / "physfn").resolve().name
     below = [path.name.removeprefix("lower_") for path in directory.glob("lower_*")]
     if not below and not device.exists():
-        # A port of Open vSwitch's own (br-ex) has no layers below it in sysfs: it may lead out
-        # through any interface that is plugged into the switch.
+        # sysfs shows nothing below an internal port of Open vSwitch (br-ex): its traffic may
+        # leave through any port of the switch.
         below = [path.parent.name for path in sysfs.glob("class/net/*/upper_ovs-system")]
     for name in below:
         if name not in seen:

@@ -1,4 +1,4 @@
-"""Which processes use the devices: open files below /dev, and packet sockets on an interface."""
+"""The processes that use the devices: open files below /dev, packet sockets on interfaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOST_PIDS = "pid:[4026531836]"
 
 @dataclass(frozen=True)
 class User:
-    """A process, what of ours it holds, and the pod (its UID) and container it runs in, or ""."""
+    """A process, the files or sockets that it holds, and its pod (UID) and container, or ""."""
 
     pid: int
     name: str
@@ -33,7 +33,7 @@ class User:
 
 
 def sees_the_host(proc: Path = Path("/proc")) -> bool:
-    """Tell whether /proc shows the host's processes (a pod's does so only with hostPID)."""
+    """Whether /proc shows the host's processes; in a pod only with hostPID."""
     try:
         return str((proc / "self/ns/pid").readlink()) == _HOST_PIDS
     except OSError:
@@ -41,17 +41,17 @@ def sees_the_host(proc: Path = Path("/proc")) -> bool:
 
 
 def of_files(directory: Path, proc: Path = Path("/proc")) -> tuple[User, ...]:
-    """The processes that have files below `directory` open. Needs root for those of others."""
+    """The processes that have files below `directory` open. Needs root."""
     return of_files_like((f"{directory}/",), proc)
 
 
 def of_files_like(beginnings: tuple[str, ...], proc: Path = Path("/proc")) -> tuple[User, ...]:
-    """The processes that have files open whose paths begin so."""
+    """The processes that have files open whose paths have one of these beginnings."""
     return tuple(_users(lambda target: target.startswith(beginnings) and target, proc))
 
 
 def pods_of(found: Iterable[User]) -> tuple[str, ...]:
-    """The UIDs of the pods that these are in."""
+    """The UIDs of the pods of these processes."""
     return tuple(sorted({user.pod for user in found if user.pod}))
 
 
@@ -73,7 +73,7 @@ def of_interfaces(names: Mapping[int, str], proc: Path = Path("/proc")) -> tuple
 
 
 def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[User]:
-    """`ours` says what an open file is to be called; nothing, when it is none of ours."""
+    """`ours` returns the description of an open file; nothing if it does not count."""
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
@@ -90,10 +90,10 @@ def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[Use
 
 
 def _open_files(process: Path) -> Iterator[str]:
-    """What its descriptors point to. psutil tells regular files only, and these are devices."""
+    """The targets of a process's descriptors; psutil lists regular files only, not devices."""
     try:
         entries = [*(process / "fd").iterdir()]
-    except OSError:  # it has ended, or is another's
+    except OSError:  # it has exited, or belongs to another user
         return
     for entry in entries:
         try:

@@ -1,4 +1,4 @@
-"""VFs that somebody has: what a reload takes from a virtual machine, a process, a pod for good."""
+"""VFs in use, which a reload would take from a virtual machine, a process or a pod for good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nodeagent.driver import users
-from nodeagent.driver.findings import Finding
+from nodeagent.driver.findings import Check, Finding
 from nodeagent.kernel import modules, rooms
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
@@ -20,7 +20,7 @@ Device = tuple[str, str]
 
 
 def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator[Finding]:
-    """What would be lost with the VFs, as `nodeagent preflight` says it. Touches nothing."""
+    """The findings about VFs in use. Changes nothing."""
     return _Look(settings, sysfs, proc, dev).findings()
 
 
@@ -37,7 +37,7 @@ class _Look:
 
     @property
     def _blocks(self) -> bool:
-        """Whether a pod's loss does."""
+        """Whether the loss of a pod's device blocks a reload."""
         return self._strict or self.settings.pod_losses == PodLosses.BLOCK
 
     @cached_property
@@ -45,7 +45,7 @@ class _Look:
         return Sysfs(self.sysfs)
 
     def findings(self) -> Iterator[Finding]:
-        """First what was given away, then what is in pods."""
+        """VFs that were passed through, then VFs in pods."""
         driver = self.settings.driver_module
         away: dict[Device, str] = {}
         for bus, pf in self._tree.physical_functions(driver):
@@ -62,29 +62,29 @@ class _Look:
         yield from self._in_namespaces(away)
 
     def _given(self, pf: str, given: Mapping[str, Sequence[users.User]]) -> Finding:
-        """`given`: VFs with their drivers, and who holds them."""
+        """`given`: VFs with their drivers, and the processes that hold them."""
         holders = [user for held_by in given.values() for user in held_by]
         lines = (", ".join([vf, *map(str, held_by)]) + ")" for vf, held_by in given.items())
         return Finding(
-            "vfs",
+            Check.VFS,
             f"{pf}: given to virtual machines or userspace drivers: VF {', '.join(lines)}",
-            "the VF vanishes under its user; a guest or a DPDK process loses its device",
-            "drain the node first, or accept it: POD_LOSSES=accept",
+            "a virtual machine or a DPDK process that uses the VF loses it",
+            "drain the node first, or accept the loss (POD_LOSSES=accept)",
             blocks=self._blocks if holders else self._strict,
             pods=users.pods_of(holders),
         )
 
     def _in_namespaces(self, away: Mapping[Device, str]) -> Iterator[Finding]:
-        """VFs whose interface is not here: those that can't be put back."""
+        """VFs with their interface in another namespace that would not be restored."""
         elsewhere = self._tree.rdma_devices_elsewhere()
         found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
         if self.settings.pod_interfaces == PodInterfaces.REPORT:
             for device, (namespace, _) in found.items():
                 yield Finding(
-                    "pods",
+                    Check.PODS,
                     f"{away[device]} is in {namespace}",
-                    "with POD_INTERFACES=report the pod's interface is not put back",
-                    "set POD_INTERFACES=restore, or start those pods again afterwards",
+                    "with POD_INTERFACES=report the pod's interface is not restored",
+                    "set POD_INTERFACES=restore, or restart those pods afterwards",
                     blocks=self._strict,
                     pods=_pod_of(namespace),
                 )
@@ -92,21 +92,21 @@ class _Look:
             yield from self._rdma_devices(away, found)
         if lost := [title for device, title in away.items() if device not in found]:
             yield Finding(
-                "pods",
-                f"in a network namespace that can't be seen: {', '.join(lost)}",
-                "the pod loses its interface, and it can't be put back",
+                Check.PODS,
+                f"in a network namespace that is not visible: {', '.join(lost)}",
+                "the pod loses its interface, which cannot be restored",
                 "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
-                "node first; or accept it: POD_LOSSES=accept",
+                "node first; or accept the loss (POD_LOSSES=accept)",
                 blocks=self._blocks,
             )
 
     def _rdma_devices(
         self, away: Mapping[Device, str], found: Mapping[Device, tuple[Namespace, str | None]]
     ) -> Iterator[Finding]:
-        """In exclusive mode an RDMA device is in one namespace: here, or with its interface.
+        """RDMA devices in exclusive mode that are neither here nor in their interface's namespace.
 
-        Else it can't be told where. Its directory is there whatever namespace it is in; its name
-        is not.
+        Their namespace is unknown: sysfs shows the directory of a device whatever its namespace,
+        but not its name.
         """
         here = {each.device for each in self._tree.rdma_devices()}
         for device in self._own_functions():
@@ -114,11 +114,11 @@ class _Look:
             if name is None and device not in here and self._has_rdma(device):
                 where = f" ({away[device]} is in {namespace})" if namespace is not None else ""
                 yield Finding(
-                    "pods",
+                    Check.PODS,
                     f"the RDMA device of {'/'.join(device)} is neither here nor where its "
                     f"interface is{where}",
-                    "it comes back in the host's namespace, and is not put back into the pod",
-                    "start that pod again afterwards, or accept it: POD_LOSSES=accept",
+                    "it returns in the host's namespace, and is not moved to the pod",
+                    "restart that pod afterwards, or accept the loss (POD_LOSSES=accept)",
                     blocks=self._blocks,
                     pods=() if namespace is None else _pod_of(namespace),
                 )
@@ -127,19 +127,20 @@ class _Look:
         return (self._tree.device(*device) / "infiniband").is_dir()
 
     def _own_functions(self) -> Iterator[Device]:
-        """Each PF, and its VFs."""
+        """All PFs and their VFs."""
         for bus, pf in self._tree.physical_functions(self.settings.driver_module):
             yield bus, pf
             yield from ((bus, vf) for vf in self._tree.functions(bus, pf).values())
 
     def _has_no_interface(self, bus: str, device: str) -> bool:
-        """An InfiniBand function has one only when ib_ipoib makes it."""
+        """Whether an Ethernet function has no interface; on InfiniBand ib_ipoib creates them."""
         layers = self._tree.device(bus, device).glob("infiniband/*/ports/*/link_layer")
         is_ib = any(path.read_text().strip() == "InfiniBand" for path in layers)
         return not is_ib and not self._tree.interfaces(bus, device)
 
     def _users_of(self, bus: str, device: str) -> list[users.User]:
-        """Who has the function open: its IOMMU group, itself (iommufd), or as a UIO device."""
+        """The processes that have the function open: as VFIO group, VFIO device or UIO device."""
+
         own = self._tree.device(bus, device)
         wanted = {f"{self.dev}/vfio/{(own / 'iommu_group').resolve().name}"}
         wanted |= {f"{self.dev}/vfio/devices/{each.name}" for each in own.glob("vfio-dev/*")}

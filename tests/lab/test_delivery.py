@@ -216,12 +216,12 @@ def test_packages_that_are_not_whole_are_never_installed(driver: NicDriver) -> N
     failure = delivery.ended()
     assert isinstance(failure, DataError)
     assert f"{package.name} (" in failure.message
-    assert "nothing was installed" in failure.message
+    assert "cannot install damaged or incomplete packages" in failure.message
     assert installed() == before
     assert "ofed-scripts" not in rpms()
 
     package.unlink()
-    with pytest.raises(DataError, match="none of the 2 packages brings the module mlx5_core"):
+    with pytest.raises(DataError, match="none of the 2 packages has the module mlx5_core"):
         driver.ensure_built()
     assert installed() == before
 
@@ -343,7 +343,7 @@ def test_built_here_kept_and_built_again_when_anything_differs(
     content = package.read_bytes()
     package.write_bytes(content[:-1] + bytes([content[-1] ^ 0xFF]))
     said = deliver()
-    assert f"a build is needed: not as it was built: {package.name}" in said
+    assert f"a build is needed: the checksum of {package.name}" in said
 
     settings = replace(here.settings, append_build_flags="--with-more")
     said = deliver(replace(here, settings=settings))

@@ -315,7 +315,7 @@ def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: 
         alone = ("unshare", "--pid", "--fork", "--mount-proc")
         seen = nodeagent.start_command(*alone, "nodeagent", "preflight")
         assert seen.wait() == 1
-        unseen = f"in a network namespace that can't be seen: pci/{PF1} vf 0 ({lab.vf(PF1, 0)})"
+        unseen = f"in a network namespace that is not visible: pci/{PF1} vf 0 ({lab.vf(PF1, 0)})"
         assert unseen in seen.output()
         accepted = nodeagent.start_command(
             *alone, "nodeagent", "preflight", "--output", "json", POD_LOSSES="accept"

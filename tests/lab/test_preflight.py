@@ -98,7 +98,7 @@ def test_the_uplink_stops_a_reload_before_anything_is_touched(nodeagent: Nodeage
         assert lab.restarts() == []
         lab.sh("ip route del default")
         _, found = findings(nodeagent, KUBERNETES_SERVICE_HOST="192.0.2.9")
-        assert "is the way to the API server 192.0.2.9" in found["uplink"][0]["what"]
+        assert "is the route to the API server 192.0.2.9" in found["uplink"][0]["what"]
         lab.sh(f"ip route add default via 192.0.2.1 dev {name}")
 
         def uplink() -> tuple[str, str]:

@@ -80,7 +80,7 @@ def test_what_a_killed_run_left_is_replaced(settings: Settings, path: Path, old:
 def test_somebody_elses_file_is_refused(settings: Settings, path: Path, kind: str) -> None:
     path.write_text(FOREIGN[kind])
     with (
-        pytest.raises(StorageError, match="written by someone else") as caught,
+        pytest.raises(StorageError, match="not written by nodeagent") as caught,
         blacklisted(settings),
     ):
         raise AssertionError
@@ -125,7 +125,7 @@ def test_replaced_during_the_reload_is_left_alone(
     with blacklisted(settings):
         path.write_text(ADMINS)
     assert path.read_text() == ADMINS
-    assert "replaced by someone else" in caplog.text
+    assert "replaced by another program" in caplog.text
 
 
 def test_removed_during_the_reload_is_no_error(
@@ -133,7 +133,7 @@ def test_removed_during_the_reload_is_no_error(
 ) -> None:
     with blacklisted(settings):
         path.unlink()
-    assert "removed by someone else" in caplog.text
+    assert "removed by another program" in caplog.text
 
 
 def cannot_remove(path: Path) -> bool:

@@ -128,9 +128,9 @@ def is_gone(files: dtk.HandOver) -> None:
     ("fault", "said"),
     [
         (fails, "install.pl exited with status 3; the end of its output:\n  error: no such header"),
-        (leaves_nothing, "the build left no packages below"),
+        (leaves_nothing, "the build produced no packages below"),
         (leaves_half, "damaged or incomplete packages"),
-        (leaves_another_module, "brings the module mlx5_core"),
+        (leaves_another_module, "has the module mlx5_core"),
         (is_gone, "there is no"),
     ],
 )

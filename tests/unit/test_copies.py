@@ -120,7 +120,7 @@ def test_a_file_that_changes_meanwhile(
 
 
 def test_a_package_that_is_a_link_or_missing(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         copies.files([source / "latest"], tmp_path / "target")
     with pytest.raises(NoInputError, match=r"cannot read .*: No such file"):
         copies.files([source / "missing"], tmp_path / "target")

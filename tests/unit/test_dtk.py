@@ -144,7 +144,7 @@ def test_progress_is_logged_and_a_quiet_toolkit_too(
     progress.look()
     progress.look()
     assert caplog.messages[1:] == [
-        "the driver toolkit may be dead: 1 packages, the last new one 900 s ago"
+        "the driver toolkit makes no progress: 1 packages, the last new one 900 s ago"
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_failure_ends_the_wait_at_once(settings: Settings, flag: Path) -> None
         dtk.wait_for_build(settings, RELEASE, None)
     timer.join()
     lines = caught.value.message.splitlines()
-    assert lines[0] == "the driver toolkit could not build the driver, its log ends in:"
+    assert lines[0] == "the driver toolkit could not build the driver; the end of its log:"
     assert lines[-1] == "  make: *** Error 2"
     assert len(lines) <= 21
 

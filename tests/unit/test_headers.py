@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.driver import headers
+from nodeagent.driver.distribution import Family
 from nodeagent.errors import UnavailableError
 from nodeagent.settings import Settings
 from tests.support.host import CHROOT
@@ -53,7 +54,7 @@ def release_file(settings: Settings, text: str) -> None:
     ],
 )
 def test_package(family: str, release: str, package: str) -> None:
-    assert headers.package_of(family, release) == package
+    assert headers.package_of(Family(family), release) == package
 
 
 def test_headers_that_are_there(settings: Settings) -> None:
@@ -94,9 +95,9 @@ def test_missing_headers_are_installed(settings: Settings, text: str, calls: lis
 @pytest.mark.parametrize(
     ("text", "fault", "why"),
     [
-        ("ID=rhel\n", "broken", "exited 1, saying: reading | No match for argument"),
+        ("ID=rhel\n", "broken", "exited with status 1: reading | No match for argument"),
         ("ID=rhel\n", "empty", "the package did not bring them"),
-        ("ID=arch\n", "none", "is not known for this distribution"),
+        ("ID=arch\n", "none", "nodeagent does not know their package for this distribution"),
     ],
 )
 def test_no_headers_to_be_had(settings: Settings, text: str, fault: str, why: str) -> None:

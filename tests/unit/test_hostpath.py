@@ -203,7 +203,7 @@ def test_the_inventory(tmp_path: Path, plant: Callable[[Path], None]) -> None:
         plant(kept)
         assert store.packages("config") == ()
     (tmp_path / "link").symlink_to("inventory")
-    with pytest.raises(ConfigError, match="that is no directory: ELOOP"):
+    with pytest.raises(ConfigError, match="which is not a directory: ELOOP"):
         Inventory(tmp_path / "link", "6.1", "25.07").require()
 
 
@@ -325,7 +325,7 @@ def test_what_is_built(tmp_path: Path, plant: Callable[[Path], None]) -> None:
     (place / "good.rpm").touch()
     assert packages.built(tmp_path) == (place / "good.rpm",)
     plant(place / "x.rpm")
-    with pytest.raises(DataError, match=r"x\.rpm is no plain file"):
+    with pytest.raises(DataError, match=r"x\.rpm is not a regular file"):
         packages.built(tmp_path)
 
 
@@ -334,7 +334,7 @@ def test_a_link_on_the_way_to_what_is_built(tmp_path: Path, evil: Path) -> None:
     place.mkdir(parents=True)
     (place / "x.rpm").touch()
     (tmp_path / "RPMS").symlink_to(evil)
-    with pytest.raises(DataError, match="a link leads there"):
+    with pytest.raises(DataError, match="is reached through a symbolic link"):
         packages.built(tmp_path)
 
 

@@ -423,7 +423,7 @@ def test_without_a_hosts_tree_modprobe_finds_them(host: Host) -> None:
 def test_nfs_over_rdma_is_loaded_on_request(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     driver = with_settings(host, enable_nfsrdma=True)
     driver.ensure_companions(())
-    assert "no NFS over RDMA: cannot load the module rpcrdma" in caplog.text
+    assert "NFS over RDMA is not available: cannot load the module rpcrdma" in caplog.text
     host.installed("rpcrdma", "EEEE")
     driver.ensure_companions(())
     assert host.kmod() == ["modprobe rpcrdma"] * 2

@@ -126,7 +126,7 @@ def test_an_openibd_that_runs_is_waited_for(
     began = time.monotonic()
     openibd.await_running(settings, None, tmp_path / "proc")
     assert 0.15 < time.monotonic() - began < 3
-    assert f"openibd runs already (process {other.pid})" in caplog.text
+    assert f"openibd is running already (process {other.pid})" in caplog.text
 
 
 def test_one_that_does_not_end_is_named(

@@ -16,7 +16,7 @@ import pytest
 
 from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight, users
-from nodeagent.driver.findings import Finding
+from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
 from nodeagent.kernel import rooms, trial
 from nodeagent.kernel.cgroup import pod_and_container
@@ -316,7 +316,7 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert "given to virtual machines or userspace drivers: VF 1 (0000:01:00.3, vfio-pci)" in (
         given.what
     )
-    seen = f"in a network namespace that can't be seen: pci/{PF} vf 3 (0000:01:00.5)"
+    seen = f"in a network namespace that is not visible: pci/{PF} vf 3 (0000:01:00.5)"
     assert away.what == seen
     assert away.blocks
     assert not given.blocks
@@ -444,7 +444,7 @@ def test_the_way_to_the_api_server(host: Host) -> None:
     two_nics(host)
     host.file("proc/net/route", ROUTES + DEFAULT.format("eno1") + SUBNET.format("ens1f0np0"))
     finding = only(look(host, api_host="10.168.3.4"))
-    assert finding.what == f"ens1f0np0 on {PF} is the way to the API server 10.168.3.4"
+    assert finding.what == f"ens1f0np0 on {PF} is the route to the API server 10.168.3.4"
 
 
 def test_the_default_route_of_ipv6(host: Host) -> None:
@@ -497,8 +497,8 @@ def test_nothing_to_reload_is_nothing_to_look_at(host: Host) -> None:
     host.driver.check_reload_is_safe()
 
 
-FINDING = Finding("modules", "x uses mlx5_core", "it would fail", "unload x", blocks=True)
-WARNING = replace(FINDING, check="vfs", blocks=False)
+FINDING = Finding(Check.MODULES, "x uses mlx5_core", "it would fail", "unload x", blocks=True)
+WARNING = replace(FINDING, check=Check.VFS, blocks=False)
 
 
 @pytest.mark.parametrize(

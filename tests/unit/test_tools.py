@@ -45,5 +45,5 @@ def test_on_path_without_another_root(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("PATH", str(tmp_path / "usr/sbin"))
     tools.check(Settings(), Mode.PRECOMPILED)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UnavailableError, match="not there: modinfo"):
+    with pytest.raises(UnavailableError, match="missing: modinfo"):
         tools.check(Settings(), Mode.PRECOMPILED)
