@@ -87,8 +87,7 @@ def test_a_host_that_never_had_the_packages(host: Host, stop: StopSignal, end: s
 
 def test_one_that_stays_is_an_error(host: Host, stop: StopSignal) -> None:
     control(host, "exit 0")
-    with pytest.raises(KernelError, match="own mlx5_core is not loaded: BBBB is loaded
-"):
+    with pytest.raises(KernelError, match="own mlx5_core is not loaded: BBBB is loaded"):
         inbox.ensure(host.driver, [], stop)
 
 
