@@ -1,4 +1,4 @@
-"""The commands that talk to the API server: short processes, none of them is the agent."""
+"""The commands that use the API server, in processes of their own beside the agent."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ log = logging.getLogger(__name__)
 
 
 class Seconds(click.FloatRange):
-    """Seconds, 0 or more. `nan` is a float too, and no clock ever reaches it."""
+    """Seconds, 0 or more. `nan` is a float, but not a time."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """As its base, without nan."""
         seconds = float(super().convert(value, param, ctx))
-        return self.fail(f"{value!r} is no time", param, ctx) if math.isnan(seconds) else seconds
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a time", param, ctx)
+        return seconds
 
 
 class ObjectName(click.ParamType[str]):
-    """A name of a Kubernetes object: it becomes part of a request's path."""
+    """The name of a Kubernetes object. It becomes part of a request's path."""
 
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name as it is, or a usage error."""
+        """The name unchanged, or a usage error."""
         try:
             return object_name(str(value))
         except ValueError as error:
@@ -56,11 +58,11 @@ OBJECT_NAME: Final = ObjectName()
 
 
 def require_client() -> None:
-    """UnavailableError where the library is missing: an agent without the cluster needs none."""
+    """UnavailableError if the library is missing; only these commands need it."""
     if importlib.util.find_spec("kubernetes") is None:
         raise UnavailableError(
-            "the Python package kubernetes is not installed: no command can ask the API server",
-            hint="pip install nodeagent brings it",
+            "the Python package kubernetes is not installed; the commands for the cluster need it",
+            hint="install it, for example with pip install nodeagent",
         )
 
 
@@ -77,10 +79,10 @@ def device_plugin() -> None:
 def restart(call: Call, wait: bool, output: str) -> int:
     """Restart every device plugin pod on this node.
 
-    With --wait, until each has a successor that is ready and the node's allocatable has, for each
-    resource, what it had before the reload. Ends with status 66 when this node has no device plugin
-    pods, 69 when the API server is not reachable, 75 when the wait timed out, 77 when it is
-    forbidden, 78 without NODE_NAME.
+    With --wait, wait until each has a ready successor, and the node's allocatable has as much of
+    each resource as before the reload. Ends with status 66 if this node has no device plugin pods,
+    69 if the API server is not reachable, 75 if the wait timed out, 77 if it is forbidden, 78
+    without NODE_NAME.
     """
     from nodeagent.cluster import device_plugin
 
@@ -106,9 +108,9 @@ def restart(call: Call, wait: bool, output: str) -> int:
 @output
 @click.pass_obj
 def record(call: Call, at: datetime | None, output: str) -> None:
-    """Record what the node can give to pods now, for `restart --wait`.
+    """Record the node's allocatable, for `restart --wait`.
 
-    While a reload is in flight, or device plugins have not been restarted after the last one, an
+    While a reload is in progress, or device plugins have not been restarted after the last one, an
     earlier record is kept.
     """
     from nodeagent.cluster import after_reload, allocatable
@@ -130,11 +132,11 @@ def record(call: Call, at: datetime | None, output: str) -> None:
 @click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
 @click.pass_obj
 def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
-    """Remove entries of devices that are gone from the device plugin's list.
+    """Remove entries of missing devices from the device plugin's list.
 
-    The rest of the file keeps its bytes. The device plugin is restarted only if the file changed,
-    now or in an earlier call that could not restart it.
-    Refused while a reload is in flight, because then every VF is gone.
+    The rest of the file is kept byte for byte. The device plugin is restarted only if the file
+    changed, now or in an earlier call that could not restart it. Fails while a reload is in
+    progress, because then all VFs are missing.
     """
     from nodeagent import durable
     from nodeagent.cluster import device_plugin, nodeeni, pcidp
@@ -172,10 +174,10 @@ timeout = click.option("--timeout", type=SECONDS, default=None, help="Seconds. D
 @node.command("announce")
 @click.pass_obj
 def announce(call: Call) -> None:
-    """Say what happened to the driver since it was last said.
+    """Announce to the cluster what happened to the driver.
 
-    Events, and where they are switched on a condition and annotations. What could not be said
-    stays on record, and is said by the next call, in order and once.
+    Creates Events and, if the settings ask for them, a condition and annotations. What cannot be
+    announced stays on record for the next call.
     """
     from nodeagent.cluster import announce
     from nodeagent.record.journal import Journal
@@ -188,20 +190,20 @@ def announce(call: Call) -> None:
 @click.option("--patience", type=SECONDS, help="Seconds. Default: API_TIMEOUT.")
 @click.pass_obj
 def after_reload(call: Call, patience: float | None) -> int:
-    """Announce, and restart device plugins if a reload asks for it.
+    """Announce, and restart device plugins if a reload requires it.
 
-    The agent starts it when its work is done, and waits for nothing of it. Ends with status 1 when
-    something could not be done: the next call does it. Of several at a time one works and one
-    waits; any more leave it to them.
+    The agent starts this command when its work is done, and does not wait for it. Ends with status
+    1 if something could not be done; the next call does it. Of several calls at a time one works,
+    one waits, and the others exit.
     """
     from nodeagent.cluster import turns
 
     loaded, node = this_node(call)
     with turns.turn(loaded.state_dir) as ours:
         if not ours:
-            log.info("another process waits to do this")
+            log.info("another process is waiting to do the same")
             return 0
-        # only now: the library is 30 MB, and a turn can be an hour away
+        # imported after the wait, which can take an hour: the library needs 30 MB
         from nodeagent.cluster import after_reload
         from nodeagent.record.journal import Journal
 
@@ -237,7 +239,7 @@ ALL = (device_plugin, node)
 
 
 def connect(loaded: Settings) -> Client:
-    """A client, after which SIGTERM ends this process in order."""
+    """A client. From here on SIGTERM raises Stopped."""
     from nodeagent.cluster import access
     from nodeagent.cluster.client import Client
 
@@ -255,7 +257,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def this_node(call: Call) -> tuple[Settings, str]:
-    """The settings and NODE_NAME, which is checked before any client is made."""
+    """The settings and NODE_NAME."""
     from nodeagent.cluster import access
 
     loaded = call.settings()
@@ -280,14 +282,14 @@ def _refuse_in_flight(loaded: Settings) -> None:
 
     if Journal(loaded).has_open_snapshot():
         raise BusyError(
-            "a reload is in flight: devices that seem gone come back",
-            hint="`nodeagent status` shows how far it is; prune when the node is ready",
+            "cannot prune during a reload: the missing devices will return",
+            hint="run it again when `nodeagent status` says that the node is ready",
         )
 
 
 def _restarted_lines(done: Restarted, *, wait: bool) -> list[str]:
     said = [f"restarted {name}" for name in done.deleted]
-    said += [f"left {name}: no controller would make it again" for name in done.left]
+    said += [f"left {name}: no controller would create it again" for name in done.left]
     said += [f"not admitted: {line}" for line in done.failed]
     if wait:
         given = ", ".join(f"{name} {count}" for name, count in done.resources.items())

@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it runs, so that help and status stay quick."""
+"""The commands. Each imports what it needs when it runs, so that --help and status start fast."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
 @probe
 @click.pass_obj
 def reload(call: Call, mode: str, watched: list[Probe]) -> None:
-    """The same once, without staying.
+    """Like `run`, but exit when the node is ready.
 
-    Reloads only if the loaded driver is not the installed one, or if an earlier reload has not
-    been finished. The ready flag stays. The default is the driver that is installed now.
+    Reloads only if the loaded driver is not the installed one, or an earlier reload has not been
+    finished. The ready flag remains. The default mode uses the installed driver.
     """
     from nodeagent.agent import by_hand
 
@@ -225,7 +225,9 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
 def verify(call: Call, source: str | None, output: str) -> int:
     """Show what differs from a snapshot, want against have.
 
-    Ends with status 0 when nothing differs, 1 when something does, 2 and above in trouble.
+    Ends with status 0 if nothing differs, 1 if something does, 2 or above on failure.
+
+
     """
     from nodeagent.plan.comparison import differences
     from nodeagent.render import Marked, table

@@ -1,4 +1,4 @@
-"""The commands that look into the cluster, and keep what an operator needs to be itself again."""
+"""The commands that diagnose networks and the SR-IOV operator, and save its configuration."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def network() -> None:
 def check_networks(call: Call, namespace: str | None, output: str) -> int:
     """Show what is wrong with the networks that concern this node.
 
-    One line a finding: what, the evidence, the owner, and what to change there. Writes nothing.
-    Ends with status 0 when nothing is wrong, 1 when something is, 64 and above in trouble.
+    One line per finding: problem, evidence, owner, and the change to make there. Changes nothing.
+    Ends with status 0 if nothing is wrong, 1 if something is, 64 or above on failure.
     """
     from nodeagent.cluster import networks
 
@@ -58,10 +58,10 @@ def check_networks(call: Call, namespace: str | None, output: str) -> int:
 @output
 @click.pass_obj
 def wait(call: Call, names: Sequence[str], namespace: str, timeout: float, output: str) -> None:
-    """Wait until each network exists, is complete, and stays so for a moment.
+    """Wait until each network exists, is complete, and is stable for a moment.
 
-    Prints how long each took. Ends with status 75 at the time-out, and says then which of the
-    known causes the evidence supports.
+    Prints how long each took. Ends with status 75 on time-out, and then names the known causes
+    that apply.
     """
     from nodeagent.cluster import arrivals
 
@@ -106,10 +106,10 @@ def check_operator(call: Call, output: str) -> int:
 @click.option("-o", "--file", "target", metavar="FILE", required=True, help="Where to write.")
 @click.pass_obj
 def capture(call: Call, target: str) -> None:
-    """Write what a reinstall of the operator needs to a file.
+    """Save the operator's configuration to a file, for a reinstall.
 
     Subscription, OperatorGroup, CatalogSource, image mirrors, SriovOperatorConfig, policies and
-    networks, without what the server populates and without anything secret.
+    networks, without fields that the server sets and without secrets.
     """
     from nodeagent import durable
     from nodeagent.cluster import capture
@@ -127,10 +127,10 @@ def capture(call: Call, target: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the difference, change nothing.")
 @click.pass_obj
 def restore(call: Call, source: str, dry_run: bool) -> int:
-    """Put back what `capture` wrote, by server-side apply, in order.
+    """Restore what `capture` saved, by server-side apply, in order.
 
-    Prints the difference. Ends with status 0 when all is as in the file, 1 when something differs
-    still or its kind is not served yet: run it again when the operator is installed.
+    Prints the differences. Ends with status 0 if all is as in the file, 1 if something still
+    differs, or its kind is not served yet: run it again when the operator is installed.
     """
     from nodeagent.cli.input import content
     from nodeagent.cluster import capture

@@ -1,4 +1,4 @@
-"""Files that people name on the command line; links on the way to them are theirs."""
+"""Input files given on the command line; links in their paths are followed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodeagent.errors import DataError
 
 
 def content(source: str) -> bytes:
-    """All of a file, or of stdin for "-". DataError for one without an end, such as /dev/zero."""
+    """The content of a file, or of stdin for "-". DataError if it is too large (/dev/zero)."""
     try:
         file = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
         with file:
@@ -18,5 +18,5 @@ def content(source: str) -> bytes:
     except OSError as error:
         raise durable.unreadable(Path(source), error) from error
     if len(found) > hostpath.MAX_FILE_BYTES:
-        raise DataError(f"{source} is none of ours: it is larger than any can be")
+        raise DataError(f"{source} was not written by nodeagent: it is too large")
     return found

@@ -1,4 +1,4 @@
-"""From arguments to an exit status: the group of commands, and what becomes of errors."""
+"""The entry point: parse the arguments, run the command, turn errors into an exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nodeagent.errors import AgentError, ExitCode, KernelError
 from nodeagent.settings import Mode
 
 AGENT_COMMANDS: Final = ("run", "terminate", "sidecar")
-"""Their errors are lines of the container's log, and their status is 0 or 1."""
+"""They log their errors, for the container's log, and exit with 0 or 1."""
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +52,15 @@ cluster.node.add_command(report.report)
 
 
 def main() -> NoReturn:
-    """The program: never returns, and exits with a status of the help page."""
+    """Run the program, and exit with a status of the help page."""
     sys.exit(status_of(sys.argv[1:]))
 
 
 def status_of(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; the exit status."""
+    """Run the command of the arguments; return the exit status."""
     call = commands.Call()
     if arguments and arguments[0] in [*Mode]:
-        arguments = ("run", *arguments)  # the driver container's own argument list
+        arguments = ("run", *arguments)  # the driver container is started with a mode alone
     try:
         done = nodeagent.main([*arguments], "nodeagent", standalone_mode=False, obj=call)
     except click.ClickException as error:
@@ -73,8 +73,8 @@ def status_of(arguments: Sequence[str]) -> int:
         return _failed(call, error.exit_code)
     except MemoryError:
         refused = KernelError(
-            "the kernel gave this process no more memory: what was under way is not done",
-            hint="raise its limit (limits.memory of the container, ulimit -v), and start it again",
+            "out of memory: the operation in progress is not complete",
+            hint="raise the limit (limits.memory of the container, ulimit -v), and start it again",
         )
         _say(call, refused)
         return _failed(call, refused.exit_code)
@@ -85,14 +85,14 @@ def status_of(arguments: Sequence[str]) -> int:
 
 
 def _failed(call: commands.Call, status: int) -> int:
-    """The driver container's contract knows 0 and 1; verify's 1 means that something differs."""
+    """The driver container exits with 0 or 1; a status 1 of verify means that something differs."""
     if call.command in AGENT_COMMANDS:
         return ExitCode.DIFFERS
     return max(status, ExitCode.TROUBLE) if call.command == "verify" else status
 
 
 def _say(call: commands.Call, error: AgentError) -> None:
-    """One message and one hint: a line of the agent's log, or two lines for whoever typed it."""
+    """Print the error and its hint: in the log for AGENT_COMMANDS, else as two lines on stderr."""
     if call.command in AGENT_COMMANDS or call.log_format == "json":
         call.configure_logs()
         hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""

@@ -14,13 +14,13 @@ from nodeagent.settings import Settings
 
 
 def write(text: str) -> None:
-    """Write to stdout, now. StorageError when it takes no more (a full disk behind a `>`)."""
+    """Write to stdout and flush it. StorageError if that fails, such as on a full disk."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        # the interpreter flushes stdout once more at exit, and would complain
+        # otherwise the interpreter flushes stdout at exit, and prints an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.BROKEN_PIPE)
     except OSError as error:
@@ -28,24 +28,24 @@ def write(text: str) -> None:
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Each with a newline."""
+    """Write the lines, each with a newline."""
     write("".join(f"{line}\n" for line in lines))
 
 
 def write_json(plain: object) -> None:
-    """Indented, with a final newline. What JSON has no type for is written as text."""
+    """Write JSON, indented. A value of a type that JSON does not have is written as text."""
     write(json.dumps(plain, indent=2, default=str) + "\n")
 
 
 def output_path(target: str) -> Path:
-    """A file to write that somebody named by hand: links on the way to it are theirs, and followed.
+    """The path of an output file given on the command line, with links in its directory resolved.
 
-    (On an immutable host even /root is one.) A link of that very name is replaced all the same.
+    (On an immutable host even /root is a link.) If the file itself is a link, it is replaced.
     """
     path = Path(target)
     return path.parent.resolve() / path.name
 
 
 def screen(settings: Settings) -> Screen:
-    """What stdout is: a terminal with a width and, if welcome, colour; or neither."""
+    """The properties of stdout: width and colour of a terminal, or neither."""
     return Screen.of(sys.stdout, colour=not settings.no_color)

@@ -1,4 +1,4 @@
-"""The help page: what this is in two lines, commands by task, what files and environment matter."""
+"""The help page: commands by task, files, environment and exit statuses."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ SECTIONS: Final = {
 }
 
 FILES: Final = (
-    (".driver-ready", "exists only while the node is proven to be right"),
-    (".lock, .lock.beat", "one agent a node; its sign of life while it works"),
+    (".driver-ready", "the ready flag: the node is verified to be as it was"),
+    (".lock, .lock.beat", "the lock of the agent, and its heartbeat"),
     (".nodeagent/", "the open and the last snapshot, the journal"),
 )
 
 ENVIRONMENT: Final = (
-    ("NVIDIA_NIC_DRIVER_VER", "the driver version; `run` needs it"),
+    ("NVIDIA_NIC_DRIVER_VER", "the driver version; required by `run`"),
     ("DTK_OCP_DRIVER_BUILD", "wait for the Driver Toolkit's build (false)"),
-    ("DRIVER_MODULE", "the driver whose devices are ours (mlx5_core)"),
-    ("STATE_DIR", "where the snapshots and the journal are"),
-    ("VF_TIMEOUT, PF_TIMEOUT", "deadlines in seconds (120)"),
+    ("DRIVER_MODULE", "the driver to reload (mlx5_core)"),
+    ("STATE_DIR", "the directory of snapshots and journal"),
+    ("VF_TIMEOUT, PF_TIMEOUT", "time limits in seconds (120)"),
     ("NODE_NAME, KUBECONFIG", "for the commands in the cluster"),
 )
 
 EXIT: Final = (
-    ("0", "done; verify: nothing differs; status: ready"),
-    ("1", "something differs or is left; run: any failure"),
+    ("0", "success; verify: nothing differs; status: ready"),
+    ("1", "something differs or is left undone; run: any failure"),
     ("64, 78", "a wrong argument; a wrong environment variable"),
     ("65, 66, 74", "a file is damaged or foreign; missing; not writable"),
     ("69, 71", "a device, tool or driver is missing; the kernel refused"),
-    ("75, 77", "busy, or a wait timed out; root is needed"),
+    ("75, 77", "busy, or a wait timed out; root is required"),
 )
 
 

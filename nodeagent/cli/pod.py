@@ -1,4 +1,4 @@
-"""Commands for a pod: beside a driver container, for its probes, for Prometheus."""
+"""Commands for pods: the sidecar of a driver container, probes, and metrics."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def sidecar(call: Call, prepare: bool) -> int:
     "which", type=click.Choice(["startup", "live", "ready"]), metavar="startup|live|ready"
 )
 def probe(which: str) -> None:
-    """For a pod's probes: has it begun, does it live, is it ready.
+    """For a pod's probes: whether the agent has started, is alive, is ready.
 
-    Ends with status 0 for yes, 1 for no. In the image a shell answers, without starting Python.
+    Ends with status 0 for yes, 1 for no. In the image a shell script answers, without Python.
     """
     settings.load()
     script = Path(__file__).parents[1] / "probe.sh"
@@ -51,7 +51,7 @@ def probe(which: str) -> None:
 def metrics(call: Call) -> int:
     """Serve Prometheus metrics on METRICS_PORT until SIGTERM.
 
-    A process of its own: the agent that is ready neither grows by it nor wakes up for it.
+    This is a process of its own, so that the agent needs neither memory nor wake-ups for it.
     """
     from nodeagent.agent import metrics
 

@@ -1,4 +1,4 @@
-"""`nodeagent preflight`: what would make a reload fail, or hurt."""
+"""`nodeagent preflight`: show what would make a reload fail or do harm."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @output
 @click.pass_obj
 def preflight(call: Call, output: str) -> int:
-    """Show what would make a reload fail or hurt.
+    """Show what would make a reload fail or do harm.
 
-    `run` and `reload` look at the same before they touch anything. Ends with status 0 when nothing
-    blocks a reload, 1 when something does.
+    `run` and `reload` make the same checks before they change anything. Ends with status 0 if
+    nothing blocks a reload, 1 if something does.
     """
     from nodeagent.agent.requirements import require_root
     from nodeagent.driver.preflight import Preflight

@@ -1,4 +1,4 @@
-"""One page for a ticket: what the node and the cluster know of each other."""
+"""One page for a ticket: the state of the node, and of the cluster's objects about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def report(call: Call, output: str) -> None:
     """One page for a ticket: driver, VFs, device plugin, allocatable, networks, timeline.
 
-    What cannot be told is said in its place; the rest is printed all the same.
+    A section that cannot be read has the reason in its place.
     """
     loaded, name = this_node(call)
     if output == "json":
@@ -56,7 +56,7 @@ def _told(section: Callable[[], Iterable[str]]) -> list[str]:
     try:
         return [*section()]
     except AgentError as error:
-        return [f"cannot be told: {line}" for line in error.message.splitlines()]
+        return [f"not available: {line}" for line in error.message.splitlines()]
 
 
 def _driver(loaded: Settings) -> Iterable[str]:
@@ -101,7 +101,7 @@ def _allocatable(client: Client, loaded: Settings, name: str) -> Iterable[str]:
     if record is not None:
         lines = allocatable.short(record.resources, have)
         yield from (f"before the reload of {record.taken_at}: {line}" for line in lines)
-    yield from (f"the node says wait: {line}" for line in gates.closed(this))
+    yield from (f"held back by {line}" for line in gates.closed(this))
 
 
 def _networks(client: Client, loaded: Settings, name: str) -> Iterable[str]:

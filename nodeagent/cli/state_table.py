@@ -1,4 +1,4 @@
-"""The state of a node as a table: a line a PF, a line a VF."""
+"""The state of a node as a table with one line for each PF and VF."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEADERS: Final = (
 
 
 def lines(state: NodeState, screen: Screen) -> list[str]:
-    """The table; `-` is what is not known, not supported or not there."""
+    """The table; `-` stands for a value that is unknown, not supported or absent."""
     rows = [row for pf in state.pfs for row in _rows(pf, state.driver)]
     return [*table(HEADERS, rows, screen), *map(visible, _places(state))]
 
 
 def _places(state: NodeState) -> Iterator[str]:
-    """Where the interfaces are that are not here."""
+    """One line for each interface in another network namespace."""
     for pf in state.pfs:
         for vf in pf.vfs:
             if vf.inside is not None:
@@ -67,7 +67,7 @@ def _flag(value: bool | None) -> str:
 
 
 def _vlan(vf: Vf) -> str:
-    """`100`, `100 qos 3`, `100 qos 3 802.1ad`; the usual is left out."""
+    """`100`, `100 qos 3`, `100 qos 3 802.1ad`; defaults are left out."""
     if vf.vlan is None:
         return "-"
     qos = f" qos {vf.qos}" if vf.qos else ""
@@ -76,7 +76,7 @@ def _vlan(vf: Vf) -> str:
 
 
 def _rate(vf: Vf) -> str:
-    """Mbit/s, lowest-highest; 0 is unlimited."""
+    """Mbit/s, minimum-maximum; 0 means unlimited."""
     if vf.min_tx_rate is None and vf.max_tx_rate is None:
         return "-"
     return f"{vf.min_tx_rate or 0}-{vf.max_tx_rate or 0}"

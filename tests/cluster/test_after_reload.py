@@ -87,7 +87,7 @@ def test_two_reloads_while_the_api_server_is_away(
         lock = settings.state_dir / ("cluster.lock" if hour == 3 else "cluster.next.lock")
         eventually(lambda lock=lock: bool(lock_holders(lock)))  # type: ignore[misc] # its default
     third = pod.run("node", "after-reload")
-    assert (third.returncode, "another process waits" in third.stderr) == (0, True)
+    assert (third.returncode, "another process is waiting" in third.stderr) == (0, True)
     assert all(each.poll() is None for each in processes)
     proxy.faults.clear()
     said = [each.communicate(timeout=60)[1] for each in processes]

@@ -246,7 +246,7 @@ def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: Captured) 
     failing(monkeypatch, MemoryError())
     assert status_of(["reload"]) == 71
     said = capsys.readouterr().err
-    assert said.startswith("error: the kernel gave this process no more memory")
+    assert said.startswith("error: out of memory")
     assert "limits.memory" in said
 
 

@@ -17,7 +17,9 @@ def test_a_file_and_a_link_to_it(tmp_path: Path) -> None:
 
 
 def test_one_without_an_end() -> None:
-    with pytest.raises(DataError, match=r"^/dev/zero is none of ours: it is larger"):
+    with pytest.raises(
+        DataError, match=r"^/dev/zero was not written by nodeagent: it is too large"
+    ):
         content("/dev/zero")
 
 
