@@ -46,7 +46,7 @@ def test_every_way_to_fail_has_its_own_status(pod: Pod, server: Server, proxy: P
     pod.environment["DEVICE_PLUGIN_TIMEOUT"] = "1"
     late = pod.run(*restart)
     assert (late.returncode, "timed out after 1 s" in late.stderr) == (75, True)
-    assert "hint: look at the device plugin's log" in late.stderr
+    assert "hint: see the device plugin's log" in late.stderr
 
     proxy.fail(cut=True, times=99)
     away = pod.run(*restart)

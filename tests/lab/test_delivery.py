@@ -322,7 +322,7 @@ def test_built_here_kept_and_built_again_when_anything_differs(
         return "\n".join(caplog.messages)
 
     said = deliver()
-    assert "a build is needed: nothing is in " in said
+    assert "a build is needed: there is no " in said
     assert "build: Build mlnx-ofa_kernel 25.10 RPM" in said
     arguments = (sources(here) / "arguments").read_text().split()
     assert arguments[:3] == ["--without-depcheck", "--kernel", RELEASE]
@@ -425,7 +425,7 @@ def test_too_little_room_is_found_out_before_anything_is_copied(here: NicDriver)
     full = kept(here).parent
     sh(f"mount -t tmpfs -o size=12M tmpfs {full}")
     try:
-        with pytest.raises(StorageError, match=r"not enough room in .*: 0 MiB are to be copied"):
+        with pytest.raises(StorageError, match=r"not enough room in .*: 0 MiB are needed"):
             here.ensure_built()
         assert not [path for path in full.rglob("*") if path.is_file()]
     finally:

@@ -161,7 +161,7 @@ def test_the_share_is_writable() -> None:
 
 
 class TestOpenibd:
-    """The stand-in ends and speaks as CONTRACT.md says of the real one."""
+    """The stand-in ends and prints as the real one does."""
 
     @pytest.fixture(autouse=True)
     def as_before(self, node: None) -> None:

@@ -139,7 +139,7 @@ def test_the_driver_of_before_from_wherever_it_lies(nodeagent: Nodeagent, three_
         failed = nodeagent.call("reload", status=71)
     finally:
         lab.sh(f"rm -r {hidden}")
-    assert f"loading the mlx5_core of before from {hidden}/mlx5_core.ko" in failed.log
+    assert f"loading the previous mlx5_core from {hidden}/mlx5_core.ko" in failed.log
     assert (lab.loaded(), lab.read()) == (old, three_vfs)
     assert not nodeagent.ready.exists()
     lab.remove_faults()

@@ -124,7 +124,7 @@ def over_quota(disk: Path) -> Iterator[Path]:
 
 Fault = Callable[[Path], AbstractContextManager[Path]]
 SAID: Mapping[Fault, tuple[int, str]] = {
-    full: (1, "needed are 16777216 bytes"),  # by preflight
+    full: (1, "but 16777216 bytes"),  # by preflight
     overcommitted: (74, "No space left on device"),
     failing: (74, "Input/output error"),
     read_only: (74, "Read-only file system"),

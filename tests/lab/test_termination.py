@@ -143,6 +143,6 @@ def test_killed_while_the_hosts_driver_comes_back(
     CONTROL.chmod(0o644)  # cannot be done: said, and the driver stays
     assert again.stop() == 1
     CONTROL.chmod(0o755)
-    assert "cannot put the host's own driver back: there is no /usr/sbin/mlnxofedctl" in again.log
+    assert "cannot load the host's own driver: there is no /usr/sbin/mlnxofedctl" in again.log
     assert lab.loaded() == lab.srcversion_of("B")
     assert lab.read() == three_vfs_on_a

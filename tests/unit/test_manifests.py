@@ -178,7 +178,7 @@ def test_probes_are_nodeagents_and_give_a_hang_its_time(overlay: str) -> None:
 
 
 def test_replace_is_the_driver_containers_pod() -> None:
-    """CONTRACT: what the Network Operator and others look for."""
+    """The labels and names that the Network Operator and others look for."""
     whole, spec = daemonset("replace"), pod("replace")
     assert whole["spec"]["updateStrategy"] == {"type": "OnDelete"}
     assert whole["spec"]["template"]["metadata"]["labels"]["nvidia.com/ofed-driver"] == ""
