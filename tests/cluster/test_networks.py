@@ -46,7 +46,7 @@ def operator(server: Server, proxy: Proxy, namespace: str) -> Operator:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller is given 2 s, not 10; test_field.py has the real ones."""
-    monkeypatch.setattr(operators, "PATIENCE", 2.0)
+    monkeypatch.setattr(operators, "NOTICE_SECONDS", 2.0)
 
 
 @pytest.fixture
