@@ -34,7 +34,7 @@ from nodeagent.state.stack import (
 from nodeagent.state.vf import VfAttributes
 
 TESTS = Path(__file__).resolve().parents[1]
-NAMED = re.findall(r"`(\w+/\w+\.py)::(\w+)`", (TESTS / "README.md").read_text())
+NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS / "README.md").read_text())
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
