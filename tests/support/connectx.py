@@ -20,7 +20,7 @@ LOG: Final = Path("/host/firmware.log")
 """A line for each command, at its end: seconds, function, name, status, syndrome, microseconds."""
 NO_ANSWER: Final = 255
 """A status that is none: the command is never answered."""
-BAD_RESOURCE_STATE: Final = 3
+BAD_PARAM: Final = 3
 
 # Commands: include/linux/mlx5/mlx5_ifc.h
 INIT_HCA: Final = 0x102

@@ -1,0 +1,96 @@
+"""Firmware that refuses a command in the middle of a restore.
+
+A fault is set between the unload and the load. What it costs is named and the snapshot stays open;
+without the fault the next start ends as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import connectx, lab
+from tests.support.connectx import BAD_PARAM, Card, card
+from tests.support.lab import PF1, PF2, Gate, Nodeagent, Started, State
+
+PF, VF1 = 0, 2
+"""vports, as commands are sent for: by a PF itself, by its VF 1."""
+STAGES = {
+    "bind VFs": (0, connectx.INIT_HCA, VF1, BAD_PARAM),
+    "set VFs late": (0, connectx.CREATE_SCHEDULING_ELEMENT, PF, BAD_PARAM),
+    "set eswitch": (1, connectx.CREATE_FLOW_TABLE, PF, BAD_PARAM),
+}
+"""A PF, a command of that stage, who sends it, and the status."""
+
+
+@pytest.fixture
+def scene(remembered: dict[str, State]) -> State:
+    """Legacy with everything on the first PF, switchdev on the second; as the last test left it."""
+    lab.remove_faults()
+    lab.put_loaded_build_on_disk()
+    if remembered.get("faults") != connectx.read():
+        lab.clean()
+        lab.make_vfs(PF1, 3, mtu=9000, rates=True)
+        lab.create_vfs(PF2, 2)
+        lab.ip(*(f"link set {lab.name(PF2)} vf {n} mac 02:00:00:01:01:0{n}" for n in range(2)))
+        connectx.switch(PF2)
+        lab.settle()
+        remembered["faults"] = connectx.read()
+    return remembered["faults"]
+
+
+@pytest.fixture
+def its_card() -> Iterator[Card]:
+    with card() as held:
+        yield held
+
+
+def reload_with(nodeagent: Nodeagent, held: Card, pf: int, opcode: int, **fault: int) -> Started:
+    """A reload whose new driver is loaded when the fault is set; its end."""
+    lab.put_other_build_on_disk()
+    with Gate("loaded") as gate:
+        lab.hook("post-start", gate.script)
+        reload = nodeagent.start("reload")
+        gate.wait()
+        lab.settle()
+        held.fail(pf, opcode, **fault)
+        gate.open()
+        reload.wait(lab.PATIENCE * 5)
+    return reload
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, stage: str) -> None:
+    """Once: mended within the same start, or named, and by the next one."""
+    pf, opcode, vport, status = STAGES[stage]
+    before = connectx.LOG.stat().st_size
+    reload = reload_with(nodeagent, its_card, pf, opcode, status=status, vport=vport)
+    said = connectx.LOG.read_text(errors="replace")[before:].splitlines()
+    assert [line for line in said if "BAD_PARAM" in line.split()], "the fault was not met"
+    its_card.mend()
+    if reload.process.returncode:
+        assert not nodeagent.ready.exists()
+        assert nodeagent.open_snapshot.exists()
+        assert f"pci/0000:01:00.{pf}" in reload.log.partition("error: ")[2]
+        nodeagent.call("reload")
+    assert connectx.read() == scene
+    assert nodeagent.ready.exists()
+    assert not nodeagent.open_snapshot.exists()
+
+
+def test_a_vf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
+    """The others are as before; it is named, and mended when firmware takes it."""
+    reload = reload_with(
+        nodeagent, its_card, 0, connectx.INIT_HCA, status=BAD_PARAM, vport=VF1, count=1000
+    )
+    assert reload.process.returncode == 1
+    assert f"pci/{PF1} vf 1" in reload.log.partition("error: ")[2]
+    now = connectx.read()["devices"]
+    before = scene["devices"]
+    assert now[PF2] == before[PF2]
+    assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
+    assert now[PF1]["vfs"][2] == before[PF1]["vfs"][2]
+    its_card.mend()
+    nodeagent.call("reload")
+    assert connectx.read() == scene
