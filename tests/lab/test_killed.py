@@ -94,7 +94,7 @@ def install(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     lab.clean("A")
 
     def prepare() -> None:
-        lab.sh("modprobe -r mlx5_core")
+        lab.unload_driver()
         shutil.rmtree(nodeagent.state_dir, ignore_errors=True)
         nodeagent.ready.unlink(missing_ok=True)
 

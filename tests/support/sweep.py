@@ -214,10 +214,11 @@ def _timeless(line: str) -> str:
 def swap_build() -> None:
     """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
     build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
-    target = Path(lab.sh("modinfo -F filename mlx5_core").strip())
-    new = target.with_suffix(".new")
-    shutil.copyfile(f"/opt/lab/driver/{build}/mlx5_core.ko", new)
-    new.rename(target)
+    for module in sorted((lab.BUILDS / build).glob("mlx5_[ci]*.ko")):
+        target = Path(lab.sh(f"modinfo -F filename {module.stem}").strip())
+        new = target.with_suffix(".new")
+        shutil.copyfile(module, new)
+        new.rename(target)
 
 
 def left_behind(agent: Nodeagent) -> list[str]:
