@@ -32,6 +32,8 @@ STEADY_TICK = " nohz=off highres=off"
 
 PORTS = 2
 """PFs of one ConnectX."""
+SUBFUNCTIONS = 8
+"""That a PF of a ConnectX can make; a VF and a subfunction have 1 MiB of the bridge's window."""
 STATE = "state"
 """The file of a saved state in its directory."""
 
@@ -185,7 +187,7 @@ def _connectx(options: Options, card: int, files: Path) -> list[str]:
     function is made before the one that ARI says comes before it.
     """
     pfs = min(PORTS, options.pfs - card * PORTS)
-    window = 1 << (pfs * (16 + options.vfs) - 1).bit_length()
+    window = 1 << (pfs * (16 + options.vfs + SUBFUNCTIONS) - 1).bit_length()
     port = f"pcie-root-port,{_port(card)},pref64-reserve={window}M"
     arguments = ["-device", port]
     for function in reversed(range(pfs)):
@@ -201,7 +203,9 @@ def _connectx(options: Options, card: int, files: Path) -> list[str]:
             "vfs": f"{options.vfs}",
             "vf-offset": f"{pfs + function * options.vfs - function}",
             "guid": f"{0x1AB0000000000000 + (card << 32):#x}",
-            "vhca": f"{index * 128}",
+            "vhca": f"{index * 256}",
+            "lag": "on" if pfs == PORTS else "off",
+            "sfs": f"{SUBFUNCTIONS}",
             "log": _value(files / "host" / "firmware.log"),
         }
         given = ",".join(f"{name}={value}" for name, value in properties.items())

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,37 +127,72 @@ def card() -> Iterator[Card]:
 
 
 class Card:
-    """Its PFs are numbered from 0."""
+    """Its PFs are numbered from 0. Properties: scripts/emulator/connectx/README.md."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._faulty: set[int] = set()
+        self._changed: dict[tuple[int, str], object] = {}
 
     def fail(
         self, pf: int, opcode: int, status: int, *, count: int = 1, vport: int | None = None
     ) -> None:
         """The firmware answers the next commands of that kind with a status; vport 1 is VF 0's."""
-        self._faulty.add(pf)
         where = "" if vport is None else f" {vport}"
-        self._set(pf, "fault", f"{opcode:#x} {status} {count}{where}")
+        self.set(pf, "fault", f"{opcode:#x} {status} {count}{where}")
+
+    def set(self, pf: int, name: str, value: object) -> None:
+        """A property of a PF, until the test's end."""
+        path = f"/machine/peripheral/pf{pf}"
+        if (pf, name) not in self._changed and name != "request-pages":
+            before = self._monitor.command("qom-get", path=path, property=name)
+            self._changed[pf, name] = before
+        self._monitor.command("qom-set", path=path, property=name, value=value)
 
     def mend(self) -> None:
-        """No faults."""
-        for pf in sorted(self._faulty):
-            self._set(pf, "fault", "0 0 0")
-        self._faulty.clear()
+        """All as it was; commands that hang are carried out."""
+        for (pf, name), before in self._changed.items():
+            path = f"/machine/peripheral/pf{pf}"
+            self._monitor.command("qom-set", path=path, property=name, value=before)
+        self._changed.clear()
 
     def plug(self, pf: int, *, cable: bool) -> None:
         """Whether there is a cable in its port."""
-        self._set(pf, "cable", cable)
+        self.set(pf, "cable", cable)
 
-    def _set(self, pf: int, name: str, value: object) -> None:
-        path = f"/machine/peripheral/pf{pf}"
-        self._monitor.command("qom-set", path=path, property=name, value=value)
+
+@dataclass(frozen=True)
+class Command:
+    """A line of the log: what firmware was asked, and what became of it."""
+
+    end: float
+    """Seconds since the machine's start."""
+    function: str
+    """pf1, pf1vf0, pf1sf0 ..."""
+    name: str
+    status: str
+    syndrome: int
+    took: float
+    """Seconds from the doorbell to the answer."""
+
+
+def asked(since: int = 0) -> list[Command]:
+    """The log from a place in it on."""
+    lines = LOG.read_text(errors="replace")[since:].splitlines()
+    words = [line.split() for line in lines]
+    return [
+        Command(float(end), function, name, status, int(syndrome, 16), int(us) / 1e6)
+        for end, function, name, status, syndrome, us in (
+            each for each in words if len(each) == 6 and each[2] != "#"
+        )
+    ]
+
+
+def remarks(since: int = 0) -> str:
+    """The rest of the log."""
+    lines = LOG.read_text(errors="replace")[since:].splitlines()
+    return "\n".join(line for line in lines if line.split()[2:3] == ["#"])
 
 
 def commands(since: int = 0) -> list[tuple[str, str]]:
     """Function and command of each line of the log, from a place in it on."""
-    lines = LOG.read_text(errors="replace")[since:].splitlines()
-    words = (line.split() for line in lines)
-    return [(each[1], each[2]) for each in words if len(each) == 6 and each[2] != "#"]
+    return [(each.function, each.name) for each in asked(since)]

@@ -307,6 +307,7 @@ static uint8_t disable_hca(Fn *fn)
     if (of) {
         firmware_forget(of);
         fn_release(of);
+        of->stopped |= of->running;
         of->running = false;
     }
     if (v->pages->len) {

@@ -224,6 +224,7 @@ struct Fn {
     uint32_t queue_low;
     uint16_t issi;
     bool running;               /* INIT_HCA was, TEARDOWN_HCA wasn't */
+    bool stopped;               /* at work, by DISABLE_HCA: its driver has to begin anew */
     Slot slot[COMMAND_SLOTS];
     int busy;                   /* slot that firmware works at, or -1 */
     QEMUTimer *done;

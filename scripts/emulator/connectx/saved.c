@@ -190,6 +190,7 @@ static void pass_fn(Stream *s, Fn *fn)
     PASS(s, fn->queue_low);
     PASS(s, fn->issi);
     PASS(s, fn->running);
+    PASS(s, fn->stopped);
     PASS(s, fn->slot);
     PASS(s, fn->busy);
     PASS(s, fn->due);
