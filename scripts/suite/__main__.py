@@ -51,7 +51,8 @@ def _chosen(
         yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
         if not arguments.no_connectx:
             yield from checks.on_the_connectx(TREE, work, wide=not arguments.fast)
-        yield checks.on_this_host("launcher", work)
+        chosen = ("-m", "not connectx") if arguments.no_connectx else ()
+        yield checks.on_this_host("launcher", work, *chosen)
     if cluster:
         yield checks.on_this_host("cluster", work)
     yield checks.on_this_host("unit", work)

@@ -46,11 +46,11 @@ def linters(tree: Path, environment: Path) -> Iterator[Check]:
     yield Check("mypy", ("mypy", "--strict", cache, "nodeagent", "scripts", "tests"))
 
 
-def on_this_host(name: str, work: Path) -> Check:
-    """The tests of tests/NAME, which need no emulated node of ours."""
+def on_this_host(name: str, work: Path, *chosen: str) -> Check:
+    """The tests of tests/NAME, which need no emulated node of ours; of them those chosen."""
     junit = work / name / "junit.xml"
     argv = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}")
-    return Check(name, (*argv, f"tests/{name}"), junit)
+    return Check(name, (*argv, *chosen, f"tests/{name}"), junit)
 
 
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
