@@ -349,13 +349,13 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
 def _compare(loaded: Settings, first: str, second: str) -> int:
     """Print what differs between two snapshots, each attribute once; the exit status."""
     from nodeagent.cli.input import content
-    from nodeagent.plan.comparison import differences
+    from nodeagent.plan.comparison import all_differences
     from nodeagent.record.journal import unseal
     from nodeagent.render import Marked, table
 
     one, two = (unseal(content(name), name, sealed=False).state for name in (first, second))
-    found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in differences(one, two)}
-    for d in differences(two, one):
+    found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in all_differences(one, two)}
+    for d in all_differences(two, one):
         found.setdefault((d.target, d.attribute), (str(d.have), str(d.want)))
     rows: list[tuple[Cell, ...]] = [
         (target, attribute, a, Marked(b)) for (target, attribute), (a, b) in sorted(found.items())

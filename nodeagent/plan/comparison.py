@@ -74,11 +74,15 @@ class Difference:
 
 
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
-    """Every attribute of `want` that `have` does not have, in the order of devices.
+    """Every attribute of `want` that `have` does not have and its driver can be given.
 
     What the driver does not take (`nodeagent.plan.unsettable`) is left out.
     """
-    want = settable(want)
+    return all_differences(settable(want), have)
+
+
+def all_differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
+    """Every attribute of `want` that `have` does not have, in the order of devices."""
     devices = itertools.chain.from_iterable(_of_pf(pf, want, have) for pf in want.pfs)
     return (
         *devices,

@@ -100,7 +100,7 @@ def unpack(version: str, apt: Apt, runner: Runner, directory: Path) -> None:
     runner.run(
         *(environment / "bin" / "python3", "-m", "pip", "install", "--quiet"),
         *("--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"),
-        *("-r", REQUIREMENTS),
+        *("--no-deps", "-r", REQUIREMENTS),
         what="installing meson",
     )
 
