@@ -254,9 +254,9 @@ def some_of(*names: str) -> st.SearchStrategy[set[str]]:
     return st.one_of(st.just(set()), st.sets(st.sampled_from(names), max_size=4))
 
 
-# without these no order may lead there: a VF's own MAC needs the admin MAC, and the eswitch's mode
-# its VFs unbound (`but_for_one` has both unknown)
-some_of_vfs = some_of("driver_override", *(set(rows(VfAttributes)) - {"admin_mac"}))
+# where these alone are unknown no order may lead there: a VF's own MAC needs the admin MAC, a bind a
+# driver_override that allows it, the eswitch's mode its VFs unbound (`but_for_one` draws them)
+some_of_vfs = some_of(*(set(rows(VfAttributes)) - {"admin_mac"}))
 some_of_links = some_of(*(set(rows(LinkAttributes)) - {"name"}), "ethtool", "sysctls")
 some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
 
@@ -275,7 +275,7 @@ def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
     if "eswitch_mode" in unknown:
         unknown |= {"representors": ()}
     if "numvfs" in unknown:
-        unknown |= {"representors": (), "vfs": ()}
+        unknown |= {"representors": (), "vfs": (), "eswitch_mode": None}
     else:
         unknown |= {"vfs": tuple(draw(_blurred_vf(vf)) for vf in pf.vfs)}
     inline, encap = draw(st.sampled_from(INLINE_ENCAP))
