@@ -254,8 +254,8 @@ def some_of(*names: str) -> st.SearchStrategy[set[str]]:
     return st.one_of(st.just(set()), st.sets(st.sampled_from(names), max_size=4))
 
 
-# where these alone are unknown no order may lead there: a VF's own MAC needs the admin MAC, a bind a
-# driver_override that allows it, the eswitch's mode its VFs unbound (`but_for_one` draws them)
+# where these alone are unknown no order may lead there: a VF's own MAC needs the admin MAC, a bind
+# a driver_override that allows it, the eswitch's mode its VFs unbound (`but_for_one` draws them)
 some_of_vfs = some_of(*(set(rows(VfAttributes)) - {"admin_mac"}))
 some_of_links = some_of(*(set(rows(LinkAttributes)) - {"name"}), "ethtool", "sysctls")
 some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
