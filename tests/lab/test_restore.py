@@ -43,8 +43,8 @@ def test_verify_tells_what_restore_then_mends(
     told = nodeagent.call("verify", "--snapshot", snapshot, "--output", "json", status=1)
     found = json.loads(told.output())["differences"]
     assert [(each["target"], each["attribute"], each["have"]) for each in found] == [
-        (f"pci/{PF1} vf 0", "name", "other0"),
         (f"pci/{PF1} vf 0", "mtu", 1400),
+        (f"pci/{PF1} vf 0", "name", "other0"),
         # udev keeps the name that it would have given
         (f"pci/{PF1} vf 0", "altnames", [vf]),
         (f"pci/{PF1} vf 2", "vlan", 7),
