@@ -10,6 +10,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class Lanes:
         with self._lock:
             self._ended = True
             for process in self._running:
-                os.killpg(process.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has ended, and its lane has yet to say so
+                    os.killpg(process.pid, signal.SIGTERM)
 
     def _run(self, check: Check) -> Result:
         began = time.monotonic()
