@@ -146,6 +146,9 @@ class Zygote:
 
 def main() -> None:
     """Import everything, then fork on request."""
+    import nodeagent.agent.lifecycle  # noqa: PLC0415
+    import nodeagent.agent.termination  # noqa: PLC0415
+    import nodeagent.driver.preflight  # noqa: F401,PLC0415
 
     with suppress(ImportError):
         import pyudev  # noqa: F401,PLC0415
