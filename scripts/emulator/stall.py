@@ -27,7 +27,8 @@ MONITOR = (
     "info cpus",
     "info registers -a",
     "info registers -a",
-    "info lapic",
+    "info lapic 0",
+    "info lapic 1",
     "info irq",
     "info virtio",
 )
@@ -82,7 +83,7 @@ def _processors(machine: Machine) -> str:
 
 
 def _ask_kernel(machine: Machine) -> None:
-    for key in ("9", "t"):  # all messages to the console, then the tasks
+    for key in ("9", "q", "t"):  # all messages to the console, then the timers, then the tasks
         keys = [{"type": "qcode", "data": name} for name in ("alt", "sysrq", key)]
         machine.qmp.command("send-key", {"keys": keys}, timeout=10)
         _wait_quiet(machine.serial)

@@ -59,7 +59,7 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     What takes longest begins first. Each is given the files that it takes tests from: pytest
     imports all of them, slowly there. Nearly all run in virtual time: a busy host changes nothing
     of it, sleep costs nothing, and one emulated processor costs a third of what two do that wait
-    for each other. What needs two, or an IOMMU, has a node in real time.
+    for each other. What needs two has a node in real time.
     """
     sweeps = (
         # -rP shows what the tests print: how many points, and how many survived
@@ -95,20 +95,17 @@ def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
 
     def check(name: str, which: str, files: list[str], *more: str, pfs: int = 2) -> Check:
         chosen = ("-m", f"(connectx or both_nics) and {which}", *files, *more)
-        return _lab(f"connectx{name}", work, (*CONNECTX, *chosen), pfs=pfs)
+        return _lab(f"connectx{name}", work, ("--virtual-time", *CONNECTX, *chosen), pfs=pfs)
 
-    virtual = "--virtual-time"
     if swept := _having(tree, files, "sweep"):
         for scene, points in CONNECTX_SWEEPS:
             share = ("-k", scene, "--points", points, "-rP")
-            yield check(f", {scene} {points}", "sweep", swept, *share, virtual)
-    plain = "not wide and not sweep and not real_time"
+            yield check(f", {scene} {points}", "sweep", swept, *share)
+    plain = "not wide and not sweep"
     for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):
-        yield check(f" {number}/{CONNECTX_PARTS}", plain, part, virtual)
-    if timed := _having(tree, files, "real_time"):
-        yield check(", real time", "real_time and not wide", timed)
+        yield check(f" {number}/{CONNECTX_PARTS}", plain, part)
     if wide and (large := _having(tree, files, "wide")):
-        yield check(", 8 PFs", "wide", large, virtual, pfs=8)
+        yield check(", 8 PFs", "wide", large, pfs=8)
 
 
 def parts(tree: Path, number: int) -> list[list[str]]:

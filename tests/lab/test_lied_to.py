@@ -241,7 +241,6 @@ def test_two_others_at_the_same_vfs_are_named_and_not_fought(
     assert lab.read() == three_vfs
 
 
-@pytest.mark.real_time
 def test_a_vf_that_another_gives_to_vfio_is_named_and_left_to_him(
     nodeagent: Nodeagent, three_vfs: State, saved: Path
 ) -> None:

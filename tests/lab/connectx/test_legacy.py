@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.support import connectx, lab
 from tests.support.lab import PF1, PF2, Nodeagent
 
@@ -46,7 +44,6 @@ def test_64_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
     assert connectx.read() == before
 
 
-@pytest.mark.real_time
 def test_vfs_on_vfio(nodeagent: Nodeagent, no_vfs: None) -> None:
     """Nobody holds them: they are back on vfio-pci, with what their PF holds for them."""
     lab.make_vfs(PF1, 4)
