@@ -154,6 +154,20 @@ def member_of(words: type[Word]) -> Callable[[str], Word]:
     return member
 
 
+def words_of(kind: type[Word]) -> Callable[[str], tuple[Word, ...]]:
+    """A parser of members of an enum with commas between them; `none` for no member."""
+
+    def words(text: str) -> tuple[Word, ...]:
+        if text == "none":
+            return ()
+        found = dict.fromkeys(text.split(","))
+        if found.keys() <= {*kind}:
+            return tuple(map(kind, found))
+        raise ValueError(f"none, or of {', '.join(kind)} one or more with commas between them")
+
+    return words
+
+
 def object_name(text: str) -> str:
     """The name of a Kubernetes object. It becomes part of a request's path."""
     if _OBJECT.fullmatch(text):

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
+from nodeagent.node import cni
 from nodeagent.node.node import Node
+from nodeagent.node.observe import functions
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.restore import put_back, restore, take_snapshot
@@ -22,13 +24,19 @@ log = logging.getLogger(__name__)
 
 
 def reload(
-    node: Node, journal: Journal, driver: NicDriver, before_ready: Callable[[], None] = lambda: None
+    node: Node,
+    journal: Journal,
+    driver: NicDriver,
+    *,
+    before_snapshot: Callable[[], None] = lambda: None,
+    before_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
-    With nothing to reload and no snapshot open, no device is touched. `before_ready` is called
-    right before the flag is set, and makes what other pods use once it is there. Raises AgentError
-    with the ready flag absent and the snapshot, if one was taken, open for the next start.
+    With nothing to reload and no snapshot open, no device is touched. `before_snapshot` is called
+    before the snapshot is taken, `before_ready` right before the flag is set, and makes what other
+    pods use once it is there. In between SR-IOV CNI is held off (HOLD_OFF). Raises AgentError with
+    the ready flag absent and the snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
     with journal.step("build"):
@@ -41,15 +49,25 @@ def reload(
         return
     with journal.step("preflight"):
         losses = driver.check_reload_is_safe()
-    snapshot = opened_snapshot(node, journal, driver)
-    with journal.step("restart"):
-        restart(node, journal, driver, snapshot)
-    for loss in losses:
-        journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
-    put_back(node, journal, snapshot)
+    before_snapshot()
+    with cni.held_off(node, vf_addresses(node, journal)):
+        snapshot = opened_snapshot(node, journal, driver)
+        with journal.step("restart"):
+            restart(node, journal, driver, snapshot)
+        for loss in losses:
+            journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
+        put_back(node, journal, snapshot)
     before_ready()
     journal.set_ready()
     journal.close_snapshot()
+
+
+def vf_addresses(node: Node, journal: Journal) -> tuple[str, ...]:
+    """The PCI addresses of all VFs, and of those that an open snapshot has."""
+    snapshot = journal.open_snapshot()
+    pfs = () if snapshot is None else snapshot.state.pfs
+    gone = (vf.address for pf in pfs for vf in pf.vfs if vf.address is not None)
+    return tuple(sorted({*functions(node), *gone}))
 
 
 def opened_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot:
@@ -99,7 +117,7 @@ def salvage(
     if not driver.is_loaded():
         return
     log.warning("the restart failed: putting the VFs back on the driver that is loaded")
-    verbs: tuple[Callable[[], None], ...] = (
+    verbs: tuple[Callable[[], object], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: wait_for_pfs(node, snapshot.state),
         lambda: restore(node, snapshot.state),

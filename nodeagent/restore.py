@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, RestoreFailed
 from nodeagent.machine import boot_id, machine_id
+from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
+from nodeagent.node.links import set_vfs
 from nodeagent.node.locate import is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import children_elsewhere, reachable
@@ -20,6 +22,7 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
+from nodeagent.node.takings import Takings
 from nodeagent.plan import rdma
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.ethtool import no_longer_offered
@@ -46,15 +49,18 @@ def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bo
     with journal.step("restore"):
         if wait_first:
             wait_for_pfs(node, snapshot.state)
-        restore(node, snapshot.state)
+        takings = restore(node, snapshot.state)
         journal.note("vfs-back")
     with journal.step("verify"):
-        for each in verify(node, snapshot.state):
-            journal.note(POD_INTERFACE_LOST, uid=each.namespace.pod, message=str(each))
+        for each in verify(node, snapshot.state, takings):
+            pod = "" if each.namespace is None else each.namespace.pod
+            journal.note(POD_INTERFACE_LOST, uid=pod, message=str(each))
 
 
-def restore(node: Node, want: NodeState) -> None:
+def restore(node: Node, want: NodeState) -> Takings:
     """Plan, perform, look again, until nothing is left to do.
+
+    VFs that others have taken since the snapshot are left to them; they are what is returned.
 
     Where NetworkManager or systemd-networkd had set up an interface, it sets that up again: first
     all but what stands on interfaces is restored, and once the manager has finished, what it has
@@ -63,36 +69,59 @@ def restore(node: Node, want: NodeState) -> None:
     Raises RestoreFailed with a line for each failed action and each attribute that differs, when a
     plan could not be performed or MAX_PLANS plans were not enough.
     """
-    attempt = Attempt(node)
+    attempt = Attempt(node, Takings(want))
     probe_again(node)
     failures: dict[str, None] = {}
     if others := managed_netdevs(want):
-        wanted, _ = reachable(node, want)
-        stages = plan(wanted, observe(node))
+        now = _compared(attempt, want)
+        stages = plan(now.attainable, now.have)
         failures |= dict.fromkeys(perform(attempt, without_stacked(stages)))
         await_managers(node, others)
     for number in range(MAX_PLANS):
-        wanted, _ = reachable(node, want)
-        have = observe(node)
-        stages = plan(_without_hung(node, wanted), have)
+        now = _compared(attempt, want)
+        stages = plan(_without_hung(node, now.attainable), now.have)
         if not stages:
             break
         if number:
-            attempt.conflicts.check(differences(wanted, have), failures)
-        for pf in have.pfs:
-            attempt.conflicts.note_found(str(pf.handle), "driver", have.driver)
+            attempt.conflicts.check(differences(now.ours, now.have), failures)
+        for pf in now.have.pfs:
+            attempt.conflicts.note_found(str(pf.handle), "driver", now.have.driver)
         failures |= dict.fromkeys(perform(attempt, stages))
     else:
-        wanted, _ = reachable(node, want)
-        have = observe(node)
-        attempt.conflicts.check(differences(wanted, have), failures, is_last=True)
-    left = () if not stages and not node.hung_calls.lines() else differences(wanted, have)
+        now = _compared(attempt, want)
+        attempt.conflicts.check(differences(now.ours, now.have), failures, is_last=True)
+    left = () if not stages and not node.hung_calls.lines() else differences(now.ours, now.have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
             dict.fromkeys((*failures, *node.hung_calls.lines(), *map(str, left))),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
+    return attempt.takings
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The node as it is; what of a snapshot is ours to restore, and what of that can be had."""
+
+    have: NodeState
+    ours: NodeState
+    attainable: NodeState
+    behind: tuple[LeftBehind, ...]
+
+
+def _compared(attempt: Attempt, want: NodeState) -> _Compared:
+    """Look at the node. VFs that others have by now are theirs, and get back what we took."""
+    node = attempt.node
+    wanted, behind = reachable(node, want)
+    have = observe(node)
+    ours, attainable = attempt.takings.look(wanted, have)
+    if attempt.takings.found:
+        records = cni.records(node.settings.cni_data_dir) or {}
+        actions = attempt.takings.given_back(have, records)
+        for _, text in set_vfs(attempt, actions, node.stops):
+            log.warning("%s", text)
+    return _Compared(have, ours, attainable, behind)
 
 
 def _without_hung(node: Node, want: NodeState) -> NodeState:
@@ -105,14 +134,15 @@ def _without_hung(node: Node, want: NodeState) -> NodeState:
     return replace(want, pfs=tuple(pfs))
 
 
-def verify(node: Node, want: NodeState) -> tuple[LeftBehind, ...]:
+def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple[LeftBehind, ...]:
     """Look at the node once more; RestoreFailed names every difference.
 
-    Returns the VFs that could not be put back into their pods, because those are gone.
+    `takings`: the VFs that others had taken by the end of the restore. Returns the VFs that could
+    not be put back into their pods, because those are gone.
     """
-    wanted, behind = reachable(node, want)
-    have = observe(node)
-    left = differences(wanted, have)
+    now = _compared(Attempt(node, takings or Takings(want)), want)
+    have, behind = now.have, now.behind
+    left = differences(now.ours, have)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",

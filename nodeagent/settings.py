@@ -36,6 +36,7 @@ from nodeagent.parse import (
     secret,
     shell_words,
     version,
+    words_of,
 )
 
 STATE_FILES: Final = (
@@ -84,6 +85,13 @@ class PodInterfaces(StrEnum):
 
     RESTORE = "restore"
     REPORT = "report"
+
+
+class HoldOff(StrEnum):
+    """Who is kept from VFs while they are away."""
+
+    CNI = "cni"
+    CORDON = "cordon"
 
 
 class PodLosses(StrEnum):
@@ -416,6 +424,20 @@ class Settings:
         "block",
         "if a pod would lose a device for good (it holds it open, or its namespace is not "
         "visible): block the reload, or accept and report the loss",
+    )
+    hold_off: tuple[HoldOff, ...] = variable(
+        "HOLD_OFF",
+        words_of(HoldOff),
+        "cni",
+        "who is kept from VFs from the snapshot until they are right again: SR-IOV CNI by its own "
+        "records, new pods by a cordon of the node; `none` for neither",
+        unit="comma-separated",
+    )
+    cni_data_dir: Path = variable(
+        "CNI_DATA_DIR",
+        file_path,
+        "/var/lib/cni/sriov",
+        "SR-IOV CNI's records on the host: what VFs were before pods, and who has them",
     )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",

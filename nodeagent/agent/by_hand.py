@@ -51,8 +51,8 @@ def restore_now(snapshot: Snapshot, settings: Settings) -> None:
     """
     require_root("writes the settings of VFs")
     with StopSignal() as stop, _nobody_at_work(settings), Node(settings, stop) as node:
-        restore(node, snapshot.state)
-        verify(node, snapshot.state)
+        takings = restore(node, snapshot.state)
+        verify(node, snapshot.state, takings)
 
 
 def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:

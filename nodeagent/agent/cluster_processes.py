@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from nodeagent.errors import Stopped
-from nodeagent.settings import ClusterIntegration, Settings
+from nodeagent.settings import ClusterIntegration, HoldOff, Settings
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,15 @@ def before_reload(settings: Settings) -> None:
     """Record what the node offers to pods, as of now."""
     if is_enabled(settings):
         _start("device-plugin", "record", "--at", datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def before_snapshot(settings: Settings) -> None:
+    """Keep new pods off the node (HOLD_OFF=cordon), right before the snapshot.
+
+    `after_reload` lifts that.
+    """
+    if is_enabled(settings) and HoldOff.CORDON in settings.hold_off:
+        _start("node", "cordon")
 
 
 def after_reload(settings: Settings) -> None:

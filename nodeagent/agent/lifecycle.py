@@ -23,6 +23,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.record.journal import Journal, adopted, lock
 from nodeagent.reload import reload
@@ -155,13 +156,20 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
     with lock(settings.work_path):
         openibd.await_running(settings, stop)
         blacklist.sweep(settings)
+        cni.sweep(settings)
         udev_names.ensure(settings)
         if (snapshot := journal.open_snapshot()) is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             require_same_machine(snapshot, machine.machine_id(), hint=hint)
             _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
-            reload(node, journal, driver, lambda: exports.ensure(settings))
+            reload(
+                node,
+                journal,
+                driver,
+                before_snapshot=lambda: cluster_processes.before_snapshot(settings),
+                before_ready=lambda: exports.ensure(settings),
+            )
     journal.note("ready")
 
 

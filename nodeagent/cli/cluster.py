@@ -186,11 +186,11 @@ def announce(call: Call) -> None:
     announce.announce(connect(loaded), loaded, node, Journal(loaded).records())
 
 
-@node.command("after-reload", short_help="Announce; restart device plugins if it is due.")
+@node.command("after-reload", short_help="Announce; restart device plugins; lift a cordon.")
 @click.option("--patience", type=SECONDS, help="Seconds. Default: API_TIMEOUT.")
 @click.pass_obj
 def after_reload(call: Call, patience: float | None) -> int:
-    """Announce, and restart device plugins if a reload requires it.
+    """Announce, restart device plugins if a reload requires it, and lift the cordon of `cordon`.
 
     The agent starts this command when its work is done, and does not wait for it. Ends with status
     1 if something could not be done; the next call does it. Of several calls at a time one works,
@@ -211,6 +211,21 @@ def after_reload(call: Call, patience: float | None) -> int:
         client.patience = loaded.api_timeout if patience is None else patience
         done = after_reload.after_reload(client, loaded, node, Journal(loaded))
     return 0 if done else ExitCode.DIFFERS
+
+
+@node.command("cordon", short_help="Keep new pods away until a reload is over.")
+@click.pass_obj
+def cordon(call: Call) -> None:
+    """Mark this node unschedulable until `node after-reload` is done.
+
+    The agent starts it before the VFs go, with HOLD_OFF=cordon, and waits for nothing of it. A node
+    that is cordoned already stays as it is, also afterwards.
+    """
+    from nodeagent.cluster import cordon
+    from nodeagent.record.journal import Journal
+
+    loaded, node = this_node(call)
+    cordon.cordon(connect(loaded), node, loaded.state_dir, Journal(loaded).is_ready)
 
 
 @node.command("wait-safe-load", short_help="Wait until the driver may be loaded.")

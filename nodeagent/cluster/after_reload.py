@@ -1,4 +1,4 @@
-"""After a reload: announce it to the cluster, and restart the device plugins once.
+"""After a reload: announce it to the cluster, restart the device plugins once, lift a cordon.
 
 A restart is due while the last closed snapshot is not the one that the last restart was for. That
 is read from disk, so that the next process does what a killed one did not finish.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nodeagent import durable
-from nodeagent.cluster import allocatable, announce, device_plugin
+from nodeagent.cluster import allocatable, announce, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.errors import AgentError, Stopped
 from nodeagent.record.journal import Journal
@@ -21,12 +21,17 @@ log = logging.getLogger(__name__)
 
 
 def after_reload(client: Client, settings: Settings, node: str, journal: Journal) -> bool:
-    """Do both, even if one fails. False if one failed."""
-    announced = _done("cannot announce", lambda: _announce(client, settings, node, journal))
-    restarted = _done(
-        "cannot restart device plugins", lambda: _restart(client, settings, node, journal)
+    """Do all of it, even if a part fails. False if one failed.
+
+    The cordon is lifted last: device plugins offer by then what there is.
+    """
+    steps: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("cannot announce", lambda: _announce(client, settings, node, journal)),
+        ("cannot restart device plugins", lambda: _restart(client, settings, node, journal)),
+        ("cannot lift the cordon", lambda: cordon.lift(client, node, settings.state_dir)),
     )
-    return announced and restarted
+    done = [_done(what, action) for what, action in steps]
+    return all(done)
 
 
 def due(journal: Journal, state_dir: Path) -> str:
@@ -60,8 +65,8 @@ def _restart(client: Client, settings: Settings, node: str, journal: Journal) ->
     durable.replace(_path(settings.state_dir), moment.encode() + b"\n", 0o600)
 
 
-def _done(what: str, action: Callable[[], None]) -> bool:
-    """Do `action`; False after logging its failure, so that the other action is done as well."""
+def _done(what: str, action: Callable[[], object]) -> bool:
+    """Do `action`; False after logging its failure, so that the other actions are done as well."""
     try:
         action()
     except Stopped:

@@ -90,7 +90,9 @@ class _Look:
                 )
         if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
             yield from self._rdma_devices(away, found)
-        if lost := [title for device, title in away.items() if device not in found]:
+        missing = {device: title for device, title in away.items() if device not in found}
+        # a CNI may have brought one home in between
+        if lost := [title for each, title in missing.items() if self._has_no_interface(*each)]:
             yield Finding(
                 Check.PODS,
                 f"in a network namespace that is not visible: {', '.join(lost)}",

@@ -17,33 +17,55 @@ from typing import Final
 from nodeagent.kernel.netns import entered
 from nodeagent.kernel.rtnl import Link, LinkChange, Rtnl
 
-NOTIFY: Final = ("ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify")
+ARP: Final = "ipv4/conf/{}/arp_notify"
+NDISC: Final = "ipv6/conf/{}/ndisc_notify"
+IPV4: Final = ((ARP, 1), (NDISC, 0))
+IPV6: Final = ((ARP, 1), (NDISC, 1))
+"""What the sysctls are for an announcement of IPv4 addresses alone, and of all. A CNI may have set
+them for good, and then each change of a MAC is announced."""
 
 
-def announce(fd: int, rtnl: Rtnl, links: Sequence[Link], net: Path = Path("/proc/sys/net")) -> None:
+def announce(
+    fd: int,
+    rtnl: Rtnl,
+    links: Sequence[Link],
+    families: Sequence[tuple[str, int]],
+    net: Path = Path("/proc/sys/net"),
+) -> None:
     """Announce the addresses of `links`, which have carrier, in the namespace `fd`.
 
-    What is refused is left: the fabric learns it from the next packet. IPv6 may be off.
+    `families`: IPV4 while there are IPv6 addresses that are not used yet. What is refused is left:
+    the fabric learns it from the next packet. IPv6 may be off.
     """
     with entered(fd), ExitStack() as held:
+        if families is IPV4 and _value(net / NDISC.format("all")):
+            return  # it goes for every interface, and they may not all be ours
         for link in links:
-            for name in NOTIFY:
-                held.enter_context(_on(net / name.format(link.name)))
+            for name, value in families:
+                held.enter_context(_set(net / name.format(link.name), value))
         rtnl.change([LinkChange(link.index, mac=link.mac) for link in links])
 
 
-@contextmanager
-def _on(path: Path) -> Iterator[None]:
-    """The sysctl is 1 meanwhile."""
+def _value(path: Path) -> int | None:
     try:
-        before = path.read_text()
-        if int(before) == 0:
-            path.write_text("1")
+        return int(path.read_text())
+    except OSError:
+        return None
+
+
+@contextmanager
+def _set(path: Path, value: int) -> Iterator[None]:
+    """The sysctl has that value meanwhile."""
+    before = _value(path)
+    if before in {None, value}:
+        yield
+        return
+    try:
+        path.write_text(str(value))
     except OSError:
         yield
         return
     try:
         yield
     finally:
-        if int(before) == 0:
-            path.write_text(before)
+        path.write_text(str(before))

@@ -14,6 +14,7 @@ import select
 import selectors
 import signal
 import socket
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -100,15 +101,23 @@ class _Held(ABC):
         self.close()
 
 
+_LENGTH_AND_TYPE = struct.Struct("=IH")
+"""How a struct nlmsghdr begins."""
+_RTM_DELLINK = 17
+
+
 class LinkWatch(_Held):
     """Network links of this process's network namespace: made, changed, renamed, gone.
 
     A NETLINK_ROUTE socket in the multicast group RTMGRP_LINK (rtnetlink(7)); the messages are
-    dropped unread. When they come faster than they are drained the kernel says ENOBUFS, which is
-    one more reason to look.
+    dropped unread, but for their type. When they come faster than they are drained the kernel says
+    ENOBUFS, which is one more reason to look.
+
+    `left` counts the interfaces that have left this namespace, for another or for good.
     """
 
     GROUPS = 0x1  # RTMGRP_LINK
+    left = 0
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -130,12 +139,15 @@ class LinkWatch(_Held):
         """Drop every queued message (a datagram is dropped whole, however little of it is read)."""
         for _ in range(_AT_ONCE):
             try:
-                self._socket.recv(1)
+                begin = self._socket.recv(_LENGTH_AND_TYPE.size)
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                self.left += 1  # it may have been among those that were lost
+                continue
+            self.left += _LENGTH_AND_TYPE.unpack(begin)[1] == _RTM_DELLINK
 
     def close(self) -> None:
         """Leave the group."""

@@ -38,6 +38,7 @@ SOFTWARE: Final = 70
 
 _NET = re.compile(r"net:\[(\d+)\]")
 _DESCRIPTOR = re.compile(r"/proc/\d+/fd/\d+")
+_PROCESS = re.compile(r"/proc/\d+/ns/net")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -79,13 +80,33 @@ class Namespaces:
         `wanted`: of that one only.
         """
         found: dict[int, list[Holder]] = {}
-        for path in self.proc.glob("[0-9]*/fd/*"):
-            with suppress(OSError):  # it was closed, or the process has ended
+        for path in self._open_files():
+            with suppress(OSError):  # it was closed
                 match = _NET.fullmatch(str(path.readlink()))
-                ours = path.parts[-3] == str(os.getpid())
-                if match and wanted in {None, int(match[1])} and not ours:
+                if match and wanted in {None, int(match[1])}:
                     found.setdefault(int(match[1]), []).append(Holder(mount=str(path)))
         return self._others(found)
+
+    def _open_files(self) -> Iterator[Path]:
+        """The descriptors of all processes but this one."""
+        for entry in os.scandir(self.proc):
+            if entry.name.isdecimal() and entry.name != str(os.getpid()):
+                with suppress(OSError):  # the process has ended: before the first one, or after
+                    yield from list((self.proc / entry.name / "fd").iterdir())
+
+    def at(self, path: str) -> int | None:
+        """The number of the namespace that the host has at a path: of a process, or a mount.
+
+        None where there is none, or the path can't be told without hostPID.
+        """
+        if _PROCESS.fullmatch(path):
+            with suppress(OSError):
+                match = _NET.fullmatch(str((self.proc / path.removeprefix("/proc/")).readlink()))
+                return int(match[1]) if match else None
+            return None
+        usual = re.sub(r"^/var/run/", "/run/", path)  # a link on every host (file-hierarchy(7))
+        places = {usual, f"{self.proc}/1/root{usual}"}
+        return next((inode for place, inode in self._mounts() if place in places), None)
 
     def _others(self, found: Mapping[int, Sequence[Holder]]) -> dict[int, tuple[Holder, ...]]:
         own = self.own()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from nodeagent.node.conflicts import Conflicts
 from nodeagent.node.locate import Target
 from nodeagent.node.node import Node
+from nodeagent.node.takings import Takings
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,9 +15,11 @@ class Attempt:
     """What the performers of a plan take; each restore makes another.
 
     `given_up` holds, by target, why a wait for it has reached its deadline: the attempt waits for
-    no target twice for the same reason. `conflicts` holds what the attempt has set.
+    no target twice for the same reason. `conflicts` holds what the attempt has set, `takings`
+    what others have taken meanwhile.
     """
 
     node: Node
+    takings: Takings = field(default_factory=Takings)
     given_up: dict[Target, str] = field(default_factory=dict)
     conflicts: Conflicts = field(default_factory=Conflicts)

@@ -129,7 +129,7 @@ def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
         case OverrideDriver():
             return lambda: _override_driver(attempt, action)
         case UnbindVf():
-            return lambda: _unbind_vf(node, action)
+            return lambda: _unbind_vf(attempt, action)
         case BindVf():
             return lambda: _bind_vf(attempt, action)
 
@@ -228,7 +228,10 @@ def _override_driver(attempt: Attempt, action: OverrideDriver) -> None:
         )
 
 
-def _unbind_vf(node: Node, action: UnbindVf) -> None:
+def _unbind_vf(attempt: Attempt, action: UnbindVf) -> None:
+    node = attempt.node
+    if attempt.takings.has_left(node, action):
+        raise KernelError("its interface is in another namespace by now: left alone")
     function = _function(node, action.pf, action.index)
     now = node.sysfs.driver(action.pf.bus, function)
     if now != NO_DRIVER and action.driver in {None, now}:

@@ -19,7 +19,14 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfCha
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import LinksByDevice, Target, link_of, links_by_device, target_name
+from nodeagent.node.locate import (
+    LinksByDevice,
+    Target,
+    is_bound,
+    link_of,
+    links_by_device,
+    target_name,
+)
 from nodeagent.node.node import Node
 from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetLink, SetVf
@@ -293,8 +300,12 @@ def _send(
 def _note(attempt: Attempt, target: Target, change: Change) -> None:
     """What was set, by the names that `nodeagent.plan.comparison` has for it."""
     if isinstance(change, LinkChange | VfChange):
+        # before a VF has a driver nobody can have it
+        is_racing = isinstance(change, VfChange) and is_bound(attempt.node, target)
         for name, value in given(change).items():
             attempt.conflicts.note_sent(target_name(target), name, value)
+            if is_racing:
+                attempt.takings.wrote(target, name, value)
 
 
 def _parts(change: Change) -> Iterator[tuple[str, Change]]:

@@ -14,6 +14,7 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rooms import Room, rdma_there, visit
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.sysfs import Device
+from nodeagent.node import cni
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
@@ -51,7 +52,7 @@ def find(
         with inside.network(), inside.stack() as edge:
             sysctls = edge.parameters(proc)
             roots = {link.index for link in own.values()}
-            stack = edge.read(inside.rtnl.links(), roots, sysctls)
+            stack = edge.read(inside.rtnl.links(), roots, sysctls, all_addresses=True)
         described = dataclasses.replace(described, sysctls=sysctls.defaults, stack=stack)
         settings = inside.ethtool.settings([link.index for link in own.values()])
         devices = rdma_there(inside, own, rdma)
@@ -68,19 +69,38 @@ def find(
 def reachable(node: Node, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
     """`want` without what belongs into namespaces that are gone, or replaced; and what that is.
 
-    With POD_INTERFACES=report: without what belongs into any.
+    What their PFs hold is then as it was before those pods. With POD_INTERFACES=report: without
+    what belongs into any; those pods are there.
     """
+    if node.settings.pod_interfaces == PodInterfaces.REPORT:
+        report = "POD_INTERFACES=report"
+        return without(want, {each.inode: report for each in want.namespaces}, are_there=True)
     gone = {}
     for namespace in want.namespaces:
-        if node.settings.pod_interfaces == PodInterfaces.REPORT:
-            gone[namespace.inode] = "POD_INTERFACES=report"
-            continue
         try:
             with node.namespaces.opened(namespace):
                 pass
         except NamespaceGone as error:
             gone[namespace.inode] = error.message
-    return without(want, gone)
+    return without(want, gone, deleted=_deleted(node, want))
+
+
+def _deleted(node: Node, want: NodeState) -> set[str]:
+    """The addresses of VFs whose pod was deleted: SR-IOV CNI has no record of it any more."""
+    recorded = {
+        vf.address: vf.cni.name
+        for pf in want.pfs
+        for vf in pf.vfs
+        if vf.cni is not None and vf.address is not None
+    }
+    now = cni.records(node.settings.cni_data_dir) if recorded else None
+    if now is None:
+        return set()
+    return {
+        address
+        for address, name in recorded.items()
+        if address not in now or now[address].kept.name != name
+    }
 
 
 @contextmanager

@@ -30,6 +30,7 @@ class Node:
 
     `network` is a block in which /proc/sys/net is that of the interfaces which this node sees.
     `hung_calls` outlives every attempt to restore: the kernel ends such a call, not the program.
+    `locked_records` are the VFs whose record SR-IOV CNI cannot lock, because we have it locked.
     `port_indexes` is what `nodeagent.node.locate` has read: by device, the ifindex of each port.
     """
 
@@ -48,6 +49,7 @@ class Node:
     run: Path = Path("/run")
     network: Callable[[], AbstractContextManager[None]] = nullcontext
     hung_calls: HungCalls = field(default_factory=HungCalls)
+    locked_records: set[str] = field(default_factory=set)
     port_indexes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:

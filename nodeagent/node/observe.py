@@ -16,7 +16,7 @@ from nodeagent.kernel import managers
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import Told
 from nodeagent.kernel.sysfs import Device
-from nodeagent.node import namespaces
+from nodeagent.node import cni, namespaces
 from nodeagent.node.locate import (
     LinksByDevice,
     by_device,
@@ -77,6 +77,8 @@ def observe(node: Node) -> NodeState:
     Of a device on which a call hangs (`nodeagent.node.hung_calls`) the number of VFs, or the driver
     override, is not known. UnavailableError when a device reports something that no device can be.
     """
+    # a VF that a CNI is at work on is neither what it was nor what it will be
+    cni.await_idle(node, (each for each in functions(node) if each not in node.locked_records))
     links = node.rtnl.links()
     driver = node.settings.driver_module
     found = node.sysfs.physical_functions(driver)
@@ -85,6 +87,7 @@ def observe(node: Node) -> NodeState:
         switches = _eswitches(node, set(found))
         pfs = [_pf(node, look, DeviceHandle(*each), switches.get(each, {})) for each in found]
         state = _with_namespaces(node, driver, sorted(pfs, key=lambda pf: pf.handle))
+        state = _with_records(node, state)
         state = dataclasses.replace(state, sysctls=look.sysctls.defaults)
         return dataclasses.replace(state, stack=_stack(node, state, links, look.sysctls))
     except ValueError as error:
@@ -94,10 +97,39 @@ def observe(node: Node) -> NodeState:
         ) from error
 
 
+def functions(node: Node) -> Iterator[str]:
+    """The PCI address of each VF that is there."""
+    for bus, pf in node.sysfs.physical_functions(node.settings.driver_module):
+        if node.sysfs.has_functions(bus):
+            yield from node.sysfs.functions(bus, pf).values()
+
+
 def numvfs(node: Node, pf: DeviceHandle) -> int | None:
     """How many VFs a PF has; None without SR-IOV, or while a call on the device hangs."""
     device = (pf.bus, pf.name)
     return _locked_attributes(node, [device]).get(device, UNKNOWN).numvfs
+
+
+def _with_records(node: Node, state: NodeState) -> NodeState:
+    """The state with what SR-IOV CNI has recorded of VFs that pods have."""
+    directory = node.settings.cni_data_dir
+    records = cni.records(directory)
+    if not records:
+        return state
+
+    def recorded(vf: Vf) -> Vf:
+        record = records.get(vf.address or "")
+        if record is None:
+            return vf
+        path = cni.namespace_of(directory, record.address)
+        given_to = None if path is None else node.namespaces.at(path)
+        is_in = None if vf.inside is None else vf.inside.namespace
+        # a pod that ended without a DEL leaves its record, and the VF may be another's since
+        places = {given_to, is_in} - {None}
+        return dataclasses.replace(vf, cni=record.kept) if len(places) == 1 else vf
+
+    pfs = (dataclasses.replace(pf, vfs=tuple(map(recorded, pf.vfs))) for pf in state.pfs)
+    return dataclasses.replace(state, pfs=tuple(pfs))
 
 
 def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[Device]) -> Look:

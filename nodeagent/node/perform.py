@@ -70,7 +70,8 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
     node = attempt.node
     failures: Failures = []
     with watching(node) as watches, Arrivals(attempt, stages, watches) as arrivals:
-        for stage in stages:
+        for planned in stages:
+            stage = attempt.takings.spared(node, planned)
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
-from nodeagent.kernel.announcements import announce
+from nodeagent.kernel.announcements import IPV4, IPV6, announce
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.netns import NamespaceGone
 from nodeagent.kernel.rooms import Room
@@ -68,6 +68,7 @@ class Arrivals:
         self, attempt: Attempt, stages: Sequence[Stage], watches: tuple[Watch, ...]
     ) -> None:
         self._node, self._given_up = attempt.node, attempt.given_up
+        self._takings = attempt.takings
         self._waiting = {arrival.target: arrival for arrival in _arrivals(stages)}
         self._watched = any(isinstance(watch, UdevWatch) for watch in watches)
         self._finished = finished_by_udev(watches)
@@ -83,6 +84,8 @@ class Arrivals:
         self._looked_at: set[int] | None = None
         """ifindexes that udev has finished with and that were looked at; None: nothing was yet."""
         self._to_announce: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
+        self._half_announced: set[Target] = set()
+        """Those whose IPv4 addresses the fabric knows."""
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -128,7 +131,9 @@ class Arrivals:
         """
         seconds = self._node.settings.vf_timeout
         with suppress(WaitTimeout):
-            wait_until_clear(lambda: self._missing(lost), *watches, what="pods", timeout=seconds)
+            wait_until_clear(
+                lambda: self._missing(lost, watches), *watches, what="pods", timeout=seconds
+            )
         for target in list(self._waiting):
             why = self._still_out(target)
             if why is not None:
@@ -143,14 +148,19 @@ class Arrivals:
     def announce(self) -> Failures:
         """Let the fabric know where those are that had carrier before, once they have it again.
 
-        It waits CARRIER_TIMEOUT at most. Returns what failed.
+        IPv4 addresses at once, IPv6 addresses when the kernel uses them all: an advertisement of
+        one that is still optimistic (RFC 4429), given back by the NIC, counts as a duplicate, and
+        the kernel gives the address up for good. It waits CARRIER_TIMEOUT at most. Returns what
+        failed.
         """
         with ExitStack() as held:
-            rooms = {namespace.inode for namespace, _ in self._to_announce.values()}
-            watches: list[Watch] = [
-                held.enter_context(self._rooms[inode][1].link_watch()) for inode in rooms
-            ]
-            watches += self._node.stops
+            rooms = [self._rooms[each.inode][1] for each, _ in self._to_announce.values()]
+            watches: list[Watch] = list(self._node.stops)
+            for room in dict.fromkeys(rooms):
+                watches += (
+                    held.enter_context(room.link_watch()),
+                    held.enter_context(room.address_watch()),
+                )
             with suppress(WaitTimeout):
                 wait_until_clear(
                     self._unannounced, *watches, what="carrier", timeout=CARRIER_TIMEOUT
@@ -158,7 +168,7 @@ class Arrivals:
         return self.failures
 
     def _unannounced(self) -> list[str]:
-        """Greet from those that have carrier; the others.
+        """Announce those that have carrier; the others, and those of which half is announced.
 
         The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
         """
@@ -166,19 +176,34 @@ class Arrivals:
             inside, room = self._rooms[namespace.inode]
             room.rtnl.forget()
             own = link_of(inside, target, links_by_device(inside))
-            if own is None or own.carrier:
+            if own is None:
                 del self._to_announce[target]
-            if own is not None and own.carrier:
-                family = descendants(room.rtnl.links(), own.index)
-                announce(room.fd, room.rtnl, [link for link in family if link.carrier and link.mac])
+            if own is None or not own.carrier:
+                continue
+            family = descendants(room.rtnl.links(), own.index)
+            links = [link for link in family if link.carrier and link.mac]
+            with room.stack() as edge:
+                families = IPV4 if edge.tentative({link.index for link in links}) else IPV6
+            if families is IPV6:
+                del self._to_announce[target]
+            if families is IPV6 or target not in self._half_announced:
+                self._half_announced.add(target)
+                announce(room.fd, room.rtnl, links, families)
                 self.failures += add_stacked(inside, neighbours) if neighbours else []
         return list(map(target_name, self._to_announce))
 
-    def _missing(self, lost: set[Target]) -> list[str]:
+    def _missing(self, lost: set[Target], watches: tuple[Watch, ...]) -> list[str]:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
             del self._waiting[target]
-        reasons = (self._still_out(target) for target in list(self._waiting))
-        return [why for why in reasons if why is not None]
+        reasons = {target: self._still_out(target) for target in list(self._waiting)}
+        taken = {
+            t
+            for t, why in reasons.items()
+            if why and self._takings.is_taken(self._node, t, watches)
+        }
+        for target in taken:
+            del self._waiting[target]
+        return [why for target, why in reasons.items() if why is not None and target not in taken]
 
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:
@@ -206,7 +231,7 @@ class Arrivals:
                 case SetEthtool():
                     self.failures += set_ethtool(inside, [action])
                 case SetLink():
-                    self.failures += change_links(Attempt(inside), [action])
+                    self.failures += change_links(Attempt(inside, self._takings), [action])
                 case SetSysctls():
                     self.failures += write_sysctls(inside, [action])
                 case AddStacked():

@@ -26,6 +26,7 @@ from nodeagent.node.locate import (
 )
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
+from nodeagent.node.takings import Takings
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,28 @@ def wait_for_pfs(node: Node, state: NodeState) -> None:
 
 
 def wait_settled(
-    node: Node, targets: Iterable[Target], watches: tuple[Watch, ...], what: str, timeout: float
+    node: Node,
+    targets: Iterable[Target],
+    watches: tuple[Watch, ...],
+    what: str,
+    timeout: float,
+    *,
+    takings: Takings | None = None,
 ) -> None:
-    """Wait until each target is bound, has its netdev, and udev has finished with that."""
+    """Wait until each target is bound, has its netdev, and udev has finished with that.
+
+    `takings`: not for a VF that another has taken meanwhile.
+    """
     finished = finished_by_udev(watches)
-    missing = outstanding(targets, lambda target: unsettled(node, target, finished))
-    wait_until_clear(missing, *watches, what=what, timeout=timeout)
+
+    def missing(target: Target) -> str | None:
+        why = unsettled(node, target, finished)
+        is_taken = (
+            why is not None and takings is not None and takings.is_taken(node, target, watches)
+        )
+        return None if is_taken else why
+
+    wait_until_clear(outstanding(targets, missing), *watches, what=what, timeout=timeout)
 
 
 def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str | None:
@@ -169,8 +186,10 @@ def await_netdevs(
         if target not in given_up and not is_lost(node, target, lost, devices)
     ]
     try:
-        wait_settled(node, awaited, watches, "network interfaces", node.settings.vf_timeout)
+        timeout = node.settings.vf_timeout
+        wait_settled(node, awaited, watches, "network interfaces", timeout, takings=attempt.takings)
     except WaitTimeout as late:
+        awaited = [target for target in awaited if not attempt.takings.has(target)]
         reasons = {target: unsettled(node, target) for target in awaited}
         given_up.update((target, why) for target, why in reasons.items() if why is not None)
         return timed_out(late, awaited, reasons.__getitem__)

@@ -16,7 +16,7 @@ from typing import Final
 from nodeagent.errors import WaitTimeout, reason
 from nodeagent.kernel.events import AddressWatch, wait_until_clear
 from nodeagent.kernel.rtnl import Change, Link, LinkChange
-from nodeagent.kernel.stack import ADAPTERS, StackEdge, memberships
+from nodeagent.kernel.stack import ADAPTERS, StackEdge, addresses, memberships
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import link_changes
@@ -49,6 +49,7 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
         others = [action for action in actions if action not in children]
         if at_once:
             failures += _add(node, edge, [each for each in map(_without_dad, others) if each])
+            others = [replace(action, anew=False) for action in others]
         return failures + _add(node, edge, others)
 
 
@@ -85,6 +86,10 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
             possible.append(action)
         else:
             failures.append((target_of(action), f"cannot {action.thing.task}: {why}"))
+    # nothing else ends an address's dadfailed
+    failed = [a.thing for a in possible if a.anew and isinstance(a.thing, Address)]
+    if failed:
+        edge.send([addresses.removal(address, _indexes(links)) for address in failed])
     for kind in KINDS:
         same = [action for action in possible if isinstance(action.thing, kind)]
         failures += PERFORMERS.get(kind, _send)(node, edge, same, links) if same else []

@@ -118,13 +118,15 @@ class AddStacked:
 
     `pf` and `index` say whose netdev that is (of a multipath route, the first), `netdev` what it is
     called: where another one has that name, nothing is put on it. None where names are given in the
-    same moment, as in pods.
+    same moment, as in pods. `anew`: an address that is there, and that the kernel never uses, goes
+    first (`Address.failed`).
     """
 
     pf: DeviceHandle
     index: Port
     thing: Stacked
     netdev: str | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             has = (now and now.altnames) or ()
             text = "; ".join(_link_commands(action, name, has))
         case AddStacked():
-            text = "; ".join(action.thing.commands())
+            removal = action.thing.removal() if action.anew else ()
+            text = "; ".join((*removal, *action.thing.commands()))
         case SetEthtool():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(ethtool_commands(action.values, name))

@@ -25,7 +25,7 @@ from nodeagent.state.attributes import given, needs_down
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Target, Vf
 from nodeagent.state.namespaces import Namespace
-from nodeagent.state.stack import Stack, Stacked
+from nodeagent.state.stack import Stack
 
 LinkChanges = Callable[[Netdev, Netdev | None], LinkAttributes]
 Known = Callable[[Pf, Vf], Vf | None]
@@ -69,7 +69,7 @@ def pod_actions(
             if place is None and _ethtool_of(vf) not in usual:
                 # what a new interface starts with is not known: all of it, before it goes up
                 inner.insert(0, SetEthtool(*target, _ethtool_of(vf)))
-            inner += (AddStacked(*target, thing) for thing in stacked.get(Target(*target), ()))
+            inner += stacked.get(Target(*target), ())
             yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
 
 
@@ -109,7 +109,7 @@ def _own(
         yield SetLink(*target, **values)
 
 
-def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, list[Stacked]]:
+def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, list[AddStacked]]:
     """What has to be put back on each VF's interface; on one that is made anew, all."""
     anew = {
         Target(pf.handle, vf.index)
@@ -117,10 +117,11 @@ def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, 
         for vf in pf.vfs
         if (now := known(pf, vf)) is None or now.inside is None
     }
-    found: dict[Target, list[Stacked]] = {}
+    found: dict[Target, list[AddStacked]] = {}
     for namespace in want.namespaces:
         place = stack.pod(want, have, namespace)
         place = dataclasses.replace(place, absent={*place.absent, *anew})
         for each in place.lacking():
-            found.setdefault(each.owner, []).append(each.thing)
+            action = AddStacked(*each.owner, each.thing, anew=each.anew)
+            found.setdefault(each.owner, []).append(action)
     return found

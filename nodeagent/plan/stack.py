@@ -12,7 +12,7 @@ from nodeagent.plan.actions import AddStacked, Stage
 from nodeagent.plan.stages import AnyStage
 from nodeagent.state.model import NodeState, Target
 from nodeagent.state.namespaces import Namespace
-from nodeagent.state.stack import Stack, Stacked, StackStage
+from nodeagent.state.stack import Address, Stack, Stacked, StackStage
 from nodeagent.state.sysctls import Sysctl
 
 
@@ -26,6 +26,11 @@ class Lacking:
     owner: Target
     thing: Stacked
     instead: Stacked | None
+
+    @property
+    def anew(self) -> bool:
+        """Whether what is there has to go first: an address that the kernel never uses."""
+        return isinstance(self.instead, Address) and bool(self.instead.failed)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Place:
         }
         sources = self.want.sources
         for thing in self.want.things():
+            if thing.is_the_kernels:
+                continue
             below = thing.removed_with(sources)
             owner = next((owners[name] for name in below if name in owners), None)
             found = () if owner in self.absent else there.get(thing.key, ())
@@ -111,7 +118,8 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[AnyStage, 
     """Stage and action for each thing that is wanted in the host's namespace and is not there."""
     called = {owner: name for name, owner in owners_of_netdevs(want)}
     for each in host(want, have).lacking():
-        yield each.thing.stage, AddStacked(*each.owner, each.thing, called[each.owner])
+        name = called[each.owner]
+        yield each.thing.stage, AddStacked(*each.owner, each.thing, name, each.anew)
 
 
 def without_stacked(stages: Iterable[Stage]) -> tuple[Stage, ...]:

@@ -49,6 +49,7 @@ _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a p
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
+_RECORD = re.compile(r"[!-.0-~]{1,255}")
 _DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
@@ -155,7 +156,8 @@ class Vf(VfAttributes):
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
-    `netdev` in the host's network namespace, or `inside` another.
+    `netdev` in the host's network namespace, or `inside` another. `cni` is what SR-IOV CNI has
+    recorded of it, where a pod has it by that.
     """
 
     index: int
@@ -165,6 +167,7 @@ class Vf(VfAttributes):
     netdev: Netdev | None = None
     inside: Inside | None = None
     rdma: RdmaDevice | None = None
+    cni: CniRecord | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.netdev is not None and self.inside is not None:
@@ -176,6 +179,23 @@ class Vf(VfAttributes):
         for driver in (self.driver, self.driver_override or None):
             if driver is not None and not _DRIVER.fullmatch(driver):
                 raise ValueError(f"{driver!r} is not a driver name")
+
+
+@dataclass(frozen=True)
+class CniRecord:
+    """What SR-IOV CNI keeps of a VF from a pod's ADD to its DEL.
+
+    `name` is the record's file: the container's ID, `-`, the interface's name in the pod. `before`
+    is what DEL puts back: what ADD has set, as it was, and the interface in the host's namespace.
+    None in it: ADD has not set that.
+    """
+
+    name: str
+    before: Vf
+
+    def __post_init__(self) -> None:
+        if not _RECORD.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a CNI's record")
 
 
 # DEVLINK_PARAM_TYPE_U8, _U16, _U32, _U64, _STRING, _BOOL (net/devlink.h)

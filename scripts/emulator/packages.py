@@ -22,7 +22,7 @@ from emulator.host import WORKS_WITHOUT_LAB, LabError, Runner, locked, output_of
 KERNEL = "6.12"
 GUEST_PACKAGES = """
     udev kmod procps iproute2 ethtool pciutils busybox-static strace less python3
-    rdma-core ibverbs-providers ibverbs-utils rpm crun systemd
+    rdma-core ibverbs-providers ibverbs-utils rpm crun systemd containernetworking-plugins
 """
 """systemd for its networkd, which runs without it: the guest's init is the lab's."""
 BACKPORTS = "-backports"

@@ -10,6 +10,7 @@ from emulator.packages import Apt, Chosen
 
 PYTHON = "/usr/bin/python3"
 REQUIREMENTS = Path(__file__).parent.parent / "requirements.lock"
+CNI_PLUGINS = ("host-device", "static", "tuning")
 UNUSED = ("kubernetes/aio", "kubernetes/client/api", "kubernetes/client/models")
 """Generated, 124 of 126 MB: only typed clients load them, and nodeagent uses the dynamic one."""
 
@@ -24,6 +25,9 @@ def make_debian(chosen: Chosen, apt: Apt, runner: Runner, directory: Path) -> No
         '--aptopt=APT::Install-Recommends "false"',
         f"--aptopt={apt.transport()}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        # 3 MB each, and tests run three of them
+        "--dpkgopt=path-exclude=/usr/lib/cni/*",
+        *(f"--dpkgopt=path-include=/usr/lib/cni/{name}" for name in CNI_PLUGINS),
         # it starts a process for each interface that comes (systemd-sysctl)
         "--dpkgopt=path-exclude=/lib/udev/rules.d/99-systemd.rules",
         f"--include={','.join(chosen.guest)}",

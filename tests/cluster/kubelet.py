@@ -86,16 +86,17 @@ class Plugin:
     def replace(self, name: str) -> None:
         """A pod goes, its successor comes and registers."""
         if self.dip is not None:
-            self._say(self.dip)
+            self.say(self.dip)
         time.sleep(self.delay)
         self.server.delete(f"{self.path}/{name}")
         if not self.silent:
             self.make()
         if self.report is not None:
             time.sleep(self.delay)
-            self._say(self.report)
+            self.say(self.report)
 
-    def _say(self, resources: dict[str, str]) -> None:
+    def say(self, resources: dict[str, str]) -> None:
+        """What the kubelet reports of the node."""
         status = {"status": {"capacity": resources, "allocatable": resources}}
         try:
             self.server.merge(f"/api/v1/nodes/{self.node}/status", status)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent.cluster import after_reload, allocatable
+from nodeagent.cluster import after_reload, allocatable, cordon
 from nodeagent.cluster.client import Client
+from nodeagent.cluster.failures import Unreachable
+from nodeagent.cluster.kinds import NODE
 from nodeagent.record.journal import Journal, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.model import NodeState, Snapshot
@@ -115,3 +117,64 @@ def test_without_permission_it_says_so_once_and_goes_on(
     assert done.returncode == 1
     assert done.stderr.count("forbidden") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_what_started_while_there_were_no_vfs_is_restarted(
+    client: Client, settings: Settings, journal: Journal, plugin: Plugin
+) -> None:
+    """A device plugin discovers devices when it starts, and found none: the node says 0 until it
+    is started again. What the node had before the reload is waited for."""
+    node = str(settings.node_name)
+    allocatable.save(client, node, settings.state_dir, in_flight=False)
+    journal.save(SNAPSHOT)
+    plugin.make()
+    plugin.say({"openshift.io/vfs": "0"})
+    journal.note("ready")
+    journal.close_snapshot()
+    with plugin.playing():
+        assert after_reload.after_reload(client, settings, node, journal)
+    assert len(plugin.made) == 2
+    (alive,) = plugin.alive()
+    assert alive["metadata"]["name"] == plugin.made[-1]
+    assert allocatable.of_node(client.get(NODE, node)) == {"openshift.io/vfs": 8}
+
+
+def test_a_cordon_lasts_until_device_plugins_are_back(
+    client: Client, settings: Settings, journal: Journal, server: Server, proxy: Proxy
+) -> None:
+    """Ours goes, also after a kill; another's stays; without one nobody is asked."""
+    node = str(settings.node_name)
+
+    def is_cordoned() -> bool:
+        return bool(server.get(f"/api/v1/nodes/{node}")["spec"].get("unschedulable"))
+
+    assert cordon.cordon(client, node, settings.state_dir, journal.is_ready)
+    assert is_cordoned()
+    assert cordon.cordon(client, node, settings.state_dir, journal.is_ready), "the next start's"
+    assert after_reload.after_reload(client, settings, node, journal)
+    assert not is_cordoned()
+    seen = proxy.count()
+    assert after_reload.after_reload(client, settings, node, journal)
+    assert proxy.count() == seen
+
+    server.merge(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": True}})
+    assert not cordon.cordon(client, node, settings.state_dir, journal.is_ready)
+    assert after_reload.after_reload(client, settings, node, journal)
+    assert is_cordoned()
+    server.merge(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": None}})
+
+
+def test_a_cordon_that_is_late_is_none(
+    client: Client, settings: Settings, server: Server, proxy: Proxy
+) -> None:
+    """The API server was away for as long as the reload took; and then in the middle."""
+    node = str(settings.node_name)
+    assert not cordon.cordon(client, node, settings.state_dir, lambda: True)
+    assert not server.get(f"/api/v1/nodes/{node}")["spec"].get("unschedulable")
+    client.patience = 0.3
+    proxy.fail(method="PATCH", cut=True, times=99)
+    with pytest.raises(Unreachable):
+        cordon.cordon(client, node, settings.state_dir, lambda: False)
+    proxy.faults.clear()
+    cordon.lift(client, node, settings.state_dir)
+    assert not server.get(f"/api/v1/nodes/{node}")["spec"].get("unschedulable")

@@ -151,6 +151,7 @@ def _of_the_pods(pod: Pod, settings: Settings, server: Server) -> Iterator[tuple
     for _ in range(2):  # the second time the same Events are counted up
         _story(settings, "boom")
         yield "node", "announce"
+    yield "node", "cordon"
     yield "node", "after-reload"
     yield "node", "wait-safe-load", "--timeout", "1"
     server.merge(f"/api/v1/nodes/{node}", {"metadata": {"labels": {

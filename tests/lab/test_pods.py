@@ -196,6 +196,7 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
     good.ip("link add br0 type bridge", "link set net1 master br0", "link set br0 up")
     machine = lab.vf(PF1, 5)
     lab.give_to("vfio-pci", machine)
+    lab.ip(*(f"link set {lab.name(PF1)} vf {n} vlan 500 trust on" for n in (0, 1)))
     here = {index: lab.read()[PF1]["vfs"][index]["told by its PF"] for index in range(5)}
     inside = {pod: pod.read() for pod in (taken, good)}
     number, fd = replaced.inode, os.open(left.path, os.O_RDONLY)
@@ -222,7 +223,10 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
         assert "cannot be net1 in" in failed.log
         # it has everything but its name
         assert "10.1.0.4/24" in taken.sh(f"ip -br address show {NAMES.format(3)}")
-        assert {n: lab.read()[PF1]["vfs"][n]["told by its PF"] for n in range(5)} == here
+        now = {n: lab.read()[PF1]["vfs"][n]["told by its PF"] for n in range(5)}
+        assert {n: now[n] for n in (2, 3, 4)} == {n: here[n] for n in (2, 3, 4)}
+        # nobody knows what those of pods that are gone had before them: as they were made
+        assert [now[n]["vlan_list"] + [now[n]["trust"]] for n in (0, 1)] == [[{}, False]] * 2
         # nobody has been in the namespace that took the number, if one did in time
         newcomer = Path(f"/proc/{(RUN / 'newcomer').read_text().strip()}/ns/net")
         again = "given again" if newcomer.stat().st_ino == number else "not given again in time"

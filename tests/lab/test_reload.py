@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import lab
-from tests.support.lab import PCI, PF1, PF2, Gate, Nodeagent, State
+from tests.support.lab import PCI, PF1, PF2, Gate, HiddenNamespace, Nodeagent, State
 
 pytestmark = pytest.mark.real_time
 """The restore with udev and the driver at work beside it, on processors of their own."""
@@ -72,20 +72,18 @@ def test_vf_still_called_eth0_is_waited_for(nodeagent: Nodeagent, three_vfs: Sta
 def test_vf_without_netdev_is_waited_for(nodeagent: Nodeagent, three_vfs: State) -> None:
     """Its net/ is empty: udev puts the interface away before it has named it."""
     lab.put_other_build_on_disk()
-    lab.sh("ip netns add away")
-    put_away = "ip link set %k netns away"
     with Gate("away") as gate:
-        with lab.program_for(HELD, f"{put_away}; {gate.script}"):
-            reload = nodeagent.start("reload")
-            gate.wait()
-            reload.wait_for("bind VFs")
+        with HiddenNamespace() as hidden:
+            with lab.program_for(HELD, f"{hidden.put_away}; {gate.script}"):
+                reload = nodeagent.start("reload")
+                gate.wait()
+                reload.wait_for("bind VFs")
+                assert not list((PCI / HELD / "net").iterdir())
+            gate.open()
+            lab.settle()
             assert not list((PCI / HELD / "net").iterdir())
-        gate.open()
-        lab.settle()
-        assert not list((PCI / HELD / "net").iterdir())
-        assert reload.process.poll() is None
-        assert not nodeagent.ready.exists()
-        lab.sh("ip netns delete away")
+            assert reload.process.poll() is None
+            assert not nodeagent.ready.exists()
         assert reload.wait() == 0
     assert lab.read() == three_vfs
 
@@ -93,20 +91,18 @@ def test_vf_without_netdev_is_waited_for(nodeagent: Nodeagent, three_vfs: State)
 def test_vf_that_never_gets_its_netdev(nodeagent: Nodeagent, three_vfs: State) -> None:
     """The time-out names it and nothing else; with its cause gone the next start is quick."""
     lab.put_other_build_on_disk()
-    lab.sh("ip netns add away")
-    with lab.program_for(HELD, "ip link set %k netns away"):
-        failed = nodeagent.call("reload", status=1, VF_TIMEOUT=5)
-    assert f"pci/{PF1} vf 1 ({HELD}): no network interface after 5 s" in failed.log
-    assert "vf 0" not in failed.log
-    assert "vf 2" not in failed.log
-    assert not nodeagent.ready.exists()
-    assert nodeagent.open_snapshot.exists()
-    left = lab.read()
-    assert left[PF1]["vfs"][1]["interface"] is None
-    left[PF1]["vfs"][1]["interface"] = three_vfs[PF1]["vfs"][1]["interface"]
-    assert left == three_vfs
-
-    lab.sh("ip netns delete away")
+    with HiddenNamespace() as hidden:
+        with lab.program_for(HELD, hidden.put_away):
+            failed = nodeagent.call("reload", status=1, VF_TIMEOUT=5)
+        assert f"pci/{PF1} vf 1 ({HELD}): no network interface after 5 s" in failed.log
+        assert "vf 0" not in failed.log
+        assert "vf 2" not in failed.log
+        assert not nodeagent.ready.exists()
+        assert nodeagent.open_snapshot.exists()
+        left = lab.read()
+        assert left[PF1]["vfs"][1]["interface"] is None
+        left[PF1]["vfs"][1]["interface"] = three_vfs[PF1]["vfs"][1]["interface"]
+        assert left == three_vfs
     lab.eventually(lambda: list((PCI / HELD / "net").iterdir()), "the interface came home")
     nodeagent.call("reload")
     assert lab.read() == three_vfs

@@ -98,6 +98,7 @@ class FakeWatch:
     """A descriptor that is always readable: to wait is to let time pass, which `drain` does."""
 
     kernel: FakeKernel
+    left = 0
 
     def __init__(self) -> None:
         self.finished: set[int] = set()

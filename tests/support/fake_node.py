@@ -74,6 +74,8 @@ class FakeStack(StackEdge):
         links: Mapping[int, Link],
         roots: Collection[int],
         told: Told = UNTOLD,
+        *,
+        all_addresses: bool = False,
     ) -> Stack:
         """Nothing."""
         return Stack()

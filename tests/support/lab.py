@@ -376,6 +376,30 @@ def program_for(address: str, command: str) -> Iterator[None]:
             sh("udevadm control --reload")
 
 
+class HiddenNamespace:
+    """A network namespace that nobody finds: it is mounted where a single process sees it.
+
+    An interface in it is nowhere. `put_away` is a shell's line that takes `%k` there; with the end
+    of the block it comes home.
+    """
+
+    def __enter__(self) -> Self:
+        path = RUN / "hidden"
+        made = f"touch {path}; unshare --net={path} true; echo; exec sleep 100000"
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-ec", made], stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"\n"
+        mounts = f"/proc/{self._process.pid}/ns/mnt"
+        self.put_away = f"nsenter --mount={mounts} ip link set %k netns {path}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 class Gate:
     """Something stops where a test wants it, tells the test, and goes on when the test says so.
 

@@ -47,7 +47,7 @@ SNAPSHOT = Snapshot(
     state=NodeState("mlx5_core", (Pf(DeviceHandle("pci", "0000:01:00.0")),)),
 )
 
-Story = Callable[[Any, Journal, Any, Any], None]
+Story = Callable[..., None]
 
 
 class NoNode:
@@ -68,7 +68,7 @@ class NoNode:
         pass
 
 
-def proven(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+def proven(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
     """A story that ends well."""
     journal.set_ready()
 
@@ -147,7 +147,7 @@ def test_a_flag_from_before_is_gone_while_working(
     seen: list[bool] = []
     settings.ready_path.parent.mkdir()
     settings.ready_path.touch()
-    tell(lambda node, journal, driver, share: seen.append(journal.is_ready()))
+    tell(lambda node, journal, driver, **hooks: seen.append(journal.is_ready()))
     lifecycle.run(Mode.PRECOMPILED, settings, "text")
     assert seen == [False]
 
@@ -157,7 +157,7 @@ def test_a_flag_from_before_is_gone_while_working(
 def test_an_error_takes_the_flag_with_it(
     settings: Settings, tell: Callable[[Story], None], error: Exception, when: str
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         if when == "after":
             journal.set_ready()
         raise error
@@ -171,7 +171,7 @@ def test_an_error_takes_the_flag_with_it(
 
 
 def test_a_failure_is_on_record(settings: Settings, tell: Callable[[Story], None]) -> None:
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         raise KernelError("no driver")
 
     tell(told)
@@ -197,7 +197,7 @@ def test_a_reload_by_hand_leaves_the_flag(
 def test_a_signal_while_waiting_ends_the_start(
     settings: Settings, tell: Callable[[Story], None]
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
 
@@ -210,7 +210,7 @@ def test_a_signal_while_waiting_ends_the_start(
 def test_a_signal_after_ready_and_before_holding_removes_the_flag_and_ends_well(
     settings: Settings, tell: Callable[[Story], None], became: list[object]
 ) -> None:
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         journal.set_ready()
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -226,7 +226,7 @@ def test_a_signal_that_was_blocked_before_there_was_a_handler_is_not_lost(
     signal.pthread_sigmask(signal.SIG_BLOCK, hold.STOP_SIGNALS)
     os.kill(os.getpid(), signal.SIGTERM)
 
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         wait_until_clear(lambda: ["a VF"], node.stop, what="VFs", timeout=20)
 
     tell(told)
@@ -275,7 +275,7 @@ class NoNode:
 logs.configure(log_format="text", verbose=False)
 os.geteuid = lambda: 0
 lifecycle.Node = NoNode
-lifecycle.reload = lambda node, journal, driver, share: journal.set_ready()
+lifecycle.reload = lambda node, journal, driver, **hooks: journal.set_ready()
 run = Path({run!r})
 run.mkdir()
 python = run / "python"  # what it becomes in the end is told, and not done
@@ -368,7 +368,7 @@ def test_a_start_that_is_stopped_puts_the_drivers_back_and_a_failed_one_does_not
     done: list[str] = []
     monkeypatch.setattr(termination, "restore_driver", lambda *_: done.append("restored"))
 
-    def told(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def told(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         raise error
 
     tell(told)
@@ -380,7 +380,7 @@ def test_a_start_that_is_stopped_puts_the_drivers_back_and_a_failed_one_does_not
 # Debug mode
 
 
-def failing_after_a_command(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+def failing_after_a_command(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
     process.run(["/bin/sh", "-c", "exit 3"], timeout=10)
     raise KernelError("the kernel said no")
 
@@ -420,7 +420,7 @@ def test_a_signal_ends_the_pause_at_once(
 def test_a_stop_is_no_failure_to_look_at(
     settings: Settings, tell: Callable[[Story], None], tmp_path: Path
 ) -> None:
-    def stopped(node: Any, journal: Journal, driver: Any, share: Any) -> None:
+    def stopped(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         raise Stopped
 
     tell(stopped)
@@ -499,7 +499,7 @@ def restored(monkeypatch: pytest.MonkeyPatch, tell: Callable[[Story], None]) -> 
     """What was done to the node by hand."""
     done: list[str] = []
     monkeypatch.setattr(by_hand, "restore", lambda node, want: done.append("restore"))
-    monkeypatch.setattr(by_hand, "verify", lambda node, want: done.append("verify"))
+    monkeypatch.setattr(by_hand, "verify", lambda node, want, takings: done.append("verify"))
     return done
 
 
@@ -619,7 +619,7 @@ def test_after_a_reboot_the_snapshot_is_kept_and_that_is_said(
 ) -> None:
     seen: list[Snapshot | None] = []
 
-    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+    def story(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         seen.append(journal.open_snapshot())
         journal.set_ready()
 
@@ -638,7 +638,7 @@ def test_or_it_is_set_aside(
 ) -> None:
     seen: list[bool] = []
 
-    def story(node: Any, journal: Journal, driver: Any, _exports: Any) -> None:
+    def story(node: Any, journal: Journal, driver: Any, **hooks: Any) -> None:
         seen.append(journal.has_open_snapshot())
         journal.set_ready()
 

@@ -14,7 +14,7 @@ import pytest
 from nodeagent.agent import cluster_processes
 from nodeagent.cli.cluster import require_client
 from nodeagent.errors import RestoreFailed, Stopped, UnavailableError
-from nodeagent.settings import ClusterIntegration, Settings
+from nodeagent.settings import ClusterIntegration, HoldOff, Settings
 
 POD = replace(Settings(), api_host="10.0.0.1", node_name="n")
 
@@ -45,6 +45,21 @@ def test_only_where_it_is_wanted(
     assert commands == (
         [["device-plugin", "record"], ["node", "after-reload"]] if is_wanted else []
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_wanted"),
+    [
+        (POD, False),
+        (replace(POD, hold_off=(HoldOff.CORDON,)), True),
+        (replace(POD, hold_off=tuple(HoldOff), cluster_integration=ClusterIntegration.OFF), False),
+    ],
+)
+def test_a_cordon_is_asked_for_where_it_is_wanted(
+    settings: Settings, is_wanted: bool, started: list[list[str]]
+) -> None:
+    cluster_processes.before_snapshot(settings)
+    assert [argv[3:5] for argv in started] == ([["node", "cordon"]] if is_wanted else [])
 
 
 def test_a_failure_is_told_and_a_stop_is_not_the_end(started: list[list[str]]) -> None:

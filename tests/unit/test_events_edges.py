@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import suppress
@@ -62,11 +63,24 @@ def watch() -> LinkWatch:
 
 
 def test_an_overflow_is_one_more_reason_to_look(watch: LinkWatch) -> None:
-    answers = Answers(b"x", OSError(errno.ENOBUFS, "lost"), b"y")
+    answers = Answers(_message(16), OSError(errno.ENOBUFS, "lost"), _message(16))
     watch._socket = answers  # type: ignore[assignment] # one that answers
     watch.drain()
     assert answers.answers == []
-    assert answers.sizes == [1, 1, 1, 1]
+    assert answers.sizes == [6, 6, 6, 6]
+    assert watch.left == 1, "an interface may have left in what was lost"
+
+
+def test_interfaces_that_leave_are_counted(watch: LinkWatch) -> None:
+    answers = Answers(_message(16), _message(17), _message(20), _message(17))
+    watch._socket = answers  # type: ignore[assignment] # likewise
+    watch.drain()
+    assert watch.left == 2
+
+
+def _message(kind: int) -> bytes:
+    """How a netlink message of that type (RTM_*) begins."""
+    return struct.pack("=IH", 16, kind)
 
 
 def test_any_other_error_of_the_socket_is_raised(watch: LinkWatch) -> None:
@@ -76,7 +90,7 @@ def test_any_other_error_of_the_socket_is_raised(watch: LinkWatch) -> None:
 
 
 def test_a_flood_does_not_keep_the_wait_for_ever(watch: LinkWatch) -> None:
-    answers = Answers(*[b"x"] * 5000)
+    answers = Answers(*[_message(16)] * 5000)
     watch._socket = answers  # type: ignore[assignment] # likewise
     watch.drain()
     assert len(answers.sizes) == 1024

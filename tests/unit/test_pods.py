@@ -377,6 +377,55 @@ def test_lines_that_can_be_pasted() -> None:
     assert f"{enter} ip address replace 10.1.0.1/24 dev net1" in text
 
 
+# IPv6 addresses that DAD has ended
+
+LINK_LOCAL = Address("net1", "fe80::ff:fe00:1/64", scope=253, proto=3)
+
+
+def with_address(**facts: object) -> NodeState:
+    """A pod with one VF, up, that has a link-local address; of the kernel's making."""
+    address = dataclasses.replace(LINK_LOCAL, **facts)  # type: ignore[arg-type] # a test's
+    pod = dataclasses.replace(POD, stack=Stack(addresses=(address,)))
+    return state(vf(0, "net1"), namespaces=(pod,))
+
+
+def test_an_address_that_was_used_and_failed_is_told_and_made_anew() -> None:
+    want, have = with_address(), with_address(tentative=True, failed=True)
+    (found,) = differences(want, have)
+    assert (found.attribute, found.want) == ("address", LINK_LOCAL)
+    assert "fe80::ff:fe00:1/64" in str(found.have)
+    assert "never used (dadfailed)" in str(found.have)
+    (stage,) = plan(want, have)
+    (action,) = stage.actions
+    assert isinstance(action, InPod)
+    assert action.action == AddStacked(HANDLE, 0, LINK_LOCAL, anew=True)
+    (line,) = [each for each in lines(plan(want, have), want, have) if "nsenter" in each]
+    assert "ip address del fe80::ff:fe00:1/64 dev net1; ip address replace fe80::" in line
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"tentative": True}),
+        ({"tentative": True, "failed": True}, {}),
+        ({"tentative": True, "failed": True}, {"tentative": True, "failed": True}),
+        ({"tentative": True}, {"tentative": True, "failed": True}),
+    ],
+)
+def test_what_was_not_used_before_need_not_be_and_dad_may_take_its_time(
+    before: dict[str, object], now: dict[str, object]
+) -> None:
+    want, have = with_address(**before), with_address(**now)
+    assert differences(want, have) == ()
+    assert plan(want, have) == ()
+
+
+def test_a_link_local_address_that_was_still_tentative_is_the_kernels_to_make() -> None:
+    bare = state(vf(0, "net1"), namespaces=(dataclasses.replace(POD, stack=Stack()),))
+    assert differences(with_address(tentative=True), bare) == ()
+    assert [each.attribute for each in differences(with_address(), bare)] == ["address"]
+
+
 # Gone pods, and what is told
 
 
@@ -386,7 +435,8 @@ def test_without_what_is_gone() -> None:
     assert [each.inside for each in wanted.pfs[0].vfs] == [None, None]
     assert str(left[0]) == (
         f"pci/0000:01:00.0 vf 0: was net1 in pod {UID}, container 5f2e (pause, pid 812), and stays "
-        "here: nobody holds it any more"
+        "here: nobody holds it any more; no CNI has recorded what its PF held before that pod: it "
+        "holds the driver's defaults"
     )
     assert without(both(), {}) == (both(), ())
 
@@ -464,9 +514,9 @@ def test_one_that_settles_between_two_looks_is_not_forgotten(
     with fake_node(monkeypatch) as fake, fake.node(Settings()) as node:
         stages = plan(state(vf(0, "net1")), after_reload(state(vf(0, "net1"))))
         arrivals = Arrivals(Attempt(node), stages, ())
-        assert arrivals._missing(set()) == ["no network interface"]
+        assert arrivals._missing(set(), ()) == ["no network interface"]
         assert not arrived
-        assert arrivals._missing(set()) == []
+        assert arrivals._missing(set(), ()) == []
     assert [each.name for each in arrived] == ["net1"]
 
 

@@ -236,7 +236,7 @@ def test_nothing_to_do_is_said(
     driver = Driver()
     driver.ensure_built = lambda: None  # type: ignore[attr-defined] # nothing to build
     with fake.node(settings) as node:
-        story.reload(node, Journal(settings), cast("NicDriver", driver), lambda: None)
+        story.reload(node, Journal(settings), cast("NicDriver", driver))
     assert "the loaded driver is the installed one and nothing is left to restore" in [
         record.getMessage() for record in caplog.records
     ]

@@ -270,6 +270,8 @@ ROWS = {
     "METRICS_ADDRESS": ("127.0.0.1", ("::1", "::1"), "a b"),
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
     "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
+    "HOLD_OFF": (("cni",), ("cordon,cni", ("cordon", "cni")), "cni,none"),
+    "CNI_DATA_DIR": (Path("/var/lib/cni/sriov"), ("/host/cni", Path("/host/cni")), "cni"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
 """Variables that no text is wrong for: ignored, or only asked for being there."""

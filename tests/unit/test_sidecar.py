@@ -68,7 +68,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
     monkeypatch.setattr(NicDriver, "ensure_built", no_reload)
     monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: TAKEN)
     monkeypatch.setattr(restoring, "restore", lambda _node, want: done.append(want))
-    monkeypatch.setattr(restoring, "verify", lambda _node, _want: ())
+    monkeypatch.setattr(restoring, "verify", lambda _node, _want, _takings: ())
     return done
 
 
@@ -173,7 +173,7 @@ def test_when_the_driver_container_starts_anew(
 def test_a_restore_that_fails_sets_no_flag_and_keeps_the_snapshot(
     settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def differs(_node: Any, _want: Any) -> None:
+    def differs(_node: Any, _want: Any, _takings: Any) -> None:
         raise RestoreFailed("1 attribute differs", [])
 
     sidecar.prepare(settings)

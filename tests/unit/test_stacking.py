@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack.addresses import RTM_DELADDR, RTM_NEWADDR
 from nodeagent.node import retry
 from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import DeviceHandle
-from nodeagent.state.stack import Child, Membership
+from nodeagent.state.stack import Address, Child, Membership
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 OWN, BONDS = Mac("02:00:00:00:00:01"), Mac("02:00:00:00:00:99")
@@ -152,3 +153,22 @@ def test_nothing_is_put_on_another_interface_that_has_the_name(own: Link | None)
     ]
     assert kernel.times == 1000
     assert add_stacked(node_on(Kernel(b"nothing")), [joins]) == []
+
+
+def test_an_address_that_is_made_anew_goes_first() -> None:
+    """Once: in a pod it is set twice, without DAD and then as it was."""
+    sent: list[int] = []
+
+    class Recording(Kernel):
+        def send(self, messages: list[bytearray]) -> list[OSError | None]:
+            sent.extend(int.from_bytes(message[4:6], "little") for message in messages)
+            return [None for _ in messages]
+
+    address = Address("ens1v0", "fe80::1/64", scope=253, proto=3)
+    node = node_on(Recording(b"never"))
+    node.address_watch = nullcontext
+    assert add_stacked(node, [AddStacked(HANDLE, 0, address, anew=True)], at_once=True) == []
+    assert sent == [RTM_DELADDR, RTM_NEWADDR, RTM_NEWADDR]
+    sent.clear()
+    assert add_stacked(node, [AddStacked(HANDLE, 0, address)]) == []
+    assert sent == [RTM_NEWADDR]

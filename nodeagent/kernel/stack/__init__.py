@@ -62,12 +62,20 @@ class StackEdge(Netlink):
         super().__init__(socket.NETLINK_ROUTE)
 
     @understood("addresses and routes")
-    def read(self, links: Mapping[int, Link], roots: Collection[int], told: Told = UNTOLD) -> Stack:
+    def read(
+        self,
+        links: Mapping[int, Link],
+        roots: Collection[int],
+        told: Told = UNTOLD,
+        *,
+        all_addresses: bool = False,
+    ) -> Stack:
         """What is stacked on the interfaces `roots`: a handful of dumps, whatever there is.
 
-        `told`: what is known of sysctls. KernelError when a dump is refused.
+        `told`: what is known of sysctls. `all_addresses`: with the link-local ones that the kernel
+        makes. KernelError when a dump is refused.
         """
-        look = Look(links, roots, told)
+        look = Look(links, roots, told, all_addresses=all_addresses)
         for kind, name in KINDS.items():
             found = ADAPTERS[kind].read(self, look)
             more: dict[str, Any] = {name: found.things, "lost": (*look.stack.lost, *found.lost)}

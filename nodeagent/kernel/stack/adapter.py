@@ -25,12 +25,14 @@ class Look:
     """What is known when a kind is read: all links, ours among them, and the kinds before it.
 
     `roots` are the ifindexes of our netdevs; `stack` is what has been read already.
+    `all_addresses`: also the link-local addresses that the kernel makes.
     """
 
     links: Mapping[int, Link]
     roots: Collection[int]
     told: Told = field(default_factory=Told)
     stack: Stack = field(default_factory=Stack)
+    all_addresses: bool = False
 
     @cached_property
     def names(self) -> Mapping[int, str]:

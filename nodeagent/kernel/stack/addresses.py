@@ -30,7 +30,7 @@ from nodeagent.kernel.netlink import (
 from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look, time_left
 from nodeagent.state.stack import Address
 
-RTM_NEWADDR, RTM_GETADDR = 20, 22
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO = 1, 2, 3, 4, 6
 IFA_FLAGS, IFA_RT_PRIORITY, IFA_PROTO = 8, 9, 11
 IFA_F_TEMPORARY, IFA_F_STABLE_PRIVACY = 0x01, 0x800
@@ -83,6 +83,15 @@ def message(address: Address, indexes: Mapping[str, int], now: float) -> bytearr
     return request(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
+def removal(address: Address, indexes: Mapping[str, int]) -> bytearray:
+    """Remove it."""
+    own, _, length = address.address.partition("/")
+    local = ip_address(own)
+    family = socket.AF_INET if local.version == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBI", family, int(length), 0, address.scope, indexes[address.dev])
+    return request(RTM_DELADDR, NLM_F_ACK, body + attribute(IFA_LOCAL, local.packed))
+
+
 def tentative(edge: Netlink, indexes: Collection[int]) -> set[str]:
     """IPv6 addresses of these interfaces that the kernel does not use yet (DAD, RFC 4862)."""
     header = struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0)
@@ -109,7 +118,8 @@ def address_of(body: bytes, look: Look, now: float) -> Address | None:
     if family == socket.AF_INET6 and flags & IFA_F_TEMPORARY:
         return None
     # addr_gen_mode none: the kernel would not give it a link-local address again
-    if family == socket.AF_INET6 and not sysctls.makes_no_address(look.links[index].af_spec):
+    is_kept = look.all_addresses or sysctls.makes_no_address(look.links[index].af_spec)
+    if family == socket.AF_INET6 and not is_kept:
         is_made = proto == IFAPROT_KERNEL_LL
         if is_made or _is_made_of_mac(own, flags, look.links[index].mac):
             return None
@@ -128,6 +138,7 @@ def address_of(body: bytes, look: Look, now: float) -> Address | None:
         metric=None if priority is None else struct.unpack("=I", priority)[0],
         proto=proto,
         tentative=bool(flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)),
+        failed=True if flags & IFA_F_DADFAILED else None,
         expires=valid != FOREVER,
         valid_until=None if valid == FOREVER else int(now + valid),
         preferred_until=None if preferred == FOREVER else int(now + preferred),

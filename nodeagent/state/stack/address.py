@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Self
 
 from nodeagent.state.checks import U32, check_fields, within
 from nodeagent.state.stack.kind import Stacked, StackStage, fields_in_words
+from nodeagent.state.sysctls import Sysctl
 
 FLAGS: Final = (
     (0x02, "nodad"),
@@ -26,7 +27,8 @@ class Address(Stacked):
 
     `flags` are those that an administrator sets (IFA_F_NODAD, _HOMEADDRESS, _NOPREFIXROUTE,
     _MANAGETEMPADDR, _MCAUTOJOIN). `tentative`: duplicate address detection (IPv6) has not ended, or
-    has found a duplicate. `expires`: it has a lifetime; then the `_until` are Unix times in
+    has found a duplicate; `failed`: it has, and the kernel never uses the address (dadfailed).
+    `expires`: it has a lifetime; then the `_until` are Unix times in
     seconds. They are not compared: the kernel counts down in seconds of its own.
     """
 
@@ -45,6 +47,7 @@ class Address(Stacked):
     proto: int = 0
     expires: bool = False
     tentative: bool = field(default=False, compare=False)
+    failed: bool | None = field(default=None, compare=False)
     valid_until: int | None = field(default=None, compare=False)
     preferred_until: int | None = field(default=None, compare=False)
 
@@ -57,7 +60,9 @@ class Address(Stacked):
         check_fields(self, within(0, 0xFF), "scope", "proto")
 
     def __str__(self) -> str:
-        return fields_in_words(self, "address")
+        return fields_in_words(self, "address") + (
+            ", never used (dadfailed)" if self.failed else ""
+        )
 
     @property
     def interfaces(self) -> tuple[str, ...]:
@@ -71,6 +76,19 @@ class Address(Stacked):
     def is_v6(self) -> bool:
         """Whether it is an IPv6 address."""
         return ":" in self.address
+
+    @property
+    def is_the_kernels(self) -> bool:
+        """A link-local address that was not in use yet: the kernel makes it again."""
+        return self.tentative and ip_interface(self.address).is_link_local and self.is_v6
+
+    def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
+        """An address that was in use has to be in use again."""
+        del defaults
+        return self == found and (self.tentative or not found.failed)
+
+    def removal(self) -> Iterator[str]:
+        yield f"ip address del {self.address} dev {self.dev}"
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         return replace(self, dev=names.get(self.dev, self.dev))

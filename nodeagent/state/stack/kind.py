@@ -56,6 +56,15 @@ class Stacked(ABC):
     def renamed(self, names: Mapping[str, str]) -> Self:
         """The same where interfaces have other names: `names` maps the old to the new ones."""
 
+    def removal(self) -> Iterator[str]:
+        """The lines that remove what is in its place, where it has to go first."""
+        return iter(())
+
+    @property
+    def is_the_kernels(self) -> bool:
+        """Whether the kernel makes it, so that it is not put back."""
+        return False
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The interfaces without which it cannot be put back, also those that are not ours."""

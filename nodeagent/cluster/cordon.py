@@ -1,0 +1,90 @@
+"""A cordon for as long as VFs are away (HOLD_OFF=cordon): new pods go to other nodes meanwhile.
+
+An annotation on the node says that the cordon is ours; one that somebody else has put there stays.
+A file says on this node that one may be there, so that whatever was killed in between, the next
+process that is done with a reload takes it away. Both go through one lock: a cordon that was late
+because the API server was away must not come after it was to be lifted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from nodeagent import durable
+from nodeagent.cluster.announce import PREFIX
+from nodeagent.cluster.client import Client
+from nodeagent.cluster.kinds import NODE
+from nodeagent.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+MARK: Final = f"{PREFIX}/cordoned-for-reload"
+
+
+def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], bool]) -> bool:
+    """Mark the node unschedulable; False where it is already, or where the reload is over by now.
+
+    Raises what a request raises; then the node may be cordoned, and `lift` looks.
+    """
+    with _lock(state_dir):
+        found = client.get(NODE, node)
+        if found.get("spec", {}).get("unschedulable") and not _is_ours(found):
+            log.info("node %s is cordoned already: left as it is", node)
+            return False
+        if is_over():
+            return False
+        durable.replace(_path(state_dir), b"", 0o600)
+        client.merge(
+            NODE,
+            node,
+            {"metadata": {"annotations": {MARK: "true"}}, "spec": {"unschedulable": True}},
+        )
+    log.info("node %s is cordoned until its VFs are back", node)
+    return True
+
+
+def lift(client: Client, node: str, state_dir: Path) -> bool:
+    """Take our cordon away; False where there is none. Raises what a request raises."""
+    with _lock(state_dir):
+        if not durable.exists(_path(state_dir)):
+            return False
+        is_ours = _is_ours(client.get(NODE, node))
+        if is_ours:
+            client.merge(
+                NODE,
+                node,
+                {"metadata": {"annotations": {MARK: None}}, "spec": {"unschedulable": None}},
+            )
+            log.info("node %s takes new pods again", node)
+        durable.remove(_path(state_dir))
+    return is_ours
+
+
+def _is_ours(node: dict[str, object]) -> bool:
+    metadata = node["metadata"]
+    return isinstance(metadata, dict) and MARK in metadata.get("annotations", {})
+
+
+def _path(state_dir: Path) -> Path:
+    return state_dir / "cordoned"
+
+
+@contextmanager
+def _lock(state_dir: Path) -> Iterator[None]:
+    durable.make_private_directory(state_dir)
+    path = state_dir / "cordon.lock"
+    try:
+        fd = durable.open_plain(path, os.O_RDWR, 0o600)
+    except OSError as error:
+        raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,291 @@
+"""SR-IOV CNI's own account of VFs: which pod has which, and what it was like before.
+
+It keeps two kinds of files below its data directory, /var/lib/cni/sriov (sriov-cni 2.8 and later,
+pkg/utils/utils.go and pci_allocator.go):
+
+- `CONTAINER-IFNAME`: JSON of an interface that a pod has, from ADD to DEL: the VF's `deviceID`,
+  what the network sets of it (`vlan`, `MAC`, `trust` ...), and `OrigVfState`, which DEL puts back.
+- `pci/ADDRESS`: the path of the network namespace that the VF was given to. ADD refuses a VF while
+  that namespace exists. ADD and DEL keep it locked (flock(2), since 2.10) for as long as they run.
+
+Both are its own means to keep two pods off one VF, and so they are what holds it off (`held_off`):
+a VF that nobody has is given to the node's own namespace, and a VF that a pod has stays locked, so
+that its DEL waits until there is a VF to put back. sriov-cni waits a minute for that lock; then its
+DEL fails with its record in place, and kubelet repeats it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nodeagent import durable, hostpath
+from nodeagent.errors import AgentError, StorageError, WaitTimeout, reason
+from nodeagent.kernel import parallel
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.node.node import Node
+from nodeagent.settings import HoldOff, Settings
+from nodeagent.state.addresses import Mac
+from nodeagent.state.model import CniRecord, Netdev, Vf
+from nodeagent.state.vf import LinkState, VlanProtocol
+
+log = logging.getLogger(__name__)
+
+THE_NODES_OWN: Final = "/proc/1/ns/net"
+"""What is in a record of ours: no pod has the namespace of the node's first process."""
+PATIENCE: Final = 60.0
+"""Seconds for an ADD or DEL that is under way: as long as one of them waits for another."""
+LARGEST: Final = 1 << 20
+_ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_PROTOCOLS: Final = {0: VlanProtocol.Q} | {each.ethertype: each for each in VlanProtocol}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One of its records: the VF's PCI address, what ADD has set, and what a snapshot keeps of it,
+    because DEL removes the file.
+
+    `given`, and `before` in `kept`, have the attributes that the network sets, and no others.
+    """
+
+    address: str
+    given: Vf
+    kept: CniRecord
+
+
+def records(directory: Path) -> dict[str, Record] | None:
+    """By PCI address, the newest record of each VF; None where there is no such directory.
+
+    One that is no record, or that a later version writes in another way, is passed over.
+    """
+    try:
+        with hostpath.directory(directory) as fd:
+            facts = {
+                each.name: os.stat(each.name, dir_fd=fd, follow_symlinks=False)
+                for each in os.scandir(fd)
+            }
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        log.warning("cannot read %s: %s", directory, reason(error))
+        return None
+    found: dict[str, Record] = {}
+    plain = [name for name in facts if stat.S_ISREG(facts[name].st_mode)]
+    for name in sorted(plain, key=lambda name: facts[name].st_mtime_ns):
+        record = _read(directory / name)
+        if record is not None:
+            found[record.address] = record
+    return found
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        with os.fdopen(hostpath.open_file(path, LARGEST), encoding="utf-8") as file:
+            return parsed(path.name, json.load(file))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        log.debug("%s is no record of SR-IOV CNI: %s", path, error)
+        return None
+
+
+def parsed(name: str, plain: Any) -> Record | None:
+    """A record by its JSON; None for another's. ValueError, TypeError, LookupError."""
+    if not isinstance(plain, Mapping) or "OrigVfState" not in plain:
+        return None
+    address, was = plain["deviceID"], plain["OrigVfState"]
+    if not isinstance(was, Mapping) or not _ADDRESS.fullmatch(str(address)):
+        raise ValueError("it has no VF")
+    given: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    if plain.get("vlan") is not None:
+        is_ad = str(plain.get("vlanProto")).lower() == "802.1ad"
+        proto = VlanProtocol.AD if is_ad else VlanProtocol.Q
+        given |= {"vlan": plain["vlan"], "qos": plain.get("vlanQoS") or 0, "vlan_proto": proto}
+        before |= {
+            "vlan": was.get("Vlan", 0),
+            "qos": was.get("VlanQoS", 0),
+            "vlan_proto": _PROTOCOLS[was.get("VlanProto", 0)],
+        }
+    if plain.get("MAC"):
+        given["admin_mac"] = Mac(plain["MAC"])
+        before["admin_mac"] = Mac(was["AdminMAC"])
+    if plain.get("min_tx_rate") is not None or plain.get("max_tx_rate") is not None:
+        given |= {name: plain.get(name) or 0 for name in ("min_tx_rate", "max_tx_rate")}
+        before |= {
+            "min_tx_rate": was.get("MinTxRate", 0),
+            "max_tx_rate": was.get("MaxTxRate", 0),
+        }
+    if plain.get("spoofchk"):
+        given["spoofchk"] = plain["spoofchk"] == "on"
+        before["spoofchk"] = bool(was["SpoofChk"])
+    if plain.get("trust"):
+        given["trust"] = plain["trust"] == "on"
+        before["trust"] = bool(was.get("Trust", False))  # before 2.8: DEL puts back "off"
+    if plain.get("link_state"):
+        given["link_state"] = LinkState(plain["link_state"])
+        before["link_state"] = tuple(LinkState)[was.get("LinkState", 0)]
+    index = plain["VFID"]
+    netdev = _interface(was)
+    kept = CniRecord(name, Vf(index, **before, netdev=netdev))
+    return Record(address, Vf(index, **given), kept)
+
+
+def _interface(was: Mapping[str, Any]) -> Netdev | None:
+    """What it was in the host's namespace; None where it had no interface (vfio-pci)."""
+    if not was.get("HostIFName"):
+        return None
+    mac = Mac(was["EffectiveMAC"]) if was.get("EffectiveMAC") else None
+    return Netdev(was["HostIFName"], mac=mac, mtu=was.get("MTU") or None)
+
+
+def namespace_of(directory: Path, address: str) -> str | None:
+    """The path of the network namespace that a VF was given to, as the host has it."""
+    text = _text(directory / "pci" / address)
+    return text if text.startswith("/") and text != THE_NODES_OWN else None
+
+
+def await_idle(node: Node, addresses: Iterable[str]) -> None:
+    """Return when no ADD and no DEL of these VFs is under way, or after PATIENCE.
+
+    A VF in the middle of one is neither what it was nor what it will be.
+    """
+    with _opened(node.settings.cni_data_dir / "pci", addresses) as records_of:
+        _lock(records_of, node.stops)
+
+
+@contextmanager
+def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
+    """While the block lasts, ADD refuses the VFs that no pod has, and DEL of others waits.
+
+    Nothing is done without its data directory, or where HOLD_OFF has no `cni`. What cannot be
+    written is a warning: a VF that is taken all the same is left to its taker. StorageError when a
+    record of ours cannot be removed after a block that went well; after another that is logged.
+    """
+    directory = node.settings.cni_data_dir
+    if HoldOff.CNI not in node.settings.hold_off or not hostpath.is_directory(directory):
+        yield
+        return
+    pci = directory / "pci"
+    with ExitStack() as held:
+        held.callback(node.locked_records.clear)
+        try:
+            durable.make_directory(pci, 0o700)
+            opened = held.enter_context(_opened(pci, addresses, make=True))
+            _hold(pci, opened, node.stops)
+            node.locked_records.update(opened)
+        except (OSError, StorageError) as error:
+            why = error.message if isinstance(error, AgentError) else reason(error)
+            log.warning("SR-IOV CNI is not held off: %s", why)
+        try:
+            yield
+        except BaseException:
+            try:
+                _release(pci)
+            except AgentError as error:
+                log.error("%s; hint: %s", error, error.hint)  # noqa: TRY400 # no trace: it is no bug
+            raise
+        _release(pci)
+
+
+def _hold(pci: Path, opened: dict[str, int], stops: Iterable[Watch]) -> None:
+    """Give those to the node itself that nobody has; the others stay locked while they are open."""
+    _lock(opened, stops)
+    for address in list(opened):
+        if _text(pci / address) in {"", THE_NODES_OWN}:
+            durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
+            os.close(opened.pop(address))
+
+
+def sweep(settings: Settings) -> None:
+    """Release what a killed run has reserved. Call it while holding the lock."""
+    released = _release(settings.cni_data_dir / "pci")
+    if released:
+        log.warning("SR-IOV CNI may give %d VFs to pods again: a reload was killed", released)
+
+
+def _release(pci: Path) -> int:
+    """Remove every record of ours, and no other; how many they were. StorageError."""
+    if not hostpath.is_directory(pci):
+        return 0
+    count = 0
+    with hostpath.directory(pci) as fd:
+        names = [each.name for each in os.scandir(fd) if _ADDRESS.fullmatch(each.name)]
+    for name in names:
+        durable.remove_unfinished(pci / name)
+        if _text(pci / name) == THE_NODES_OWN:
+            count += durable.remove(pci / name)
+    return count
+
+
+def _text(path: Path) -> str:
+    """What is in a record; "" when there is none."""
+    try:
+        return hostpath.read_text(path).strip()
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def _opened(pci: Path, addresses: Iterable[str], *, make: bool = False) -> Iterator[dict[str, int]]:
+    """Descriptors of the VFs' records, by address; of those that are there, or all. OSError."""
+    opened: dict[str, int] = {}
+    try:
+        for address in addresses:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                opened[address] = (
+                    durable.open_plain(pci / address, os.O_RDWR, 0o600)
+                    if make
+                    else hostpath.open_file(pci / address, LARGEST)
+                )
+        yield opened
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+
+
+def _lock(records_of: Mapping[str, int], stops: Iterable[Watch]) -> None:
+    """Lock them all until they are closed; those that a plugin has locked when it has finished."""
+    busy = {address: fd for address, fd in records_of.items() if not _is_locked_at_once(fd)}
+    if not busy:
+        return
+    log.info("waiting for SR-IOV CNI: %s", ", ".join(busy))
+    jobs = [_locking(fd) for fd in busy.values()]
+    with parallel.Running(jobs, threads=len(jobs)) as running:
+
+        def left() -> Iterator[str]:
+            if running.unfinished():
+                yield ", ".join(busy)
+
+        try:
+            wait_until_clear(left, running, *stops, what="SR-IOV CNI", timeout=PATIENCE)
+        except WaitTimeout as late:
+            log.warning("%s", late.message)
+
+
+def _is_locked_at_once(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locking(fd: int) -> parallel.Job:
+    """One that may outlast the descriptor: it has its own, and the lock is that of both."""
+    own = os.dup(fd)
+
+    def lock() -> None:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX)
+        finally:
+            os.close(own)
+
+    return lock
