@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -159,8 +159,13 @@ class PluginsOfDebian(Kubelet):
 
     def call_add(self, tenant: Tenant) -> None:
         conf = tenant.conf
-        moved = cni.run("ADD", {**conf, "type": "host-device"}, tenant.attachment)
-        cni.run("ADD", {**conf, "type": "tuning", "prevResult": moved}, tenant.attachment)
+        try:
+            moved = cni.run("ADD", {**conf, "type": "host-device"}, tenant.attachment)
+            cni.run("ADD", {**conf, "type": "tuning", "prevResult": moved}, tenant.attachment)
+        except Refused:  # a runtime calls DEL after an ADD that failed half-way
+            with suppress(Refused):
+                self.call_delete(tenant)
+            raise
 
     def call_delete(self, tenant: Tenant) -> None:
         for plugin in ("tuning", "host-device"):
