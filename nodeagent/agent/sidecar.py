@@ -26,10 +26,13 @@ from nodeagent.agent.requirements import require_root, require_same_machine
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
+from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
+from nodeagent.plan.taken import ours
 from nodeagent.record.journal import Journal, lock
+from nodeagent.reload import vf_addresses
 from nodeagent.restore import put_back, take_snapshot
 from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
@@ -69,6 +72,8 @@ def run(settings: Settings) -> int:
         journal = Journal(settings)
         try:
             journal.clear_ready()
+            with lock(settings.work_path):
+                cni.sweep(settings)
             _open_again(settings, journal)
             while True:
                 with alive(settings, stop):
@@ -144,7 +149,8 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
     if snapshot is None:
         return False
     with Node(settings, None) as node:
-        if differences(snapshot.state, observe(node)):
+        now = observe(node)
+        if differences(ours(snapshot.state, now), now):
             return False
     journal.close_snapshot()
     return True
@@ -152,6 +158,9 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
 
 def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSignal) -> None:
     """Restore and verify the open snapshot. Without one touch nothing, and save the node's state.
+
+    SR-IOV CNI is held off for the restore alone (HOLD_OFF): the driver container may take hours to
+    become ready, and until then a pod that ends would wait for its DEL.
 
     The note lets `_open_again` tell whether the driver was reloaded since.
     """
@@ -163,7 +172,8 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
         if snapshot is not None:
             hint = f"move {journal.open_path} away when this node came from a copy"
             require_same_machine(snapshot, machine.machine_id(), hint=hint)
-            put_back(node, journal, snapshot, wait_first=True)
+            with cni.held_off(node, vf_addresses(node, journal)):
+                put_back(node, journal, snapshot, wait_first=True)
         else:
             log.info("no snapshot is open: nothing to put back")
             snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)

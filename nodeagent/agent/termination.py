@@ -17,10 +17,17 @@ from nodeagent.driver import exports, inbox, openibd, udev_names
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
+from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal
-from nodeagent.reload import note_srcversions, opened_snapshot, salvage, wanted_modules
+from nodeagent.reload import (
+    note_srcversions,
+    opened_snapshot,
+    salvage,
+    vf_addresses,
+    wanted_modules,
+)
 from nodeagent.restore import put_back
 from nodeagent.settings import Mode, Settings
 from nodeagent.state.model import Snapshot
@@ -83,11 +90,12 @@ def restore_driver(
 
 
 def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
-    snapshot = opened_snapshot(node, journal, driver)
-    if not inbox.runs(driver):  # after a start that was stopped before the unload it does
-        with journal.step("inbox"):
-            _restart(node, journal, driver, snapshot, stop)
-    put_back(node, journal, snapshot)
+    with cni.held_off(node, vf_addresses(node, journal)):
+        snapshot = opened_snapshot(node, journal, driver)
+        if not inbox.runs(driver):  # after a start that was stopped before the unload it does
+            with journal.step("inbox"):
+                _restart(node, journal, driver, snapshot, stop)
+        put_back(node, journal, snapshot)
     journal.close_snapshot()
 
 

@@ -187,8 +187,8 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
         have = reloaded(want)
     else:
         wanted = _reachable(_needed(source, loaded), loaded)
-        now = _observed(loaded, wanted)
-        want, have = wanted.state, now.state
+        have = _observed(loaded, wanted).state
+        want = _attainable(wanted.state, have)
     _write_plan(plan(want, have), want, have, output)
 
 
@@ -210,12 +210,13 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
-    stages = plan(wanted.state, now.state)
+    want = _attainable(wanted.state, now.state)
+    stages = plan(want, now.state)
     if not dry_run:
         from nodeagent.agent import by_hand
 
         by_hand.restore_now(wanted, loaded)
-    _write_plan(stages, wanted.state, now.state, output, done=not dry_run)
+    _write_plan(stages, want, now.state, output, done=not dry_run)
 
 
 @click.command("verify")
@@ -225,17 +226,20 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
 def verify(call: Call, source: str | None, output: str) -> int:
     """Show what differs from a snapshot, want against have.
 
+    A VF that a pod or a virtual machine has taken since is theirs: it is named, and not compared.
     Ends with status 0 if nothing differs, 1 if something does, 2 or above on failure.
 
 
     """
     from nodeagent.plan.comparison import differences
+    from nodeagent.plan.taken import ours
     from nodeagent.render import Marked, table
 
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted)
-    found = differences(wanted.state, now.state)
+    _name_taken(wanted.state, now.state)
+    found = differences(ours(wanted.state, now.state), now.state)
     if output == "json":
         said = ("target", "attribute", "want", "have")
         plain = [{name: asdict(each)[name] for name in said} for each in found]
@@ -385,6 +389,22 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
     for each in left:
         click.echo(f"note: {each}", err=True)
     return reachable
+
+
+def _attainable(want: NodeState, have: NodeState) -> NodeState:
+    """What a restore would do of it without touching VFs that others have taken: they are named."""
+    from nodeagent.plan.taken import attainable, taken, without
+
+    _name_taken(want, have)
+    theirs = {each.owner for each in taken(want, have)}
+    return attainable(without(want, theirs), have, theirs)
+
+
+def _name_taken(want: NodeState, have: NodeState) -> None:
+    from nodeagent.plan.taken import taken
+
+    for each in taken(want, have):
+        click.echo(f"note: {each}", err=True)
 
 
 def _taken(loaded: Settings) -> Snapshot:

@@ -70,6 +70,7 @@ def _driver(loaded: Settings) -> Iterable[str]:
 def _vfs(loaded: Settings) -> Iterable[str]:
     from nodeagent.agent import by_hand
     from nodeagent.plan.comparison import differences
+    from nodeagent.plan.taken import ours, taken
     from nodeagent.record.journal import Journal
 
     journal = Journal(loaded)
@@ -77,10 +78,12 @@ def _vfs(loaded: Settings) -> Iterable[str]:
     if wanted is None:
         return ["no snapshot: no reload has begun on this node"]
     wanted, left = by_hand.reachable(wanted, loaded)
-    found = differences(wanted.state, by_hand.snapshot_now(loaded).state)
+    now = by_hand.snapshot_now(loaded).state
+    theirs = taken(wanted.state, now)
+    found = differences(ours(wanted.state, now), now)
     state = wanted.state
     same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
-    return [*map(str, left), *([str(each) for each in found] or [same])]
+    return [*map(str, left), *map(str, theirs), *([str(each) for each in found] or [same])]
 
 
 def _device_plugin(client: Client, loaded: Settings, name: str) -> Iterable[str]:

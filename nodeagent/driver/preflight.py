@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 from nodeagent import hostpath
-from nodeagent.driver import blacklist, openibd, privileges, uplink, users, vf_users
+from nodeagent.driver import blacklist, openibd, privileges, uplink, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
 from nodeagent.errors import AgentError
-from nodeagent.kernel import modules, trial
+from nodeagent.kernel import modules, trial, users
 from nodeagent.kernel.modules import Loaded
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import PodLosses, Settings

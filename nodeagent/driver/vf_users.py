@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nodeagent.driver import users
 from nodeagent.driver.findings import Check, Finding
-from nodeagent.kernel import modules, rooms
+from nodeagent.kernel import modules, rooms, users
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
@@ -141,17 +140,13 @@ class _Look:
         return not is_ib and not self._tree.interfaces(bus, device)
 
     def _users_of(self, bus: str, device: str) -> list[users.User]:
-        """The processes that have the function open: as VFIO group, VFIO device or UIO device."""
-
-        own = self._tree.device(bus, device)
-        wanted = {f"{self.dev}/vfio/{(own / 'iommu_group').resolve().name}"}
-        wanted |= {f"{self.dev}/vfio/devices/{each.name}" for each in own.glob("vfio-dev/*")}
-        wanted |= {f"{self.dev}/{each.name}" for each in own.glob("uio/*")}
+        """The processes that have the function open."""
+        wanted = users.files_of_function(self._tree.device(bus, device), self.dev)
         return [user for user in self._holders if wanted & {*user.holds}]
 
     @cached_property
     def _holders(self) -> tuple[users.User, ...]:
-        return users.of_files_like((f"{self.dev}/vfio/", f"{self.dev}/uio"), self.proc)
+        return users.of_passed_through(self.dev, self.proc)
 
 
 def _pod_of(namespace: Namespace) -> tuple[str, ...]:

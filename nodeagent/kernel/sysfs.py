@@ -53,6 +53,10 @@ class Sysfs:
         """The directory of a device, whether it exists or not."""
         return self.root / "bus" / bus / "devices" / name
 
+    def has_vdpa(self) -> bool:
+        """Whether there is a vDPA device (drivers/vdpa/vdpa.c) on this node."""
+        return any((self.root / "bus/vdpa/devices").glob("*"))
+
     def physical_functions(self, driver: str) -> tuple[tuple[str, str], ...]:
         """Bus and name, sorted, of each device bound to `driver` that is not itself a VF."""
         found = []

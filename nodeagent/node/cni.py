@@ -31,7 +31,7 @@ from typing import Any, Final
 from nodeagent import durable, hostpath
 from nodeagent.errors import AgentError, StorageError, WaitTimeout, reason
 from nodeagent.kernel import parallel
-from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.events import wait_until_clear
 from nodeagent.node.node import Node
 from nodeagent.settings import HoldOff, Settings
 from nodeagent.state.addresses import Mac
@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 THE_NODES_OWN: Final = "/proc/1/ns/net"
 """What is in a record of ours: no pod has the namespace of the node's first process."""
 PATIENCE: Final = 60.0
-"""Seconds for an ADD or DEL that is under way: as long as one of them waits for another."""
+"""Seconds for an ADD or DEL that is under way: as long as one of them waits for another. With a
+shorter VF_TIMEOUT, as at the end of a grace period, that."""
 LARGEST: Final = 1 << 20
 _ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PROTOCOLS: Final = {0: VlanProtocol.Q} | {each.ethertype: each for each in VlanProtocol}
@@ -158,7 +159,7 @@ def await_idle(node: Node, addresses: Iterable[str]) -> None:
     A VF in the middle of one is neither what it was nor what it will be.
     """
     with _opened(node.settings.cni_data_dir / "pci", addresses) as records_of:
-        _lock(records_of, node.stops)
+        _lock(records_of, node)
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
         try:
             durable.make_directory(pci, 0o700)
             opened = held.enter_context(_opened(pci, addresses, make=True))
-            _hold(pci, opened, node.stops)
+            _hold(pci, opened, node)
             node.locked_records.update(opened)
         except (OSError, StorageError) as error:
             why = error.message if isinstance(error, AgentError) else reason(error)
@@ -195,9 +196,9 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
         _release(pci)
 
 
-def _hold(pci: Path, opened: dict[str, int], stops: Iterable[Watch]) -> None:
+def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
     """Give those to the node itself that nobody has; the others stay locked while they are open."""
-    _lock(opened, stops)
+    _lock(opened, node)
     for address in list(opened):
         if _text(pci / address) in {"", THE_NODES_OWN}:
             durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
@@ -251,7 +252,7 @@ def _opened(pci: Path, addresses: Iterable[str], *, make: bool = False) -> Itera
             os.close(fd)
 
 
-def _lock(records_of: Mapping[str, int], stops: Iterable[Watch]) -> None:
+def _lock(records_of: Mapping[str, int], node: Node) -> None:
     """Lock them all until they are closed; those that a plugin has locked when it has finished."""
     busy = {address: fd for address, fd in records_of.items() if not _is_locked_at_once(fd)}
     if not busy:
@@ -265,7 +266,8 @@ def _lock(records_of: Mapping[str, int], stops: Iterable[Watch]) -> None:
                 yield ", ".join(busy)
 
         try:
-            wait_until_clear(left, running, *stops, what="SR-IOV CNI", timeout=PATIENCE)
+            timeout = min(PATIENCE, node.settings.vf_timeout)
+            wait_until_clear(left, running, *node.stops, what="SR-IOV CNI", timeout=timeout)
         except WaitTimeout as late:
             log.warning("%s", late.message)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from nodeagent.kernel import udev
+from nodeagent.kernel import udev, users
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysfs import Device
+from nodeagent.kernel.sysfs import PASSED_THROUGH, Device
 from nodeagent.node.node import Node
 from nodeagent.state.model import NO_DRIVER, REPRESENTOR, DeviceHandle, Port, RdmaDevice
 
@@ -25,6 +25,26 @@ def target_name(target: Target) -> str:
     if port is None:
         return str(handle)
     return f"{handle} vf {port}" if isinstance(port, int) else f"{handle} representor {port}"
+
+
+def users_of(node: Node, drivers: Mapping[Device, str | None]) -> dict[Device, str]:
+    """The processes that have functions open through VFIO, UIO or vhost-vDPA, by function.
+
+    `drivers`: what each function is bound to. Processes are searched only where a function was
+    passed through, or the node has vDPA devices.
+    """
+    has_vdpa = node.sysfs.has_vdpa()
+    files = {
+        device: users.files_of_function(node.sysfs.device(*device))
+        for device, driver in drivers.items()
+        if has_vdpa or driver in PASSED_THROUGH
+    }
+    holders = users.of_passed_through(proc=node.proc) if files else ()
+    found = {
+        device: ", ".join(str(user) for user in holders if own & {*user.holds})
+        for device, own in files.items()
+    }
+    return {device: text for device, text in found.items() if text}
 
 
 def device_of(node: Node, target: Target) -> Device | None:

@@ -23,6 +23,7 @@ from nodeagent.node.locate import (
     is_representor,
     link_of,
     rdma_devices,
+    users_of,
 )
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
@@ -87,7 +88,7 @@ def observe(node: Node) -> NodeState:
         switches = _eswitches(node, set(found))
         pfs = [_pf(node, look, DeviceHandle(*each), switches.get(each, {})) for each in found]
         state = _with_namespaces(node, driver, sorted(pfs, key=lambda pf: pf.handle))
-        state = _with_records(node, state)
+        state = _with_users(node, _with_records(node, state))
         state = dataclasses.replace(state, sysctls=look.sysctls.defaults)
         return dataclasses.replace(state, stack=_stack(node, state, links, look.sysctls))
     except ValueError as error:
@@ -129,6 +130,25 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
         return dataclasses.replace(vf, cni=record.kept) if len(places) == 1 else vf
 
     pfs = (dataclasses.replace(pf, vfs=tuple(map(recorded, pf.vfs))) for pf in state.pfs)
+    return dataclasses.replace(state, pfs=tuple(pfs))
+
+
+def _with_users(node: Node, state: NodeState) -> NodeState:
+    """The state with the processes that have VFs open."""
+    drivers = {
+        (pf.handle.bus, vf.address): vf.driver
+        for pf in state.pfs
+        for vf in pf.vfs
+        if vf.address is not None
+    }
+    found = users_of(node, drivers)
+    if not found:
+        return state
+
+    def used(pf: Pf, vf: Vf) -> Vf:
+        return dataclasses.replace(vf, used_by=found.get((pf.handle.bus, vf.address or "")))
+
+    pfs = (dataclasses.replace(pf, vfs=tuple(used(pf, vf) for vf in pf.vfs)) for pf in state.pfs)
     return dataclasses.replace(state, pfs=tuple(pfs))
 
 

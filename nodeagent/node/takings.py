@@ -8,14 +8,14 @@ VF without one may be in another namespace, and only then those are searched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from nodeagent.kernel import rooms
 from nodeagent.kernel.events import LinkWatch, Watch
 from nodeagent.node.cni import Record
-from nodeagent.node.locate import Target, device_of, ifindex_of
+from nodeagent.node.locate import Target, device_of, ifindex_of, users_of
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import Action, CreateVfs, SetEswitch, SetVf, Stage, UnbindVf
 from nodeagent.plan.taken import (
@@ -130,7 +130,7 @@ class Takings:
         left = sum(watch.left for watch in watches if isinstance(watch, LinkWatch))
         if self._looked.get((pf, port)) != left:
             self._looked[pf, port] = left
-            self._look_at(node, [(pf, port)])
+            self._look_at(node, {(pf, port)})
         return self.has(target)
 
     def has_left(self, node: Node, action: UnbindVf) -> bool:
@@ -138,19 +138,25 @@ class Takings:
         owner = (action.pf, action.index)
         return owner in self._at_home and ifindex_of(node, owner) is None
 
-    def _look_at(self, node: Node, owners: Iterable[Owner]) -> None:
+    def _look_at(self, node: Node, owners: Collection[Owner]) -> None:
+        looked = {owner: device_of(node, owner) for owner in set(owners) & self._want.keys()}
+        devices = {
+            device: owner
+            for owner, device in looked.items()
+            if device is not None and owner not in self.found
+        }
+        drivers = {device: node.sysfs.driver(*device) for device in devices}
+        users = users_of(node, drivers)
         away: dict[tuple[str, str], Owner] = {}
-        for owner in owners:
-            vf = self._want.get(owner)
-            device = None if vf is None or owner in self.found else device_of(node, owner)
-            if vf is None or device is None:
-                continue
-            driver = node.sysfs.driver(*device)
+        for device, owner in devices.items():
+            driver, vf = drivers[device], self._want[owner]
             is_here = ifindex_of(node, owner) is not None
             if is_here:
                 self._at_home.add(owner)
             if is_anothers_driver(driver, vf.driver, self._own):
                 self._note(Taken(*owner, f"bound to {driver}"))
+            elif users.get(device) not in {None, vf.used_by}:
+                self._note(Taken(*owner, users[device]))
             elif driver == self._own and not is_here:
                 away[device] = owner
         if not away:

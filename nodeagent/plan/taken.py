@@ -62,6 +62,8 @@ def _how(pf: Pf, want: Vf, wanted: NodeState, have: NodeState) -> Iterator[str]:
             return
     if is_anothers_driver(now.driver, want.driver, have.driver):
         yield f"bound to {now.driver}"
+    elif now.used_by not in {None, want.used_by}:
+        yield f"{now.used_by}"
     elif now.cni is not None and (want.cni is None or want.cni.name != now.cni.name):
         yield f"given to a pod by SR-IOV CNI, record {now.cni.name}"
 
@@ -76,6 +78,11 @@ def without(want: NodeState, gone: Collection[Owner]) -> NodeState:
     if not gone:
         return want
     return dataclasses.replace(want, pfs=tuple(_without(pf, gone) for pf in want.pfs))
+
+
+def ours(want: NodeState, have: NodeState) -> NodeState:
+    """`want` without the VFs that are others' in `have`."""
+    return without(want, {each.owner for each in taken(want, have)})
 
 
 def _without(pf: Pf, gone: Collection[Owner]) -> Pf:

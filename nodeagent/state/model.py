@@ -157,7 +157,8 @@ class Vf(VfAttributes):
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
     `netdev` in the host's network namespace, or `inside` another. `cni` is what SR-IOV CNI has
-    recorded of it, where a pod has it by that.
+    recorded of it, where a pod has it by that. `used_by` names the processes that have it open
+    through VFIO, UIO or vhost-vDPA.
     """
 
     index: int
@@ -168,6 +169,7 @@ class Vf(VfAttributes):
     inside: Inside | None = None
     rdma: RdmaDevice | None = None
     cni: CniRecord | None = field(default=None, compare=False)
+    used_by: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.netdev is not None and self.inside is not None:

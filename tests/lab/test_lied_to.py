@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -266,6 +266,46 @@ def test_a_vf_that_another_gives_to_vfio_is_named_and_left_to_him(
     nodeagent.call("restore", "--snapshot", str(saved))
     lab.settle()
     assert lab.read() == three_vfs
+
+
+def test_a_vf_that_a_virtual_machine_opens_is_named_and_left_to_it(
+    nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
+) -> None:
+    """It was on vfio-pci all along; nobody had it open."""
+    saved, group = tmp_path / "snapshot.json", tmp_path / "none"
+    lab.give_to("vfio-pci", lab.vf(PF1, 1))
+    before = lab.read()
+    nodeagent.call("snapshot", "-o", str(saved))
+    (PCI / PF1 / "sriov_numvfs").write_text("0")
+    lab.settle()
+
+    with ExitStack() as machine:
+
+        def open_it() -> None:
+            nonlocal group
+            with suppress(OSError):
+                address = lab.vf(PF1, 1)
+                if group.exists() or lab.driver(address) != "vfio-pci":
+                    return
+                own = Path("/dev/vfio") / (PCI / address / "iommu_group").resolve().name
+                machine.enter_context(own.open("rb+", 0))
+                lab.ip(f"link set {lab.name(PF1)} vf 1 vlan 77")
+                group = own
+
+        with lab.busy(open_it):
+            run = nodeagent.call("restore", "--snapshot", str(saved))
+        told = f"pci/{PF1} vf 1: taken since the snapshot (python3 (pid {os.getpid()}"
+        assert told in run.log
+        assert f"holds {group}): left alone" in run.log
+        assert "vlan 77" in lab.sh(f"ip link show {lab.name(PF1)}")
+        again = nodeagent.call("verify", "--snapshot", str(saved))
+        assert told in again.log
+        assert "nothing differs" in again.output()
+        assert nodeagent.call("plan", "--snapshot", str(saved)).output().startswith("# nothing")
+    nodeagent.call("verify", "--snapshot", str(saved), status=1)
+    nodeagent.call("restore", "--snapshot", str(saved))
+    lab.settle()
+    assert lab.read() == before
 
 
 def test_a_pf_that_is_taken_out_and_found_again_in_the_middle(

@@ -54,6 +54,7 @@ class NoNode:
     """Stands where the node would: no unit test opens netlink sockets."""
 
     def __init__(self, settings: Settings, stop: StopSignal | None) -> None:
+        self.settings = settings
         self.stop = stop
 
     def __enter__(self) -> Self:

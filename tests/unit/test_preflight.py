@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from nodeagent.cli.main import status_of
-from nodeagent.driver import preflight, users
+from nodeagent.driver import preflight
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
-from nodeagent.kernel import rooms, trial
+from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.host import Host, make

@@ -48,6 +48,7 @@ def settings(tmp_path: Path) -> Settings:
         driver_ready_path=tmp_path / "run/.driver-ready",
         lock_path=tmp_path / "run/.lock",
         state_dir=tmp_path / "state",
+        cni_data_dir=tmp_path / "cni",
     )
 
 
@@ -62,6 +63,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[NodeState]:
     monkeypatch.setattr(sidecar, "require_root", lambda _why: None)
     monkeypatch.setattr(sidecar, "Node", Node)
     monkeypatch.setattr(sidecar, "observe", lambda node: node.have)
+    monkeypatch.setattr(sidecar, "vf_addresses", lambda _node, _journal: ())
     monkeypatch.setattr(restoring, "wait_for_pfs", lambda _node, _state: None)
     monkeypatch.setattr(NicDriver, "loading", lambda _self: 1)
     monkeypatch.setattr(NicDriver, "ensure_restarted", no_reload)

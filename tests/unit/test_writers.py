@@ -95,7 +95,7 @@ LOOKING = {
 MAY_LOOK = {
     "the kernel's own: /proc and /sys": {
         *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
-        *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "driver/users.py"),
+        *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "kernel/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
         *("kernel/announcements.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
         *("kernel/rooms.py", "machine.py", "node/devices.py", "node/settle.py"),

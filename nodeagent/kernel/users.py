@@ -50,6 +50,22 @@ def of_files_like(beginnings: tuple[str, ...], proc: Path = Path("/proc")) -> tu
     return tuple(_users(lambda target: target.startswith(beginnings) and target, proc))
 
 
+def files_of_function(own: Path, dev: Path = Path("/dev")) -> set[str]:
+    """The files by which programs use a function: of VFIO, UIO and vhost-vDPA.
+
+    `own`: its directory in sysfs. A VFIO group (drivers/vfio/group.c) may hold several functions.
+    """
+    files = {f"{dev}/vfio/{(own / 'iommu_group').resolve().name}"}
+    files |= {f"{dev}/vfio/devices/{each.name}" for each in own.glob("vfio-dev/*")}
+    files |= {f"{dev}/{each.name}" for each in own.glob("uio/*")}
+    return files | {f"{dev}/{each.name}" for each in own.glob("vdpa*/vhost-vdpa-*")}
+
+
+def of_passed_through(dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> tuple[User, ...]:
+    """The processes that have any such file open."""
+    return of_files_like((f"{dev}/vfio/", f"{dev}/uio", f"{dev}/vhost-vdpa-"), proc)
+
+
 def pods_of(found: Iterable[User]) -> tuple[str, ...]:
     """The UIDs of the pods of these processes."""
     return tuple(sorted({user.pod for user in found if user.pod}))
