@@ -1,9 +1,8 @@
 """A cordon for as long as VFs are away (HOLD_OFF=cordon): new pods go to other nodes meanwhile.
 
-An annotation on the node says that the cordon is ours; one that somebody else has put there stays.
-A file says on this node that one may be there, so that whatever was killed in between, the next
-process that is done with a reload takes it away. Both go through one lock: a cordon that was late
-because the API server was away must not come after it was to be lifted.
+An annotation on the node marks the cordon as ours; any other cordon stays. A file on this node says
+that there may be one, so that the next process that finishes a reload lifts it if this one is
+killed. Both take one lock: a cordon that the API server delayed must not come after its lift.
 """
 
 from __future__ import annotations

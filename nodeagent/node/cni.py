@@ -1,4 +1,4 @@
-"""SR-IOV CNI's own account of VFs: which pod has which, and what it was like before.
+"""SR-IOV CNI's records of VFs: which pod has which VF, and what the VF was like before.
 
 It keeps two kinds of files below its data directory, /var/lib/cni/sriov (sriov-cni 2.8 and later,
 pkg/utils/utils.go and pci_allocator.go):
@@ -8,10 +8,10 @@ pkg/utils/utils.go and pci_allocator.go):
 - `pci/ADDRESS`: the path of the network namespace that the VF was given to. ADD refuses a VF while
   that namespace exists. ADD and DEL keep it locked (flock(2), since 2.10) for as long as they run.
 
-Both are its own means to keep two pods off one VF, and so they are what holds it off (`held_off`):
-a VF that nobody has is given to the node's own namespace, and a VF that a pod has stays locked, so
-that its DEL waits until there is a VF to put back. sriov-cni waits a minute for that lock; then its
-DEL fails with its record in place, and kubelet repeats it.
+It keeps two pods off one VF by these, so they hold it off as well (`held_off`): a free VF is
+allocated to the node's own namespace, and the record of a pod's VF stays locked, so that DEL waits
+until there is a VF to put back. sriov-cni waits a minute for the lock; then DEL fails, its record
+stays, and kubelet repeats it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from nodeagent.state.vf import LinkState, VlanProtocol
 log = logging.getLogger(__name__)
 
 THE_NODES_OWN: Final = "/proc/1/ns/net"
-"""What is in a record of ours: no pod has the namespace of the node's first process."""
+"""What a record of ours says: no pod has the namespace of the node's first process."""
 PATIENCE: Final = 60.0
 """Seconds for an ADD or DEL that is under way: as long as one of them waits for another. With a
 shorter VF_TIMEOUT, as at the end of a grace period, that."""

@@ -1,8 +1,8 @@
-"""What others take while VFs come back: looked at before each batch of writes, and then left alone.
+"""VFs that are taken while a restore runs: looked for before each batch of writes, and left alone.
 
-`nodeagent.plan.taken` compares two looks at the whole node. Between those, a VF is looked at again
-right before it is written to: sysfs tells what it is bound to and whether its interface is here; a
-VF without one may be in another namespace, and only then those are searched.
+`nodeagent.plan.taken` compares two looks at the whole node. Between them, a VF is looked at again
+right before it is written to: sysfs has its driver and whether its interface is here. The other
+namespaces are searched only for a VF whose interface is not.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ UNDER_ALL_VFS: Final = (CreateVfs, SetEswitch)
 
 
 class Takings:
-    """The VFs of one restore that are others' by now. Once seen, a VF is its taker's to the end:
-    what it is like after it was given back is the taker's doing."""
+    """The VFs of one restore that are others' by now.
+
+    A VF that was seen to be taken stays its taker's to the end of the restore, also when the taker
+    gives it back: what it has then is what the taker left.
+    """
 
     def __init__(self, want: NodeState = NOTHING) -> None:
         self.found: dict[Owner, Taken] = {}

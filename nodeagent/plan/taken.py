@@ -1,8 +1,8 @@
-"""VFs that others have taken since the snapshot: found by comparing, and left to them. Pure.
+"""VFs that a pod or a virtual machine has taken since the snapshot: found by comparing. Pure.
 
-Between a driver's unload and the restore of its VFs pods come and go. A VF that one of them has got
-meanwhile, or a virtual machine, belongs to its taker: it is not waited for, and nothing of it is
-written, neither what its interface has nor what its PF holds for it.
+Pods start and end between a driver's unload and the restore of its VFs. A VF that one of them has
+got by then, or a virtual machine, is its taker's: nodeagent does not wait for it, and writes neither
+to its interface nor to what its PF holds for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Owner = tuple[DeviceHandle, int]
 
 @dataclass(frozen=True)
 class Taken:
-    """A VF that is another's by now; `how` tells by what that was seen."""
+    """A VF that is another's by now; `how` says what shows it."""
 
     pf: DeviceHandle
     index: int
