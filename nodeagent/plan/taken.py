@@ -1,8 +1,8 @@
 """VFs that a pod or a virtual machine has taken since the snapshot: found by comparing. Pure.
 
-Pods start and end between a driver's unload and the restore of its VFs. A VF that one of them has
-got by then, or a virtual machine, is its taker's: nodeagent does not wait for it, and writes neither
-to its interface nor to what its PF holds for it.
+Pods start and end between a driver's unload and the restore of its VFs. A VF that one of them, or a
+virtual machine, has by then is its taker's: nodeagent does not wait for it, and writes neither to
+its interface nor to what its PF holds for it.
 """
 
 from __future__ import annotations
