@@ -15,7 +15,7 @@ PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
     *(("upgrade", "1/2"), ("upgrade", "2/2")),
-    *(("termination", "1/1"), ("install", "1/1"), ("pods", "1/1"), ("phase", "1/1")),
+    *(("termination", "1/1"), ("install", "1/1"), ("pods", "1/1"), ("phase", "1/2")),
 )
 """Scenes in which nodeagent is ended at each point in turn, or in which CNIs are at work in each
 phase of a reload; and the share of a scene's points."""
