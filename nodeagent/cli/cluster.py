@@ -130,8 +130,9 @@ def record(call: Call, at: datetime | None, output: str) -> None:
 @device_plugin.command("prune", short_help="Drop entries of devices that are gone.")
 @click.option("--dry-run", is_flag=True, help="Print what would go, touch nothing.")
 @click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
+@output
 @click.pass_obj
-def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
+def prune(call: Call, dry_run: bool, watch_nodeeni: bool, output: str) -> None:
     """Remove entries of missing devices from the device plugin's list.
 
     The rest of the file is kept byte for byte. The device plugin is restarted only if the file
@@ -154,9 +155,12 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool) -> None:
     path = loaded.device_plugin_config
     pruned = pcidp.prune_file(path, pcidp.present_on(), owed=None if dry_run else owed)
     removed = pruned.removed if pruned else ()
-    write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in removed)
-    if not removed:
-        write_lines([f"{path}: nothing is to be removed"])
+    if output == "json":
+        write_json({"file": str(path), "removed": removed, "dry_run": dry_run})
+    else:
+        write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in removed)
+        if not removed:
+            write_lines([f"{path}: nothing is to be removed"])
     if not dry_run and durable.exists(owed):
         loaded, node = this_node(call)
         _restarter(connect(loaded), loaded, node)()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from nodeagent import logs, settings, trace
-from nodeagent.cli.output import output_path, screen, write, write_json, write_lines
+from nodeagent.cli.output import as_json, output_path, screen, write, write_json, write_lines
 from nodeagent.errors import DataError, ExitCode, NoInputError
 from nodeagent.settings import Mode, Settings
 
 if TYPE_CHECKING:
     from nodeagent.agent.probes import Probe
     from nodeagent.plan.actions import Stage
-    from nodeagent.render import Cell
+    from nodeagent.render import Cell, Screen
     from nodeagent.state.model import NodeState, Snapshot
 
 
@@ -42,12 +42,26 @@ class Call:
         logs.configure(log_format=self.log_format, verbose=self.verbose, colour=colour)
 
 
+class Format(click.Choice[str]):
+    """The formats of a command's output."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As its base. The message says how to write to a file, which -o means elsewhere."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            how = "To write to a file, use > FILE, or --file where a command has it."
+            self.fail(f"{error.message} {how}", param, ctx)
+
+
+TEXT_OR_JSON: Final = Format(["text", "json"])
 output = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", help="For people or programs."
+    "-o", "--output", type=TEXT_OR_JSON, default="text", help="For people or programs."
 )
 page = click.option(
+    "-o",
     "--output",
-    type=click.Choice(["text", "json", "markdown"]),
+    type=Format(["text", "json", "markdown"]),
     default="text",
     help="For people, programs or documents.",
 )
@@ -134,37 +148,44 @@ def reload(call: Call, mode: str, watched: list[Probe]) -> None:
 
 
 @click.command("snapshot")
-@click.option("-o", "--file", "target", metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.option("--file", "target", metavar="FILE", help="Write to FILE, whole or not at all.")
 @click.option(
-    "--output", type=click.Choice(["text", "json"]), default="json", help="For people or programs."
+    "-o",
+    "--output",
+    type=TEXT_OR_JSON,
+    help="For people or programs. Default: text on a terminal and for --diff, else json.",
 )
 @click.option("--diff", "pair", nargs=2, metavar="A B", help="Compare two snapshots instead.")
 @click.pass_obj
-def snapshot(call: Call, target: str | None, output: str, pair: tuple[str, str] | None) -> int:
+def snapshot(
+    call: Call, target: str | None, output: str | None, pair: tuple[str, str] | None
+) -> int:
     """Print or write the node's SR-IOV state.
 
-    With --diff: what differs between two files of it; ends with status 0 when nothing does, 1 when
-    something does.
+    With --diff, compare two files of it. Ends then with status 0 if nothing differs, 1 if something
+    does.
     """
-    if pair is not None:
-        return _compare(call.settings(), *pair)
+    import sys
+
     from nodeagent import durable
     from nodeagent.cli import state_table
     from nodeagent.render import Screen
     from nodeagent.state.codec import snapshot_to_json
 
     loaded = call.settings()
-    taken = _taken(loaded)
-    if output == "json":
-        text = snapshot_to_json(taken)
+    place = screen(loaded) if target is None else Screen()
+    status = 0
+    if pair is not None:
+        text, status = _compared(*pair, output or "text", place)
+    elif (output or ("text" if target is None and sys.stdout.isatty() else "json")) == "json":
+        text = snapshot_to_json(_taken(loaded))
     else:
-        place = screen(loaded) if target is None else Screen()
-        text = "".join(f"{line}\n" for line in state_table.lines(taken.state, place))
+        text = "".join(f"{line}\n" for line in state_table.lines(_taken(loaded).state, place))
     if target is None:
         write(text)
     else:
         durable.replace(output_path(target), text.encode(), 0o600)
-    return 0
+    return status
 
 
 @click.command("plan")
@@ -350,25 +371,31 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
     return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
 
 
-def _compare(loaded: Settings, first: str, second: str) -> int:
-    """Print what differs between two snapshots, each attribute once; the exit status."""
+def _compared(first: str, second: str, output: str, place: Screen) -> tuple[str, int]:
+    """What differs between two snapshots, each attribute once; and the exit status."""
     from nodeagent.cli.input import content
     from nodeagent.plan.comparison import all_differences
     from nodeagent.record.journal import unseal
     from nodeagent.render import Marked, table
 
     one, two = (unseal(content(name), name, sealed=False).state for name in (first, second))
-    found = {(d.target, d.attribute): (str(d.want), str(d.have)) for d in all_differences(one, two)}
+    found = {(d.target, d.attribute): (d.want, d.have) for d in all_differences(one, two)}
     for d in all_differences(two, one):
-        found.setdefault((d.target, d.attribute), (str(d.have), str(d.want)))
+        found.setdefault((d.target, d.attribute), (d.have, d.want))
+    status = ExitCode.DIFFERS if found else ExitCode.OK
+    if output == "json":
+        plain = [
+            {"target": target, "attribute": attribute, "first": a, "second": b}
+            for (target, attribute), (a, b) in sorted(found.items())
+        ]
+        return as_json({"same": not found, "differences": plain}), status
     rows: list[tuple[Cell, ...]] = [
-        (target, attribute, a, Marked(b)) for (target, attribute), (a, b) in sorted(found.items())
+        (target, attribute, str(a), Marked(str(b)))
+        for (target, attribute), (a, b) in sorted(found.items())
     ]
-    if rows:
-        write_lines(table(("target", "attribute", first, second), rows, screen(loaded)))
-    else:
-        write_lines(["nothing differs"])
-    return ExitCode.DIFFERS if rows else 0
+    headers = ("target", "attribute", first, second)
+    lines = table(headers, rows, place) if rows else ["nothing differs"]
+    return "".join(f"{line}\n" for line in lines), status
 
 
 def _needed(source: str | None, loaded: Settings) -> Snapshot:
@@ -376,7 +403,7 @@ def _needed(source: str | None, loaded: Settings) -> Snapshot:
     if found is None:
         raise NoInputError(
             f"there is no snapshot in {loaded.state_dir}: no reload has begun on this node",
-            hint="`nodeagent snapshot -o FILE` takes one; --snapshot FILE uses it",
+            hint="`nodeagent snapshot --file FILE` takes one; --snapshot FILE uses it",
         )
     return found
 

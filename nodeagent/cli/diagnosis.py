@@ -103,9 +103,10 @@ def check_operator(call: Call, output: str) -> int:
 
 
 @operator.command("capture")
-@click.option("-o", "--file", "target", metavar="FILE", required=True, help="Where to write.")
+@click.option("--file", "target", metavar="FILE", required=True, help="Where to write.")
+@output
 @click.pass_obj
-def capture(call: Call, target: str) -> None:
+def capture(call: Call, target: str, output: str) -> None:
     """Save the operator's configuration to a file, for a reinstall.
 
     Subscription, OperatorGroup, CatalogSource, image mirrors, SriovOperatorConfig, policies and
@@ -119,14 +120,18 @@ def capture(call: Call, target: str) -> None:
     durable.replace(output_path(target), taken.text.encode(), 0o600)
     for each in taken.withheld:
         log.warning("left out, because it may be secret: %s; set it by hand after a restore", each)
-    write_lines([f"{taken.count} objects in {target}"])
+    if output == "json":
+        write_json({"file": target, "objects": taken.count, "withheld": taken.withheld})
+    else:
+        write_lines([f"{taken.count} objects in {target}"])
 
 
 @operator.command("restore")
 @click.argument("source", metavar="FILE")
 @click.option("--dry-run", is_flag=True, help="Print the difference, change nothing.")
+@output
 @click.pass_obj
-def restore(call: Call, source: str, dry_run: bool) -> int:
+def restore(call: Call, source: str, dry_run: bool, output: str) -> int:
     """Restore what `capture` saved, by server-side apply, in order.
 
     Prints the differences. Ends with status 0 if all is as in the file, 1 if something still
@@ -140,10 +145,16 @@ def restore(call: Call, source: str, dry_run: bool) -> int:
         text = content(source).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{source} is not UTF-8: {error}") from None
-    done = True
+    done, plain = True, []
     for each in capture.restore(connect(loaded), text, source, dry_run=dry_run):
-        write_lines([f"{each.state:<10} {each.name}", *(f"    {visible(x)}" for x in each.lines)])
         done = done and each.state not in {capture.State.DIFFERENT, capture.State.NOT_SERVED}
+        if output == "json":
+            plain.append({"name": each.name, "state": each.state, "lines": each.lines})
+        else:
+            said = (f"    {visible(line)}" for line in each.lines)
+            write_lines([f"{each.state:<10} {each.name}", *said])
+    if output == "json":
+        write_json(plain)
     return 0 if done else ExitCode.DIFFERS
 
 

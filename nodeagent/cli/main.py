@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 import click
 
-from nodeagent import logs
+from nodeagent import __version__, logs
 from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="COMMAND ...",
 )
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log every write.")
 @click.option(
     "--log-format", type=click.Choice(logs.FORMATS), default="text", help="How stderr is written."
@@ -43,7 +44,7 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
     call: commands.Call = ctx.obj
     call.command, call.verbose, call.log_format = ctx.invoked_subcommand, verbose, log_format
     if call.command is None:
-        raise click.UsageError("a command is missing", ctx)
+        raise click.exceptions.NoArgsIsHelpError(ctx)
 
 
 for _command in (*commands.ALL, preflight, *pod.ALL, *cluster.ALL, *diagnosis.ALL):
@@ -105,6 +106,9 @@ def _say(call: commands.Call, error: AgentError) -> None:
 
 
 def _say_usage(error: click.ClickException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
     if ctx is not None:

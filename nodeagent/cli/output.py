@@ -34,7 +34,12 @@ def write_lines(lines: Iterable[str]) -> None:
 
 def write_json(plain: object) -> None:
     """Write JSON, indented. A value of a type that JSON does not have is written as text."""
-    write(json.dumps(plain, indent=2, default=str) + "\n")
+    write(as_json(plain))
+
+
+def as_json(plain: object) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(plain, indent=2, default=str) + "\n"
 
 
 def output_path(target: str) -> Path:

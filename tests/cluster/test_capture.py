@@ -154,7 +154,7 @@ def test_no_operator(client: Client, settings: Settings, server: Server, unique:
 
 def test_commands(pod: Pod, subscription: str, tmp_path: Path, namespace: str) -> None:
     file = str(tmp_path / "operator.json")
-    taken = pod.run("operator", "capture", "-o", file)
+    taken = pod.run("operator", "capture", "--file", file)
     assert taken.returncode == 0, taken.stderr
     assert taken.stderr.count("left out, because it may be secret") == 2
     same = pod.run("operator", "restore", file)

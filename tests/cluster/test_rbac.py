@@ -174,7 +174,7 @@ def _of_the_pods(pod: Pod, settings: Settings, server: Server) -> Iterator[tuple
 
 def _of_people(file: Path) -> Iterator[tuple[str, ...]]:
     """The commands for whoever reinstalls the operator."""
-    yield "operator", "capture", "-o", str(file)
+    yield "operator", "capture", "--file", str(file)
     yield "operator", "restore", str(file), "--dry-run"
     plain = json.loads(file.read_text())
     for each in plain["items"]:

@@ -128,7 +128,7 @@ def test_pf_without_vfs_keeps_mtu_and_state(
     snapshot = tmp_path / "snapshot"
     lab.ip(f"link set {lab.name(PF1)} mtu 4000 up", f"link set {lab.name(PF2)} mtu 3000")
     before = lab.read()
-    nodeagent.call("snapshot", "-o", str(snapshot))
+    nodeagent.call("snapshot", "--file", str(snapshot))
     lab.reload_by_hand()
     assert lab.read() != before
     nodeagent.call("restore", "--snapshot", str(snapshot))

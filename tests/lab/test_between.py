@@ -83,7 +83,7 @@ def scene(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     lab.clean()
     lab.make_vfs(PF1, 3)
     lab.ip(f"link add {BRIDGE} up type bridge", f"link set {the_port()} master {BRIDGE}")
-    nodeagent.call("snapshot", "-o", str(snapshot))
+    nodeagent.call("snapshot", "--file", str(snapshot))
     made = Scene(nodeagent, snapshot, trace, look(), [])
     for _ in range(2):
         made.restored()

@@ -94,7 +94,7 @@ def taken(_vfs: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("taken")
     for path in (directory, *directory.parents[:2]):
         path.chmod(0o755)
-    status, _, errors = nodeagent("snapshot", "-o", str(directory / "s.json"))
+    status, _, errors = nodeagent("snapshot", "--file", str(directory / "s.json"))
     assert status == 0, errors
     # of MACs that a driver made up, it says so, and no more
     assert all(" INFO " in line for line in errors.splitlines()), errors

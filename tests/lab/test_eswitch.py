@@ -98,7 +98,7 @@ def test_representors_come_back_by_port_whatever_they_are_called(
     lab.settle()
     before = read()
     assert len(before) == vfs + 2
-    simulated.call("snapshot", "-o", snapshot)
+    simulated.call("snapshot", "--file", snapshot)
     destroy()
     assert read() != before
     simulated.call("restore", "--snapshot", snapshot)
@@ -113,7 +113,7 @@ def test_udev_calls_the_pf_something_else_and_a_representor_does_not_come_back(
     give_vfs(3)
     lab.sh(f"devlink dev eswitch set {HANDLE} mode switchdev; udevadm settle")
     before = read()
-    simulated.call("snapshot", "-o", str(snapshot))
+    simulated.call("snapshot", "--file", str(snapshot))
     taken = json.loads(snapshot.read_text())
     representors = taken["state"]["pfs"][0]["representors"]
     representors.append({"port": "pf0vf3", "netdev": {"name": "of-vf3"}})
@@ -135,7 +135,7 @@ def test_300_vfs_come_back_and_a_cut_list_of_400_is_refused(
 ) -> None:
     snapshot = str(tmp_path / "snapshot")
     give_vfs(300)
-    simulated.call("snapshot", "-o", snapshot)
+    simulated.call("snapshot", "--file", snapshot)
     saved = json.loads(Path(snapshot).read_text())["state"]["pfs"][0]
     assert [vf["index"] for vf in saved["vfs"]] == list(range(300))
     assert len({vf["admin_mac"] for vf in saved["vfs"]}) == 300

@@ -90,7 +90,7 @@ def test_what_was_set_is_set_again_and_nothing_else(
 ) -> None:
     """Rings, channels, coalescing, pause, private flags and features of igb and igbvf."""
     snapshot = str(tmp_path / "snapshot")
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     load_anew()
     assert told(lab.name(PF1)) != tuned[PF1]
     nodeagent.call("restore", "--snapshot", snapshot)
@@ -103,7 +103,7 @@ def test_only_what_differs_is_in_the_plan_and_pasting_it_helps(
 ) -> None:
     """Nothing is reloaded here: somebody has changed three settings of a running node."""
     snapshot = str(tmp_path / "snapshot")
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     pf, vf = lab.name(PF1), lab.name(lab.vf(PF1, 0))
     ethtool(f"-G {pf} rx 256", f"-K {pf} gro on", f"-C {vf} rx-usecs 3")
     printed = nodeagent.start("plan", "--snapshot", snapshot)
@@ -122,7 +122,7 @@ def test_what_the_driver_refuses_is_named(
 ) -> None:
     """Another's snapshot asks for more channels than there are: the rest is set, it is named."""
     snapshot = tmp_path / "snapshot"
-    nodeagent.call("snapshot", "-o", str(snapshot))
+    nodeagent.call("snapshot", "--file", str(snapshot))
     plain = json.loads(snapshot.read_text())
     plain["state"]["pfs"][0]["netdev"]["ethtool"] |= {"channels.combined": 999, "rings.rx": 1024}
     asked = tmp_path / "asked"
@@ -184,7 +184,7 @@ def test_netdevsim(nodeagent: Nodeagent, simulated: None, tmp_path: Path) -> Non
         )
     before = told_of_simulated()
     snapshot = str(tmp_path / "snapshot")
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     lab.sh("devlink dev reload netdevsim/netdevsim1; udevadm settle")
     assert told_of_simulated() != before
     nodeagent.call("restore", "--snapshot", snapshot)

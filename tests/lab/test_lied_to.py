@@ -26,7 +26,7 @@ SO_RCVBUFFORCE = 33
 def saved(nodeagent: Nodeagent, three_vfs: State, tmp_path: Path) -> Path:
     """The three VFs as a file, and then none of them."""
     path = tmp_path / "snapshot.json"
-    nodeagent.call("snapshot", "-o", str(path))
+    nodeagent.call("snapshot", "--file", str(path))
     (PCI / PF1 / "sriov_numvfs").write_text("0")
     lab.settle()
     return path
@@ -121,7 +121,7 @@ def test_udevd_is_stuck_in_a_rule_for_one_vf(
 ) -> None:
     """The one is named, the others are as they were; when the rule goes on, the next start ends."""
     path, address = tmp_path / "snapshot.json", lab.vf(PF1, 1)
-    nodeagent.call("snapshot", "-o", str(path))
+    nodeagent.call("snapshot", "--file", str(path))
     (PCI / PF1 / "sriov_numvfs").write_text("0")
     lab.settle()
     with lab.Gate("stuck") as gate, lab.program_for(address, gate.script):
@@ -188,7 +188,7 @@ def test_a_device_that_does_not_answer_is_named_and_the_others_go_on(
     """
     lab.create_vfs(PF2, 1)
     before, path, numvfs = lab.read(), tmp_path / "both.json", PCI / PF1 / "sriov_numvfs"
-    nodeagent.call("snapshot", "-o", str(path))
+    nodeagent.call("snapshot", "--file", str(path))
     for pf in (PF1, PF2):
         (PCI / pf / "sriov_numvfs").write_text("0")
     lab.settle()

@@ -74,7 +74,7 @@ def test_fifty_vfs(
     nodeagent.environment["DRIVER_MODULE"] = "netdevsim"
     snapshot = str(tmp_path / "snapshot")
     before = read()
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     destroy()
     assert read() != before
     nodeagent.call("restore", "--snapshot", snapshot)

@@ -38,7 +38,7 @@ def test_names_that_were_swapped_and_one_that_is_gone(
     nodeagent: Nodeagent, named: None, tmp_path: Path
 ) -> None:
     snapshot = str(tmp_path / "snapshot")
-    taken = nodeagent.call("snapshot", "-o", snapshot)
+    taken = nodeagent.call("snapshot", "--file", snapshot)
     assert "software RDMA device roce-left on pci/0000:01:00.0: the reload takes it" in taken.log
     lab.sh("rdma dev set roce-left name x; rdma dev set roce-right name roce-left")
     lab.sh("rdma dev set x name roce-right")

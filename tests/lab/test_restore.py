@@ -22,7 +22,7 @@ def test_lines_of_the_plan_can_be_pasted(
     """`plan --after-reload`, asked for before, does in a root shell what restore would do."""
     snapshot = str(tmp_path / "snapshot")
     lines = nodeagent.call("plan", "--after-reload").output()
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     lab.reload_by_hand()
     assert lab.read() != three_vfs
     lab.sh(lines)
@@ -36,7 +36,7 @@ def test_verify_tells_what_restore_then_mends(
     nodeagent: Nodeagent, three_vfs: State, tmp_path: Path
 ) -> None:
     snapshot = str(tmp_path / "snapshot")
-    nodeagent.call("snapshot", "-o", snapshot)
+    nodeagent.call("snapshot", "--file", snapshot)
     pf, vf = lab.name(PF1), lab.name(lab.vf(PF1, 0))
     lab.ip(f"link set {pf} vf 2 vlan 7", f"link set {vf} mtu 1400", f"link set {vf} name other0")
     lab.settle()

@@ -152,7 +152,7 @@ def test_second_start_writes_to_no_device(
 def test_strace_sees_device_writes(nodeagent: Nodeagent, three_vfs: State, tmp_path: Path) -> None:
     """What the test above relies on, and that restoring writes nothing beyond what differs."""
     snapshot, trace = tmp_path / "snapshot", tmp_path / "trace"
-    nodeagent.call("snapshot", "-o", str(snapshot))
+    nodeagent.call("snapshot", "--file", str(snapshot))
     lab.ip(f"link set {lab.name(PF1)} mtu 1400")
     autoprobe = PCI / PF1 / "sriov_drivers_autoprobe"
     autoprobe.write_text("0")

@@ -90,7 +90,7 @@ def test_a_child_has_its_flags_again(nodeagent: Nodeagent, no_vfs: None, tmp_pat
     before = flags("quiet7")
     assert "NOARP" in before
     assert "MULTICAST" not in before
-    nodeagent.call("snapshot", "-o", str(snapshot))
+    nodeagent.call("snapshot", "--file", str(snapshot))
     lab.ip("link delete quiet7")
     nodeagent.call("restore", "--snapshot", str(snapshot))
     assert flags("quiet7") == before

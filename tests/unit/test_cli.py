@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from nodeagent import cli, errors
+from nodeagent import __version__, cli, errors
 from nodeagent.agent import by_hand, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
@@ -138,7 +139,6 @@ def test_every_command_has_help(name: str, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        ([], 64),
         (["nonsense"], 64),
         (["--nonsense"], 64),
         (["status", "--output", "xml"], 64),
@@ -155,6 +155,59 @@ def test_wrong_arguments(arguments: list[str], status: int, capsys: Captured) ->
     said = capsys.readouterr()
     assert said.out == ""
     assert re.fullmatch(r"error: [^\n]+\nhint: nodeagent.* --help\n", said.err)
+
+
+@pytest.mark.parametrize("arguments", [[], ["device-plugin"], ["node"], ["network"], ["operator"]])
+def test_a_group_without_a_command_shows_its_help(arguments: list[str], capsys: Captured) -> None:
+    assert status_of(arguments) == 64
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert status_of([*arguments, "--help"]) == 0
+    assert said.err == capsys.readouterr().out
+    assert said.err.startswith("Usage: nodeagent ")
+
+
+def test_a_file_after_o_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    """Where -o was a file before, an old call must not do something else."""
+    for command in (["snapshot"], ["operator", "capture", "--file", str(tmp_path / "c")]):
+        assert status_of([*command, "-o", str(tmp_path / "node.json")]) == 64
+        assert "To write to a file, use > FILE, or --file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Each command below a group, with its path."""
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from leaves(each, *path, name)
+    else:
+        yield path, command
+
+
+PRINT_NOTHING = {
+    *(("run",), ("reload",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
+    *(("node", name) for name in ("announce", "after-reload", "wait-safe-load", "wait-mofed")),
+}
+
+
+@pytest.mark.parametrize(("path", "command"), [*leaves(group)])
+def test_o_is_the_format_of_every_command_that_prints_data(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    found = [each for each in command.params if "-o" in each.opts]
+    if path in PRINT_NOTHING:
+        assert found == []
+        return
+    (option,) = found
+    assert option.opts == ["-o", "--output"]
+    assert isinstance(option.type, click.Choice)
+    assert [*option.type.choices][:2] == ["text", "json"]
+
+
+def test_version(capsys: Captured) -> None:
+    assert status_of(["--version"]) == 0
+    assert capsys.readouterr().out == f"nodeagent {__version__}\n"
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Containerfile").read_text()
 
 
 def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
@@ -289,14 +342,26 @@ def test_snapshot_prints_json(node: Callable[[Snapshot], None], capsys: Captured
     assert snapshot_from_json(capsys.readouterr().out, "stdout") == SNAPSHOT
 
 
+def test_snapshot_prints_text_to_a_terminal(
+    node: Callable[[Snapshot], None], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node(SNAPSHOT)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert status_of(["snapshot"]) == 0
+    assert capsys.readouterr().out.startswith("device ")
+    assert status_of(["snapshot", "-o", "json"]) == 0
+    assert snapshot_from_json(capsys.readouterr().out, "stdout") == SNAPSHOT
+
+
 def test_snapshot_writes_a_file_whole(
     node: Callable[[Snapshot], None], capsys: Captured, tmp_path: Path
 ) -> None:
     node(SNAPSHOT)
-    assert status_of(["snapshot", "-o", str(tmp_path / "out.json")]) == 0
+    assert status_of(["snapshot", "--file", str(tmp_path / "out.json")]) == 0
     assert capsys.readouterr().out == ""
     assert (tmp_path / "out.json").read_text() == snapshot_to_json(SNAPSHOT)
-    assert status_of(["snapshot", "-o", str(tmp_path / "no/out.json")]) == 74
+    assert status_of(["snapshot", "--file", str(tmp_path / "no/out.json")]) == 74
     assert "create its directory first" in capsys.readouterr().err
 
 
@@ -379,7 +444,7 @@ def test_without_any_snapshot(
     said = capsys.readouterr()
     assert said.out == ""
     assert "there is no snapshot in" in said.err
-    assert "hint: `nodeagent snapshot -o FILE`" in said.err
+    assert "hint: `nodeagent snapshot --file FILE`" in said.err
 
 
 @pytest.mark.parametrize("command", ["plan", "restore", "verify"])
@@ -752,6 +817,27 @@ def test_two_snapshots_compared(capsys: Captured, tmp_path: Path) -> None:
     assert re.search(r"vf 0 +query_rss +unknown +True$", said, re.MULTILINE)
     assert status_of(["snapshot", "--diff", str(one), str(one)]) == 0
     assert capsys.readouterr().out == "nothing differs\n"
+
+
+def test_two_snapshots_compared_in_json(capsys: Captured, tmp_path: Path) -> None:
+    one, two, out = (tmp_path / name for name in ("one", "two", "out"))
+    one.write_text(snapshot_to_json(SNAPSHOT))
+    two.write_text(snapshot_to_json(changed(vlan=200, trust=None)))
+    arguments = ["snapshot", "--diff", str(one), str(two), "--output", "json"]
+    assert status_of(arguments) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said == {
+        "same": False,
+        "differences": [
+            {"target": "pci/0000:01:00.0 vf 0", "attribute": "trust", "first": True}
+            | {"second": "unknown"},
+            {"target": "pci/0000:01:00.0 vf 0", "attribute": "vlan", "first": 100, "second": 200},
+        ],
+    }
+    assert status_of([*arguments, "--file", str(out)]) == 1
+    assert json.loads(out.read_text()) == said
+    assert status_of(["snapshot", "--diff", str(one), str(one), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"same": True, "differences": []}
 
 
 def test_a_snapshot_compared_with_what_is_none(capsys: Captured, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
         ("device-plugin record --at yesterday", 64, "yesterday"),
         ("device-plugin restart --wait=5", 64, "wait"),
         ("device-plugin prune --watch-nodeeni --dry-run", 64, "exclude each other"),
-        ("operator capture", 64, "-o"),
+        ("operator capture", 64, "--file"),
         ("operator restore", 64, "FILE"),
         ("operator restore none.json", 66, "none.json"),
         ("operator restore .", 66, "cannot read ."),
