@@ -10,6 +10,9 @@ from typing import Final, TextIO
 MIN_COLUMN_WIDTH: Final = 8
 """Characters. No column is made narrower than this to fit a terminal."""
 
+MIN_TEXT_WIDTH: Final = 20
+"""Characters. No text is wrapped to less."""
+
 _MARK: Final = "\x1b[1;31m"
 _PLAIN: Final = "\x1b[0m"
 
@@ -45,7 +48,10 @@ Cell = str | Marked
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[Cell]], screen: Screen, *, indent: str = ""
 ) -> list[str]:
-    """The lines of a table. The widest columns are cut if it does not fit the screen."""
+    """The lines of a table. The widest columns are cut if it does not fit the screen.
+
+    The first column names the row, and is never cut.
+    """
     body = [tuple(row) for row in rows]
     texts = [tuple(headers), *(tuple(_text(cell) for cell in row) for row in body)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(headers))]
@@ -53,6 +59,38 @@ def table(
         widths = _fitted(widths, screen.width - len(indent))
     head = _line([*headers], widths, screen)
     return [(indent + line).rstrip() for line in [head, *(_line(r, widths, screen) for r in body)]]
+
+
+def wrapped(text: str, screen: Screen, *, indent: str = "", hanging: str = "") -> list[str]:
+    """The lines of a text, the first after `indent`, the others after `hanging` beyond it.
+
+    A line of the text begins a line. On a terminal long ones are wrapped between words, and no word
+    is cut: it may be a path or a command to paste.
+    """
+    import textwrap  # noqa: PLC0415  2 ms that only long texts cost
+
+    first, rest = indent, indent + hanging
+    lines: list[str] = []
+    for line in map(visible, text.splitlines()):
+        room = max(screen.width or 0, len(rest) + MIN_TEXT_WIDTH)
+        if screen.width is None:
+            lines.append(first + line)
+        else:
+            lines += textwrap.wrap(
+                line,
+                room,
+                initial_indent=first,
+                subsequent_indent=rest,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        first = rest
+    return lines
+
+
+def marked(text: str, screen: Screen) -> str:
+    """The text, in colour if the screen has any: it is not as it should be."""
+    return f"{_MARK}{text}{_PLAIN}" if screen.colour else text
 
 
 def visible(text: str) -> str:
@@ -64,8 +102,11 @@ def visible(text: str) -> str:
 
 def _fitted(widths: list[int], room: int) -> list[int]:
     widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) > room and max(widths) > MIN_COLUMN_WIDTH:
-        widths[widths.index(max(widths))] -= 1
+    while len(widths) > 1 and sum(widths) + 2 * (len(widths) - 1) > room:
+        widest = max(range(1, len(widths)), key=widths.__getitem__)
+        if widths[widest] <= MIN_COLUMN_WIDTH:
+            break
+        widths[widest] -= 1
     return widths
 
 

@@ -14,7 +14,7 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import AgentError
 from nodeagent.record.journal import Journal, lock_holders
 from nodeagent.record.timeline import Run, runs_of
-from nodeagent.render import Cell, Marked, Screen, table, visible
+from nodeagent.render import Cell, Marked, Screen, table, visible, wrapped
 from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
 
@@ -128,7 +128,7 @@ def _lines(status: Status, screen: Screen) -> Iterator[str]:
     if status.missing:
         yield from ("", "not ready:" if not status.ready else "could not be read:")
         for reason in status.missing:
-            yield from (f"  {visible(line)}" for line in reason.splitlines())
+            yield from wrapped(reason, screen, indent="  ")
 
 
 def _row(each: SrcVersions) -> tuple[Cell, ...]:

@@ -222,6 +222,8 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
 def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output: str) -> None:
     """Make the node what a snapshot says, and verify.
 
+    With --dry-run, print the plan; what would be refused is refused.
+
     For recovery by hand: beside an agent that is ready it may be used, beside one at work it is
     refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
     finished what was begun.
@@ -230,7 +232,7 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
 
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
-    now = _observed(loaded, wanted, accept_foreign=foreign or dry_run)
+    now = _observed(loaded, wanted, accept_foreign=foreign)
     want = _attainable(wanted.state, now.state)
     stages = plan(want, now.state)
     if not dry_run:
@@ -249,8 +251,6 @@ def verify(call: Call, source: str | None, output: str) -> int:
 
     A VF that a pod or a virtual machine has taken since is theirs: it is named, and not compared.
     Ends with status 0 if nothing differs, 1 if something does, 2 or above on failure.
-
-
     """
     from nodeagent.plan.comparison import differences
     from nodeagent.plan.taken import ours
@@ -324,40 +324,7 @@ def timeline(call: Call, last: int, output: str) -> None:
         write_lines([f"no run on record in {journal.records_path}"])
 
 
-@click.command("settings")
-@page
-@click.pass_obj
-def show_settings(call: Call, output: str) -> None:
-    """Every environment variable: its value now, and why it is there.
-
-    As markdown: the table of the README, with the defaults, whatever is set here.
-    """
-    from nodeagent.render import Marked, table
-
-    if output == "markdown":
-        write_lines(settings.markdown_table())
-        return
-    loaded = call.settings()
-    rows: list[tuple[Cell, ...]] = []
-    plain = []
-    for attribute, row in settings.rows():
-        value = row.shown(getattr(loaded, attribute))
-        default = row.shown(getattr(settings.Settings(), attribute))
-        origin = settings.origin(row)
-        cell = value if value == default else Marked(value)
-        rows.append((row.name, cell, default, row.unit, origin, row.reason))
-        plain.append(
-            {"variable": row.name, "value": value, "default": default}
-            | {"unit": row.unit, "origin": origin, "reason": row.reason}
-        )
-    if output == "json":
-        write_json(plain)
-    else:
-        headers = ("variable", "value", "default", "unit", "origin", "reason")
-        write_lines(table(headers, rows, screen(loaded)))
-
-
-ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline, show_settings)
+ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline)
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:

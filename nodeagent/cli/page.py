@@ -52,7 +52,7 @@ class Page(click.Group):
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Files, environment and exit status."""
         _definitions(formatter, "Files in /run/mellanox/drivers", FILES)
-        _definitions(formatter, "Environment (all: nodeagent settings)", ENVIRONMENT)
+        _definitions(formatter, "Environment (all: nodeagent settings --all)", ENVIRONMENT)
         _definitions(formatter, "Exit status", EXIT)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import write_json, write_lines
+from nodeagent.cli.output import screen, write_json, write_lines
 from nodeagent.errors import ExitCode
+from nodeagent.render import Screen, marked, wrapped
 
 if TYPE_CHECKING:
     from nodeagent.driver.findings import Finding
@@ -35,18 +36,19 @@ def preflight(call: Call, output: str) -> int:
     if output == "json":
         write_json({"blocks": blocks, "findings": [asdict(each) for each in findings]})
     else:
-        write_lines(_lines(findings))
+        write_lines(_lines(findings, screen(loaded)))
     return ExitCode.DIFFERS if blocks else 0
 
 
-def _lines(findings: Iterable[Finding]) -> Iterator[str]:
-    from nodeagent.render import visible
-
+def _lines(findings: Iterable[Finding], place: Screen) -> Iterator[str]:
     count = blocking = 0
     for each in findings:
         count, blocking = count + 1, blocking + each.blocks
-        yield f"{'BLOCKS' if each.blocks else 'warns':6}  {each.check}: {visible(each.what)}"
-        yield f"        why: {visible(each.why)}"
+        word = f"{'BLOCKS' if each.blocks else 'warns':6}"
+        first, *rest = wrapped(f"{word}  {each.check}: {each.what}", place, hanging=" " * 8)
+        yield first.replace(word, marked(word, place), 1) if each.blocks else first
+        yield from rest
+        yield from wrapped(f"why: {each.why}", place, indent=" " * 8, hanging=" " * 5)
         if each.remedy:
-            yield f"        do:  {visible(each.remedy)}"
+            yield from wrapped(f"do:  {each.remedy}", place, indent=" " * 8, hanging=" " * 5)
     yield f"{count} findings, {blocking} of them block a reload" if count else "nothing found"

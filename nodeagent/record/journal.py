@@ -334,7 +334,12 @@ def unseal(data: bytes, source: str, *, sealed: bool) -> Snapshot:
         text = data.decode()
         plain = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(source, f"not JSON: {error}") from None
+        if sealed:
+            raise _damaged(source, f"not JSON: {error}") from None
+        raise DataError(
+            f"{source} is not a snapshot: it is not JSON, or cut short: {error}",
+            hint="`nodeagent snapshot --file FILE` writes one",
+        ) from None
     if not isinstance(plain, dict) or plain.keys() != {"sha256", "snapshot"}:
         if sealed:
             raise _damaged(source, "it has no checksum")

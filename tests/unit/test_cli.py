@@ -22,7 +22,7 @@ from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import SECTIONS
 from nodeagent.record.journal import Journal, lock, seal
-from nodeagent.settings import RELOAD_MODES, Settings
+from nodeagent.settings import RELOAD_MODES, Settings, rows
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
@@ -472,6 +472,14 @@ def test_an_unreadable_snapshot(
     assert str(path) in said.err
 
 
+@pytest.mark.parametrize("command", ["plan", "restore", "verify"])
+def test_what_is_no_snapshot(command: str, capsys: Captured) -> None:
+    assert status_of([command, "--snapshot", "/etc/passwd"]) == 65
+    said = capsys.readouterr().err
+    assert said.startswith("error: /etc/passwd is not a snapshot: ")
+    assert "damaged" not in said
+
+
 def test_a_directory_is_no_snapshot(capsys: Captured, tmp_path: Path) -> None:
     assert status_of(["verify", "--snapshot", str(tmp_path)]) == 66
     assert "Is a directory" in capsys.readouterr().err
@@ -587,10 +595,14 @@ def test_a_snapshot_of_another_machine(
     foreign = dataclasses.replace(SNAPSHOT, machine_id="f" * 32)
     Journal(settings).save(foreign)
     node(SNAPSHOT)
-    assert status_of(["restore"]) == 65
-    assert "hint: --foreign accepts it" in capsys.readouterr().err
+    for command in (["restore"], ["restore", "--dry-run"]):
+        assert status_of(command) == 65
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "hint: --foreign accepts it" in said.err
     assert restored == []
-    for command in (["verify"], ["plan"], ["restore", "--dry-run"], ["restore", "--foreign"]):
+    dry = ["restore", "--dry-run", "--foreign"]
+    for command in (["verify"], ["plan"], dry, ["restore", "--foreign"]):
         assert status_of(command) == 0
         assert capsys.readouterr().err.startswith("warning: the snapshot of 2026-11-21T12:03:04Z")
     assert restored == [foreign]
@@ -729,24 +741,83 @@ def test_timeline(settings: Settings, capsys: Captured) -> None:
     assert runs[0]["phases"][0]["name"] == "build"
 
 
-def test_settings_shows_every_variable(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_shows_what_is_set(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIVER_MODULE", "netdevsim")
     monkeypatch.setenv("MLX5_AUXILIARY_MODULES", "")
     assert status_of(["settings"]) == 0
     text = capsys.readouterr().out
-    pattern = r"^DRIVER_MODULE +netdevsim +mlx5_core +environment +the driver to reload"
-    assert re.search(pattern, text, re.MULTILINE)
-    pattern = r"^VF_TIMEOUT +120 +120 +s +default +time limit for every VF"
-    assert re.search(pattern, text, re.MULTILINE)
-    assert re.search(
-        r"^MLX5_AUXILIARY_MODULES +\(none\) +mlx5_vdpa mlx5_fwctl ", text, re.MULTILINE
+    said = "DRIVER_MODULE  netdevsim\n    default: mlx5_core\n    the driver to reload; "
+    assert f"\n{said}" in text
+    assert "MLX5_AUXILIARY_MODULES  (none)\n    default: mlx5_vdpa mlx5_fwctl " in text
+    assert "VF_TIMEOUT" not in text
+    assert status_of(["settings", "--all"]) == 0
+    text = capsys.readouterr().out
+    assert "\nVF_TIMEOUT  120\n    time limit for every VF" in text
+    assert "\nNVIDIA_NIC_DRIVER_PATH  -\n" in text
+    names = re.findall(r"^(\w+)  ", text, re.MULTILINE)
+    assert names == [row.name for _, row in rows()]
+
+
+def test_settings_in_json(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIVER_MODULE", "netdevsim")
+    monkeypatch.setenv("MLX5_AUXILIARY_MODULES", "")
+    assert status_of(["settings", "-o", "json", "--all"]) == 0
+    found = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["OFED_BLACKLIST_MODULES"]["value"].startswith("mlx5_core:mlx5_ib:")
+    assert found["DRIVER_MODULE"]["default"] == "mlx5_core"
+    assert found["DRIVER_MODULE"]["origin"] == "environment"
+    assert found["PF_TIMEOUT"]["origin"] == "default"
+    assert found["MLX5_AUXILIARY_MODULES"]["value"] == ""
+    absent = found["NVIDIA_NIC_DRIVER_PATH"]
+    assert (absent["value"], absent["default"], absent["unit"]) == (None, None, None)
+    assert status_of(["settings", "-o", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) < len(found)
+
+
+def test_settings_on_a_terminal_are_never_cut(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("OFED_BLACKLIST_MODULES", ":".join(["mlx5_core"] * 20))
+    assert status_of(["settings", "--all"]) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert ":".join(["mlx5_core"] * 20) in text
+    longest = [line for line in text.splitlines() if len(line) > 80]
+    assert all(not line.startswith(" ") or " " not in line.strip() for line in longest[1:])
+
+
+def test_preflight_is_wrapped_and_what_blocks_is_in_colour(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nodeagent.driver.findings import Check, Finding  # noqa: PLC0415
+    from nodeagent.driver.preflight import Preflight  # noqa: PLC0415
+
+    found = (
+        Finding(Check.MODULES, "mlx5_vdpa uses it", "it fails " * 12, "unload it", blocks=True),
+        Finding(Check.DISK, "little room", "it may fill up", "", blocks=False),
     )
-    assert status_of(["settings", "--output", "json"]) == 0
-    rows = {row["variable"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["OFED_BLACKLIST_MODULES"]["value"].startswith("mlx5_core:mlx5_ib:")
-    assert rows["DRIVER_MODULE"]["default"] == "mlx5_core"
-    assert rows["DRIVER_MODULE"]["origin"] == "environment"
-    assert rows["PF_TIMEOUT"]["origin"] == "default"
+    monkeypatch.setattr(Preflight, "findings", lambda _self: found)
+    assert status_of(["preflight"]) == 1
+    plain = capsys.readouterr().out
+    assert plain.splitlines() == [
+        "BLOCKS  modules: mlx5_vdpa uses it",
+        f"        why: {'it fails ' * 12}",
+        "        do:  unload it",
+        "warns   disk: little room",
+        "        why: it may fill up",
+        "2 findings, 1 of them block a reload",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.delenv("NO_COLOR")
+    assert status_of(["preflight"]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("\x1b[1;31mBLOCKS\x1b[0m  modules: ")
+    assert max(map(len, text.splitlines()[1:])) <= 60
+    assert re.search(r"^ {8}why: it fails .*\n {13}\S", text, re.MULTILINE)
+    assert text.replace("\x1b[1;31m", "").replace("\x1b[0m", "").split() == plain.split()
 
 
 # The program as a program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from nodeagent.render import Cell, Marked, Screen, table
+from nodeagent.render import Cell, Marked, Screen, marked, table, wrapped
 
 HEADERS = ("target", "want")
 ROWS = [("pci/0000:01:00.0 vf 3", "02:11:22:33:44:50"), ("eth0", "1500")]
@@ -22,14 +22,33 @@ def test_no_rows_leaves_the_headers() -> None:
     assert table(HEADERS, [], Screen(), indent="  ") == ["  target  want"]
 
 
-def test_the_widest_column_is_cut_to_fit_the_terminal() -> None:
-    lines = table(HEADERS, ROWS, Screen(width=30), indent="  ")
-    assert max(len(line) for line in lines) <= 30
-    assert lines[1] == "  pci/0000:01:…  02:11:22:33:…"
+def test_the_widest_column_but_the_first_is_cut_to_fit_the_terminal() -> None:
+    headers, rows = (*HEADERS, "have"), [(*row, "9000") for row in ROWS]
+    lines = table(headers, rows, Screen(width=43), indent="  ")
+    assert max(len(line) for line in lines) <= 43
+    assert lines[1] == "  pci/0000:01:00.0 vf 3  02:11:22:33…  9000"
 
 
 def test_a_narrow_terminal_still_shows_something() -> None:
-    assert table(HEADERS, ROWS, Screen(width=3))[1] == "pci/000…  02:11:2…"
+    assert table(HEADERS, ROWS, Screen(width=3))[1] == "pci/0000:01:00.0 vf 3  02:11:2…"
+    assert table(("only",), [("a long value",)], Screen(width=3))[1] == "a long value"
+
+
+def test_text_is_wrapped_between_words() -> None:
+    text = "BLOCKS  processes: mlx5_ib is used by /usr/bin/a-long-name-that-is-not-cut\nend it"
+    assert wrapped(text, Screen(width=30), indent="  ", hanging="  ") == [
+        "  BLOCKS  processes: mlx5_ib",
+        "    is used by",
+        "    /usr/bin/a-long-name-that-is-not-cut",
+        "    end it",
+    ]
+    assert wrapped("a\x1b b", Screen(), indent="  ") == ["  a\\x1b b"]
+    assert wrapped("", Screen(width=30)) == []
+
+
+def test_a_mark_is_colour_only() -> None:
+    assert marked("BLOCKS", Screen()) == "BLOCKS"
+    assert marked("BLOCKS", Screen(colour=True)) == "\x1b[1;31mBLOCKS\x1b[0m"
 
 
 def test_only_marked_cells_are_coloured_and_colour_takes_no_width() -> None:
