@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from nodeagent import machine
 from nodeagent.agent import cluster_processes, probes
 from nodeagent.agent.lifecycle import ensure_ready, flag_only_when_proven
 from nodeagent.agent.probes import Probe
-from nodeagent.agent.requirements import require_root
+from nodeagent.agent.requirements import require_root, require_same_machine
+from nodeagent.driver.findings import Finding
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node import namespaces
 from nodeagent.node.node import Node
+from nodeagent.plan.actions import Stage
 from nodeagent.plan.left_behind import LeftBehind
+from nodeagent.plan.plan import after_reload, plan
 from nodeagent.record.journal import Journal, lock
 from nodeagent.restore import look, restore, take_snapshot, verify
 from nodeagent.settings import Mode, Settings
-from nodeagent.state.model import Snapshot
+from nodeagent.state.model import NodeState, Snapshot
 
 
 def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -> None:
@@ -34,6 +38,58 @@ def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -
             probes.around(watched, journal),
         ):
             ensure_ready(mode, settings, journal, stop)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `reload` would do now. `why` has a line for each reason to reload; none: it would not.
+
+    `unfinished` is when the snapshot of an earlier reload was taken that this one would finish.
+    """
+
+    why: tuple[str, ...]
+    unfinished: str | None
+    findings: tuple[Finding, ...]
+    want: NodeState
+    have: NodeState
+    """The node when it would be restored."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a finding refuses the reload."""
+        return any(each.blocks for each in self.findings)
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What the restore would do."""
+        return plan(self.want, self.have)
+
+
+def forecast(mode: Mode, settings: Settings) -> Forecast:
+    """Look at what `reload_once` would do, and change nothing. It refuses what that refuses.
+
+    Nothing is built: in mode `sources` it is about the driver that is installed now.
+    """
+    # imports psutil, which no other command by hand needs
+    from nodeagent.driver.preflight import Preflight  # noqa: PLC0415
+
+    require_root("looks at every process and reads the settings of VFs")
+    settings.check_mode(mode, whole_life=False)
+    journal, driver = Journal(settings), NicDriver(settings, mode, None)
+    unfinished = journal.open_snapshot()
+    if unfinished is not None:
+        hint = f"move {journal.open_path} away when this node came from a copy"
+        require_same_machine(unfinished, machine.machine_id(), hint=hint)
+    why = driver.outdated()
+    now = snapshot_now(settings, to_keep=unfinished is None).state
+    want = now if unfinished is None else unfinished.state
+    return Forecast(
+        why,
+        None if unfinished is None else unfinished.taken_at,
+        Preflight(settings).findings() if why else (),
+        want,
+        after_reload(want) if why else now,
+    )
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:

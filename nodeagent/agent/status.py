@@ -13,7 +13,7 @@ from typing import TypeVar
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import AgentError
 from nodeagent.record.journal import Journal, lock_holders
-from nodeagent.record.timeline import Run, runs_of
+from nodeagent.record.timeline import Result, Run, runs_of
 from nodeagent.render import Cell, Marked, Screen, table, visible, wrapped
 from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
@@ -55,7 +55,7 @@ def look(settings: Settings, driver: NicDriver) -> Status:
     versions = _tried(driver.srcversions, unreadable) or ()
     runs = _tried(lambda: runs_of(journal.records(), now=now), unreadable) or ()
     snapshot = _tried(journal.open_snapshot, unreadable)
-    last = runs[-1] if runs else None
+    last = next((run for run in reversed(runs) if not _only_cleaned_up(run)), None)
     return Status(
         ready=ready,
         phase=_phase(ready, last, alive=bool(holders)),
@@ -77,6 +77,11 @@ def _tried(read: Callable[[], T], unreadable: list[str]) -> T | None:
     except AgentError as error:
         unreadable.append(error.message)
         return None
+
+
+def _only_cleaned_up(run: Run) -> bool:
+    """Whether it is a termination that left the driver alone: it says nothing about the node."""
+    return run.mode == "terminate" and run.result == Result.TERMINATED and not run.phases
 
 
 def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from nodeagent.errors import DataError, ExitCode, NoInputError
 from nodeagent.settings import Mode, Settings
 
 if TYPE_CHECKING:
+    from nodeagent.agent.by_hand import Forecast
     from nodeagent.agent.probes import Probe
     from nodeagent.plan.actions import Stage
     from nodeagent.render import Cell, Screen
@@ -117,15 +118,19 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
 
 
 @click.command("terminate")
+@click.option("--yes", is_flag=True, help="By hand: do not ask.")
 @click.option("--lock-fd", type=click.IntRange(min=0), hidden=True)
 @click.option("--since", type=float, hidden=True)
 @click.pass_obj
-def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
+def terminate(call: Call, yes: bool, lock_fd: int | None, since: float | None) -> None:
     """End in order: flag, udev rule and mounts; the host's driver.
 
-    What `run` becomes on SIGTERM once it is ready. By hand: what a pod that was killed has left.
-    The host's own driver comes back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
+    What `run` becomes on SIGTERM once it is ready. By hand it removes what a pod that was killed
+    has left, and asks first; where there is no terminal it needs --yes. The host's own driver comes
+    back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
     """
+    if lock_fd is None and not yes:
+        _ask_to_terminate(call.settings())
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from nodeagent.agent import lifecycle
 
@@ -135,16 +140,34 @@ def terminate(call: Call, lock_fd: int | None, since: float | None) -> None:
 @click.command("reload")
 @click.argument("mode", type=mode, default="precompiled")
 @probe
+@click.option("--dry-run", is_flag=True, help="Print what it would do, touch nothing.")
+@output
 @click.pass_obj
-def reload(call: Call, mode: str, watched: list[Probe]) -> None:
+def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: str) -> int:
     """Like `run`, but exit when the node is ready.
 
     Reloads only if the loaded driver is not the installed one, or an earlier reload has not been
     finished. The ready flag remains. The default mode uses the installed driver.
+
+    With --dry-run, print whether it would reload, what would block that, and the plan of the
+    restore; nothing is built. Ends then with status 1 if something blocks a reload.
     """
     from nodeagent.agent import by_hand
 
-    by_hand.reload_once(Mode(mode), call.settings(), watched)
+    if not dry_run:
+        by_hand.reload_once(Mode(mode), call.settings(), watched)
+        return 0
+    if watched:
+        raise click.UsageError("--probe and --dry-run exclude each other")
+    loaded = call.settings()
+    found = by_hand.forecast(Mode(mode), loaded)
+    if output == "json":
+        told = {"reload": bool(found.why), "why": found.why, "unfinished": found.unfinished}
+        told |= {"blocks": found.blocks, "findings": [asdict(each) for each in found.findings]}
+        write_json(told | _plain_plan(found.stages, found.want, found.have))
+    else:
+        write_lines(_forecast_lines(found, screen(loaded)))
+    return ExitCode.DIFFERS if found.blocks else 0
 
 
 @click.command("snapshot")
@@ -426,6 +449,51 @@ def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True
     return now
 
 
+def _ask_to_terminate(loaded: Settings) -> None:
+    """UsageError where there is no terminal to ask on, Abort after a no."""
+    import sys
+
+    what = "the ready flag, the udev rule and the mounts of an agent are removed from this node"
+    if loaded.restore_driver:
+        what += ", its own driver is loaded, and the VFs are restored on it"
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"--yes is missing: {what}")
+    click.confirm(f"With this, {what}. Go on?", abort=True, err=True)
+
+
+def _forecast_lines(found: Forecast, place: Screen) -> Iterator[str]:
+    """Lines to paste: what is no command is a comment."""
+    from nodeagent.plan import lines
+    from nodeagent.render import wrapped
+
+    def comment(text: str) -> list[str]:
+        return wrapped(text, place, indent="# ", hanging="  ")
+
+    for why in found.why:
+        yield from comment(f"reload: {why}")
+    if found.unfinished is not None:
+        yield from comment(
+            f"an earlier reload is unfinished: its snapshot is of {found.unfinished}"
+        )
+    for each in found.findings:
+        yield from comment(f"{'BLOCKS' if each.blocks else 'warns'}: {each.check}: {each.what}")
+        yield from comment(f"  why: {each.why}")
+        if each.remedy:
+            yield from comment(f"  do: {each.remedy}")
+    if not found.why and found.unfinished is None:
+        yield from comment("nothing to do: the loaded driver is the installed one")
+    elif found.stages:
+        yield "# afterwards:"
+        yield from lines.lines(found.stages, found.want, found.have)
+
+
+def _plain_plan(stages: Sequence[Stage], want: NodeState, have: NodeState) -> dict[str, object]:
+    from nodeagent.plan import lines
+
+    plain = [{"name": name, "lines": text} for name, text in lines.by_stage(stages, want, have)]
+    return {"actions": sum(len(stage.actions) for stage in stages), "stages": plain}
+
+
 def _write_plan(
     stages: Sequence[Stage], want: NodeState, have: NodeState, output: str, *, done: bool = False
 ) -> None:
@@ -433,8 +501,7 @@ def _write_plan(
 
     actions = sum(len(stage.actions) for stage in stages)
     if output == "json":
-        plain = [{"name": name, "lines": text} for name, text in lines.by_stage(stages, want, have)]
-        write_json({"done": done, "actions": actions, "stages": plain})
+        write_json({"done": done} | _plain_plan(stages, want, have))
     elif not stages:
         write_lines(["# nothing to do: nothing differs"])
     elif done:

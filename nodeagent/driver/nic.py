@@ -76,7 +76,11 @@ class NicDriver:
 
         Another module of the stack that is installed but not loaded does not require a reload.
         """
-        return not self._wrong(self.srcversions())
+        return not self.outdated()
+
+    def outdated(self) -> tuple[str, ...]:
+        """Why a reload is needed, one line for each module; none: the installed driver runs."""
+        return tuple(self._wrong(self.srcversions()))
 
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
         """PreflightFailed, before any change, if a finding blocks the reload.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import lab
 from tests.support.zygote import Zygote
 
 PF = Path("/sys/bus/pci/devices/0000:01:00.0")
@@ -126,6 +127,32 @@ def test_no_device_of_the_driver(forked: Command) -> None:
         status, out, errors = forked(*command, DRIVER_MODULE="ixgbe")
         assert (status, out) == (69, "")
         assert errors.startswith("error: no device on this node is bound to the driver ixgbe\nhint")
+    assert touched() == before
+
+
+def test_a_dry_run_of_a_reload(forked: Command) -> None:
+    """With the driver that is installed, and with another one on disk."""
+    before = touched()
+    status, out, _ = forked("reload", "--dry-run")
+    assert (status, out) == (0, "# nothing to do: the loaded driver is the installed one\n")
+    lab.put_on_disk("B")
+    try:
+        status, out, errors = forked("reload", "--dry-run")
+    finally:
+        lab.put_on_disk("A")
+    assert status == 0, errors
+    assert out.startswith("# reload: mlx5_core is loaded as ")
+    lines = out.partition("# afterwards:\n")[2].splitlines()
+    assert f"echo 2 > {PF}/sriov_numvfs" in lines
+    assert any("vf 1 mac 02:11:22:33:44:50 vlan 100 qos 3" in line for line in lines)
+    assert touched() == before
+
+
+def test_terminate_without_a_terminal_needs_a_word(forked: Command) -> None:
+    before = touched()
+    status, out, errors = forked("terminate")
+    assert (status, out) == (1, "")
+    assert "--yes is missing" in errors
     assert touched() == before
 
 

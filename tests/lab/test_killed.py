@@ -74,7 +74,7 @@ def termination(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Iterator[S
             zygote,
             trace,
             _nothing,
-            ("terminate",),
+            ("terminate", "--yes"),
             settings={"RESTORE_DRIVER_ON_POD_TERMINATION": "true"},
         )
         sweep.start_again()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 import click
 import pytest
 
-from nodeagent import __version__, cli, errors
+from nodeagent import __version__, cli, errors, machine
 from nodeagent.agent import by_hand, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
@@ -185,7 +186,7 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
 
 
 PRINT_NOTHING = {
-    *(("run",), ("reload",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
+    *(("run",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
     *(("node", name) for name in ("announce", "after-reload", "wait-safe-load", "wait-mofed")),
 }
 
@@ -622,6 +623,145 @@ def test_restore_says_what_is_left(
     monkeypatch.setattr(by_hand, "restore_now", fail)
     assert status_of(["restore"]) == 1
     assert capsys.readouterr().err == "error: 1 attributes could not be restored\n  vf 0 trust\n"
+
+
+# reload --dry-run, terminate
+
+
+@pytest.fixture
+def preflight(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say what preflight finds and why a reload is needed."""
+    from nodeagent.driver.findings import Check, Finding  # noqa: PLC0415
+    from nodeagent.driver.nic import NicDriver  # noqa: PLC0415
+    from nodeagent.driver.preflight import Preflight  # noqa: PLC0415
+
+    def say(*why: str, blocks: bool = False) -> None:
+        found = (Finding(Check.MODULES, "mlx5_vdpa uses it", "it fails", "end it", blocks=blocks),)
+        monkeypatch.setattr(Preflight, "findings", lambda _self: found)
+        monkeypatch.setattr(NicDriver, "outdated", lambda _self: why)
+
+    monkeypatch.setattr(machine, "machine_id", lambda: SNAPSHOT.machine_id)
+    return say
+
+
+def test_reload_dry_run(
+    node: Callable[[Snapshot], None],
+    preflight: Callable[..., None],
+    capsys: Captured,
+    tmp_path: Path,
+) -> None:
+    node(SNAPSHOT)
+    preflight("mlx5_core is loaded as OLD, installed is NEW")
+    assert status_of(["reload", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "# reload: mlx5_core is loaded as OLD, installed is NEW",
+        "# warns: modules: mlx5_vdpa uses it",
+        "#   why: it fails",
+        "#   do: end it",
+        "# afterwards:",
+    ]
+    assert "echo 2 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs" in lines
+    preflight("mlx5_core is loaded as OLD, installed is NEW", blocks=True)
+    assert status_of(["reload", "--dry-run", "-o", "json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["reload"], said["blocks"], said["unfinished"]) == (True, True, None)
+    assert said["findings"][0]["remedy"] == "end it"
+    assert said["actions"] > 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reload_dry_run_with_nothing_to_do(
+    node: Callable[[Snapshot], None], preflight: Callable[..., None], capsys: Captured
+) -> None:
+    node(SNAPSHOT)
+    preflight()
+    assert status_of(["reload", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "# nothing to do: the loaded driver is the installed one\n"
+    assert status_of(["reload", "--dry-run", "--probe", "10.0.0.1"]) == 64
+
+
+def test_reload_dry_run_of_an_unfinished_reload(
+    node: Callable[[Snapshot], None],
+    preflight: Callable[..., None],
+    capsys: Captured,
+    settings: Settings,
+) -> None:
+    preflight()
+    node(changed(trust=False))
+    Journal(settings).save(SNAPSHOT)
+    assert status_of(["reload", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"# an earlier reload is unfinished: its snapshot is of {SNAPSHOT.taken_at}",
+        "# afterwards:",
+        "# set VFs",
+        "ip link set dev ens1f0np0 vf 0 trust on",
+    ]
+    Journal(settings).set_aside()
+    Journal(settings).save(dataclasses.replace(SNAPSHOT, machine_id="f" * 32))
+    assert status_of(["reload", "--dry-run"]) == 65
+    assert "taken on another machine" in capsys.readouterr().err
+
+
+@pytest.fixture
+def terminated(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The descriptors that lifecycle.terminate was called with."""
+    calls: list[object] = []
+    monkeypatch.setattr(lifecycle, "terminate", lambda _settings, fd, _since: calls.append(fd))
+    return calls
+
+
+def test_terminate_by_hand_without_a_terminal(
+    terminated: list[object], capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert status_of(["terminate"]) == 1
+    assert "--yes is missing: the ready flag" in capsys.readouterr().err
+    assert terminated == []
+    assert status_of(["terminate", "--yes"]) == 0
+    assert status_of(["terminate", "--lock-fd", "7"]) == 0
+    assert terminated == [None, 7]
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 1), ("", 1)])
+def test_terminate_by_hand_asks(
+    terminated: list[object], monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _text: sys.stdin.readline())
+    assert status_of(["terminate"]) == status
+    assert len(terminated) == (status == 0)
+
+
+def test_a_termination_that_did_nothing_is_not_the_nodes_phase(
+    settings: Settings, capsys: Captured, modules: Callable[[str, str], None]
+) -> None:
+    modules("8EB2", "8EB2")
+
+    def phase() -> str:
+        status_of(["status", "-o", "json"])
+        return str(json.loads(capsys.readouterr().out)["phase"])
+
+    def terminate(*, driver: bool = False) -> None:
+        journal = Journal(settings)
+        journal.note("run", mode="terminate")
+        if driver:
+            with journal.step("restore"):
+                pass
+        journal.note("terminated")
+
+    terminate()
+    assert phase() == "no run on record"
+    with pytest.raises(errors.KernelError), Journal(settings).step("restart"):
+        raise errors.KernelError("no driver")
+    terminate()
+    assert phase() == "failed in restart"
+    terminate(driver=True)
+    assert phase() == "stopped"
 
 
 # status, timeline, settings
