@@ -127,7 +127,7 @@ def terminate(call: Call, yes: bool, lock_fd: int | None, since: float | None) -
 
     What `run` becomes on SIGTERM once it is ready. By hand it removes what a pod that was killed
     has left, and asks first; where there is no terminal it needs --yes. The host's own driver comes
-    back only with RESTORE_DRIVER_ON_POD_TERMINATION=true.
+    back only with RESTORE_DRIVER_ON_POD_TERMINATION=true. Ends with status 1 on any failure.
     """
     if lock_fd is None and not yes:
         _ask_to_terminate(call.settings())
@@ -249,7 +249,7 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
 
     For recovery by hand: beside an agent that is ready it may be used, beside one at work it is
     refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
-    finished what was begun.
+    finished what was begun. Ends with status 1 if something could not be restored.
     """
     from nodeagent.plan.plan import plan
 
@@ -273,7 +273,7 @@ def verify(call: Call, source: str | None, output: str) -> int:
     """Show what differs from a snapshot, want against have.
 
     A VF that a pod or a virtual machine has taken since is theirs: it is named, and not compared.
-    Ends with status 0 if nothing differs, 1 if something does, 2 or above on failure.
+    Ends with status 0 if nothing differs, 1 if something does, above 1 on failure.
     """
     from nodeagent.plan.comparison import differences
     from nodeagent.plan.taken import ours

@@ -30,13 +30,26 @@ ENVIRONMENT: Final = (
 )
 
 EXIT: Final = (
-    ("0", "success; verify: nothing differs; status: ready"),
-    ("1", "something differs or is left undone; run: any failure"),
-    ("64, 78", "a wrong argument; a wrong environment variable"),
+    (
+        "0",
+        "success; verify, snapshot --diff: nothing differs; status, probe: yes; "
+        "run, sidecar: SIGTERM",
+    ),
+    (
+        "1",
+        "verify, snapshot --diff: something differs; restore: something could not be restored; "
+        "status, probe: no; preflight, reload --dry-run: something blocks a reload; "
+        "network check, operator check: something is wrong; operator restore, node after-reload: "
+        "something is left to do; run, terminate, sidecar: any failure",
+    ),
+    ("64, 78", "a wrong argument, or none; a wrong environment variable"),
     ("65, 66, 74", "a file is damaged or foreign; missing; not writable"),
     ("69, 71", "a device, tool or driver is missing; the kernel refused"),
-    ("75, 77", "busy, or a wait timed out; root is required"),
+    ("70", "a bug in nodeagent; stderr has its traceback"),
+    ("75, 77", "busy, or a wait timed out; root or a permission is required"),
+    ("130, 141, 143", "ended by SIGINT; by a reader that closed the pipe; by SIGTERM"),
 )
+"""README.md has the same table."""
 
 
 class Page(click.Group):

@@ -21,7 +21,8 @@ def sidecar(call: Call, prepare: bool) -> int:
     """Beside a driver container: keep what its reload loses, put it back.
 
     Reloads nothing itself. Restores when the driver container says ready (its flag is
-    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM.
+    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM. Ends
+    with status 0 on SIGTERM, 1 on any failure.
     """
     from nodeagent.agent import sidecar
 

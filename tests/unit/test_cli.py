@@ -21,7 +21,7 @@ from nodeagent import __version__, cli, errors, machine
 from nodeagent.agent import by_hand, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
-from nodeagent.cli.page import SECTIONS
+from nodeagent.cli.page import EXIT, SECTIONS
 from nodeagent.record.journal import Journal, lock, seal
 from nodeagent.settings import RELOAD_MODES, Settings, rows
 from nodeagent.state.addresses import Mac
@@ -116,18 +116,6 @@ def test_help_names_every_command_by_task(capsys: Captured) -> None:
     assert max(map(len, page.splitlines())) <= 80
 
 
-def test_the_exit_statuses_of_the_page_are_those_of_the_errors(capsys: Captured) -> None:
-    status_of(["--help"])
-    page = capsys.readouterr().out.partition("Exit status:")[2]
-    listed = {int(number) for number in re.findall(r"\b\d+\b", page)}
-    codes = {
-        getattr(errors, name).exit_code
-        for name in dir(errors)
-        if isinstance(getattr(errors, name), type) and hasattr(getattr(errors, name), "exit_code")
-    }
-    assert codes - {143} <= listed
-
-
 @pytest.mark.parametrize("name", [name for names in SECTIONS.values() for name in names])
 def test_every_command_has_help(name: str, capsys: Captured) -> None:
     assert status_of([name, "-h"]) == 0
@@ -217,6 +205,38 @@ def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
     for name in ("COMPILED_DRIVER_VER", "START_COMPILE_FLAG", "DONE_COMPILE_FLAG"):
         assert f"DTK_OCP_{name}" in said
     assert "dtk.env" in said
+
+
+# Exit statuses, in README.md, on the page and in each command's help
+
+
+README_EXIT = dict(
+    re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \|$",
+        (ROOT / "README.md").read_text().partition("| exit status |")[2].partition("\n\n")[0],
+        re.MULTILINE,
+    )
+)
+
+
+def test_the_page_has_the_statuses_of_the_readme() -> None:
+    assert dict(EXIT) == README_EXIT
+    listed = {int(each) for key in README_EXIT for each in key.split(", ")}
+    assert {*errors.ExitCode} - {errors.ExitCode.TROUBLE} == listed
+
+
+@pytest.mark.parametrize(("path", "command"), [*leaves(group)])
+def test_the_statuses_of_a_commands_help_are_those_of_the_readme(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    text = " ".join((command.help or "").split())
+    sentences = re.findall(r"Ends (?:then )?with status [^.]*\.", text)
+    said = {int(each) for sentence in sentences for each in re.findall(r"\b\d+\b", sentence)}
+    assert said <= {int(each) for key in README_EXIT for each in key.split(", ")}
+    parts = README_EXIT["1"].split("; ")
+    names = {name for part in parts for name in part.partition(":")[0].split(", ")}
+    mine = {name for name in names if name.split(" --")[0] == " ".join(path)}
+    assert (1 in said) == bool(mine), (path, said, mine)
 
 
 # Errors: one message, one hint, the right status
