@@ -16,11 +16,13 @@ import click
 
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
-from nodeagent.errors import BusyError, ExitCode, Stopped, UnavailableError
+from nodeagent.errors import AgentError, BusyError, ExitCode, Stopped, UnavailableError
 from nodeagent.parse import object_name
 from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from nodeagent.cluster.client import Client
     from nodeagent.cluster.device_plugin import Restarted
 
@@ -53,8 +55,39 @@ class ObjectName(click.ParamType[str]):
             self.fail(f"{value!r} is not {error}", param, ctx)
 
 
+class NodeName(ObjectName):
+    """The name of a node, which a shell completes from what the API server has."""
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's parameters
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem[str]]:
+        """The names that begin so; none where the API server cannot be asked, or not in time."""
+        from click.shell_completion import CompletionItem
+
+        from nodeagent import settings
+        from nodeagent.cluster import access
+        from nodeagent.cluster.client import Client
+        from nodeagent.cluster.kinds import NODE
+
+        try:
+            client = Client(access.find(settings.load()), patience=COMPLETION_PATIENCE)
+            names = [str(each["metadata"]["name"]) for each in client.list_all(NODE)]
+        except AgentError:
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+COMPLETION_PATIENCE: Final = 2.0
+"""Seconds that a shell's user waits for the names of nodes."""
+
 SECONDS: Final = Seconds(min=0)
 OBJECT_NAME: Final = ObjectName()
+of_node = click.option(
+    "--node", "name", type=NodeName(), metavar="NAME", help="Another node. Default: NODE_NAME."
+)
 
 
 def require_client() -> None:
@@ -233,24 +266,26 @@ def cordon(call: Call) -> None:
 
 
 @node.command("wait-safe-load", short_help="Wait until the driver may be loaded.")
+@of_node
 @timeout
 @click.pass_obj
-def wait_safe_load(call: Call, timeout: float | None) -> None:
+def wait_safe_load(call: Call, name: str | None, timeout: float | None) -> None:
     """Wait until the driver may be loaded: the safe-load annotation is gone."""
     from nodeagent.cluster import gates
 
-    loaded, node = this_node(call)
+    loaded, node = this_node(call, name)
     gates.wait_for_safe_load(connect(loaded), node, timeout=_seconds(timeout))
 
 
 @node.command("wait-mofed", short_help="Wait until the Network Operator opens the node.")
+@of_node
 @timeout
 @click.pass_obj
-def wait_mofed(call: Call, timeout: float | None) -> None:
+def wait_mofed(call: Call, name: str | None, timeout: float | None) -> None:
     """Wait until the Network Operator's mofed.wait label is not true."""
     from nodeagent.cluster import gates
 
-    loaded, node = this_node(call)
+    loaded, node = this_node(call, name)
     gates.wait_for_driver(connect(loaded), node, timeout=_seconds(timeout))
 
 
@@ -275,12 +310,12 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise Stopped
 
 
-def this_node(call: Call) -> tuple[Settings, str]:
-    """The settings and NODE_NAME."""
+def this_node(call: Call, name: str | None = None) -> tuple[Settings, str]:
+    """The settings, and the name that was given, else NODE_NAME."""
     from nodeagent.cluster import access
 
     loaded = call.settings()
-    return loaded, access.node_name(loaded)
+    return loaded, name or access.node_name(loaded)
 
 
 def _restarter(client: Client, loaded: Settings, node: str) -> Callable[[], None]:

@@ -55,6 +55,9 @@ class Format(click.Choice[str]):
             self.fail(f"{error.message} {how}", param, ctx)
 
 
+FILE: Final = click.Path(readable=False)
+"""A file, which a shell completes. Whether it is there is seen when it is used."""
+
 TEXT_OR_JSON: Final = Format(["text", "json"])
 output = click.option(
     "-o", "--output", type=TEXT_OR_JSON, default="text", help="For people or programs."
@@ -69,6 +72,7 @@ page = click.option(
 snapshot_file = click.option(
     "--snapshot",
     "source",
+    type=FILE,
     metavar="FILE",
     help="A snapshot, - for stdin. Default: the open one, else the last.",
 )
@@ -171,14 +175,18 @@ def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: s
 
 
 @click.command("snapshot")
-@click.option("--file", "target", metavar="FILE", help="Write to FILE, whole or not at all.")
+@click.option(
+    "--file", "target", type=FILE, metavar="FILE", help="Write to FILE, whole or not at all."
+)
 @click.option(
     "-o",
     "--output",
     type=TEXT_OR_JSON,
     help="For people or programs. Default: text on a terminal and for --diff, else json.",
 )
-@click.option("--diff", "pair", nargs=2, metavar="A B", help="Compare two snapshots instead.")
+@click.option(
+    "--diff", "pair", type=FILE, nargs=2, metavar="A B", help="Compare two snapshots instead."
+)
 @click.pass_obj
 def snapshot(
     call: Call, target: str | None, output: str | None, pair: tuple[str, str] | None

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent.cli.cluster import OBJECT_NAME, SECONDS, connect, require_client, this_node
-from nodeagent.cli.commands import Call, output
+from nodeagent.cli.cluster import (
+    OBJECT_NAME,
+    SECONDS,
+    connect,
+    of_node,
+    require_client,
+    this_node,
+)
+from nodeagent.cli.commands import FILE, Call, output
 from nodeagent.cli.output import output_path, write_json, write_lines
 from nodeagent.errors import DataError, ExitCode
 from nodeagent.render import visible
@@ -32,9 +39,10 @@ def network() -> None:
 @click.option(
     "-n", "--namespace", metavar="N", type=OBJECT_NAME, help="Only networks in N. Default: all."
 )
+@of_node
 @output
 @click.pass_obj
-def check_networks(call: Call, namespace: str | None, output: str) -> int:
+def check_networks(call: Call, namespace: str | None, name: str | None, output: str) -> int:
     """Show what is wrong with the networks that concern this node.
 
     One line per finding: problem, evidence, owner, and the change to make there. Changes nothing.
@@ -42,7 +50,7 @@ def check_networks(call: Call, namespace: str | None, output: str) -> int:
     """
     from nodeagent.cluster import networks
 
-    loaded, node = this_node(call)
+    loaded, node = this_node(call, name)
     found = networks.check(connect(loaded), loaded, node, namespace=namespace)
     if output == "json":
         write_json([asdict(each) for each in found])
@@ -103,7 +111,7 @@ def check_operator(call: Call, output: str) -> int:
 
 
 @operator.command("capture")
-@click.option("--file", "target", metavar="FILE", required=True, help="Where to write.")
+@click.option("--file", "target", type=FILE, metavar="FILE", required=True, help="Where to write.")
 @output
 @click.pass_obj
 def capture(call: Call, target: str, output: str) -> None:
@@ -127,7 +135,7 @@ def capture(call: Call, target: str, output: str) -> None:
 
 
 @operator.command("restore")
-@click.argument("source", metavar="FILE")
+@click.argument("source", type=FILE, metavar="FILE")
 @click.option("--dry-run", is_flag=True, help="Print the difference, change nothing.")
 @output
 @click.pass_obj

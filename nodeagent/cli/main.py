@@ -12,6 +12,7 @@ import click
 
 from nodeagent import __version__, logs
 from nodeagent.cli import cluster, commands, diagnosis, pod, report
+from nodeagent.cli.completion import completion
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
 from nodeagent.cli.settings import show as show_settings
@@ -48,7 +49,15 @@ def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
         raise click.exceptions.NoArgsIsHelpError(ctx)
 
 
-for _command in (*commands.ALL, show_settings, preflight, *pod.ALL, *cluster.ALL, *diagnosis.ALL):
+for _command in (
+    *commands.ALL,
+    show_settings,
+    preflight,
+    completion,
+    *pod.ALL,
+    *cluster.ALL,
+    *diagnosis.ALL,
+):
     nodeagent.add_command(_command)
 cluster.node.add_command(report.report)
 

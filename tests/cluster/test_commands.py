@@ -29,6 +29,23 @@ def test_restart_says_what_it_did(pod: Pod, server: Server, namespace: str, node
     assert plain["resources"] == {"openshift.io/vfs": 8}
 
 
+def test_names_of_nodes_are_completed(pod: Pod, server: Server, node: str) -> None:
+    words = "nodeagent node wait-mofed --node"
+    asking = {"COMP_CWORD": "4", "_NODEAGENT_COMPLETE": "bash_complete"}
+    there = Pod(pod.environment | asking | {"COMP_WORDS": f"{words} {node[:-2]}"}).run()
+    assert (there.stdout, there.stderr) == (f"plain,{node}\n", "")
+    none = Pod(pod.environment | asking | {"COMP_WORDS": f"{words} no-such"}).run()
+    assert (none.stdout.strip(), none.stderr) == ("", "")
+
+
+def test_another_node_than_ours(pod: Pod, server: Server, node: str) -> None:
+    del pod.environment["NODE_NAME"]
+    done = pod.run("node", "wait-mofed", "--timeout", "1", "--node", node)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = pod.run("node", "wait-mofed", "--timeout", "1", "--node", "no-such")
+    assert "the cluster has no node no-such" in done.stderr
+
+
 def test_every_way_to_fail_has_its_own_status(pod: Pod, server: Server, proxy: Proxy) -> None:
     restart = ("device-plugin", "restart", "--wait")
     none = pod.run(*restart)

@@ -174,7 +174,7 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
 
 
 PRINT_NOTHING = {
-    *(("run",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
+    *(("run",), ("completion",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
     *(("node", name) for name in ("announce", "after-reload", "wait-safe-load", "wait-mofed")),
 }
 
