@@ -94,7 +94,7 @@ def test_a_real_bash(program: Path) -> None:
         timeout=60,
     )
     words, how = done.stdout.splitlines()
-    assert words.split() == ["restart", "record"]
+    assert words.split() == ["record", "restart"]
     assert how.endswith("-F _nodeagent_completion nodeagent")
     assert done.stderr == ""
 
