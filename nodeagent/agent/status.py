@@ -5,20 +5,29 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from nodeagent.agent import life
+from nodeagent.agent.life import Life
 from nodeagent.driver.nic import NicDriver, SrcVersions
-from nodeagent.errors import AgentError
-from nodeagent.record.journal import Journal, lock_holders
-from nodeagent.record.timeline import Result, Run, runs_of
+from nodeagent.errors import AgentError, Stopped
+from nodeagent.kernel.events import EndWatch, FileWatch, StopSignal, Watch, wait_until_clear
+from nodeagent.record.journal import Journal
+from nodeagent.record.timeline import Result, Run
 from nodeagent.render import Cell, Marked, Screen, table, visible, wrapped
 from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
 
 T = TypeVar("T")
+
+_RESYNC: Final = 60.0
+"""Seconds: the safety net of a watch."""
+_UNSEEN_RESYNC: Final = 5.0
+"""The same where the agent is in another container."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +41,16 @@ class OpenSnapshot:
 
 @dataclass(frozen=True)
 class Status:
-    """`agent` is the process that holds the lock (0: in another container), or None.
+    """`agent` is the process that holds the lock (0: one in another container works), or None.
 
+    `hidden`: one could hold it in another container, unseen by this one.
     `missing` has a line for each thing that keeps the node from being ready or cannot be read.
     """
 
     ready: bool
     phase: str
     agent: int | None
+    hidden: bool
     srcversions: tuple[SrcVersions, ...]
     open_snapshot: OpenSnapshot | None
     missing: tuple[str, ...]
@@ -49,21 +60,66 @@ def look(settings: Settings, driver: NicDriver) -> Status:
     """The status now. What cannot be read becomes a line of `missing`, never an error."""
     journal = Journal(settings)
     unreadable: list[str] = []
-    holders = lock_holders(settings.lock_path)
-    now = time.clock_gettime(time.CLOCK_BOOTTIME) if holders else None
     ready = _tried(journal.is_ready, unreadable) or False
     versions = _tried(driver.srcversions, unreadable) or ()
-    runs = _tried(lambda: runs_of(journal.records(), now=now), unreadable) or ()
+    found = _tried(lambda: life.runs(settings, journal), unreadable)
+    seen, runs = found or (life.look(settings), ())
     snapshot = _tried(journal.open_snapshot, unreadable)
     last = next((run for run in reversed(runs) if not _only_cleaned_up(run)), None)
     return Status(
         ready=ready,
-        phase=_phase(ready, last, alive=bool(holders)),
-        agent=holders[0] if holders else None,
+        phase=_phase(ready, last, alive=seen.pid is not None),
+        agent=_agent(seen, runs),
+        hidden=seen.pid is None and not seen.sees_all,
         srcversions=versions,
         open_snapshot=None if snapshot is None else _in_numbers(snapshot),
         missing=(*unreadable, *(() if ready else _missing(settings, versions, snapshot, last))),
     )
+
+
+def watch(settings: Settings, driver: NicDriver, show: Callable[[Status], None]) -> Status:
+    """Show the status now and at each change, until SIGTERM or SIGINT; then return the last one.
+
+    What changes it is written to files: the ready flag, the snapshot, the journal. The end of a
+    process that holds the lock is an event, too. Only an agent that this container does not see can
+    end without one: its heartbeat is looked at every few seconds.
+    """
+    files = (settings.ready_path, Journal(settings).records_path)
+    now = look(settings, driver)
+    with ExitStack() as held:
+        stop = held.enter_context(StopSignal())
+        watches: list[Watch] = [stop, *(held.enter_context(FileWatch(path)) for path in files)]
+        while True:
+            show(now)
+            shown = now
+
+            def unchanged(shown: Status = shown) -> Iterator[str]:
+                nonlocal now
+                now = look(settings, driver)
+                if now == shown:
+                    yield "a change"
+
+            with _its_end(shown.agent) as end:
+                resync = _UNSEEN_RESYNC if shown.agent == 0 else _RESYNC
+                try:
+                    wait_until_clear(
+                        unchanged,
+                        *watches,
+                        *([end] if end else ()),
+                        what="a change",
+                        timeout=math.inf,
+                        resync=resync,
+                    )
+                except Stopped:
+                    return now
+
+
+def _its_end(agent: int | None) -> AbstractContextManager[Watch | None]:
+    """A watch of the end of the agent; None if there is none that this container sees."""
+    try:
+        return EndWatch(agent) if agent else nullcontext()
+    except ProcessLookupError:  # the look that follows sees it
+        return nullcontext()
 
 
 def lines(status: Status, screen: Screen) -> list[str]:
@@ -123,7 +179,7 @@ def _in_numbers(snapshot: Snapshot) -> OpenSnapshot:
 def _lines(status: Status, screen: Screen) -> Iterator[str]:
     yield f"phase     {visible(status.phase)}"
     yield f"ready     {'yes' if status.ready else 'no'}"
-    yield f"agent     {_agent(status.agent)}"
+    yield f"agent     {_agent_line(status)}"
     if status.open_snapshot is not None:
         known = status.open_snapshot
         yield f"snapshot  open, taken {known.taken_at}: {known.pfs} PFs, {known.vfs} VFs"
@@ -142,7 +198,18 @@ def _row(each: SrcVersions) -> tuple[Cell, ...]:
     return each.module, each.installed or "-", loaded if same else Marked(loaded)
 
 
-def _agent(pid: int | None) -> str:
-    if pid is None:
-        return "none: no process holds the lock"
-    return f"process {pid}" if pid else "a process in another container"
+def _agent(seen: Life, runs: Sequence[Run]) -> int | None:
+    """The holder; if none is seen, an agent whose run is not over and whose heart beats."""
+    if seen.pid is None and runs and runs[-1].result == Result.RUNNING:
+        return life.ELSEWHERE
+    return seen.pid
+
+
+def _agent_line(status: Status) -> str:
+    if status.agent == life.ELSEWHERE:
+        return "at work in another container: its heart beats"
+    if status.agent is not None:
+        return f"process {status.agent}"
+    if status.hidden:
+        return "none in this container; those of others are hidden from it"
+    return "none: no process holds the lock"

@@ -308,22 +308,34 @@ def verify(call: Call, source: str | None, output: str) -> int:
 
 
 @click.command("status")
+@click.option("--watch", "stay", is_flag=True, help="Print it again at each change, until ^C.")
 @output
 @click.pass_obj
-def status(call: Call, output: str) -> int:
+def status(call: Call, stay: bool, output: str) -> int:
     """Where this node stands: phase, driver, ready or what is missing.
 
-    Ends with status 0 when the node is ready, 1 when it is not.
+    Ends with status 0 when the node is ready, 1 when it is not. With --watch, JSON is one line for
+    each change.
     """
     from nodeagent.agent import status
     from nodeagent.driver.nic import NicDriver
 
     loaded = call.settings()
-    found = status.look(loaded, NicDriver(loaded, Mode.PRECOMPILED, None))
-    if output == "json":
-        write_json(asdict(found))
+    driver = NicDriver(loaded, Mode.PRECOMPILED, None)
+    before: list[str] = []
+
+    def show(found: status.Status) -> None:
+        if output == "json":
+            write(as_json(asdict(found), indent=None if stay else 2))
+        else:
+            write_lines([*before, *status.lines(found, screen(loaded))])
+        before[:] = [""]
+
+    if stay:
+        found = status.watch(loaded, driver, show)
     else:
-        write_lines(status.lines(found, screen(loaded)))
+        found = status.look(loaded, driver)
+        show(found)
     return 0 if found.ready else ExitCode.DIFFERS
 
 
@@ -333,16 +345,13 @@ def status(call: Call, output: str) -> int:
 @click.pass_obj
 def timeline(call: Call, last: int, output: str) -> None:
     """Phases of the last runs, srcversions, how long the VFs were gone."""
-    import time
-
+    from nodeagent.agent import life
     from nodeagent.record import timeline
-    from nodeagent.record.journal import Journal, lock_holders
+    from nodeagent.record.journal import Journal
 
     loaded = call.settings()
-    alive = bool(lock_holders(loaded.lock_path))
-    now = time.clock_gettime(time.CLOCK_BOOTTIME) if alive else None
     journal = Journal(loaded)
-    runs = timeline.runs_of(journal.records(), now=now)[-last:]
+    runs = life.runs(loaded, journal)[1][-last:]
     if output == "json":
         write_json([asdict(run) for run in runs])
     elif output == "markdown":

@@ -37,9 +37,9 @@ def write_json(plain: object) -> None:
     write(as_json(plain))
 
 
-def as_json(plain: object) -> str:
-    """The text that `write_json` writes."""
-    return json.dumps(plain, indent=2, default=str) + "\n"
+def as_json(plain: object, *, indent: int | None = 2) -> str:
+    """The text that `write_json` writes; without `indent` it is one line."""
+    return json.dumps(plain, indent=indent, default=str) + "\n"
 
 
 def output_path(target: str) -> Path:

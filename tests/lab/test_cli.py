@@ -135,9 +135,12 @@ def test_a_dry_run_of_a_reload(forked: Command) -> None:
     before = touched()
     status, out, _ = forked("reload", "--dry-run")
     assert (status, out) == (0, "# nothing to do: the loaded driver is the installed one\n")
+    assert touched() == before
     lab.put_on_disk("B")
     try:
+        before = touched()
         status, out, errors = forked("reload", "--dry-run")
+        assert touched() == before
     finally:
         lab.put_on_disk("A")
     assert status == 0, errors
@@ -147,7 +150,6 @@ def test_a_dry_run_of_a_reload(forked: Command) -> None:
     of_vf = " ".join(line for line in lines if line.startswith("ip link set dev enp1s0 vf 1 "))
     assert "mac 02:11:22:33:44:50" in of_vf
     assert "vlan 100 qos 3" in of_vf
-    assert touched() == before
 
 
 def test_terminate_without_a_terminal_needs_a_word(forked: Command) -> None:

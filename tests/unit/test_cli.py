@@ -18,7 +18,7 @@ import click
 import pytest
 
 from nodeagent import __version__, cli, errors, machine
-from nodeagent.agent import by_hand, lifecycle
+from nodeagent.agent import by_hand, life, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import EXIT, SECTIONS
@@ -82,6 +82,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("LOCK_FILE_PATH", str(run / ".lock"))
     monkeypatch.setenv("STATE_DIR", str(run / "state"))
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(life, "sees_all", lambda: True)
     return Settings.from_environment(os.environ)
 
 
@@ -880,6 +881,38 @@ def test_status_of_what_cannot_be_read_is_a_line_and_not_an_end(
     said = capsys.readouterr().out
     assert "could not be read:\n  there is no modinfo\n" in said
     assert "open-snapshot.json is damaged" in said
+
+
+def test_status_watch(settings: Settings, tmp_path: Path) -> None:
+    """As a program, whose events are files of another process: this one."""
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    journal = Journal(settings)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "nodeagent", "status", "--watch", "-o", "json"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+
+    def said() -> tuple[str, bool]:
+        assert watching.stdout is not None
+        plain = json.loads(watching.stdout.readline())
+        return plain["phase"], plain["ready"]
+
+    with watching.stdout:
+        assert said() == ("no run on record", False)
+        with lock(settings.lock_path), journal.step("build"):
+            assert said() == ("running in build", False)
+        journal.set_ready()
+        while (now := said()) != ("ready", True):
+            assert now[0] in {"cut short", "running", "running in build", "cut short in build"}
+        journal.clear_ready()
+        assert said()[1] is False
+        watching.send_signal(signal.SIGINT)
+        assert watching.stdout.read() == ""
+    assert watching.wait(timeout=30) == 1
 
 
 def test_timeline(settings: Settings, capsys: Captured) -> None:
