@@ -16,6 +16,15 @@ def boot_id(proc: Path = PROC) -> str:
     return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def booted_at(proc: Path = PROC) -> int | None:
+    """When this node booted, in seconds since the epoch (proc_stat(5)); None if it is not told."""
+    with suppress(OSError, ValueError):
+        for line in (proc / "stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("btime "):
+                return int(line.split()[1])
+    return None
+
+
 _MACHINE_ID: Final = Path("etc/machine-id")
 
 

@@ -10,29 +10,29 @@ from __future__ import annotations
 import logging
 import selectors
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from nodeagent import __version__, machine
+from nodeagent.agent import life
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, ConfigError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import Journal, lock_holders
-from nodeagent.record.timeline import Run, runs_of
+from nodeagent.record.journal import POD_INTERFACE_LOST, Journal, Record, RecordKind
+from nodeagent.record.timeline import Result, Run
 from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
 
-_ENDED = {"ready", "failed", "interrupted", "cut short"}
+_ENDED: Final = {*Result} - {Result.DONE, Result.RUNNING}
+_RELOADING: Final = {"restart", "inbox", "restore"}
+"""The phases that change devices."""
 _REQUEST_TIMEOUT = 5.0  # seconds; a client that sends nothing must not keep the next one waiting
 
 
@@ -78,82 +78,167 @@ def serve(settings: Settings) -> int:
 
 
 class Collector:
-    """Collects at each request. What cannot be read is left out, and logged."""
+    """Collects at each request. What cannot be read is left out, and logged.
+
+    It remembers what it has counted, so that no counter decreases when the journal is rotated.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._results: dict[str, str] = {}
+        self._results: dict[str, Result] = {}
+        self._lost: set[tuple[str, float, str]] = set()
 
     def describe(self) -> list[Metric]:
         """Nothing is collected at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric; see README.md."""
+        """Every metric; README.md lists them."""
         journal = Journal(self._settings)
-        for part in (self._of_runs, self._of_vfs, self._of_driver):
+        try:
+            runs = life.runs(self._settings, journal)[1]
+            records = journal.records()
+        except AgentError as error:
+            log.warning("metrics left out: %s", error.message)
+            runs, records = (), ()
+        parts: tuple[Callable[[], Iterator[Metric]], ...] = (
+            lambda: self._of_runs(runs),
+            lambda: self._of_pods(records),
+            lambda: _of_drift(runs),
+            lambda: _wanted(journal),
+            self._present,
+            lambda: self._of_driver(runs),
+            lambda: _of_heart(self._settings),
+        )
+        for part in parts:
             try:
-                yield from part(journal)
+                yield from part()
             except AgentError as error:
                 log.warning("metrics left out: %s", error.message)
-        yield _gauge("nodeagent_ready", "The ready flag is there.", journal.is_ready())
+        yield _gauge("nodeagent_ready", "Whether the ready flag exists.", journal.is_ready())
+        text = "Whether a reload is not finished: its snapshot is open."
+        yield _gauge("nodeagent_open_snapshot", text, journal.has_open_snapshot())
+        build = GaugeMetricFamily(
+            "nodeagent_build_info", "The version of nodeagent.", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        yield build
 
-    def _of_runs(self, journal: Journal) -> Iterator[Metric]:
-        alive = bool(lock_holders(self._settings.lock_path))
-        runs = runs_of(journal.records(), now=0.0 if alive else None)
-        self._results |= {run.run: run.result for run in runs if run.result in _ENDED}
+    def _of_runs(self, runs: Sequence[Run]) -> Iterator[Metric]:
+        """Of runs that are over and have reloaded something, or have failed to."""
+        over = [run for at, run in enumerate(runs) if _is_over(run, is_last=at == len(runs) - 1)]
+        reloads = [run for run in over if _reloads(run)]
+        for run in reloads:
+            self._results.setdefault(run.run, run.result)
         total = CounterMetricFamily(
-            "nodeagent_reloads", "Runs of the agent that are over, by result.", labels=["result"]
+            "nodeagent_reloads", "Reloads that are over, by result.", labels=["result"]
         )
         counts = Counter(self._results.values())
         for result in sorted(_ENDED):
             total.add_metric([result], counts[result])
         yield total
-        over = [run for run in runs if run.result in _ENDED]
-        if over:
-            yield from _of_last_run(over[-1])
-        reloaded = [run for run in over if run.windows]
-        if reloaded and (seconds := reloaded[-1].windows[-1].seconds) is not None:
-            text = "How long the VFs were gone in the last reload."
-            yield _gauge("nodeagent_disruption_seconds", text, seconds)
+        if reloads:
+            yield from _of_last_reload(reloads[-1])
+        windows = [window for run in reloads for window in run.windows]
+        back = [each.seconds for each in windows if each.seconds is not None]
+        if back:
+            text = "How long the VFs were gone in the last reload that took them."
+            yield _gauge("nodeagent_disruption_seconds", text, back[-1])
 
-    def _of_vfs(self, journal: Journal) -> Iterator[Metric]:
-        """Wanted: of the open snapshot, else of the last one. Verified: with that one closed."""
-        is_open = journal.has_open_snapshot()
-        snapshot = journal.open_snapshot() or journal.last_snapshot()
+    def _of_pods(self, records: Iterable[Record]) -> Iterator[Metric]:
+        for each in records:
+            if each.kind == RecordKind.NOTE and each.name == POD_INTERFACE_LOST:
+                self._lost.add((each.run, each.clock, each.facts.get("message", "")))
+        yield CounterMetricFamily(
+            "nodeagent_pod_interfaces_lost",
+            "Interfaces that pods have lost for good in reloads.",
+            value=len(self._lost),
+        )
+
+    def _present(self) -> Iterator[Metric]:
         sysfs = Sysfs()
         pfs = sysfs.physical_functions(self._settings.driver_module)
         present = sum(sysfs.vfs_there(*pf) for pf in pfs)
-        family = GaugeMetricFamily(
-            "nodeagent_vfs", "VFs: wanted by the snapshot, present, verified.", labels=["state"]
-        )
-        family.add_metric(["present"], present)
-        if snapshot is not None:
-            family.add_metric(["wanted"], snapshot.state.vf_count)
-            family.add_metric(["verified"], 0 if is_open else snapshot.state.vf_count)
-        yield family
+        yield _gauge("nodeagent_vfs_present", "VFs that exist on this node's PFs.", present)
 
-    def _of_driver(self, _journal: Journal) -> Iterator[Metric]:
-        info = InfoMetricFamily(
-            "nodeagent_driver", "srcversion of the driver's modules.", labels=["module"]
+    def _of_driver(self, runs: Sequence[Run]) -> Iterator[Metric]:
+        """The installed driver is the one that the agent saw: this container may have another."""
+        looks = [look for run in runs for look in run.checkpoints if look.name == "installed"]
+        seen = dict(looks[-1].srcversions) if looks else {}
+        info = GaugeMetricFamily(
+            "nodeagent_driver_info",
+            "The srcversions of the driver's modules.",
+            labels=["module", "installed", "loaded"],
         )
-        for each in NicDriver(self._settings, Mode.PRECOMPILED, None).srcversions():
-            versions = {"installed": each.installed or "", "loaded": each.loaded or ""}
-            info.add_metric([each.module], versions)
+        outdated = GaugeMetricFamily(
+            "nodeagent_driver_outdated",
+            "Whether the loaded module is another build than the installed one.",
+            labels=["module"],
+        )
+        here = NicDriver(self._settings, Mode.PRECOMPILED, None).srcversions()
+        loaded = {each.module: each.loaded for each in here}
+        seen = {each.module: each.installed or "none" for each in here} | seen
+        for module, installed in seen.items():
+            now = loaded.get(module)
+            if (installed, now) != ("none", None):
+                info.add_metric([module, installed, now or "none"], 1)
+            if installed != "none" and now is not None:
+                outdated.add_metric([module], installed != now)
         yield info
+        yield outdated
 
 
-def _of_last_run(run: Run) -> Iterator[Metric]:
-    yield _gauge(
-        "nodeagent_last_reload_success", "The last run ended ready.", run.result == "ready"
-    )
+def _is_over(run: Run, *, is_last: bool) -> bool:
+    """Whether the run's result is final: its end is on record, or another run has begun since.
+
+    That the last run's agent gives no sign of life is no end: it may be stuck, and go on.
+    """
+    return not is_last or run.result in {Result.READY, Result.TERMINATED, Result.FAILED}
+
+
+def _reloads(run: Run) -> bool:
+    """Whether the run has reloaded or restored something, or ended without what it was for."""
+    phases = {phase.name for phase in run.phases}
+    return bool(phases & _RELOADING) or run.result not in {Result.READY, Result.TERMINATED}
+
+
+def _of_last_reload(run: Run) -> Iterator[Metric]:
+    good = run.result in {Result.READY, Result.TERMINATED}
+    yield _gauge("nodeagent_last_reload_success", "Whether the last reload succeeded.", good)
+    ended = datetime.fromisoformat(run.at).timestamp() + run.seconds
+    text = "When the last reload ended, in seconds since the epoch."
+    yield _gauge("nodeagent_last_reload_timestamp_seconds", text, round(ended, 3))
     phases = GaugeMetricFamily(
-        "nodeagent_reload_phase_seconds", "Duration of the last run's phases.", labels=["phase"]
+        "nodeagent_reload_duration_seconds",
+        "How long the phases of the last reload took.",
+        labels=["phase"],
     )
     for phase in run.phases:
         if phase.seconds is not None:
             phases.add_metric([phase.name], phase.seconds)
     yield phases
+
+
+def _of_drift(runs: Sequence[Run]) -> Iterator[Metric]:
+    open_now = runs[-1].drifting if runs else ()
+    text = "Attributes that have changed since the node was ready (WATCH_DRIFT)."
+    yield _gauge("nodeagent_drift", text, len(open_now))
+
+
+def _wanted(journal: Journal) -> Iterator[Metric]:
+    """Of the open snapshot, else of the last one."""
+    snapshot = journal.open_snapshot() or journal.last_snapshot()
+    if snapshot is not None:
+        text = "VFs that this node had before the last reload."
+        yield _gauge("nodeagent_vfs_wanted", text, snapshot.state.vf_count)
+
+
+def _of_heart(settings: Settings) -> Iterator[Metric]:
+    """An agent at work beats; one that is ready does not."""
+    beat, booted = life.last_beat(settings), machine.booted_at()
+    if beat is not None and booted is not None:
+        text = "The last sign of life of an agent at work, in seconds since the epoch."
+        yield _gauge("nodeagent_heartbeat_timestamp_seconds", text, booted + beat)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -91,6 +91,8 @@ class Run:
     windows: tuple[Window, ...]
     drifts: tuple[str, ...] = ()
     """With WATCH_DRIFT: one line for each change of the node while the agent was ready."""
+    drifting: tuple[tuple[str, str], ...] = ()
+    """Pairs of target and attribute that have drifted and are not as they were again."""
     echoes: tuple[Echoes, ...] = ()
 
 
@@ -138,6 +140,7 @@ def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | No
         checkpoints=tuple(_checkpoints(records)),
         windows=windows,
         drifts=tuple(_drifts(records)),
+        drifting=tuple(_drifting(records)),
         echoes=tuple(_echoes(records)),
     )
 
@@ -150,6 +153,15 @@ def _drifts(records: Sequence[Record]) -> Iterator[str]:
             yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
         elif record.kind == RecordKind.NOTE and record.name == "drift-over":
             yield f"{where}: as it was"
+
+
+def _drifting(records: Sequence[Record]) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], bool] = {}
+    for record in records:
+        if record.kind == RecordKind.NOTE and record.name in {"drift", "drift-over"}:
+            key = record.facts.get("target", "?"), record.facts.get("attribute", "?")
+            found[key] = record.name == "drift"
+    return [key for key, is_open in found.items() if is_open]
 
 
 def _result(

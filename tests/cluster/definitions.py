@@ -40,7 +40,15 @@ _SCC: Final = _object(
     *("defaultAddCapabilities", "readOnlyRootFilesystem", "requiredDropCapabilities", "volumes"),
 )
 _ENDPOINT: Final = _object(
-    {"port": _TEXT, "path": _TEXT, "interval": {"type": "string", "pattern": _DURATION}}
+    {
+        "port": _TEXT,
+        "path": _TEXT,
+        "interval": {"type": "string", "pattern": _DURATION},
+        "relabelings": {
+            "type": "array",
+            "items": _object({"sourceLabels": _WORDS, "targetLabel": _TEXT, "action": _TEXT}),
+        },
+    }
 )
 _LABELS: Final = {"type": "object", "additionalProperties": _TEXT}
 _POD_MONITOR: Final = _object(
@@ -54,6 +62,22 @@ _POD_MONITOR: Final = _object(
         )
     },
     "spec",
+)
+
+
+_RULE: Final = _object(
+    {
+        "alert": _TEXT,
+        "expr": {"x-kubernetes-int-or-string": True},
+        "for": {"type": "string", "pattern": _DURATION},
+        "labels": _LABELS,
+        "annotations": _LABELS,
+    },
+    "expr",
+)
+_GROUP: Final = _object({"name": _TEXT, "rules": {"type": "array", "items": _RULE}}, "name")
+_PROMETHEUS_RULE: Final = _object(
+    {"spec": _object({"groups": {"type": "array", "items": _GROUP}})}, "spec"
 )
 
 
@@ -75,4 +99,8 @@ ALL: Final = (
         *("Cluster", _SCC),
     ),
     _definition("monitoring.coreos.com", "PodMonitor", "podmonitors", "Namespaced", _POD_MONITOR),
+    _definition(
+        *("monitoring.coreos.com", "PrometheusRule", "prometheusrules"),
+        *("Namespaced", _PROMETHEUS_RULE),
+    ),
 )

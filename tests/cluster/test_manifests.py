@@ -25,6 +25,7 @@ PATHS = {
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
     "DaemonSet": "/apis/apps/v1/namespaces/{namespace}/daemonsets",
     "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{namespace}/podmonitors",
+    "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{namespace}/prometheusrules",
     "SecurityContextConstraints":
         "/apis/security.openshift.io/v1/securitycontextconstraints",
 }  # fmt: skip
@@ -73,7 +74,7 @@ def test_the_server_accepts_every_object(cluster: Server, overlay: str) -> None:
     """With the component for metrics, which each may have; and by itself."""
     without = render(MANIFESTS / "overlays" / overlay)
     objects = render(MANIFESTS / "overlays" / overlay, MANIFESTS / "metrics")
-    kinds = {"Namespace", "ServiceAccount", "DaemonSet", "PodMonitor"}
+    kinds = {"Namespace", "ServiceAccount", "DaemonSet", "PodMonitor", "PrometheusRule"}
     assert kinds <= {each["kind"] for each in objects}
     objects += [each for each in without if each["kind"] == "DaemonSet"]
     objects += render(MANIFESTS / "sriov-operator")

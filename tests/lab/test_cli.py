@@ -83,6 +83,7 @@ def _vfs() -> Iterator[None]:
     sh("lab-driver A; udevadm settle")
     (PF / "sriov_numvfs").write_text("2")
     sh("udevadm settle; ip link set enp1s0 up")
+    sh("until ip link show enp1s0 | grep -q LOWER_UP; do sleep 0.1; done")
     sh("ip link set enp1s0 vf 1 mac 02:11:22:33:44:50 vlan 100 qos 3")
     yield
     (PF / "sriov_numvfs").write_text("0")

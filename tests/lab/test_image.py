@@ -223,7 +223,7 @@ def test_an_upgrade_and_the_end(node: State, image: Image, tmp_path: Path) -> No
 
         serving = running.containers["metrics"]
         told = asked_for_metrics()
-        for line in ("ready 1.0", 'vfs{state="verified"} 3.0', "last_reload_success 1.0"):
+        for line in ("ready 1.0", "vfs_wanted 3.0", "vfs_present 3.0", "last_reload_success 1.0"):
             assert f"nodeagent_{line}" in told, told
         for mount in serving.spec["volumeMounts"]:
             assert serving.exec("touch", f"{mount['mountPath']}/x").returncode != 0

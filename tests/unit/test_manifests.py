@@ -22,6 +22,10 @@ MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 
 
+METRICS = {"sidecar": "metrics-sidecar", "replace": "metrics", "openshift": "metrics"}
+"""The component for metrics of each overlay."""
+
+
 def daemonset(overlay: str) -> Object:
     (found,) = [o for o in render(MANIFESTS / "overlays" / overlay) if o["kind"] == "DaemonSet"]
     return found
@@ -199,7 +203,7 @@ def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
     for overlay in OVERLAYS:
         directory = tmp_path / "manifests/overlays" / overlay
         with (directory / "kustomization.yaml").open("a") as file:
-            file.write("components:\n  - ../../metrics\n")
+            file.write(f"components:\n  - ../../{METRICS[overlay]}\n")
         objects = render(directory)
         (monitor,) = [each for each in objects if each["kind"] == "PodMonitor"]
         (whole,) = [each for each in objects if each["kind"] == "DaemonSet"]
@@ -215,6 +219,30 @@ def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert all(mount["readOnly"] for mount in serving["volumeMounts"])
+        (agent,) = [c for c in ours(overlay) if "startupProbe" in c]
+        assert serving["image"] == agent["image"]
+        told, agents = environment(serving), environment(agent)
+        for name in ("DRIVER_READY_PATH", "STATE_DIR", "LOCK_FILE_PATH"):
+            assert told.get(name) == agents.get(name), name
+        (relabeling,) = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+        assert relabeling == {
+            "sourceLabels": ["__meta_kubernetes_pod_node_name"],
+            "targetLabel": "node",
+        }
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_metrics_render_as_kustomize_has_them(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    directory = tmp_path / "manifests/overlays" / overlay
+    with (directory / "kustomization.yaml").open("a") as file:
+        file.write(f"components:\n  - ../../{METRICS[overlay]}\n")
+    told = subprocess.run(
+        ["kubectl", "kustomize", directory], capture_output=True, text=True, check=True
+    )
+    wanted = {identity(each): each for each in yaml.safe_load_all(told.stdout)}
+    assert {identity(each): each for each in render(directory)} == wanted
 
 
 def test_openshift_has_the_toolkit_and_its_constraints() -> None:

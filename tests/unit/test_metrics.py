@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
@@ -15,15 +17,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nodeagent.agent import metrics
+from nodeagent import __version__
+from nodeagent.agent import life, metrics
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import ConfigError, UnavailableError
+from nodeagent.kernel.heart import Heart
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import POD_INTERFACE_LOST, Journal, RecordKind
 from nodeagent.settings import Settings
+from tests.support import debian
 from tests.unit.test_agent import SNAPSHOT
+
+README = Path(__file__).parents[2] / "README.md"
 
 Told = dict[tuple[str, ...], float]
 
@@ -84,6 +92,15 @@ def reloaded(settings: Settings) -> Journal:
     return journal
 
 
+def collected(collector: metrics.Collector) -> Told:
+    """One scrape, without a request."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+
+
 def test_after_a_reload(settings: Settings) -> None:
     journal = reloaded(settings)
     journal.set_ready()
@@ -93,13 +110,18 @@ def test_after_a_reload(settings: Settings) -> None:
     assert told["nodeagent_reloads_total", "ready"] == 1
     assert told["nodeagent_reloads_total", "failed"] == 0
     assert told["nodeagent_last_reload_success",] == 1
-    assert 0 <= told["nodeagent_reload_phase_seconds", "restore"] < 10
+    assert 0 <= time.time() - told["nodeagent_last_reload_timestamp_seconds",] < 60
+    assert 0 <= told["nodeagent_reload_duration_seconds", "restore"] < 10
     assert 0 <= told["nodeagent_disruption_seconds",] < 10
-    assert told["nodeagent_vfs", "present"] == 5
-    assert told["nodeagent_vfs", "wanted"] == 0
-    assert told["nodeagent_vfs", "verified"] == 0
+    assert told["nodeagent_vfs_present",] == 5
+    assert told["nodeagent_vfs_wanted",] == 0
     assert told["nodeagent_ready",] == 1
+    assert told["nodeagent_open_snapshot",] == 0
     assert told["nodeagent_driver_info", "NEW", "OLD", "mlx5_core"] == 1
+    assert told["nodeagent_driver_outdated", "mlx5_core"] == 1
+    assert told["nodeagent_build_info", __version__] == 1
+    assert told["nodeagent_pod_interfaces_lost_total",] == 0
+    assert told["nodeagent_drift",] == 0
 
 
 def test_a_run_that_failed(settings: Settings) -> None:
@@ -108,43 +130,151 @@ def test_a_run_that_failed(settings: Settings) -> None:
     assert told["nodeagent_reloads_total", "failed"] == 1
     assert told["nodeagent_last_reload_success",] == 0
     assert told["nodeagent_ready",] == 0
+    assert told["nodeagent_open_snapshot",] == 1
 
 
 def test_nothing_on_record_yet(settings: Settings) -> None:
     told = asked(settings)
     assert told["nodeagent_reloads_total", "ready"] == 0
-    assert ("nodeagent_last_reload_success",) not in told
-    assert ("nodeagent_vfs", "wanted") not in told
+    names = {name for name, *_ in told}
+    absent = ("last_reload_success", "vfs_wanted", "heartbeat_timestamp_seconds")
+    assert not names & {f"nodeagent_{each}" for each in absent}
+
+
+def test_a_run_is_counted_when_it_is_over_and_no_counter_decreases(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen as a second container sees it: no holder, whether the agent lives or not."""
+    monkeypatch.setattr(life, "lock_holders", lambda _path: ())
+    monkeypatch.setattr(life, "sees_all", lambda: False)
+    collector = metrics.Collector(settings)
+    before: dict[tuple[str, ...], float] = {}
+
+    def counts() -> dict[str, float]:
+        told = {key: value for key, value in collected(collector).items() if "_total" in key[0]}
+        assert all(told[key] >= value for key, value in before.items())
+        before.update(told)
+        return {key[1]: value for key, value in told.items() if len(key) == 2 and value}
+
+    first = reloaded(settings)
+    assert counts() == {}  # at work, or hanging: that is not over
+    first.note("ready")
+    assert counts() == {"ready": 1}
+    killed = reloaded_again(settings)
+    assert counts() == {"ready": 1}
+    third = Journal(settings)
+    third.note("run", mode="precompiled")
+    assert counts() == {"ready": 1, "cut short": 1}
+    with third.step("build"):
+        pass
+    third.note("ready")
+    assert counts() == {"ready": 1, "cut short": 1}  # it has reloaded nothing
+    killed.note("failed", message="a line that comes late")
+    assert counts() == {"ready": 1, "cut short": 1}
+    Journal(settings).records_path.unlink()
+    assert counts() == {"ready": 1, "cut short": 1}
+
+
+def reloaded_again(settings: Settings) -> Journal:
+    """A run in the middle of its restart."""
+    journal = Journal(settings)
+    journal.note("run", mode="precompiled")
+    journal.note("vfs-gone")
+    journal._record(RecordKind.START, "restart", {})
+    return journal
+
+
+def test_what_pods_have_lost(settings: Settings) -> None:
+    collector = metrics.Collector(settings)
+    journal = reloaded(settings)
+    journal.note(POD_INTERFACE_LOST, uid="u", message="vf 3: net1")
+    journal.note(POD_INTERFACE_LOST, uid="u", message="vf 4: net2")
+    assert collected(collector)["nodeagent_pod_interfaces_lost_total",] == 2
+    journal.records_path.unlink()
+    assert collected(collector)["nodeagent_pod_interfaces_lost_total",] == 2
+
+
+def test_drift(settings: Settings) -> None:
+    journal = reloaded(settings)
+    journal.note("ready")
+    for attribute in ("vlan", "trust"):
+        journal.note("drift", target="vf 3", attribute=attribute, want="1", have="2")
+    journal.note("drift-over", target="vf 3", attribute="vlan")
+    assert collected(metrics.Collector(settings))["nodeagent_drift",] == 1
+
+
+def test_the_heartbeat(settings: Settings) -> None:
+    with Heart(settings.beat_path):
+        pass
+    beat = collected(metrics.Collector(settings))["nodeagent_heartbeat_timestamp_seconds",]
+    assert abs(time.time() - beat) < 10
+
+
+def test_the_installed_driver_is_the_one_that_the_agent_saw(settings: Settings) -> None:
+    """The container for metrics has another root, in which none is installed, or an older one."""
+    journal = reloaded(settings)
+    journal.note("srcversion", checkpoint="installed", mlx5_core="OLD")
+    told = collected(metrics.Collector(settings))
+    assert told["nodeagent_driver_outdated", "mlx5_core"] == 0
+    journal.note("srcversion", checkpoint="installed", mlx5_core="NEWER")
+    told = collected(metrics.Collector(settings))
+    assert told["nodeagent_driver_outdated", "mlx5_core"] == 1
+    assert told["nodeagent_driver_info", "NEWER", "OLD", "mlx5_core"] == 1
 
 
 def test_counts_outlive_the_journals_rotation(settings: Settings) -> None:
     collector = metrics.Collector(settings)
-
-    def ready() -> float:
-        return {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in collector.collect()
-            for sample in family.samples
-        }["nodeagent_reloads_total", "ready"]
-
     for _ in range(2):
-        journal = Journal(settings)
-        journal.note("run", mode="precompiled")
-        journal.note("ready")
-    assert ready() == 2
-    journal.records_path.unlink()
-    assert ready() == 2
+        reloaded(settings).note("ready")
+        Journal(settings).open_path.unlink()
+    assert collected(collector)["nodeagent_reloads_total", "ready"] == 2
+    Journal(settings).records_path.unlink()
+    assert collected(collector)["nodeagent_reloads_total", "ready"] == 2
 
 
 def test_what_cannot_be_read_is_left_out(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """That and no more."""
     journal = reloaded(settings)
     journal.open_path.write_text("damaged")
     told = asked(settings)
-    assert ("nodeagent_vfs", "present") not in told
+    assert ("nodeagent_vfs_wanted",) not in told
+    assert told["nodeagent_vfs_present",] == 5
     assert told["nodeagent_ready",] == 0
+    assert told["nodeagent_open_snapshot",] == 1
     assert "metrics left out" in caplog.text
+
+
+LISTED = dict(
+    re.findall(r"^\| `(nodeagent_\w+)(?:\{[^}]*\})?` \| (\w+) \|", README.read_text(), re.MULTILINE)
+)
+
+
+def test_the_readme_lists_every_metric(settings: Settings) -> None:
+    journal = reloaded(settings)
+    journal.note("ready")
+    with Heart(settings.beat_path):
+        pass
+    families = [*metrics.Collector(settings).collect()]
+    told = {family.name + "_total" * (family.type == "counter"): family.type for family in families}
+    assert told == LISTED
+
+
+def test_promtool_finds_nothing_to_say(settings: Settings) -> None:
+    journal = reloaded(settings)
+    journal.note("ready")
+    with Heart(settings.beat_path):
+        pass
+    registry = CollectorRegistry()
+    registry.register(metrics.Collector(settings))
+    done = subprocess.run(
+        [debian.program("prometheus", "promtool"), "check", "metrics"],
+        input=generate_latest(registry),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_off_by_default(settings: Settings) -> None:
