@@ -18,7 +18,7 @@ from typing import Final
 from nodeagent import durable
 from nodeagent.errors import AgentError
 from nodeagent.machine import boot_id
-from nodeagent.record.journal import Journal, lock_holders
+from nodeagent.record.journal import Journal, Record, lock_holders
 from nodeagent.record.timeline import Run, runs_of
 from nodeagent.settings import Settings
 
@@ -61,7 +61,15 @@ def look(settings: Settings) -> Life:
 
 
 def runs(settings: Settings, journal: Journal) -> tuple[Life, tuple[Run, ...]]:
-    """Every run on record, oldest first. The last one is running if its agent lives.
+    """Every run on record, oldest first. The last one is running if its agent lives."""
+    life, records, now = on_record(settings, journal)
+    return life, runs_of(records, now=now)
+
+
+def on_record(
+    settings: Settings, journal: Journal
+) -> tuple[Life, tuple[Record, ...], float | None]:
+    """All records, and the present CLOCK_BOOTTIME if the agent of the last one lives, else None.
 
     Journal and lock are read one after the other: if the holder has changed meanwhile, again.
     """
@@ -70,7 +78,7 @@ def runs(settings: Settings, journal: Journal) -> tuple[Life, tuple[Run, ...]]:
         if look(settings).pid == life.pid:
             break
     same_boot = bool(records) and records[-1].boot == boot_id()
-    return life, runs_of(records, now=_uptime() if life.is_alive and same_boot else None)
+    return life, records, _uptime() if life.is_alive and same_boot else None
 
 
 def last_beat(settings: Settings) -> float | None:

@@ -11,6 +11,7 @@ import logging
 import selectors
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -25,7 +26,7 @@ from nodeagent.errors import AgentError, ConfigError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal, Record, RecordKind
-from nodeagent.record.timeline import Result, Run
+from nodeagent.record.timeline import Result, Run, runs_of
 from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ class Collector:
         """Every metric; README.md lists them."""
         journal = Journal(self._settings)
         try:
-            runs = life.runs(self._settings, journal)[1]
-            records = journal.records()
+            _, records, now = life.on_record(self._settings, journal)
+            runs = runs_of([*_one_restore_a_run(records)], now=now)
         except AgentError as error:
             log.warning("metrics left out: %s", error.message)
             runs, records = (), ()
@@ -188,6 +189,15 @@ class Collector:
         yield outdated
 
 
+def _one_restore_a_run(records: Iterable[Record]) -> Iterator[Record]:
+    """A sidecar restores whenever the driver container has reloaded: each is a run to count."""
+    begun: Counter[str] = Counter()
+    for each in records:
+        if each.kind == RecordKind.NOTE and each.name == "run":
+            begun[each.run] += 1
+        yield replace(each, run=f"{each.run} {begun[each.run]}")
+
+
 def _is_over(run: Run, *, is_last: bool) -> bool:
     """Whether the run's result is final: its end is on record, or another run has begun since.
 
@@ -197,8 +207,13 @@ def _is_over(run: Run, *, is_last: bool) -> bool:
 
 
 def _reloads(run: Run) -> bool:
-    """Whether the run has reloaded or restored something, or ended without what it was for."""
+    """Whether the run has reloaded or restored something, or ended without what it was for.
+
+    One without a mode is none of an agent: a sidecar's init container takes a snapshot.
+    """
     phases = {phase.name for phase in run.phases}
+    if not run.mode:
+        return False
     return bool(phases & _RELOADING) or run.result not in {Result.READY, Result.TERMINATED}
 
 

@@ -175,6 +175,28 @@ def test_a_run_is_counted_when_it_is_over_and_no_counter_decreases(
     assert counts() == {"ready": 1, "cut short": 1}
 
 
+def test_each_restore_of_a_sidecar_counts(settings: Settings) -> None:
+    """Its init container takes a snapshot and is none; nor is a look at a node as it was."""
+    prepared = Journal(settings)
+    with prepared.step("snapshot"):
+        prepared.save(SNAPSHOT)
+    sidecar = Journal(settings)
+    collector = metrics.Collector(settings)
+    for number in (1, 2):
+        sidecar.note("run", mode="sidecar")
+        with sidecar.step("restore"):
+            sidecar.note("vfs-back")
+        sidecar.note("ready", loading="1", snapshot="s")
+        with sidecar.step("snapshot"):
+            pass
+        told = collected(collector)
+        results = {key[1]: n for key, n in told.items() if key[0] == "nodeagent_reloads_total"}
+        assert {name: n for name, n in results.items() if n} == {"ready": number}
+    sidecar.note("run", mode="sidecar")
+    sidecar.note("ready", loading="1", snapshot="s")
+    assert collected(collector)["nodeagent_reloads_total", "ready"] == 2
+
+
 def reloaded_again(settings: Settings) -> Journal:
     """A run in the middle of its restart."""
     journal = Journal(settings)
