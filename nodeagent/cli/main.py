@@ -16,6 +16,7 @@ from nodeagent.cli.completion import completion
 from nodeagent.cli.page import Page
 from nodeagent.cli.preflight import preflight
 from nodeagent.cli.settings import show as show_settings
+from nodeagent.cli.support import support_bundle
 from nodeagent.errors import AgentError, ExitCode, KernelError
 from nodeagent.settings import Mode
 
@@ -54,6 +55,7 @@ for _command in (
     show_settings,
     preflight,
     completion,
+    support_bundle,
     *pod.ALL,
     *cluster.ALL,
     *diagnosis.ALL,

@@ -11,7 +11,7 @@ SECTIONS: Final = {
     "The agent": ("run", "reload", "terminate", "sidecar"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
     "To look at": ("preflight", "status", "timeline", "settings", "probe", "metrics"),
-    "To use it": ("completion",),
+    "For a ticket, for a shell": ("support-bundle", "completion"),
     "In the cluster": ("device-plugin", "node", "network", "operator"),
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent.cli.cluster import connect, this_node
+from nodeagent.cli.cluster import connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
 from nodeagent.cli.output import write_json, write_lines
 from nodeagent.errors import AgentError
@@ -31,9 +31,23 @@ def report(call: Call, output: str) -> None:
         told = {title: _told(section) for title, section in _sections(loaded, name)}
         write_json({"node": name, "sections": told})
         return
-    write_lines([f"node {name}"])
+    for part in _parts(loaded, name):
+        write_lines(part)
+
+
+def text(loaded: Settings) -> str:
+    """The page as text. ConfigError without NODE_NAME, UnavailableError without the library."""
+    from nodeagent.cluster import access
+
+    require_client()
+    parts = _parts(loaded, access.node_name(loaded))
+    return "".join(f"{line}\n" for part in parts for line in part)
+
+
+def _parts(loaded: Settings, name: str) -> Iterator[list[str]]:
+    yield [f"node {name}"]
     for title, section in _sections(loaded, name):
-        write_lines(["", title, *(f"  {visible(line)}" for line in _told(section))])
+        yield ["", title, *(f"  {visible(line)}" for line in _told(section))]
 
 
 def _sections(loaded: Settings, name: str) -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,26 @@ def test_a_dry_run_of_a_reload(forked: Command) -> None:
     of_vf = " ".join(line for line in lines if line.startswith("ip link set dev enp1s0 vf 1 "))
     assert "mac 02:11:22:33:44:50" in of_vf
     assert "vlan 100 qos 3" in of_vf
+
+
+def test_an_archive_for_a_ticket(forked: Command, tmp_path: Path) -> None:
+    before = touched()
+    path = tmp_path / "ticket.tar.gz"
+    status, out, errors = forked("support-bundle", "--file", str(path), UBUNTU_PRO_TOKEN="C12345")
+    assert status == 0, errors
+    assert "look through them before you send it" in out
+    with tarfile.open(path) as tar:
+        files = {each.name.partition("/")[2]: tar.extractfile(each) for each in tar}
+        found = {name: file.read().decode() for name, file in files.items() if file is not None}
+    assert "vf 1 " in found["ip-link.txt"]
+    assert "pci/0000:01:00.0" in found["devlink-dev.txt"] + found["snapshot.json"]
+    assert "mlx5_core" in found["lsmod.txt"]
+    assert found["dmesg.txt"]
+    assert json.loads(found["snapshot.json"])["machine_id"].startswith("sha256:")
+    text = "".join(found.values())
+    assert "C12345" not in text
+    assert Path("/etc/machine-id").read_text().strip() not in text
+    assert touched() == before
 
 
 def test_terminate_without_a_terminal_needs_a_word(forked: Command) -> None:

@@ -1,0 +1,37 @@
+"""`nodeagent support-bundle`: one file for a ticket."""
+
+from __future__ import annotations
+
+import click
+
+from nodeagent.cli.commands import FILE, Call, output
+from nodeagent.cli.output import output_path, write_json, write_lines
+
+
+@click.command("support-bundle", short_help="Write one file for a ticket.")
+@click.option(
+    "--file", "target", type=FILE, metavar="FILE", required=True, help="The archive, a .tar.gz."
+)
+@output
+@click.pass_obj
+def support_bundle(call: Call, target: str, output: str) -> None:
+    """Write an archive of what a maintainer asks for: status, timeline, journal, snapshots,
+    settings, preflight, the report of `node report`, versions, and what ip, devlink and the kernel
+    say of the NIC.
+
+    It changes nothing. Secrets are left out: the values of secret settings, tokens, passwords, the
+    machine-id. Look through it all the same: it has names, addresses and routes of this node.
+    """
+    from nodeagent import durable
+    from nodeagent.agent import support
+    from nodeagent.agent.requirements import require_root
+    from nodeagent.cli import report
+
+    loaded = call.settings()
+    require_root("looks at every process and reads the settings of VFs")
+    data, names = support.archive(loaded, {"report.txt": lambda: report.text(loaded)})
+    durable.replace(output_path(target), data, 0o600)
+    if output == "json":
+        write_json({"file": target, "entries": names})
+    else:
+        write_lines([f"{len(names)} files in {target}: look through them before you send it"])
