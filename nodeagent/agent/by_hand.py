@@ -20,6 +20,7 @@ from nodeagent.node.node import Node
 from nodeagent.plan.actions import Stage
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import after_reload, plan
+from nodeagent.plan.taken import attainable, taken, without
 from nodeagent.record.journal import Journal, lock
 from nodeagent.restore import look, restore, take_snapshot, verify
 from nodeagent.settings import Mode, Settings
@@ -82,7 +83,7 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
         require_same_machine(unfinished, machine.machine_id(), hint=hint)
     why = driver.outdated()
     now = snapshot_now(settings, to_keep=unfinished is None).state
-    want = now if unfinished is None else unfinished.state
+    want = now if unfinished is None else _attainable(unfinished, now, settings)
     return Forecast(
         why,
         None if unfinished is None else unfinished.taken_at,
@@ -90,6 +91,13 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
         want,
         after_reload(want) if why else now,
     )
+
+
+def _attainable(wanted: Snapshot, now: NodeState, settings: Settings) -> NodeState:
+    """What a restore would do of a snapshot: without pods that are gone, and VFs that are taken."""
+    want = reachable(wanted, settings)[0].state
+    theirs = {each.owner for each in taken(want, now)}
+    return attainable(without(want, theirs), now, theirs)
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:

@@ -275,7 +275,7 @@ def test_a_vf_that_a_virtual_machine_opens_is_named_and_left_to_it(
     saved, group = tmp_path / "snapshot.json", tmp_path / "none"
     lab.give_to("vfio-pci", lab.vf(PF1, 1))
     before = lab.read()
-    nodeagent.call("snapshot", "-o", str(saved))
+    nodeagent.call("snapshot", "--file", str(saved))
     (PCI / PF1 / "sriov_numvfs").write_text("0")
     lab.settle()
 

@@ -176,7 +176,8 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
 
 PRINT_NOTHING = {
     *(("run",), ("completion",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
-    *(("node", name) for name in ("announce", "after-reload", "wait-safe-load", "wait-mofed")),
+    *(("node", name) for name in ("announce", "after-reload", "cordon")),
+    *(("node", name) for name in ("wait-safe-load", "wait-mofed")),
 }
 
 
