@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import click
 
-from nodeagent.cli.commands import FILE, Call, output
+from nodeagent.cli.commands import FILE, TEXT_OR_JSON, Call
 from nodeagent.cli.output import output_path, write_json, write_lines
 
 
 @click.command("support-bundle", short_help="Write one file for a ticket.")
 @click.option(
-    "--file", "target", type=FILE, metavar="FILE", required=True, help="The archive, a .tar.gz."
+    "-o",
+    "--file",
+    "target",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    help="The archive, a .tar.gz. It is this command's output.",
 )
-@output
+@click.option(
+    "--output", type=TEXT_OR_JSON, default="text", help="What is printed: for people or programs."
+)
 @click.pass_obj
 def support_bundle(call: Call, target: str, output: str) -> None:
     """Write an archive of what a maintainer asks for: status, timeline, journal, snapshots,

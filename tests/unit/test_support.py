@@ -125,7 +125,7 @@ def test_the_command(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "ticket.tar.gz"
-    assert status_of(["support-bundle", "--file", str(path), "-o", "json"]) == 0
+    assert status_of(["support-bundle", "-o", str(path), "--output", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["file"] == str(path)
     found = entries(path.read_bytes())
