@@ -38,9 +38,11 @@ def _unpack(package: str, directory: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        # as root: apt's own user need not be able to write there
-        fetch = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
-        subprocess.run(fetch, cwd=part, capture_output=True, text=True, check=True)
+        try:
+            _apt("download", package, cwd=part)
+        except subprocess.CalledProcessError:  # a fresh machine has no package lists
+            _apt("update", cwd=part)
+            _apt("download", package, cwd=part)
         (file,) = part.glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", file, part / "root"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -49,3 +51,9 @@ def _unpack(package: str, directory: Path) -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     (part / "root").rename(directory / "root")
     shutil.rmtree(part)
+
+
+def _apt(*arguments: str, cwd: Path) -> None:
+    """As root: apt's own user need not be able to write there."""
+    argv = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", *arguments]
+    subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=True)
