@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -124,11 +125,13 @@ class Sysfs:
     def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
         """ifindexes of the device's network interfaces in this namespace, lowest first.
 
-        A virtio device's lie one level down (`virtioN/net`).
+        A virtio device's lie one level down (`virtioN/net`). A device that goes meanwhile has none.
         """
         device = self.device(bus, name)
-        found = [_number(path) for path in device.glob("net/*/ifindex")]
-        found += [_number(path) for path in device.glob("virtio*/net/*/ifindex")]
+        found: list[int | None] = []
+        with suppress(FileNotFoundError):  # glob() looks whether a directory is there, and opens it
+            for pattern in ("net/*/ifindex", "virtio*/net/*/ifindex"):
+                found += [_number(path) for path in device.glob(pattern)]
         return tuple(sorted(index for index in found if index is not None))
 
     def device_of_interface(self, index: int) -> str | None:

@@ -141,6 +141,19 @@ def test_interfaces_lowest_first(sysfs: Sysfs, tree: FakeTree) -> None:
     assert sysfs.interfaces("pci", VF0) == (9, 12)
 
 
+def test_interfaces_of_a_device_that_goes_in_the_middle(
+    sysfs: Sysfs, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hot unplug between glob's look whether its directory is there and the opening of it."""
+
+    def gone(path: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    interface(tree.device(VF0), "ens1", "12")
+    monkeypatch.setattr(os, "scandir", gone)
+    assert sysfs.interfaces("pci", VF0) == ()
+
+
 def test_interfaces_of_a_virtio_device_lie_one_level_down(sysfs: Sysfs, tree: FakeTree) -> None:
     interface(tree.device(VF1) / "virtio3", "ens3", "7")
     assert sysfs.interfaces("pci", VF1) == (7,)
