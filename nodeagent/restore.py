@@ -32,7 +32,7 @@ from nodeagent.plan.remarks import headless, made_up, shared_macs, unseen
 from nodeagent.plan.stack import without_stacked
 from nodeagent.plan.unsettable import given_anew
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.state.model import NodeState, Snapshot
+from nodeagent.state.model import NodeState, Snapshot, Target
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
 def _without_hung(node: Node, want: NodeState) -> NodeState:
     """`want` without the PFs and VFs on which a call hangs in the kernel: the others go on."""
     pfs = (
-        replace(pf, vfs=tuple(v for v in pf.vfs if not is_hung(node, (pf.handle, v.index))))
+        replace(pf, vfs=tuple(v for v in pf.vfs if not is_hung(node, Target(pf.handle, v.index))))
         for pf in want.pfs
-        if not is_hung(node, (pf.handle, None))
+        if not is_hung(node, Target(pf.handle))
     )
     return replace(want, pfs=tuple(pfs))
 

@@ -12,10 +12,8 @@ from nodeagent.kernel import modules, rooms, users
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
+from nodeagent.state.model import DeviceHandle
 from nodeagent.state.namespaces import Namespace
-
-Device = tuple[str, str]
-"""Bus and name."""
 
 
 def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator[Finding]:
@@ -46,18 +44,19 @@ class _Look:
     def findings(self) -> Iterator[Finding]:
         """VFs that were passed through, then VFs in pods."""
         driver = self.settings.driver_module
-        away: dict[Device, str] = {}
-        for bus, pf in self._tree.physical_functions(driver):
+        away: dict[DeviceHandle, str] = {}
+        for pf in self._tree.physical_functions(driver):
             given: dict[str, Sequence[users.User]] = {}
-            vfs = self._tree.functions(bus, pf) if bus == "pci" else {}
+            vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
             for index, vf in sorted(vfs.items()):
-                bound = self._tree.driver(bus, vf)
+                device = pf.beside(vf)
+                bound = self._tree.driver(*device)
                 if bound in PASSED_THROUGH:
-                    given[f"{index} ({vf}, {bound}"] = self._users_of(bus, vf)
-                elif bound == driver and self._has_no_interface(bus, vf):
-                    away[bus, vf] = f"{bus}/{pf} vf {index} ({vf})"
+                    given[f"{index} ({vf}, {bound}"] = self._users_of(*device)
+                elif bound == driver and self._has_no_interface(*device):
+                    away[device] = f"{pf} vf {index} ({vf})"
             if given:
-                yield self._given(f"{bus}/{pf}", given)
+                yield self._given(str(pf), given)
         yield from self._in_namespaces(away)
 
     def _given(self, pf: str, given: Mapping[str, Sequence[users.User]]) -> Finding:
@@ -73,7 +72,7 @@ class _Look:
             pods=users.pods_of(holders),
         )
 
-    def _in_namespaces(self, away: Mapping[Device, str]) -> Iterator[Finding]:
+    def _in_namespaces(self, away: Mapping[DeviceHandle, str]) -> Iterator[Finding]:
         """VFs with their interface in another namespace that would not be restored."""
         elsewhere = self._tree.rdma_devices_elsewhere()
         found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
@@ -102,7 +101,9 @@ class _Look:
             )
 
     def _rdma_devices(
-        self, away: Mapping[Device, str], found: Mapping[Device, tuple[Namespace, str | None]]
+        self,
+        away: Mapping[DeviceHandle, str],
+        found: Mapping[DeviceHandle, tuple[Namespace, str | None]],
     ) -> Iterator[Finding]:
         """RDMA devices in exclusive mode that are neither here nor in their interface's namespace.
 
@@ -116,7 +117,7 @@ class _Look:
                 where = f" ({away[device]} is in {namespace})" if namespace is not None else ""
                 yield Finding(
                     Check.PODS,
-                    f"the RDMA device of {'/'.join(device)} is neither here nor where its "
+                    f"the RDMA device of {device} is neither here nor where its "
                     f"interface is{where}",
                     "it returns in the host's namespace, and is not moved to the pod",
                     "restart that pod afterwards, or accept the loss (POD_LOSSES=accept)",
@@ -124,14 +125,14 @@ class _Look:
                     pods=() if namespace is None else _pod_of(namespace),
                 )
 
-    def _has_rdma(self, device: Device) -> bool:
+    def _has_rdma(self, device: DeviceHandle) -> bool:
         return (self._tree.device(*device) / "infiniband").is_dir()
 
-    def _own_functions(self) -> Iterator[Device]:
+    def _own_functions(self) -> Iterator[DeviceHandle]:
         """All PFs and their VFs."""
-        for bus, pf in self._tree.physical_functions(self.settings.driver_module):
-            yield bus, pf
-            yield from ((bus, vf) for vf in self._tree.functions(bus, pf).values())
+        for pf in self._tree.physical_functions(self.settings.driver_module):
+            yield pf
+            yield from map(pf.beside, self._tree.functions(*pf).values())
 
     def _has_no_interface(self, bus: str, device: str) -> bool:
         """Whether an Ethernet function has no interface; on InfiniBand ib_ipoib creates them."""

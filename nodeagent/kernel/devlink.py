@@ -19,7 +19,7 @@ from nodeagent.kernel.genl import HEADER, Genl
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import Param
+from nodeagent.state.model import DeviceHandle, Param
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
@@ -51,9 +51,6 @@ NLA_FLAG: Final = 6
 
 _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
 
-Device = tuple[str, str]
-"""Bus and name: `pci`, `0000:01:00.0`."""
-
 
 class Devlink(Genl):
     """A generic netlink socket of the devlink family."""
@@ -62,7 +59,7 @@ class Devlink(Genl):
         super().__init__("devlink")
 
     @understood("devlink devices")
-    def devices(self) -> tuple[Device, ...]:
+    def devices(self) -> tuple[DeviceHandle, ...]:
         """Every device that has a devlink instance: one request."""
         if self.family is None:
             return ()
@@ -70,7 +67,7 @@ class Devlink(Genl):
         return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
 
     @understood("an eswitch")
-    def eswitch(self, device: Device) -> EswitchAttributes:
+    def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
         """The eswitch of one device; all None where its driver has none, or does not manage it.
 
         mlx5 says EOPNOTSUPP for a port that is not Ethernet; for a PF that is not the eswitch's
@@ -84,7 +81,7 @@ class Devlink(Genl):
             if error.errno in _NO_ESWITCH:
                 return EswitchAttributes()
             raise KernelError(
-                f"cannot read the eswitch of {'/'.join(device)}: {reason(error)}",
+                f"cannot read the eswitch of {device}: {reason(error)}",
                 errno=error.errno,
             ) from error
         found = dict(attributes(body, HEADER))
@@ -93,7 +90,7 @@ class Devlink(Genl):
         }
         return EswitchAttributes(**modes)
 
-    def set_eswitch(self, device: Device, wanted: EswitchAttributes) -> None:
+    def set_eswitch(self, device: DeviceHandle, wanted: EswitchAttributes) -> None:
         """Set what is not None. Blocks while representors come or go. OSError when refused."""
         changes = given(wanted)
         values = (
@@ -104,11 +101,11 @@ class Devlink(Genl):
         self._do(CMD_ESWITCH_SET, *_handle(device), *values)
 
     @understood("devlink parameters")
-    def params(self) -> dict[Device, tuple[Param, ...]]:
+    def params(self) -> dict[DeviceHandle, tuple[Param, ...]]:
         """The runtime parameters of all devices, sorted by name: one request."""
         if self.family is None:
             return {}
-        found: dict[Device, list[Param]] = {}
+        found: dict[DeviceHandle, list[Param]] = {}
         for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
             message = dict(attributes(body, HEADER))
             param = _param(dict(attributes(message.get(PARAM, b""))))
@@ -116,7 +113,7 @@ class Devlink(Genl):
                 found.setdefault(_device(message), []).append(param)
         return {device: tuple(sorted(p, key=lambda p: p.name)) for device, p in found.items()}
 
-    def set_param(self, device: Device, param: Param) -> None:
+    def set_param(self, device: DeviceHandle, param: Param) -> None:
         """Set a parameter's runtime value. OSError when refused."""
         self._do(
             CMD_PARAM_SET,
@@ -133,13 +130,12 @@ class Devlink(Genl):
             raise error
 
 
-def _handle(device: Device) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
-    bus, name = device
-    return (BUS_NAME, bus.encode() + b"\0"), (DEV_NAME, name.encode() + b"\0")
+def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+    return (BUS_NAME, device.bus.encode() + b"\0"), (DEV_NAME, device.name.encode() + b"\0")
 
 
-def _device(message: dict[int, bytes]) -> Device:
-    return _text(message[BUS_NAME]), _text(message[DEV_NAME])
+def _device(message: dict[int, bytes]) -> DeviceHandle:
+    return DeviceHandle.reported(_text(message[BUS_NAME]), _text(message[DEV_NAME]))
 
 
 def _text(payload: bytes) -> str:

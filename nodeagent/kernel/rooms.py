@@ -22,8 +22,8 @@ from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge, linkinfo
-from nodeagent.kernel.sysfs import Device
 from nodeagent.state.attributes import given
+from nodeagent.state.model import DeviceHandle
 from nodeagent.state.namespaces import Holder, Namespace
 
 log = logging.getLogger(__name__)
@@ -141,16 +141,16 @@ class Room:
 
 def locate(
     namespaces: Namespaces,
-    missing: Collection[Device],
-    rdma: Mapping[Device, str] = MappingProxyType({}),
-) -> dict[Device, tuple[Namespace, str | None]]:
+    missing: Collection[DeviceHandle],
+    rdma: Mapping[DeviceHandle, str] = MappingProxyType({}),
+) -> dict[DeviceHandle, tuple[Namespace, str | None]]:
     """In which namespace the interfaces of `missing` are; those that can't be seen are left out.
 
     And the name of the RDMA device, one of `rdma`, that is there with an interface.
     """
-    found: dict[Device, tuple[Namespace, str | None]] = {}
+    found: dict[DeviceHandle, tuple[Namespace, str | None]] = {}
 
-    def note(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+    def note(inside: Room, own: dict[DeviceHandle, Link], described: Namespace) -> None:
         there = rdma_there(inside, own, rdma)
         found.update({device: (described, there.get(device)) for device in own})
 
@@ -160,8 +160,8 @@ def locate(
 
 def visit(
     namespaces: Namespaces,
-    missing: Collection[Device],
-    look: Callable[[Room, dict[Device, Link], Namespace], None],
+    missing: Collection[DeviceHandle],
+    look: Callable[[Room, dict[DeviceHandle, Link], Namespace], None],
     room: Callable[[int], Room] = Room.open,
 ) -> None:
     """Call `look` in each namespace that has some of `missing`, until all are found.
@@ -235,19 +235,21 @@ def opened(namespaces: Namespaces, namespace: Namespace) -> Iterator[Room]:
         yield room
 
 
-def _links_of(links: Mapping[int, Link], devices: Collection[Device]) -> dict[Device, Link]:
-    found: dict[Device, Link] = {}
+def _links_of(
+    links: Mapping[int, Link], devices: Collection[DeviceHandle]
+) -> dict[DeviceHandle, Link]:
+    found: dict[DeviceHandle, Link] = {}
     for link in sorted(links.values(), key=lambda each: each.index):
         if link.bus is not None and link.device is not None:
-            device = (link.bus, link.device)
+            device = DeviceHandle.reported(link.bus, link.device)
             if device in devices:
                 found.setdefault(device, link)
     return found
 
 
 def rdma_there(
-    room: Room, own: Collection[Device], rdma: Mapping[Device, str]
-) -> dict[Device, str]:
+    room: Room, own: Collection[DeviceHandle], rdma: Mapping[DeviceHandle, str]
+) -> dict[DeviceHandle, str]:
     """Which of these devices have their RDMA device, one of `rdma`, in the same namespace."""
     wanted = {device: rdma[device] for device in own if device in rdma}
     names = room.rdma_names() if wanted else ()

@@ -22,12 +22,9 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.state.model import NO_DRIVER, DeviceHandle
 from nodeagent.trace import point
 
-Device = tuple[str, str]
-"""Bus and name: `pci` and `0000:01:00.0`."""
-
-NO_DRIVER: Final = "none"
 PASSED_THROUGH: Final = frozenset(
     {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
     | {"igb_uio"}
@@ -37,10 +34,10 @@ PASSED_THROUGH: Final = frozenset(
 
 @dataclass(frozen=True)
 class RdmaDevice:
-    """An RDMA device: on the function `device` (bus, name), or in software on `netdev`."""
+    """An RDMA device: on the function `device`, or in software on `netdev`."""
 
     name: str
-    device: tuple[str, str] | None
+    device: DeviceHandle | None
     netdev: str | None = None
 
 
@@ -58,15 +55,15 @@ class Sysfs:
         """Whether there is a vDPA device (drivers/vdpa/vdpa.c) on this node."""
         return any((self.root / "bus/vdpa/devices").glob("*"))
 
-    def physical_functions(self, driver: str) -> tuple[tuple[str, str], ...]:
-        """Bus and name, sorted, of each device bound to `driver` that is not itself a VF."""
+    def physical_functions(self, driver: str) -> tuple[DeviceHandle, ...]:
+        """Each device, sorted, that is bound to `driver` that is not itself a VF."""
         found = []
         for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
             bus = directory.parent.parent.name
             for link in _entries(directory):
                 is_device = link.is_symlink() and self.device(bus, link.name).exists()
                 if is_device and not (link / "physfn").exists():
-                    found.append((bus, link.name))
+                    found.append(DeviceHandle.reported(bus, link.name))
         return tuple(sorted(found))
 
     def exists(self, bus: str, name: str) -> bool:
@@ -150,14 +147,14 @@ class Sysfs:
                 found[port] = index
         return found
 
-    def function_of_virtio(self, name: str) -> tuple[str, str] | None:
+    def function_of_virtio(self, name: str) -> DeviceHandle | None:
         """The device that `virtioN` lies on: a PCI function, a VF of one, or another's."""
         try:
             place = self.device("virtio", name).resolve(strict=True).parent
         except OSError:
             return None
         bus = _link(place / "subsystem")
-        return None if bus is None else (bus, place.name)
+        return None if bus is None else DeviceHandle.reported(bus, place.name)
 
     def rdma_devices(self) -> tuple[RdmaDevice, ...]:
         """Every RDMA device of this namespace, by name.
@@ -167,12 +164,10 @@ class Sysfs:
         """
         found = []
         for entry in sorted(_entries(self.root / "class" / "infiniband")):
-            device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
-            place = (bus, device) if device is not None and bus is not None else None
-            found.append(RdmaDevice(entry.name, place, _text(entry / "parent")))
+            found.append(RdmaDevice(entry.name, _parent(entry), _text(entry / "parent")))
         return tuple(found)
 
-    def rdma_devices_elsewhere(self) -> dict[tuple[str, str], str]:
+    def rdma_devices_elsewhere(self) -> dict[DeviceHandle, str]:
         """The names of RDMA devices that are in other network namespaces, by function.
 
         /sys/class/infiniband shows those of one namespace; ib_uverbs tells of all whose they are.
@@ -180,10 +175,9 @@ class Sysfs:
         here = {entry.name for entry in _entries(self.root / "class" / "infiniband")}
         found = {}
         for entry in _entries(self.root / "class" / "infiniband_verbs"):
-            device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
-            name = _text(entry / "ibdev")
-            if device is not None and bus is not None and name is not None and name not in here:
-                found[bus, device] = name
+            device, name = _parent(entry), _text(entry / "ibdev")
+            if device is not None and name is not None and name not in here:
+                found[device] = name
         return found
 
     def without_driver(self, maker: str) -> tuple[str, ...]:
@@ -256,6 +250,12 @@ def _text(path: Path) -> str | None:
 def _number(path: Path) -> int | None:
     text = _text(path)
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def _parent(entry: Path) -> DeviceHandle | None:
+    """The device that an entry of a class belongs to; None for one in software."""
+    device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
+    return None if device is None or bus is None else DeviceHandle.reported(bus, device)
 
 
 def _link(path: Path) -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nodeagent.node.conflicts import Conflicts
-from nodeagent.node.locate import Target
 from nodeagent.node.node import Node
 from nodeagent.node.takings import Takings
+from nodeagent.state.model import Target
 
 
 @dataclass(frozen=True, eq=False)

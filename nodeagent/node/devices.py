@@ -18,7 +18,7 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import device_of, is_hung, target_name
+from nodeagent.node.locate import device_of, is_hung
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     BindPf,
@@ -103,7 +103,7 @@ def _failed(
         if result is None:
             continue
         target = target_of(action)
-        text = f"{target_name(target)}: {result.message}"
+        text = f"{target}: {result.message}"
         failures.append((target, text))
         if isinstance(result, parallel.Stuck) and (device := device_of(node, target)) is not None:
             node.hung_calls.add(device, ended, text)
@@ -170,39 +170,38 @@ def _set_param(node: Node, action: SetParam) -> None:
     param = action.param
     with node.devlink() as devlink:
         try:
-            retry.call(lambda: devlink.set_param((action.pf.bus, action.pf.name), param))
+            retry.call(lambda: devlink.set_param(action.pf, param))
         except OSError as error:
             raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
 
 
 def _set_eswitch(node: Node, action: SetEswitch) -> None:
     """Set what differs; a mode that is refused, again while there are no VFs (ice)."""
-    device = (action.pf.bus, action.pf.name)
     with node.devlink() as devlink:
-        now = devlink.eswitch(device)
+        now = devlink.eswitch(action.pf)
         wanted = changed(EswitchAttributes, action, now)
         if not given(wanted):
             return
         try:
-            retry.call(lambda: devlink.set_eswitch(device, wanted))
+            retry.call(lambda: devlink.set_eswitch(action.pf, wanted))
         except OSError as error:
             if wanted.eswitch_mode is None or not _all_unbound(node, action.pf):
                 raise _refused("cannot set the eswitch", error) from error
-            _set_eswitch_without_vfs(node, devlink, device, wanted)
+            _set_eswitch_without_vfs(node, devlink, action.pf, wanted)
 
 
 def _set_eswitch_without_vfs(
-    node: Node, devlink: Devlink, device: tuple[str, str], wanted: EswitchAttributes
+    node: Node, devlink: Devlink, pf: DeviceHandle, wanted: EswitchAttributes
 ) -> None:
-    count = node.sysfs.numvfs(*device) or 0
-    log.info("%s/%s: the eswitch's mode is refused with VFs: without", *device)
-    node.sysfs.set_numvfs(*device, 0)
+    count = node.sysfs.numvfs(*pf) or 0
+    log.info("%s: the eswitch's mode is refused with VFs: without", pf)
+    node.sysfs.set_numvfs(*pf, 0)
     try:
-        devlink.set_eswitch(device, wanted)
+        devlink.set_eswitch(pf, wanted)
     except OSError as error:
         raise _refused("cannot set the eswitch, with VFs or without", error) from error
     finally:
-        node.sysfs.set_numvfs(*device, count)
+        node.sysfs.set_numvfs(*pf, count)
 
 
 def _all_unbound(node: Node, pf: DeviceHandle) -> bool:
@@ -223,9 +222,7 @@ def _override_driver(attempt: Attempt, action: OverrideDriver) -> None:
     function = _function(node, action.pf, action.index)
     if node.sysfs.driver_override(action.pf.bus, function) != action.driver:
         node.sysfs.set_driver_override(action.pf.bus, function, action.driver)
-        attempt.conflicts.note_sent(
-            target_name(target_of(action)), "driver_override", action.driver
-        )
+        attempt.conflicts.note_sent(str(target_of(action)), "driver_override", action.driver)
 
 
 def _unbind_vf(attempt: Attempt, action: UnbindVf) -> None:
@@ -251,7 +248,7 @@ def _bind_vf(attempt: Attempt, action: BindVf) -> None:
     now = node.sysfs.driver(bus, function)
     if now != action.driver:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
-    attempt.conflicts.note_made(target_name(target_of(action)), "driver", now)
+    attempt.conflicts.note_made(str(target_of(action)), "driver", now)
 
 
 def _function(node: Node, pf: DeviceHandle, index: int) -> str:

@@ -12,9 +12,10 @@ from nodeagent.errors import reason
 from nodeagent.kernel.ethtool import Change, in_order
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.locate import link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import SetEthtool
+from nodeagent.state.model import Target
 
 
 def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
@@ -44,7 +45,7 @@ def _send(node: Node, changes: Sequence[tuple[Target, Change]]) -> Failures:
     ]
     again = node.ethtool.change([change for _, change in single])
     return [
-        (target, f"{target_name(target)}: cannot set {change.values[0][0]}: {reason(error)}")
+        (target, f"{target}: cannot set {change.values[0][0]}: {reason(error)}")
         for (target, change), error in zip(single, again, strict=True)
         if error is not None
     ]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from nodeagent.errors import WaitTimeout
-from nodeagent.node.locate import Target
 from nodeagent.plan.actions import Action
+from nodeagent.state.model import Target
 
 Failures = list[tuple[Target, str]]
 
 
 def target_of(action: Action) -> Target:
     """The target that an action concerns; its PF where it has no index."""
-    return action.pf, getattr(action, "index", None)
+    return Target(action.pf, getattr(action, "index", None))
 
 
 def timed_out(

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.parallel import Running
-from nodeagent.kernel.sysfs import Device
+from nodeagent.state.model import DeviceHandle
 
 T = TypeVar("T")
 
@@ -26,13 +26,13 @@ class HungCalls:
     """By device, a call that had not returned at its deadline. One that returns later is out."""
 
     def __init__(self) -> None:
-        self._calls: dict[Device, tuple[threading.Event, str]] = {}
+        self._calls: dict[DeviceHandle, tuple[threading.Event, str]] = {}
 
-    def __contains__(self, device: Device | None) -> bool:
+    def __contains__(self, device: DeviceHandle | None) -> bool:
         known = None if device is None else self._calls.get(device)
         return known is not None and not known[0].is_set()
 
-    def add(self, device: Device, ended: threading.Event, what: str) -> None:
+    def add(self, device: DeviceHandle, ended: threading.Event, what: str) -> None:
         """`ended` is set when the call returns after all; `what` is a line for people."""
         self._calls[device] = ended, what
 
@@ -42,16 +42,16 @@ class HungCalls:
 
     def read(
         self,
-        devices: Sequence[Device],
-        look: Callable[[Device], T],
+        devices: Sequence[DeviceHandle],
+        look: Callable[[DeviceHandle], T],
         *stops: Watch,
         timeout: float,
-    ) -> dict[Device, T]:
+    ) -> dict[DeviceHandle, T]:
         """What `look` returns for each device, without those that do not answer in `timeout` s.
 
         Raises what a stop's drain() raises (Stopped).
         """
-        found: dict[Device, T] = {}
+        found: dict[DeviceHandle, T] = {}
         left = [device for device in devices if device not in self]
         while left:
             reader = _Reader(left, look, found)
@@ -77,7 +77,10 @@ class _Reader(Generic[T]):
     """Looks at one device after the other, in a thread, which alone writes `found` meanwhile."""
 
     def __init__(
-        self, devices: Sequence[Device], look: Callable[[Device], T], found: dict[Device, T]
+        self,
+        devices: Sequence[DeviceHandle],
+        look: Callable[[DeviceHandle], T],
+        found: dict[DeviceHandle, T],
     ) -> None:
         self._devices, self._look, self._found = devices, look, found
         self._given_up = threading.Event()
@@ -91,7 +94,7 @@ class _Reader(Generic[T]):
             self._found[device] = answer
         self.ended.set()
 
-    def give_up(self) -> Device:
+    def give_up(self) -> DeviceHandle:
         """Stop after the device whose answer it waits for; that device."""
         self._given_up.set()
         return next(device for device in self._devices if device not in self._found)

@@ -19,20 +19,14 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfCha
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import (
-    LinksByDevice,
-    Target,
-    is_bound,
-    link_of,
-    links_by_device,
-    target_name,
-)
+from nodeagent.node.locate import LinksByDevice, is_bound, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetLink, SetVf
 from nodeagent.plan.plan import TEMPORARY_NAME
 from nodeagent.state.attributes import changed, given, only, parts
 from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import Target
 from nodeagent.state.vf import VfAttributes
 
 log = logging.getLogger(__name__)
@@ -61,7 +55,7 @@ def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ..
 def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
     """The PFs of these actions that have no carrier: one dump, however many there are."""
     devices = links_by_device(node)
-    targets: list[Target] = sorted({(a.pf, None) for a in actions}, key=str)
+    targets = sorted({Target(a.pf) for a in actions}, key=str)
     links = [(target, link_of(node, target, devices)) for target in targets]
     return [target for target, link in links if link is None or not link.carrier]
 
@@ -74,7 +68,7 @@ def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, .
         wait_until_clear(without, *watches, what="carrier", timeout=node.settings.pf_timeout)
     except WaitTimeout as late:
         text = f"no carrier, for its VFs' rates, after {late.seconds:g} s"
-        return [(target, f"{target_name(target)}: {text}") for target in without()]
+        return [(target, f"{target}: {text}") for target in without()]
     return []
 
 
@@ -83,19 +77,19 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
     changes: list[tuple[Target, Change]] = []
     failures: Failures = []
     for pf in sorted({action.pf for action in actions}):
-        link = link_of(attempt.node, (pf, None), devices)
+        link = link_of(attempt.node, Target(pf), devices)
         if link is None:
-            failures.append(((pf, None), f"{pf}: has no interface to set its VFs through"))
+            failures.append((Target(pf), f"{pf}: has no interface to set its VFs through"))
             continue
         try:
             have = {info.index: info for info in attempt.node.rtnl.vfs(link.index)}
         except KernelError as error:
-            failures.append(((pf, None), f"{pf}: {error.message}"))
+            failures.append((Target(pf), f"{pf}: {error.message}"))
             continue
         for action in actions:
             if action.pf == pf:
                 change = _vf_change(action, link, have.get(action.index))
-                changes += [((pf, action.index), change)] if change is not None else []
+                changes += [(Target(pf, action.index), change)] if change is not None else []
     return failures + _send(attempt, changes, _vf_refusal)
 
 
@@ -106,7 +100,7 @@ def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | Non
 
 
 def _vf_refusal(target: Target, part: str, error: OSError) -> str:
-    return f"{target_name(target)}: cannot set its {part}: {reason(error)}"
+    return f"{target}: cannot set its {part}: {reason(error)}"
 
 
 def set_links(
@@ -266,7 +260,7 @@ def link_changes(want: LinkAttributes, link: Link) -> Iterator[Change]:
 
 def _link_refusal(target: Target, part: str, error: OSError) -> str:
     hint = "; another interface has that name" if error.errno == errno.EEXIST else ""
-    return f"{target_name(target)}: cannot set its {part}: {reason(error)}{hint}"
+    return f"{target}: cannot set its {part}: {reason(error)}{hint}"
 
 
 def _send(
@@ -303,7 +297,7 @@ def _note(attempt: Attempt, target: Target, change: Change) -> None:
         # before a VF has a driver nobody can have it
         is_racing = isinstance(change, VfChange) and is_bound(attempt.node, target)
         for name, value in given(change).items():
-            attempt.conflicts.note_sent(target_name(target), name, value)
+            attempt.conflicts.note_sent(str(target), name, value)
             if is_racing:
                 attempt.takings.wrote(target, name, value)
 

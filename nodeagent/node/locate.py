@@ -9,25 +9,14 @@ from collections.abc import Iterable, Mapping
 
 from nodeagent.kernel import udev, users
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysfs import PASSED_THROUGH, Device
+from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.node import Node
-from nodeagent.state.model import NO_DRIVER, REPRESENTOR, DeviceHandle, Port, RdmaDevice
+from nodeagent.state.model import NO_DRIVER, REPRESENTOR, DeviceHandle, RdmaDevice, Target
 
-LinksByDevice = dict[Device, list[Link]]
-
-Target = tuple[DeviceHandle, Port]
-"""A PF (None), a VF (its index) or a representor (its port)."""
+LinksByDevice = dict[DeviceHandle, list[Link]]
 
 
-def target_name(target: Target) -> str:
-    """`pci/0000:01:00.0`, `pci/0000:01:00.0 vf 3`, `pci/0000:01:00.0 representor pf0vf3`."""
-    handle, port = target
-    if port is None:
-        return str(handle)
-    return f"{handle} vf {port}" if isinstance(port, int) else f"{handle} representor {port}"
-
-
-def users_of(node: Node, drivers: Mapping[Device, str | None]) -> dict[Device, str]:
+def users_of(node: Node, drivers: Mapping[DeviceHandle, str | None]) -> dict[DeviceHandle, str]:
     """The processes that have functions open through VFIO, UIO or vhost-vDPA, by function.
 
     `drivers`: what each function is bound to. Processes are searched only where a function was
@@ -47,15 +36,15 @@ def users_of(node: Node, drivers: Mapping[Device, str | None]) -> dict[Device, s
     return {device: text for device, text in found.items() if text}
 
 
-def device_of(node: Node, target: Target) -> Device | None:
+def device_of(node: Node, target: Target) -> DeviceHandle | None:
     """The device whose interface this is; None while a VF has no function."""
     handle, port = target
     if not isinstance(port, int):
-        return handle.bus, handle.name
+        return handle
     if not node.sysfs.has_functions(handle.bus):
         return None
-    function = node.sysfs.function(handle.bus, handle.name, port)
-    return None if function is None else (handle.bus, function)
+    function = node.sysfs.function(*handle, port)
+    return None if function is None else handle.beside(function)
 
 
 def is_bound(node: Node, target: Target) -> bool:
@@ -66,10 +55,7 @@ def is_bound(node: Node, target: Target) -> bool:
 
 def is_hung(node: Node, target: Target) -> bool:
     """Whether a call on the target's device, or on its PF, has not returned."""
-    handle, _ = target
-    return (
-        device_of(node, target) in node.hung_calls or (handle.bus, handle.name) in node.hung_calls
-    )
+    return device_of(node, target) in node.hung_calls or target.pf in node.hung_calls
 
 
 def links_by_device(node: Node) -> LinksByDevice:
@@ -83,8 +69,10 @@ def by_device(node: Node, links: Mapping[int, Link]) -> LinksByDevice:
     for link in links.values():
         if link.bus == "virtio" and link.device is not None:
             device = node.sysfs.function_of_virtio(link.device)
+        elif link.bus and link.device:
+            device = DeviceHandle.reported(link.bus, link.device)
         else:
-            device = (link.bus, link.device) if link.bus and link.device else None
+            device = None
         if device is not None:
             devices.setdefault(device, []).append(link)
     return devices
@@ -114,7 +102,7 @@ def ifindex_of(node: Node, target: Target) -> int | None:
     return None if device is None else ifindex_on(node, device, target)
 
 
-def ifindex_on(node: Node, device: Device, target: Target) -> int | None:
+def ifindex_on(node: Node, device: DeviceHandle, target: Target) -> int | None:
     """The same, where the target's device is known.
 
     Which interface is which port is read once for all representors, and again when one is
@@ -133,10 +121,10 @@ def ifindex_on(node: Node, device: Device, target: Target) -> int | None:
     return node.port_indexes[device].get(port)
 
 
-def rdma_devices(node: Node, devices: LinksByDevice) -> dict[Device, RdmaDevice]:
+def rdma_devices(node: Node, devices: LinksByDevice) -> dict[DeviceHandle, RdmaDevice]:
     """By function: the NIC's own RDMA device before one in software on the function's netdev."""
     owners = {link.name: device for device, links in devices.items() for link in links}
-    found: dict[Device, RdmaDevice] = {}
+    found: dict[DeviceHandle, RdmaDevice] = {}
     for each in node.sysfs.rdma_devices():
         soft = each.device is None
         device = owners.get(each.netdev or "") if soft else each.device
@@ -148,5 +136,5 @@ def rdma_devices(node: Node, devices: LinksByDevice) -> dict[Device, RdmaDevice]
 def rdma_names(node: Node, targets: Iterable[Target]) -> dict[Target, str]:
     """The names of the RDMA devices of these PFs and VFs, of those that have one."""
     found = rdma_devices(node, links_by_device(node))
-    named = ((target, found.get(device_of(node, target) or ("", ""))) for target in targets)
-    return {target: device.name for target, device in named if device is not None}
+    placed = ((target, device_of(node, target)) for target in targets)
+    return {target: found[device].name for target, device in placed if device in found}

@@ -15,9 +15,9 @@ from typing import Final
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import managers
 from nodeagent.kernel.events import FileWatch, Watch, wait_until_clear
-from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.locate import link_of, links_by_device
 from nodeagent.node.node import Node
-from nodeagent.state.model import NodeState
+from nodeagent.state.model import NodeState, Target
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MANAGERS_TIMEOUT: Final = 30.0
 def managed_netdevs(state: NodeState) -> dict[Target, str]:
     """The netdevs that a network manager has set up, and its name."""
     return {
-        (pf.handle, port): netdev.manager
+        Target(pf.handle, port): netdev.manager
         for pf in state.pfs
         for port, netdev in pf.netdevs()
         if netdev.manager is not None
@@ -44,7 +44,7 @@ def await_managers(node: Node, targets: dict[Target, str]) -> None:
             link = link_of(node, target, devices)
             found = None if link is None else managers.manager_of(link.index, node.run)
             if link is not None and (found is None or found.name != name or not found.settled):
-                yield f"{target_name(target)} ({link.name}): {name} has not finished with it"
+                yield f"{target} ({link.name}): {name} has not finished with it"
 
     with ExitStack() as held:
         watches: list[Watch] = [

@@ -13,14 +13,13 @@ from nodeagent.kernel import rooms
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rooms import Room, rdma_there, visit
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysfs import Device
 from nodeagent.node import cni
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind, without
 from nodeagent.settings import PodInterfaces
-from nodeagent.state.model import Inside, NodeState
+from nodeagent.state.model import DeviceHandle, Inside, NodeState
 from nodeagent.state.namespaces import Namespace
 
 
@@ -28,16 +27,16 @@ from nodeagent.state.namespaces import Namespace
 class Found:
     """Where devices' interfaces are: by device, and the namespaces they are in, by inode."""
 
-    places: Mapping[Device, Inside]
+    places: Mapping[DeviceHandle, Inside]
     namespaces: tuple[Namespace, ...]
 
 
 def find(
     namespaces: Namespaces,
-    missing: Collection[Device],
+    missing: Collection[DeviceHandle],
     proc: Path,
     *,
-    rdma: Mapping[Device, str] = MappingProxyType({}),
+    rdma: Mapping[DeviceHandle, str] = MappingProxyType({}),
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
     """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
@@ -46,9 +45,9 @@ def find(
     are not in this namespace.
     """
     found = []
-    places: dict[Device, Inside] = {}
+    places: dict[DeviceHandle, Inside] = {}
 
-    def read(inside: Room, own: dict[Device, Link], described: Namespace) -> None:
+    def read(inside: Room, own: dict[DeviceHandle, Link], described: Namespace) -> None:
         with inside.network(), inside.stack() as edge:
             sysctls = edge.parameters(proc)
             roots = {link.index for link in own.values()}

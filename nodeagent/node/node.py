@@ -22,6 +22,7 @@ from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.settings import Settings
+from nodeagent.state.model import DeviceHandle
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Node:
     network: Callable[[], AbstractContextManager[None]] = nullcontext
     hung_calls: HungCalls = field(default_factory=HungCalls)
     locked_records: set[str] = field(default_factory=set)
-    port_indexes: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
+    port_indexes: dict[DeviceHandle, dict[str, int]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,6 @@ from nodeagent.errors import UnavailableError
 from nodeagent.kernel import managers
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import Told
-from nodeagent.kernel.sysfs import Device
 from nodeagent.node import cni, namespaces
 from nodeagent.node.locate import (
     LinksByDevice,
@@ -37,6 +36,7 @@ from nodeagent.state.model import (
     RdmaDevice,
     Representor,
     Setting,
+    Target,
     Vf,
 )
 from nodeagent.state.stack import Stack
@@ -61,9 +61,9 @@ class Look(NamedTuple):
     devices: LinksByDevice
     ethtool: Mapping[int, tuple[Setting, ...]]
     sysctls: Told
-    rdma: Mapping[Device, RdmaDevice]
+    rdma: Mapping[DeviceHandle, RdmaDevice]
     managers: Mapping[int, ManagerName]
-    locked: Mapping[Device, LockedAttributes]
+    locked: Mapping[DeviceHandle, LockedAttributes]
 
     def netdev(self, link: Link | None) -> Netdev | None:
         """A link as a value."""
@@ -100,15 +100,14 @@ def observe(node: Node) -> NodeState:
 
 def functions(node: Node) -> Iterator[str]:
     """The PCI address of each VF that is there."""
-    for bus, pf in node.sysfs.physical_functions(node.settings.driver_module):
-        if node.sysfs.has_functions(bus):
-            yield from node.sysfs.functions(bus, pf).values()
+    for pf in node.sysfs.physical_functions(node.settings.driver_module):
+        if node.sysfs.has_functions(pf.bus):
+            yield from node.sysfs.functions(*pf).values()
 
 
 def numvfs(node: Node, pf: DeviceHandle) -> int | None:
     """How many VFs a PF has; None without SR-IOV, or while a call on the device hangs."""
-    device = (pf.bus, pf.name)
-    return _locked_attributes(node, [device]).get(device, UNKNOWN).numvfs
+    return _locked_attributes(node, [pf]).get(pf, UNKNOWN).numvfs
 
 
 def _with_records(node: Node, state: NodeState) -> NodeState:
@@ -136,7 +135,7 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
 def _with_users(node: Node, state: NodeState) -> NodeState:
     """The state with the processes that have VFs open."""
     drivers = {
-        (pf.handle.bus, vf.address): vf.driver
+        pf.handle.beside(vf.address): vf.driver
         for pf in state.pfs
         for vf in pf.vfs
         if vf.address is not None
@@ -146,13 +145,13 @@ def _with_users(node: Node, state: NodeState) -> NodeState:
         return state
 
     def used(pf: Pf, vf: Vf) -> Vf:
-        return dataclasses.replace(vf, used_by=found.get((pf.handle.bus, vf.address or "")))
+        return dataclasses.replace(vf, used_by=found.get(pf.handle.beside(vf.address or "")))
 
     pfs = (dataclasses.replace(pf, vfs=tuple(used(pf, vf) for vf in pf.vfs)) for pf in state.pfs)
     return dataclasses.replace(state, pfs=tuple(pfs))
 
 
-def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[Device]) -> Look:
+def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[DeviceHandle]) -> Look:
     devices = by_device(node, links)
     indexes = [each.index for each in itertools.chain(*devices.values())]
     with node.stack() as edge:
@@ -173,14 +172,16 @@ def _managers(node: Node, indexes: Iterable[int]) -> dict[int, ManagerName]:
     return {index: each.name for index, each in found if each is not None and each.settled}
 
 
-def _with_functions(node: Node, pfs: Iterable[Device]) -> Iterator[Device]:
-    for bus, name in pfs:
-        yield bus, name
-        if node.sysfs.has_functions(bus):
-            yield from ((bus, function) for function in node.sysfs.functions(bus, name).values())
+def _with_functions(node: Node, pfs: Iterable[DeviceHandle]) -> Iterator[DeviceHandle]:
+    for pf in pfs:
+        yield pf
+        if node.sysfs.has_functions(pf.bus):
+            yield from map(pf.beside, node.sysfs.functions(*pf).values())
 
 
-def _locked_attributes(node: Node, devices: Iterable[Device]) -> dict[Device, LockedAttributes]:
+def _locked_attributes(
+    node: Node, devices: Iterable[DeviceHandle]
+) -> dict[DeviceHandle, LockedAttributes]:
     """Of each device that answers in time."""
     sysfs = node.sysfs
     return node.hung_calls.read(
@@ -191,7 +192,7 @@ def _locked_attributes(node: Node, devices: Iterable[Device]) -> dict[Device, Lo
     )
 
 
-def _eswitches(node: Node, ours: set[Device]) -> dict[Device, dict[str, Any]]:
+def _eswitches(node: Node, ours: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
     """What devlink reports of our devices, as fields of `Pf`: a request a device that has it."""
     with node.devlink() as devlink:
         devices = [device for device in devlink.devices() if device in ours]
@@ -203,38 +204,37 @@ def _eswitches(node: Node, ours: set[Device]) -> dict[Device, dict[str, Any]]:
 
 
 def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -> Pf:
-    bus, name = device = handle.bus, handle.name
-    count = look.locked.get(device, UNKNOWN).numvfs
-    link = link_of(node, (handle, None), look.devices)
+    count = look.locked.get(handle, UNKNOWN).numvfs
+    link = link_of(node, Target(handle), look.devices)
     infos = {info.index: info for info in node.rtnl.vfs(link.index)} if link and count else {}
-    functions = node.sysfs.functions(bus, name) if node.sysfs.has_functions(bus) else {}
+    functions = node.sysfs.functions(*handle) if node.sysfs.has_functions(handle.bus) else {}
     indexes = sorted(index for index in {*infos, *functions} if index < (count or 0))
     return Pf(
         handle=handle,
         numvfs=count,
-        autoprobe=node.sysfs.autoprobe(bus, name),
+        autoprobe=node.sysfs.autoprobe(*handle),
         netdev=look.netdev(link),
         vfs=tuple(
-            _vf(node, look, (bus, functions.get(index)), index, infos.get(index))
+            _vf(node, look, (handle, functions.get(index)), index, infos.get(index))
             for index in indexes
         ),
-        representors=_representors(look, look.devices.get(device, [])),
-        rdma=look.rdma.get(device),
+        representors=_representors(look, look.devices.get(handle, [])),
+        rdma=look.rdma.get(handle),
         **eswitch,
     )
 
 
 def _vf(
-    node: Node, look: Look, place: tuple[str, str | None], index: int, info: VfInfo | None
+    node: Node, look: Look, place: tuple[DeviceHandle, str | None], index: int, info: VfInfo | None
 ) -> Vf:
-    """`place` is the bus, and the function's name if there is one; `info` what the PF holds."""
-    bus, function = place
-    device = bus, function or ""
+    """`place` is the PF, and the function's name if there is one; `info` what the PF holds."""
+    pf, function = place
+    device = pf.beside(function or "")
     own = look.devices.get(device, [])
     return Vf(
         index=index,
         address=function,
-        driver=None if function is None else node.sysfs.driver(bus, function),
+        driver=None if function is None else node.sysfs.driver(*device),
         driver_override=look.locked.get(device, UNKNOWN).driver_override,
         netdev=look.netdev(min(own, key=lambda link: link.index, default=None)),
         rdma=look.rdma.get(device),
@@ -255,7 +255,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     """The PFs with what is known of their VFs' interfaces in other namespaces."""
     pfs = tuple(pfs)
     missing = {
-        (pf.handle.bus, vf.address)
+        pf.handle.beside(vf.address)
         for pf in pfs
         for vf in pf.vfs
         if vf.driver == driver and vf.netdev is None and vf.address is not None
@@ -266,7 +266,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     found = namespaces.find(node.namespaces, missing, node.proc, rdma=elsewhere)
 
     def placed(pf: Pf, vf: Vf) -> Vf:
-        place = found.places.get((pf.handle.bus, vf.address or ""))
+        place = found.places.get(pf.handle.beside(vf.address or ""))
         return vf if place is None else dataclasses.replace(vf, inside=place)
 
     placed_pfs = (dataclasses.replace(pf, vfs=tuple(placed(pf, vf) for vf in pf.vfs)) for pf in pfs)

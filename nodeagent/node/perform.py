@@ -18,7 +18,6 @@ from nodeagent.node.devices import DeviceAction, write_devices
 from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures
 from nodeagent.node.links import set_links, set_vfs
-from nodeagent.node.locate import Target
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
 from nodeagent.node.settle import await_functions, watching
@@ -39,6 +38,7 @@ from nodeagent.plan.actions import (
     SetVf,
     Stage,
 )
+from nodeagent.state.model import Target
 
 A = TypeVar("A")
 

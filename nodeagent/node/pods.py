@@ -23,7 +23,7 @@ from nodeagent.node.attempt import Attempt
 from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures
 from nodeagent.node.links import change_links
-from nodeagent.node.locate import Target, ifindex_of, link_of, links_by_device, target_name
+from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.namespaces import within
 from nodeagent.node.node import Node
 from nodeagent.node.settle import finished_by_udev, is_lost, unsettled
@@ -38,7 +38,7 @@ from nodeagent.plan.actions import (
     SetSysctls,
     Stage,
 )
-from nodeagent.state.model import NO_DRIVER
+from nodeagent.state.model import NO_DRIVER, Target
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Child, Neighbour
 from nodeagent.trace import point
@@ -190,7 +190,7 @@ class Arrivals:
                 self._half_announced.add(target)
                 announce(room.fd, room.rtnl, links, families)
                 self.failures += add_stacked(inside, neighbours) if neighbours else []
-        return list(map(target_name, self._to_announce))
+        return list(map(str, self._to_announce))
 
     def _missing(self, lost: set[Target], watches: tuple[Watch, ...]) -> list[str]:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
@@ -211,7 +211,7 @@ class Arrivals:
         bus, function = arrival.move.pf.bus, arrival.move.address
         # one look at a link: this is asked at each event, of all that are still to come
         if self._node.sysfs.driver(bus, function) == NO_DRIVER:
-            return f"{target_name(arrival.target)} ({function}): bound to no driver"
+            return f"{arrival.target} ({function}): bound to no driver"
         return unsettled(self._node, arrival.target, self._finished)
 
     def _arrive(self, arrival: Arrival) -> None:
@@ -245,11 +245,11 @@ class Arrivals:
 
     def _move(self, action: MoveVf, room: Room) -> None:
         """Name and namespace in one message. KernelError when the kernel refuses."""
-        target = (action.pf, action.index)
+        target = Target(action.pf, action.index)
         index = ifindex_of(self._node, target)
         if index is None:
             raise KernelError("has no interface here any more")
-        point("move", f"{target_name(target)} to {action.namespace.inode}")
+        point("move", f"{target} to {action.namespace.inode}")
         move = LinkMove(index, room.fd, action.name)
         (refused,) = retry.send(self._node, [move], self._node.rtnl.change)
         room.rtnl.forget()
@@ -290,7 +290,7 @@ class Arrivals:
             yield replace(action, thing=action.thing.renamed(names))
 
     def _fail(self, target: Target, text: str) -> None:
-        self.failures.append((target, f"{target_name(target)}: {text}"))
+        self.failures.append((target, f"{target}: {text}"))
 
 
 def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
@@ -298,9 +298,9 @@ def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
     inner: dict[Target, list[InPod]] = {}
     for action in (action for stage in stages for action in stage.actions):
         if isinstance(action, MoveVf):
-            moves[action.pf, action.index] = action
+            moves[Target(action.pf, action.index)] = action
         elif isinstance(action, InPod):
-            inner.setdefault((action.pf, action.index), []).append(action)
+            inner.setdefault(Target(action.pf, action.index), []).append(action)
     for target in {**moves, **inner}:
         own = inner.get(target, [])
         move = moves.get(target)

@@ -10,10 +10,11 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.netns import NamespaceGone, entered
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of, timed_out
-from nodeagent.node.locate import Target, device_of, is_bound, rdma_names, target_name
+from nodeagent.node.locate import device_of, is_bound, rdma_names
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import MoveRdma, SetRdma
 from nodeagent.plan.plan import TEMPORARY_NAME
+from nodeagent.state.model import Target
 
 
 def name_rdma_devices(
@@ -47,9 +48,9 @@ def name_rdma_devices(
             results = retry.send(node, [(index, name) for _, index, name in moves], rdma.rename)
     except (KernelError, OSError) as error:
         text = error.message if isinstance(error, KernelError) else reason(error)
-        return [*failures, *((t, f"{target_name(t)}: cannot name RDMA: {text}") for t in names)]
+        return [*failures, *((t, f"{t}: cannot name RDMA: {text}") for t in names)]
     return failures + [
-        (target, f"{target_name(target)}: cannot name its RDMA device {name}: {reason(error)}")
+        (target, f"{target}: cannot name its RDMA device {name}: {reason(error)}")
         for (target, _, name), error in zip(moves, results, strict=True)
         if error is not None
     ]
@@ -59,7 +60,7 @@ def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
     """Move them to the namespaces that they were in, each by its name, which it has by now."""
     failures: Failures = []
     for action in actions:
-        title = f"{target_name(target_of(action))}: RDMA device {action.name}"
+        title = f"{target_of(action)}: RDMA device {action.name}"
         try:
             with node.namespaces.opened(action.namespace) as fd, node.rdma() as rdma:
                 index = rdma.indexes().get(action.name)
@@ -92,10 +93,10 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
     def why(target: Target) -> str | None:
         name = rdma_names(node, [target]).get(target)
         if name is None:
-            return f"{target_name(target)}: no RDMA device"
+            return f"{target}: no RDMA device"
         if udev.is_done(f"+infiniband:{name}", node.udev_run):
             return None
-        return f"{target_name(target)}: udev has not finished with {name}"
+        return f"{target}: udev has not finished with {name}"
 
     def missing() -> list[str]:
         return [text for target in targets if (text := why(target)) is not None]

@@ -15,19 +15,17 @@ from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
-    Target,
     device_of,
     ifindex_on,
     is_bound,
     is_hung,
     link_of,
     links_by_device,
-    target_name,
 )
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
 from nodeagent.node.takings import Takings
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Target
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
 def wait_for_pfs(node: Node, state: NodeState) -> None:
     """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it."""
     probe_again(node)
-    targets: list[Target] = [(pf.handle, None) for pf in state.pfs if pf.netdev is not None]
+    targets = [Target(pf.handle) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
         wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout)
 
@@ -91,8 +89,8 @@ def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str
     """
     device = device_of(node, target)
     if device is None or not node.sysfs.exists(*device):
-        return f"{target_name(target)} (no such function)"
-    where = target_name(target)
+        return f"{target} (no such function)"
+    where = str(target)
     if isinstance(target[1], int):
         where += f" ({device[1]})"
     driver = node.sysfs.driver(*device)
@@ -147,15 +145,15 @@ def await_functions(
         for pf, count in counts.items()
         if node.sysfs.has_functions(pf.bus)
         and node.sysfs.exists(pf.bus, pf.name)
-        and not is_hung(node, (pf, None))
+        and not is_hung(node, Target(pf))
     }
-    targets: list[Target] = [(pf, index) for pf, count in created.items() for index in range(count)]
+    targets = [Target(pf, index) for pf, count in created.items() for index in range(count)]
 
     def missing(target: Target) -> str | None:
         # where another program has set another number, the caller's next look finds that
         if device_of(node, target) is not None or numvfs(node, target[0]) != created[target[0]]:
             return None
-        return f"{target_name(target)}: has not appeared"
+        return f"{target}: has not appeared"
 
     timeout = node.settings.vf_timeout
     try:

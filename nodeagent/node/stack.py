@@ -20,12 +20,13 @@ from nodeagent.kernel.stack import ADAPTERS, StackEdge, addresses, memberships
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import link_changes
-from nodeagent.node.locate import Target, by_device, link_of, target_name
+from nodeagent.node.locate import by_device, link_of
 from nodeagent.node.node import Node
 from nodeagent.node.sysctls import written
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.attributes import given
 from nodeagent.state.link import LinkAttributes
+from nodeagent.state.model import Target
 from nodeagent.state.stack import KINDS, Address, Child, Membership, Route, Stacked
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def _missing(
     link = own[target]
     if link is not None and link.name == action.netdev:
         return None
-    return f"{action.netdev} is not the interface of {target_name(target)}"
+    return f"{action.netdev} is not the interface of {target}"
 
 
 def _make_children(

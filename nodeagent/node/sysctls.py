@@ -9,10 +9,11 @@ from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import Watch
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import Target, link_of, links_by_device, target_name
+from nodeagent.node.locate import link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetSysctls
+from nodeagent.state.model import Target
 from nodeagent.state.sysctls import Sysctl
 
 
@@ -40,5 +41,5 @@ def written(node: Node, values: Iterable[tuple[Target, str, tuple[Sysctl, ...]]]
                 try:
                     sysctls.write(name, key, value, node.proc)
                 except KernelError as error:
-                    failures.append((target, f"{target_name(target)}: {error.message}"))
+                    failures.append((target, f"{target}: {error.message}"))
     return failures

@@ -15,7 +15,7 @@ from typing import Final
 from nodeagent.kernel import rooms
 from nodeagent.kernel.events import LinkWatch, Watch
 from nodeagent.node.cni import Record
-from nodeagent.node.locate import Target, device_of, ifindex_of, users_of
+from nodeagent.node.locate import device_of, ifindex_of, users_of
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import Action, CreateVfs, SetEswitch, SetVf, Stage, UnbindVf
 from nodeagent.plan.taken import (
@@ -27,7 +27,7 @@ from nodeagent.plan.taken import (
     taken,
     without,
 )
-from nodeagent.state.model import NodeState, Vf
+from nodeagent.state.model import DeviceHandle, NodeState, Target, Vf
 from nodeagent.state.namespaces import Namespace
 
 log = logging.getLogger(__name__)
@@ -139,10 +139,12 @@ class Takings:
     def has_left(self, node: Node, action: UnbindVf) -> bool:
         """Whether a VF's interface, which was here a moment ago, is not: cheap, and for threads."""
         owner = (action.pf, action.index)
-        return owner in self._at_home and ifindex_of(node, owner) is None
+        return owner in self._at_home and ifindex_of(node, Target(*owner)) is None
 
     def _look_at(self, node: Node, owners: Collection[Owner]) -> None:
-        looked = {owner: device_of(node, owner) for owner in set(owners) & self._want.keys()}
+        looked = {
+            owner: device_of(node, Target(*owner)) for owner in set(owners) & self._want.keys()
+        }
         devices = {
             device: owner
             for owner, device in looked.items()
@@ -150,10 +152,10 @@ class Takings:
         }
         drivers = {device: node.sysfs.driver(*device) for device in devices}
         users = users_of(node, drivers)
-        away: dict[tuple[str, str], Owner] = {}
+        away: dict[DeviceHandle, Owner] = {}
         for device, owner in devices.items():
             driver, vf = drivers[device], self._want[owner]
-            is_here = ifindex_of(node, owner) is not None
+            is_here = ifindex_of(node, Target(*owner)) is not None
             if is_here:
                 self._at_home.add(owner)
             if is_anothers_driver(driver, vf.driver, self._own):

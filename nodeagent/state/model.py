@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from nodeagent.state.attributes import check
 from nodeagent.state.checks import U32, check_sorted, within
@@ -53,16 +53,30 @@ _RECORD = re.compile(r"[!-.0-~]{1,255}")
 _DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
-@dataclass(frozen=True, order=True)
-class DeviceHandle:
-    """The address of a device as devlink writes it: `pci/0000:01:00.0`, `netdevsim/netdevsim1`."""
-
+class _BusAndName(NamedTuple):
     bus: str
     name: str
 
-    def __post_init__(self) -> None:
-        if not _BUS.fullmatch(self.bus) or not _DEVICE.fullmatch(self.name):
-            raise ValueError(f"{self.bus!r}/{self.name!r} is not a device handle")
+
+class DeviceHandle(_BusAndName):
+    """The address of a device as devlink writes it: `pci/0000:01:00.0`, `netdevsim/netdevsim1`."""
+
+    __slots__ = ()
+
+    def __new__(cls, bus: str, name: str) -> Self:
+        """ValueError for what no PF or VF is called."""
+        if not _BUS.fullmatch(bus) or not _DEVICE.fullmatch(name):
+            raise ValueError(f"{bus!r}/{name!r} is not a device handle")
+        return super().__new__(cls, bus, name)
+
+    @classmethod
+    def reported(cls, bus: str, name: str) -> Self:
+        """The handle of any device that the kernel reports, unchecked: it need not be a NIC's."""
+        return cls._make((bus, name))
+
+    def beside(self, name: str) -> Self:
+        """Another device of the same bus: a VF's function beside its PF."""
+        return self.reported(self.bus, name)
 
     def __str__(self) -> str:
         return f"{self.bus}/{self.name}"

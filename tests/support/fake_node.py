@@ -23,7 +23,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
-from nodeagent.kernel.devlink import Device, Devlink
+from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -39,7 +39,7 @@ from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Param, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
 from nodeagent.state.namespaces import Holder
 from nodeagent.state.stack import Stack
 from tests.support import fake_sysctls
@@ -355,22 +355,23 @@ class FakeDevlink(Devlink):
     def close(self) -> None:
         return
 
-    def devices(self) -> tuple[Device, ...]:
-        return tuple((pf.bus, pf.name) for pf in self._node.pfs.values() if pf.eswitch is not None)
+    def devices(self) -> tuple[DeviceHandle, ...]:
+        return tuple(DeviceHandle(pf.bus, pf.name) for pf in self._node.pfs.values() if pf.eswitch)
 
-    def eswitch(self, device: Device) -> EswitchAttributes:
+    def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
         return self._node.pfs[device[1]].eswitch or EswitchAttributes()
 
-    def set_eswitch(self, device: Device, wanted: EswitchAttributes) -> None:
+    def set_eswitch(self, device: DeviceHandle, wanted: EswitchAttributes) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], "eswitch", wanted)
 
-    def params(self) -> dict[Device, tuple[Param, ...]]:
+    def params(self) -> dict[DeviceHandle, tuple[Param, ...]]:
         pfs = self._node.pfs.values()
         return {
-            (pf.bus, pf.name): tuple(pf.params[name] for name in sorted(pf.params)) for pf in pfs
+            DeviceHandle(pf.bus, pf.name): tuple(pf.params[name] for name in sorted(pf.params))
+            for pf in pfs
         }
 
-    def set_param(self, device: Device, param: Param) -> None:
+    def set_param(self, device: DeviceHandle, param: Param) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], param.name, param)
 
 

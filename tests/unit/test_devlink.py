@@ -15,9 +15,9 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.netlink import attributes
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import Param
+from nodeagent.state.model import DeviceHandle, Param
 
-DEVICE = ("netdevsim", "netdevsim1")
+DEVICE = DeviceHandle("netdevsim", "netdevsim1")
 FAMILY = 0x17
 LEGACY = (
     "3c0000001700000005000000cc0000001d0100000e0001006e657464657673696d0000000f0002006e65746465"
@@ -170,4 +170,4 @@ def test_a_kernel_without_devlink() -> None:
 def test_this_kernel_whatever_it_has() -> None:
     with Devlink() as devlink:
         assert isinstance(devlink.devices(), tuple)
-        assert devlink.eswitch(("pci", "ffff:ff:1f.7")) == EswitchAttributes()
+        assert devlink.eswitch(DeviceHandle("pci", "ffff:ff:1f.7")) == EswitchAttributes()

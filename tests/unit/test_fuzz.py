@@ -32,7 +32,7 @@ from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.record.journal import _parse_record, seal, unseal
 from nodeagent.settings import Settings, rows
-from nodeagent.state.model import NodeState, Snapshot
+from nodeagent.state.model import DeviceHandle, NodeState, Snapshot
 from tests.support.rubbish import (
     attributes,
     changed_json,
@@ -345,8 +345,12 @@ def test_the_stack(rng: random.Random) -> None:
 @given(rngs)
 def test_devlink(rng: random.Random) -> None:
     raw = messages(rng, 4)
-    devlink = RubbishDevlink(raw)
-    for read in (devlink.devices, devlink.params, lambda: devlink.eswitch(("pci", "0"))):
+    devlink, pf = RubbishDevlink(raw), DeviceHandle("pci", "0")
+    for read in (
+        devlink.devices,
+        devlink.params,
+        lambda: devlink.eswitch(pf),
+    ):
         with contextlib.suppress(KernelError):
             read()
 

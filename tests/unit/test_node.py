@@ -10,7 +10,7 @@ import pytest
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
-from nodeagent.node.locate import ifindex_of, link_of, links_by_device, target_name
+from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.settle import outstanding, unsettled, wait_for_pfs, wait_settled, watching
@@ -18,7 +18,7 @@ from nodeagent.settings import Settings
 from nodeagent.state import model
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Target, Vf
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
@@ -309,9 +309,9 @@ def test_the_node_closes_its_socket(fake: FakeNode) -> None:
 
 
 def test_targets_have_names() -> None:
-    assert target_name((HANDLE, None)) == "pci/0000:01:00.0"
-    assert target_name((HANDLE, 3)) == "pci/0000:01:00.0 vf 3"
-    assert target_name((HANDLE, "pf0vf3")) == "pci/0000:01:00.0 representor pf0vf3"
+    assert str(Target(HANDLE, None)) == "pci/0000:01:00.0"
+    assert str(Target(HANDLE, 3)) == "pci/0000:01:00.0 vf 3"
+    assert str(Target(HANDLE, "pf0vf3")) == "pci/0000:01:00.0 representor pf0vf3"
 
 
 def test_pfs_that_come_back_late_are_awaited_with_their_names(fake: FakeNode) -> None:
@@ -356,7 +356,7 @@ def test_a_stop_ends_the_wait(fake: FakeNode) -> None:
 
 
 def settled(fake: FakeNode, index: int | None, node: Node | None = None) -> str | None:
-    return unsettled(node or fake.node(PATIENT), (HANDLE, index))
+    return unsettled(node or fake.node(PATIENT), Target(HANDLE, index))
 
 
 def test_the_life_of_a_vf_until_it_is_settled(fake: FakeNode) -> None:
@@ -413,7 +413,7 @@ def test_udevs_broadcast_is_its_word_too(fake: FakeNode) -> None:
         fake.delays.rename = 10_000  # one more event, and the queue is not empty for ages
         fake.udev_sees_rename(fake.link(PF1).index)
         fake.delays.rename = 1
-        wait_settled(node, [(HANDLE, 0), (HANDLE, 1)], watches, "VFs", 30.0)
+        wait_settled(node, [Target(HANDLE, 0), Target(HANDLE, 1)], watches, "VFs", 30.0)
     assert settled(fake, 0) is not None
 
 
@@ -424,7 +424,7 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
     with watching(node) as watches:
         fake.create_vfs(fake.pfs[PF1], 7)
         with pytest.raises(WaitTimeout) as caught:
-            wait_settled(node, [(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
+            wait_settled(node, [Target(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
     assert caught.value.missing == (
         "pci/0000:01:00.0 vf 1 (0000:01:10.2): no network interface",
         "pci/0000:01:00.0 vf 5 (0000:01:11.2): no network interface",
@@ -435,14 +435,14 @@ def test_an_interface_that_was_there_before_the_wait_needs_no_event(fake: FakeNo
     with_vfs(fake, 7)
     node = fake.node(PATIENT)
     with watching(node) as watches:
-        wait_settled(node, [(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
+        wait_settled(node, [Target(HANDLE, n) for n in range(7)], watches, "VFs", 30.0)
 
 
 # a look that begins where the last one stopped
 
 
 def test_a_look_costs_one_check_while_something_is_missing() -> None:
-    missing = {(HANDLE, n) for n in range(300)}
+    missing = {Target(HANDLE, n) for n in range(300)}
     checks = 0
 
     def reason(target: object) -> str | None:
@@ -450,21 +450,22 @@ def test_a_look_costs_one_check_while_something_is_missing() -> None:
         checks += 1
         return "missing" if target in missing else None
 
-    look = outstanding([(HANDLE, n) for n in range(300)], reason)
+    look = outstanding([Target(HANDLE, n) for n in range(300)], reason)
     for n in range(300):
         assert next(iter(look())) == "missing"
-        missing.discard((HANDLE, n))
+        missing.discard(Target(HANDLE, n))
     assert list(look()) == []
     assert checks < 3 * 300
 
 
 def test_what_came_and_went_again_is_missed() -> None:
-    missing = {(HANDLE, 1)}
+    missing = {Target(HANDLE, 1)}
     look = outstanding(
-        [(HANDLE, n) for n in range(3)], lambda target: "missing" if target in missing else None
+        [Target(HANDLE, n) for n in range(3)],
+        lambda target: "missing" if target in missing else None,
     )
     assert list(look()) == ["missing"]
-    missing = {(HANDLE, 0)}
+    missing = {Target(HANDLE, 0)}
     assert list(look()) == ["missing"]
     missing = set()
     assert list(look()) == []
@@ -483,7 +484,7 @@ def test_an_interface_on_virtio_is_that_of_its_function(fake: FakeNode) -> None:
     (directory / "virtio3").symlink_to(place)
     fake.links[link.index] = dataclasses.replace(link, bus="virtio", device="virtio3")
     with fake.node(PATIENT) as node:
-        target = (HANDLE, 0)
+        target = Target(HANDLE, 0)
         assert link_of(node, target, links_by_device(node)) == fake.links[link.index]
         assert unsettled(node, target) is None
 
@@ -500,4 +501,4 @@ def test_a_pf_is_settled_when_its_own_interface_is_and_not_a_representor(fake: F
     del fake.links[own.index]
     with fake.node(PATIENT) as node:
         assert representor.index < late.index
-        assert ifindex_of(node, (HANDLE, None)) == late.index
+        assert ifindex_of(node, Target(HANDLE, None)) == late.index

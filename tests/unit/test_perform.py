@@ -33,7 +33,7 @@ from nodeagent.plan.actions import (
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import DeviceHandle, NodeState, Param
+from nodeagent.state.model import DeviceHandle, NodeState, Param, Target
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
@@ -136,7 +136,7 @@ def test_vfs_are_created_and_awaited(fake: FakeNode) -> None:
     fake.delays.functions = 3
     assert run(fake, stage(CreateVfs(HANDLE, 7))) == ()
     node = fake.node(PATIENT)
-    assert all(device_of(node, (HANDLE, index)) for index in range(7))
+    assert all(device_of(node, Target(HANDLE, index)) for index in range(7))
 
 
 def test_vfs_are_bound_without_probing_twice(fake: FakeNode) -> None:

@@ -93,7 +93,7 @@ def test_a_device_is_found_on_its_function_or_by_its_netdev(tmp_path: Path) -> N
     (tmp_path / "class" / "infiniband" / "mlx5_0" / "device").symlink_to(devices)
     (tmp_path / "class" / "infiniband" / "rxe0" / "parent").write_text("ens1\n")
     assert Sysfs(tmp_path).rdma_devices() == (
-        Found("mlx5_0", ("pci", "0000:01:00.0")),
+        Found("mlx5_0", DeviceHandle("pci", "0000:01:00.0")),
         Found("rxe0", None, "ens1"),
     )
     assert Sysfs(tmp_path / "nothing").rdma_devices() == ()
@@ -136,7 +136,10 @@ def test_one_in_software_is_named_as_lost() -> None:
 def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.add_pf(PF1)
     edge = Recorded(named(0, "mlx5_0"), named(1, "mlx5_1"))
-    found = (Found("mlx5_0", ("pci", PF1)), Found("mlx5_1", ("pci", "0000:02:00.0")))
+    found = (
+        Found("mlx5_0", DeviceHandle("pci", PF1)),
+        Found("mlx5_1", DeviceHandle("pci", "0000:02:00.0")),
+    )
     fake.add_pf("0000:02:00.0")
     monkeypatch.setattr(Sysfs, "rdma_devices", lambda _: found)
     with replace(fake.node(Settings()), rdma=lambda: edge) as under_test:

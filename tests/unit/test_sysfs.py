@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.sysfs import NO_DRIVER, Sysfs
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.state.model import NO_DRIVER
 from tests.support.descriptors import open_descriptors
 from tests.support.fake_tree import FakeTree
 
