@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from nodeagent.plan import ethtool, rdma, sysctls
 from nodeagent.plan.stack import places
@@ -27,8 +27,11 @@ from nodeagent.state.model import Inside, Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.vf import VfAttributes
 
 
-class Subject(Enum):
-    """What a difference is about; `nodeagent.plan.plan` has a case for each."""
+class Subject(IntEnum):
+    """What a difference is about, in the order in which it is planned for.
+
+    `nodeagent.plan.plan` has a case for each.
+    """
 
     PF = auto()
     """A PF is not bound to the driver."""

@@ -103,8 +103,7 @@ def _made(want: Pf, have: Pf) -> Pf:
 
 
 def _new_vf(want: Vf) -> Vf:
-    new = given(fresh(VfAttributes))
-    return Vf(want.index, driver=want.driver, driver_override="", **new)
+    return Vf(want.index, driver=want.driver, driver_override="", **given(fresh(VfAttributes)))
 
 
 def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:

@@ -16,6 +16,7 @@ The order, and the kernel's reason for it, is `nodeagent.plan.stages`; how a pla
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
@@ -52,12 +53,11 @@ from nodeagent.plan.stack import stack_actions
 from nodeagent.plan.stages import ORDER, AnyStage, StageName
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import (
-    at_once,
     changed,
     fresh,
     given,
-    later,
     needs_down,
+    rows,
     together,
 )
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
@@ -154,11 +154,13 @@ def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
 class Todo:
     """What differs, by target and subject: the names of the attributes."""
 
-    found: dict[Target, dict[Subject, set[str]]] = field(default_factory=dict)
+    found: defaultdict[Target, defaultdict[Subject, set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
 
     def add(self, on: Target, subject: Subject, *names: str) -> None:
         """Note that these differ."""
-        self.found.setdefault(on, {}).setdefault(subject, set()).update(names)
+        self.found[on][subject].update(names)
 
     def of(self, on: Target) -> Mapping[Subject, set[str]]:
         """What differs of a target."""
@@ -217,9 +219,8 @@ def _pf_steps(part: Part) -> Iterator[Step]:
 
 def _steps(part: Part, on: Target) -> Iterator[Step]:
     found = part.todo.of(on)
-    for subject in Subject:
-        if subject in found:
-            yield from _ensure(part, on, subject, found[subject])
+    for subject in sorted(found):
+        yield from _ensure(part, on, subject, found[subject])
 
 
 def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterator[Step]:
@@ -297,19 +298,21 @@ def _bind(part: Part, vf: Vf) -> Iterator[Step]:
 def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
     """What the PF holds for a VF: before the VF is bound, and the rest late."""
     pf = part.pf
-    changes = together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes())
-    late = VfAttributes()
-    if (
-        pf.eswitch_mode != EswitchMode.SWITCHDEV
-    ):  # there rates are devlink's, so they are set before it
-        changes, late = at_once(changes), later(changes)
+    first = given(together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes()))
+    late: dict[str, Any] = {}
+    # in switchdev mode rates are devlink's, so they are set before it
+    if pf.eswitch_mode != EswitchMode.SWITCHDEV:
+        late = {
+            name: first.pop(name)
+            for name, row in rows(VfAttributes).items()
+            if row.is_late and name in first
+        }
     if part.bindings[vf.index].binds and keeps_another_mac(vf):
-        changes = replace(changes, admin_mac=mac_of(vf))
-        late = replace(late, admin_mac=vf.admin_mac)
-    if values := given(changes):
-        yield StageName.VFS, SetVf(pf.handle, vf.index, **values)
-    if values := given(late):
-        yield StageName.VFS_LATE, SetVf(pf.handle, vf.index, **values)
+        first["admin_mac"], late["admin_mac"] = mac_of(vf), vf.admin_mac
+    if first:
+        yield StageName.VFS, SetVf(pf.handle, vf.index, **first)
+    if late:
+        yield StageName.VFS_LATE, SetVf(pf.handle, vf.index, **late)
 
 
 def _link(part: Part, on: Target) -> Iterator[Step]:

@@ -115,7 +115,7 @@ def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, 
         Target(pf.handle, vf.index)
         for pf in want.pfs
         for vf in pf.vfs
-        if (now := known(pf, vf)) is None or now.inside is None
+        if vf.inside is not None and ((now := known(pf, vf)) is None or now.inside is None)
     }
     found: dict[Target, list[AddStacked]] = {}
     for namespace in want.namespaces:

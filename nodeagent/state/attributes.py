@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -106,8 +106,9 @@ def _parts(kind: Any) -> Mapping[str, tuple[str, ...]]:
 
 def given(values: Attributes) -> dict[str, Any]:
     """The attributes that are known, by name."""
-    every = ((name, getattr(values, name)) for name in rows(type(values)))
-    return {name: value for name, value in every if value is not None}
+    return {
+        name: value for name in rows(type(values)) if (value := getattr(values, name)) is not None
+    }
 
 
 def only(values: A, names: tuple[str, ...]) -> A:
@@ -116,24 +117,10 @@ def only(values: A, names: tuple[str, ...]) -> A:
     return replace(values, **others)
 
 
-def at_once(values: A) -> A:
-    """`values` without what is set late."""
-    return only(values, _named(values, lambda row: not row.is_late))
-
-
-def later(values: A) -> A:
-    """Those of `values` that are set late."""
-    return only(values, _named(values, lambda row: row.is_late))
-
-
 def needs_down(values: Attributes) -> bool:
     """Whether the link has to be down for these changes."""
-    kept = _named(values, lambda row: row.needs_down)
-    return any(getattr(values, name) is not None for name in kept)
-
-
-def _named(values: Attributes, which: Callable[[Row], bool]) -> tuple[str, ...]:
-    return tuple(name for name, row in rows(type(values)).items() if which(row))
+    every = rows(type(values))
+    return any(every[name].needs_down for name in given(values))
 
 
 def fresh(kind: type[A]) -> A:
@@ -172,7 +159,7 @@ def together(kind: type[A], names: set[str], want: A, have: A) -> A:
     values = {
         name: value
         for part in parts(kind).values()
-        if names.intersection(part)
+        if not names.isdisjoint(part)
         for name in part
         if (value := _either(getattr(want, name), getattr(have, name))) is not None
     }

@@ -347,7 +347,11 @@ class NodeState:
 
     def pf(self, handle: DeviceHandle) -> Pf | None:
         """The PF with that handle, or None."""
-        return next((pf for pf in self.pfs if pf.handle == handle), None)
+        return self._pfs_by_handle.get(handle)
+
+    @cached_property
+    def _pfs_by_handle(self) -> dict[DeviceHandle, Pf]:
+        return {pf.handle: pf for pf in self.pfs}
 
     def namespace(self, inode: int) -> Namespace:
         """The namespace with that inode. KeyError when none of our VFs is inside of it."""
