@@ -23,9 +23,8 @@ from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.takings import Takings
-from nodeagent.plan import rdma
+from nodeagent.plan import dcb, ethtool, rdma
 from nodeagent.plan.comparison import differences
-from nodeagent.plan.ethtool import no_longer_offered
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import headless, made_up, shared_macs, unseen
@@ -149,7 +148,7 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
-    for gone in no_longer_offered(want, have):
+    for gone in (*ethtool.no_longer_offered(want, have), *dcb.no_longer_offered(want, have)):
         log.warning("the driver does not have it any more: %s", gone)
     for shared in shared_macs(have):
         log.warning("VFs share a MAC, as they did before: %s", shared)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from nodeagent.kernel.dcb import Dcbnl
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import AddressWatch, StopSignal, Watch
@@ -41,6 +42,7 @@ class Node:
     rtnl: Rtnl = field(default_factory=Rtnl)
     ethtool: Ethtool = field(default_factory=Ethtool)
     devlink: Callable[[], Devlink] = Devlink
+    dcb: Callable[[], Dcbnl] = Dcbnl
     stack: Callable[[], StackEdge] = StackEdge
     rdma: Callable[[], Rdma] = Rdma
     address_watch: Callable[[], AddressWatch] = AddressWatch

@@ -1,14 +1,15 @@
 """The node as it is now, as a `NodeState`.
 
-Reading costs one rtnetlink dump for the node and one request a PF, however many VFs there are;
-the rest are sysfs links. Nothing here decides what to change: that is `nodeagent.plan.plan`.
+Reading costs one rtnetlink dump for the node and two requests a PF (VFs and DCB), however many VFs
+there are; the rest are sysfs links. Nothing here decides what to change: that is
+`nodeagent.plan.plan`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
@@ -27,6 +28,7 @@ from nodeagent.node.locate import (
 from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.state.attributes import given
+from nodeagent.state.dcb import Dcb
 from nodeagent.state.model import (
     DeviceHandle,
     ManagerName,
@@ -55,11 +57,13 @@ UNKNOWN: Final = LockedAttributes()
 class Look(NamedTuple):
     """What one look at the node reads for all its PFs at once.
 
-    `ethtool` and `managers` (who has set up an interface, and has finished) are by ifindex.
+    `ethtool` and `managers` (who has set up an interface, and has finished) are by ifindex, `dcb`
+    is by PF.
     """
 
     devices: LinksByDevice
     ethtool: Mapping[int, tuple[Setting, ...]]
+    dcb: Mapping[DeviceHandle, Dcb]
     sysctls: Told
     rdma: Mapping[DeviceHandle, RdmaDevice]
     managers: Mapping[int, ManagerName]
@@ -151,7 +155,7 @@ def _with_users(node: Node, state: NodeState) -> NodeState:
     return dataclasses.replace(state, pfs=tuple(pfs))
 
 
-def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[DeviceHandle]) -> Look:
+def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) -> Look:
     devices = by_device(node, links)
     indexes = [each.index for each in itertools.chain(*devices.values())]
     with node.stack() as edge:
@@ -159,11 +163,22 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Iterable[DeviceHandle]) ->
     return Look(
         devices=devices,
         ethtool=node.ethtool.settings(indexes),
+        dcb=_dcb(node, devices, pfs),
         sysctls=sysctls,
         rdma=rdma_devices(node, devices),
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, _with_functions(node, pfs)),
     )
+
+
+def _dcb(
+    node: Node, devices: LinksByDevice, pfs: Iterable[DeviceHandle]
+) -> dict[DeviceHandle, Dcb]:
+    """Of each PF that has it: a request a PF. mlx5's VFs and representors have none."""
+    with node.dcb() as edge:
+        links = ((pf, link_of(node, Target(pf), devices)) for pf in pfs)
+        found = ((pf, edge.dcb(link.name)) for pf, link in links if link is not None)
+        return {pf: dcb for pf, dcb in found if dcb is not None}
 
 
 def _managers(node: Node, indexes: Iterable[int]) -> dict[int, ManagerName]:
@@ -220,6 +235,7 @@ def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -
         ),
         representors=_representors(look, look.devices.get(handle, [])),
         rdma=look.rdma.get(handle),
+        dcb=look.dcb.get(handle),
         **eswitch,
     )
 

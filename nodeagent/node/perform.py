@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, get_args
 
 from nodeagent.kernel.events import Watch
 from nodeagent.node.attempt import Attempt
+from nodeagent.node.dcb import set_dcb
 from nodeagent.node.devices import DeviceAction, write_devices
 from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures
@@ -31,6 +32,7 @@ from nodeagent.plan.actions import (
     InPod,
     MoveRdma,
     MoveVf,
+    SetDcb,
     SetEthtool,
     SetLink,
     SetRdma,
@@ -120,6 +122,7 @@ def _row(types: tuple[type[A], ...], performer: Performer[A]) -> tuple[Any, Perf
 PERFORMERS: Final = (
     _row(get_args(DeviceAction), _write_devices),
     _row((SetVf,), lambda step, actions: set_vfs(step.attempt, actions, step.watches)),
+    _row((SetDcb,), lambda step, actions: set_dcb(step.attempt.node, actions)),
     _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),
     _row(
         (SetSysctls,),

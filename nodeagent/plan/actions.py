@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nodeagent.plan.stages import AnyStage
+from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Param, Port, Setting
@@ -71,6 +72,14 @@ class SetEswitch(EswitchAttributes):
     """
 
     pf: DeviceHandle
+
+
+@dataclass(frozen=True)
+class SetDcb:
+    """Ensure the DCB of a PF's port. None in it: leave alone."""
+
+    pf: DeviceHandle
+    dcb: Dcb
 
 
 @dataclass(frozen=True)
@@ -201,6 +210,7 @@ Action = (
     | CreateVfs
     | SetParam
     | SetEswitch
+    | SetDcb
     | SetVf
     | OverrideDriver
     | UnbindVf

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import ethtool, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, rdma, sysctls
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -39,6 +39,7 @@ class Subject(IntEnum):
     """A PF has another number of VFs, or one of them is missing."""
     AUTOPROBE = auto()
     ESWITCH = auto()
+    DCB = auto()
     PARAM = auto()
     VF = auto()
     """An attribute that a PF holds for a VF."""
@@ -106,6 +107,8 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
     if want.autoprobe not in {None, have.autoprobe}:
         yield _difference(on, Subject.AUTOPROBE, "autoprobe", want.autoprobe, have.autoprobe)
     yield from _of_rows(on, Subject.ESWITCH, EswitchAttributes, want, have)
+    for name, wanted_words, words in dcb.differing(want, have):
+        yield _difference(on, Subject.DCB, name, wanted_words, words)
     yield from _of_interface(on, want.netdev, have.netdev)
     known = {param.name: param.value for param in have.params}
     for param in want.params:

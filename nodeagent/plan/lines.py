@@ -21,6 +21,7 @@ from nodeagent.plan.actions import (
     MoveVf,
     OverrideDriver,
     SetAutoprobe,
+    SetDcb,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -99,6 +100,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"devlink dev param set {what} cmode runtime"
         case SetEswitch():
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
+        case SetDcb():
+            text = "; ".join(action.dcb.commands(_name(action.pf, None, want, known)))
         case OverrideDriver():
             driver = action.driver or '""'
             text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
@@ -121,11 +124,13 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             removal = action.thing.removal() if action.anew else ()
             text = "; ".join((*removal, *action.thing.commands()))
         case SetEthtool():
-            name = _name(action.pf, action.index, want, known)
-            text = "; ".join(ethtool_commands(action.values, name))
+            text = "; ".join(
+                ethtool_commands(action.values, _name(action.pf, action.index, want, known))
+            )
         case SetSysctls():
-            name = _name(action.pf, action.index, want, known)
-            text = "; ".join(sysctl_commands(action.values, name))
+            text = "; ".join(
+                sysctl_commands(action.values, _name(action.pf, action.index, want, known))
+            )
         case SetRdma():
             there = f'"$(ls /sys/bus/{action.pf.bus}/devices/{action.address}/infiniband)"'
             text = f"rdma dev set {action.now or there} name {action.name}"

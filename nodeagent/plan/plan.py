@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import ethtool, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, rdma, sysctls
 from nodeagent.plan.actions import (
     Action,
     BindPf,
@@ -29,6 +29,7 @@ from nodeagent.plan.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetDcb,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -138,6 +139,7 @@ def _reloaded(pf: Pf) -> Pf:
         vfs=(),
         eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
         representors=(),
+        dcb=dcb.reset(pf.dcb),
         netdev=pf.netdev and replace(pf.netdev, **new),
     )
 
@@ -206,6 +208,8 @@ def _pf_steps(part: Part) -> Iterator[Step]:
     if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
         # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
+    if _changes_mode(todo, on) and pf.dcb is not None:
+        todo.add(on, Subject.DCB, *dcb.attributes(pf.dcb))
     vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
     if part.creates or any(isinstance(action, BindVf) for _, action in vf_steps):
         todo.add(on, Subject.AUTOPROBE)
@@ -240,6 +244,10 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
         case Subject.ESWITCH:
             modes = given(together(EswitchAttributes, names, pf, part.made))
             yield StageName.ESWITCH, SetEswitch(pf.handle, **modes)
+        case Subject.DCB:
+            if pf.dcb is not None:
+                stage = StageName.DCB if _changes_mode(part.todo, on) else StageName.PF_DCB
+                yield stage, SetDcb(pf.handle, dcb.to_set(pf.dcb, names))
         case Subject.VF:
             yield from _held(part, _vf(pf, on), names)
         case Subject.DRIVER:
@@ -256,6 +264,10 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
             pass  # planned for all PFs together: `_sysctls`, `pod_actions`, `rdma`, `stack_actions`
         case _:
             assert_never(subject)
+
+
+def _changes_mode(todo: Todo, on: Target) -> bool:
+    return "eswitch_mode" in todo.of(on).get(Subject.ESWITCH, set())
 
 
 def _create(part: Part) -> Iterator[Step]:

@@ -29,6 +29,10 @@ class StageName(StrEnum):
         "set PF ethtool",
         "before the PF is up: rings, channels and pause restart an interface, carrier and all",
     )
+    PF_DCB = (
+        "set PF DCB",
+        "before the PF is up: mlx5 turns its port off and on when PFC changes",
+    )
     PF_SYSCTLS = (
         "set PF sysctls",
         "before the PF is up: they decide which addresses it gets by itself",
@@ -50,6 +54,10 @@ class StageName(StrEnum):
     ESWITCH = (
         "set eswitch",
         "after legacy's attributes are set, before VFs are bound (representors)",
+    )
+    DCB = (
+        "set DCB",
+        "of PFs in another eswitch mode, where mlx5 begins with its own ETS (mlx5e_ets_init())",
     )
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
     BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, Self
 
 from nodeagent.state.attributes import check
 from nodeagent.state.checks import U32, check_sorted, within
+from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
@@ -255,7 +256,8 @@ class Pf(EswitchAttributes):
 
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
-    driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name.
+    driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name. `dcb` is
+    `None` where the driver has none, or firmware negotiates it.
     """
 
     handle: DeviceHandle
@@ -266,6 +268,7 @@ class Pf(EswitchAttributes):
     params: tuple[Param, ...] = ()
     representors: tuple[Representor, ...] = ()
     rdma: RdmaDevice | None = None
+    dcb: Dcb | None = None
 
     def __post_init__(self) -> None:
         if self.numvfs is not None:

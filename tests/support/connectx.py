@@ -36,13 +36,14 @@ CREATE_FLOW_TABLE: Final = 0x930
 
 
 def read() -> State:
-    """What lab.read() tells, and what devlink, rdma(8) and the representors do."""
+    """What lab.read() tells, and what devlink, rdma(8), dcb(8) and the representors do."""
     return {
         "devices": lab.read(),
         "eswitches": {pf: eswitch(pf) for pf in lab.pfs()},
         "representors": {pf: representors(pf) for pf in lab.pfs()},
         "rates": json.loads(lab.sh("devlink -j port function rate show")),
         "rdma": rdma(),
+        "dcb": {pf: dcb(pf) for pf in lab.pfs()},
     }
 
 
@@ -61,6 +62,12 @@ def representors(pf: str) -> State:
         assert read_of_it is not None
         found[port] = {**read_of_it, "address": None, "txqlen": told[name]["txqlen"]}
     return found
+
+
+def dcb(pf: str) -> State:
+    """All that dcb(8) shows of a PF's port."""
+    words = ("ets", "pfc", "maxrate", "buffer", "app", "dcbx")
+    return {word: json.loads(lab.sh(f"dcb -j {word} show dev {lab.name(pf)}")) for word in words}
 
 
 def rdma() -> State:

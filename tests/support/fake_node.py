@@ -12,10 +12,11 @@ import dataclasses
 import errno
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
+from nodeagent.kernel.dcb import Dcbnl
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
@@ -38,6 +40,7 @@ from nodeagent.node.node import Node
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import given
+from nodeagent.state.dcb import App, Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
 from nodeagent.state.namespaces import Holder
@@ -106,6 +109,8 @@ class FakeNode(FakeRules):
         self.ethtool: dict[int, dict[str, int | bool]] = {}
         self.ethtool_writes: list[ethtool.Change] = []
         self.refused_settings: set[str] = set()
+        self.dcb: dict[str, Dcb] = {}
+        self.dcb_writes: list[str] = []
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -156,6 +161,7 @@ class FakeNode(FakeRules):
             rtnl=FakeRtnl(self),
             ethtool=FakeEthtool(self),
             devlink=lambda: FakeDevlink(self),
+            dcb=lambda: FakeDcbnl(self),
             stack=FakeStack,
             namespaces=FakeNamespaces(),
             udev_run=self.udev_run,
@@ -209,6 +215,8 @@ class FakeNode(FakeRules):
                 encap_mode=state.encap_mode,
             )
             pf.params = {p.name: p for p in state.params}
+        if state.dcb is not None:
+            self.dcb[pf.name] = state.dcb
         if pf.bus == "pci":
             self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
         self.create_vfs(pf, state.numvfs or 0)
@@ -373,6 +381,41 @@ class FakeDevlink(Devlink):
 
     def set_param(self, device: DeviceHandle, param: Param) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], param.name, param)
+
+
+class FakeDcbnl(Dcbnl):
+    """dcbnl of a FakeNode: `FakeNode.dcb` by PF, which names what is not there."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def close(self) -> None:
+        return
+
+    def dcb(self, name: str) -> Dcb | None:
+        return self._node.dcb.get(self._pf(name))
+
+    def set(self, name: str, part: str, value: Any) -> None:
+        self._write(name, part, **{part: value})
+
+    def add_apps(self, name: str, apps: Iterable[App]) -> None:
+        now = self._node.dcb[self._pf(name)].app or ()
+        self._write(name, "app", app=tuple(sorted({*now, *apps})))
+
+    def delete_apps(self, name: str, apps: Iterable[App]) -> None:
+        now = self._node.dcb[self._pf(name)].app or ()
+        self._write(name, "app", app=tuple(sorted({*now} - {*apps})))
+
+    def _write(self, name: str, part: str, **values: Any) -> None:
+        if part in self._node.refused_settings:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._node.dcb_writes.append(part)
+        pf = self._pf(name)
+        self._node.dcb[pf] = dataclasses.replace(self._node.dcb[pf], **values)
+
+    def _pf(self, name: str) -> str:
+        links = self._node.links.values()
+        return next((link.device or "" for link in links if link.name == name), "")
 
 
 class _WatchedOs:

@@ -19,6 +19,7 @@ from nodeagent.plan.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetDcb,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -32,6 +33,7 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.stack import owners_of_netdevs
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
+from nodeagent.state.dcb import PARTS
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
@@ -146,6 +148,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return dataclasses.replace(pf, params=tuple(v for _, v in sorted(others.items())))
         case SetEswitch():
             return _set_eswitch(state, pf, action)
+        case SetDcb():
+            return _set_dcb(pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -265,6 +269,15 @@ def _set_ethtool(pf: Pf, action: SetEthtool) -> Pf:
         now.setdefault("coalesce.rx-usecs", 8)
     settings = tuple(sorted(now.items()))
     return _with_netdev(pf, action.index, dataclasses.replace(netdev, ethtool=settings))
+
+
+def _set_dcb(pf: Pf, action: SetDcb) -> Pf:
+    """What its driver does not have cannot be set: it says EOPNOTSUPP."""
+    if pf.dcb is None:
+        return pf
+    parts = {name: (getattr(action.dcb, name), getattr(pf.dcb, name)) for name in PARTS}
+    set_ = {name: want for name, (want, now) in parts.items() if None not in {want, now}}
+    return dataclasses.replace(pf, dcb=dataclasses.replace(pf.dcb, **set_))
 
 
 def _set_rdma(pf: Pf, action: SetRdma) -> Pf:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import rows
+from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc, Selector, Tsa
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
@@ -133,6 +134,45 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
     )
 
 
+def _eight(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(values, min_size=8, max_size=8).map(tuple)
+
+
+bandwidths = _eight(st.sampled_from((0, 30, 100)))
+classes = _eight(st.integers(0, 7))
+tsas = _eight(st.sampled_from(Tsa))
+dcbs = st.builds(
+    Dcb,
+    ets=st.builds(
+        Ets,
+        willing=st.booleans(),
+        tc_tsa=tsas,
+        tc_bw=bandwidths,
+        pg_bw=bandwidths,
+        prio_tc=classes,
+        reco_tc_tsa=tsas,
+        reco_tc_bw=bandwidths,
+        reco_prio_tc=classes,
+    ),
+    maxrate=st.none() | _eight(st.sampled_from((0, 100_000, 2**64 - 1))),
+    pfc=st.builds(
+        Pfc,
+        prio_pfc=_eight(st.booleans()),
+        macsec_bypass=st.booleans(),
+        delay=st.integers(0, 0xFFFF),
+    ),
+    buffer=st.none()
+    | st.builds(Buffers, prio_buffer=classes, buffer_size=_eight(st.integers(0, 2**32 - 1))),
+    app=st.none()
+    | st.sets(
+        st.builds(App, st.sampled_from(Selector), st.integers(0, 0xFFFF), st.integers(0, 7)),
+        max_size=3,
+    ).map(lambda apps: tuple(sorted(apps))),
+)
+"""Of one driver's ports: all have it, or none has it (`pfs`)."""
+FEW_DCBS = (None, *(Dcb(maxrate=(rate,) * 8) for rate in (0, 1)), Dcb(maxrate=(7,) * 8, app=()))
+
+
 @st.composite
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
@@ -148,6 +188,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         eswitch_mode=mode,
         params=draw(st.sampled_from(((), (Param("flow_steering_mode", 5, "smfs"),)))),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
+        dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from nodeagent import settings
 from nodeagent.state.attributes import rows
+from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     Netdev,
@@ -59,9 +60,10 @@ def test_the_readme_has_the_settings() -> None:
 README = (TESTS.parent / "README.md").read_text()
 TABLE = README.partition("### Every attribute")[2].partition("Left out on purpose")[0]
 ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
-LISTED = dict(re.findall(r"^\| ([unp]\d) \| (.*) \|$", TABLE, re.MULTILINE))
+LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
+    *(Dcb, Ets, Pfc, Buffers, App),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )
 
@@ -85,7 +87,7 @@ def test_every_row_says_where_it_is_read_restored_and_tested() -> None:
 
 @pytest.mark.parametrize("key", sorted(LISTED))
 def test_a_test_of_an_attribute_exists(key: str) -> None:
-    tests = re.findall(r"`(\w+/\w+\.py)::(\w+)`", LISTED[key])
+    tests = re.findall(r"`((?:\w+/)+\w+\.py)::(\w+)`", LISTED[key])
     assert tests
     for path, name in tests:
         assert f"\ndef {name}(" in (TESTS / path).read_text(), name

@@ -18,6 +18,7 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.observe import observe
+from nodeagent.plan import dcb, ethtool
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
@@ -190,12 +191,14 @@ def test_what_verify_warns_of(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(restoring, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
+    monkeypatch.setattr(ethtool, "no_longer_offered", lambda want, have: ("net0 rings.rx",))
+    monkeypatch.setattr(dcb, "no_longer_offered", lambda want, have: ("net0 dcb ets",))
     monkeypatch.setattr(restoring, "shared_macs", lambda have: ("02:00: vf 1, vf 2",))
     with fake.node(settings) as node:
         restoring.verify(node, observe(node))
     assert [record.getMessage() for record in caplog.records] == [
         "the driver does not have it any more: net0 rings.rx",
+        "the driver does not have it any more: net0 dcb ets",
         "VFs share a MAC, as they did before: 02:00: vf 1, vf 2",
     ]
 
