@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -58,7 +59,11 @@ def pause(settings: Settings, error: AgentError, stop: StopSignal) -> None:
     )
     with suppress(Stopped, WaitTimeout):
         wait_until_clear(
-            lambda: ["the end of the pause"], stop, what="a signal", timeout=settings.debug_sleep
+            lambda: ["the end of the pause"],
+            stop,
+            what="a signal",
+            timeout=settings.debug_sleep,
+            notice=math.inf,
         )
 
 

@@ -7,6 +7,7 @@ may change the node afterwards. The report says at which moment a VF lost its VL
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -128,10 +129,18 @@ def _sleep(heard: Sequence[_Heard], stops: Sequence[Watch], resync: float, pause
             what="an event",
             timeout=resync,
             resync=resync,
+            notice=math.inf,
         )
     never_pauses = time.monotonic() - began < QUIET_PERIOD
     with suppress(WaitTimeout):
-        wait_until_clear(lambda: ("quiet",), *stops, what="quiet", timeout=pause, resync=pause)
+        wait_until_clear(
+            lambda: ("quiet",),
+            *stops,
+            what="quiet",
+            timeout=pause,
+            resync=pause,
+            notice=math.inf,
+        )
     for each in heard:
         each.drain()
     return never_pauses

@@ -14,6 +14,7 @@ An open snapshot is never overwritten, and closed only when the node is proven.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,7 +215,15 @@ def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str
         if next(same(), None) is not None:
             log.info("waiting for %s to %s", path, what)
         what = f"the driver container's flag to {what}"
-        wait_until_clear(same, watch, stop, what=what, timeout=_FLAG_TIMEOUT, resync=_FLAG_RESYNC)
+        wait_until_clear(
+            same,
+            watch,
+            stop,
+            what=what,
+            timeout=_FLAG_TIMEOUT,
+            resync=_FLAG_RESYNC,
+            notice=math.inf,
+        )
 
 
 def _check(settings: Settings) -> None:

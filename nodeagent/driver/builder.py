@@ -121,6 +121,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
             what="the driver container's start flag",
             timeout=math.inf,
             resync=_RESYNC_SECONDS,
+            notice=math.inf,
         )
 
 

@@ -7,6 +7,7 @@ One file is nodeagent's own: dtk_failed_compile_<version>, with the reason of a 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shlex
 import time
@@ -260,6 +261,7 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
                 what="the driver toolkit's build",
                 timeout=settings.build_timeout,
                 resync=_RESYNC_SECONDS,
+                notice=math.inf,
             )
         except WaitTimeout as error:
             error.hint = (

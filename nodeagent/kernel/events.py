@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
+import logging
 import os
 import select
 import selectors
@@ -21,10 +23,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from nodeagent import hostpath
 from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableError, WaitTimeout
+
+log = logging.getLogger(__name__)
+
+NOTICE_SECONDS: Final = 10.0
+"""Seconds until a wait says what it waits for, and again after each six times as long."""
+_NAMED: Final = 3
 
 
 class Watch(Protocol):
@@ -43,18 +51,22 @@ def wait_until_clear(
     what: str,
     timeout: float,
     resync: float = 5.0,
+    notice: float = NOTICE_SECONDS,
 ) -> None:
     """Return as soon as `outstanding()` yields nothing; look again at each event.
 
     `timeout` and `resync` are seconds. A look takes the first item only, so that an `outstanding`
     written as a generator costs one check a look however many things are awaited. `resync` is the
     safety net for what the kernel does not announce (a mount over a watched directory): after
-    that long without an event every watch is drained and the node is looked at again.
+    that long without an event every watch is drained and the node is looked at again. After
+    `notice` seconds the log says what is waited for (math.inf: it does not).
 
     Raises WaitTimeout, which lists all that is outstanding at the deadline, and whatever a
     watch's drain() raises (StopSignal: Stopped).
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
+    next_notice = began + notice
     with selectors.DefaultSelector() as selector:
         for watch in watches:
             selector.register(watch, selectors.EVENT_READ, watch)
@@ -68,6 +80,23 @@ def wait_until_clear(
             ready: list[Watch] = [key.data for key, _ in selector.select(min(left, resync))]
             for watch in ready or watches:
                 watch.drain()
+            if next_notice <= (now := time.monotonic()) < deadline:
+                next_notice = now + 6 * notice
+                _say(what, outstanding, now - began, timeout)
+
+
+def _say(
+    what: str, outstanding: Callable[[], Iterable[object]], seconds: float, timeout: float
+) -> None:
+    named = [str(item) for item in itertools.islice(outstanding(), _NAMED)]
+    if named:
+        log.info(
+            "waiting for %s, %.0f s so far, %.0f at most: %s",
+            what,
+            seconds,
+            timeout,
+            "; ".join(named),
+        )
 
 
 _NOTHING = object()

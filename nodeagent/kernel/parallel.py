@@ -8,32 +8,44 @@ left behind as a daemon, and the failure says so.
 from __future__ import annotations
 
 import queue
-import select
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Self, TypeVar
 
-from nodeagent.errors import AgentError, KernelError
+from nodeagent.errors import AgentError, KernelError, WaitTimeout
+from nodeagent.kernel.events import Watch, wait_until_clear
 
 Job = Callable[[], None]
 
 T = TypeVar("T")
 
 
-def run_all(jobs: Sequence[Job], *, timeout: float, threads: int) -> list[AgentError | None]:
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    timeout: float,
+    threads: int,
+    name: Callable[[int], str] = str,
+    meanwhile: Callable[[], None] = lambda: None,
+    watches: Iterable[Watch] = (),
+) -> list[AgentError | None]:
     """Run every job, at most `threads` at a time; for each, in order, None or its failure.
 
     A job that has not come back after `timeout` seconds counts as failed, and one that was not
-    begun by then never is. Exceptions other than AgentError are bugs and are raised here.
+    begun by then never is. `name` tells which job it is that takes long; `meanwhile` is called at
+    each event of `watches` and when a job has ended. Exceptions other than AgentError are bugs and
+    are raised here.
     """
     with Running(jobs, threads=threads) as running:
-        deadline = time.monotonic() + timeout
-        while running.unfinished() and (left := deadline - time.monotonic()) > 0:
-            select.select([running], [], [], left)
-            running.drain()
+
+        def left() -> Iterator[str]:
+            meanwhile()
+            yield from map(name, running.unfinished())
+
+        with suppress(WaitTimeout):
+            wait_until_clear(left, running, *watches, what="the kernel", timeout=timeout)
         return running.results(timeout)
 
 
@@ -74,9 +86,9 @@ class Running:
                 raise error
             self._ended[number] = error
 
-    def unfinished(self) -> int:
-        """How many jobs have not ended."""
-        return len(self._jobs) - len(self._ended)
+    def unfinished(self) -> list[int]:
+        """The numbers of the jobs that have not ended."""
+        return [number for number in range(len(self._jobs)) if number not in self._ended]
 
     def results(self, timeout: float) -> list[AgentError | None]:
         """For each job, in order, None or its failure, after `timeout` seconds if it has none."""

@@ -180,6 +180,15 @@ class Sysfs:
                 found[device] = name
         return found
 
+    def has_representors_rdma(self, bus: str, name: str) -> bool:
+        """Whether mlx5_ib has taken the PF's auxiliary device for the RDMA of representors.
+
+        There is one in switchdev mode. mlx5_ib then makes the PF's RDMA device when the eswitch's
+        mode is set, not when it is loaded later (mlx5_eswitch_register_vport_reps(),
+        mlx5_esw_offloads_rep_load(), core/eswitch_offloads.c).
+        """
+        return any(self.device(bus, name).glob("*.rdma-rep.*/driver"))
+
     def without_driver(self, maker: str) -> tuple[str, ...]:
         """Auxiliary devices that a driver has made and none has taken: `mlx5_core.eth.3`.
 

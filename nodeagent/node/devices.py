@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from nodeagent.errors import AgentError, KernelError, WaitTimeout, reason
+from nodeagent.errors import AgentError, KernelError, reason
 from nodeagent.kernel import parallel
 from nodeagent.kernel.devlink import Devlink
-from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.events import Watch
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
@@ -50,7 +50,7 @@ DeviceAction = (
 def write_devices(
     attempt: Attempt,
     actions: Sequence[DeviceAction],
-    meanwhile: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
     watches: tuple[Watch, ...] = (),
 ) -> Failures:
     """Perform the writes of a stage; call `meanwhile` at each event until they have returned.
@@ -63,22 +63,15 @@ def write_devices(
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
     threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
-    timeout = node.settings.vf_timeout
-    if meanwhile is None:
-        results = parallel.run_all(jobs, timeout=timeout, threads=threads)
-        return _failed(node, actions, results, ends)
-    with parallel.Running(jobs, threads=threads) as running:
-
-        def left() -> Iterator[object]:
-            meanwhile()
-            if running.unfinished():
-                yield f"{running.unfinished()} writes"
-
-        try:
-            wait_until_clear(left, running, *watches, what="VFs", timeout=timeout)
-        except WaitTimeout as late:
-            log.debug("%s", late.message)
-        return _failed(node, actions, running.results(timeout), ends)
+    results = parallel.run_all(
+        jobs,
+        timeout=node.settings.vf_timeout,
+        threads=threads,
+        name=lambda number: target_name(target_of(actions[number])),
+        meanwhile=meanwhile,
+        watches=watches,
+    )
+    return _failed(node, actions, results, ends)
 
 
 def _ending(job: parallel.Job, ended: threading.Event) -> parallel.Job:

@@ -109,10 +109,14 @@ def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     moves = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
     # a stop is heeded between stages and in waits: what is being written is finished
     events = tuple(watch for watch in step.watches if watch is not node.stop)
-    meanwhile = arrivals.move_settled if moves else None
-    failures = write_devices(step.attempt, actions, meanwhile, events)
+    meanwhile = arrivals.move_settled if moves else _nothing
+    failures = write_devices(step.attempt, actions, meanwhile, events if moves else ())
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
     return failures + await_functions(node, counts, step.watches)
+
+
+def _nothing() -> None:
+    """No VF is on its way into a pod."""
 
 
 def _row(types: tuple[type[A], ...], performer: Performer[A]) -> tuple[Any, Performer[Any]]:

@@ -90,8 +90,13 @@ def _names_in(node: Node, namespace: int) -> Collection[str]:
 def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, ...]) -> Failures:
     """mlx5_ib makes its device after the function is bound, and udev may rename it then."""
 
+    def never_comes(target: Target) -> bool:
+        return target[1] is None and node.sysfs.has_representors_rdma(target[0].bus, target[0].name)
+
     def why(target: Target) -> str | None:
         name = rdma_names(node, [target]).get(target)
+        if name is None and never_comes(target):
+            return None
         if name is None:
             return f"{target}: no RDMA device"
         if udev.is_done(f"+infiniband:{name}", node.udev_run):
@@ -101,9 +106,19 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
     def missing() -> list[str]:
         return [text for target in targets if (text := why(target)) is not None]
 
+    failures: Failures = []
     timeout = node.settings.vf_timeout
     try:
         wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout)
     except WaitTimeout as late:
-        return timed_out(late, targets, why)
-    return []
+        failures = timed_out(late, targets, why)
+    names = rdma_names(node, targets)
+    return failures + [
+        (
+            target,
+            f"{target_name(target)}: no RDMA device: mlx5_ib was loaded in switchdev mode, and "
+            "makes it when the eswitch's mode is set again, as in the next reload",
+        )
+        for target in targets
+        if target not in names and never_comes(target)
+    ]

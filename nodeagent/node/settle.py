@@ -64,14 +64,19 @@ def wait_settled(
     timeout: float,
     *,
     takings: Takings | None = None,
+    lost: Collection[Target] = (),
 ) -> None:
     """Wait until each target is bound, has its netdev, and udev has finished with that.
 
-    `takings`: not for a VF that another has taken meanwhile.
+    `takings`: not for a VF that another has taken meanwhile. `lost`: targets whose failure is
+    known; the wait for one ends as soon as it has no driver. A probe that fails holds the `driver`
+    link until its end (really_probe(), drivers/base/dd.c).
     """
     finished = finished_by_udev(watches)
 
     def missing(target: Target) -> str | None:
+        if target in lost and not is_bound(node, target):
+            return None
         why = unsettled(node, target, finished)
         is_taken = (
             why is not None and takings is not None and takings.is_taken(node, target, watches)
@@ -183,9 +188,17 @@ def await_netdevs(
         for target in targets
         if target not in given_up and not is_lost(node, target, lost, devices)
     ]
+    timeout = node.settings.vf_timeout
     try:
-        timeout = node.settings.vf_timeout
-        wait_settled(node, awaited, watches, "network interfaces", timeout, takings=attempt.takings)
+        wait_settled(
+            node,
+            awaited,
+            watches,
+            "network interfaces",
+            timeout,
+            takings=attempt.takings,
+            lost=lost,
+        )
     except WaitTimeout as late:
         awaited = [target for target in awaited if not attempt.takings.has(target)]
         reasons = {target: unsettled(node, target) for target in awaited}
@@ -197,8 +210,9 @@ def await_netdevs(
 def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevice) -> bool:
     """Whether its failure is known (it is in `lost`) and no amount of time mends it.
 
-    A representor does not come while its PF's VFs or its eswitch's mode do not.
+    A representor does not come while its PF's VFs or its eswitch's mode do not. A bind that has not
+    returned has had its time.
     """
     if isinstance(target[1], str):
         return (target[0], None) in lost and link_of(node, target, devices) is None
-    return target in lost and not is_bound(node, target)
+    return target in lost and (not is_bound(node, target) or is_hung(node, target))

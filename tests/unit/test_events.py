@@ -96,6 +96,14 @@ def test_timeout_lists_everything_that_is_missing() -> None:
     assert "0.2 s waiting for VFs; still missing: vf 0, vf 1, vf 2" in str(caught.value)
 
 
+def test_a_wait_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    missing = ["a", "b", "c", "d"]
+    with pytest.raises(WaitTimeout):
+        wait_until_clear(lambda: missing, what="VFs", timeout=0.3, resync=0.02, notice=0.05)
+    assert caplog.messages == ["waiting for VFs, 0 s so far, 0 at most: a; b; c"]
+
+
 def test_the_node_is_looked_at_once_more_at_the_deadline() -> None:
     cleared = time.monotonic() + 0.1
     wait_until_clear(

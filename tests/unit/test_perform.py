@@ -17,6 +17,7 @@ from nodeagent.node.attempt import Attempt
 from nodeagent.node.locate import device_of
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
+from nodeagent.node.settle import await_netdevs, watching
 from nodeagent.plan.actions import (
     BindPf,
     BindVf,
@@ -499,6 +500,20 @@ def test_nobody_waits_twice_for_what_is_known_to_be_lost(fake: FakeNode) -> None
     assert len(failures) == 1
     assert "EIO" in failures[0]
     assert fake.link(fake.function(1)).mtu == 1400
+
+
+def test_nor_for_one_whose_driver_lets_go_of_it_meanwhile(fake: FakeNode) -> None:
+    """A probe that fails holds the driver's link until its end."""
+    bound(fake, 1)
+    fake.release("pci", fake.function(0))
+    fake.never.add(fake.function(0))
+    fake.tree.drive("pci", fake.function(0), "mlx5_core")
+    fake.later(3, lambda: fake.release("pci", fake.function(0)))
+    before = fake.monotonic()
+    node = fake.node(PATIENT)
+    with watching(node) as watches:
+        assert await_netdevs(Attempt(node), [(HANDLE, 0)], watches, {(HANDLE, 0)}) == []
+    assert fake.monotonic() - before < PATIENT.vf_timeout
 
 
 def test_nor_for_an_interface_that_did_not_come_the_first_time(fake: FakeNode) -> None:

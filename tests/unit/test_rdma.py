@@ -174,6 +174,19 @@ def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
     assert failure == f"pci/{PF1}: no RDMA device after 0.2 s"
 
 
+def test_one_that_comes_with_the_eswitch_only_is_not_waited_for(fake: FakeNode) -> None:
+    """mlx5_ib has the auxiliary device of a PF in switchdev mode, and made no RDMA device."""
+    fake.add_pf(PF1)
+    (fake.tree.root / "bus/pci/devices" / PF1 / "mlx5_core.rdma-rep.0" / "driver").mkdir(
+        parents=True
+    )
+    before = fake.monotonic()
+    with replace(fake.node(Settings()), rdma=Recorded) as under_test:
+        (failure,) = perform(Attempt(under_test), plan(node("roce0"), node(None)))
+    assert failure.startswith(f"pci/{PF1}: no RDMA device: mlx5_ib was loaded in switchdev mode")
+    assert fake.monotonic() - before < 5
+
+
 def test_a_name_that_is_none_is_refused() -> None:
     for name in ("", "a/b", "mlx5_%d", "x" * 64):
         with pytest.raises(ValueError, match="not the name"):

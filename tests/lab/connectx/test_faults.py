@@ -1,4 +1,4 @@
-"""Firmware that refuses a command in the middle of a restore.
+"""Firmware that refuses a command in the middle of a restore, and an openibd that gets half way.
 
 A fault is set between the unload and the load. What it costs is named and the snapshot stays open;
 without the fault the next start ends as if nothing had happened.
@@ -6,6 +6,7 @@ without the fault the next start ends as if nothing had happened.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,6 +78,29 @@ def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     assert connectx.read() == scene
     assert nodeagent.ready.exists()
     assert not nodeagent.open_snapshot.exists()
+
+
+def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
+    """mlx5_ib is gone and mlx5_core cannot be unloaded: the old driver has all that it had.
+
+    But for the RDMA device of a PF in switchdev mode, which mlx5_ib makes with the eswitch.
+    """
+    running = lab.loaded()
+    lab.put_other_build_on_disk()
+    lab.SWITCHES.write_text("fail=unload\nonce\n")
+    before = time.monotonic()
+    failed = nodeagent.call("reload", status=71)
+    assert time.monotonic() - before < 60
+    assert "rmmod: ERROR: Module mlx5_core is in use" in failed.log
+    assert f"pci/{PF2}: no RDMA device: mlx5_ib was loaded in switchdev mode" in failed.log
+    assert lab.loaded() == running
+    now = connectx.read()
+    assert scene["rdma"].keys() - now["rdma"].keys() == {PF2}
+    assert {**now, "rdma": {**now["rdma"], PF2: scene["rdma"][PF2]}} == scene
+    assert nodeagent.open_snapshot.exists()
+    nodeagent.call("reload")
+    assert lab.loaded() != running
+    assert connectx.read() == scene
 
 
 def test_a_vf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
