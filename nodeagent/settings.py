@@ -359,7 +359,7 @@ class Settings:
     vf_timeout: float = variable(
         "VF_TIMEOUT",
         seconds,
-        "120",
+        "150",
         "time limit for every VF to get its driver and netdev, and for udev to process it",
         unit="s",
     )

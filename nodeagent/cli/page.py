@@ -26,7 +26,7 @@ ENVIRONMENT: Final = (
     ("DTK_OCP_DRIVER_BUILD", "wait for the Driver Toolkit's build (false)"),
     ("DRIVER_MODULE", "the driver to reload (mlx5_core)"),
     ("STATE_DIR", "the directory of snapshots and journal"),
-    ("VF_TIMEOUT, PF_TIMEOUT", "time limits in seconds (120)"),
+    ("VF_TIMEOUT, PF_TIMEOUT", "time limits in seconds (150, 120)"),
     ("NODE_NAME, KUBECONFIG", "for the commands in the cluster"),
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from nodeagent.node.conflicts import Conflicts
 from nodeagent.node.node import Node
 from nodeagent.node.takings import Takings
-from nodeagent.state.model import Target
+from nodeagent.state.model import DeviceHandle, Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +16,18 @@ class Attempt:
 
     `given_up` holds, by target, why a wait for it has reached its deadline: the attempt waits for
     no target twice for the same reason. `conflicts` holds what the attempt has set, `takings`
-    what others have taken meanwhile.
+    what others have taken meanwhile, `made` how often the attempt has made a PF's VFs, `silent` the
+    VFs whose firmware has not begun (`nodeagent.node.silent`).
     """
 
     node: Node
     takings: Takings = field(default_factory=Takings)
     given_up: dict[Target, str] = field(default_factory=dict)
     conflicts: Conflicts = field(default_factory=Conflicts)
+    made: dict[DeviceHandle, int] = field(default_factory=dict)
+    silent: set[Target] = field(default_factory=set)
+
+    def note_vfs_made(self, pf: DeviceHandle) -> None:
+        """The VFs of a PF are new ones: what was known of the old ones says nothing of them."""
+        self.made[pf] = self.made.get(pf, 0) + 1
+        self.silent.difference_update([target for target in self.silent if target[0] == pf])

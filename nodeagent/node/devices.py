@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from nodeagent.errors import AgentError, KernelError, reason
 from nodeagent.kernel import parallel
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.kernel.events import Watch
-from nodeagent.node import retry
+from nodeagent.node import retry, silent
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import device_of, is_hung
@@ -67,7 +68,7 @@ def write_devices(
         jobs,
         timeout=node.settings.vf_timeout,
         threads=threads,
-        name=lambda number: target_name(target_of(actions[number])),
+        name=lambda number: str(target_of(actions[number])),
         meanwhile=meanwhile,
         watches=watches,
     )
@@ -154,6 +155,8 @@ def _create_vfs(attempt: Attempt, action: CreateVfs) -> None:
     if node.sysfs.numvfs(bus, name) != action.count:
         node.sysfs.set_numvfs(bus, name, action.count)
         attempt.conflicts.note_made(str(action.pf), "numvfs", action.count)
+        if action.count:
+            attempt.note_vfs_made(action.pf)
     now = node.sysfs.numvfs(bus, name)
     if now != action.count:
         raise KernelError(f"the kernel took numvfs {action.count} and reports {now}")
@@ -234,10 +237,17 @@ def _bind_vf(attempt: Attempt, action: BindVf) -> None:
     node = attempt.node
     bus, function = action.pf.bus, _function(node, action.pf, action.index)
     now = node.sysfs.driver(bus, function)
-    if now == NO_DRIVER and action.override:
-        node.sysfs.probe(bus, function)
-    elif now == NO_DRIVER:
-        node.sysfs.bind(bus, function, action.driver)
+    began = time.monotonic()
+    try:
+        if now == NO_DRIVER and action.override:
+            node.sysfs.probe(bus, function)
+        elif now == NO_DRIVER:
+            node.sysfs.bind(bus, function, action.driver)
+    except KernelError as error:
+        if silent.is_silent(error, time.monotonic() - began):
+            attempt.silent.add(target_of(action))
+            raise silent.refusal(action.pf, function) from error
+        raise
     now = node.sysfs.driver(bus, function)
     if now != action.driver:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")

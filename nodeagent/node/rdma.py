@@ -116,7 +116,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
     return failures + [
         (
             target,
-            f"{target_name(target)}: no RDMA device: mlx5_ib was loaded in switchdev mode, and "
+            f"{target}: no RDMA device: mlx5_ib was loaded in switchdev mode, and "
             "makes it when the eswitch's mode is set again, as in the next reload",
         )
         for target in targets

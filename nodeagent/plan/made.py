@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
 from nodeagent.state.vf import VfAttributes
 
@@ -50,6 +51,15 @@ def must_create(want: Pf, have: Pf) -> bool:
     if want.numvfs != have.numvfs:
         return True
     return any(have.vf(vf.index) is None for vf in want.vfs)
+
+
+def goes_to_legacy(want: Pf, have: Pf) -> bool:
+    """Whether a PF in switchdev mode leaves it while its VFs are made anew, and goes back then."""
+    return (
+        bool(want.numvfs)
+        and want.eswitch_mode == have.eswitch_mode == EswitchMode.SWITCHDEV
+        and must_create(want, have)
+    )
 
 
 def bindings(pf: Pf, now: Pf) -> dict[int, Binding]:
@@ -97,7 +107,9 @@ def mac_of(vf: Vf) -> Mac | None:
 
 def _made(want: Pf, have: Pf) -> Pf:
     if must_create(want, have):
-        return replace(have, numvfs=want.numvfs, vfs=tuple(map(_new_vf, want.vfs)), representors=())
+        mode = EswitchMode.LEGACY if goes_to_legacy(want, have) else have.eswitch_mode
+        vfs = tuple(map(_new_vf, want.vfs))
+        return replace(have, numvfs=want.numvfs, vfs=vfs, representors=(), eswitch_mode=mode)
     how = bindings(want, have)
     return replace(have, vfs=tuple(_bound(want.vf(vf.index), vf, how) for vf in have.vfs))
 

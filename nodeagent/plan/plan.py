@@ -43,6 +43,7 @@ from nodeagent.plan.comparison import Difference, Subject, differences
 from nodeagent.plan.made import (
     Binding,
     bindings,
+    goes_to_legacy,
     keeps_another_mac,
     mac_of,
     must_create,
@@ -273,6 +274,8 @@ def _changes_mode(todo: Todo, on: Target) -> bool:
 def _create(part: Part) -> Iterator[Step]:
     if part.have.numvfs or not part.pf.numvfs:
         yield StageName.REMOVE_VFS, CreateVfs(part.pf.handle, 0)
+    if goes_to_legacy(part.pf, part.have):
+        yield StageName.LEGACY, SetEswitch(part.pf.handle, eswitch_mode=EswitchMode.LEGACY)
     if part.pf.numvfs:
         yield StageName.CREATE_VFS, CreateVfs(part.pf.handle, part.pf.numvfs)
 

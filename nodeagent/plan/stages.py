@@ -22,6 +22,11 @@ class StageName(StrEnum):
 
     BIND_PFS = "bind PFs", "a PF without its driver has no sriov_numvfs to write (ENOENT)"
     REMOVE_VFS = "remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"
+    LEGACY = (
+        "set eswitch back",
+        "what legacy mode holds for VFs is refused in switchdev mode (EOPNOTSUPP, mlx5): VFs that "
+        "are made anew get it first",
+    )
     LINKS_DOWN = "take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"
     FREE_NAMES = "free names", "two netdevs that swap names need a third name in between (EEXIST)"
     PARAMETERS = "set parameters", "flow_steering_mode and such decide how the eswitch is made"

@@ -949,7 +949,7 @@ def test_settings_shows_what_is_set(capsys: Captured, monkeypatch: pytest.Monkey
     assert "VF_TIMEOUT" not in text
     assert status_of(["settings", "--all"]) == 0
     text = capsys.readouterr().out
-    assert "\nVF_TIMEOUT  120\n    time limit for every VF" in text
+    assert "\nVF_TIMEOUT  150\n    time limit for every VF" in text
     assert "\nNVIDIA_NIC_DRIVER_PATH  -\n" in text
     names = re.findall(r"^(\w+)  ", text, re.MULTILINE)
     assert names == [row.name for _, row in rows()]

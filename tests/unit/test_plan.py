@@ -12,6 +12,7 @@ from nodeagent.plan.actions import (
     BindVf,
     CreateVfs,
     SetAutoprobe,
+    SetEswitch,
     SetLink,
     SetVf,
     Stage,
@@ -20,10 +21,11 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
-from nodeagent.plan.stages import ORDER
+from nodeagent.plan.stages import ORDER, StageName
 from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
-from nodeagent.state.vf import VlanProtocol
+from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import legal_pairs, partly_known_pairs, states
 
@@ -40,6 +42,27 @@ def settled(want: NodeState, have: NodeState) -> NodeState:
             break
         have = simulate(have, stages)
     return have
+
+
+def test_vfs_made_anew_get_in_legacy_mode_what_switchdev_refuses() -> None:
+    vfs = tuple(Vf(n, driver="mlx5_core", link_state=LinkState.DISABLE) for n in range(2))
+    pf = Pf(PF, 2, vfs=vfs, eswitch_mode=EswitchMode.SWITCHDEV)
+    want = NodeState("mlx5_core", (pf,))
+    have = NodeState("mlx5_core", (dataclasses.replace(pf, vfs=vfs[:1]),))
+    stages = plan(want, have)
+    assert [stage.name for stage in stages] == [
+        StageName.REMOVE_VFS,
+        StageName.LEGACY,
+        StageName.CREATE_VFS,
+        StageName.VFS,
+        StageName.ESWITCH,
+        StageName.BIND_VFS,
+    ]
+    modes = [each for stage in stages for each in stage.actions if isinstance(each, SetEswitch)]
+    assert modes == [
+        SetEswitch(PF, eswitch_mode=EswitchMode.LEGACY),
+        SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV),
+    ]
 
 
 @given(states())

@@ -24,7 +24,7 @@ def test_defaults_are_those_of_the_driver_container() -> None:
     assert settings.state_dir == Path("/run/mellanox/drivers/.nodeagent")
     assert settings.driver_module == "mlx5_core"
     assert settings.blacklist_modules[:2] == ("mlx5_core", "mlx5_ib")
-    assert (settings.vf_timeout, settings.build_timeout) == (120.0, 3600.0)
+    assert (settings.vf_timeout, settings.build_timeout) == (150.0, 3600.0)
     assert settings.dtk_build is False
     assert settings.no_color is False
     assert settings == Settings()
@@ -187,7 +187,7 @@ ROWS = {
         "debug.log",
     ),
     "DEBUG_SLEEP_SEC_ON_EXIT": (300.0, ("0", 0.0), "90s"),
-    "VF_TIMEOUT": (120.0, ("2.5", 2.5), "2s"),
+    "VF_TIMEOUT": (150.0, ("2.5", 2.5), "2s"),
     "PF_TIMEOUT": (120.0, ("600", 600.0), "0"),
     "BUILD_TIMEOUT": (3600.0, ("7200", 7200.0), "inf"),
     "RESTART_TIMEOUT": (600.0, ("60", 60.0), "-1"),

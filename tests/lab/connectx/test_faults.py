@@ -6,6 +6,7 @@ without the fault the next start ends as if nothing had happened.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -18,6 +19,9 @@ from tests.support.lab import PF1, PF2, Gate, Nodeagent, Started, State
 PF, VF1 = 0, 2
 """vports, as commands are sent for: by a PF itself, by its VF 1."""
 STAGES = {
+    "create VFs": (0, connectx.ENABLE_HCA, PF, BAD_PARAM),
+    "create VFs, switchdev": (1, connectx.ENABLE_HCA, PF, BAD_PARAM),
+    "bind VFs, enable": (0, connectx.ENABLE_HCA, VF1, BAD_PARAM),
     "bind VFs": (0, connectx.INIT_HCA, VF1, BAD_PARAM),
     "set VFs late": (0, connectx.CREATE_SCHEDULING_ELEMENT, PF, BAD_PARAM),
     "set eswitch": (1, connectx.CREATE_FLOW_TABLE, PF, BAD_PARAM),
@@ -61,6 +65,13 @@ def reload_with(nodeagent: Nodeagent, held: Card, pf: int, opcode: int, **fault:
     return reload
 
 
+def seconds(run: Started, stage: str) -> float:
+    """How long a stage took, as its line says; the longest of several."""
+    found = re.findall(rf"{re.escape(stage)} +elapsed=([0-9.]+)", run.log)
+    assert found, f"no {stage!r} in its log"
+    return max(map(float, found))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, stage: str) -> None:
     """Once: mended within the same start, or named, and by the next one."""
@@ -78,6 +89,30 @@ def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     assert connectx.read() == scene
     assert nodeagent.ready.exists()
     assert not nodeagent.open_snapshot.exists()
+
+
+def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
+    """All of its PF are made again once; then it is named, and what mends it."""
+    reload = reload_with(nodeagent, its_card, 0, connectx.ENABLE_HCA, status=BAD_PARAM, count=1000)
+    assert reload.process.returncode == 1
+    assert reload.log.count("are removed and made again") == 1
+    named = reload.log.partition("error: ")[2]
+    for number in range(3):
+        assert (
+            f"pci/{PF1} vf {number}: the firmware of {lab.vf(PF1, number)} has not begun" in named
+        )
+    assert seconds(reload, "bind VFs: 3 actions, 3 FAILED") < 130
+    assert connectx.read()["devices"][PF2] == scene["devices"][PF2]
+    its_card.mend()
+
+    # they are the earlier start's: this one says so and leaves them
+    again = nodeagent.start("reload")
+    assert again.wait(lab.PATIENCE * 2) == 1
+    assert "are removed and made again" not in again.log
+    assert f"echo 0 >/sys/bus/pci/devices/{PF1}/sriov_numvfs" in again.log.partition("error: ")[2]
+    (lab.PCI / PF1 / "sriov_numvfs").write_text("0")
+    nodeagent.call("reload")
+    assert connectx.read() == scene
 
 
 def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
