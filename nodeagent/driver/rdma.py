@@ -48,6 +48,8 @@ def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
 
 
 def sweep(settings: Settings) -> None:
-    """Remove the file of a killed run."""
-    if durable.remove(settings.driver_root / _FILE):
-        log.warning("removed the stale %s", settings.driver_root / _FILE)
+    """Remove the file of a killed run, or what it has written of it."""
+    path = settings.driver_root / _FILE
+    durable.remove_unfinished(path)
+    if durable.remove(path):
+        log.warning("removed the stale %s", path)

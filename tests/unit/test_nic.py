@@ -454,7 +454,9 @@ def test_rdma_netns_mode_that_changed_is_said(host: Host, caplog: pytest.LogCapt
 
 
 def test_a_stale_rdma_file_is_swept(host: Host) -> None:
-    host.file("etc/modprobe.d/zz-nodeagent-rdma-netns.conf", "options ib_core netns_mode=N\n")
+    name = "zz-nodeagent-rdma-netns.conf"
+    host.file(f"etc/modprobe.d/{name}", "options ib_core netns_mode=N\n")
+    host.file(f"etc/modprobe.d/.{name}.0123456789abcdef.tmp", "opti")
     host.driver.ensure_companions(())
     assert not [*(host.root / "etc/modprobe.d").iterdir()]
 
