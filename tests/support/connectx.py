@@ -147,6 +147,14 @@ class Card:
         where = "" if vport is None else f" {vport}"
         self.set(pf, "fault", f"{opcode:#x} {status} {count}{where}")
 
+    def hang(self, pf: int, opcode: int, *, vport: int, count: int = 1) -> None:
+        """The next commands of that kind from a vport are carried out when faults are mended.
+
+        Only one whose answer has at most 16 bytes: the driver frees the pages of a longer one when
+        it gives up after 60 s, and firmware then writes to them.
+        """
+        self.set(pf, "fault", f"{opcode:#x} hang {count} {vport}")
+
     def set(self, pf: int, name: str, value: object) -> None:
         """A property of a PF, until the test's end."""
         path = f"/machine/peripheral/pf{pf}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -27,6 +27,11 @@ STAGES = {
     "set eswitch": (1, connectx.CREATE_FLOW_TABLE, PF, BAD_PARAM),
 }
 """A PF, a command of that stage, who sends it, and the status."""
+HANGS = {
+    "create VFs": (0, connectx.ENABLE_HCA, PF),
+    "create VFs, the FDB": (1, connectx.CREATE_FLOW_TABLE, PF),
+    "bind VFs": (0, connectx.INIT_HCA, VF1),
+}
 
 
 @pytest.fixture
@@ -53,13 +58,17 @@ def its_card() -> Iterator[Card]:
 
 def reload_with(nodeagent: Nodeagent, held: Card, pf: int, opcode: int, **fault: int) -> Started:
     """A reload whose new driver is loaded when the fault is set; its end."""
+    return reload_while(nodeagent, lambda: held.fail(pf, opcode, **fault))
+
+
+def reload_while(nodeagent: Nodeagent, do: Callable[[], None]) -> Started:
     lab.put_other_build_on_disk()
     with Gate("loaded") as gate:
         lab.hook("post-start", gate.script)
         reload = nodeagent.start("reload")
         gate.wait()
         lab.settle()
-        held.fail(pf, opcode, **fault)
+        do()
         gate.open()
         reload.wait(lab.PATIENCE * 5)
     return reload
@@ -89,6 +98,19 @@ def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     assert connectx.read() == scene
     assert nodeagent.ready.exists()
     assert not nodeagent.open_snapshot.exists()
+
+
+@pytest.mark.parametrize("stage", HANGS)
+def test_a_command_hangs(nodeagent: Nodeagent, scene: State, its_card: Card, stage: str) -> None:
+    """Once, for longer than the driver waits: said meanwhile, and mended within the same start."""
+    pf, opcode, vport = HANGS[stage]
+    before = connectx.LOG.stat().st_size
+    reload = reload_while(nodeagent, lambda: its_card.hang(pf, opcode, vport=vport))
+    its_card.mend()
+    assert "HELD" in {each.status for each in connectx.asked(before)}, "the fault was not met"
+    assert re.search(f"waiting for the kernel, 1[01] s so far.*pci/0000:01:00.{pf}", reload.log)
+    assert reload.process.returncode == 0
+    assert connectx.read() == scene
 
 
 def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
