@@ -1,8 +1,9 @@
 """The field report's upgrade as one test: inbox driver, 25.07, 25.10, uninstall; one start each.
 
 There each version took a start that failed, 90 s of sleep, and another start. The toolkit's sidecar
-is our script, which builds RPMs with rpmbuild; rpm installs them. The builds A, B and C stand for
-the inbox driver, 25.07 and 25.10. The report has 50 VFs on one PF; here it is all that one has.
+is our script, which builds RPMs with rpmbuild; rpm installs them. On the ConnectX the inbox driver
+is the kernel's own, A and B are 25.07 and 25.10, and there are the report's 50 VFs by the same
+names. On igb A, B and C stand for the three, and there are the 7 VFs that a PF has.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import lab
 from tests.support.lab import PATIENCE, PF1, Nodeagent, Started
 
-BUILDS = {"25.07-0.9.7.0": "B", "25.10-1.2.8.0": "C"}
+pytestmark = pytest.mark.both_nics
+
+INBOX, *NEWER = ("inbox", "A", "B") if lab.CONNECTX else ("A", "B", "C")
+BUILDS = dict(zip(("25.07-0.9.7.0", "25.10-1.2.8.0"), NEWER, strict=True))
+VFS = 50 if lab.CONNECTX else 7
 POLICY = {
     "ENTRYPOINT_DEBUG": "true",
     "DEBUG_SLEEP_SEC_ON_EXIT": "90",
@@ -55,11 +62,14 @@ def start(nodeagent: Nodeagent, version: str, directory: Path) -> Started:
 
 
 def test_install_upgrade_uninstall(nodeagent: Nodeagent, tmp_path: Path) -> None:
-    lab.clean("A")
-    lab.make_vfs(PF1, 7)
+    lab.clean(INBOX)
+    lab.make_vfs(PF1, VFS)
     before = lab.read()
-    inbox, v2507, v2510 = (lab.srcversion_of(build) for build in "ABC")
+    inbox, v2507, v2510 = (lab.srcversion_of(build) for build in (INBOX, *NEWER))
     assert len({inbox, v2507, v2510}) == 3
+    if lab.CONNECTX:
+        names = [lab.name(each) for each in (PF1, lab.vf(PF1, 0), lab.vf(PF1, 49))]
+        assert names == ["enp1s0f0np0", "enp1s0f0v0", "enp1s0f0v49"]
 
     assert lab.loaded() == inbox  # before install
     run = start(nodeagent, "25.07-0.9.7.0", tmp_path)
@@ -83,7 +93,7 @@ def test_install_upgrade_uninstall(nodeagent: Nodeagent, tmp_path: Path) -> None
     sys.stdout.write(told)
     tracked = [line.split("|") for line in told.splitlines() if line.startswith("| run ")][:6]
     assert [(cells[1].strip(), cells[3].strip(" `")) for cells in tracked] == [
-        ("run 1: loaded before", inbox),
+        ("run 1: loaded before", inbox or "none"),
         ("run 1: installed", v2507),
         ("run 1: loaded after", v2507),
         ("run 3: loaded before", v2507),
