@@ -512,7 +512,7 @@ def test_nor_for_one_whose_driver_lets_go_of_it_meanwhile(fake: FakeNode) -> Non
     before = fake.monotonic()
     node = fake.node(PATIENT)
     with watching(node) as watches:
-        assert await_netdevs(Attempt(node), [(HANDLE, 0)], watches, {(HANDLE, 0)}) == []
+        assert await_netdevs(Attempt(node), [Target(HANDLE, 0)], watches, {Target(HANDLE, 0)}) == []
     assert fake.monotonic() - before < PATIENT.vf_timeout
 
 

@@ -15,7 +15,7 @@ from nodeagent.plan.taken import Taken
 from nodeagent.restore import restore
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Vf
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Target, Vf
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
@@ -97,7 +97,7 @@ def test_none_is_made_again_beside_one_that_a_virtual_machine_may_have(fake: Fak
     state = NodeState("mlx5_core", (Pf(HANDLE, 2, vfs=vfs),))
     attempt = Attempt(fake.node(SETTINGS))
     attempt.note_vfs_made(HANDLE)
-    attempt.silent.add((HANDLE, 0))
+    attempt.silent.add(Target(HANDLE, 0))
     want, have = silent.planned_for(attempt, state, state)
     assert have == state
     assert [vf.index for vf in want.pfs[0].vfs] == [1]
@@ -107,7 +107,7 @@ def test_none_is_made_again_beside_one_that_another_has_taken(fake: FakeNode) ->
     state = NodeState("mlx5_core", (Pf(HANDLE, 2, vfs=(Vf(0, driver="none"), Vf(1))),))
     attempt = Attempt(fake.node(SETTINGS))
     attempt.note_vfs_made(HANDLE)
-    attempt.silent.add((HANDLE, 0))
+    attempt.silent.add(Target(HANDLE, 0))
     attempt.takings.found[HANDLE, 1] = Taken(HANDLE, 1, "in a pod")
     assert silent.planned_for(attempt, state, state)[1] == state
 
