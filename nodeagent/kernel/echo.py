@@ -1,10 +1,11 @@
-"""ICMP echoes until told to end, as a process of its own: `python -m nodeagent.kernel.echo`.
+"""ICMP echoes until stdin ends, as a process of its own: `python -m nodeagent.kernel.echo`.
 
     python -m nodeagent.kernel.echo ADDRESS@PATH ...   PATH of a network namespace, or nothing
 
-Ends when its stdin does, so also when whoever started it was killed; then it prints a JSON list on
-stdout, for each argument how many echoes were sent and came back, and the longest time without an
-answer, in seconds, with the Unix time when that began. Standard library only: it is there at once.
+It ends when its stdin does, so also when its parent is killed. Then it prints a JSON list on
+stdout: for each argument how many echoes were sent and how many came back, and the longest time
+without an answer, in seconds, with the Unix time when that began. It uses the standard library
+only, to start quickly.
 """
 
 from __future__ import annotations

@@ -325,7 +325,7 @@ class FileWatch(_Held):
         return self._fd
 
     def drain(self) -> None:
-        """Drop every queued event and watch whatever now stands at the path."""
+        """Drop every queued event, and watch what is at the path now."""
         with suppress(BlockingIOError):
             for _ in range(_AT_ONCE):
                 os.read(self._fd, _EVENTS_BUFFER)
@@ -338,8 +338,8 @@ class FileWatch(_Held):
     def _arm(self) -> None:
         """Watch the chain as it is now: "/" first, down to the last directory that exists.
 
-        While a mask is being replaced an entry's event may go unseen. That is no loss: whoever
-        makes or drains a watch looks afterwards, and a directory that came is found here.
+        While a mask is being replaced an entry's event may go unseen. That is no loss: the maker of
+        a watch looks after making or draining it, and a directory that came is found here.
         """
         while True:
             present: list[tuple[Path, int]] = list(self._present())

@@ -1,4 +1,4 @@
-"""A sign of life on disk, for whoever has to tell a long wait from a hang.
+"""A sign of life on disk, by which a probe tells a long wait from a hang.
 
 The heart is a timer (timerfd_create(2)) among the descriptors that the agent's waits sleep on: each
 wait that can be stopped also beats. No thread does it and no signal, so it cannot go on beating for

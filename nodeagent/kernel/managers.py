@@ -29,7 +29,7 @@ class Manager:
 
 
 def files(ifindex: int, run: Path = Path("/run")) -> tuple[Path, Path]:
-    """The files that tell of an interface, for whoever watches them."""
+    """The files in which the managers report an interface, to be watched."""
     return run / _LINKS / str(ifindex), run / _DEVICES / str(ifindex)
 
 

@@ -126,16 +126,16 @@ class Namespaces:
         return replace(bare, process=name, pod=pod, container=container)
 
     def boot(self) -> str:
-        """The boot that namespaces are told apart in."""
+        """The boot in which a namespace is identified."""
         return boot_id(self.proc)
 
     @contextmanager
     def opened(self, namespace: Namespace) -> Iterator[int]:
         """A descriptor of `namespace`; NamespaceGone, with nothing done in it, if it is another.
 
-        It is the one if somebody holds it who held it before: a process that has the same pid and
-        start time and is in the namespace of that number, or a mount of it at the same path. If
-        nobody does, somebody may still have it open. The cookie, where there is one, decides.
+        It is the one if one of its holders holds it still: a process with the same pid and start
+        time that is in the namespace of that number, or a mount of it at the same path. Without one
+        of these, a process may still have it open. The cookie, where there is one, decides.
         """
         if namespace.boot != self.boot():
             raise NamespaceGone("the node was started anew since")
@@ -167,7 +167,7 @@ class Namespaces:
             try:
                 if os.fstat(fd).st_ino != inode:
                     why = "another namespace is in its place"
-                # after open(2): whoever has the pid now had it then
+                # looked at after open(2): the process with that pid now had it then, too
                 elif holder.pid is None or self.started(holder.pid) == holder.started:
                     yield fd
                     return

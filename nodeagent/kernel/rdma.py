@@ -1,8 +1,8 @@
 """RDMA devices renamed and moved over rdma netlink (uapi/rdma/rdma_netlink.h), as rdma(8) does.
 
-A rename is refused with EEXIST while another device has the name (ib_device_rename()), in whatever
-network namespace. A device that is in another one comes back to the host's when that ends. Which
-device belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
+A rename is refused with EEXIST while another device has the name (ib_device_rename()), in any
+network namespace. A device in another namespace comes back to the host's when that namespace ends.
+Which device belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
 """
 
 from __future__ import annotations

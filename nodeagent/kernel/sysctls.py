@@ -150,7 +150,7 @@ def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
 def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
     """What of an interface's sysctls is not as in `defaults`, sorted.
 
-    `ipv6.mtu` is told where it is not the interface's own (a change of that sets it anew).
+    `ipv6.mtu` is among them where it is not the interface's own (a change of that sets it anew).
     """
     families = dict(attributes(af_spec))
     fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")

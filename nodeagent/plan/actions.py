@@ -1,7 +1,7 @@
 """What can be done to a node, one frozen dataclass an action.
 
-An action is an *ensure*: whoever performs it looks first and leaves alone what is already so. That
-is how one plan serves a VF whose netdev does not exist yet when the plan is made.
+An action is an *ensure*: its performer looks first and changes only what differs. So one plan
+serves a VF whose netdev does not exist yet when the plan is made.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class SetParam:
 class SetEswitch(EswitchAttributes):
     """Ensure the eswitch's mode and, in switchdev, how it parses. None: leave alone.
 
-    Some drivers (ice) change the mode only while there are no VFs: whoever performs this removes
-    unbound VFs, sets the mode and creates them again where the first order is refused.
+    Some drivers (ice) change the mode only while there are no VFs: where the first order is
+    refused, the performer removes the unbound VFs, sets the mode and creates them again.
     """
 
     pf: DeviceHandle
@@ -171,8 +171,8 @@ class SetRdma:
 class MoveVf:
     """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
 
-    `address` is the VF's PCI address; `carrier`: it had that there, and somebody is to be told when
-    it has it again. A namespace that is not the one of before is not entered.
+    `address` is the VF's PCI address; `carrier`: it had carrier there, so its addresses are
+    announced once it has carrier again. A namespace that is not the one of before is not entered.
     """
 
     pf: DeviceHandle

@@ -15,7 +15,7 @@ from nodeagent.state.vf import VfAttributes
 DEFAULTS: Final[dict[str, Any]] = {
     name: row.fresh for name, row in rows(VfAttributes).items() if name != "admin_mac"
 }
-"""What a VF starts with, whatever its driver. Of the rest that a pod may have had, its MAC and
+"""What a VF starts with under any driver. Of the rest that a pod may have had, its MAC and
 spoofchk, each driver has its own: a VF that is made anew has them, and they are not written."""
 
 RECORDED: Final = "its PF holds what SR-IOV CNI has recorded from before that pod"

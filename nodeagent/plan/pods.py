@@ -1,6 +1,6 @@
 """VFs whose interfaces belong into pods: moved there and set up there. Pure, like the plan.
 
-An interface that somebody has put into yet another namespace is left there: it is theirs now.
+An interface that is in a third namespace by now is another pod's, and stays there.
 """
 
 from __future__ import annotations

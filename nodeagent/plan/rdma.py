@@ -1,9 +1,9 @@
 """The names of RDMA devices as values: which have to be set, and which do not come back.
 
-A device of the NIC itself (mlx5_ib) comes again with its function, under a name of the kernel's or
-of udev's choice. One in software (rdma_rxe) that somebody made on a netdev dies with that, and is
-not made again: where there is one all the same, it gets its name. One that is in a pod is called
-what it was before it goes there; one that is there already is the pod's to name.
+A device of the NIC itself (mlx5_ib) comes back with its function, under a name that the kernel or
+udev chooses. A software device (rdma_rxe) on a netdev is removed with the netdev and not made
+again; if there is one nevertheless, it gets its name. A device that belongs into a pod is renamed
+before it is moved there; one that is in the pod already keeps the name that the pod gave it.
 """
 
 from __future__ import annotations

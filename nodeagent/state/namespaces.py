@@ -1,9 +1,9 @@
 """Network namespaces that hold interfaces of our VFs, as values: which one, and what is in it.
 
-The number of a namespace's inode is given away again when it is gone, so it alone proves nothing.
-A namespace is the same one while somebody who held it when it was seen holds it still: a process
-(by pid and start time) that is in it, or a mount of it. Linux 5.14 has a number that is never given
-twice within a boot, too (SO_NETNS_COOKIE, socket(7)).
+The kernel gives a namespace's inode number to another one once the namespace is gone, so the number
+alone proves nothing. A namespace is the same one while one of its first holders holds it: a process
+(by pid and start time) that is in it, or a mount of it. Linux 5.14 also has a number that is given
+once in a boot (SO_NETNS_COOKIE, socket(7)).
 """
 
 from __future__ import annotations

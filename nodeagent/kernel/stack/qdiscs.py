@@ -1,9 +1,9 @@
 """Queueing disciplines (tc(8)) over rtnetlink: read, and as the messages that make them again.
 
-A qdisc is told with its options in the form in which it takes them (TCA_OPTIONS), so they are kept
-as they are. That holds for `KINDS`, which a test tries on a kernel one by one; netem does not tell
-its distribution, and sfq takes another limit than it tells. What has filters (clsact has nothing
-else), classes of its own, a size table or a shared block is its maker's to make again, and named.
+The kernel dumps a qdisc's options in the form in which it takes them (TCA_OPTIONS), so they are
+kept as they are. That holds for `KINDS`, which a test tries on a kernel one by one; netem does not
+dump its distribution, and sfq takes another limit than it dumps. A qdisc with filters (clsact has
+nothing else), classes of its own, a size table or a shared block is not put back: it is named.
 Formats: uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 """
 
@@ -67,7 +67,7 @@ def read(edge: Netlink, look: Look) -> Found[Qdisc]:
 
 
 def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
-    """One RTM_NEWQDISC, and whether it has more than is told here.
+    """One RTM_NEWQDISC, and whether it has more than a `Qdisc` holds.
 
     None for the kernel's own, which have no handle.
     """
@@ -107,7 +107,7 @@ def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
 
 
 def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
-    """Whether it has filters, or classes that somebody made (htb's all are)."""
+    """Whether it has filters, or classes that were added (htb's all are)."""
     if edge.dump(_request(RTM_GETTFILTER, NLM_F_DUMP, index, 0, qdisc.handle), "filters"):
         return True
     if qdisc.kind != "htb":
@@ -118,15 +118,15 @@ def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
 
 
 def _taken(kind: str, options: bytes) -> bytes:
-    """Options as they have to be given so that they are what they are told to be."""
+    """Options as they have to be sent so that the kernel dumps them as they were."""
     if kind == "htb":
         return _changed(options, {TCA_HTB_INIT: _htb})
     return _changed(options, dict.fromkeys(CODEL_TIMES[kind], _codel_time))
 
 
 def _htb(init: bytes) -> bytes:
-    """struct tc_htb_glob with the version that is taken, which is not the one that is told
-    (htb_init(), htb_dump()), and without the count of packets that no class had."""
+    """struct tc_htb_glob with the version that htb_init() takes, which is not the one that
+    htb_dump() reports, and without the count of packets that no class had."""
     _, *told, _, _ = struct.unpack("=5I", init)
     return struct.pack("=5I", HTB_VERSION, *told, 0, 0)
 
