@@ -158,8 +158,9 @@ def await_idle(node: Node, addresses: Iterable[str]) -> None:
 
     A VF in the middle of one is neither what it was nor what it will be.
     """
-    with _opened(node.settings.cni_data_dir / "pci", addresses) as records_of:
-        _lock(records_of, node)
+    pci = node.settings.cni_data_dir / "pci"
+    with _opened(pci, addresses) as records_of:
+        _lock(pci, records_of, node)
 
 
 @contextmanager
@@ -198,7 +199,7 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
 
 def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
     """Give those to the node itself that nobody has; the others stay locked while they are open."""
-    _lock(opened, node)
+    _lock(pci, opened, node, make=True)
     for address in list(opened):
         if _text(pci / address) in {"", THE_NODES_OWN}:
             durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
@@ -239,21 +240,51 @@ def _opened(pci: Path, addresses: Iterable[str], *, make: bool = False) -> Itera
     """Descriptors of the VFs' records, by address; of those that are there, or all. OSError."""
     opened: dict[str, int] = {}
     try:
-        for address in addresses:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                opened[address] = (
-                    durable.open_plain(pci / address, os.O_RDWR, 0o600)
-                    if make
-                    else hostpath.open_file(pci / address, LARGEST)
-                )
+        _open(pci, addresses, opened, make=make)
         yield opened
     finally:
         for fd in opened.values():
             os.close(fd)
 
 
-def _lock(records_of: Mapping[str, int], node: Node) -> None:
-    """Lock them all until they are closed; those that a plugin has locked when it has finished."""
+def _open(pci: Path, addresses: Iterable[str], opened: dict[str, int], *, make: bool) -> None:
+    for address in addresses:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            opened[address] = (
+                durable.open_plain(pci / address, os.O_RDWR, 0o600)
+                if make
+                else hostpath.open_file(pci / address, LARGEST)
+            )
+
+
+def _lock(pci: Path, records_of: dict[str, int], node: Node, *, make: bool = False) -> None:
+    """Lock them all until they are closed; those that a plugin has locked when it has finished.
+
+    DEL removes the file, and the next ADD locks another one of that name: what was opened before
+    and locked after that keeps nobody off, so it is opened again.
+    """
+    left = records_of
+    while left:
+        _lock_these(left, node)
+        replaced = [address for address, fd in left.items() if not _is_in_place(pci, address, fd)]
+        for address in replaced:
+            os.close(records_of.pop(address))
+        _open(pci, replaced, records_of, make=make)
+        left = {address: records_of[address] for address in replaced if address in records_of}
+
+
+def _is_in_place(pci: Path, address: str, fd: int) -> bool:
+    """Whether an open file is the one that has its name now."""
+    try:
+        with hostpath.directory(pci) as directory:
+            now = os.stat(address, dir_fd=directory, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    own = os.fstat(fd)
+    return (own.st_dev, own.st_ino) == (now.st_dev, now.st_ino)
+
+
+def _lock_these(records_of: Mapping[str, int], node: Node) -> None:
     busy = {address: fd for address, fd in records_of.items() if not _is_locked_at_once(fd)}
     if not busy:
         return

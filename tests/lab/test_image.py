@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import lab, mounted
+from tests.support import cni, lab, mounted
 from tests.support.kustomize import Object, render
 from tests.support.lab import PF1, State
 from tests.support.pod import Container, Image, Pod
@@ -152,7 +152,7 @@ def other_build() -> str:
 
 def works(container: Container, *shared: Path) -> dict[str, list[str]]:
     """Of tests/support/mounted.py: what works, with each mount of the container away in turn."""
-    for directory in (READY.parent, STATE_DIR, *shared):
+    for directory in (READY.parent, STATE_DIR, cni.DATA, *shared):
         (directory / mounted.TOKEN).touch()
     mounts = [each["mountPath"] for each in container.spec["volumeMounts"]]
     lab.ip("netns add after-its-start")  # not a process has it

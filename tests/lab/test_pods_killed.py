@@ -49,7 +49,8 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
 
         def look() -> dict[str, Any]:
             for pod in both:
-                lab.eventually(partial(has_carrier, pod, "net1.5"), "carrier in a pod")
+                for name in ("net1", "net1.5"):
+                    lab.eventually(partial(has_carrier, pod, name), "carrier in a pod")
             return everything() | {"pods": [pod.read() for pod in both]}
 
         before = look()
@@ -60,8 +61,11 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
 
 
 def has_carrier(pod: Pod, name: str = "net1") -> bool:
-    """igb's VFs have it two seconds after they went up; link-local addresses come with it."""
-    return "fe80:" in pod.sh(f"ip -6 addr show {name}")
+    """igb's VFs have it two seconds after they went up; link-local addresses come with it, or are
+    there before, where nodeagent has put them back."""
+    return "LOWER_UP" in pod.sh(f"ip link show {name}") and "fe80:" in pod.sh(
+        f"ip -6 addr show {name}"
+    )
 
 
 def test_killed_at_every_point_at_which_pods_are_served(

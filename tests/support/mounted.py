@@ -18,7 +18,6 @@ from pathlib import Path
 from nodeagent import machine
 from nodeagent.kernel import udev
 from nodeagent.kernel.netns import Namespaces
-from nodeagent.node import cni
 from nodeagent.settings import load
 
 TOKEN = "seen-from-both-sides"
@@ -42,7 +41,7 @@ def met(inode: int) -> dict[str, Callable[[], object]]:
             (holder.mount or "").startswith("/run/netns/")  # another process has its own mounts
             for holder in Namespaces().scan().get(inode, ())
         ),
-        "/var/lib/cni/sriov": lambda: cni.records(settings.cni_data_dir) is not None,
+        "/var/lib/cni/sriov": is_shared(settings.cni_data_dir),
         "/host/etc": lambda: machine.machine_id() and settings.blacklist_file.parent.is_dir(),
         "/host/lib/modules": lambda: _is_found("dca"),
         "/mnt/drivers-inventory": is_shared(settings.inventory or Path("/nonexistent")),

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,30 @@ def a_plugin_at_work(path: Path, until: threading.Event) -> Iterator[None]:
     yield
     until.set()
     thread.join()
+
+
+def test_an_add_after_a_del_in_between_is_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEL removes the file between our open and our lock; the next ADD has locked another one."""
+    path, until = settings.cni_data_dir / "pci" / ADDRESS, threading.Event()
+    path.parent.mkdir()
+    path.write_text("/run/netns/cni-1")
+    lock_at_once = cni._is_locked_at_once
+    with ExitStack() as plugin:
+
+        def after_a_del(fd: int) -> bool:
+            if path.exists() and path.read_text() == "/run/netns/cni-1":
+                path.unlink()
+                plugin.enter_context(a_plugin_at_work(path, until))
+                threading.Timer(0.2, until.set).start()
+            return lock_at_once(fd)
+
+        monkeypatch.setattr(cni, "_is_locked_at_once", after_a_del)
+        with cni.held_off(Node(settings), [ADDRESS]):
+            assert until.is_set()
+            assert given_to(settings, ADDRESS) == "/run/netns/cni-2"
+            assert is_locked(settings, ADDRESS)
 
 
 @pytest.mark.parametrize(
