@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def files_of_function(own: Path, dev: Path = Path("/dev")) -> set[str]:
 def of_passed_through(dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> tuple[User, ...]:
     """The processes that have any such file open."""
     return of_files_like((f"{dev}/vfio/", f"{dev}/uio", f"{dev}/vhost-vdpa-"), proc)
+
+
+def of_removed_files(directory: Path, proc: Path = Path("/proc")) -> Iterator[Path]:
+    """The descriptors, below /proc, of files below `directory` that are open and have no name now.
+
+    To open one opens that file (proc(5), /proc/PID/fd).
+    """
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with suppress(OSError):  # it has exited
+            for entry in (proc / str(process.pid) / "fd").iterdir():
+                with suppress(OSError):
+                    target = str(entry.readlink())
+                    if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
+                        yield entry
 
 
 def pods_of(found: Iterable[User]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from nodeagent import durable, hostpath
 from nodeagent.errors import AgentError, StorageError, WaitTimeout, reason
-from nodeagent.kernel import parallel
+from nodeagent.kernel import parallel, users
 from nodeagent.kernel.events import wait_until_clear
 from nodeagent.node.node import Node
 from nodeagent.settings import HoldOff, Settings
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 THE_NODES_OWN: Final = "/proc/1/ns/net"
 """What a record of ours says: no pod has the namespace of the node's first process."""
+ROUNDS: Final = 3
+"""How often ADDs are looked for: one may have begun while another was waited for."""
 PATIENCE: Final = 60.0
 """Seconds for an ADD or DEL that is under way: as long as one of them waits for another. With a
 shorter VF_TIMEOUT, as at the end of a grace period, that."""
@@ -198,12 +200,39 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
 
 
 def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
-    """Give those to the node itself that nobody has; the others stay locked while they are open."""
-    _lock(pci, opened, node, make=True)
-    for address in list(opened):
-        if _text(pci / address) in {"", THE_NODES_OWN}:
-            durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
-            os.close(opened.pop(address))
+    """Give those to the node itself that nobody has; the others stay locked while they are open.
+
+    An ADD of a free VF removes the file that it has locked, because an empty one names no namespace
+    (PCIAllocator.IsAllocated()), and makes another at its end: until then only its descriptor shows
+    that it is at work.
+    """
+    free: set[str] = set()
+    for _ in range(ROUNDS):
+        _lock(pci, opened, node, make=True)
+        for address in list(opened):
+            if _text(pci / address) in {"", THE_NODES_OWN}:
+                durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
+                os.close(opened.pop(address))
+                free.add(address)
+        if not _await_adds(pci, node):
+            return
+        taken = {address for address in free if _text(pci / address) != THE_NODES_OWN}
+        free -= taken
+        _open(pci, taken, opened, make=True)
+
+
+def _await_adds(pci: Path, node: Node) -> bool:
+    """Wait for each ADD that has removed the file that it has locked; False if there is none."""
+    at_work: dict[str, int] = {}
+    try:
+        for entry in users.of_removed_files(pci, node.proc):
+            with suppress(OSError):  # it has ended
+                at_work[str(entry)] = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
+        _lock_these(at_work, node)
+    finally:
+        for fd in at_work.values():
+            os.close(fd)
+    return bool(at_work)
 
 
 def sweep(settings: Settings) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -264,6 +266,30 @@ def a_plugin_at_work(path: Path, until: threading.Event) -> Iterator[None]:
     yield
     until.set()
     thread.join()
+
+
+ADD = """
+import fcntl, os, sys, time
+path = sys.argv[1]
+file = open(path, "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+os.unlink(path)
+print(flush=True)
+time.sleep(0.3)
+open(path, "w").write("/run/netns/cni-2")
+"""
+
+
+def test_an_add_that_has_removed_what_it_has_locked_is_waited_for(settings: Settings) -> None:
+    """As SR-IOV CNI does with the record of a free VF, which is empty."""
+    path = settings.cni_data_dir / "pci" / ADDRESS
+    path.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", ADD, path], stdout=subprocess.PIPE) as plugin:
+        assert plugin.stdout is not None
+        plugin.stdout.readline()
+        with cni.held_off(Node(settings), [ADDRESS]):
+            assert given_to(settings, ADDRESS) == "/run/netns/cni-2"
+            assert is_locked(settings, ADDRESS)
 
 
 def test_an_add_after_a_del_in_between_is_waited_for(
