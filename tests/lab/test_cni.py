@@ -118,12 +118,13 @@ class Kubelet:
         return self.is_added
 
     def delete(self) -> bool:
-        """One try; the pod ends when it succeeds."""
+        """One try; the pod ends when it succeeds. One that failed half-way may have reset the VF."""
+        self.is_added = False
         if self.tenant is not None:
             if not self._done(self.call_delete, self.tenant):
                 return False
             self.tenant.pod.end()
-        self.tenant, self.is_added = None, False
+        self.tenant = None
         return True
 
     def call_add(self, tenant: Tenant) -> None:
