@@ -118,7 +118,7 @@ class Kubelet:
         return self.is_added
 
     def delete(self) -> bool:
-        """One try; the pod ends when it succeeds. One that failed half-way may have reset the VF."""
+        """One try; the pod ends when it succeeds. A half-way failure may have reset the VF."""
         self.is_added = False
         if self.tenant is not None:
             if not self._done(self.call_delete, self.tenant):

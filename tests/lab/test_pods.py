@@ -194,6 +194,9 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
         pod.take(lab.vf(PF1, index), "net1")
         pod.ip(f"address add 10.1.0.{index + 1}/24 dev net1", "link set net1 up")
     good.ip("link add br0 type bridge", "link set net1 master br0", "link set br0 up")
+    # igb's VFs have carrier two seconds after they went up, and the bridge with them
+    used = "ip -6 -br address show dev br0 scope link -tentative"
+    lab.eventually(lambda: good.sh(used), "carrier of the bridge in a pod")
     machine = lab.vf(PF1, 5)
     lab.give_to("vfio-pci", machine)
     lab.ip(*(f"link set {lab.name(PF1)} vf {n} vlan 500 trust on" for n in (0, 1)))
