@@ -67,11 +67,12 @@ def of_passed_through(dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> t
     return of_files_like((f"{dev}/vfio/", f"{dev}/uio", f"{dev}/vhost-vdpa-"), proc)
 
 
-def of_removed_files(directory: Path, proc: Path = Path("/proc")) -> Iterator[Path]:
-    """The descriptors, below /proc, of files below `directory` that are open and have no name now.
+def open_removed_files(directory: Path, proc: Path = Path("/proc")) -> dict[str, int]:
+    """Descriptors of the files below `directory` that others have open and that have no name now.
 
-    To open one opens that file (proc(5), /proc/PID/fd).
+    By the path below /proc that opens such a file (proc(5), /proc/PID/fd). The caller closes them.
     """
+    opened: dict[str, int] = {}
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
@@ -80,7 +81,8 @@ def of_removed_files(directory: Path, proc: Path = Path("/proc")) -> Iterator[Pa
                 with suppress(OSError):
                     target = str(entry.readlink())
                     if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
-                        yield entry
+                        opened[str(entry)] = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
+    return opened
 
 
 def pods_of(found: Iterable[User]) -> tuple[str, ...]:

@@ -223,11 +223,8 @@ def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
 
 def _await_adds(pci: Path, node: Node) -> bool:
     """Wait for each ADD that has removed the file that it has locked; False if there is none."""
-    at_work: dict[str, int] = {}
+    at_work = users.open_removed_files(pci, node.proc)
     try:
-        for entry in users.of_removed_files(pci, node.proc):
-            with suppress(OSError):  # it has ended
-                at_work[str(entry)] = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
         _lock_these(at_work, node)
     finally:
         for fd in at_work.values():
