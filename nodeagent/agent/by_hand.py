@@ -20,7 +20,7 @@ from nodeagent.node.node import Node
 from nodeagent.plan.actions import Stage
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import after_reload, plan
-from nodeagent.plan.taken import attainable, taken, without
+from nodeagent.plan.taken import restorable
 from nodeagent.record.journal import Journal, lock
 from nodeagent.restore import look, restore, take_snapshot, verify
 from nodeagent.settings import Mode, Settings
@@ -96,8 +96,7 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
 def _attainable(wanted: Snapshot, now: NodeState, settings: Settings) -> NodeState:
     """What a restore would do of a snapshot: without pods that are gone, and VFs that are taken."""
     want = reachable(wanted, settings)[0].state
-    theirs = {each.owner for each in taken(want, now)}
-    return attainable(without(want, theirs), now, theirs)
+    return restorable(want, now)
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:

@@ -427,11 +427,10 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 def _attainable(want: NodeState, have: NodeState) -> NodeState:
     """What a restore would do of it without touching VFs that others have taken: they are named."""
-    from nodeagent.plan.taken import attainable, taken, without
+    from nodeagent.plan.taken import restorable
 
     _name_taken(want, have)
-    theirs = {each.owner for each in taken(want, have)}
-    return attainable(without(want, theirs), have, theirs)
+    return restorable(want, have)
 
 
 def _name_taken(want: NodeState, have: NodeState) -> None:

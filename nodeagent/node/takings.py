@@ -92,11 +92,11 @@ class Takings:
             )
             if action is not None:
                 actions.append(action)
-                log.warning("%s: given back what its taker had set: %s", _name(owner), action)
+                log.warning("%s: given back what its taker had set: %s", Target(*owner), action)
             if unknown:
                 names = ", ".join(unknown)
                 text = "%s: set while it was being taken, and its taker left no record: %s"
-                log.warning(text, _name(owner), names)
+                log.warning(text, Target(*owner), names)
         return tuple(actions)
 
     def has(self, target: Target) -> bool:
@@ -170,7 +170,3 @@ class Takings:
             owner = away[device]
             if self._places.get(owner) != namespace:
                 self._note(Taken(*owner, f"its interface is in {namespace}"))
-
-
-def _name(owner: Owner) -> str:
-    return f"{owner[0]} vf {owner[1]}"

@@ -114,6 +114,12 @@ def _attainable(want: Pf, have: Pf | None) -> Pf:
     return dataclasses.replace(want, **fields)
 
 
+def restorable(want: NodeState, have: NodeState) -> NodeState:
+    """What of `want` a restore can do without touching the VFs that are others' in `have`."""
+    theirs = {each.owner for each in taken(want, have)}
+    return attainable(without(want, theirs), have, theirs)
+
+
 def given_back(
     owner: Owner, written: Mapping[str, object], given: Vf | None, now: Vf
 ) -> tuple[SetVf | None, tuple[str, ...]]:
