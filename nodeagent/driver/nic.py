@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.driver import blacklist, delivery, openibd, other_modules, rdma
+from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
@@ -109,8 +110,11 @@ class NicDriver:
         return tuple((name, text or "none") for name, text in loaded.items())
 
     def companions(self) -> tuple[str, ...]:
-        """The names of these: the loaded modules of the stack, and the loaded auxiliary ones."""
-        names = (*self._modules(), *self._auxiliary())
+        """The names of these: the loaded ones of the stack, and what is unloaded before it.
+
+        That is what openibd unloads, and what a setting lets nodeagent unload.
+        """
+        names = dict.fromkeys((*self._modules(), *self._auxiliary(), *self._unloaded()))
         return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
 
     def ensure_restarted(self) -> None:
@@ -154,19 +158,24 @@ class NicDriver:
     def ensure_companions(self, before: Iterable[str]) -> None:
         """Load the modules of `before` that are not loaded, and rpcrdma with ENABLE_NFSRDMA.
 
-        KernelError names all that cannot be loaded; a failure to load rpcrdma, if it was not loaded
-        before, is only logged.
+        KernelError names those of the stack and of the auxiliary modules that cannot be loaded.
+        Another one that openibd unloads is only logged: the installed driver may come without it.
+        So is rpcrdma, if it was not loaded before.
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
         has_hosts = other_modules.has_host_tree(self.settings) and self.is_loaded()
         tree = other_modules.HOST_ROOT if has_hosts and not self.loaded_is_installed() else None
+        needed = {*self._modules(), *self._auxiliary()}
         failed = []
         for module in wanted:
             try:
                 modules.load(module, self.settings.driver_root, tree=tree)
             except KernelError as error:
-                failed.append(error.message)
+                if module in needed:
+                    failed.append(error.message)
+                else:
+                    log.warning("%s; it was loaded before the restart", error.message)
         if failed:
             raise KernelError(
                 f"modules loaded before the restart cannot be loaded again: {'; '.join(failed)}",
@@ -239,6 +248,17 @@ class NicDriver:
     def _auxiliary(self) -> tuple[str, ...]:
         own = self._modules()
         return tuple(name for name in self.settings.auxiliary_modules if name not in own)
+
+    def _unloaded(self) -> tuple[str, ...]:
+        """What openibd and the settings unload besides."""
+        settings = self.settings
+        if settings.driver_module != "mlx5_core":
+            return ()
+        others = {*settings.storage_modules, *settings.third_party_modules}
+        allowed = settings.storage_modules if settings.unload_storage_modules else ()
+        allowed += settings.third_party_modules if settings.unload_third_party_modules else ()
+        of_openibd = (name for name in (*BY_OPENIBD, *SOMETIMES) if name not in others)
+        return (*of_openibd, *allowed)
 
     def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
         names = tuple(of)

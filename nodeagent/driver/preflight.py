@@ -17,6 +17,7 @@ from nodeagent import hostpath
 from nodeagent.driver import blacklist, openibd, privileges, uplink, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
+from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
 from nodeagent.errors import AgentError
 from nodeagent.kernel import modules, trial, users
 from nodeagent.kernel.modules import Loaded
@@ -29,12 +30,6 @@ MLX5 = "mlx5_core"
 NEEDED_BYTES = 16 * 1024 * 1024
 """The space for snapshot and journal; a snapshot is well below a megabyte."""
 
-# The modules that `openibd stop` unloads: the stack, upper layers before lower ones.
-STACK = (
-    *("ib_ipoib", "rdma_ucm", "ib_ucm", "rdma_cm", "iw_cm", "ib_cm", "ib_umad", "ib_uverbs"),
-    *("mlx5_ib", MLX5, "mlx4_ib", "mlx4_en", "mlx4_core", "ib_core", "mlxfw", "mlxdevm"),
-    *("mlx_compat", "mlx5_netdev", "auxiliary"),
-)
 # Open RDMA devices hold references to these modules, so a process explains the references.
 _OPENED = frozenset({"ib_uverbs", "ib_umad", "rdma_ucm", "rdma_cm", "mlx5_ib"})
 
@@ -80,9 +75,12 @@ class Preflight:
 
     @cached_property
     def ours(self) -> tuple[str, ...]:
-        """The loaded modules that the restart unloads."""
-        driver = self.settings.driver_module
-        return tuple(m for m in (STACK if driver == MLX5 else (driver,)) if m in self.loaded)
+        """The loaded modules that the restart unloads without being asked for by a setting."""
+        settings = self.settings
+        if settings.driver_module != MLX5:
+            return tuple(m for m in (settings.driver_module,) if m in self.loaded)
+        others = {*settings.storage_modules, *settings.third_party_modules}
+        return tuple(m for m in BY_OPENIBD if m in self.loaded and m not in others)
 
     @cached_property
     def dependents(self) -> dict[str, str]:
@@ -209,7 +207,7 @@ class Preflight:
     def _foreign_holders(self) -> Iterator[Finding]:
         """Modules that use `ours` and that neither openibd nor nodeagent unloads."""
         settings = self.settings
-        told = {PEERMEM, *STACK, *settings.auxiliary_modules}
+        told = {PEERMEM, *BY_OPENIBD, *SOMETIMES, *settings.auxiliary_modules}
         told |= {*settings.storage_modules, *settings.third_party_modules}
         for module, through in self.dependents.items():
             if module.replace("-", "_") not in {each.replace("-", "_") for each in told}:

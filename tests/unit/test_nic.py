@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -341,6 +342,32 @@ def test_auxiliary_modules_go_before_and_come_back(host: Host) -> None:
     assert host.kmod()[2:] == ["modprobe mlx5_vdpa", "modprobe mlx5_dpll"]
     host.driver.ensure_companions(name for name, _ in before)
     assert len(host.kmod()) == 4
+
+
+def test_what_openibd_unloaded_is_loaded_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It loads only what openib.conf asks for. What the new driver lacks is named."""
+    for name in ("mlx5_vfio_pci", "fwctl", "mlx5_fpga_tools"):
+        host.loaded(name, None)
+    before = dict(host.driver.modules_loaded())
+    assert [*before][1:] == ["mlx5_fpga_tools", "mlx5_vfio_pci", "fwctl"]
+    for name in before:
+        shutil.rmtree(host.root / "sys/module" / name)
+    for name in ("mlx5_core", "mlx5_vfio_pci", "fwctl"):
+        host.installed(name, "")
+    host.driver.ensure_companions(before)
+    assert "modprobe mlx5_vfio_pci" in host.kmod()
+    assert "modprobe fwctl" in host.kmod()
+    assert "mlx5_fpga_tools: modprobe: FATAL" in caplog.text
+    assert "it was loaded before the restart" in caplog.text
+
+
+def test_storage_that_a_setting_lets_go_is_loaded_again(host: Host) -> None:
+    host.loaded("ib_iser", None)
+    assert "ib_iser" not in dict(host.driver.modules_loaded())
+    driver = with_settings(host, unload_storage_modules=True)
+    assert "ib_iser" in dict(driver.modules_loaded())
 
 
 def test_one_that_was_loaded_and_cannot_be_loaded_again_is_an_error(host: Host) -> None:

@@ -18,6 +18,7 @@ from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
+from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
@@ -179,6 +180,19 @@ def test_a_holder_that_only_proc_modules_has(host: Host) -> None:
     host.file("proc/modules", "mlx5_core 1843200 1 late, Live 0x0\nlate 16384 0 - Live 0x0\n")
     host.loaded("late", None)
     assert only(look(host)).what == "the module late uses mlx5_core"
+
+
+def test_what_openibd_unloads_is_no_reason_to_refuse(host: Host) -> None:
+    """fwctl, mlx5_vfio_pci and the others, as the openibd of DOCA-OFED 25.10 names them."""
+    settings = host.driver.settings
+    blocking = {*settings.storage_modules, *settings.third_party_modules, "mlx5_core"}
+    users = [each for each in (*BY_OPENIBD, *SOMETIMES) if each not in blocking]
+    assert {"fwctl", "mlx5_vfio_pci", "mlx5_vdpa", "rds", "cls_flower"} <= {*users}
+    for each in users:
+        host.loaded(each, None)
+        (host.root / "sys/module/mlx5_core/holders" / each).touch()
+    host.file("sys/module/mlx5_core/refcnt", f"{len(users)}\n")
+    assert look(host) == ()
 
 
 def test_the_stack_holds_itself(host: Host) -> None:

@@ -1,0 +1,27 @@
+"""The modules that openibd unloads, as its mod_load_funcs and UNLOAD_MODULES name them.
+
+What was loaded of them before a reload is loaded afterwards: openibd itself loads only what
+/etc/infiniband/openib.conf asks for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+DOCA_OFED: Final = "25.10"
+"""The release whose openibd this list was read from."""
+
+BY_OPENIBD: Final = (
+    *("eth_ipoib", "ib_ipoib", "rds_rdma", "rds_tcp", "rds", "rnbd_client", "rnbd_server"),
+    *("ib_srp", "ib_iser", "ib_sdp", "rdma_rxe"),
+    *("rdma_ucm", "ib_ucm", "rdma_cm", "iw_cm", "ib_cm", "ib_umad", "ib_mad", "ib_uverbs"),
+    *("ib_mthca", "iw_nes", "iw_cxgb3", "iw_cxgb4", "ib_qib", "mana_ib", "hns_roce"),
+    *("mlx5_fpga_tools", "mlx5_vdpa", "mlx5_vfio_pci", "mlx5_fwctl", "fwctl", "mlx5_dpll"),
+    *("mlx5_ib", "mlx5_core", "mlx4_ib", "mlx4_en", "mlx4_core", "ib_core", "mlxfw", "mlxdevm"),
+    *("mlx_compat", "mlx5_netdev", "auxiliary", "vfio_mdev"),
+)
+"""Upper layers before lower ones. mlx4_en, mlx4_core, mlx5_netdev and mlx_compat, on which each
+module of DOCA-OFED depends, go with those that use them."""
+
+SOMETIMES: Final = ("scsi_transport_srp", "cls_flower")
+"""Those that it unloads where they are DOCA-OFED's own; that they are in use does not stop it."""
