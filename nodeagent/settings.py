@@ -658,7 +658,7 @@ def rows() -> tuple[tuple[str, Variable], ...]:
 
 
 def markdown_table() -> list[str]:
-    """The table as Markdown, for the README: variable, default, unit, purpose."""
+    """The table as Markdown, for nodeagent/README.md: variable, default, unit, purpose."""
     lines = ["| variable | default | unit | purpose |", "|---|---|---|---|"]
     for _, row in rows():
         default = "" if row.default is None else f"`{row.default}`"

@@ -94,7 +94,7 @@ class Collector:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric; README.md lists them."""
+        """Every metric; manifests/README.md lists them."""
         journal = Journal(self._settings)
         try:
             _, records, now = life.on_record(self._settings, journal)

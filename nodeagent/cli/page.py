@@ -50,7 +50,7 @@ EXIT: Final = (
     ("75, 77", "busy, or a wait timed out; root or a permission is required"),
     ("130, 141, 143", "ended by SIGINT; by a reader that closed the pipe; by SIGTERM"),
 )
-"""README.md has the same table."""
+"""nodeagent/README.md has the same table."""
 
 
 class Page(click.Group):

@@ -20,7 +20,7 @@ from nodeagent.settings import Origin, Variable
 def show(call: Call, whole: bool, output: str) -> None:
     """The environment variables that are set: value, default and purpose.
 
-    As markdown: the table of the README, all of it, with the defaults whatever is set here.
+    As markdown: the whole table of nodeagent/README.md, with the defaults whatever is set here.
     """
     if output == "markdown":
         write_lines(settings.markdown_table())

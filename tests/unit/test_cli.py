@@ -212,13 +212,14 @@ def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:
     assert "dtk.env" in said
 
 
-# Exit statuses, in README.md, on the page and in each command's help
+# Exit statuses, in nodeagent/README.md, on the page and in each command's help
 
 
+PACKAGE_PAGE = (ROOT / "nodeagent/README.md").read_text()
 README_EXIT = dict(
     re.findall(
         r"^\| ([^|]+) \| ([^|]+) \|$",
-        (ROOT / "README.md").read_text().partition("| exit status |")[2].partition("\n\n")[0],
+        PACKAGE_PAGE.partition("| exit status |")[2].partition("\n\n")[0],
         re.MULTILINE,
     )
 )

@@ -298,7 +298,7 @@ def test_the_toolkits_container_ends_while_it_waits(tmp_path: Path) -> None:
 
 def test_the_five_lines_of_the_readme(tmp_path: Path) -> None:
     """The archive they push is the one that is written; no image is left without its registry."""
-    text = (MANIFESTS.parent / "README.md").read_text().partition("## Deployed in a cluster\n")[2]
+    text = (MANIFESTS / "README.md").read_text().partition("## Deploy\n")[2]
     lines = [
         line.strip() for line in text.partition("| overlay")[0].splitlines() if line[:4] == " " * 4
     ]

@@ -31,7 +31,7 @@ from nodeagent.settings import Settings
 from tests.support import debian
 from tests.unit.test_agent import SNAPSHOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "manifests" / "README.md"
 
 Told = dict[tuple[str, ...], float]
 

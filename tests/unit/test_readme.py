@@ -1,4 +1,4 @@
-"""The table of scenarios names tests that exist; README.md has the settings as they are."""
+"""What the READMEs say of tests, settings, attributes, messages, files and each other is so."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ from nodeagent.state.stack import (
 from nodeagent.state.vf import VfAttributes
 
 TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+PACKAGE = ROOT / "nodeagent"
+FOLDERS = ("manifests", "nodeagent", "scripts", "tests")
 NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS / "README.md").read_text())
 
 
@@ -49,16 +52,16 @@ def test_the_table_is_read() -> None:
 
 def test_the_readme_has_the_settings() -> None:
     """`scripts/readme-settings` writes the table."""
-    readme = (TESTS.parent / "README.md").read_text()
+    readme = (PACKAGE / "README.md").read_text()
     table = readme.partition("written by scripts/readme-settings -->\n")[2]
     assert table.partition("<!-- end of settings -->")[0].splitlines() == settings.markdown_table()
 
 
-# the attributes of README.md
+# the attributes of nodeagent/README.md
 
 
-README = (TESTS.parent / "README.md").read_text()
-TABLE = README.partition("### Every attribute")[2].partition("Left out on purpose")[0]
+ATTRIBUTES = (PACKAGE / "README.md").read_text()
+TABLE = ATTRIBUTES.partition("### Every attribute")[2].partition("### Left out on purpose")[0]
 ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
@@ -105,10 +108,10 @@ def test_what_is_planned_is_said_to_be_restored(field: str) -> None:
 # troubleshooting by message
 
 
-TROUBLE = README.partition("**Troubleshooting by message.**")[2].partition("\n## ")[0]
+DEPLOYMENT = (ROOT / "manifests/README.md").read_text()
+TROUBLE = DEPLOYMENT.partition("## Troubleshooting by message\n")[2].partition("\n## ")[0]
 CELLS = re.findall(r"^\| (?:probe: )?(`[^|]+`) \|", TROUBLE, re.MULTILINE)
 MESSAGES = [message for cell in CELLS for message in re.findall("`([^`]+)`", cell)]
-PACKAGE = TESTS.parent / "nodeagent"
 
 
 def said_by_the_code() -> list[str]:
@@ -147,12 +150,69 @@ def test_each_message_of_troubleshooting_is_one_that_is_said() -> None:
     assert not is_said("… is locked by …: another agent runs on that node", texts)
 
 
+# length and links
+
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", ".github/**/*.md", *(f"{f}/**/*.md" for f in FOLDERS))
+    for path in ROOT.glob(pattern)
+)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def without_code(page: str) -> str:
+    """A page without its blocks of code, where brackets are no links and # is no heading."""
+    return re.sub(r"^```[\s\S]*?^```$|^    .*$", "", page, flags=re.MULTILINE)
+
+
+def anchors(page: str) -> set[str]:
+    """Those that GitHub gives headings: lower case, without punctuation, - for each space."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def broken(path: Path) -> list[str]:
+    """The page's relative links that lead to no file, or to no heading."""
+    links = re.findall(r"\]\(([^()\s]+)\)", without_code(path.read_text()))
+    found = []
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    assert not broken(path)
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# It's `here`\n")
+    page = tmp_path / "page.md"
+    links = "[1](there.md#its-here) [2](there.md#gone) [3](gone.md) [4](#page) [5](#gone)"
+    page.write_text(f"# Page\n\n{links} [6](https://kernel.org/#x)\n\n    # code\n\n[7](#code)\n")
+    assert broken(page) == ["there.md#gone", "gone.md", "#gone", "#code"]
+
+
+def test_the_pages_are_found() -> None:
+    names = {str(path.relative_to(ROOT)) for path in PAGES}
+    assert {"README.md", *(f"{each}/README.md" for each in FOLDERS)} <= names
+
+
 # the READMEs of the package and of the commands
 
 
 def named_paths(readme: str) -> set[str]:
     """What is in backquotes and looks like a file or a folder of the tree."""
-    words = re.findall(r"`([\w./-]+)`", (TESTS.parent / readme).read_text())
+    words = re.findall(r"`([\w./-]+)`", (ROOT / readme).read_text())
     return {word for word in words if "/" in word or word.endswith((".py", ".md", ".toml"))}
 
 
@@ -160,15 +220,13 @@ def named_paths(readme: str) -> set[str]:
     ("readme", "least"), [("nodeagent/README.md", 40), ("scripts/README.md", 15)]
 )
 def test_paths_that_a_readme_names_exist(readme: str, least: int) -> None:
-    root = TESTS.parent
     named = {path for path in named_paths(readme) if not path.startswith("/")}
-    places = (root, root / "nodeagent")
+    places = (ROOT, PACKAGE)
     assert not {path for path in named if not any((each / path).exists() for each in places)}
     assert len(named) >= least
 
 
 def test_the_package_readme_has_every_folder() -> None:
-    package = TESTS.parent / "nodeagent"
-    folders = {path.parent.name for path in package.glob("*/__init__.py")}
-    text = (package / "README.md").read_text()
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    text = (PACKAGE / "README.md").read_text()
     assert not {folder for folder in folders if f'["{folder}/' not in text}
