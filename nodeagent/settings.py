@@ -254,8 +254,8 @@ class Settings:
         "MLX5_AUXILIARY_MODULES",
         module_words,
         "mlx5_vdpa mlx5_fwctl mlx5_dpll",
-        "modules that use the driver and that openibd does not unload: nodeagent unloads them "
-        "before a reload and loads them again afterwards",
+        "modules that use the driver and that an older openibd does not unload: nodeagent unloads "
+        "them before a reload and loads them again afterwards",
         unit=SPACE_SEPARATED,
     )
     unload_storage_modules: bool = variable(
@@ -361,6 +361,14 @@ class Settings:
         seconds,
         "150",
         "time limit for every VF to get its driver and netdev, and for udev to process it",
+        unit="s",
+    )
+    vfio_timeout: float = variable(
+        "VFIO_TIMEOUT",
+        seconds,
+        "60",
+        "time limit for a process that holds a VF through VFIO to let go of it, where its loss is "
+        "accepted; then the reload is refused",
         unit="s",
     )
     pf_timeout: float = variable(

@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.kernel import modules, rooms, users
+from nodeagent.kernel.events import EndWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.namespaces import Namespace
 
+_VHOST_VDPA = "/vhost-vdpa-"
+
 
 def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator[Finding]:
     """The findings about VFs in use. Changes nothing."""
     return _Look(settings, sysfs, proc, dev).findings()
+
+
+def await_let_go(
+    settings: Settings, stop: StopSignal | None, sysfs: Path, proc: Path, dev: Path
+) -> None:
+    """Return when no process holds a VF through VFIO. Changes nothing.
+
+    Removing such a VF waits for its holder, however long that takes and also after SIGKILL
+    (drivers/vfio/vfio_main.c, vfio_unregister_group_dev()): openibd would hang with the driver half
+    unloaded. WaitTimeout after VFIO_TIMEOUT names the holders.
+    """
+    look = _Look(settings, sysfs, proc, dev)
+    held = [*look.held_by_vfio()]
+    if not held:
+        return
+    with ExitStack() as stack:
+        watches: list[Watch] = [] if stop is None else [stop]
+        for pid in {user.pid for _, user in held}:
+            with suppress(ProcessLookupError):
+                watches.append(stack.enter_context(EndWatch(pid)))
+        wait_until_clear(
+            lambda: (f"{vf}: {user}" for vf, user in replace(look).held_by_vfio()),
+            *watches,
+            what="the processes that hold VFs through VFIO, whose loss is accepted, to let go",
+            timeout=settings.vfio_timeout,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,8 +71,18 @@ class _Look:
     def _tree(self) -> Sysfs:
         return Sysfs(self.sysfs)
 
+    def held_by_vfio(self) -> Iterator[tuple[str, users.User]]:
+        """VFs, as they are named in messages, and the processes that have them open."""
+        for pf in self._tree.physical_functions(self.settings.driver_module):
+            vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
+            for index, vf in sorted(vfs.items()):
+                bound = self._tree.driver(*pf.beside(vf)) or ""
+                if "vfio" in bound:
+                    for user in self._users_of(*pf.beside(vf)):
+                        yield f"{pf} vf {index} ({vf}, {bound})", user
+
     def findings(self) -> Iterator[Finding]:
-        """VFs that were passed through, then VFs in pods."""
+        """VFs that were passed through, vDPA devices, then VFs in pods."""
         driver = self.settings.driver_module
         away: dict[DeviceHandle, str] = {}
         for pf in self._tree.physical_functions(driver):
@@ -57,7 +97,36 @@ class _Look:
                     away[device] = f"{pf} vf {index} ({vf})"
             if given:
                 yield self._given(str(pf), given)
+            for device in (pf, *map(pf.beside, vfs.values())):
+                yield from self._vdpa(device)
         yield from self._in_namespaces(away)
+
+    def _vdpa(self, device: DeviceHandle) -> Iterator[Finding]:
+        """The vDPA devices of a function. One that is open always blocks.
+
+        mlx5_vdpa, and with it openibd, waits for its holder for ever
+        (drivers/vhost/vdpa.c, vhost_vdpa_remove()).
+        """
+        named = [each.name for each in self._tree.device(*device).glob("vdpa*")]
+        if not named:
+            return
+        if holders := [user for user in self._users_of(*device) if _VHOST_VDPA in str(user)]:
+            yield Finding(
+                Check.VFS,
+                f"{device}: its vDPA device is in use: {', '.join(map(str, holders))}",
+                "the unload of mlx5_vdpa waits until it is closed, with half of the stack unloaded",
+                "end that process, or migrate the virtual machine",
+                blocks=True,
+                pods=users.pods_of(holders),
+            )
+        yield Finding(
+            Check.VFS,
+            f"{device} has vDPA devices: {', '.join(sorted(named))}",
+            "nodeagent does not make them again; `vdpa -j dev show` and `vdpa dev config show` "
+            "print what they are",
+            "make them again after the reload (vdpa dev add name NAME mgmtdev DEVICE)",
+            blocks=self._strict,
+        )
 
     def _given(self, pf: str, given: Mapping[str, Sequence[users.User]]) -> Finding:
         """`given`: VFs with their drivers, and the processes that hold them."""

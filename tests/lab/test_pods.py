@@ -181,8 +181,9 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
 ) -> None:
     """Deleted, replaced by another with its number, out of processes, a name taken, and a good one.
 
-    And a VF that a process has through VFIO, which is lost to it: that has to be accepted. What can
-    be done is done, the rest is said; with the cause gone the next start finishes.
+    And a VF that a process has through VFIO, which is lost to it: that has to be accepted, and the
+    process must let go of it before the driver is touched. What can be done is done, the rest is
+    said; with the cause gone the next start finishes.
     """
     lab.create_vfs(PF1, 6)
     deleted, replaced, left, taken, good = pods = [Pod() for _ in range(5)]
@@ -216,7 +217,12 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
             told = f"VF 5 ({machine}, vfio-pci, python3 (pid {holder.pid} in pod {UID}) holds"
             assert told in refused.log
             assert lab.restarts() == []
-            failed = nodeagent.call("reload", POD_LOSSES="accept", status=1)
+            refused = nodeagent.call("reload", POD_LOSSES="accept", VFIO_TIMEOUT=1, status=1)
+            assert "to let go" in refused.log
+            assert lab.restarts() == []
+            failed = nodeagent.start("reload", POD_LOSSES="accept")
+            failed.wait_for(f"WARNING.*pid {holder.pid}")
+        assert failed.wait() == 1
         lost = _notes(nodeagent, "pod-interface-lost")
         assert [(each["uid"], told in each["message"]) for each in lost] == [(UID, True)]
         assert good.read() == inside[good]

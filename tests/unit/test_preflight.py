@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +17,11 @@ from typing import Any
 import pytest
 
 from nodeagent.cli.main import status_of
-from nodeagent.driver import preflight
+from nodeagent.driver import preflight, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
 from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
+from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
@@ -355,6 +358,47 @@ def test_who_has_a_vf_open(host: Host, link: str, path: str) -> None:
         (given,) = (each for each in found if each.check == "vfs")
     assert given.blocks
     assert given.what.count(f"(pid {process.pid}) holds {device}") == 1
+
+
+def test_vdpa_devices(host: Host) -> None:
+    """That they are not made again is said; one that is open blocks, whatever the settings."""
+    host.pf(PF, "mlx5_core", "vfio-pci")
+    host.interface("0000:01:00.2", "ens1f0v0", 5)
+    host.file("sys/bus/pci/devices/0000:01:00.2/vdpa0/vhost-vdpa-0/dev", "510:0\n")
+    host.file("dev/vhost-vdpa-0", "")
+    (named,) = (each for each in look(host) if "vDPA" in each.what)
+    assert named.what == "pci/0000:01:00.2 has vDPA devices: vdpa0"
+    assert not named.blocks
+    device = host.root / "dev/vhost-vdpa-0"
+    with running("file = open(sys.argv[1])", str(device)) as process:
+        found = findings_with_real_processes(host, pod_losses="accept")
+    (held,) = (each for each in found if "in use" in each.what)
+    assert held.blocks
+    assert f"(pid {process.pid}) holds {device}" in held.what
+
+
+def test_an_accepted_loss_waits_until_the_holder_has_let_go(host: Host) -> None:
+    """Removing a VF that is open through VFIO would wait for its holder, for ever."""
+    host.pf(PF, "vfio-pci", "mlx5_core")
+    entry = host.root / "sys/bus/pci/devices/0000:01:00.2/iommu_group"
+    entry.symlink_to(host.root / "sys/kernel/iommu_groups/8")
+    host.file("dev/vfio/8", "")
+    device = host.root / "dev/vfio/8"
+
+    def await_let_go(timeout: float) -> None:
+        settings = replace(host.driver.settings, vfio_timeout=timeout)
+        vf_users.await_let_go(settings, None, host.root / "sys", Path("/proc"), host.root / "dev")
+
+    await_let_go(0)
+    with running("file = open(sys.argv[1])", str(device)) as process:
+        with pytest.raises(WaitTimeout, match=rf"vf 0 .*\(pid {process.pid}\) holds {device}"):
+            await_let_go(0.1)
+        ending = threading.Timer(0.2, process.kill)
+        ending.start()
+        before = time.monotonic()
+        await_let_go(60)
+        assert time.monotonic() - before < 4  # the safety net is at 5 s
+        ending.join()
 
 
 @pytest.mark.parametrize(
