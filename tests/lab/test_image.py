@@ -294,7 +294,7 @@ export LOCK_FILE_PATH=/host/run/mellanox/drivers/.lock
 def test_a_pod_is_killed_recovery_by_hand_and_the_next_pod(
     node: State, image: Image, tmp_path: Path
 ) -> None:
-    """manifests/README.md: killed in the middle, and no pod comes up; then one does, and ends the upgrade."""
+    """manifests/README.md: killed in the middle, no pod comes up; the next ends the upgrade."""
     build = other_build()
     layer = image.with_layer(driver_layer(build))
     STATE_DIR.mkdir(parents=True)

@@ -151,7 +151,7 @@ def test_a_command_hangs_until_it_is_released(held: Card) -> None:
 
 
 def test_what_is_answered_too_late_times_out(held: Card, kernel: Kernel) -> None:
-    """Without that answer the slot stays lost, and the PF with it: see `never` in the device's README."""
+    """Without that answer the slot stays lost, and the PF with it (`never` in its README)."""
     lab.create_vfs(PF1, 1)
     held.set(0, "fault", "MODIFY_NIC_VPORT_CONTEXT hang 1 0")
     with pytest.raises(AssertionError, match="timed out"):
