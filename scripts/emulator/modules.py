@@ -2,7 +2,8 @@
 
 The stand-in is Debian's igb and igbvf built as one module named mlx5_core, so that PFs and VFs both
 bind to /sys/bus/pci/drivers/mlx5_core as they do on the real NIC. Its builds A, B and C differ in
-MODULE_VERSION, which goes into modpost's srcversion: loading another one is a genuine upgrade.
+MODULE_VERSION, which goes into modpost's srcversion: loading another one is a genuine upgrade. Its
+module parameters add the time that a ConnectX's firmware takes (`FIRMWARE`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,69 @@ IGB = (
 )
 IGBVF = "vf mbx ethtool netdev"
 
+# What the driver of a ConnectX waits for its firmware; igb has none. A task sleeps for that time:
+# what is done side by side is quicker. Off by default; a line in modprobe.d(5) sets it:
+# `options mlx5_core vf_probe_ms=500 vf_remove_ms=500 fw_parallel=16`.
+FIRMWARE = """
+static unsigned int vf_probe_ms, vf_remove_ms, pf_load_ms, eswitch_ms, fw_parallel;
+module_param(vf_probe_ms, uint, 0644);
+MODULE_PARM_DESC(vf_probe_ms, "Milliseconds that the probe of a VF waits for firmware");
+module_param(vf_remove_ms, uint, 0644);
+MODULE_PARM_DESC(vf_remove_ms, "Milliseconds that the removal of a bound VF waits for firmware");
+module_param(pf_load_ms, uint, 0644);
+MODULE_PARM_DESC(pf_load_ms, "Milliseconds that the probe of a PF waits for firmware");
+module_param(eswitch_ms, uint, 0644);
+MODULE_PARM_DESC(eswitch_ms, "Milliseconds that firmware takes when a PF's VFs come or go");
+module_param(fw_parallel, uint, 0644);
+MODULE_PARM_DESC(fw_parallel, "How many of these waits firmware serves at once; 0: all");
+static unsigned int lab_fw_busy;
+static DEFINE_SPINLOCK(lab_fw_lock);
+static DECLARE_WAIT_QUEUE_HEAD(lab_fw_free);
+static bool lab_fw_begins(void)
+{
+	bool begins;
+
+	spin_lock(&lab_fw_lock);
+	begins = !fw_parallel || lab_fw_busy < fw_parallel;
+	lab_fw_busy += begins;
+	spin_unlock(&lab_fw_lock);
+	return begins;
+}
+static void lab_fw(unsigned int ms)
+{
+	if (!ms)
+		return;
+	wait_event_idle_exclusive(lab_fw_free, lab_fw_begins());
+	msleep(ms);
+	spin_lock(&lab_fw_lock);
+	lab_fw_busy--;
+	spin_unlock(&lab_fw_lock);
+	wake_up(&lab_fw_free);
+}
+"""
 PROBE = """
 int igbvf_probe(struct pci_dev *pdev, const struct pci_device_id *ent);
 void igbvf_remove(struct pci_dev *pdev);
 static int lab_probe(struct pci_dev *pdev, const struct pci_device_id *ent)
-{ return pdev->is_virtfn ? igbvf_probe(pdev, ent) : igb_probe(pdev, ent); }
+{
+	lab_fw(pdev->is_virtfn ? vf_probe_ms : pf_load_ms);
+	return pdev->is_virtfn ? igbvf_probe(pdev, ent) : igb_probe(pdev, ent);
+}
 static void lab_remove(struct pci_dev *pdev)
-{ if (pdev->is_virtfn) igbvf_remove(pdev); else igb_remove(pdev); }
+{
+	if (pdev->is_virtfn) {
+		igbvf_remove(pdev);
+		lab_fw(vf_remove_ms);
+	} else {
+		lab_fw(pci_num_vf(pdev) ? eswitch_ms : 0);
+		igb_remove(pdev);
+	}
+}
+static int lab_sriov_configure(struct pci_dev *pdev, int num_vfs)
+{
+	lab_fw(eswitch_ms);
+	return igb_pci_sriov_configure(pdev, num_vfs);
+}
 static void lab_shutdown(struct pci_dev *pdev)
 { if (!pdev->is_virtfn) igb_shutdown(pdev); }
 int mlx5_lab_use(void);
@@ -101,10 +158,11 @@ def _stand_in(intel: Path, directory: Path, name: str) -> None:
         directory / "igb" / "igb_main.c",
         (r'(char igb_driver_name\[\] = )"igb"', r'\1"mlx5_core"'),
         (r"(static const struct pci_device_id igb_pci_tbl\[\] = \{\n)", r"\1" + VF_IDS),
-        (r"(?=static struct pci_driver igb_driver = \{)", PROBE),
+        (r"(?=static struct pci_driver igb_driver = \{)", FIRMWARE + PROBE),
         (r"(\.probe\s*=\s*)igb_probe,", r"\1lab_probe,"),
         (r"(\.remove\s*=\s*)igb_remove,", r"\1lab_remove,"),
         (r"(\.shutdown\s*=\s*)igb_shutdown,", r"\1lab_shutdown,"),
+        (r"(\.sriov_configure\s*=\s*)igb_pci_sriov_configure,", r"\1lab_sriov_configure,"),
         (r'(MODULE_LICENSE\("GPL v2"\);)', rf'\1\nMODULE_VERSION("24.10-lab{name}");'),
         PING,
     )

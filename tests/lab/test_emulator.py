@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import lab
+
 PCI = Path("/sys/bus/pci/devices")
 PFS = [pf for bus in range(1, 9) if (pf := PCI / f"0000:{bus:02x}:00.0").exists()]
 LOADED = Path("/sys/module/mlx5_core/srcversion")
@@ -129,6 +131,44 @@ def test_builds_differ_in_srcversion_and_a_reload_is_an_upgrade(node: None) -> N
     assert run("lab-driver", "B", "--load").returncode == 0
     assert LOADED.read_text().strip() == b
     assert [netdevs(pf) for pf in PFS] == [[f"enp{bus(pf)}s0"] for pf in PFS]
+
+
+FIRMWARE_SECONDS = 2.0
+VFS_IN_TURN = "for vf in {vfs}; do echo $vf >/sys/bus/pci/drivers/mlx5_core/{do}; done"
+VFS_AT_ONCE = "for vf in {vfs}; do echo $vf >/sys/bus/pci/drivers/mlx5_core/{do} & done; wait"
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 0], ids=["one", "two", "any"])
+def test_firmware_serves_as_many_functions_at_once_as_it_can(node: None, parallel: int) -> None:
+    each = int(FIRMWARE_SECONDS * 1000)
+    with lab.firmware(vf_probe_ms=each, vf_remove_ms=each, fw_parallel=parallel):
+        vfs = unbound_vfs(PFS[0], 4)
+        for command, rounds in ((VFS_IN_TURN, 4), (VFS_AT_ONCE, 4 // (parallel or 4))):
+            for do in ("bind", "unbind"):
+                began = time.monotonic()
+                done = run("bash", "-euc", command.format(vfs=" ".join(vfs), do=do))
+                took = (time.monotonic() - began) / FIRMWARE_SECONDS
+                assert done.returncode == 0, done.stdout
+                assert rounds <= took < rounds + 1
+        (PFS[0] / "sriov_numvfs").write_text("0")
+
+
+def unbound_vfs(pf: Path, count: int) -> list[str]:
+    (pf / "sriov_drivers_autoprobe").write_text("0")
+    (pf / "sriov_numvfs").write_text(str(count))
+    (pf / "sriov_drivers_autoprobe").write_text("1")
+    return [(pf / f"virtfn{index}").resolve().name for index in range(count)]
+
+
+def test_a_pf_and_its_eswitch_wait_for_firmware_too(node: None) -> None:
+    with lab.firmware(pf_load_ms=3000, eswitch_ms=2000):
+        began = time.monotonic()
+        (PFS[0] / "sriov_numvfs").write_text("1")
+        assert 2 <= time.monotonic() - began < 3
+        lab.unload_driver()
+        began = time.monotonic()
+        assert run("modprobe", "mlx5_core").returncode == 0
+        assert 3 * len(PFS) <= time.monotonic() - began < 3 * len(PFS) + 2
 
 
 def test_netdevsim_with_fifty_vfs() -> None:

@@ -36,6 +36,8 @@ OPENIBD_LOG: Final = RUN / "openibd.log"
 HOOKS: Final = Path("/etc/infiniband")
 RULES: Final = Path("/run/udev/rules.d")
 BLACKLIST: Final = Path("/etc/modprobe.d/blacklist-ofed-modules.conf")
+FIRMWARE: Final = Path("/etc/modprobe.d/lab-firmware.conf")
+PARAMETERS: Final = Path("/sys/module/mlx5_core/parameters")
 DRIVER_VERSION: Final = "25.10-1.2.8.0"
 DONE_FLAG: Final = "dtk_done_compile_25_10_1_2_8_0"
 PATIENCE: Final = 120.0
@@ -312,6 +314,24 @@ def put_other_build_on_disk() -> str:
     build = "B" if loaded() == srcversion_of("A") else "A"
     put_on_disk(build)
     return srcversion_of(build)
+
+
+@contextmanager
+def firmware(**figures: int) -> Iterator[None]:
+    """Have the stand-in take a firmware's time, in this and later loads: vf_probe_ms and others.
+
+    The names are those of its module parameters (scripts/emulator/modules.py).
+    """
+    options = " ".join(f"{parameter}={value}" for parameter, value in figures.items())
+    FIRMWARE.write_text(f"options mlx5_core {options}\n")
+    reload_by_hand()
+    try:
+        yield
+    finally:
+        FIRMWARE.unlink()
+        for parameter in figures:
+            if (PARAMETERS / parameter).exists():  # nothing to end where no driver is loaded
+                (PARAMETERS / parameter).write_text("0")
 
 
 def restarts() -> list[str]:
