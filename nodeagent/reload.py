@@ -15,9 +15,11 @@ from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
+from nodeagent.node.quiesce import quiesce
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.restore import put_back, restore, take_snapshot
+from nodeagent.settings import Quiesce
 from nodeagent.state.model import NodeState, Snapshot
 
 log = logging.getLogger(__name__)
@@ -81,8 +83,7 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
-            journal.note("vfs-gone")
-            driver.ensure_restarted()
+            driver.ensure_restarted(lambda: take_vfs_away(node, journal))
             note_srcversions(journal, driver)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
@@ -96,6 +97,19 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
         restore_what_can_be(node, snapshot.state)
         raise
     journal.note("driver", version=driver.version() or "unknown")
+
+
+def take_vfs_away(node: Node, journal: Journal) -> None:
+    """Right before the driver is unloaded: note that the VFs go, and remove them (QUIESCE).
+
+    Raises Stopped before anything is done when a signal has come: until then all VFs are there.
+    """
+    if node.stop is not None:
+        node.stop.drain()
+    journal.note("vfs-gone")
+    if node.settings.quiesce is Quiesce.AUTO:
+        with journal.step("quiesce"):
+            quiesce(node)
 
 
 def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:

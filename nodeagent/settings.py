@@ -94,6 +94,13 @@ class HoldOff(StrEnum):
     CORDON = "cordon"
 
 
+class Quiesce(StrEnum):
+    """Whether VFs are removed before the driver is unloaded, or by the unload."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class PodLosses(StrEnum):
     """Whether the permanent loss of a pod's device blocks a reload."""
 
@@ -432,6 +439,13 @@ class Settings:
         "block",
         "if a pod would lose a device for good (it holds it open, or its namespace is not "
         "visible): block the reload, or accept and report the loss",
+    )
+    quiesce: Quiesce = variable(
+        "QUIESCE",
+        member_of(Quiesce),
+        "auto",
+        "auto: before the driver is unloaded, unbind its VFs side by side and remove them, except "
+        "on a PF with a VF that a process has open; off: the unload removes them, one by one",
     )
     hold_off: tuple[HoldOff, ...] = variable(
         "HOLD_OFF",

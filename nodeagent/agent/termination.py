@@ -25,6 +25,7 @@ from nodeagent.reload import (
     note_srcversions,
     opened_snapshot,
     salvage,
+    take_vfs_away,
     vf_addresses,
     wanted_modules,
 )
@@ -104,9 +105,8 @@ def _restart(
 ) -> None:
     note_srcversions(journal, driver)
     before = wanted_modules(driver, snapshot)
-    journal.note("vfs-gone")
     try:
-        inbox.ensure(driver, before, stop)
+        inbox.ensure(driver, before, stop, lambda: take_vfs_away(node, journal))
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
         salvage(node, journal, driver, snapshot, before)

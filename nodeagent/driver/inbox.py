@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from nodeagent.driver import openibd, other_modules, preflight, rdma
@@ -48,14 +48,21 @@ def check_is_safe(driver: NicDriver) -> None:
     preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
 
 
-def ensure(driver: NicDriver, before: Iterable[str], stop: StopSignal) -> None:
+def ensure(
+    driver: NicDriver,
+    before: Iterable[str],
+    stop: StopSignal,
+    before_unload: Callable[[], None] = lambda: None,
+) -> None:
     """Load the host's own driver, and the modules of `before` that the host has.
 
+    `before_unload` is called right before mlnxofedctl, when nothing of ours can refuse any more.
     KernelError if another driver is loaded in the end, or none. Stopped, after the restart.
     """
     settings = driver.settings
     with rdma.netns_mode_kept(settings, driver.sysfs):
         other_modules.unload_dependents(settings, driver.sysfs)
+        before_unload()
         try:
             said = openibd.inbox(settings, stop)
         except WaitTimeout as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,9 +125,10 @@ class NicDriver:
         names = dict.fromkeys((*self._modules(), *self._auxiliary(), *self._unloaded()))
         return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
 
-    def ensure_restarted(self) -> None:
+    def ensure_restarted(self, before_unload: Callable[[], None] = lambda: None) -> None:
         """Restart the stack unless the loaded driver is the installed one.
 
+        `before_unload` is called right before openibd, when nothing of ours can refuse any more.
         The result is read from the kernel. If no driver is loaded after the restart, the installed
         one is tried, then the host's own. Raises KernelError if the installed driver is still not
         loaded, or is in use; WaitTimeout if openibd had to be killed (the hint names the loaded
@@ -144,6 +145,7 @@ class NicDriver:
                 rdma.netns_mode_kept(self.settings, self.sysfs),
             ):
                 other_modules.unload_dependents(self.settings, self.sysfs)
+                before_unload()
                 try:
                     said = openibd.restart(self.settings, self.stop)
                 finally:

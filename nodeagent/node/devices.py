@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 THREADS: Final = 16
 """Writes side by side. The kernel probes VFs in parallel where their driver lets it."""
 THREADS_A_PROCESSOR: Final = 4
-"""igbvf waits for its PF's answer without giving the processor away (e1000_poll_for_ack): more of
-them than that keep the PF from answering."""
+"""Binds side by side. igbvf's probe waits for its PF's answer without giving the processor away
+(e1000_poll_for_ack): more of them than that keep the PF from answering."""
 
 DeviceAction = (
     BindPf | SetAutoprobe | CreateVfs | SetParam | SetEswitch | OverrideDriver | UnbindVf | BindVf
@@ -63,7 +63,9 @@ def write_devices(
     actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
-    threads = min(THREADS, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
+    threads = THREADS
+    if any(isinstance(action, BindVf) for action in actions):
+        threads = min(threads, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
     results = parallel.run_all(
         jobs,
         timeout=node.settings.vf_timeout,

@@ -15,6 +15,7 @@ _MEANING = {
     "build": "the driver was built, or found built, and installed",
     "preflight": "nothing was found that would make the reload fail or do harm",
     "snapshot": "the node's SR-IOV state was saved before the driver was unloaded",
+    "quiesce": "the VFs were removed, side by side, before the driver was unloaded",
     "restart": "the old driver was unloaded and the installed one loaded",
     "inbox": "the host's own driver was loaded again",
     "restore": "every PF and VF was restored from the snapshot",

@@ -55,15 +55,17 @@ def test_vfs_are_restored_on_the_old_driver(nodeagent: Nodeagent, three_vfs: Sta
 
 
 @pytest.mark.parametrize("switch", ["fail=refuse", "nothing=1"])
-def test_a_stop_that_is_refused_costs_nothing(
+def test_a_stop_that_is_refused_costs_nothing_without_a_quiesce(
     switch: str, nodeagent: Nodeagent, three_vfs: State
 ) -> None:
     old = lab.loaded()
+    made = (lab.PCI / PF1 / "virtfn0/net").stat().st_ino
     lab.put_other_build_on_disk()
     lab.SWITCHES.write_text(f"{switch}\n")
-    failed = nodeagent.call("reload", status=71)
+    failed = nodeagent.call("reload", status=71, QUIESCE="off")
     assert "openibd restart did not bring in the installed driver" in failed.log
     assert (lab.loaded(), lab.read()) == (old, three_vfs)
+    assert (lab.PCI / PF1 / "virtfn0/net").stat().st_ino == made
     assert not nodeagent.ready.exists()
     assert not lab.BLACKLIST.exists()
 

@@ -115,7 +115,8 @@ def test_a_life_from_the_hosts_driver_to_the_hosts_driver(
     )
     phases = [(phase["name"], phase["result"]) for phase in after["phases"]]
     assert phases == [
-        (name, "done") for name in ("preflight", "snapshot", "inbox", "restore", "verify")
+        (name, "done")
+        for name in ("preflight", "snapshot", "inbox", "quiesce", "restore", "verify")
     ]
 
 

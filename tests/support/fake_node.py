@@ -49,6 +49,8 @@ from tests.support import fake_sysctls
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
 from tests.support.fake_rules import FakeRules
 
+HOSTS_PROCESSES = "pid:[4026531836]"
+"""/proc/self/ns/pid of a process that sees all processes of the host."""
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -116,6 +118,8 @@ class FakeNode(FakeRules):
             self.tree.make_driver("pci", driver)
         self.add_link("lo")
         fake_sysctls.write_defaults(self.proc)
+        (self.proc / "self/ns").mkdir(parents=True)
+        (self.proc / "self/ns/pid").symlink_to(HOSTS_PROCESSES)
 
     def _attach(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = self

@@ -47,7 +47,7 @@ from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, Delays
 from tests.support.fake_node import FakeNode, fake_node
-from tests.support.fake_rules import Fault
+from tests.support.fake_rules import Fault, Write
 from tests.support.strategies import pairs, states, without_rdma
 
 
@@ -67,6 +67,8 @@ class FakeDriver:
         self.auxiliary: tuple[str, ...] = ()
         self.loaded_again: tuple[str, ...] = ()
         self.unsafe: AgentError | None = None
+        self.dependents_stay: AgentError | None = None
+        self.before_unload: list[Write] = []
 
     def ensure_built(self) -> None:
         self.fake.trace("build")
@@ -100,9 +102,15 @@ class FakeDriver:
             raise self.unsafe
         return ()
 
-    def ensure_restarted(self) -> None:
+    def ensure_restarted(self, before_unload: Callable[[], None]) -> None:
         if self.loaded_is_installed():
             return
+        if self.dependents_stay is not None:
+            raise self.dependents_stay
+        self.fake.trace("dependents are gone")
+        before_unload()
+        self.before_unload += self.fake.writes
+        self.fake.writes.clear()
         self.fake.trace("before the restart")
         self.restarts += 1
         self.fake.restart()
@@ -290,7 +298,8 @@ def test_the_flag_goes_first_and_comes_last_and_the_snapshot_is_there_all_the_ti
 
     host.fake.trace = trace
     host.start()
-    assert seen[:3] == ["build", "before the restart", "after the restart"]
+    moments = [step for step in seen if "Write(" not in step]
+    assert moments == ["build", "dependents are gone", "before the restart", "after the restart"]
     assert len(seen) > 20
 
 
@@ -344,6 +353,7 @@ def test_the_steps_are_on_record(host: Host) -> None:
         "build",
         "preflight",
         "snapshot",
+        "quiesce",
         "restart",
         "restore",
         "verify",

@@ -271,6 +271,7 @@ ROWS = {
     "METRICS_ADDRESS": ("127.0.0.1", ("::1", "::1"), "a b"),
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
     "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
+    "QUIESCE": ("auto", ("off", "off"), "on"),
     "HOLD_OFF": (("cni",), ("cordon,cni", ("cordon", "cni")), "cni,none"),
     "CNI_DATA_DIR": (Path("/var/lib/cni/sriov"), ("/host/cni", Path("/host/cni")), "cni"),
 }

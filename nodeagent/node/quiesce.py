@@ -1,0 +1,108 @@
+"""Quiesce: the VFs are taken away before the driver is unloaded, side by side.
+
+An unload removes what is bound to the driver one device after the other (driver_detach(),
+drivers/base/dd.c), and the removal of each VF waits for the NIC's firmware, half a second on a
+ConnectX. Firmware serves several functions at once: unbinds of several VFs wait side by side. Then
+`sriov_numvfs` is written to 0 on all PFs at once, and the driver that is unloaded has PFs only. The
+kernel sleeps for a second on each PF (sriov_disable(), drivers/pci/iov.c): at the same time on all
+of them, or, where sriov_numvfs_store() holds pci_lock_rescan_remove() (6.12.95 does), in turn.
+
+In switchdev mode the representors go with the VFs, from their bridges and bonds too, as they would
+in the unload; the eswitch stays in its mode until the PF itself is removed. A VF's interface goes
+from whatever network namespace it is in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from nodeagent.errors import KernelError
+from nodeagent.kernel import users
+from nodeagent.kernel.sysfs import PASSED_THROUGH
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.devices import write_devices
+from nodeagent.node.failures import Failures
+from nodeagent.node.locate import users_of
+from nodeagent.node.node import Node
+from nodeagent.plan.actions import CreateVfs, UnbindVf
+from nodeagent.state.model import DeviceHandle
+
+log = logging.getLogger(__name__)
+
+XEN: Final = "xen-pciback"
+
+Vfs = Mapping[int, tuple[str, str]]
+"""The VFs of a PF by index: the function's name, and the driver it is bound to."""
+
+
+def quiesce(node: Node) -> None:
+    """Unbind the driver's VFs, and remove the VFs of all PFs, right before the driver is unloaded.
+
+    A PF with a VF that a process has open (VFIO, UIO, vDPA) is left alone: such a VF is removed
+    only when the process closes it (vfio_unregister_group_dev(), drivers/vfio/vfio_main.c), and
+    the write to `sriov_numvfs` would wait for that with the PF's lock held. If a reload takes place
+    all the same (POD_LOSSES=accept), the unload removes those VFs, as it would without a quiesce.
+
+    A refused write is logged, and the unload does that part. Raises KernelError when a write has
+    not returned after VF_TIMEOUT: an unload would wait for the same device, and no signal ends it.
+    """
+    found = _vfs(node)
+    held = _held(node, found)
+    free = {pf: vfs for pf, vfs in found.items() if pf not in held}
+    for pf, how in held.items():
+        log.warning("%s keeps its VFs until the unload: %s", pf, "; ".join(how))
+    attempt = Attempt(node)
+    unbinds = [
+        UnbindVf(pf, index, name, driver)
+        for pf, vfs in free.items()
+        for index, (name, driver) in vfs.items()
+        if driver == node.settings.driver_module
+    ]
+    _check(node, write_devices(attempt, unbinds))
+    _check(node, write_devices(attempt, [CreateVfs(pf, 0) for pf in free]))
+
+
+def _vfs(node: Node) -> dict[DeviceHandle, Vfs]:
+    """The PFs of the driver that have VFs; no functions where VFs are no devices (netdevsim)."""
+    sysfs = node.sysfs
+    found: dict[DeviceHandle, Vfs] = {}
+    for pf in sysfs.physical_functions(node.settings.driver_module):
+        names = sysfs.functions(*pf) if sysfs.has_functions(pf.bus) else {}
+        if sysfs.vfs_there(*pf):
+            found[pf] = {
+                index: (name, sysfs.driver(pf.bus, name)) for index, name in sorted(names.items())
+            }
+    return found
+
+
+def _held(node: Node, found: Mapping[DeviceHandle, Vfs]) -> dict[DeviceHandle, list[str]]:
+    """The PFs with VFs that are held, or may be where not all processes can be seen, and by whom.
+
+    A guest of Xen has its VF without any process of this host.
+    """
+    owners = {
+        pf.beside(name): (pf, driver) for pf, vfs in found.items() for name, driver in vfs.values()
+    }
+    holders = users_of(node, {device: driver for device, (_, driver) in owners.items()})
+    sees_all = users.sees_the_host(node.proc)
+    held: dict[DeviceHandle, list[str]] = {}
+    for device, (pf, driver) in owners.items():
+        if device in holders:
+            held.setdefault(pf, []).append(f"{device.name}: {holders[device]}")
+        elif driver == XEN or (driver in PASSED_THROUGH and not sees_all):
+            held.setdefault(pf, []).append(f"{device.name} is bound to {driver}")
+    return held
+
+
+def _check(node: Node, failures: Failures) -> None:
+    """Log what was refused; KernelError where a write has not returned."""
+    if hung := node.hung_calls.lines():
+        raise KernelError(
+            f"the driver is not unloaded, because VFs cannot be removed: {'; '.join(hung)}",
+            hint="dmesg and /proc/PID/stack of the tasks in state D say what the kernel waits for; "
+            "QUIESCE=off leaves the removal to openibd",
+        )
+    for _, text in failures:
+        log.warning("%s; left to the unload", text)

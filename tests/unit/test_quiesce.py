@@ -1,0 +1,206 @@
+"""Before an unload: VFs are unbound and removed, except where that would wait for their holders."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import KernelError, Stopped
+from nodeagent.kernel.events import StopSignal
+from nodeagent.node import quiesce as quiescing
+from nodeagent.node.quiesce import quiesce
+from nodeagent.settings import Quiesce, Settings
+from nodeagent.state.eswitch import EswitchMode
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
+from tests.support.fake_kernel import PF1, PF2
+from tests.support.fake_node import FakeNode, fake_node
+from tests.support.fake_rules import Fault
+from tests.unit.test_reload import Host, full_node, on_disk, vf
+
+HASTY = Settings(vf_timeout=0.3)
+ON_VFIO = Vf(2, driver="vfio-pci", driver_override="vfio-pci", netdev=None)
+
+
+def two_pfs(*vfs: Vf) -> NodeState:
+    """Both PFs have VF 0 and 1 on the driver; the first has `vfs` besides."""
+    first, second = (DeviceHandle("pci", pf) for pf in (PF1, PF2))
+    ours = vf(0), vf(1)
+    others = vf(0, netdev=None), vf(1, netdev=None)
+    mode = EswitchMode.LEGACY
+    return NodeState(
+        "mlx5_core",
+        (
+            Pf(first, 2 + len(vfs), True, None, (*ours, *vfs), eswitch_mode=mode),
+            Pf(second, 2, True, None, others, eswitch_mode=mode),
+        ),
+    )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    with fake_node(monkeypatch) as fake:
+        yield fake
+
+
+@pytest.fixture
+def host(fake: FakeNode, tmp_path: Path) -> Host:
+    fake.set_up(full_node())
+    return on_disk(fake, tmp_path)
+
+
+def quiesced(fake: FakeNode, settings: Settings = HASTY) -> list[tuple[str, str]]:
+    """What is written: targets and attributes."""
+    fake.writes.clear()
+    with fake.node(settings) as node:
+        quiesce(node)
+    return [(write.target, write.attribute) for write in fake.writes]
+
+
+def has_vfs(fake: FakeNode) -> dict[str, int]:
+    return {name: pf.numvfs for name, pf in fake.pfs.items()}
+
+
+def test_ours_are_unbound_and_then_all_removed(fake: FakeNode) -> None:
+    """One on no driver and one of vfio-pci, which no process has open, go without an unbind."""
+    fake.set_up(two_pfs(ON_VFIO, Vf(3, driver=NO_DRIVER, driver_override="")))
+    written = quiesced(fake)
+    ours = {(fake.function(n, pf), "unbind") for pf in (PF1, PF2) for n in range(2)}
+    assert set(written[:4]) == ours
+    assert set(written[4:]) == {(PF1, "sriov_numvfs"), (PF2, "sriov_numvfs")}
+    assert has_vfs(fake) == {PF1: 0, PF2: 0}
+
+
+def test_without_vfs_nothing_is_written(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    assert quiesced(fake) == []
+
+
+def test_vfs_that_are_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_node(monkeypatch, igb=False) as fake:
+        fake.create_vfs(fake.add_pf("netdevsim1", bus="netdevsim"), 3)
+        assert quiesced(fake) == [("netdevsim1", "sriov_numvfs")]
+        assert has_vfs(fake) == {"netdevsim1": 0}
+
+
+def test_a_pf_with_a_vf_that_is_open_is_left_alone(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.set_up(two_pfs(ON_VFIO))
+    function = DeviceHandle("pci", fake.function(2))
+    monkeypatch.setattr(quiescing, "users_of", lambda *_: {function: "qemu (pid 7) holds it"})
+    assert {target[:7] for target, _ in quiesced(fake)} == {PF2[:7]}
+    assert has_vfs(fake) == {PF1: 3, PF2: 0}
+    assert f"pci/{PF1} keeps its VFs until the unload: {function.name}: qemu (pid 7)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("driver", "sees_all", "goes"),
+    [
+        ("vfio-pci", False, False),
+        ("vfio-pci", True, True),
+        ("xen-pciback", True, False),
+        ("mlx5_core", False, True),
+    ],
+)
+def test_what_may_be_held_counts_as_held(
+    fake: FakeNode, driver: str, sees_all: bool, goes: bool
+) -> None:
+    """Without the host's processes nobody knows who has a VF of VFIO; a guest of Xen has none."""
+    fake.tree.make_driver("pci", driver)
+    netdev = vf(2).netdev if driver == "mlx5_core" else None
+    fake.set_up(two_pfs(vf(2, driver=driver, netdev=netdev)))
+    if not sees_all:
+        (fake.proc / "self/ns/pid").unlink()
+    quiesced(fake)
+    assert has_vfs(fake) == {PF1: 0 if goes else 3, PF2: 0}
+
+
+def test_what_is_refused_is_left_to_the_unload(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.set_up(two_pfs())
+    fake.plant(fake.function(0), "unbind", Fault(errno.EPERM))
+    fake.plant(PF2, "sriov_numvfs", Fault(errno.EPERM))
+    quiesced(fake)
+    assert has_vfs(fake) == {PF1: 0, PF2: 2}
+    assert f"pci/{PF1} vf 0: cannot write" in caplog.text
+    assert f"pci/{PF2}: cannot write '0'" in caplog.text
+    assert caplog.text.count("left to the unload") == 2
+
+
+# in a reload
+
+
+def test_it_begins_when_the_snapshot_is_there_and_ends_before_the_unload(host: Host) -> None:
+    seen = []
+
+    def trace(step: str) -> None:
+        if "sriov_numvfs" in step or step == "before the restart":
+            assert host.journal.has_open_snapshot()
+            seen.append(host.driver.restarts)
+
+    host.fake.trace = trace
+    host.start()
+    assert seen[:2] == [0, 0]
+    assert ("unbind", host.fake.function(0)) in {
+        (write.attribute, write.target) for write in host.driver.before_unload
+    }
+
+
+def test_off_leaves_it_to_the_unload(host: Host) -> None:
+    off = dataclasses.replace(host.settings, quiesce=Quiesce.OFF)
+    before = host.state()
+    dataclasses.replace(host, settings=off).start()
+    assert host.driver.before_unload == []
+    assert host.state() == before
+    assert "quiesce" not in {record.name for record in host.journal.records()}
+
+
+def test_what_refuses_before_the_unload_costs_no_vf(host: Host) -> None:
+    before = host.state()
+    host.driver.dependents_stay = KernelError("cannot unload the module nvme_rdma")
+    with pytest.raises(KernelError, match="nvme_rdma"):
+        host.start()
+    assert host.state() == before
+    assert host.fake.writes == []
+
+
+def test_a_stop_right_before_it_costs_no_vf(host: Host) -> None:
+    before = host.state()
+    with StopSignal() as stop:
+
+        def trace(step: str) -> None:
+            if step == "dependents are gone":
+                signal.raise_signal(signal.SIGTERM)
+
+        host.fake.trace = trace
+        with pytest.raises(Stopped):
+            host.start(stop)
+    assert host.driver.restarts == 0
+    assert host.state() == before
+
+
+def test_a_removal_that_hangs_stops_the_reload_and_the_others_come_back(host: Host) -> None:
+    """An unload would hang there, too, and no signal could end it."""
+    before = host.state()
+    fault = host.fake.plant(host.fake.function(0), "unbind", Fault(held=threading.Event()))
+    hasty = dataclasses.replace(host.settings, vf_timeout=0.3)
+    with pytest.raises(KernelError, match="the driver is not unloaded") as caught:
+        dataclasses.replace(host, settings=hasty).start()
+    assert f"pci/{PF1} vf 0: still blocked in the kernel" in caught.value.message
+    assert host.driver.restarts == 0
+    assert host.journal.has_open_snapshot()
+    left = [vf for vf in host.state().pfs[0].vfs if vf.index]
+    assert left == list(before.pfs[0].vfs[1:])
+    assert fault.held is not None
+    fault.held.set()
+    host.fake.faults.clear()
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 1
