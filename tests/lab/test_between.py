@@ -43,7 +43,7 @@ class Scene:
     def held_at(self, number: int, **settings: object) -> Iterator[Started]:
         """A restore that has come to that point; it goes on when the block ends, to its end."""
         run = self._begun(f"STOP {number}", settings)
-        lab.eventually(lambda: _is_held(run.process.pid), f"held at {number}")
+        lab.eventually(lambda: lab.is_stopped(run.process.pid), f"held at {number}")
         yield run
         os.kill(run.process.pid, signal.SIGCONT)
         run.wait()
@@ -61,10 +61,6 @@ class Scene:
         (self.trace / "end").write_text(end)
         arguments = ("restore", "--snapshot", str(self.snapshot))
         return self.nodeagent.start(*arguments, TRACE_POINTS=self.trace, **settings)
-
-
-def _is_held(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def look() -> State:

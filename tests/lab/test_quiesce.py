@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,22 +57,35 @@ def test_the_window_is_as_short_as_firmware_lets_it_be(
 
 
 def test_a_pf_with_a_vf_that_is_open_keeps_its_vfs_until_the_unload(
-    nodeagent: Nodeagent, no_vfs: None
+    nodeagent: Nodeagent, no_vfs: None, tmp_path: Path
 ) -> None:
+    """One that is opened after the preflight, which would have refused the reload."""
     lab.make_vfs(PF1, 2)
     lab.make_vfs(PF2, 2)
     before = lab.read()
     held = lab.vf(PF1, 1)
     lab.give_to("vfio-pci", held)
-    group = (PCI / held / "iommu_group").resolve().name
     there = lab.RUN / "vfs"
     counts = " ".join(f"{PCI}/{pf}/sriov_numvfs" for pf in (PF1, PF2))
     lab.hook("pre-stop", f"cat {counts} | xargs >{there}")
     lab.put_other_build_on_disk()
+    nodeagent.call("reload")  # the first one makes files that are there afterwards
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload", TRACE_POINTS=tmp_path)
+    assert there.read_text() == "0 0\n"
+    points = (tmp_path / "points").read_text().splitlines()
+    (tmp_path / "points").unlink()
+    first = next(at for at, point in enumerate(points, 1) if "/unbind" in point)
+    (tmp_path / "end").write_text(f"STOP {first - 1}")  # the step is on record by then
+    lab.put_other_build_on_disk()
+    run = nodeagent.start("reload", TRACE_POINTS=tmp_path)
+    lab.eventually(lambda: lab.is_stopped(run.process.pid), "held before the quiesce")
+    group = (PCI / held / "iommu_group").resolve().name  # another number each time it is made
     with open(f"/dev/vfio/{group}", "rb+", 0) as file:
         holder = subprocess.Popen(["sleep", "600"], stdin=file)
     try:
-        run = nodeagent.call("reload", POD_LOSSES="accept")
+        os.kill(run.process.pid, signal.SIGCONT)
+        assert run.wait() == 0, run.log
     finally:
         holder.kill()
         holder.wait()

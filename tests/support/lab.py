@@ -664,6 +664,11 @@ def _is_fresh(pf: str) -> bool:
     return name(pf) == f"enp{int(pf[5:7], 16)}s0{port}"
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal (proc(5), /proc/PID/stat)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def eventually(is_so: Callable[[], object], what: str) -> None:
     """Return as soon as it is so. For what sysfs alone knows: it tells nobody."""
     deadline = time.monotonic() + PATIENCE
