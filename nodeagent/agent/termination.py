@@ -81,6 +81,7 @@ def restore_driver(
     if not inbox.runs(driver):
         with journal.step("preflight"):
             inbox.check_is_safe(driver)
+        left = openibd.time_left(settings, stop)
     hurried = replace(
         settings,
         vf_timeout=min(settings.vf_timeout, left),

@@ -42,10 +42,17 @@ def runs(driver: NicDriver) -> bool:
 
 
 def check_is_safe(driver: NicDriver) -> None:
-    """Raise, before any change, if it is not possible or a finding blocks a reload."""
-    openibd.check_inbox(driver.settings)
-    found = preflight.Preflight(driver.settings, driver.sysfs, driver.proc).findings()
+    """Raise, before any change, if it is not possible or a finding blocks a reload.
+
+    A process whose loss of a VF is accepted has half of the grace period to let go of it.
+    """
+    settings = driver.settings
+    openibd.check_inbox(settings)
+    look = preflight.Preflight(settings, driver.sysfs, driver.proc)
+    found = look.findings()
     preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
+    left = openibd.time_left(settings, driver.stop)
+    look.await_let_go(driver.stop, min(settings.vfio_timeout, left / 2))
 
 
 def ensure(

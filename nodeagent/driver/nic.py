@@ -93,18 +93,12 @@ class NicDriver:
         if self.loaded_is_installed():
             return ()
         # imports psutil, which `status` does not need
-        from nodeagent.driver import preflight, vf_users  # noqa: PLC0415
+        from nodeagent.driver import preflight  # noqa: PLC0415
 
         look = preflight.Preflight(self.settings, self.sysfs, self.proc)
         findings = look.findings()
         preflight.enforce(findings)
-        try:
-            vf_users.await_let_go(self.settings, self.stop, self.sysfs, self.proc, look.dev)
-        except WaitTimeout as error:
-            raise preflight.PreflightFailed(
-                f"the driver is not reloaded, nothing was touched: {error.message}",
-                hint="end these processes, or delete their pods, and start nodeagent again",
-            ) from error
+        look.await_let_go(self.stop, self.settings.vfio_timeout)
         return tuple(
             Loss(uid, f"{found.what}; {found.why}") for found in findings for uid in found.pods
         )

@@ -18,8 +18,9 @@ from nodeagent.driver import blacklist, openibd, privileges, uplink, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
 from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
-from nodeagent.errors import AgentError
+from nodeagent.errors import AgentError, WaitTimeout
 from nodeagent.kernel import modules, trial, users
+from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.modules import Loaded
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import PodLosses, Settings
@@ -62,6 +63,21 @@ class Preflight:
         )
         found = [finding for check in checks for finding in check()]
         return tuple(sorted(found, key=lambda finding: not finding.blocks))
+
+    def await_let_go(self, stop: StopSignal | None, timeout: float) -> None:
+        """Return when no process holds a VF through VFIO, whose loss is accepted by then.
+
+        PreflightFailed after `timeout` seconds. Changes nothing.
+        """
+        try:
+            vf_users.await_let_go(
+                self.settings, stop, self.sysfs, self.proc, self.dev, timeout=timeout
+            )
+        except WaitTimeout as error:
+            raise PreflightFailed(
+                f"the driver is not reloaded, nothing was touched: {error.message}",
+                hint="end these processes, or delete their pods, and start nodeagent again",
+            ) from error
 
     @cached_property
     def loaded(self) -> dict[str, Loaded]:

@@ -26,13 +26,19 @@ def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator
 
 
 def await_let_go(
-    settings: Settings, stop: StopSignal | None, sysfs: Path, proc: Path, dev: Path
+    settings: Settings,
+    stop: StopSignal | None,
+    sysfs: Path,
+    proc: Path,
+    dev: Path,
+    *,
+    timeout: float,
 ) -> None:
     """Return when no process holds a VF through VFIO. Changes nothing.
 
     Removing such a VF waits for its holder, however long that takes and also after SIGKILL
     (drivers/vfio/vfio_main.c, vfio_unregister_group_dev()): openibd would hang with the driver half
-    unloaded. WaitTimeout after VFIO_TIMEOUT names the holders.
+    unloaded. WaitTimeout after `timeout` seconds names the holders.
     """
     look = _Look(settings, sysfs, proc, dev)
     held = [*look.held_by_vfio()]
@@ -47,7 +53,7 @@ def await_let_go(
             lambda: (f"{vf}: {user}" for vf, user in replace(look).held_by_vfio()),
             *watches,
             what="the processes that hold VFs through VFIO, whose loss is accepted, to let go",
-            timeout=settings.vfio_timeout,
+            timeout=timeout,
         )
 
 

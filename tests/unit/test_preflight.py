@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from nodeagent.cli.main import status_of
-from nodeagent.driver import preflight, vf_users
+from nodeagent.driver import preflight
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
 from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
-from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
@@ -386,12 +385,13 @@ def test_an_accepted_loss_waits_until_the_holder_has_let_go(host: Host) -> None:
     device = host.root / "dev/vfio/8"
 
     def await_let_go(timeout: float) -> None:
-        settings = replace(host.driver.settings, vfio_timeout=timeout)
-        vf_users.await_let_go(settings, None, host.root / "sys", Path("/proc"), host.root / "dev")
+        proc = Path("/proc")
+        look = Preflight(host.driver.settings, host.root / "sys", proc, host.root / "dev")
+        look.await_let_go(None, timeout)
 
     await_let_go(0)
     with running("file = open(sys.argv[1])", str(device)) as process:
-        with pytest.raises(WaitTimeout, match=rf"vf 0 .*\(pid {process.pid}\) holds {device}"):
+        with pytest.raises(PreflightFailed, match=rf"vf 0 .*\(pid {process.pid}\) holds {device}"):
             await_let_go(0.1)
         ending = threading.Timer(0.2, process.kill)
         ending.start()
