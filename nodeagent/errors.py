@@ -108,15 +108,21 @@ class BusyError(AgentError):
 
 
 class WaitTimeout(AgentError):
-    """A wait reached its deadline. `missing` names each thing that had not arrived."""
+    """A wait reached its deadline. `missing` names each thing that had not arrived.
+
+    `progress`: the time limit began again with each that did.
+    """
 
     exit_code = ExitCode.TRY_AGAIN
 
-    def __init__(self, what: str, missing: Sequence[str], seconds: float) -> None:
+    def __init__(
+        self, what: str, missing: Sequence[str], seconds: float, *, progress: bool = False
+    ) -> None:
         self.missing = tuple(missing)
         self.seconds = seconds
+        without = " without progress" if progress else ""
         super().__init__(
-            f"timed out after {seconds:g} s waiting for {what}; still missing: "
+            f"timed out after {seconds:g} s{without} waiting for {what}; still missing: "
             + ", ".join(self.missing)
         )
 

@@ -367,7 +367,8 @@ class Settings:
         "VF_TIMEOUT",
         seconds,
         "150",
-        "time limit for every VF to get its driver and netdev, and for udev to process it",
+        "time limit for every VF to get its driver and netdev, and for udev to process it; it "
+        "begins again as long as VFs keep coming",
         unit="s",
     )
     vfio_timeout: float = variable(

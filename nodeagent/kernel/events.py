@@ -52,6 +52,7 @@ def wait_until_clear(
     timeout: float,
     resync: float = 5.0,
     notice: float = NOTICE_SECONDS,
+    progress: bool = False,
 ) -> None:
     """Return as soon as `outstanding()` yields nothing; look again at each event.
 
@@ -61,28 +62,43 @@ def wait_until_clear(
     that long without an event every watch is drained and the node is looked at again. After
     `notice` seconds the log says what is waited for (math.inf: it does not).
 
+    With `progress` the time limit is one for the lack of it: it begins again when less is
+    outstanding than ever before. All of it is counted at an event, once in `resync` seconds or in
+    a tenth of `timeout`, and at the deadline. Firmware takes half a second for a VF, and there may
+    be 127.
+
     Raises WaitTimeout, which lists all that is outstanding at the deadline, and whatever a
     watch's drain() raises (StopSignal: Stopped).
     """
     began = time.monotonic()
     deadline = began + timeout
     next_notice = began + notice
+    period = min(resync, timeout / 10)
+    next_count = began + period
+    fewest: int | None = None
     with selectors.DefaultSelector() as selector:
         for watch in watches:
             selector.register(watch, selectors.EVENT_READ, watch)
         while not _is_clear(outstanding):
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            if progress and now >= min(next_count, deadline):
+                count = sum(1 for _ in outstanding())
+                next_count = now + period
+                if fewest is not None and count < fewest:
+                    deadline = now + timeout
+                fewest = count if fewest is None else min(count, fewest)
+            left = deadline - now
             if left <= 0:
                 missing = [str(item) for item in outstanding()]
                 if not missing:
                     return
-                raise WaitTimeout(what, missing, timeout)
+                raise WaitTimeout(what, missing, timeout, progress=progress)
             ready: list[Watch] = [key.data for key, _ in selector.select(min(left, resync))]
             for watch in ready or watches:
                 watch.drain()
             if next_notice <= (now := time.monotonic()) < deadline:
                 next_notice = now + 6 * notice
-                _say(what, outstanding, now - began, timeout)
+                _say(what, outstanding, now - began, deadline - began)
 
 
 def _say(

@@ -45,7 +45,9 @@ def run_all(
             yield from map(name, running.unfinished())
 
         with suppress(WaitTimeout):
-            wait_until_clear(left, running, *watches, what="the kernel", timeout=timeout)
+            wait_until_clear(
+                left, running, *watches, what="the kernel", timeout=timeout, progress=True
+            )
         return running.results(timeout)
 
 

@@ -132,7 +132,11 @@ class Arrivals:
         seconds = self._node.settings.vf_timeout
         with suppress(WaitTimeout):
             wait_until_clear(
-                lambda: self._missing(lost, watches), *watches, what="pods", timeout=seconds
+                lambda: self._missing(lost, watches),
+                *watches,
+                what="pods",
+                timeout=seconds,
+                progress=True,
             )
         for target in list(self._waiting):
             why = self._still_out(target)

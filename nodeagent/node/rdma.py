@@ -109,7 +109,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
     failures: Failures = []
     timeout = node.settings.vf_timeout
     try:
-        wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout)
+        wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout, progress=True)
     except WaitTimeout as late:
         failures = timed_out(late, targets, why)
     names = rdma_names(node, targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import udev
@@ -83,7 +84,9 @@ def wait_settled(
         )
         return None if is_taken else why
 
-    wait_until_clear(outstanding(targets, missing), *watches, what=what, timeout=timeout)
+    wait_until_clear(
+        outstanding(targets, missing), *watches, what=what, timeout=timeout, progress=True
+    )
 
 
 def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str | None:
@@ -127,11 +130,12 @@ def outstanding(
 
     def look() -> Iterator[str]:
         nonlocal start
-        for step in range(len(waiting)):
-            position = (start + step) % len(waiting)
+        is_first = True
+        for position in chain(range(start, len(waiting)), range(start)):
             missing = reason(waiting[position])
             if missing is not None:
-                start = position
+                if is_first:
+                    start, is_first = position, False
                 yield missing
 
     return look
@@ -163,7 +167,11 @@ def await_functions(
     timeout = node.settings.vf_timeout
     try:
         wait_until_clear(
-            outstanding(targets, missing), *watches, what="VFs to appear", timeout=timeout
+            outstanding(targets, missing),
+            *watches,
+            what="VFs to appear",
+            timeout=timeout,
+            progress=True,
         )
     except WaitTimeout as late:
         return timed_out(late, targets, missing)

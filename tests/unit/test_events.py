@@ -96,6 +96,34 @@ def test_timeout_lists_everything_that_is_missing() -> None:
     assert "0.2 s waiting for VFs; still missing: vf 0, vf 1, vf 2" in str(caught.value)
 
 
+@pytest.mark.parametrize(("progress", "ends"), [(True, 55), (False, 15)])
+def test_the_time_limit_begins_again_as_long_as_they_keep_coming(
+    monkeypatch: pytest.MonkeyPatch, progress: bool, ends: float
+) -> None:
+    """One comes each 10 s, the last at 40 s, and one never: 15 s later it is named."""
+    now = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += 0.25
+        return now
+
+    monkeypatch.setattr("nodeagent.kernel.events.time.monotonic", monotonic)
+    comes = {"vf 0": 10, "vf 1": 20, "vf 2": 30, "vf 3": 40, "vf 4": 1e9}
+    with pytest.raises(WaitTimeout) as caught:
+        wait_until_clear(
+            lambda: (vf for vf, at in comes.items() if now < at),
+            what="VFs",
+            timeout=15,
+            resync=0.001,
+            progress=progress,
+        )
+    assert ends <= now < ends + 3
+    assert "vf 4" in caught.value.missing
+    assert (caught.value.missing == ("vf 4",)) is progress
+    assert ("15 s without progress waiting for VFs" in str(caught.value)) is progress
+
+
 def test_a_wait_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     missing = ["a", "b", "c", "d"]

@@ -458,6 +458,17 @@ def test_a_look_costs_one_check_while_something_is_missing() -> None:
     assert checks < 3 * 300
 
 
+def test_a_whole_look_names_each_once_wherever_it_begins() -> None:
+    targets = [Target(HANDLE, n) for n in range(4)]
+    missing = {*targets[1:]}
+    look = outstanding(targets, lambda target: str(target) if target in missing else None)
+    assert next(look()) == str(targets[1])
+    missing.discard(targets[1])
+    assert next(look()) == str(targets[2])
+    missing = {*targets}
+    assert sorted(look()) == sorted(map(str, targets))
+
+
 def test_what_came_and_went_again_is_missed() -> None:
     missing = {Target(HANDLE, 1)}
     look = outstanding(

@@ -175,3 +175,24 @@ def test_a_vf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_c
     its_card.mend()
     nodeagent.call("reload")
     assert connectx.read() == scene
+
+
+def test_vfs_have_as_long_as_they_keep_coming(
+    nodeagent: Nodeagent, scene: State, its_card: Card
+) -> None:
+    """24 VFs that firmware begins and ends one after the other: 48 s, three times VF_TIMEOUT."""
+    lab.clean()
+    lab.create_vfs(PF1, 24)
+    lab.settle()
+    before = connectx.read()
+    lab.put_other_build_on_disk()
+    its_card.set(0, "fw-vf-ms", 2000)
+    its_card.set(0, "fw-parallel", 1)
+    try:
+        began = time.monotonic()
+        nodeagent.call("reload", VF_TIMEOUT=15)
+        assert time.monotonic() - began > 48
+    finally:
+        its_card.set(0, "fw-vf-ms", 0)
+        its_card.set(0, "fw-parallel", 0)
+    assert connectx.read() == before
