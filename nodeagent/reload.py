@@ -31,13 +31,15 @@ def reload(
     driver: NicDriver,
     *,
     before_snapshot: Callable[[], None] = lambda: None,
+    without_vfs: Callable[[], None] = lambda: None,
     before_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
     With nothing to reload and no snapshot open, no device is touched. `before_snapshot` is called
-    before the snapshot is taken, `before_ready` right before the flag is set, and makes what other
-    pods use once it is there. In between SR-IOV CNI is held off (HOLD_OFF). Raises AgentError with
+    before the snapshot is taken, `without_vfs` when VFs have been removed (QUIESCE), before the
+    driver is unloaded, and `before_ready` right before the flag is set: it makes what other pods
+    use once it is there. In between SR-IOV CNI is held off (HOLD_OFF). Raises AgentError with
     the ready flag absent and the snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
@@ -55,7 +57,7 @@ def reload(
     with cni.held_off(node, vf_addresses(node, journal)):
         snapshot = opened_snapshot(node, journal, driver)
         with journal.step("restart"):
-            restart(node, journal, driver, snapshot)
+            restart(node, journal, driver, snapshot, without_vfs)
         for loss in losses:
             journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
         put_back(node, journal, snapshot)
@@ -78,12 +80,18 @@ def opened_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot
         return journal.open_snapshot() or journal.save(take_snapshot(node, driver))
 
 
-def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot) -> None:
+def restart(
+    node: Node,
+    journal: Journal,
+    driver: NicDriver,
+    snapshot: Snapshot,
+    without_vfs: Callable[[], None] = lambda: None,
+) -> None:
     """Load the installed driver; return when every module and PF of the snapshot is back."""
     before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
-            driver.ensure_restarted(lambda: take_vfs_away(node, journal))
+            driver.ensure_restarted(lambda: take_vfs_away(node, journal, without_vfs))
             note_srcversions(journal, driver)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
@@ -99,9 +107,12 @@ def restart(node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot)
     journal.note("driver", version=driver.version() or "unknown")
 
 
-def take_vfs_away(node: Node, journal: Journal) -> None:
+def take_vfs_away(
+    node: Node, journal: Journal, without_vfs: Callable[[], None] = lambda: None
+) -> None:
     """Right before the driver is unloaded: note that the VFs go, and remove them (QUIESCE).
 
+    `without_vfs` is called when they have been removed.
     Raises Stopped before anything is done when a signal has come: until then all VFs are there.
     """
     if node.stop is not None:
@@ -110,6 +121,7 @@ def take_vfs_away(node: Node, journal: Journal) -> None:
     if node.settings.quiesce is Quiesce.AUTO:
         with journal.step("quiesce"):
             quiesce(node)
+        without_vfs()
 
 
 def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ class HoldOff(StrEnum):
 
     CNI = "cni"
     CORDON = "cordon"
+    PLUGIN = "plugin"
 
 
 class Quiesce(StrEnum):
@@ -453,7 +454,8 @@ class Settings:
         words_of(HoldOff),
         "cni",
         "who is kept from VFs from the snapshot until they are right again: SR-IOV CNI by its own "
-        "records, new pods by a cordon of the node; `none` for neither",
+        "records, new pods by a cordon of the node, kubelet by a restart of device plugins while "
+        "QUIESCE has removed the VFs; `none` for nobody",
         unit="comma-separated",
     )
     cni_data_dir: Path = variable(

@@ -61,6 +61,15 @@ def before_snapshot(settings: Settings) -> None:
         _start("node", "cordon")
 
 
+def without_vfs(settings: Settings) -> None:
+    """Have device plugins find no devices (HOLD_OFF=plugin), right after VFs were removed.
+
+    `after_reload` restarts them again.
+    """
+    if is_enabled(settings) and HoldOff.PLUGIN in settings.hold_off:
+        _start("device-plugin", "hold-off")
+
+
 def after_reload(settings: Settings) -> None:
     """Announce how the agent's work ended, and restart device plugins if that is due.
 

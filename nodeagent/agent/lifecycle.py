@@ -168,6 +168,7 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
                 journal,
                 driver,
                 before_snapshot=lambda: cluster_processes.before_snapshot(settings),
+                without_vfs=lambda: cluster_processes.without_vfs(settings),
                 before_ready=lambda: exports.ensure(settings),
             )
     journal.note("ready")

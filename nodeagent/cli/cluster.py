@@ -136,6 +136,36 @@ def restart(call: Call, wait: bool, output: str) -> int:
     return 0
 
 
+@device_plugin.command("hold-off", short_help="Restart them while there are no VFs.")
+@click.pass_obj
+def hold_off(call: Call) -> int:
+    """Restart every device plugin pod on this node, if a reload is in progress.
+
+    The agent starts it when the VFs are removed, with HOLD_OFF=plugin, and waits for nothing of it:
+    a plugin that starts now finds no devices, and kubelet gives none to new pods. `node
+    after-reload` restarts the plugins again.
+    """
+    from nodeagent.cluster import device_plugin
+    from nodeagent.record.journal import Journal, lock_holders
+
+    loaded, node = this_node(call)
+    journal = Journal(loaded)
+
+    def is_over() -> bool:
+        return not journal.has_open_snapshot() or not lock_holders(loaded.work_path)
+
+    try:
+        deleted = device_plugin.hold_off(connect(loaded), loaded, node, is_over)
+    except Stopped:
+        raise
+    except AgentError as error:
+        log.warning("device plugins offer VFs that are not there: %s", error.message)
+        return ExitCode.DIFFERS
+    if deleted:
+        log.info("device plugins restarted while there are no VFs: %s", ", ".join(deleted))
+    return 0
+
+
 @device_plugin.command("record")
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As of. Default: now.")
 @output

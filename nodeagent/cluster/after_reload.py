@@ -1,7 +1,8 @@
 """After a reload: announce it to the cluster, restart the device plugins once, lift a cordon.
 
-A restart is due while the last closed snapshot is not the one that the last restart was for. That
-is read from disk, so that the next process does what a killed one did not finish.
+A restart is due while the last closed snapshot is not the one that the last restart was for, and
+after a reload that failed if device plugins were restarted in it (HOLD_OFF=plugin). That is read
+from disk, so that the next process does what a killed one did not finish.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ def _announce(client: Client, settings: Settings, node: str, journal: Journal) -
 
 
 def _restart(client: Client, settings: Settings, node: str, journal: Journal) -> None:
+    held_off = device_plugin.is_held_off(settings.state_dir)
     moment = due(journal, settings.state_dir)
+    if held_off and not moment:  # VFs are back on the driver of before: no new record is due
+        device_plugin.restart(client, settings, node, wait=False)
+        log.info("device plugins restarted: they had been while there were no VFs")
     if not moment:
         if not journal.has_open_snapshot():
             allocatable.forget(settings.state_dir)  # of a reload that turned out not to be needed

@@ -7,23 +7,21 @@ killed. Both take one lock: a cordon that the API server delayed must not come a
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
+from nodeagent.cluster import turns
 from nodeagent.cluster.announce import PREFIX
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.kinds import NODE
-from nodeagent.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 MARK: Final = f"{PREFIX}/cordoned-for-reload"
+LOCK: Final = "cordon.lock"
 
 
 def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], bool]) -> bool:
@@ -31,7 +29,7 @@ def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], boo
 
     Raises what a request raises; then the node may be cordoned, and `lift` looks.
     """
-    with _lock(state_dir):
+    with turns.alone(state_dir, LOCK):
         found = client.get(NODE, node)
         if found.get("spec", {}).get("unschedulable") and not _is_ours(found):
             log.info("node %s is cordoned already: left as it is", node)
@@ -50,7 +48,7 @@ def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], boo
 
 def lift(client: Client, node: str, state_dir: Path) -> bool:
     """Take our cordon away; False where there is none. Raises what a request raises."""
-    with _lock(state_dir):
+    with turns.alone(state_dir, LOCK):
         if not durable.exists(_path(state_dir)):
             return False
         is_ours = _is_ours(client.get(NODE, node))
@@ -72,18 +70,3 @@ def _is_ours(node: dict[str, object]) -> bool:
 
 def _path(state_dir: Path) -> Path:
     return state_dir / "cordoned"
-
-
-@contextmanager
-def _lock(state_dir: Path) -> Iterator[None]:
-    durable.make_private_directory(state_dir)
-    path = state_dir / "cordon.lock"
-    try:
-        fd = durable.open_plain(path, os.O_RDWR, 0o600)
-    except OSError as error:
-        raise StorageError(f"cannot open the lock file {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

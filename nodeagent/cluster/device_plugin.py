@@ -6,14 +6,16 @@ may exist side by side. Their controllers create new ones. A pod without a contr
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from nodeagent import durable
-from nodeagent.cluster import allocatable
+from nodeagent.cluster import allocatable, turns
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import Conflict, NotFound
 from nodeagent.cluster.gates import closed
@@ -21,6 +23,9 @@ from nodeagent.cluster.kinds import POD
 from nodeagent.errors import WaitTimeout
 from nodeagent.settings import Settings
 
+log = logging.getLogger(__name__)
+
+LOCK: Final = "plugins.lock"
 MAX_CLOCK_SKEW: timedelta = timedelta(seconds=5)
 """The assumed difference between the clocks of node and API server, for the age of pods."""
 
@@ -59,14 +64,14 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
     record = allocatable.load(settings.state_dir) if wait else None
     found = _find(client, settings, node)
     if not found.pods:
-        durable.remove(owed(settings.state_dir))
+        _note_restarted(settings.state_dir)
         return None
     before = allocatable.listing(client, node) if wait else None
     since = _since(record)
     going = {uid: pod for uid, pod in found.pods.items() if _comes_back(pod)}
     for uid, pod in going.items():
         _delete(client, pod, uid)
-    durable.remove(owed(settings.state_dir))
+    _note_restarted(settings.state_dir)
     want: Mapping[str, int] = {}
     if before is not None:
         want = record.resources if record else allocatable.of_node(*before.objects.values())
@@ -93,9 +98,51 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
     )
 
 
+def hold_off(
+    client: Client, settings: Settings, node: str, is_over: Callable[[], bool]
+) -> tuple[str, ...]:
+    """Restart the device plugins while there are no VFs (HOLD_OFF=plugin): kubelet has none then.
+
+    Returns the pods deleted; none where `is_over` says that the reload has ended meanwhile, or
+    where what the node had is not recorded: nobody could wait for that afterwards. A file says that
+    this was done, so that `nodeagent.cluster.after_reload` restarts them also after a reload that
+    failed.
+    """
+    with turns.alone(settings.state_dir, LOCK):
+        if allocatable.load(settings.state_dir) is None:
+            log.warning("device plugins are not restarted: the node's allocatable is not recorded")
+            return ()
+        found = _find(client, settings, node).pods
+        going = {uid: pod for uid, pod in found.items() if _comes_back(pod)}
+        if not going or is_over():
+            return ()
+        durable.replace(_held_off(settings.state_dir), b"", 0o600)
+        for uid, pod in going.items():
+            _delete(client, pod, uid)
+    return tuple(map(_name, going.values()))
+
+
+def is_held_off(state_dir: Path) -> bool:
+    """Whether they were restarted while there were no VFs, and not since.
+
+    One that is doing so is waited for.
+    """
+    with turns.alone(state_dir, LOCK):
+        return durable.exists(_held_off(state_dir))
+
+
 def owed(state_dir: Path) -> Path:
     """The file that exists if the plugin's list has changed since the last restart of a plugin."""
     return state_dir / "plugin-restart-owed"
+
+
+def _note_restarted(state_dir: Path) -> None:
+    for path in (owed(state_dir), _held_off(state_dir)):
+        durable.remove(path)
+
+
+def _held_off(state_dir: Path) -> Path:
+    return state_dir / "plugins-held-off"
 
 
 def pods(client: Client, settings: Settings, node: str) -> list[str]:

@@ -41,6 +41,21 @@ def turn(state_dir: Path) -> Iterator[bool]:
         os.close(waiting)
 
 
+@contextmanager
+def alone(state_dir: Path, name: str) -> Iterator[None]:
+    """Hold the lock file `name` of STATE_DIR, waiting for it. StorageError if it can't be opened.
+
+    What the API server delays for one process must not come after what another does to end it.
+    """
+    durable.make_private_directory(state_dir)
+    fd = _open(state_dir / name)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _open(path: Path) -> int:
     try:
         return durable.open_plain(path, os.O_RDWR, 0o600)

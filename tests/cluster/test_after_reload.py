@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from nodeagent.cluster import after_reload, allocatable, cordon
+from nodeagent.cluster import after_reload, allocatable, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import Unreachable
 from nodeagent.cluster.kinds import NODE
-from nodeagent.record.journal import Journal, lock_holders
+from nodeagent.record.journal import Journal, lock, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import Pod
@@ -137,6 +137,77 @@ def test_what_started_while_there_were_no_vfs_is_restarted(
     (alive,) = plugin.alive()
     assert alive["metadata"]["name"] == plugin.made[-1]
     assert allocatable.of_node(client.get(NODE, node)) == {"openshift.io/vfs": 8}
+
+
+def test_device_plugins_are_restarted_without_vfs_and_again_with_them(
+    client: Client, settings: Settings, journal: Journal, plugin: Plugin
+) -> None:
+    """While VFs are away kubelet has none to give; afterwards what the node had is waited for."""
+    node = str(settings.node_name)
+    plugin.make()
+    assert device_plugin.hold_off(client, settings, node, lambda: False) == (), "no record yet"
+    allocatable.save(client, node, settings.state_dir, in_flight=False)
+    journal.save(SNAPSHOT)
+    (first,) = plugin.made
+
+    def offered() -> object:
+        return allocatable.of_node(client.get(NODE, node))
+
+    plugin.report = {"openshift.io/vfs": "0"}
+    with plugin.playing():
+        held = device_plugin.hold_off(client, settings, node, lambda: False)
+        assert [each.partition("/")[2] for each in held] == [first]
+        eventually(lambda: len(plugin.made) == 2 and offered() == {"openshift.io/vfs": 0})
+        plugin.report = {"openshift.io/vfs": "8"}
+        journal.close_snapshot()
+        journal.note("ready")
+        assert after_reload.after_reload(client, settings, node, journal)
+    assert len(plugin.made) == 3
+    assert not device_plugin.is_held_off(settings.state_dir)
+    assert offered() == {"openshift.io/vfs": 8}
+
+
+def test_device_plugins_find_vfs_that_are_back_after_a_reload_that_failed(
+    client: Client, settings: Settings, journal: Journal, plugin: Plugin, proxy: Proxy
+) -> None:
+    """Its snapshot stays open, so that no restart is due; one is all the same, once."""
+    node = str(settings.node_name)
+    allocatable.save(client, node, settings.state_dir, in_flight=False)
+    journal.save(SNAPSHOT)
+    plugin.make()
+    with plugin.playing():
+        assert device_plugin.hold_off(client, settings, node, lambda: False)
+        eventually(lambda: len(plugin.made) == 2)
+        journal.note("failed", message="openibd restart did not bring in the installed driver")
+        assert after_reload.after_reload(client, settings, node, journal)
+        eventually(lambda: len(plugin.made) == 3)
+        seen = proxy.count()
+        assert after_reload.after_reload(client, settings, node, journal)
+    assert proxy.count() == seen
+    assert allocatable.load(settings.state_dir) is not None
+
+
+def test_a_restart_of_device_plugins_that_is_late_is_none(
+    pod: Pod, settings: Settings, journal: Journal, plugin: Plugin, proxy: Proxy
+) -> None:
+    """The API server was away until the reload was over; a failure is one warning."""
+    plugin.make()
+    assert pod.run("device-plugin", "record").returncode == 0
+    journal.save(SNAPSHOT)
+    assert pod.run("device-plugin", "hold-off").returncode == 0, "no agent is at work"
+    with lock(settings.work_path):
+        proxy.fail(cut=True, times=99)
+        failed = replace(pod, environment=pod.environment | {"API_TIMEOUT": "1"}).run(
+            "device-plugin", "hold-off"
+        )
+        proxy.faults.clear()
+        assert failed.returncode == 1
+        assert failed.stderr.count("device plugins offer VFs that are not there: ") == 1
+        assert len(failed.stderr.splitlines()) == 1
+        journal.close_snapshot()
+        assert pod.run("device-plugin", "hold-off").returncode == 0, "the reload is over"
+    assert len(plugin.alive()) == 1
+    assert not device_plugin.is_held_off(settings.state_dir)
 
 
 def test_a_cordon_lasts_until_device_plugins_are_back(

@@ -164,6 +164,7 @@ def _of_the_pods(pod: Pod, settings: Settings, server: Server) -> Iterator[tuple
     plugin.make()
     with plugin.playing():
         yield "device-plugin", "restart", "--wait"
+        yield "device-plugin", "hold-off"
     yield "network", "check"
     yield "network", "wait", "net", "-n", namespace
     yield "network", "wait", "other", "-n", namespace, "--timeout", "1"

@@ -177,6 +177,7 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
 PRINT_NOTHING = {
     *(("run",), ("completion",), ("terminate",), ("sidecar",), ("probe",), ("metrics",)),
     *(("node", name) for name in ("announce", "after-reload", "cordon")),
+    ("device-plugin", "hold-off"),
     *(("node", name) for name in ("wait-safe-load", "wait-mofed")),
 }
 

@@ -62,6 +62,21 @@ def test_a_cordon_is_asked_for_where_it_is_wanted(
     assert [argv[3:5] for argv in started] == ([["node", "cordon"]] if is_wanted else [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_wanted"),
+    [
+        (POD, False),
+        (replace(POD, hold_off=(HoldOff.CNI, HoldOff.PLUGIN)), True),
+        (replace(POD, hold_off=tuple(HoldOff), cluster_integration=ClusterIntegration.OFF), False),
+    ],
+)
+def test_device_plugins_are_restarted_without_vfs_where_it_is_wanted(
+    settings: Settings, is_wanted: bool, started: list[list[str]]
+) -> None:
+    cluster_processes.without_vfs(settings)
+    assert [argv[3:5] for argv in started] == ([["device-plugin", "hold-off"]] if is_wanted else [])
+
+
 def test_a_failure_is_told_and_a_stop_is_not_the_end(started: list[list[str]]) -> None:
     with pytest.raises(RestoreFailed), cluster_processes.around(POD):
         raise RestoreFailed("3 attributes", [])

@@ -153,11 +153,20 @@ def test_it_begins_when_the_snapshot_is_there_and_ends_before_the_unload(host: H
     }
 
 
+def test_who_waits_for_it_is_called_between_it_and_the_unload(host: Host) -> None:
+    seen = []
+    host.without_vfs = lambda: seen.append((has_vfs(host.fake), host.driver.restarts))
+    host.start()
+    assert seen == [({PF1: 0, PF2: 0}, 0)]
+
+
 def test_off_leaves_it_to_the_unload(host: Host) -> None:
+    called: list[str] = []
     off = dataclasses.replace(host.settings, quiesce=Quiesce.OFF)
     before = host.state()
-    dataclasses.replace(host, settings=off).start()
+    dataclasses.replace(host, settings=off, without_vfs=lambda: called.append("no")).start()
     assert host.driver.before_unload == []
+    assert called == []
     assert host.state() == before
     assert "quiesce" not in {record.name for record in host.journal.records()}
 

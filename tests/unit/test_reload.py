@@ -127,6 +127,7 @@ class Host:
     fake: FakeNode
     driver: FakeDriver
     settings: Settings
+    without_vfs: Callable[[], None] = lambda: None
 
     @property
     def journal(self) -> Journal:
@@ -135,7 +136,8 @@ class Host:
     def start(self, stop: StopSignal | None = None) -> None:
         """A process begins: new Node, new Journal."""
         with self.fake.node(self.settings, stop) as node:
-            reload(node, self.journal, cast(NicDriver, self.driver))
+            driver = cast(NicDriver, self.driver)
+            reload(node, self.journal, driver, without_vfs=self.without_vfs)
 
     def state(self) -> NodeState:
         with self.fake.node(self.settings) as node:

@@ -272,7 +272,7 @@ ROWS = {
     "POD_INTERFACES": ("restore", ("report", "report"), "keep"),
     "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
     "QUIESCE": ("auto", ("off", "off"), "on"),
-    "HOLD_OFF": (("cni",), ("cordon,cni", ("cordon", "cni")), "cni,none"),
+    "HOLD_OFF": (("cni",), ("cordon,cni,plugin", ("cordon", "cni", "plugin")), "cni,none"),
     "CNI_DATA_DIR": (Path("/var/lib/cni/sriov"), ("/host/cni", Path("/host/cni")), "cni"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
