@@ -40,10 +40,10 @@ Vfs = Mapping[int, tuple[str, str]]
 def quiesce(node: Node) -> None:
     """Unbind the driver's VFs, and remove the VFs of all PFs, right before the driver is unloaded.
 
-    A PF with a VF that a process has open (VFIO, UIO, vDPA) is left alone: such a VF is removed
-    only when the process closes it (vfio_unregister_group_dev(), drivers/vfio/vfio_main.c), and
-    the write to `sriov_numvfs` would wait for that with the PF's lock held. If a reload takes place
-    all the same (POD_LOSSES=accept), the unload removes those VFs, as it would without a quiesce.
+    A PF with a VF that a process has open (VFIO, UIO, vDPA) is left alone. Through VFIO it is
+    removed only when the process closes it (vfio_unregister_group_dev(), drivers/vfio/vfio_main.c),
+    and the write to `sriov_numvfs` would wait for that with the PF's lock held. Preflight asks for
+    such processes; one may have come since, or is allowed to lose its VF (POD_LOSSES=accept).
 
     A refused write is logged, and the unload does that part. Raises KernelError when a write has
     not returned after VF_TIMEOUT: an unload would wait for the same device, and no signal ends it.

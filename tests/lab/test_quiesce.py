@@ -97,6 +97,31 @@ def test_a_pf_with_a_vf_that_is_open_keeps_its_vfs_until_the_unload(
     assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
 
 
+def test_a_pf_with_a_vf_that_may_be_open_keeps_its_vfs_until_the_unload(
+    nodeagent: Nodeagent, no_vfs: None
+) -> None:
+    """Without the host's processes nobody knows who has a VF of vfio-pci open."""
+    lab.make_vfs(PF1, 2)
+    lab.make_vfs(PF2, 2)
+    before = lab.read()
+    passed_through = lab.vf(PF1, 1)
+    lab.give_to("vfio-pci", passed_through)
+    there = lab.RUN / "vfs"
+    counts = " ".join(f"{PCI}/{pf}/sriov_numvfs" for pf in (PF1, PF2))
+    lab.hook("pre-stop", f"cat {counts} | xargs >{there}")
+    lab.put_other_build_on_disk()
+    alone = ("unshare", "--pid", "--fork", "--mount-proc", "nodeagent", "reload")
+    run = nodeagent.start_command(*alone, POD_LOSSES="accept")
+    assert run.wait() == 0, run.log
+    said = f"pci/{PF1} keeps its VFs until the unload: {passed_through} is bound to vfio-pci"
+    assert said in run.log
+    assert there.read_text() == "2 0\n"
+    now = lab.read()
+    assert now[PF2] == before[PF2]
+    assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
+    assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
+
+
 @pytest.mark.parametrize("switch", ["fail=refuse", "nothing=1", "fail=unload"])
 def test_vfs_come_back_where_openibd_does_not_unload(
     switch: str, nodeagent: Nodeagent, three_vfs: State
