@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
+from nodeagent.driver.nic import Loss, NicDriver
+from nodeagent.errors import AgentError, KernelError, RestoreFailed, Stopped, WaitTimeout
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
@@ -51,8 +51,7 @@ def reload(
         before_ready()
         journal.set_ready()
         return
-    with journal.step("preflight"):
-        losses = driver.check_reload_is_safe()
+    losses = checked(node, journal, driver)
     before_snapshot()
     with cni.held_off(node, vf_addresses(node, journal)):
         snapshot = opened_snapshot(node, journal, driver)
@@ -64,6 +63,25 @@ def reload(
     before_ready()
     journal.set_ready()
     journal.close_snapshot()
+
+
+def checked(node: Node, journal: Journal, driver: NicDriver) -> tuple[Loss, ...]:
+    """What pods will lose for good in the reload; a step on record.
+
+    Where it is refused and a snapshot is open, its VFs are put back on the loaded driver: an
+    earlier process may have been killed after it had removed them.
+    """
+    try:
+        with journal.step("preflight"):
+            return driver.check_reload_is_safe()
+    except Stopped:
+        raise
+    except AgentError:
+        if (snapshot := journal.open_snapshot()) is not None:
+            before = wanted_modules(driver, snapshot)
+            with cni.held_off(node, vf_addresses(node, journal)):
+                salvage(node, journal, driver, snapshot, before, why="the reload is refused")
+        raise
 
 
 def vf_addresses(node: Node, journal: Journal) -> tuple[str, ...]:
@@ -134,7 +152,13 @@ def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def salvage(
-    node: Node, journal: Journal, driver: NicDriver, snapshot: Snapshot, before: tuple[str, ...]
+    node: Node,
+    journal: Journal,
+    driver: NicDriver,
+    snapshot: Snapshot,
+    before: tuple[str, ...],
+    *,
+    why: str = "the restart failed",
 ) -> None:
     """After a failed restart, put modules and VFs back on the driver that runs then, if possible.
 
@@ -142,7 +166,7 @@ def salvage(
     """
     if not driver.is_loaded():
         return
-    log.warning("the restart failed: putting the VFs back on the driver that is loaded")
+    log.warning("%s: putting the VFs back on the driver that is loaded", why)
     verbs: tuple[Callable[[], object], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: wait_for_pfs(node, snapshot.state),

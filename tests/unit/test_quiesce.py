@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.errors import KernelError, Stopped
+from nodeagent.errors import KernelError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node import quiesce as quiescing
 from nodeagent.node.quiesce import quiesce
@@ -21,7 +21,7 @@ from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
 from tests.support.fake_kernel import PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
-from tests.unit.test_reload import Host, full_node, on_disk, vf
+from tests.unit.test_reload import Crash, Host, full_node, on_disk, vf
 
 HASTY = Settings(vf_timeout=0.3)
 ON_VFIO = Vf(2, driver="vfio-pci", driver_override="vfio-pci", netdev=None)
@@ -178,6 +178,33 @@ def test_what_refuses_before_the_unload_costs_no_vf(host: Host) -> None:
         host.start()
     assert host.state() == before
     assert host.fake.writes == []
+
+
+def test_vfs_of_a_killed_process_come_back_where_the_next_reload_is_refused(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were removed, and the old driver is still loaded."""
+    before = host.state()
+
+    def trace(step: str) -> None:
+        if step == "before the restart":
+            raise Crash
+
+    host.fake.trace = trace
+    with pytest.raises(Crash):
+        host.start()
+    assert has_vfs(host.fake) == {PF1: 0, PF2: 0}
+    host.fake.trace = lambda _: None
+    host.driver.unsafe = UnavailableError("no openibd")
+    with pytest.raises(UnavailableError, match="no openibd"):
+        host.start()
+    assert host.driver.restarts == 0
+    assert host.state() == before
+    assert "the reload is refused: putting the VFs back on the driver that is loaded" in caplog.text
+    host.driver.unsafe = None
+    host.start()
+    assert host.state() == before
+    assert host.driver.restarts == 1
 
 
 def test_a_stop_right_before_it_costs_no_vf(host: Host) -> None:

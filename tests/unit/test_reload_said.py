@@ -122,7 +122,8 @@ def test_salvage_says_what_it_does_and_that_they_are_back(
     fake.remove_vfs(fake.pfs[PF1])
     driver = Driver()
     salvaged(fake, settings, driver, taken)
-    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [SALVAGE]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [SALVAGE]
     assert driver.asked == [("mlx5_core", "mlx5_ib")]
     assert ("vfs-back", {}) in notes(settings)
     assert fake.pfs[PF1].numvfs == 2
