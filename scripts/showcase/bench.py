@@ -177,13 +177,17 @@ def stage_table(node: Result) -> list[str]:
 
 
 def window_table(found: Result) -> list[str]:
-    """How long there are no VFs: openibd's restart and the restore. One reload each."""
+    """How long there are no VFs: quiesce, openibd's restart and the restore. One reload each."""
     rows = []
     for node in nodes(found):
-        floor, ours = node["window"]["floor"], node["window"]["nodeagent"]
-        cells = (f"{floor:.1f} s", f"{ours:.1f} s", f"{ours / floor:.2f} x floor")
-        rows.append((f"{node['nic']}, {size(node)}", *cells))
-    return table(("without VFs in a reload", "floor", "nodeagent", "ratio"), rows)
+        for kind, window in node["windows"].items():
+            floor, ours, off = (window[way] for way in ("floor", "nodeagent", "off"))
+            slow = ", 500 ms a VF in firmware" if kind == "firmware" else ""
+            cells = (f"{floor:.1f} s", f"{off:.1f} s", f"{ours:.1f} s")
+            ratios = f"{ours / floor:.2f} x floor", f"{ours / off:.2f}"
+            rows.append((f"{node['nic']}, {size(node)}{slow}", *cells, *ratios))
+    head = ("without VFs in a reload", "floor", "QUIESCE=off", "nodeagent", "ratio", "x off")
+    return table(head, rows)
 
 
 def firmware_table(node: Result) -> list[str]:

@@ -2,9 +2,11 @@
 # The floor for scripts/bench: the shortest way to make the VFs of vfs.write_recipe that is still
 # right. Each VF is probed once; everything is known beforehand (addresses, names, values), nothing
 # is looked at, nothing is checked. What is left is what the kernel and udev take.
-# Prints the time at the end of each part, by the name that nodeagent has for that stage.
+# Prints the time at the end of each part, by the name that nodeagent has for that stage. With
+# `at-once` the VFs of a PF are bound side by side, not one after the other.
 set -euo pipefail
-cd "${1:?usage: floor.sh DIRECTORY (of vfs.write_recipe)}"
+cd "${1:?usage: floor.sh DIRECTORY (of vfs.write_recipe) [at-once]}"
+at_once=${2:-}
 devices=/sys/bus/pci/devices
 mapfile -t pfs <pfs
 
@@ -29,8 +31,13 @@ for pf in "${pfs[@]}"; do
     {
         echo 1 >"$devices/$pf/sriov_drivers_autoprobe"
         while read -r vf; do
-            echo "$vf" >/sys/bus/pci/drivers/mlx5_core/bind
+            if [ -n "$at_once" ]; then
+                echo "$vf" >/sys/bus/pci/drivers/mlx5_core/bind &
+            else
+                echo "$vf" >/sys/bus/pci/drivers/mlx5_core/bind
+            fi
         done <"$pf.vfs"
+        wait
     } &
 done
 wait
