@@ -1,8 +1,7 @@
 """A netlink socket of our own: numbered requests, dumps that are whole, a batch of changes.
 
-pyroute2 encodes and decodes the messages; its sockets are not used, because pyroute2 0.9 runs an
-asyncio loop for each synchronous call, and because several requests in one datagram are
-acknowledged one by one and answered in one round trip (netlink(7), net/netlink/af_netlink.c).
+Several requests in one datagram are acknowledged one by one and answered in one round trip
+(netlink(7), net/netlink/af_netlink.c).
 """
 
 from __future__ import annotations

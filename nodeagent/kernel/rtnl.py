@@ -1,7 +1,6 @@
 """rtnetlink: read all links and a PF's VF list, change links and VFs by ifindex.
 
-pyroute2 encodes and decodes the messages: its classes follow if_link.h. But the list of all links,
-of which a reload takes a dozen, is read here: in a quarter of the time.
+The structs of a VF's attributes are those of if_link.h, in `VF_CODEC`.
 
 Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 
@@ -23,19 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pyroute2.netlink import NLA_F_NESTED, nla, nlmsg
-from pyroute2.netlink.exceptions import NetlinkDecodeError
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from nodeagent.errors import KernelError
 from nodeagent.kernel import drvinfo
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
-    NLM_F_REQUEST,
     Netlink,
     attribute,
     attributes,
+    nested,
     request,
     text,
     understood,
@@ -45,6 +40,7 @@ from nodeagent.state.attributes import given
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 
+LINK_HEADER: Final = 32  # struct nlmsghdr and struct ifinfomsg
 RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
 RTM_GETNSID: Final = 90
@@ -55,10 +51,16 @@ RTEXT_FILTER_VF: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 8
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_MASTER, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS = 10, 13, 18, 20
+IFLA_NUM_VF, IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK = 21, 22, 28, 29
 IFLA_AF_SPEC, IFLA_GROUP, IFLA_LINK_NETNSID, IFLA_PHYS_PORT_NAME = 26, 27, 37, 38
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
 IFLA_INFO_KIND: Final = 1
+IFLA_VF_INFO: Final = 1
+IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 1, 2, 4, 5, 6
+IFLA_VF_RSS_QUERY_EN, IFLA_VF_TRUST, IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 7, 9, 10, 11
+IFLA_VF_VLAN_LIST: Final = 12
+IFLA_VF_VLAN_INFO: Final = 1
 ARPHRD_LOOPBACK: Final = 772
 IFF_UP: Final = 0x1
 IFF_NOARP: Final = 0x80
@@ -70,57 +72,6 @@ U16: Final = 0xFFFF
 U32: Final = 0xFFFFFFFF
 PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
 STATES: Final = tuple(LinkState)
-
-
-class _VlanInfo(nla):  # type: ignore[misc] # pyroute2 is untyped
-    """struct ifla_vf_vlan_info with its tail padding, without which the kernel says EINVAL."""
-
-    fields = (("vf", "I"), ("vlan", "I"), ("qos", "I"), ("proto", ">H"), ("__pad", "2x"))
-
-
-class _VlanList(ifinfmsg.vflist.vfinfo.vf_vlist):  # type: ignore[misc] # pyroute2 is untyped
-    ivvi = _VlanInfo
-
-
-class _Guid(nla):  # type: ignore[misc] # pyroute2 is untyped
-    """struct ifla_vf_guid: a u32, four bytes of padding, and the GUID as a number."""
-
-    fields = (("vf", "I"), ("__pad", "4x"), ("guid", "Q"))
-
-
-class _VfInfoMessage(ifinfmsg.vflist.vfinfo):  # type: ignore[misc] # pyroute2 is untyped
-    vf_vlist = _VlanList
-    vf_ib_node_guid = _Guid
-    vf_ib_port_guid = _Guid
-
-
-class _VfList(ifinfmsg.vflist):  # type: ignore[misc] # pyroute2 is untyped
-    vfinfo = _VfInfoMessage
-
-
-class _LinkMessage(nlmsg):  # type: ignore[misc] # pyroute2 is untyped
-    """struct ifinfomsg, with the attributes of a change and of a PF's VF list."""
-
-    prefix = "IFLA_"
-    fields = ifinfmsg.fields
-    nla_map = (
-        (IFLA_ADDRESS, "IFLA_ADDRESS", "l2addr"),
-        (IFLA_IFNAME, "IFLA_IFNAME", "asciiz"),
-        (IFLA_MTU, "IFLA_MTU", "uint32"),
-        (IFLA_TXQLEN, "IFLA_TXQLEN", "uint32"),
-        (IFLA_IFALIAS, "IFLA_IFALIAS", "asciiz"),
-        (21, "IFLA_NUM_VF", "uint32"),
-        (22, "IFLA_VFINFO_LIST", "vflist"),
-        (IFLA_GROUP, "IFLA_GROUP", "uint32"),
-        (28, "IFLA_NET_NS_FD", "uint32"),
-        (29, "IFLA_EXT_MASK", "uint32"),
-        (IFLA_PROP_LIST, "IFLA_PROP_LIST", "proplist"),
-    )
-    vflist = _VfList
-
-    class proplist(nla):  # type: ignore[misc] # noqa: N801 # pyroute2: untyped, and found by name
-        nla_map = ((IFLA_ALT_IFNAME, "IFLA_ALT_IFNAME", "asciiz"),)
-        nla_flags = NLA_F_NESTED  # newer attributes are refused without it
 
 
 def _u32(value: bytes) -> int:
@@ -176,16 +127,28 @@ def _guid_number(guid: str) -> int:
     return int(guid.replace(":", ""), 16)
 
 
-LinkCodec = tuple[str, int, str, Callable[[bytes | None], Any]]
-"""Of an attribute of `LinkAttributes` its IFLA_ number and name, and how its payload is read."""
+def _packed_u32(value: int) -> bytes:
+    return struct.pack("=I", value)
+
+
+def _packed_text(value: str) -> bytes:
+    return value.encode() + b"\0"
+
+
+def _packed_mac(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+LinkCodec = tuple[str, int, Callable[[bytes | None], Any], Callable[[Any], bytes]]
+"""Of an attribute of `LinkAttributes` its IFLA_ number, and how its payload is read and written."""
 
 LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
-    ("mac", IFLA_ADDRESS, "IFLA_ADDRESS", _ethernet),
-    ("mtu", IFLA_MTU, "IFLA_MTU", _required_u32),
-    ("txqueuelen", IFLA_TXQLEN, "IFLA_TXQLEN", lambda value: _u32(value) if value else None),
-    ("group", IFLA_GROUP, "IFLA_GROUP", lambda value: _u32(value) if value else 0),
-    ("name", IFLA_IFNAME, "IFLA_IFNAME", _required_text),
-    ("alias", IFLA_IFALIAS, "IFLA_IFALIAS", lambda value: _printable(value or b"")),
+    ("mac", IFLA_ADDRESS, _ethernet, _packed_mac),
+    ("mtu", IFLA_MTU, _required_u32, _packed_u32),
+    ("txqueuelen", IFLA_TXQLEN, lambda value: _u32(value) if value else None, _packed_u32),
+    ("group", IFLA_GROUP, lambda value: _u32(value) if value else 0, _packed_u32),
+    ("name", IFLA_IFNAME, _required_text, _packed_text),
+    ("alias", IFLA_IFALIAS, lambda value: _printable(value or b""), _packed_text),
 )
 LINK_FLAGS: Final = (
     # attribute, bit of ifi_flags, what the bit means when it is set
@@ -196,23 +159,23 @@ LINK_FLAGS: Final = (
     ("multicast", IFF_MULTICAST, True),
 )
 
-VfMember = tuple[str, str, Callable[[Any], Any], Callable[[Any], Any]]
-"""Of an attribute of `VfAttributes` its member in the struct, and how that is read and written."""
+VfMember = tuple[str, Callable[[Any], Any], Callable[[Any], Any]]
+"""Of an attribute of `VfAttributes` how its member of the struct is read and written."""
 
-VF_CODEC: Final[tuple[tuple[str, tuple[VfMember, ...]], ...]] = (
-    ("IFLA_VF_MAC", (("admin_mac", "mac", Mac, str),)),
-    ("IFLA_VF_IB_NODE_GUID", (("node_guid", "guid", _guid, _guid_number),)),
-    ("IFLA_VF_IB_PORT_GUID", (("port_guid", "guid", _guid, _guid_number),)),
-    (
-        "IFLA_VF_RATE",
-        (("min_tx_rate", "min_tx_rate", int, int), ("max_tx_rate", "max_tx_rate", int, int)),
-    ),
-    ("IFLA_VF_SPOOFCHK", (("spoofchk", "spoofchk", _flag, int),)),
-    ("IFLA_VF_LINK_STATE", (("link_state", "link_state", _link_state, STATES.index),)),
-    ("IFLA_VF_RSS_QUERY_EN", (("query_rss", "rss_query_en", _flag, int),)),
-    ("IFLA_VF_TRUST", (("trust", "trust", _flag, int),)),
+VF_CODEC: Final[tuple[tuple[int, str, tuple[VfMember, ...]], ...]] = (
+    (IFLA_VF_MAC, "32s", (("admin_mac", lambda value: Mac(value[:6].hex(":")), _packed_mac),)),
+    (IFLA_VF_IB_NODE_GUID, "4xQ", (("node_guid", _guid, _guid_number),)),
+    (IFLA_VF_IB_PORT_GUID, "4xQ", (("port_guid", _guid, _guid_number),)),
+    (IFLA_VF_RATE, "II", (("min_tx_rate", int, int), ("max_tx_rate", int, int))),
+    (IFLA_VF_SPOOFCHK, "I", (("spoofchk", _flag, int),)),
+    (IFLA_VF_LINK_STATE, "I", (("link_state", _link_state, STATES.index),)),
+    (IFLA_VF_RSS_QUERY_EN, "I", (("query_rss", _flag, int),)),
+    (IFLA_VF_TRUST, "I", (("trust", _flag, int),)),
 )
-"""By attribute of a VF, the struct of if_link.h in it. VLANs are `_vlan_attributes`, `_vlan_of`."""
+"""By attribute of a VF, the members of its struct that follow the VF's number.
+
+VLANs are `_vlan_attributes` and `_vlan_of`. A GUID is a u64 behind four bytes of padding.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,17 +287,16 @@ class Rtnl(Netlink):
             raise KernelError(
                 f"cannot read the VFs of interface {index}: {error.strerror}", errno=error.errno
             ) from error
-        message = _decoded(body)
-        listed = message.get_attr("IFLA_VFINFO_LIST")
-        found = tuple(map(_vf_info, listed.get_attrs("IFLA_VF_INFO"))) if listed else ()
-        expected = message.get_attr("IFLA_NUM_VF") or 0
-        if len(found) != expected and len(body) > U16:
+        found = _by_number(body, LINK_HEADER)
+        infos = _vf_infos(found)
+        expected = _u32(found.get(IFLA_NUM_VF, bytes(4)))
+        if len(infos) != expected and len(body) > U16:
             raise KernelError(
-                f"the kernel lists {len(found)} of the {expected} VFs of interface "
-                f"{message.get_attr('IFLA_IFNAME')}: the list is cut at 64 KiB",
+                f"the kernel lists {len(infos)} of the {expected} VFs of interface "
+                f"{text(found[IFLA_IFNAME])}: the list is cut at 64 KiB",
                 hint="about 340 VFs is what one PF can report; fewer VFs, or a newer kernel",
             )
-        return tuple(sorted(found, key=lambda vf: vf.index))
+        return tuple(sorted(map(_vf_info, infos), key=lambda vf: vf.index))
 
     @understood("network namespaces")
     def number_of(self, fd: int) -> int | None:
@@ -356,22 +318,33 @@ class Rtnl(Netlink):
 def _is_hardware(body: bytes) -> bool:
     """Of struct ifinfomsg the type; of the attributes IFLA_LINKINFO's IFLA_INFO_KIND."""
     (kind,) = struct.unpack_from("=H", body, 18)
-    info = dict(attributes(body, 32)).get(IFLA_LINKINFO, b"")
+    info = dict(attributes(body, LINK_HEADER)).get(IFLA_LINKINFO, b"")
     return kind != ARPHRD_LOOPBACK and IFLA_INFO_KIND not in dict(attributes(info))
 
 
-def _encoded(message: Any) -> bytearray:
-    message.encode()
-    return bytearray(message.data)
+def _by_number(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The first attribute of each number: what follows a list that wrapped is no attribute."""
+    found: dict[int, bytes] = {}
+    for kind, value in attributes(data, offset):
+        found.setdefault(kind, value)
+    return found
+
+
+def _vf_infos(found: dict[int, bytes]) -> list[bytes]:
+    listed = attributes(found.get(IFLA_VFINFO_LIST, b""))
+    return [info for kind, info in listed if kind == IFLA_VF_INFO]
+
+
+def _message(
+    kind: int, flags: int, index: int, *parts: bytes, up: int = 0, change: int = 0
+) -> bytearray:
+    """A request with struct ifinfomsg: `up` is ifi_flags, `change` the mask of those that count."""
+    header = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, up, change)
+    return request(kind, flags, header + b"".join(parts))
 
 
 def _get_link(index: int, flags: int, mask: int) -> bytearray:
-    message = _LinkMessage()
-    message["header"]["type"] = RTM_GETLINK
-    message["header"]["flags"] = NLM_F_REQUEST | flags
-    message["index"] = index
-    message["attrs"] = [("IFLA_EXT_MASK", mask)]
-    return _encoded(message)
+    return _message(RTM_GETLINK, flags, index, attribute(IFLA_EXT_MASK, _packed_u32(mask)))
 
 
 def _set_link(change: Change) -> bytearray:
@@ -379,87 +352,65 @@ def _set_link(change: Change) -> bytearray:
         return _set_altname(change)
     if isinstance(change, LinkMove):
         return _move(change)
-    message = _LinkMessage()
-    message["header"]["type"] = RTM_SETLINK
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
-    message["index"] = change.index
     if isinstance(change, VfChange):
-        attributes = {"attrs": [("IFLA_VF_INFO", {"attrs": list(_vf_attributes(change))})]}
-        message["attrs"] = [("IFLA_VFINFO_LIST", attributes)]
-        return _encoded(message)
+        info = attribute(IFLA_VF_INFO, b"".join(_vf_attributes(change)))
+        return _message(RTM_SETLINK, NLM_F_ACK, change.index, attribute(IFLA_VFINFO_LIST, info))
     values = given(change)
-    message["attrs"] = [(title, values[name]) for name, _, title, _ in LINK_CODEC if name in values]
-    for name, bit, is_on in LINK_FLAGS:
-        if name in values:
-            message["change"] |= bit
-            message["flags"] |= bit if values[name] is is_on else 0
-    return _encoded(message)
+    parts = [
+        attribute(kind, write(values[name]))
+        for name, kind, _, write in LINK_CODEC
+        if name in values
+    ]
+    asked = [(bit, values[name] is is_on) for name, bit, is_on in LINK_FLAGS if name in values]
+    return _message(
+        RTM_SETLINK,
+        NLM_F_ACK,
+        change.index,
+        *parts,
+        up=sum(bit for bit, is_set in asked if is_set),
+        change=sum(bit for bit, _ in asked),
+    )
 
 
 def _move(change: LinkMove) -> bytearray:
-    message = _LinkMessage()
-    message["header"]["type"] = RTM_SETLINK
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
-    message["index"] = change.index
-    message["attrs"] = [("IFLA_NET_NS_FD", change.fd), ("IFLA_IFNAME", change.name)]
-    return _encoded(message)
+    place = attribute(IFLA_NET_NS_FD, _packed_u32(change.fd))
+    name = attribute(IFLA_IFNAME, _packed_text(change.name))
+    return _message(RTM_SETLINK, NLM_F_ACK, change.index, place, name)
 
 
 def _set_altname(change: AltnameChange) -> bytearray:
-    message = _LinkMessage()
-    message["header"]["type"] = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
-    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
-    message["index"] = change.index
-    message["attrs"] = [("IFLA_PROP_LIST", {"attrs": [("IFLA_ALT_IFNAME", change.altname)]})]
-    return _encoded(message)
+    """The list is marked as a nest, without which the kernel refuses it."""
+    kind = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
+    altname = attribute(IFLA_ALT_IFNAME, _packed_text(change.altname))
+    return _message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
 
 
-def _vf_attributes(change: VfChange) -> Iterator[tuple[str, Any]]:
+def _vf_attributes(change: VfChange) -> Iterator[bytes]:
     values, vf = given(change), change.vf
-    for title, members in VF_CODEC:
-        if any(name in values for name, *_ in members):
-            yield (
-                title,
-                {"vf": vf}
-                | {
-                    member: write(values[name]) if name in values else 0
-                    for name, member, _, write in members
-                },
-            )
+    for kind, members, names in VF_CODEC:
+        if any(name in values for name, *_ in names):
+            written = [write(values[name]) if name in values else 0 for name, _, write in names]
+            yield attribute(kind, struct.pack(f"=I{members}", vf, *written))
     if change.vlan is not None:
-        yield from _vlan_attributes(vf, change.vlan, change.qos or 0, change.vlan_proto)
+        yield _vlan_attribute(vf, change.vlan, change.qos or 0, change.vlan_proto)
 
 
-def _vlan_attributes(
-    vf: int, vlan: int, qos: int, proto: VlanProtocol | None
-) -> Iterator[tuple[str, Any]]:
-    """802.1Q in the attribute that every driver knows, another protocol in the list."""
+def _vlan_attribute(vf: int, vlan: int, qos: int, proto: VlanProtocol | None) -> bytes:
+    """802.1Q in the attribute that every driver knows, another protocol in the list.
+
+    The list's struct ifla_vf_vlan_info has two bytes of tail padding: without them it is EINVAL.
+    """
+    known = struct.pack("=III", vf, vlan, qos)
     if proto is None or proto is VlanProtocol.Q:
-        yield "IFLA_VF_VLAN", {"vf": vf, "vlan": vlan, "qos": qos}
-        return
-    info = {"vf": vf, "vlan": vlan, "qos": qos, "proto": proto.ethertype}
-    yield "IFLA_VF_VLAN_LIST", {"attrs": [("IFLA_VF_VLAN_INFO", info)]}
-
-
-def _decoded(body: bytes) -> Any:
-    """ValueError for what pyroute2 cannot decode, as from every other decoder of ours."""
-    message = _LinkMessage(body)
-    try:
-        message.decode()
-    except NetlinkDecodeError as error:
-        raise ValueError(str(error)) from error
-    return message
-
-
-def _by_name(message: Any) -> dict[str, Any]:
-    """The attributes in one pass: get_attr() walks all fifty for each name it is asked for."""
-    return {slot.name: slot.value for slot in message["attrs"] if slot.name != "UNKNOWN"}
+        return attribute(IFLA_VF_VLAN, known)
+    info = known + struct.pack(">H2x", proto.ethertype)
+    return attribute(IFLA_VF_VLAN_LIST, attribute(IFLA_VF_VLAN_INFO, info))
 
 
 def _link(message: bytes) -> Link:
     """From struct ifinfomsg (rtnetlink(7)) and its attributes (if_link.h)."""
     index, flags = struct.unpack_from("=4xiI", message, 16)
-    found = dict(attributes(message, 32))
+    found = dict(attributes(message, LINK_HEADER))
 
     def number(kind: int) -> int | None:
         return _u32(found[kind]) if kind in found else None
@@ -481,7 +432,7 @@ def _link(message: bytes) -> Link:
         info=found.get(IFLA_LINKINFO, b""),
         af_spec=found.get(IFLA_AF_SPEC, b""),
         elsewhere=None if parent is None or namespace is None else (parent, namespace),
-        **{name: read(found.get(kind)) for name, kind, _, read in LINK_CODEC},
+        **{name: read(found.get(kind)) for name, kind, read, _ in LINK_CODEC},
         **_flags(flags),
     )
 
@@ -490,29 +441,31 @@ def _flags(flags: int) -> dict[str, Any]:
     return {name: (flags & bit != 0) is is_on for name, bit, is_on in LINK_FLAGS}
 
 
-def _vf_info(info: Any) -> VfInfo:
-    found = _by_name(info)
-    return VfInfo(
-        index=found["IFLA_VF_MAC"]["vf"],
-        **{
-            name: read(found[title][member])
-            for title, members in VF_CODEC
-            if title in found
-            for name, member, read, _ in members
-        },
-        **_vlan_of(found),
-    )
+def _vf_info(info: bytes) -> VfInfo:
+    found = _by_number(info)
+    values: dict[str, Any] = {}
+    for kind, members, names in VF_CODEC:
+        if kind in found:
+            numbers = struct.unpack_from(f"=4x{members}", found[kind])
+            values |= {
+                name: read(number) for (name, read, _), number in zip(names, numbers, strict=True)
+            }
+    return VfInfo(index=_u32(found[IFLA_VF_MAC][:4]), **values, **_vlan_of(found))
 
 
-def _vlan_of(found: dict[str, Any]) -> dict[str, Any]:
+def _vlan_of(found: dict[int, bytes]) -> dict[str, Any]:
     """VLAN, QoS and protocol; the list has all three (Linux 4.9), IFLA_VF_VLAN lacks the last.
 
     rtnl_fill_vfinfo() presets 802.1Q, and the kernel's own mlx5 zeroes that: it has no other one.
     """
-    listed = found.get("IFLA_VF_VLAN_LIST")
-    entry = listed.get_attr("IFLA_VF_VLAN_INFO") if listed is not None else None
+    entry = _by_number(found.get(IFLA_VF_VLAN_LIST, b"")).get(IFLA_VF_VLAN_INFO)
     if entry is not None:
-        protocol = PROTOCOLS.get(entry["proto"]) if entry["proto"] else VlanProtocol.Q
-        return {"vlan": entry["vlan"], "qos": entry["qos"], "vlan_proto": protocol}
-    entry = found.get("IFLA_VF_VLAN")
-    return {} if entry is None else {"vlan": entry["vlan"], "qos": entry["qos"]}
+        vlan, qos = struct.unpack_from("=4xII", entry)
+        (number,) = struct.unpack_from(">H", entry, 12)
+        protocol = PROTOCOLS.get(number) if number else VlanProtocol.Q
+        return {"vlan": vlan, "qos": qos, "vlan_proto": protocol}
+    entry = found.get(IFLA_VF_VLAN)
+    if entry is None:
+        return {}
+    vlan, qos = struct.unpack_from("=4xII", entry)
+    return {"vlan": vlan, "qos": qos}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from nodeagent.kernel.rtnl import VfChange, _decoded, _set_link, _vf_info
+from nodeagent.kernel.netlink import attributes
+from nodeagent.kernel.rtnl import VfChange, _set_link, _vf_info, _vf_infos
 from nodeagent.state.addresses import Guid
 
 NODE, PORT = Guid("02:11:22:33:44:55:66:77"), Guid("02:11:22:33:44:55:66:88")
@@ -21,15 +22,15 @@ def guid(kind: int, vf: int, text: str) -> bytes:
     return attribute(kind, struct.pack("=I4xQ", vf, int(text.replace(":", ""), 16)))
 
 
-def link_with_vf(*attributes: bytes) -> bytes:
+def link_with_vf(*parts: bytes) -> bytes:
     mac = attribute(1, struct.pack("=I32s", 3, bytes.fromhex("021122334453")))
-    listed = attribute(22, attribute(1, mac + b"".join(attributes)))
+    listed = attribute(22, attribute(1, mac + b"".join(parts)))
     body = struct.pack("=BBHiII", 0, 0, 32, 7, 0, 0) + attribute(21, struct.pack("=I", 1)) + listed
     return struct.pack("=IHHII", 16 + len(body), 16, 0, 1, 0) + body
 
 
 def read(message: bytes) -> tuple[str | None, str | None]:
-    (info,) = _decoded(message).get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO")
+    (info,) = _vf_infos(dict(attributes(message, 32)))
     vf = _vf_info(info)
     return vf.node_guid, vf.port_guid
 
