@@ -18,8 +18,9 @@ from nodeagent.node.observe import functions
 from nodeagent.node.quiesce import quiesce
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.restore import put_back, restore, take_snapshot
+from nodeagent.restore import put_back, restore
 from nodeagent.settings import Quiesce
+from nodeagent.snapshot import take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
 
 log = logging.getLogger(__name__)

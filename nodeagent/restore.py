@@ -1,36 +1,31 @@
-"""Take a snapshot, restore it plan by plan, and prove that nothing differs."""
+"""Restore a snapshot plan by plan, and prove that nothing differs."""
 
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Final
 
-from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import KernelError, RestoreFailed
-from nodeagent.machine import boot_id, machine_id
+from nodeagent.errors import RestoreFailed
 from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.links import set_vfs
 from nodeagent.node.locate import is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
-from nodeagent.node.namespaces import children_elsewhere, reachable
+from nodeagent.node.namespaces import reachable
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned_for
 from nodeagent.node.takings import Takings
-from nodeagent.plan import dcb, ethtool, rdma
+from nodeagent.plan import dcb, ethtool
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
-from nodeagent.plan.remarks import headless, made_up, shared_macs, unseen
+from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
-from nodeagent.plan.unsettable import given_anew
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.state.model import NodeState, Snapshot, Target
 
@@ -157,60 +152,3 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
     for each in behind:
         log.warning("%s", each)
     return behind
-
-
-def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
-    """The node's state now, with the time and the machine, to be restored later.
-
-    KernelError where a device does not report its state: it could not be restored.
-    """
-    snapshot = look(node, driver)
-    if hung := node.hung_calls.lines():
-        raise KernelError(
-            f"cannot save the state of this node: {'; '.join(hung)}",
-            hint="a driver or a virtual machine keeps the device's lock: dmesg and "
-            "/proc/PID/stack of the tasks in state D say which",
-        )
-    for pf in snapshot.state.pfs:
-        if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
-            raise KernelError(
-                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs holds "
-                "no number",
-                hint="`cat` it: the device may be failing, see dmesg",
-            )
-    return snapshot
-
-
-def look(node: Node, driver: NicDriver) -> Snapshot:
-    """The same, to be compared only: what a device does not report is unknown in it."""
-    state = observe(node)
-    for vf in unseen(state):
-        log.warning(
-            "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
-            "for it is restored, the interface comes back in the host's namespace",
-            vf,
-        )
-    for pf in headless(state):
-        log.warning(
-            "%s: it has VFs and no interface in this network namespace: what it holds for them "
-            "(MACs, VLANs, rates) is not known, and not put back",
-            pf,
-        )
-    for vf in made_up(state):
-        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
-    for line in given_anew(state):
-        log.info("%s: they will be other ones after a reload", line)
-    stacked = state.stack.lost if state.stack is not None else ()
-    for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
-        log.warning("%s: the reload takes it away, and it is not put back", lost)
-    for namespace in state.namespaces:
-        for lost in namespace.stack.lost:
-            log.warning("%s in %s: the reload takes it away for good", lost, namespace)
-    return Snapshot(
-        taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        machine_id=machine_id(),
-        boot_id=boot_id(),
-        kernel=os.uname().release,
-        srcversions=driver.modules_loaded(),
-        state=state,
-    )

@@ -1,34 +1,39 @@
-"""What an operator does by hand, with a command: take a snapshot, restore one, reload once."""
+"""What an operator does by hand, with a command: take a snapshot, restore one, reload once.
+
+Each imports what it needs beyond a look at the node when it runs: a look starts without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from nodeagent import machine
-from nodeagent.agent import cluster_processes, probes
-from nodeagent.agent.lifecycle import ensure_ready, flag_only_when_proven
-from nodeagent.agent.probes import Probe
 from nodeagent.agent.requirements import require_root, require_same_machine
-from nodeagent.driver.findings import Finding
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node import namespaces
 from nodeagent.node.node import Node
-from nodeagent.plan.actions import Stage
 from nodeagent.plan.left_behind import LeftBehind
-from nodeagent.plan.plan import after_reload, plan
-from nodeagent.plan.taken import restorable
 from nodeagent.record.journal import Journal, lock
-from nodeagent.restore import look, restore, take_snapshot, verify
 from nodeagent.settings import Mode, Settings
+from nodeagent.snapshot import look, take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
+
+if TYPE_CHECKING:
+    from nodeagent.agent.probes import Probe
+    from nodeagent.driver.findings import Finding
+    from nodeagent.plan.actions import Stage
 
 
 def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -> None:
     """What the agent does at its start, without staying: the ready flag stays as proof."""
+    from nodeagent.agent import cluster_processes, probes
+    from nodeagent.agent.lifecycle import ensure_ready, flag_only_when_proven
+
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=False)
     with StopSignal() as stop, lock(settings.lock_path):
@@ -63,6 +68,8 @@ class Forecast:
     @property
     def stages(self) -> Sequence[Stage]:
         """What the restore would do."""
+        from nodeagent.plan.plan import plan
+
         return plan(self.want, self.have)
 
 
@@ -71,8 +78,8 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
 
     Nothing is built: in mode `sources` it is about the driver that is installed now.
     """
-    # imports psutil, which no other command by hand needs
-    from nodeagent.driver.preflight import Preflight  # noqa: PLC0415
+    from nodeagent.driver.preflight import Preflight
+    from nodeagent.plan.plan import after_reload
 
     require_root("looks at every process and reads the settings of VFs")
     settings.check_mode(mode, whole_life=False)
@@ -95,6 +102,8 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
 
 def _attainable(wanted: Snapshot, now: NodeState, settings: Settings) -> NodeState:
     """What a restore would do of a snapshot: without pods that are gone, and VFs that are taken."""
+    from nodeagent.plan.taken import restorable
+
     want = reachable(wanted, settings)[0].state
     return restorable(want, now)
 
@@ -112,6 +121,8 @@ def restore_now(snapshot: Snapshot, settings: Settings) -> None:
 
     BusyError while an agent is at work; one that is ready is no hindrance, and stays ready.
     """
+    from nodeagent.restore import restore, verify
+
     require_root("writes the settings of VFs")
     with StopSignal() as stop, _nobody_at_work(settings), Node(settings, stop) as node:
         takings = restore(node, snapshot.state)

@@ -34,8 +34,9 @@ from nodeagent.plan.comparison import differences
 from nodeagent.plan.taken import ours
 from nodeagent.record.journal import Journal, lock
 from nodeagent.reload import vf_addresses
-from nodeagent.restore import put_back, take_snapshot
+from nodeagent.restore import put_back
 from nodeagent.settings import Mode, Settings
+from nodeagent.snapshot import take_snapshot
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,7 @@
-"""The commands. Each imports what it needs when it runs, so that --help and status start fast."""
+"""The commands. Each imports what it needs when it runs, so that --help and status start fast.
+
+One that looks at devices imports what it does with the answer after the look.
+"""
 
 from __future__ import annotations
 
@@ -198,10 +201,7 @@ def snapshot(
     """
     import sys
 
-    from nodeagent import durable
-    from nodeagent.cli import state_table
     from nodeagent.render import Screen
-    from nodeagent.state.codec import snapshot_to_json
 
     loaded = call.settings()
     place = screen(loaded) if target is None else Screen()
@@ -209,12 +209,20 @@ def snapshot(
     if pair is not None:
         text, status = _compared(*pair, output or "text", place)
     elif (output or ("text" if target is None and sys.stdout.isatty() else "json")) == "json":
-        text = snapshot_to_json(_taken(loaded))
+        now = _taken(loaded)
+        from nodeagent.state.codec import snapshot_to_json
+
+        text = snapshot_to_json(now)
     else:
-        text = "".join(f"{line}\n" for line in state_table.lines(_taken(loaded).state, place))
+        now = _taken(loaded)
+        from nodeagent.cli import state_table
+
+        text = "".join(f"{line}\n" for line in state_table.lines(now.state, place))
     if target is None:
         write(text)
     else:
+        from nodeagent import durable
+
         durable.replace(output_path(target), text.encode(), 0o600)
     return status
 
@@ -230,17 +238,18 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
     With --after-reload: what restoring the node as it is now, or the given snapshot, would take
     once the driver has been reloaded.
     """
-    from nodeagent.plan.plan import after_reload as reloaded
-    from nodeagent.plan.plan import plan
-
     loaded = call.settings()
     if after_reload:
+        from nodeagent.plan.plan import after_reload as reloaded
+
         want = (_chosen(source, loaded, or_last=False) or _taken(loaded)).state
         have = reloaded(want)
     else:
         wanted = _reachable(_needed(source, loaded), loaded)
         have = _observed(loaded, wanted).state
         want = _attainable(wanted.state, have)
+    from nodeagent.plan.plan import plan
+
     _write_plan(plan(want, have), want, have, output)
 
 
@@ -259,11 +268,11 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
     refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
     finished what was begun. Ends with status 1 if something could not be restored.
     """
-    from nodeagent.plan.plan import plan
-
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
     now = _observed(loaded, wanted, accept_foreign=foreign)
+    from nodeagent.plan.plan import plan
+
     want = _attainable(wanted.state, now.state)
     stages = plan(want, now.state)
     if not dry_run:
@@ -283,13 +292,13 @@ def verify(call: Call, source: str | None, output: str) -> int:
     A VF that a pod or a virtual machine has taken since is theirs: it is named, and not compared.
     Ends with status 0 if nothing differs, 1 if something does, above 1 on failure.
     """
+    loaded = call.settings()
+    wanted = _reachable(_needed(source, loaded), loaded)
+    now = _observed(loaded, wanted)
     from nodeagent.plan.comparison import differences
     from nodeagent.plan.taken import ours
     from nodeagent.render import Marked, table
 
-    loaded = call.settings()
-    wanted = _reachable(_needed(source, loaded), loaded)
-    now = _observed(loaded, wanted)
     _name_taken(wanted.state, now.state)
     found = differences(ours(wanted.state, now.state), now.state)
     if output == "json":

@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nodeagent.driver import blacklist, delivery, openibd, other_modules, rdma
+from nodeagent.driver import blacklist, other_modules, rdma
 from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
-from nodeagent.kernel.process import Finished
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Mode, Settings
+
+if TYPE_CHECKING:
+    from nodeagent.kernel.process import Finished
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,9 @@ class NicDriver:
         Raises what delivery.deliver() raises. The loaded driver is not touched.
         """
         if self.mode != Mode.PRECOMPILED:
+            # what builds and installs is no part of a look at the driver
+            from nodeagent.driver import delivery  # noqa: PLC0415
+
             delivery.deliver(self.settings, os.uname().release, self.stop)
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
@@ -128,6 +134,8 @@ class NicDriver:
         loaded, or is in use; WaitTimeout if openibd had to be killed (the hint names the loaded
         driver); and Stopped, after openibd has ended.
         """
+        from nodeagent.driver import openibd  # noqa: PLC0415  no part of a look at the driver
+
         before = self._loaded(), self.srcversions()
         if not self._wrong(before[1]):
             return

@@ -6,8 +6,6 @@ The kernel names modules with underscores, people and files also with dashes: bo
 from __future__ import annotations
 
 import errno
-import gzip
-import lzma
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +14,6 @@ from pathlib import Path
 
 from nodeagent import hostpath
 from nodeagent.errors import KernelError, UnavailableError
-from nodeagent.kernel import process
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
@@ -204,6 +201,10 @@ def content_of(module: Installed, root: Path = Path("/")) -> bytes | None:
 
     OSError when it cannot be read, FileNotFoundError for one that is built in.
     """
+    # needed by a check before a reload, and no command that only looks waits for it
+    import gzip  # noqa: PLC0415
+    import lzma  # noqa: PLC0415
+
     with os.fdopen(opened(module, root), "rb") as file:
         content = file.read()
     try:
@@ -274,6 +275,8 @@ def find(module: str, below: Path, srcversion: str | None = None) -> Path | None
 
 def field_of_file(path: Path, field: str) -> str:
     """One field of modinfo(8) of a file; "" when it has none, or is no module."""
+    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
+
     done = process.run(
         ["modinfo", "-F", field, str(path)], timeout=_MODINFO_TIMEOUT, only_looks=True
     )
@@ -309,6 +312,8 @@ def _build_id(content: bytes) -> str | None:
 
 
 def _changed(argv: list[str], root: Path, failure: str) -> None:
+    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
+
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
     if finished.returncode != 0:
         said = (finished.errors or finished.output)[-_LONGEST:]
@@ -324,6 +329,8 @@ def _modinfo(names: tuple[str, ...], root: Path) -> tuple[dict[str, Installed], 
     """
     base = [] if root == Path("/") else ["-b", str(root)]
     argv = ["modinfo", "-0", *base, *names]
+    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
+
     finished = process.run(argv, timeout=_MODINFO_TIMEOUT, only_looks=True)
     said = {}
     for filename, fields in _records(finished.output):

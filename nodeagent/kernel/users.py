@@ -1,4 +1,7 @@
-"""The processes that use the devices: open files below /dev, packet sockets on interfaces."""
+"""The processes that use the devices: open files below /dev, packet sockets on interfaces.
+
+psutil is imported when processes are looked at: most looks at a node have none to look for.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from nodeagent.kernel.cgroup import pod_and_container
 
@@ -72,6 +73,8 @@ def open_removed_files(directory: Path, proc: Path = Path("/proc")) -> dict[str,
 
     By the path below /proc that opens such a file (proc(5), /proc/PID/fd). The caller closes them.
     """
+    import psutil  # noqa: PLC0415  see above
+
     opened: dict[str, int] = {}
     for process in psutil.process_iter():
         if process.pid == os.getpid():
@@ -109,6 +112,8 @@ def of_interfaces(names: Mapping[int, str], proc: Path = Path("/proc")) -> tuple
 
 def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[User]:
     """`ours` returns the description of an open file; nothing if it does not count."""
+    import psutil  # noqa: PLC0415  see above
+
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue

@@ -16,7 +16,6 @@ not stop a reload.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -358,6 +357,9 @@ def _damaged(source: str, why: str) -> DataError:
 
 
 def _sum(plain: object) -> str:
+    # OpenSSL comes with it: 4 MB, for snapshots alone
+    import hashlib  # noqa: PLC0415
+
     compact = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(compact.encode(errors="surrogatepass")).hexdigest()
 

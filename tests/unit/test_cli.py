@@ -1049,6 +1049,56 @@ def test_what_is_heavy_is_not_imported_to_look(arguments: list[str]) -> None:
         assert not {"nodeagent.record.journal", "nodeagent.state.model", "subprocess"} & imported
 
 
+NOT_BEFORE_A_LOOK = HEAVY | {
+    "asyncio",
+    "hashlib",
+    "kubernetes",
+    "nodeagent.agent.lifecycle",
+    "nodeagent.driver.delivery",
+    "nodeagent.node.perform",
+    "nodeagent.plan.actions",
+    "nodeagent.plan.plan",
+    "subprocess",
+}
+
+FIRST_LOOK = """
+import os, sys
+
+def look(event, args):
+    if event == "socket.__new__" and args[1] == 16:  # AF_NETLINK
+        status = open("/proc/self/status").read()
+        print(status.partition("VmRSS:")[2].split()[0], *sys.modules, flush=True)
+        os._exit(0)
+
+sys.addaudithook(look)
+os.geteuid = lambda: 0
+sys.argv[0] = "nodeagent"
+from nodeagent.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["snapshot", "plan", "verify", "restore"])
+def test_a_look_at_the_node_starts_with_what_it_needs(command: str, tmp_path: Path) -> None:
+    """At its first netlink socket: 50 modules of ours, 20 MiB."""
+    pf = Pf(DeviceHandle("pci", "0000:01:00.0"), numvfs=0)
+    state = NodeState("mlx5_core", (pf,))
+    at = "2026-11-29T06:00:00.000+00:00"
+    kept = Snapshot(at, machine.machine_id(), machine.boot_id(), "6.12", (), state)
+    file = tmp_path / "snapshot.json"
+    file.write_text(snapshot_to_json(kept))
+    source = () if command == "snapshot" else ("--snapshot", str(file))
+    out = subprocess.check_output(
+        [sys.executable, "-c", FIRST_LOOK, command, *source],
+        cwd=ROOT,
+        text=True,
+        env={**os.environ, "STATE_DIR": str(tmp_path)},
+    )
+    resident, *imported = out.split()
+    assert not NOT_BEFORE_A_LOOK & {*imported}
+    assert int(resident) <= 25 * 1024
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -29,8 +29,9 @@ from nodeagent.node import retry
 from nodeagent.node.conflicts import Conflicts
 from nodeagent.node.observe import numvfs, observe
 from nodeagent.plan.comparison import Difference, Subject, differences
-from nodeagent.restore import restore, take_snapshot, verify
+from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
+from nodeagent.snapshot import take_snapshot
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Vf

@@ -39,8 +39,9 @@ from nodeagent.plan.comparison import differences
 from nodeagent.plan.taken import attainable, taken, without
 from nodeagent.record.journal import Journal
 from nodeagent.reload import reload
-from nodeagent.restore import restore, take_snapshot, verify
+from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
+from nodeagent.snapshot import take_snapshot
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Representor, Vf

@@ -14,11 +14,12 @@ import pytest
 from nodeagent import machine
 from nodeagent import reload as story
 from nodeagent import restore as restoring
+from nodeagent import snapshot as looking
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.observe import observe
-from nodeagent.plan import dcb, ethtool
+from nodeagent.plan import dcb, ethtool, remarks
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
@@ -210,11 +211,11 @@ def test_what_a_snapshot_warns_of(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(restoring, "unseen", lambda state: ())
+    monkeypatch.setattr(remarks, "unseen", lambda state: ())
     with fake.node(settings) as node:
         state = dataclasses.replace(observe(node), stack=Stack(lost=("qdisc htb on net0",)))
-        monkeypatch.setattr(restoring, "observe", lambda _: state)
-        taken = restoring.take_snapshot(node, cast("NicDriver", Driver()))
+        monkeypatch.setattr(looking, "observe", lambda _: state)
+        taken = looking.take_snapshot(node, cast("NicDriver", Driver()))
     assert "qdisc htb on net0: the reload takes it away, and it is not put back" in [
         record.getMessage() for record in caplog.records
     ]
@@ -228,7 +229,7 @@ def test_a_pf_whose_interface_is_elsewhere_is_told(
     """Nobody tells then what it holds for its VFs, which must not look like nothing being set."""
     fake.elsewhere |= {n for n, link in fake.links.items() if link.device == PF1}
     with fake.node(settings) as node:
-        restoring.take_snapshot(node, cast(NicDriver, Driver()))
+        looking.take_snapshot(node, cast(NicDriver, Driver()))
     (said,) = [each for each in caplog.messages if "no interface in this" in each]
     assert said.startswith(f"pci/{PF1}: it has VFs")
 
@@ -320,7 +321,8 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise WaitTimeout("the PFs", ["enp1s0"], 3)
 
     monkeypatch.setattr(restoring, "observe", lambda _: state)
-    monkeypatch.setattr(restoring, "children_elsewhere", lambda *_: ("VLAN x on enp1s0",))
+    monkeypatch.setattr(looking, "observe", lambda _: state)
+    monkeypatch.setattr(looking, "children_elsewhere", lambda *_: ("VLAN x on enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
     return SimpleNamespace(hung_calls=HungCalls())
 
@@ -338,7 +340,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     pf = Pf(DeviceHandle("pci", "0000:01:00.0"), 2, vfs=vfs)
     stack = Stack(lost=("nexthop 7",))
     state = NodeState("mlx5_core", (pf,), stack, namespaces=(pod,))
-    taken = restoring.take_snapshot(node_that_is(state, monkeypatch), cast("NicDriver", Driver()))
+    taken = looking.take_snapshot(node_that_is(state, monkeypatch), cast("NicDriver", Driver()))
     away = "the reload takes it away, and it is not put back"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
@@ -364,7 +366,7 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     assert taken.state == state
     caplog.clear()
     bare = dataclasses.replace(state, pfs=(), stack=None, namespaces=())
-    restoring.take_snapshot(node_that_is(bare, monkeypatch), cast("NicDriver", Driver()))
+    looking.take_snapshot(node_that_is(bare, monkeypatch), cast("NicDriver", Driver()))
     assert [record.getMessage() for record in caplog.records] == [f"VLAN x on enp1s0: {away}"]
 
 

@@ -1,0 +1,82 @@
+"""Take a snapshot of the node: what a reload would forget, with the time and the machine.
+
+Apart from `restore`, because a command that only looks would wait for what that imports.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+
+from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import KernelError
+from nodeagent.machine import boot_id, machine_id
+from nodeagent.node.namespaces import children_elsewhere
+from nodeagent.node.node import Node
+from nodeagent.node.observe import observe
+from nodeagent.state.model import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
+    """The node's state now, with the time and the machine, to be restored later.
+
+    KernelError where a device does not report its state: it could not be restored.
+    """
+    snapshot = look(node, driver)
+    if hung := node.hung_calls.lines():
+        raise KernelError(
+            f"cannot save the state of this node: {'; '.join(hung)}",
+            hint="a driver or a virtual machine keeps the device's lock: dmesg and "
+            "/proc/PID/stack of the tasks in state D say which",
+        )
+    for pf in snapshot.state.pfs:
+        if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
+            raise KernelError(
+                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs holds "
+                "no number",
+                hint="`cat` it: the device may be failing, see dmesg",
+            )
+    return snapshot
+
+
+def look(node: Node, driver: NicDriver) -> Snapshot:
+    """The same, to be compared only: what a device does not report is unknown in it."""
+    state = observe(node)
+    # what is said of the state needs the plan's actions, and the look itself does not
+    from nodeagent.plan import rdma  # noqa: PLC0415
+    from nodeagent.plan.remarks import headless, made_up, unseen  # noqa: PLC0415
+    from nodeagent.plan.unsettable import given_anew  # noqa: PLC0415
+
+    for vf in unseen(state):
+        log.warning(
+            "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
+            "for it is restored, the interface comes back in the host's namespace",
+            vf,
+        )
+    for pf in headless(state):
+        log.warning(
+            "%s: it has VFs and no interface in this network namespace: what it holds for them "
+            "(MACs, VLANs, rates) is not known, and not put back",
+            pf,
+        )
+    for vf in made_up(state):
+        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    for line in given_anew(state):
+        log.info("%s: they will be other ones after a reload", line)
+    stacked = state.stack.lost if state.stack is not None else ()
+    for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
+        log.warning("%s: the reload takes it away, and it is not put back", lost)
+    for namespace in state.namespaces:
+        for lost in namespace.stack.lost:
+            log.warning("%s in %s: the reload takes it away for good", lost, namespace)
+    return Snapshot(
+        taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        machine_id=machine_id(),
+        boot_id=boot_id(),
+        kernel=os.uname().release,
+        srcversions=driver.modules_loaded(),
+        state=state,
+    )
