@@ -1,3 +1,3 @@
 """nodeagent: reload a NIC driver and put the node's SR-IOV configuration back, proven."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

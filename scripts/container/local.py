@@ -18,7 +18,7 @@ from emulator.host import Runner, locked, output_of, say
 from emulator.packages import Apt, debian_suite, require_host
 
 from container import smoke
-from container.recipe import LOCK, ROOT, SOURCES, copy_context, revision
+from container.recipe import LOCK, ROOT, SOURCES, copy_context, revision, version
 
 SIDECAR = "python3 kmod iproute2 util-linux"
 PACKAGES = {
@@ -149,6 +149,7 @@ class Local:
             *("--build-arg", "BASE=localhost/nodeagent-base"),
             *("--build-arg", "BUILDER=localhost/nodeagent-builder"),
             *("--build-arg", "PIP_OPTIONS=--no-index --find-links=/wheels"),
+            *("--build-arg", f"VERSION={version()}"),
             *("--build-arg", f"REVISION={revision()}"),
             *("-f", context / "Containerfile", context),
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from emulator.host import LabError, say
 
-from container.recipe import ROOT, revision
+from container.recipe import ROOT, revision, version
 
 ENGINES = ("podman", "docker", "buildah")
 """The first that works: a docker client may be there without its daemon."""
@@ -32,7 +32,7 @@ def build(base: str, targets: Sequence[str]) -> None:
     for target in targets:
         image = f"nodeagent:{target}"
         say(f"{engine}: {image} on {base}")
-        arguments = (f"BASE={base}", f"REVISION={revision()}")
+        arguments = (f"BASE={base}", f"VERSION={version()}", f"REVISION={revision()}")
         _run(engine, "build", "--target", target,
              *(word for each in arguments for word in ("--build-arg", each)),
              "--tag", image, "--file", str(ROOT / "Containerfile"), str(ROOT))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def copy_context(directory: Path) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
+
+
+def version() -> str:
+    """The one that nodeagent says of itself; LabError if it says none."""
+    text = (ROOT / "nodeagent" / "__init__.py").read_text()
+    if (found := re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)) is None:
+        raise LabError("nodeagent/__init__.py has no __version__", hint="it is a string there")
+    return found[1]
 
 
 def revision() -> str:

@@ -202,7 +202,6 @@ def test_o_is_the_format_of_every_command_that_prints_data(
 def test_version(capsys: Captured) -> None:
     assert status_of(["--version"]) == 0
     assert capsys.readouterr().out == f"nodeagent {__version__}\n"
-    assert f"ARG VERSION={__version__}\n" in (ROOT / "Containerfile").read_text()
 
 
 def test_dtk_build_needs_the_variables_of_dtk_env(capsys: Captured) -> None:

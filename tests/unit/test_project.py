@@ -1,0 +1,122 @@
+"""What surrounds the code: workflows, hooks and templates name what is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yaml"))
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    """`on` is a boolean to YAML 1.1, and a key to GitHub."""
+    content: dict[Any, Any] = yaml.safe_load(path.read_text())
+    return {"on" if key is True else key: value for key, value in content.items()}
+
+
+def commands(path: Path) -> list[str]:
+    jobs = loaded(path)["jobs"].values()
+    return [step["run"] for job in jobs for step in job.get("steps", []) if "run" in step]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_calls_what_is_there(path: Path) -> None:
+    workflow = loaded(path)
+    assert {"name", "on", "permissions", "jobs"} <= workflow.keys()
+    for job in workflow["jobs"].values():
+        if "uses" in job:
+            assert (ROOT / job["uses"]).is_file()
+            continue
+        assert job["timeout-minutes"]
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step)
+    for text in commands(path):
+        for script in re.findall(r"(?<![\w./-])scripts/[\w./-]+", text):
+            assert (ROOT / script).exists(), script
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_the_workflows_are_found() -> None:
+    assert {path.name for path in WORKFLOWS} >= {"test.yaml", "release.yaml"}
+    assert "workflow_call" in loaded(ROOT / ".github/workflows/test.yaml")["on"]
+
+
+def test_a_release_is_tested_before_it_is_made_and_made_before_it_is_published() -> None:
+    jobs = loaded(ROOT / ".github/workflows/release.yaml")["jobs"]
+    assert jobs["make"]["needs"] == "test"
+    assert jobs["publish"]["needs"] == "make"
+    texts = commands(ROOT / ".github/workflows/release.yaml")
+    (call,) = (text for text in texts if text.startswith("scripts/release"))
+    options = shlex.split(call)[1::2]
+    said = subprocess.run(
+        [ROOT / "scripts/release", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert options == ["--tag", "--out"]
+    assert all(option in said for option in options)
+
+
+def test_the_hooks_are_the_linters() -> None:
+    """And nothing of a hook is fetched from elsewhere."""
+    (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    hooks = [shlex.split(hook["entry"]) for hook in repository["hooks"]]
+    assert {program for program, *_ in hooks} == {"scripts/lint"}
+    code = "from suite.checks import linters; from pathlib import Path as P\n"
+    code += "print(*(check.name for check in linters(P(), P())), sep='\\n')"
+    argv = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    there = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert [name for _, name in hooks] == there.stdout.splitlines()
+
+
+def test_a_linter_that_there_is_not() -> None:
+    argv = [str(ROOT / "scripts/lint"), "spelling"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no linter spelling: there are ruff format, " in done.stderr
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
+def test_a_form_is_one(path: Path) -> None:
+    """GitHub shows a form only if each field has an id of its own, a known type and a label."""
+    form = loaded(path)
+    assert form["name"]
+    assert form["description"]
+    ids = [field["id"] for field in form["body"]]
+    assert len(ids) == len(set(ids)) > 0
+    for field in form["body"]:
+        assert field["type"] in {"input", "textarea", "dropdown", "checkboxes"}
+        assert field["attributes"]["label"]
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
+
+
+def test_dependabot_looks_where_something_is() -> None:
+    for update in loaded(ROOT / ".github/dependabot.yml")["updates"]:
+        named = {"github-actions": ".github/workflows", "pip": "pyproject.toml"}
+        assert (ROOT / named[update["package-ecosystem"]]).exists()
+        assert update["directory"] == "/"
+
+
+def test_the_package_is_typed_and_licensed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (ROOT / "nodeagent/py.typed").read_bytes() == b""
+    assert project["license"] == "Apache-2.0"
+    assert "version" in project["dynamic"]
+    assert (ROOT / project["license-files"][0]).read_text().count("Apache License") > 0
+    assert not any(each.startswith("License ::") for each in project["classifiers"])  # PEP 639
+
+
+def test_editors_are_told_what_the_linters_ask_for() -> None:
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
+    assert f"max_line_length = {ruff['line-length']}\n" in (ROOT / ".editorconfig").read_text()
