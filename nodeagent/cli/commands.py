@@ -350,10 +350,19 @@ def status(call: Call, stay: bool, output: str) -> int:
 
 @click.command("timeline")
 @click.option("--last", type=click.IntRange(min=1), default=1, metavar="N", help="The last N runs.")
-@page
+@click.option(
+    "-o",
+    "--output",
+    type=Format(["text", "json", "markdown", "svg"]),
+    default="text",
+    help="For people, programs, documents, or as a chart.",
+)
 @click.pass_obj
 def timeline(call: Call, last: int, output: str) -> None:
-    """Phases of the last runs, srcversions, how long the VFs were gone."""
+    """Phases of the last runs, srcversions, how long the VFs were gone.
+
+    As svg: a chart, in which all runs have one scale.
+    """
     from nodeagent.agent import life
     from nodeagent.record import timeline
     from nodeagent.record.journal import Journal
@@ -367,6 +376,10 @@ def timeline(call: Call, last: int, output: str) -> None:
         from nodeagent.record import report
 
         write_lines(report.lines(runs, loaded.driver_module))
+    elif output == "svg":
+        from nodeagent.record import chart
+
+        write(chart.svg(runs))
     elif runs:
         write_lines(timeline.lines(runs, screen(loaded)))
     else:

@@ -195,6 +195,9 @@ def _phases(records: Sequence[Record], now: float | None) -> Iterator[Phase]:
             yield Phase(record.name, record.at, None, Result.CUT_SHORT, "")
 
 
+_LONGEST_GAP: Final = 1e9
+"""Seconds. A record that says more is damaged."""
+
 _RESULTS: Final = {
     RecordKind.DONE: Result.DONE,
     RecordKind.FAILED: Result.FAILED,
@@ -214,8 +217,10 @@ def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
         if record.kind == RecordKind.NOTE and record.name == "probe":
             facts = record.facts
             with suppress(KeyError, ValueError):
-                numbers = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
-                yield Echoes(facts["target"], *numbers, facts["at"])
+                sent, lost, gap = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
+                began = datetime.fromisoformat(facts["at"])
+                if 0 <= gap < _LONGEST_GAP and began.tzinfo is not None:  # so NaN is none
+                    yield Echoes(facts["target"], sent, lost, gap, facts["at"])
 
 
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:

@@ -21,6 +21,8 @@ from showcase.demo import READY, SETTINGS, WORK, Stage, shortened, srcversions
 from tests.support import lab
 from tests.support.pods import Pings, Pod, Stream, seconds_of_a_scan
 
+CHART = Path("/host/out/timeline.svg")
+"""Where `scripts/demo --out DIR` finds it."""
 PLACES: tuple[tuple[int, int, int, str], ...] = (
     *((1, index, index, "net1") for index in range(6)),
     (2, 0, 0, "net2"),
@@ -50,6 +52,8 @@ def main(stage: Stage) -> int:
         gaps(stage, pods, pings)
         stage.title("nodeagent timeline")
         stage.lines(f"  {line}" for line in vfs.run("nodeagent", "timeline").splitlines())
+        CHART.parent.mkdir(parents=True, exist_ok=True)
+        CHART.write_text(vfs.run("nodeagent", "timeline", "--output", "svg"))
         stage.check("the ready flag is there", READY.exists())
         installed, loaded = srcversions()
         stage.check("the driver on disk is the one that runs", installed == loaded)

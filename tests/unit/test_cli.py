@@ -1165,3 +1165,8 @@ def test_a_snapshot_compared_with_what_is_none(capsys: Captured, tmp_path: Path)
     missing = str(tmp_path / "none")
     assert status_of(["snapshot", "--diff", str(one), missing]) == errors.ExitCode.NO_INPUT
     assert "none" in capsys.readouterr().err
+
+
+def test_the_timeline_as_a_chart(capsys: Captured) -> None:
+    assert status_of(["timeline", "--output", "svg"]) == 0
+    assert "<svg xmlns=" in capsys.readouterr().out
