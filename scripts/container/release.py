@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,14 +83,30 @@ def wheel(out: Path) -> None:
     shutil.copytree(
         ROOT / "nodeagent", work / "nodeagent", ignore=shutil.ignore_patterns("__pycache__")
     )
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+    for name in ("LICENSE", "README.md"):
         shutil.copy(ROOT / name, work)
+    declared = (ROOT / "pyproject.toml").read_text()
+    (work / "pyproject.toml").write_text(declared + urls(os.environ.get("PROJECT_URL", "")))
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     argv = (sys.executable, "-c", code, str(out.resolve()))
     done = subprocess.run(argv, cwd=work, capture_output=True, text=True, check=False)
     shutil.rmtree(work)
     if done.returncode:
         raise LabError(f"no wheel: {done.stderr[-2000:]}", hint="see setuptools' output above")
+
+
+def urls(home: str) -> str:
+    """The table of pyproject.toml that only the place that publishes knows; "" without a home."""
+    home = home.rstrip("/")
+    if not home:
+        return ""
+    found = {
+        "Repository": home,
+        "Issues": f"{home}/issues",
+        "Changelog": f"{home}/blob/main/CHANGELOG.md",
+    }
+    lines = (f"{name} = {json.dumps(url)}" for name, url in found.items())
+    return "\n".join(["", "[project.urls]", *lines, ""])
 
 
 def images(out: Path, number: str) -> None:
