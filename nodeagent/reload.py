@@ -18,7 +18,7 @@ from nodeagent.node.observe import functions
 from nodeagent.node.quiesce import quiesce
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
-from nodeagent.restore import put_back, restore
+from nodeagent.restore import note_vf_times, put_back, restore
 from nodeagent.settings import Quiesce
 from nodeagent.snapshot import take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
@@ -180,6 +180,7 @@ def salvage(
         except (KernelError, WaitTimeout, RestoreFailed) as error:
             failures += 1
             log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+    note_vf_times(node, journal)
     if not failures:
         journal.note("vfs-back")
 

@@ -26,6 +26,7 @@ from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
+from nodeagent.record import gaps
 from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
 from nodeagent.state.model import NodeState, Snapshot, Target
 
@@ -44,12 +45,21 @@ def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bo
     with journal.step("restore"):
         if wait_first:
             wait_for_pfs(node, snapshot.state)
-        takings = restore(node, snapshot.state)
+        try:
+            takings = restore(node, snapshot.state)
+        finally:
+            note_vf_times(node, journal)
         journal.note("vfs-back")
     with journal.step("verify"):
         for each in verify(node, snapshot.state, takings):
             pod = "" if each.namespace is None else each.namespace.pod
             journal.note(POD_INTERFACE_LOST, uid=pod, message=str(each))
+
+
+def note_vf_times(node: Node, journal: Journal) -> None:
+    """Put on record when each VF went and came back; before `vfs-back`, which ends the window."""
+    if facts := node.vf_times.taken():
+        journal.note(gaps.NOTE, **facts)
 
 
 def restore(node: Node, want: NodeState) -> Takings:

@@ -205,7 +205,8 @@ class UdevWatch(_Held):
 
     udev broadcasts an event after its rules ran and the device was renamed. Its events reach only
     processes in udevd's own network namespace. `finished` holds the ifindexes broadcast since the
-    subscription and not removed since. After an overflow it may lack some: udev's database
+    subscription and not removed since, `finished_at` when the last of each was taken in
+    (CLOCK_BOOTTIME). After an overflow it may lack some: udev's database
     (nodeagent.kernel.udev.is_initialized) then has the answer.
 
     Raises UnavailableError when libudev is not installed.
@@ -223,6 +224,7 @@ class UdevWatch(_Held):
                 f"cannot watch udev: {error}", hint="install libudev1 (RHEL: systemd-libs)"
             ) from error
         self.finished: set[int] = set()
+        self.finished_at: dict[int, float] = {}
         self._monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
         self._monitor.filter_by("net")
         self._monitor.filter_by("infiniband")
@@ -258,6 +260,7 @@ class UdevWatch(_Held):
             self.finished.discard(int(ifindex))
         else:
             self.finished.add(int(ifindex))
+            self.finished_at[int(ifindex)] = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def close(self) -> None:
         """Unsubscribe."""

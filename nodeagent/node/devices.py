@@ -31,6 +31,7 @@ from nodeagent.plan.actions import (
     SetParam,
     UnbindVf,
 )
+from nodeagent.record.gaps import Moment
 from nodeagent.state.attributes import changed, given
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle
@@ -230,6 +231,7 @@ def _unbind_vf(attempt: Attempt, action: UnbindVf) -> None:
     function = _function(node, action.pf, action.index)
     now = node.sysfs.driver(action.pf.bus, function)
     if now != NO_DRIVER and action.driver in {None, now}:
+        node.vf_times.note(target_of(action), Moment.GONE)
         node.sysfs.unbind(action.pf.bus, function, now)
     elif now != NO_DRIVER:
         raise KernelError(f"is bound to {now} by now, not to {action.driver}: left alone")
@@ -253,6 +255,7 @@ def _bind_vf(attempt: Attempt, action: BindVf) -> None:
     now = node.sysfs.driver(bus, function)
     if now != action.driver:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
+    node.vf_times.note(target_of(action), Moment.BOUND)
     attempt.conflicts.note_made(str(target_of(action)), "driver", now)
 
 

@@ -22,6 +22,7 @@ from nodeagent.kernel.rtnl import Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.hung_calls import HungCalls
+from nodeagent.record.gaps import VfTimes
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle
 
@@ -54,6 +55,7 @@ class Node:
     hung_calls: HungCalls = field(default_factory=HungCalls)
     locked_records: set[str] = field(default_factory=set)
     port_indexes: dict[DeviceHandle, dict[str, int]] = field(default_factory=dict)
+    vf_times: VfTimes = field(default_factory=VfTimes)
 
     def __enter__(self) -> Self:
         return self

@@ -17,11 +17,11 @@ from nodeagent.node.attempt import Attempt
 from nodeagent.node.dcb import set_dcb
 from nodeagent.node.devices import DeviceAction, write_devices
 from nodeagent.node.ethtool import set_ethtool
-from nodeagent.node.failures import Failures
+from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
-from nodeagent.node.settle import await_functions, watching
+from nodeagent.node.settle import await_functions, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
 from nodeagent.plan.actions import (
@@ -40,6 +40,7 @@ from nodeagent.plan.actions import (
     SetVf,
     Stage,
 )
+from nodeagent.record.gaps import Moment
 from nodeagent.state.model import Target
 
 A = TypeVar("A")
@@ -81,12 +82,24 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
             lost = {target for target, _ in failures}
             failed = _perform_stage(Step(attempt, watches, lost, arrivals), stage)
             failures += failed
+            _note_set_up(attempt, stage, {target for target, _ in failed})
             for _, text in failed:
                 log.debug("%s: %s", stage.name, text)
             elapsed = round(time.monotonic() - began, 3)
             log.info("%s: %s", stage.name, _tally(stage, failed), extra={"elapsed": elapsed})
+        bound = [a for each in stages for a in each.actions if isinstance(a, BindVf)]
+        note_settled(node, map(target_of, bound), watches)
         failures += arrivals.announce()
     return tuple(text for _, text in failures)
+
+
+def _note_set_up(attempt: Attempt, stage: Stage, failed: set[Target]) -> None:
+    """VFs that are bound and had something set; those in pods note it when they arrive there."""
+    times = attempt.node.vf_times
+    in_pods = (BindVf, MoveVf, InPod)
+    for target in {target_of(each) for each in stage.actions if not isinstance(each, in_pods)}:
+        if times.has(target, Moment.BOUND) and target not in failed:
+            times.note(target, Moment.SET_UP)
 
 
 def _tally(stage: Stage, failed: Failures) -> str:

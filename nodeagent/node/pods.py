@@ -38,6 +38,7 @@ from nodeagent.plan.actions import (
     SetSysctls,
     Stage,
 )
+from nodeagent.record.gaps import Moment
 from nodeagent.state.model import NO_DRIVER, Target
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Child, Neighbour
@@ -223,7 +224,9 @@ class Arrivals:
         try:
             inside, room = self._room(arrival.namespace)
             if arrival.move is not None:
+                self._node.vf_times.note(arrival.target, Moment.SETTLED)
                 self._move(arrival.move, room)
+                self._node.vf_times.note(arrival.target, Moment.IN_POD)
         except NamespaceGone as gone:
             self._fail(arrival.target, f"{arrival.namespace} is gone: {gone.message}")
             return
@@ -243,6 +246,8 @@ class Arrivals:
         own = list(self._renamed(inside, arrival))
         self._stacked.setdefault(arrival.namespace.inode, []).extend(own)
         self._stack(arrival.namespace.inode)
+        if arrival.inner:
+            self._node.vf_times.note(arrival.target, Moment.SET_UP)
         if arrival.had_carrier:
             neighbours = [each for each in own if isinstance(each.thing, Neighbour)]
             self._to_announce[arrival.target] = arrival.namespace, neighbours

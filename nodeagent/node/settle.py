@@ -17,6 +17,7 @@ from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
     device_of,
+    ifindex_of,
     ifindex_on,
     is_bound,
     is_hung,
@@ -26,6 +27,7 @@ from nodeagent.node.locate import (
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
 from nodeagent.node.takings import Takings
+from nodeagent.record.gaps import Moment
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Target
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,16 @@ def watching(node: Node) -> Iterator[tuple[Watch, ...]]:
 def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
     """The ifindexes that udev has broadcast; the set grows as the watch is drained."""
     return next((watch.finished for watch in watches if isinstance(watch, UdevWatch)), set())
+
+
+def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]) -> None:
+    """When udev has finished with the interfaces of VFs; one that is in a pod has it noted."""
+    ends = next((watch.finished_at for watch in watches if isinstance(watch, UdevWatch)), {})
+    for target in targets if ends else ():
+        index = ifindex_of(node, target)
+        at = None if index is None else ends.get(index)
+        if at is not None and not node.vf_times.has(target, Moment.SETTLED):
+            node.vf_times.note(target, Moment.SETTLED, at)
 
 
 def wait_for_pfs(node: Node, state: NodeState) -> None:

@@ -1,8 +1,9 @@
 """The runs on record: phases, durations, srcversions, and how long the VFs were gone.
 
 It reads these notes of the journal: `run` (mode, driver), `ready`, `terminated`, `failed`
-(message), `srcversion` (checkpoint, and a srcversion for each module), `vfs-gone`, `vfs-back`,
-`probe` (target, sent, lost, gap, at), `drift`, `drift-over`. It ignores others.
+(message), `srcversion` (checkpoint, and a srcversion for each module), `vfs-gone`, `vf-times` (by
+VF its moments), `vfs-back`, `probe` (target, sent, lost, gap, at), `drift`, `drift-over`. Others
+are ignored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from nodeagent.record import gaps
+from nodeagent.record.gaps import Gaps, Moment, VfGap
 from nodeagent.record.journal import Record, RecordKind
 from nodeagent.render import Screen, table, visible
 
@@ -62,6 +65,9 @@ class Window:
     gone: str
     back: str | None
     seconds: float | None
+    vfs: tuple[VfGap, ...] = ()
+    """Each VF that was unbound or bound meanwhile, by its name."""
+    gaps: Gaps | None = None
 
 
 @dataclass(frozen=True)
@@ -226,16 +232,36 @@ def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
 def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
     """Each window with the run in which it ended, or in which it began if it has not ended."""
     gone: Record | None = None
+    times: dict[str, dict[str, float]] = {}
     for record in records:
         if record.kind != RecordKind.NOTE:
             continue
         if record.name == "vfs-gone":
             gone = gone or record
+        elif record.name == gaps.NOTE and gone is not None:
+            # a VF that went before another run was killed has gone but once
+            since = _between(gone, record) - record.clock
+            for vf, fact in record.facts.items():
+                own = times.setdefault(vf, {})
+                found = {name: since + at for name, at in gaps.moments(fact).items()}
+                own |= found | {name: own[name] for name in own if name == Moment.GONE}
         elif record.name == "vfs-back" and gone is not None:
-            yield record.run, Window(gone.at, record.at, _between(gone, record))
-            gone = None
+            yield record.run, _window(gone, record, times)
+            gone, times = None, {}
     if gone is not None:
-        yield gone.run, Window(gone.at, None, None)
+        yield gone.run, _window(gone, None, times)
+
+
+def _window(gone: Record, back: Record | None, times: dict[str, dict[str, float]]) -> Window:
+    vfs = tuple(gaps.gap(vf, times[vf]) for vf in sorted(times, key=_natural))
+    at, seconds = (None, None) if back is None else (back.at, _between(gone, back))
+    return Window(gone.at, at, seconds, vfs, gaps.summary(vfs))
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """`pci/0000:01:00.0 vf 10` is behind `vf 9`."""
+    pf, _, number = name.rpartition(" ")
+    return (pf, int(number)) if number.isdecimal() else (name, 0)
 
 
 def _between(first: Record, second: Record) -> float:
@@ -255,6 +281,12 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
     for window in run.windows:
         yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
+        if window.gaps is not None:
+            found = window.gaps
+            yield (
+                f"  a VF's gap: median {_for(found.median)}, 95th percentile {_for(found.p95)}, "
+                f"worst {_for(found.worst)} ({visible(found.vf)})"
+            )
     yield from (f"  drift {visible(line)}" for line in run.drifts)
     if run.echoes:
         cells = [

@@ -5,6 +5,8 @@ State is set up and compared with iproute2 (tests.support.lab), never with nodea
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support import lab
@@ -28,6 +30,22 @@ def test_every_vf_is_back(nodeagent: Nodeagent, no_vfs: None) -> None:
     assert nodeagent.ready.exists()
     assert not nodeagent.open_snapshot.exists()
     assert lab.restarts() == ["begin", "end"]
+
+
+def test_each_vfs_gap_is_on_record(nodeagent: Nodeagent, no_vfs: None) -> None:
+    lab.make_vfs(PF1, 7, mtu=9000, rates=True)
+    lab.make_vfs(PF2, 3)
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    (run,) = json.loads(nodeagent.call("timeline", "-o", "json").output())
+    (window,) = run["windows"]
+    assert len(window["vfs"]) == 10
+    for vf in window["vfs"]:
+        assert 0 <= vf["gone"] < vf["bound"] <= vf["settled"] <= window["seconds"], vf
+        assert vf["bound"] - vf["gone"] < vf["seconds"] <= window["seconds"], vf
+    found = window["gaps"]
+    assert 0 < found["median"] <= found["p95"] <= found["worst"] <= window["seconds"]
+    assert found["vf"] in [vf["vf"] for vf in window["vfs"]]
 
 
 @pytest.mark.wide

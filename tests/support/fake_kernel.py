@@ -102,6 +102,7 @@ class FakeWatch:
 
     def __init__(self) -> None:
         self.finished: set[int] = set()
+        self.finished_at: dict[int, float] = {}
         self.descriptor = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.kernel.watches.append(self)
 

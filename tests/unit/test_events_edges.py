@@ -187,6 +187,7 @@ def test_udevs_events_are_taken_in_until_there_are_none(monitor: Monitor) -> Non
     ]
     watch.drain()
     assert watch.finished == {4, 5}
+    assert {4, 5} <= watch.finished_at.keys()
     assert set(monitor.polled) == {0}
 
 

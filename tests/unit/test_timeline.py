@@ -8,10 +8,12 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.record import report
+from nodeagent.record import gaps, report
+from nodeagent.record.gaps import Gaps, Moment, VfGap, VfTimes
 from nodeagent.record.journal import Record, RecordKind
 from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
+from nodeagent.state.model import DeviceHandle, Target
 
 
 def record(
@@ -124,6 +126,77 @@ def test_over_a_reboot_the_wall_clock_counts() -> None:
     first, second = runs_of((gone, back))
     assert first.windows == ()
     assert second.windows[0].seconds == 90
+
+
+PF = "pci/0000:01:00.0"
+
+
+def times(clock: float, run: str = "r1", **facts: str) -> Record:
+    return record(clock, "note", gaps.NOTE, run=run, **facts)
+
+
+def test_each_vfs_gap() -> None:
+    noted = times(
+        12,
+        **{
+            f"{PF} vf 10": "gone=3.5 bound=10.5 settled=11 set_up=11.5",
+            f"{PF} vf 9": "bound=10.25 settled=10.5 in_pod=10.75",
+            f"{PF} vf 2": "gone=3.25",
+        },
+    )
+    (run,) = runs_of((*COMPLETE[:11], noted, *COMPLETE[11:]))
+    (window,) = run.windows
+    assert window.vfs == (
+        VfGap(f"{PF} vf 2", gone=0.25),
+        VfGap(f"{PF} vf 9", gone=0, bound=7.25, settled=7.5, in_pod=7.75, seconds=7.75),
+        VfGap(f"{PF} vf 10", gone=0.5, bound=7.5, settled=8, set_up=8.5, seconds=8),
+    )
+    assert window.gaps == Gaps(median=7.75, p95=8, worst=8, vf=f"{PF} vf 10")
+    assert lines([run], Screen())[-1] == (
+        f"  a VF's gap: median 7.8 s, 95th percentile 8.0 s, worst 8.0 s ({PF} vf 10)"
+    )
+
+
+def test_a_vf_that_went_in_a_run_that_failed_has_gone_then() -> None:
+    (first, second) = runs_of(
+        (
+            record(3, "note", "vfs-gone"),
+            times(5, **{f"{PF} vf 0": "gone=3.5"}),
+            times(9, "r2", **{f"{PF} vf 0": "gone=7 bound=8"}),
+            record(10, "note", "vfs-back", run="r2"),
+        )
+    )
+    assert first.windows == ()
+    assert second.windows[0].vfs == (VfGap(f"{PF} vf 0", gone=0.5, bound=5, seconds=4.5),)
+
+
+def test_times_that_make_no_sense_are_left_out() -> None:
+    noted = times(5, **{f"{PF} vf 0": "gone=x bound=nan settled= left=4 in_pod=1e999"})
+    (run,) = runs_of((record(3, "note", "vfs-gone"), noted, record(6, "note", "vfs-back")))
+    assert run.windows[0].vfs == (VfGap(f"{PF} vf 0", gone=0),)
+    assert run.windows[0].gaps is None
+
+
+def test_what_is_noted_of_a_vf_is_what_is_read() -> None:
+    vf, noted = Target(DeviceHandle("pci", "0000:01:00.0"), 3), VfTimes()
+    noted.note(vf, Moment.GONE, 3.0)
+    noted.note(vf, Moment.GONE, 4.0)
+    noted.note(vf, Moment.BOUND, 5.0)
+    noted.note(vf, Moment.BOUND, 6.0)
+    assert noted.has(vf, Moment.BOUND)
+    assert not noted.has(vf, Moment.IN_POD)
+    facts = noted.taken()
+    assert {name: gaps.moments(fact) for name, fact in facts.items()} == {
+        f"{PF} vf 3": {"gone": 3, "bound": 6}
+    }
+    assert noted.taken() == {}
+
+
+def test_the_percentiles_are_those_of_the_nearest_rank() -> None:
+    found = [VfGap(f"vf {n}", 0, 1, seconds=float(n)) for n in range(1, 101)]
+    assert gaps.summary(found) == Gaps(50, 95, 100, "vf 100")
+    assert gaps.summary(found[:1]) == Gaps(1, 1, 1, "vf 1")
+    assert gaps.summary(()) is None
 
 
 def test_nothing_on_record() -> None:
