@@ -52,13 +52,21 @@ def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
 
 
 def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]) -> None:
-    """When udev has finished with the interfaces of VFs; one that is in a pod has it noted."""
-    ends = next((watch.finished_at for watch in watches if isinstance(watch, UdevWatch)), {})
-    for target in targets if ends else ():
-        index = ifindex_of(node, target)
-        at = None if index is None else ends.get(index)
-        if at is not None and not node.vf_times.has(target, Moment.SETTLED):
-            node.vf_times.note(target, Moment.SETTLED, at)
+    """Note of VFs that are settled when udev had finished with their interfaces, if not noted yet.
+
+    udev enters an interface into its database before it broadcasts that: a wait can be over and the
+    event not be there yet. Then it is now.
+    """
+    watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
+    if watch is None:
+        return
+    watch.drain()
+    for target in targets:
+        if isinstance(target.port, int) and not node.vf_times.has(target, Moment.SETTLED):
+            index = ifindex_of(node, target)
+            at = None if index is None else watch.finished_at.get(index)
+            if index is not None and (at is not None or unsettled(node, target) is None):
+                node.vf_times.note(target, Moment.SETTLED, at)
 
 
 def wait_for_pfs(node: Node, state: NodeState) -> None:
@@ -219,6 +227,8 @@ def await_netdevs(
             takings=attempt.takings,
             lost=lost,
         )
+        bound = (each for each in awaited if node.vf_times.has(each, Moment.BOUND))
+        note_settled(node, bound, watches)
     except WaitTimeout as late:
         awaited = [target for target in awaited if not attempt.takings.has(target)]
         reasons = {target: unsettled(node, target) for target in awaited}

@@ -72,6 +72,8 @@ class VfTimes:
         """A VF has reached a moment, now or `at`. The first GONE counts, of others the last."""
         clock = time.clock_gettime(time.CLOCK_BOOTTIME) if at is None else at
         own = self._noted.setdefault(vf, {})
+        if moment is Moment.BOUND:
+            own.pop(Moment.SETTLED, None)  # its interface is a new one
         own[moment] = own.get(moment, clock) if moment is Moment.GONE else clock
 
     def has(self, vf: Target, moment: Moment) -> bool:
