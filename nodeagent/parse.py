@@ -30,6 +30,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
 _OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9._-]{1,253}/)?[A-Za-z0-9._-]{1,63}=[A-Za-z0-9._-]{0,63}")
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _HOST = re.compile(r"[A-Za-z0-9.:%_-]{1,253}")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -178,6 +179,14 @@ def object_name(text: str) -> str:
 def object_names(text: str) -> tuple[str, ...]:
     """Names with commas between them: `kube-system,default`."""
     return tuple(object_name(name) for name in text.split(","))
+
+
+def names_or_addresses(text: str) -> tuple[str, ...]:
+    """Names of Kubernetes objects and PCI addresses, as 0000:03:00.2, with commas between them."""
+    found = tuple(text.split(","))
+    if all(_OBJECT.fullmatch(each) or _PCI.fullmatch(each) for each in found):
+        return found
+    raise ValueError("namespaces and PCI addresses (0000:03:00.2) with ',' between them")
 
 
 def label_selectors(text: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from nodeagent.parse import (
     module_name,
     module_names,
     module_words,
+    names_or_addresses,
     object_name,
     object_names,
     pause,
@@ -456,6 +457,14 @@ class Settings:
         "who is kept from VFs from the snapshot until they are right again: SR-IOV CNI by its own "
         "records, new pods by a cordon of the node, kubelet by a restart of device plugins while "
         "QUIESCE has removed the VFs; `none` for nobody",
+        unit="comma-separated",
+    )
+    restore_first: tuple[str, ...] | None = variable(
+        "RESTORE_FIRST",
+        names_or_addresses,
+        None,
+        "whose VFs are bound first: Kubernetes namespaces of pods, PCI addresses of VFs, or of "
+        "PFs for all their VFs",
         unit="comma-separated",
     )
     cni_data_dir: Path = variable(

@@ -8,6 +8,7 @@ have an underscore.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -41,3 +42,12 @@ def pods_called(namespace: str, name: str, proc: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(parts[2] for parts in names if parts[:2] == [namespace, name] and len(parts) == 3)
+
+
+def pods_in(namespaces: Collection[str], proc: Path) -> frozenset[str]:
+    """The UIDs of the pods of this node in these Kubernetes namespaces, earlier ones among them."""
+    try:
+        names = [entry.name.split("_") for entry in (proc / LOGS).iterdir()]
+    except OSError:
+        return frozenset()
+    return frozenset(parts[2] for parts in names if len(parts) == 3 and parts[0] in namespaces)

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, reason
@@ -34,7 +34,7 @@ from nodeagent.plan.actions import (
 from nodeagent.record.gaps import Moment
 from nodeagent.state.attributes import changed, given
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, DeviceHandle
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,18 @@ def write_devices(
     actions: Sequence[DeviceAction],
     meanwhile: Callable[[], None] = lambda: None,
     watches: tuple[Watch, ...] = (),
+    *,
+    urgent: Collection[Target] = (),
 ) -> Failures:
     """Perform the writes of a stage; call `meanwhile` at each event until they have returned.
 
-    A write that has not returned at the deadline is a failure.
+    Those on `urgent` VFs begin first. A write that has not returned at the deadline is a failure.
     """
     node = attempt.node
     # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
-    actions = sorted(actions, key=lambda action: target_of(action)[1] or 0)
+    actions = sorted(
+        actions, key=lambda each: (target_of(each) not in urgent, target_of(each)[1] or 0)
+    )
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
     threads = THREADS

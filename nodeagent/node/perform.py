@@ -24,6 +24,7 @@ from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
 from nodeagent.node.settle import await_functions, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
+from nodeagent.node.urgent import urgent
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
@@ -57,6 +58,7 @@ class Step:
 
     attempt: Attempt
     watches: tuple[Watch, ...]
+    stages: Sequence[Stage]
     lost: set[Target]
     arrivals: Arrivals
 
@@ -80,7 +82,7 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
             began = time.monotonic()
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
             lost = {target for target, _ in failures}
-            failed = _perform_stage(Step(attempt, watches, lost, arrivals), stage)
+            failed = _perform_stage(Step(attempt, watches, stages, lost, arrivals), stage)
             failures += failed
             _note_set_up(attempt, stage, {target for target, _ in failed})
             for _, text in failed:
@@ -119,11 +121,16 @@ def _perform_stage(step: Step, stage: Stage) -> Failures:
 def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     """VFs move into their pods while others are still being bound."""
     node, arrivals = step.attempt.node, step.arrivals
-    moves = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
+    binds = any(isinstance(action, BindVf) for action in actions)
+    moves = arrivals.expected and binds
+    first = urgent(node, step.stages) if binds else frozenset[Target]()
+    arrivals.put_first(first)
     # a stop is heeded between stages and in waits: what is being written is finished
     events = tuple(watch for watch in step.watches if watch is not node.stop)
     meanwhile = arrivals.move_settled if moves else _nothing
-    failures = write_devices(step.attempt, actions, meanwhile, events if moves else ())
+    failures = write_devices(
+        step.attempt, actions, meanwhile, events if moves else (), urgent=first
+    )
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
     return failures + await_functions(node, counts, step.watches)
 

@@ -7,7 +7,7 @@ its own VFs and for no other's. All of it is done by the main thread between two
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -101,6 +101,11 @@ class Arrivals:
         """Whether a VF is still to be moved or set up in a pod."""
         return bool(self._waiting)
 
+    def put_first(self, urgent: Collection[Target]) -> None:
+        """Of several that are settled, move these first."""
+        ordered = sorted(self._waiting, key=lambda target: target not in urgent)
+        self._waiting = {target: self._waiting[target] for target in ordered}
+
     def move_settled(self) -> None:
         """Move all that are settled into their pods; `await_all` waits for the others.
 
@@ -111,7 +116,8 @@ class Arrivals:
         if self._looked_at is not None and self._watched:
             new = self._finished - self._looked_at
             devices = {self._node.sysfs.device_of_interface(index) for index in new}
-            candidates = [self._devices[name] for name in devices & self._devices.keys() if name]
+            settled = {self._devices[name] for name in devices & self._devices.keys() if name}
+            candidates = [target for target in candidates if target in settled]
         self._looked_at = set(self._finished)
         for target in candidates:
             self._still_out(target)

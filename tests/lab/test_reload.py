@@ -48,6 +48,19 @@ def test_each_vfs_gap_is_on_record(nodeagent: Nodeagent, no_vfs: None) -> None:
     assert found["vf"] in [vf["vf"] for vf in window["vfs"]]
 
 
+def test_what_restore_first_names_is_bound_first(nodeagent: Nodeagent, no_vfs: None) -> None:
+    lab.make_vfs(PF1, 7)
+    lab.make_vfs(PF2, 7)
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload", RESTORE_FIRST=lab.vfs(PF2)[6])
+    (run,) = json.loads(nodeagent.call("timeline", "-o", "json").output())
+    (window,) = run["windows"]
+    bound = {vf["vf"]: vf["bound"] for vf in window["vfs"]}
+    assert len(bound) == 14
+    # one of the eight that are bound side by side at first; by its index it would be the last one
+    assert f"pci/{PF2} vf 6" in sorted(bound, key=lambda vf: bound[vf])[:8]
+
+
 @pytest.mark.wide
 def test_one_start_from_build_a_to_ready_with_56_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
     """No restart of the process: the toolkit's flag, the reload, eight PFs with seven VFs each."""

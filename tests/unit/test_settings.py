@@ -273,6 +273,11 @@ ROWS = {
     "POD_LOSSES": ("block", ("accept", "accept"), "ignore"),
     "QUIESCE": ("auto", ("off", "off"), "on"),
     "HOLD_OFF": (("cni",), ("cordon,cni,plugin", ("cordon", "cni", "plugin")), "cni,none"),
+    "RESTORE_FIRST": (
+        None,
+        ("payments,0000:03:00.2", ("payments", "0000:03:00.2")),
+        "payments,0000:03",
+    ),
     "CNI_DATA_DIR": (Path("/var/lib/cni/sriov"), ("/host/cni", Path("/host/cni")), "cni"),
 }
 ANY_TEXT = {"BIND_DELAY_SEC", "NO_COLOR"}
