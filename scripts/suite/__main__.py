@@ -13,9 +13,11 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from suite import checks
+from suite.changed import Broken, Change, ChangeError, broken_by, change
 from suite.checks import Check
 from suite.run import Lanes, Result
 
@@ -30,6 +32,12 @@ def main() -> int:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ.pop("PYTHONPATH", None)  # it was for this program
     os.chdir(TREE)
+    try:
+        differing = None if arguments.changed is None else change(TREE, arguments.changed)
+    except ChangeError as error:
+        print(f"scripts/test: {error}", file=sys.stderr)
+        return 2
+    broken = None if differing is None else _broken(differing, arguments)
     processors = len(os.sched_getaffinity(0))
     lanes = Lanes(min(processors + 1, MOST_LANES))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -37,16 +45,37 @@ def main() -> int:
     # In CI the absence of an API server is a failure, which the tests themselves report.
     cluster = checks.have_api_server() or bool(os.environ.get("CI"))
     with tempfile.TemporaryDirectory() as work:
-        chosen = list(_chosen(arguments, Path(work), environment, cluster=cluster))
+        chosen = [*checks.linters(TREE, environment)]
+        if broken is None:
+            chosen += _chosen(arguments, Path(work), cluster=cluster)
+        else:
+            kept = broken if cluster else replace(broken, cluster=())
+            chosen += checks.for_a_change(TREE, Path(work), kept)
         results = lanes.run(chosen)
-    return _summary(results, list(_left_out(arguments, cluster=cluster)))
+    return _summary(results, list(_left_out(arguments, broken, cluster=cluster)))
 
 
-def _chosen(
-    arguments: argparse.Namespace, work: Path, environment: Path, *, cluster: bool
-) -> Iterator[Check]:
+def _broken(differing: Change, arguments: argparse.Namespace) -> Broken:
+    """What the change can have broken; printed, because it decides what is run."""
+    broken = broken_by(TREE, differing.files)
+    if arguments.no_lab:
+        broken = replace(broken, igb=(), connectx=(), launcher=())
+    if arguments.no_connectx:
+        broken = replace(broken, connectx=())
+    print(f"changed since {differing.commit[:12]}: {len(differing.files)} files")
+    for name in differing.files:
+        print(f"  {name}")
+    print(
+        f"can have broken: {len(broken.unit)} files of unit tests, "
+        f"{len(broken.cluster)} of cluster tests; {len(broken.launcher)} tests of the launcher, "
+        f"{len(broken.igb)} in the emulated node, {len(broken.connectx)} on the ConnectX",
+        flush=True,
+    )
+    return broken
+
+
+def _chosen(arguments: argparse.Namespace, work: Path, *, cluster: bool) -> Iterator[Check]:
     """What takes longest begins first, once the linters have begun."""
-    yield from checks.linters(TREE, environment)
     if not arguments.no_lab:
         yield from checks.in_the_node(TREE, work, wide=not arguments.fast)
         if not arguments.no_connectx:
@@ -58,7 +87,17 @@ def _chosen(
     yield checks.on_this_host("unit", work)
 
 
-def _left_out(arguments: argparse.Namespace, *, cluster: bool) -> Iterator[str]:
+def _left_out(
+    arguments: argparse.Namespace, broken: Broken | None, *, cluster: bool
+) -> Iterator[str]:
+    if broken is not None:
+        if broken.cluster and not cluster:
+            yield "cluster: no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or $PATH"
+        if number := len(broken.left_out):
+            yield f"{number} tests that the change can have broken too, and that are not short"
+        if arguments.no_lab:
+            yield "lab (--no-lab): nothing was tested in the emulated node"
+        return
     if not cluster:
         yield "cluster: no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or $PATH"
     if arguments.no_lab:
@@ -103,6 +142,16 @@ def _parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--changed",
+        nargs="?",
+        const="",
+        metavar="COMMIT",
+        help="only what a change can have broken: the linters, the tests that import or name a "
+        "changed file, directly or through others, and of the tests in the emulated node those "
+        "marked `short` and those of changed test files. What changed: all that differs from "
+        "COMMIT; without one, from where the branch left main, or if that is nothing, from HEAD^",
     )
     parser.add_argument(
         "--fast", action="store_true", help="without the tests that need a node with 8 PFs"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from suite.changed import Broken
+
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
@@ -20,6 +22,10 @@ SWEEPS = (
 """Scenes in which nodeagent is ended at each point in turn, or in which CNIs are at work in each
 phase of a reload; and the share of a scene's points."""
 
+UNIT_PARTS = 2
+"""The unit tests that a change can have broken come in so many parts, beside each other."""
+NO_PATH = str.maketrans(" /", "--", ",")
+"""A check's name as that of a directory."""
 
 CONNECTX = ("--nic", "connectx", "--vfs", "64")
 """The node of all tests on the ConnectX, so that they have one saved state."""
@@ -49,9 +55,33 @@ def linters(tree: Path, environment: Path) -> Iterator[Check]:
 
 def on_this_host(name: str, work: Path, *chosen: str) -> Check:
     """The tests of tests/NAME, which need no emulated node of ours; of them those chosen."""
-    junit = work / name / "junit.xml"
+    return _pytest(name, work, *chosen, f"tests/{name}")
+
+
+def for_a_change(tree: Path, work: Path, broken: Broken) -> Iterator[Check]:
+    """The tests that a change can have broken; of unit tests two parts beside each other."""
+    virtual = [test.id for test in broken.igb if "real_time" not in test.marks]
+    real = [test.id for test in broken.igb if "real_time" in test.marks]
+    if virtual:
+        yield _lab("lab, virtual time", work, ("--virtual-time", *virtual))
+    if real:
+        yield _lab("lab, real time", work, tuple(real))
+    if broken.connectx:
+        ids = (test.id for test in broken.connectx)
+        yield _lab("connectx", work, ("--virtual-time", *CONNECTX, *ids))
+    units = _shared_out(tree, list(broken.unit), UNIT_PARTS)
+    for number, files in enumerate(units, 1):
+        yield _pytest(f"unit {number}/{len(units)}", work, *files)
+    if broken.cluster:
+        yield _pytest("cluster", work, *broken.cluster)
+    if broken.launcher:
+        yield _pytest("launcher", work, *(test.id for test in broken.launcher))
+
+
+def _pytest(name: str, work: Path, *chosen: str) -> Check:
+    junit = work / name.translate(NO_PATH) / "junit.xml"
     argv = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}")
-    return Check(name, (*argv, *chosen, f"tests/{name}"), junit)
+    return Check(name, (*argv, *chosen), junit)
 
 
 def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
@@ -150,7 +180,7 @@ def _tests_in(tree: Path, directory: str) -> list[str]:
 
 
 def _lab(name: str, work: Path, chosen: tuple[str, ...], *, pfs: int = 2) -> Check:
-    out = work / name.translate(str.maketrans(" /", "--", ","))
+    out = work / name.translate(NO_PATH)
     argv = ("scripts/lab", "test", "--pfs", str(pfs), "--out", str(out), *chosen)
     junit = out / "junit.xml"
     return Check(name, (*argv, "--junitxml=/host/out/junit.xml"), junit)

@@ -76,6 +76,7 @@ def failure(driver: NicDriver) -> KernelError:
     return caught.value
 
 
+@pytest.mark.short
 def test_upgrade(driver: NicDriver) -> None:
     (before,) = [each for each in driver.srcversions() if each.module == "mlx5_core"]
     assert before.installed != before.loaded is not None

@@ -41,6 +41,7 @@ def rxe(interface: str) -> Iterator[None]:
         lab.sh("rdma link delete rxe0 || true; modprobe -r rdma_rxe ib_uverbs || true")
 
 
+@pytest.mark.short
 def test_nothing_is_found_on_a_clean_node(nodeagent: Nodeagent) -> None:
     lab.put_other_build_on_disk()
     assert findings(nodeagent) == (0, {})

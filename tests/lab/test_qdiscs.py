@@ -55,6 +55,7 @@ def told(device: str) -> str:
     return "\n".join(sorted(line for line in kept if " 0: " not in line))
 
 
+@pytest.mark.short
 def test_each_kind(device: str) -> None:
     seen = set()
     for line in filter(None, map(str.strip, MADE.splitlines())):

@@ -13,7 +13,7 @@ from nodeagent.settings import Settings
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
 
-pytestmark = pytest.mark.both_nics
+pytestmark = [pytest.mark.both_nics, pytest.mark.short]
 
 
 def test_lines_of_the_plan_can_be_pasted(

@@ -75,6 +75,7 @@ def test_killed_between_unload_and_load(nodeagent: Nodeagent, three_vfs: State) 
     assert run.stop() == 0
 
 
+@pytest.mark.short
 def test_killed_during_the_restore(nodeagent: Nodeagent, three_vfs: State) -> None:
     """The VFs are half made: what the snapshot says is finished, without another reload."""
     lab.put_other_build_on_disk()

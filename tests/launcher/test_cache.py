@@ -32,6 +32,8 @@ def interrupted(directory: Path) -> None:
     raise KeyboardInterrupt
 
 
+pytestmark = pytest.mark.short
+
 OLD = Artefact("part", {"version": "1"})
 NEW = Artefact("part", {"version": "2"})
 

@@ -16,6 +16,8 @@ from container import smoke  # noqa: E402 - scripts/ is no installed package
 from container.local import Local  # noqa: E402
 from emulator.host import LabError  # noqa: E402
 
+pytestmark = pytest.mark.short
+
 LABELS = ("title", "description", "licenses", "version", "revision")
 GOOD: dict[str, Any] = {
     "config": {

@@ -27,6 +27,8 @@ from suite.checks import (  # noqa: E402 - scripts/ is no installed package
 )
 from suite.run import Lanes, judged  # noqa: E402 - likewise
 
+pytestmark = pytest.mark.short
+
 REPORT = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
 
 
