@@ -19,6 +19,7 @@ from typing import Any, Self
 import pytest
 
 from nodeagent import machine
+from nodeagent import restore as restoring
 from nodeagent.agent import by_hand, hold, lifecycle, requirements, termination
 from nodeagent.errors import (
     AgentError,
@@ -499,8 +500,8 @@ def test_a_missing_version_touches_nothing(
 def restored(monkeypatch: pytest.MonkeyPatch, tell: Callable[[Story], None]) -> list[str]:
     """What was done to the node by hand."""
     done: list[str] = []
-    monkeypatch.setattr(by_hand, "restore", lambda node, want: done.append("restore"))
-    monkeypatch.setattr(by_hand, "verify", lambda node, want, takings: done.append("verify"))
+    monkeypatch.setattr(restoring, "restore", lambda node, want: done.append("restore"))
+    monkeypatch.setattr(restoring, "verify", lambda node, want, takings: done.append("verify"))
     return done
 
 
@@ -535,7 +536,7 @@ def test_an_error_of_the_restore_itself_is_not_taken_for_a_busy_lock(
     def busy(node: Any, want: NodeState) -> None:
         raise BusyError("the device is busy")
 
-    monkeypatch.setattr(by_hand, "restore", busy)
+    monkeypatch.setattr(restoring, "restore", busy)
     Journal(settings).set_ready()
     with pytest.raises(BusyError, match="the device is busy"):
         by_hand.restore_now(SNAPSHOT, settings)
