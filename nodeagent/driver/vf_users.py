@@ -171,7 +171,8 @@ class _Look:
                 f"in a network namespace that is not visible: {', '.join(lost)}",
                 "the pod loses its interface, which cannot be restored",
                 "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
-                "node first; or accept the loss (POD_LOSSES=accept)",
+                "node first (a NicClusterPolicy does, by safeLoad and drain of its upgradePolicy); "
+                "or accept the loss (POD_LOSSES=accept)",
                 blocks=self._blocks,
             )
 

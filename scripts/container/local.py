@@ -18,7 +18,7 @@ from emulator.host import Runner, locked, output_of, say
 from emulator.packages import Apt, debian_suite, require_host
 
 from container import smoke
-from container.recipe import LOCK, ROOT, SOURCES, copy_context, revision, version
+from container.recipe import LOCK, OVER_DOCA, ROOT, SOURCES, copy_context, revision, version
 
 SIDECAR = "python3 kmod iproute2 util-linux"
 PACKAGES = {
@@ -40,6 +40,12 @@ DISK = "400M"
 """Of the disk that the emulated node mounts; it is sparse."""
 HOST_TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 BUILD = ("--isolation", "chroot", "--network", "host", "--layers=false", "--pull-never")
+STAND_IN = (
+    *("--env", "NVIDIA_NIC_DRIVER_VER=25.10-1.2.8.0"),
+    *("--env", "NVIDIA_NIC_DRIVER_PATH=/opt/driver-sources"),
+    *("--entrypoint", '["/root/entrypoint.sh"]', "--cmd", "precompiled"),
+)
+"""What makes the base of `driver` a stand-in for NVIDIA's driver image, below over-doca."""
 HINT = "scripts/image --base IMAGE builds on a public base with podman or docker"
 
 
@@ -58,7 +64,8 @@ class Local:
         """Directory of the tried image: image.oci.tar, root.ext4, config.json, report.txt."""
         suite = debian_suite()
         recipe = digest(*(ROOT / name for name in SOURCES), Path(__file__).parent)
-        parts = {name: self._base(suite, name) for name in (target, "builder")}
+        base = "driver" if target == OVER_DOCA else target
+        parts = {name: self._base(suite, name) for name in (base, "builder")}
         wheels = Artefact("wheels", {"lock": digest(LOCK), "suite": suite})
         made_from = {part.name: part.key for part in (*parts.values(), wheels)}
         image = Artefact(f"image-{target}", {**made_from, "recipe": recipe})
@@ -120,16 +127,21 @@ class Local:
         say(f"building the target {target}")
         with locked(self.cache.root / "storage.lock"):
             try:
-                self._import("base", bases[target] / "rootfs.tar")
+                base = "driver" if target == OVER_DOCA else target
+                settings = STAND_IN if target == OVER_DOCA else ()
+                self._import("base", bases[base] / "rootfs.tar", *settings)
                 self._import("builder", bases["builder"] / "rootfs.tar")
                 self._bud(target, wheels / "wheels", directory)
             finally:
                 shutil.rmtree(self._storage, ignore_errors=True)
         smoke.check(directory, target, self.runner)
 
-    def _import(self, name: str, rootfs: Path) -> None:
+    def _import(self, name: str, rootfs: Path, *settings: str) -> None:
+        """The image localhost/nodeagent-NAME; `settings` are arguments of buildah config."""
         container = self._ask("from", "--name", name, "scratch").strip()
         self._buildah("add", "--quiet", container, rootfs, "/")
+        if settings:
+            self._buildah("config", *settings, container)
         self._buildah("commit", "--quiet", "--rm", container, f"localhost/nodeagent-{name}")
 
     def _bud(self, target: str, wheels: Path, directory: Path) -> None:
@@ -147,6 +159,7 @@ class Local:
                 f"{wheels}:/wheels:ro",
             ),
             *("--build-arg", "BASE=localhost/nodeagent-base"),
+            *("--build-arg", "DOCA_DRIVER=localhost/nodeagent-base"),
             *("--build-arg", "BUILDER=localhost/nodeagent-builder"),
             *("--build-arg", "PIP_OPTIONS=--no-index --find-links=/wheels"),
             *("--build-arg", f"VERSION={version()}"),

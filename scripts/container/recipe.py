@@ -10,6 +10,8 @@ from emulator.host import LabError, output_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGETS = ("sidecar", "driver")
+OVER_DOCA = "over-doca"
+"""The target that has NVIDIA's driver image as its base."""
 LOCK = ROOT / "scripts" / "requirements-image.lock"
 SOURCES = ("Containerfile", "LICENSE", "nodeagent", "scripts/container", LOCK.relative_to(ROOT))
 

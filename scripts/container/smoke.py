@@ -13,6 +13,10 @@ from typing import Any
 
 from emulator.host import LabError, Runner
 
+from container.recipe import OVER_DOCA
+
+KEPT = ("NVIDIA_NIC_DRIVER_VER", "NVIDIA_NIC_DRIVER_PATH")
+"""Of the environment of NVIDIA's driver image."""
 LARGEST = 220
 """MB unpacked that the Debian variant may have."""
 COLD_START = 0.4
@@ -101,7 +105,7 @@ class _Tried:
         """What the packages' list says is there, and needs no package manager to come."""
         script = self.root / "packages"
         shutil.copy(Path(__file__).with_name("packages"), script)
-        for each in ("sidecar", "driver") if target == "driver" else ("sidecar",):
+        for each in {"driver": ("sidecar", "driver")}.get(target, (target,)):
             self.expect(0, "sh", "/packages", each, says="")
         script.unlink()
 
@@ -121,11 +125,14 @@ class _Tried:
 def _check_config(image: dict[str, Any], target: str) -> None:
     config = image["config"]
     wanted = {
-        "Entrypoint": ["nodeagent"],
-        "Cmd": ["sources" if target == "driver" else "sidecar"],
+        "Entrypoint": ["nodeagent", "run"] if target == OVER_DOCA else ["nodeagent"],
+        "Cmd": ["sidecar" if target == "sidecar" else "sources"],
         "StopSignal": "SIGTERM",
     }
-    wrong = [f"{key} is {config.get(key)!r}" for key in wanted if config.get(key) != wanted[key]]
+    kept = KEPT if target == OVER_DOCA else ()
+    there = {each.partition("=")[0] for each in config.get("Env") or ()}
+    wrong = [f"{name} of the base is lost" for name in kept if name not in there]
+    wrong += [f"{key} is {config.get(key)!r}" for key in wanted if config.get(key) != wanted[key]]
     named = {"title", "description", "licenses", "version", "revision"}
     labels = {name.rpartition(".")[2] for name in config.get("Labels") or ()}
     wrong += [f"there is no label {name}" for name in sorted(named - labels)]
@@ -135,7 +142,7 @@ def _check_config(image: dict[str, Any], target: str) -> None:
 
 def _check_files(root: Path, target: str) -> None:
     """Neither pip nor a compiler; byte code beside every file of Python that is ours to compile."""
-    unwanted = UNWANTED if target == "driver" else (*UNWANTED, *UNWANTED_BESIDE)
+    unwanted = UNWANTED if target != "sidecar" else (*UNWANTED, *UNWANTED_BESIDE)
     places = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin")
     found = [
         f"{place}/{name}" for place in places for name in unwanted if (root / place / name).exists()
