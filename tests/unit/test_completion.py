@@ -48,7 +48,7 @@ def test_commands_options_and_formats(program: Path) -> None:
     assert completed(program, "re") == ["reload", "restore"]
     assert completed(program, "network", "c") == ["check"]
     assert completed(program, "verify", "--sn") == ["--snapshot"]
-    assert completed(program, "timeline", "-o", "") == ["text", "json", "markdown"]
+    assert completed(program, "timeline", "-o", "") == ["text", "json", "markdown", "svg"]
     assert completed(program, "completion", "") == [*SHELLS]
     assert "--lock-fd" not in completed(program, "terminate", "--")
 

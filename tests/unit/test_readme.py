@@ -7,9 +7,12 @@ import dataclasses
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from nodeagent import settings
+from nodeagent.cli.main import nodeagent
+from nodeagent.settings import Mode
 from nodeagent.state.attributes import rows
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc
 from nodeagent.state.link import LinkAttributes
@@ -205,6 +208,63 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
 def test_the_pages_are_found() -> None:
     names = {str(path.relative_to(ROOT)) for path in PAGES}
     assert {"README.md", *(f"{each}/README.md" for each in FOLDERS)} <= names
+
+
+# the commands that they show
+
+
+DOCUMENTS = [
+    path for path in PAGES if path.name != "CHANGELOG.md"
+]  # which is of other versions, too
+
+
+def shown(page: str) -> list[str]:
+    """Calls of nodeagent in blocks of code and in backquotes."""
+    blocks = re.findall(r"^    (?:[$#] )?(nodeagent .*)$", page, re.MULTILINE)
+    return [*blocks, *re.findall(r"`(nodeagent [^`]+)`", " ".join(page.split()))]
+
+
+def unknown(call: str) -> list[str]:
+    """The words of a call that are no command, and the options that its command does not have."""
+    command: click.Command = nodeagent
+    words = iter(call.split()[1:])
+    for word in words:
+        if isinstance(command, click.Group) and re.fullmatch(r"[a-z][a-z-]*", word):
+            if word in {each.value for each in Mode}:  # the image's CMD, which is short for run
+                break
+            if (found := command.commands.get(word)) is None:
+                return [word]
+            command = found
+        elif word.startswith("#") or word in {"|", ">", "…"}:
+            break
+        elif re.match(r"-{1,2}[a-z]", word):
+            options = {
+                name for each in command.params for name in (*each.opts, *each.secondary_opts)
+            }
+            if word.partition("=")[0] not in {*options, "--help", "--version"}:
+                return [word]
+    return []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_shown_is_one(path: Path) -> None:
+    assert {call: bad for call in shown(path.read_text()) if (bad := unknown(call))} == {}
+
+
+def test_a_command_that_there_is_not_is_found() -> None:
+    page = (
+        "    $ nodeagent plan --after-reload\n\n`nodeagent operator chekc`, `nodeagent plan --wet`"
+    )
+    assert [unknown(call) for call in shown(page)] == [[], ["chekc"], ["--wet"]]
+    assert len(shown((ROOT / "README.md").read_text())) > 5
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_script_and_directory_that_is_shown_is_there(path: Path) -> None:
+    blocks = re.findall(r"^    (.*)$", path.read_text(), re.MULTILINE)
+    for line in blocks:
+        for named in re.findall(r"(?<![\w./-])(?:scripts|manifests)/[\w./-]*\w", line):
+            assert (ROOT / named).exists(), line
 
 
 # the READMEs of the package and of the commands
