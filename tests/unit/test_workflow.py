@@ -1,4 +1,4 @@
-"""The public runner's workflow: what a linter would say of it, and that what it runs is there."""
+"""The public runner's workflows: what a linter would say of them, and what they run is there."""
 
 from __future__ import annotations
 
@@ -14,21 +14,29 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
 JOB = {"runs-on", "timeout-minutes", "container", "env", "strategy", "steps"}
-STEP = {"name", "run", "uses", "with", "env", "if"}
+ORDER = {"needs", "permissions"}
+STEP = {"name", "run", "uses", "with", "env", "if", "working-directory"}
 Object = dict[str, Any]
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
 def workflow(request: pytest.FixtureRequest) -> Object:
-    path: Path = request.param
+    return loaded(request.param)
+
+
+def loaded(path: Path) -> Object:
     told: Object = yaml.safe_load(path.read_text())
     told["on"] = told.pop(True)  # type: ignore[call-overload]  # YAML 1.1: `on` is a boolean
     return told
 
 
+def named(stem: str) -> Object:
+    return loaded(ROOT / f".github/workflows/{stem}.yaml")
+
+
 def steps(workflow: Object) -> Iterator[tuple[Object, Object]]:
     for job in workflow["jobs"].values():
-        for step in job["steps"]:
+        for step in job.get("steps", ()):
             yield job, step
 
 
@@ -36,7 +44,11 @@ def test_its_form(workflow: Object) -> None:
     assert workflow.keys() == {"name", "on", "permissions", "jobs"}
     assert workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
-        assert job.keys() <= JOB
+        if "uses" in job:
+            assert job.keys() == {"uses"}
+            assert (ROOT / job["uses"]).is_file()
+            continue
+        assert job.keys() <= JOB | ORDER
         assert job["timeout-minutes"] <= 120
     for _, step in steps(workflow):
         assert step.keys() <= STEP
@@ -67,13 +79,31 @@ def test_what_it_runs_is_there(workflow: Object) -> None:
         for _, step in steps(workflow)
         for name in re.findall(r"(?<![\w/])((?:scripts|tests)/[\w./-]+)", step.get("run", ""))
     }
-    assert {"scripts/test", "scripts/image", "tests/lab/test_netdevsim.py"} <= ran
+    assert ran
     for name in ran:
         assert (ROOT / name).exists(), name
 
 
-def test_it_has_what_the_machine_here_may_lack(workflow: Object) -> None:
+def test_a_release_is_tested_before_it_is_made_and_made_before_it_is_published() -> None:
+    assert "workflow_call" in named("test")["on"]
+    workflow = named("release")
+    jobs = workflow["jobs"]
+    assert jobs["test"] == {"uses": "./.github/workflows/test.yaml"}
+    assert (jobs["make"]["needs"], jobs["publish"]["needs"]) == ("test", "make")
+    lines = [step.get("run", "") for _, step in steps(workflow)]
+    (call,) = (line for line in lines if line.startswith("scripts/release"))
+    argv = [str(ROOT / "scripts/release"), "--help"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    options = [word for word in call.split() if word.startswith("--")]
+    assert options == ["--tag", "--out"]
+    assert all(option in said for option in options)
+
+
+def test_it_has_what_the_machine_here_may_lack() -> None:
     """An API server, the public bases, and a kernel's own netdevsim, as root."""
+    workflow = named("test")
+    ran = " ".join(step.get("run", "") for _, step in steps(workflow))
+    assert all(each in ran for each in ("scripts/test", "scripts/image", "test_netdevsim.py"))
     everything, public, netdevsim = workflow["jobs"].values()
     assert everything["env"]["CI"] == "true"  # what is absent is then a failure
     assert "KUBEBUILDER_ASSETS" in everything["env"]
