@@ -1,8 +1,8 @@
 """The timeline as a chart: SVG 1.1, for a ticket or a document.
 
-Each run is a panel with a row for each phase, for the time without VFs and for each probe. All
-panels have one scale, in seconds, so that runs can be compared. A build that takes most of a run is
-not drawn to scale: else nothing could be seen of the seconds that follow.
+Each run is a panel with a row for each phase, for the time without VFs, for each VF and for each
+probe. All panels have one scale, in seconds, so that runs can be compared. A build that takes most
+of a run is not drawn to scale: else nothing could be seen of the seconds that follow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Final
 
+from nodeagent.record.gaps import VfGap
 from nodeagent.record.timeline import Result, Run
 from nodeagent.render import visible
 
@@ -24,6 +25,7 @@ _LEFT: Final = 230
 _SCALE: Final = 620
 """Pixels that the longest run takes; what is written beside a bar needs the rest."""
 _ROW: Final = 20
+_LOW_ROW: Final = 12
 _BAR: Final = 12
 _MARGIN: Final = 16
 _SMALL: Final = 6.2
@@ -44,16 +46,41 @@ _COLOURS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class _Bar:
-    """A row. `start` and `end` are seconds of the panel's scale; `text` stands beside the bar."""
+_WAYS: Final = {
+    "bound": ("gone", "#8250df"),
+    "settled": ("until udev is done", "#54aeff"),
+    "set_up": ("until set up", "#0969da"),
+    "in_pod": ("until in its pod", "#1a7f37"),
+}
+"""What a VF's row shows until each of its moments (`VfGap`): in words, and its colour."""
 
-    name: str
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of a row, in seconds of the panel's scale."""
+
     start: float
     end: float
     colour: str
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A row: parts, and the text beside the last of them. VFs have low rows: there can be many."""
+
+    name: str
+    parts: tuple[_Part, ...]
     text: str
     detail: str
+    is_low: bool = False
+
+    @property
+    def height(self) -> int:
+        return _LOW_ROW if self.is_low else _ROW
+
+    @property
+    def end(self) -> float:
+        return self.parts[-1].end
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,16 @@ class _Panel:
 
     @property
     def height(self) -> int:
-        return _ROW * (len(self.bars) + len(self.message) + 3)
+        return self.scale + _ROW * (len(self.message) + 3 + self.has_legend)
+
+    @property
+    def scale(self) -> int:
+        """Pixels from the first row to the numbers of the scale."""
+        return sum(bar.height for bar in self.bars)
+
+    @property
+    def has_legend(self) -> bool:
+        return any(bar.is_low for bar in self.bars)
 
 
 def svg(runs: Sequence[Run]) -> str:
@@ -120,7 +156,7 @@ def _panel(run: Run) -> _Panel:
         text = f"{text}, before this scale" if start < 0 else text
         end = start + (phase.seconds or 0)
         detail = f"{phase.name}: {phase.result}, {phase.at}"
-        bars.append(_Bar(phase.name, start, end, _COLOURS[phase.result], text, detail))
+        bars.append(_Bar(phase.name, (_Part(start, end, _COLOURS[phase.result]),), text, detail))
     end = max([run.seconds - _long_build(run), *(bar.end for bar in bars)])
     windows = []
     for window in run.windows:
@@ -129,14 +165,32 @@ def _panel(run: Run) -> _Panel:
         windows.append((gone, back))
         text = "not back" if window.seconds is None else _for(window.seconds)
         detail = f"VFs gone from {window.gone} to {window.back or 'now'}"
-        bars.append(_Bar("VFs gone", gone, back, _WINDOW, text, detail))
+        bars.append(_Bar("VFs gone", (_Part(gone, back, _WINDOW),), text, detail))
+        bars += (_vf(gap, gone, back) for gap in window.vfs)
     for echo in run.echoes:
         start = at(echo.at)
         text = f"{echo.lost} of {echo.sent} lost, longest gap {_for(echo.gap)}"
         detail = f"echoes to {echo.target}: no answer from {echo.at}"
-        bars.append(_Bar(f"to {echo.target}", start, start + echo.gap, _ECHOES, text, detail))
+        parts = (_Part(start, start + echo.gap, _ECHOES),)
+        bars.append(_Bar(f"to {echo.target}", parts, text, detail))
     end = max([end, *(bar.end for bar in bars)])
     return _Panel(_title(run), tuple(bars), tuple(windows), end, _message(run))
+
+
+def _vf(gap: VfGap, began: float, ended: float) -> _Bar:
+    """A VF's row, from when it was gone. One that is not bound again is gone until `ended`."""
+    at = began + gap.gone
+    parts, words = [], []
+    for moment, (until, colour) in _WAYS.items():
+        seconds: float | None = getattr(gap, moment)
+        if seconds is not None and began + seconds >= at:
+            parts.append(_Part(at, began + seconds, colour))
+            words.append(f"{until} {_for(began + seconds - at)}")
+            at = began + seconds
+    text = "not back" if gap.seconds is None else _for(gap.seconds)
+    if gap.seconds is None or not parts:
+        parts, words = [_Part(began + gap.gone, max(ended, began + gap.gone), _WINDOW)], [text]
+    return _Bar(gap.vf, tuple(parts), text, f"{gap.vf}: {', '.join(words)}", is_low=True)
 
 
 def _long_build(run: Run) -> float:
@@ -167,7 +221,7 @@ def _draw(root: ET.Element, panel: _Panel, top: int, longest: float) -> None:
         return _LEFT + max(seconds, 0) * _SCALE / longest
 
     _text(root, _MARGIN, top + _BAR, panel.title, **{"font-weight": "bold", "font-size": "12"})
-    first, last = top + _ROW, top + _ROW * (len(panel.bars) + 1)
+    first, last = top + _ROW, top + _ROW + panel.scale
     for gone, back in panel.window:
         size = x(back) - x(gone), last - first
         _rect(root, (x(gone), first), size, fill=_WINDOW, opacity="0.08")
@@ -175,26 +229,49 @@ def _draw(root: ET.Element, panel: _Panel, top: int, longest: float) -> None:
         line = {"x1": _px(x(tick)), "x2": _px(x(tick)), "y1": str(first), "y2": str(last)}
         ET.SubElement(root, "line", {**line, "stroke": _GREY, "stroke-opacity": "0.25"})
         _text(root, x(tick), last + _BAR, f"{tick:g} s", fill=_GREY, **{"text-anchor": "middle"})
-    for bar, y in zip(panel.bars, count(first, _ROW), strict=False):
-        _text(root, _LEFT - 8, y + _BAR + 1, _cut(bar.name), **{"text-anchor": "end"})
-        width = max(x(bar.end) - x(bar.start), 1)
-        corner = x(bar.start), y + (_ROW - _BAR) / 2
-        drawn = _rect(root, corner, (width, _BAR), fill=bar.colour)
+    y = first
+    for bar in panel.bars:
+        _draw_bar(root, bar, y, [(x(part.start), x(part.end)) for part in bar.parts])
+        y += bar.height
+    below = last + _ROW
+    if panel.has_legend:
+        _legend(root, below)
+        below += _ROW
+    for line_of_text, at in zip(panel.message, count(below + _BAR, _ROW), strict=False):
+        _text(root, _MARGIN, at, line_of_text, fill=_COLOURS[Result.FAILED])
+
+
+def _draw_bar(root: ET.Element, bar: _Bar, y: int, places: Sequence[tuple[float, float]]) -> None:
+    """A row at `y`; `places` are the left and right edges of its parts."""
+    high = _BAR - _ROW + bar.height + (4 if bar.is_low else 0)
+    base = y + bar.height / 2 + 3
+    small = {"font-size": "9"} if bar.is_low else {}
+    _text(root, _LEFT - 8, base, _cut(bar.name), **{"text-anchor": "end", **small})
+    for part, (left, right) in zip(bar.parts, places, strict=True):
+        corner = left, y + (bar.height - high) / 2
+        drawn = _rect(root, corner, (max(right - left, 1), high), fill=part.colour)
         ET.SubElement(drawn, "title").text = visible(bar.detail)
-        _beside(root, x(bar.start), x(bar.start) + width, y + _BAR + 1, bar.text)
-    for line_of_text, y in zip(panel.message, count(last + _ROW + _BAR, _ROW), strict=False):
-        _text(root, _MARGIN, y, line_of_text, fill=_COLOURS[Result.FAILED])
+    _beside(root, places[0][0], max(places[-1][1], places[0][0] + 1), base, bar.text, **small)
 
 
-def _beside(root: ET.Element, start: float, end: float, y: float, text: str) -> None:
+def _legend(root: ET.Element, y: int) -> None:
+    """What the colours of VFs' rows mean."""
+    x = float(_LEFT)
+    for words, colour in _WAYS.values():
+        _rect(root, (x, y + 4), (8, 8), fill=colour)
+        _text(root, x + 12, y + _BAR, words, fill=_GREY, **{"font-size": "9"})
+        x += 30 + len(words) * _SMALL
+
+
+def _beside(root: ET.Element, start: float, end: float, y: float, text: str, **more: str) -> None:
     """The text right of a bar; left of it or on it where there is no room."""
     needed = len(text) * _SMALL + 6
     if end + needed <= WIDTH:
-        _text(root, end + 6, y, text)
+        _text(root, end + 6, y, text, **more)
     elif start - needed >= _LEFT:
-        _text(root, start - 6, y, text, **{"text-anchor": "end"})
+        _text(root, start - 6, y, text, **more, **{"text-anchor": "end"})
     else:
-        _text(root, end - 6, y, text, fill="#ffffff", **{"text-anchor": "end"})
+        _text(root, end - 6, y, text, **more, fill="#ffffff", **{"text-anchor": "end"})
 
 
 def _ticks(end: float, longest: float) -> Iterator[float]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.record import chart
+from nodeagent.record.gaps import VfGap
 from nodeagent.record.timeline import Echoes, Phase, Result, Run, Window, runs_of
 from tests.unit.test_timeline import COMPLETE, record
 
@@ -147,6 +148,44 @@ def test_nothing_is_written_beyond_the_edge() -> None:
         anchor = element.get("text-anchor", "start")
         assert x - {"start": 0, "middle": length / 2, "end": length}[anchor] >= 0
         assert x + {"start": length, "middle": length / 2, "end": 0}[anchor] <= chart.WIDTH + 20
+
+
+def test_each_vf_has_a_row_of_its_moments() -> None:
+    gaps = (
+        VfGap("pci/0000:01:00.0 vf 2", gone=0.25),
+        VfGap("pci/0000:01:00.0 vf 9", gone=1, bound=5, settled=6, set_up=8, seconds=7),
+        VfGap("pci/0000:01:00.0 vf 10", gone=0, bound=4, in_pod=8, seconds=8),
+    )
+    window = Window("2026-11-21T12:00:01.000Z", "2026-11-21T12:00:09.000Z", 8.0, gaps)
+    root = drawn((run_of(windows=(window,)),))
+    said = texts(root)
+    assert said.index("not back") < said.index("7.0 s") < said.index("until in its pod")
+    rows = [
+        (title.text or "", float(rect.get("x", "")), width_of(rect))
+        for rect in root.iter(f"{SVG}rect")
+        if (title := rect.find(f"{SVG}title")) is not None
+    ]
+    gone, *_ = (row for row in rows if row[0].startswith("VFs gone"))
+    two, nine, ten = (
+        [row for row in rows if row[0].startswith(f"pci/0000:01:00.0 vf {n}:")] for n in (2, 9, 10)
+    )
+    second = gone[2] / 8
+    assert [round(row[2] / second) for row in two] == [8]
+    assert [round(row[2] / second) for row in nine] == [4, 1, 2]
+    assert [round(row[2] / second) for row in ten] == [4, 4]
+    assert round((nine[0][1] - gone[1]) / second) == 1
+    said_of_it = "gone 4.0 s, until udev is done 1.0 s, until set up 2.0 s"
+    assert nine[0][0] == f"pci/0000:01:00.0 vf 9: {said_of_it}"
+
+
+def test_moments_that_are_not_in_their_order_draw_nothing_backwards() -> None:
+    gaps = (
+        VfGap("vf 1", gone=3, bound=2, settled=5, set_up=4, seconds=2),
+        VfGap("vf 2", gone=3, bound=2, seconds=-1),
+    )
+    window = Window("2026-11-21T12:00:01.000Z", None, None, gaps)
+    root = drawn((run_of(windows=(window,)),))
+    assert all(width_of(rect) >= 0 for rect in root.iter(f"{SVG}rect") if rect.get("x"))
 
 
 NUMBERS = st.floats(0, 1e6)
