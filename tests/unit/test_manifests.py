@@ -182,10 +182,9 @@ def test_probes_are_nodeagents_and_give_a_hang_its_time(overlay: str) -> None:
 
 
 def test_replace_is_the_driver_containers_pod() -> None:
-    """The labels and names that the Network Operator and others look for."""
+    """The names and mounts that others look for."""
     whole, spec = daemonset("replace"), pod("replace")
     assert whole["spec"]["updateStrategy"] == {"type": "OnDelete"}
-    assert whole["spec"]["template"]["metadata"]["labels"]["nvidia.com/ofed-driver"] == ""
     assert spec["hostNetwork"] is True
     assert spec["terminationGracePeriodSeconds"] == 300
     assert spec["priorityClassName"] == "system-node-critical"
