@@ -3,7 +3,7 @@
     python -m tests.cluster.load --nodes 1000
 
 Every node does what the agent's processes do around a reload: record, announce, restart, wait; each
-with clients of its own, as a ServiceAccount with the rights of manifests/base/rbac.yaml: so the
+with clients of its own, as a ServiceAccount with the rights of manifests/: so the
 server's fair queueing holds for them. Threads play the kubelets and the DaemonSet controller.
 """
 
@@ -148,12 +148,14 @@ def _reload(
 
 
 def _account(server: Server, directory: Path, namespace: str) -> Access:
-    """A ServiceAccount that has the pods' ClusterRole, and its credentials."""
-    (role,) = [
+    """A ServiceAccount that has all that the pods can be given, and its credentials."""
+    roles = [
         each
-        for each in yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text())
-        if (each["kind"], each["metadata"]["name"]) == ("ClusterRole", "nodeagent")
+        for part in ("base", "node-status", "device-plugins")
+        for each in yaml.safe_load_all((ROOT / f"manifests/{part}/rbac.yaml").read_text())
+        if "rules" in each and each["metadata"]["name"] != "nodeagent-operator"
     ]
+    role = roles[0] | {"rules": [rule for each in roles for rule in each["rules"]]}
     role["metadata"]["name"] = namespace
     server.create(f"{RBAC}/clusterroles", role)
     subject = {"kind": "ServiceAccount", "name": "nodeagent", "namespace": namespace}

@@ -21,7 +21,9 @@ from tests.cluster.operator import CNI, NADS, Operator, attachment, network
 from tests.cluster.proxy import Proxy, Seen
 from tests.cluster.server import Object, Server
 
-PARTS = ("base", "sriov-operator")
+PARTS = ("base", "sriov-operator", "node-status", "device-plugins")
+ADDED = {"nodeagent-node-status": "nodeagent", "nodeagent-device-plugins": "nodeagent"}
+"""Roles that one adds for a ServiceAccount which has others: whose."""
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -56,7 +58,10 @@ def roles(server: Server, namespace: str, unique: str) -> dict[str, Roles]:
     documents = [each for text in texts for each in yaml.safe_load_all(text)]
     by_name: dict[str, dict[str, Object]] = {}
     for each in (each for each in documents if each["kind"] in {"ClusterRole", "Role"}):
-        by_name.setdefault(each["metadata"]["name"], {})[each["kind"]] = each
+        name = each["metadata"]["name"]
+        had = by_name.setdefault(ADDED.get(name, name), {}).setdefault(each["kind"], each)
+        if had is not each:
+            had["rules"] += each["rules"]
     return {
         name: _installed(server, namespace, f"{name}-{unique}", pair)
         for name, pair in by_name.items()
@@ -300,3 +305,46 @@ def _breaks(server: Server, user: str, asked: list[Access]) -> Any:
             return True
         time.sleep(0.05)
     return False
+
+
+WRITES = [
+    Access("patch", "", "nodes", ""),
+    Access("patch", "", "nodes/status", ""),
+    Access("delete", "", "pods", ""),
+]
+
+
+def test_the_base_writes_events_alone_and_a_role_deletes_pods_in_its_namespace_only(
+    server: Server, namespace: str, unique: str
+) -> None:
+    """What is added grants what it says, where it says, and the base nothing of it."""
+    user = f"system:serviceaccount:{namespace}:nodeagent"
+    subject = {"kind": "ServiceAccount", "name": "nodeagent", "namespace": namespace}
+
+    def install(part: str) -> None:
+        for each in yaml.safe_load_all((ROOT / "manifests" / part / "rbac.yaml").read_text()):
+            name = each["metadata"]["name"]
+            if name == "nodeagent-operator":
+                continue
+            each["metadata"]["name"] = f"{name}-{unique}"
+            where = RBAC
+            if "namespace" in each["metadata"]:
+                each["metadata"]["namespace"] = namespace
+                where = f"{RBAC}/namespaces/{namespace}"
+            if "roleRef" in each:
+                each["roleRef"]["name"] += f"-{unique}"
+                each["subjects"] = [subject]
+            server.create(f"{where}/{each['kind'].lower()}s", each)
+
+    install("base")
+    eventually(lambda: _may(server, user, FIRST))
+    here = [access._replace(namespace=namespace) for access in WRITES]
+    assert not [access for access in (*WRITES, *here) if _may(server, user, access)]
+    assert _may(server, user, Access("create", "", "events", "default"))
+    install("device-plugins")
+    eventually(lambda: _may(server, user, here[2]))
+    assert not [access for access in WRITES if _may(server, user, access)]
+    assert not _may(server, user, WRITES[2]._replace(namespace="kube-system"))
+    install("node-status")
+    eventually(lambda: all(_may(server, user, access) for access in WRITES[:2]))
+    assert not _may(server, user, WRITES[2])
