@@ -1,12 +1,16 @@
 """Beside a driver container that reloads by itself: saves the node's state and puts it back.
 
 The driver container builds, installs and reloads, and holds the lock for its life; nodeagent cannot
-reload here, so that the two never reload twice. Before the driver container starts, nodeagent opens
-a snapshot (as an init container). Whenever the driver container sets its ready flag, nodeagent
-makes the node what the open snapshot says, verifies it, and sets a flag of its own. When the driver
-container removes its flag (it restarts in the same pod), nodeagent opens another snapshot at once,
-long before a build or a reload can end. Where that was too late, because nodeagent was killed or
-got no processor while the driver was unloaded, it opens the snapshot again that was verified last.
+reload here, so that the two never reload twice. In one pod with it, nodeagent opens a snapshot
+before the driver container starts (as an init container). Whenever the driver container sets its
+ready flag, nodeagent makes the node what the open snapshot says, verifies it, and sets a flag of
+its own. When the driver container removes its flag (it restarts, or its pod ends), nodeagent opens
+another snapshot at once, long before a build or a reload can end. Where that was too late, because
+nodeagent was killed or got no processor while the driver was unloaded, it opens the snapshot again
+that was verified last.
+
+As a companion, in a pod of its own beside the Network Operator's driver pods, nodeagent may also
+start while the driver container is at work: see `_catch_up`.
 
 An open snapshot is never overwritten, and closed only when the node is proven.
 """
@@ -15,24 +19,26 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from nodeagent import durable, machine
-from nodeagent.agent import hold
+from nodeagent.agent import cluster_processes, hold
 from nodeagent.agent.lifecycle import alive
 from nodeagent.agent.requirements import require_root, require_same_machine
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import ConfigError, KernelError, Stopped, StorageError
+from nodeagent.errors import AgentError, ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.taken import ours
-from nodeagent.record.journal import Journal, lock
+from nodeagent.record.journal import Journal, Record, lock, lock_holders
 from nodeagent.reload import vf_addresses
 from nodeagent.restore import put_back
 from nodeagent.settings import Mode, Settings
@@ -76,16 +82,18 @@ def run(settings: Settings) -> int:
             journal.clear_ready()
             with lock(settings.work_path):
                 cni.sweep(settings)
-            _open_again(settings, journal)
+            _catch_up(settings, journal)
             while True:
                 with alive(settings, stop):
                     flag = _await_flag(settings.driver_ready_path, stop)
-                    _restore_open_snapshot(settings, journal, stop)
+                    _restore_and_announce(settings, journal, stop)
                 journal.set_ready()
                 log.info("ready: %s", journal.ready_path)
                 _await_another(settings.driver_ready_path, flag, stop)
                 log.info("the driver container's flag is gone: it restarts, or ends")
                 journal.clear_ready()
+                _reap()
+                cluster_processes.before_reload(settings)
                 # no stop ends this: when a pod ends, flag and SIGTERM come at the same moment
                 if not _open_again(settings, journal) and not _keep(settings, journal, None):
                     _open_again(settings, journal)
@@ -95,6 +103,34 @@ def run(settings: Settings) -> int:
             raise
         finally:
             journal.clear_ready()
+
+
+def _catch_up(settings: Settings, journal: Journal) -> None:
+    """Open the snapshot that the driver container's reload calls for, when nodeagent starts in it.
+
+    Without the driver container's flag a reload is to come, is under way, or there is no driver
+    container yet. What is there is saved if it is whole: the driver is the one that was proven
+    last, or nothing holds the lock. Else it may be what a driver container has restored half of,
+    and putting that back would undo the other half. A node without VFs is left as it is, too: after
+    a boot they are made by others, and these must not find them removed.
+    """
+    proven = _proven(journal)
+    if _open_again(settings, journal) or durable.flag(settings.driver_ready_path) is not None:
+        return
+    driver = NicDriver(settings, Mode.PRECOMPILED, None)
+    tree = Sysfs(driver.sysfs)
+    pfs = tree.physical_functions(settings.driver_module)
+    if journal.has_open_snapshot() or not any(tree.functions(pf.bus, pf.name) for pf in pfs):
+        return
+    unchanged = proven is not None and _loading(proven) == str(driver.loading())
+    if not unchanged and lock_holders(settings.lock_path):
+        log.warning(
+            "the driver container is at work, and nothing was proven before: what the VFs were "
+            "like is not known, and not put back"
+        )
+        return
+    if not _keep(settings, journal, None):
+        _open_again(settings, journal)
 
 
 def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool:
@@ -122,12 +158,11 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
     That happens when the driver container reloads while nodeagent is killed, or gets no processor.
     What was changed after the verify is not known. After a reboot VFs are gone for another reason.
     """
-    notes = (each for each in reversed(journal.records()) if each.kind == "note")
-    proven = next((each for each in notes if each.name == "ready"), None)
-    if journal.has_open_snapshot() or proven is None or proven.boot != machine.boot_id():
+    proven = _proven(journal)
+    if journal.has_open_snapshot() or proven is None:
         return False
     loading = NicDriver(settings, Mode.PRECOMPILED, None).loading()
-    if proven.facts.get("loading", "None") in {"None", str(loading)}:
+    if _loading(proven) in {"None", str(loading)}:
         return False
     snapshot = journal.last_snapshot()
     if snapshot is None or snapshot.taken_at != proven.facts.get("snapshot"):
@@ -139,6 +174,18 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
     with lock(settings.work_path):
         journal.save(snapshot)
     return True
+
+
+def _proven(journal: Journal) -> Record | None:
+    """The record of the last proof, if the node has not been rebooted since."""
+    notes = (each for each in reversed(journal.records()) if each.kind == "note")
+    found = next((each for each in notes if each.name == "ready"), None)
+    return found if found is not None and found.boot == machine.boot_id() else None
+
+
+def _loading(proven: Record) -> str:
+    """NicDriver.loading() of that moment, as text."""
+    return proven.facts.get("loading", "None")
 
 
 def _is_unharmed(settings: Settings, journal: Journal) -> bool:
@@ -156,6 +203,39 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
             return False
     journal.close_snapshot()
     return True
+
+
+def _restore_and_announce(settings: Settings, journal: Journal, stop: StopSignal) -> None:
+    """Restore, then announce it and restart device plugins if the driver was loaded anew.
+
+    A flag that went and came back without a reload leaves the device plugins as they are. A failure
+    is announced in any case.
+    """
+    before = _proven(journal)
+    had_snapshot = journal.has_open_snapshot()
+    try:
+        _restore_open_snapshot(settings, journal, stop)
+    except Stopped:
+        raise
+    except AgentError:
+        cluster_processes.after_reload(settings)
+        raise
+    now = _proven(journal)
+    was_loaded_anew = before is None or now is None or _loading(before) != _loading(now)
+    if had_snapshot and was_loaded_anew:
+        cluster_processes.after_reload(settings)
+
+
+def _reap() -> None:
+    """Take the exit statuses of cluster processes that have ended: here is no holder to do it.
+
+    No other process of ours runs at this moment.
+    """
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
 def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSignal) -> None:

@@ -1,8 +1,10 @@
 """After a reload: announce it to the cluster, restart the device plugins once, lift a cordon.
 
-A restart is due while the last closed snapshot is not the one that the last restart was for, and
-after a reload that failed if device plugins were restarted in it (HOLD_OFF=plugin). That is read
-from disk, so that the next process does what a killed one did not finish.
+A restart is due while the last closed snapshot is not the one that the last restart was for; beside
+a driver container, which may reload twice for one snapshot or not at all, while the driver is not
+the one that was loaded then; and after a reload that failed if device plugins were restarted in it
+(HOLD_OFF=plugin). That is read from disk, so that the next process does what a killed one did not
+finish.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from nodeagent import durable
 from nodeagent.cluster import allocatable, announce, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.errors import AgentError, Stopped
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, RecordKind
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,12 +38,21 @@ def after_reload(client: Client, settings: Settings, node: str, journal: Journal
 
 
 def due(journal: Journal, state_dir: Path) -> str:
-    """The `taken_at` of the snapshot whose reload still requires a restart; "" if none does."""
+    """The name of the reload that still requires a restart; "" if none does.
+
+    It is the `taken_at` of its snapshot, or after a proof beside a driver container the boot and
+    the number of the driver's loading.
+    """
     last = journal.last_snapshot()
     if last is None or journal.has_open_snapshot():
         return ""
+    moment = last.taken_at
+    notes = (each for each in reversed(journal.records()) if each.kind == RecordKind.NOTE)
+    proof = next((each for each in notes if each.name == "ready"), None)
+    if proof is not None and proof.facts.get("snapshot") == last.taken_at:
+        moment = f"{proof.boot} {proof.facts.get('loading')}"
     handled = durable.read_own(_path(state_dir)) or b""
-    return last.taken_at if handled.decode(errors="replace").strip() != last.taken_at else ""
+    return moment if handled.decode(errors="replace").strip() != moment else ""
 
 
 def _announce(client: Client, settings: Settings, node: str, journal: Journal) -> None:

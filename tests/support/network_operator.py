@@ -54,7 +54,9 @@ def driver_daemonset(image: str, env: Iterable[tuple[str, str]] = ()) -> Object:
         "volumeMounts": mounts,
         "startupProbe": {
             "exec": {"command": ["sh", "-c", f"ls {FLAG}"]},
-            **{"initialDelaySeconds": 30, "periodSeconds": 10, "failureThreshold": 120},
+            "initialDelaySeconds": 30,
+            "periodSeconds": 10,
+            "failureThreshold": 120,
         },
         "livenessProbe": {**alive, **once, "initialDelaySeconds": 30},
         "readinessProbe": {**alive, **once, "initialDelaySeconds": 10},

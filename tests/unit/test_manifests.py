@@ -17,12 +17,17 @@ from kubernetes import client
 from nodeagent.driver.dtk import sanitised_kernel
 from nodeagent.settings import Settings, rows
 from tests.support.kustomize import Object, identity, render
+from tests.support.network_operator import CONTAINER, FLAG, driver_daemonset
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 
 
-METRICS = {"sidecar": "metrics-sidecar", "replace": "metrics", "openshift": "metrics"}
+DIGEST = f"sha256:{'0' * 64}"
+METRICS = {
+    **dict.fromkeys(("companion", "sidecar"), "metrics-sidecar"),
+    **dict.fromkeys(("replace", "openshift"), "metrics"),
+}
 """The component for metrics of each overlay."""
 
 
@@ -156,7 +161,7 @@ def test_paths_of_the_settings_are_on_mounts(overlay: str) -> None:
         settings = Settings.from_environment(environment(container))
         mounts = [Path(mount["mountPath"]) for mount in container["volumeMounts"]]
         paths = [settings.ready_path, settings.lock_path, settings.state_dir]
-        if overlay != "sidecar":
+        if overlay not in {"companion", "sidecar"}:
             paths.append(settings.blacklist_file)
         for path in paths:
             assert any(path.is_relative_to(mount) for mount in mounts), path
@@ -194,6 +199,28 @@ def test_replace_is_the_driver_containers_pod() -> None:
     assert container["securityContext"] == {"privileged": True, "seLinuxOptions": {"level": "s0"}}
     where: dict[str, Any] = {each["mountPath"]: each for each in container["volumeMounts"]}
     assert where["/run/mellanox/drivers"]["mountPropagation"] == "Bidirectional"
+
+
+def test_the_companion_replaces_nothing() -> None:
+    """Not the driver container's name, flag or strategy; and it sees what that cannot see."""
+    whole, spec = daemonset("companion"), pod("companion")
+    assert whole["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    assert whole["spec"]["template"]["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "nodeagent"
+    }
+    assert (spec["hostPID"], spec["hostNetwork"]) == (True, True)
+    (container,) = spec["containers"]
+    assert container["name"] != CONTAINER
+    assert container["args"] == ["sidecar"]
+    settings = Settings.from_environment(environment(container))
+    assert str(settings.driver_ready_path) == FLAG
+    assert str(settings.ready_path) != FLAG
+    where: dict[str, Any] = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert where["/run/netns"]["mountPropagation"] == "HostToContainer"
+    (theirs,) = driver_daemonset("any")["spec"]["template"]["spec"]["containers"]
+    assert "/run/mellanox/drivers" in where.keys() & {
+        each["mountPath"] for each in theirs["volumeMounts"]
+    }
 
 
 def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
@@ -295,23 +322,26 @@ def test_the_toolkits_container_ends_while_it_waits(tmp_path: Path) -> None:
         running.kill()
 
 
-def test_the_five_lines_of_the_readme(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_lines_of_the_readme(overlay: str, tmp_path: Path) -> None:
     """The archive they push is the one that is written; no image is left without its registry."""
     text = (MANIFESTS / "README.md").read_text().partition("## Deploy\n")[2]
-    lines = [
-        line.strip() for line in text.partition("| overlay")[0].splitlines() if line[:4] == " " * 4
-    ]
-    build, push, named, apply, _ = lines
+    text, _, after = text.partition("```yaml\n")
+    build, push, apply, _ = [line.strip() for line in text.splitlines() if line[:4] == " " * 4]
     assert build == "scripts/image --out images"
     assert "oci-archive:images/nodeagent-driver.oci.tar" in push
-    assert (MANIFESTS.parent / apply.split()[-1] / "kustomization.yaml").exists()
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
-    subprocess.run(["bash", "-euc", named], cwd=tmp_path, check=True)
-    directory = tmp_path / "manifests"
-    for overlay in OVERLAYS:
-        for each in render(directory / "overlays" / overlay, directory / "metrics"):
-            if each["kind"] == "DaemonSet":
-                spec = each["spec"]["template"]["spec"]
-                both = [*spec["containers"], *spec.get("initContainers", [])]
-                assert not [c for c in both if c["image"].startswith("nodeagent:")]
-                assert [c for c in both if c["image"].startswith("REGISTRY/nodeagent:")]
+    mine = tmp_path / apply.split()[-1]
+    mine.mkdir()
+    yours = after.partition("```")[0].replace("  # -", "  -").replace("sha256:...", DIGEST)
+    (mine / "kustomization.yaml").write_text(
+        yours.replace("overlays/replace", f"overlays/{overlay}")
+    )
+    told = subprocess.run(
+        ["kubectl", "kustomize", mine], capture_output=True, text=True, check=True
+    )
+    (whole,) = [each for each in yaml.safe_load_all(told.stdout) if each["kind"] == "DaemonSet"]
+    spec = whole["spec"]["template"]["spec"]
+    both = [*spec["containers"], *spec.get("initContainers", [])]
+    assert {each["image"].partition("/")[0] for each in both} == {"REGISTRY"}

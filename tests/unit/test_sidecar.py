@@ -14,10 +14,12 @@ import pytest
 
 from nodeagent import machine
 from nodeagent import restore as restoring
-from nodeagent.agent import sidecar
+from nodeagent.agent import cluster_processes, sidecar
+from nodeagent.cluster import after_reload
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError, ConfigError, KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
@@ -352,3 +354,169 @@ def test_after_a_reboot_or_without_that_snapshot_nothing_is_opened_again(
     monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
     a_life(settings)
     assert restored == []
+
+
+# As a companion: no init container, and the driver container lives and dies by itself.
+
+
+@pytest.fixture
+def with_vfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's one PF has a VF, in sysfs."""
+    device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    (tmp_path / "sys/bus/pci/devices/0000:01:00.1").mkdir()
+    (device / "virtfn0").symlink_to("../0000:01:00.1")
+    driver = tmp_path / "sys/bus/pci/drivers/mlx5_core"
+    driver.mkdir(parents=True)
+    (driver / "0000:01:00.0").symlink_to(device)
+    monkeypatch.setattr(sidecar, "Sysfs", lambda _root: Sysfs(tmp_path / "sys"))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cluster processes that were started."""
+    started: list[str] = []
+    for name in ("before_reload", "after_reload"):
+        monkeypatch.setattr(cluster_processes, name, lambda _s, name=name: started.append(name))
+    return started
+
+
+def ready_then_end(settings: Settings) -> None:
+    """The driver container is ready once the companion waits for it."""
+    first = when(settings.beat_path.exists, settings.driver_ready_path.touch)
+    runs(settings, first, when(settings.ready_path.exists, terminate))
+
+
+def test_the_companion_starts_before_there_is_a_driver_container(
+    settings: Settings, restored: list[NodeState], with_vfs: None
+) -> None:
+    ready_then_end(settings)
+    assert restored == [TAKEN.state]
+
+
+def test_after_a_boot_without_vfs_nothing_is_saved_that_would_remove_those_to_come(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    ready_then_end(settings)
+    assert restored == []
+
+
+def test_the_companion_starts_in_the_middle_of_a_first_reload(
+    settings: Settings,
+    restored: list[NodeState],
+    with_vfs: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is there may be what the driver container has restored half of: not saved, and said."""
+    with settings.lock_path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ready_then_end(settings)
+    assert restored == []
+    assert "nothing was proven before" in caplog.text
+
+
+def test_the_companion_was_away_when_the_flag_went_and_the_driver_is_still_there(
+    settings: Settings,
+    restored: list[NodeState],
+    with_vfs: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A build is under way: what was proven is loaded still, so what is there now is whole."""
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    settings.driver_ready_path.unlink()
+    settings.beat_path.unlink(missing_ok=True)
+    monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
+    with settings.lock_path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ready_then_end(settings)
+    assert restored == [LATER.state]
+    assert Journal(settings).last_snapshot() == LATER
+
+
+def flag_goes_and_comes(settings: Settings, journal: Journal) -> list[threading.Thread]:
+    return [
+        when(settings.ready_path.exists, settings.driver_ready_path.unlink),
+        when(
+            lambda: journal.has_open_snapshot() and not settings.ready_path.exists(),
+            settings.driver_ready_path.touch,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("reloads", [False, True])
+def test_device_plugins_are_restarted_only_after_a_reload(
+    settings: Settings,
+    restored: list[NodeState],
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    reloads: bool,
+) -> None:
+    settings.driver_ready_path.touch()
+    journal = Journal(settings)
+    if reloads:
+        # at first, for the snapshot (before, after it); then it is another one
+        monkeypatch.setattr(
+            NicDriver, "loading", lambda _self: 2 if journal.has_open_snapshot() else 1
+        )
+    steps = flag_goes_and_comes(settings, journal)
+    runs(settings, *steps, when(lambda: restored and settings.ready_path.exists(), terminate))
+    assert told == ["before_reload", *(["after_reload"] if reloads else [])]
+
+
+def test_a_restore_that_fails_is_announced(
+    settings: Settings,
+    restored: list[NodeState],
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def differs(_node: Any, _want: Any, _takings: Any) -> None:
+        raise RestoreFailed("1 attribute differs", [])
+
+    sidecar.prepare(settings)
+    settings.driver_ready_path.touch()
+    monkeypatch.setattr(restoring, "verify", differs)
+    with pytest.raises(RestoreFailed):
+        sidecar.run(settings)
+    assert told == ["after_reload"]
+
+
+def test_a_driver_container_that_crashes_in_a_loop(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flag does not come back for several of its lives: the first snapshot stays."""
+    settings.driver_ready_path.touch()
+    journal = Journal(settings)
+
+    def crash() -> None:
+        settings.driver_ready_path.unlink()
+        monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
+
+    def come_and_go() -> None:
+        for _ in range(3):
+            settings.driver_ready_path.touch()
+            settings.driver_ready_path.unlink()
+        settings.driver_ready_path.touch()
+
+    taken = journal.has_open_snapshot
+    steps = [when(settings.ready_path.exists, crash), when(taken, come_and_go)]
+    runs(settings, *steps, when(lambda: restored and settings.ready_path.exists(), terminate))
+    assert not journal.has_open_snapshot()
+    assert restored  # once or more often: each life that the flag was seen in is one
+
+
+def test_one_snapshot_for_two_reloads_is_two_restarts_of_the_device_plugins(
+    settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was proven last is put back again: it is due again, and not for a proof alone."""
+    settings.driver_ready_path.touch()
+    a_life(settings)
+    journal, directory = Journal(settings), settings.state_dir
+    first = after_reload.due(journal, directory)
+    (directory / "plugins-restarted").write_text(f"{first}\n")
+    a_life(settings)
+    assert after_reload.due(journal, directory) == ""
+    monkeypatch.setattr(NicDriver, "loading", lambda _self: 2)
+    a_life(settings)
+    assert restored == [TAKEN.state]
+    assert after_reload.due(journal, directory) not in {"", first}
