@@ -20,7 +20,7 @@ from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned_for
 from nodeagent.node.takings import Takings
-from nodeagent.plan import dcb, ethtool
+from nodeagent.plan import dcb, ethtool, rates
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
@@ -155,8 +155,9 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
-    for gone in (*ethtool.no_longer_offered(want, have), *dcb.no_longer_offered(want, have)):
-        log.warning("the driver does not have it any more: %s", gone)
+    for offered in (ethtool, dcb, rates):
+        for gone in offered.no_longer_offered(want, have):
+            log.warning("the driver does not have it any more: %s", gone)
     for shared in shared_macs(have):
         log.warning("VFs share a MAC, as they did before: %s", shared)
     for each in behind:

@@ -1,6 +1,6 @@
-"""devlink: the eswitch of a PF and the driver's runtime parameters (uapi/linux/devlink.h).
+"""devlink: the eswitch of a PF, its rates, the driver's runtime parameters (uapi/linux/devlink.h).
 
-pyroute2's devlink has neither, so the messages are written here: a generic netlink header and flat
+pyroute2's devlink has none, so the messages are written here: a generic netlink header and flat
 attributes. A device without a devlink instance (igb) simply is not in the list; a kernel without
 devlink has no such generic netlink family.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,14 +20,19 @@ from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understo
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.model import DeviceHandle, Param
+from nodeagent.state.rates import Rate
 
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
 CMD_ESWITCH_SET: Final = 30
 CMD_PARAM_GET: Final = 38
 CMD_PARAM_SET: Final = 39
+CMD_RATE_GET: Final = 74
+CMD_RATE_SET: Final = 75
+CMD_RATE_NEW: Final = 76
 BUS_NAME: Final = 1
 DEV_NAME: Final = 2
+PORT_INDEX: Final = 3
 PARAM: Final = 80
 PARAM_NAME: Final = 81
 PARAM_TYPE: Final = 83
@@ -36,12 +41,22 @@ PARAM_VALUE: Final = 85
 PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 CMODE_RUNTIME: Final = 0
+RATE_NODE_NAME: Final = 168
+RATE_PARENT_NODE_NAME: Final = 169
 
 ESWITCH_CODEC: Final[tuple[tuple[str, int, str, type[StrEnum]], ...]] = (
     # attribute of EswitchAttributes, its number, the format of its value, its values in order
     ("eswitch_mode", 25, "=H", EswitchMode),
     ("inline_mode", 26, "=B", InlineMode),
     ("encap_mode", 62, "=B", EncapMode),
+)
+
+RATE_CODEC: Final = (
+    # field of Rate, its number, the format of its value
+    ("tx_share", 166, "=Q"),
+    ("tx_max", 167, "=Q"),
+    ("tx_priority", 177, "=I"),
+    ("tx_weight", 178, "=I"),
 )
 
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
@@ -124,6 +139,42 @@ class Devlink(Genl):
             *_data(param),
         )
 
+    @understood("devlink rates")
+    def rates(self) -> dict[DeviceHandle, tuple[Rate, ...]]:
+        """The rate objects of all devices, sorted: one request. None before Linux 5.14."""
+        if self.family is None:
+            return {}
+        found: dict[DeviceHandle, list[Rate]] = {}
+        try:
+            bodies = self.dump(self.message(CMD_RATE_GET, NLM_F_DUMP), "devlink rates")
+        except KernelError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return {}
+            raise
+        for body in bodies:
+            message = dict(attributes(body, HEADER))
+            if (rate := _rate(message)) is not None:
+                found.setdefault(_device(message), []).append(rate)
+        return {device: tuple(sorted(r, key=lambda r: r.key)) for device, r in found.items()}
+
+    def add_rate_node(self, device: DeviceHandle, name: str) -> None:
+        """Make a rate node. OSError when refused."""
+        self._do(CMD_RATE_NEW, *_handle(device), (RATE_NODE_NAME, name.encode() + b"\0"))
+
+    def set_rate(self, device: DeviceHandle, rate: Rate, changes: Mapping[str, Any]) -> None:
+        """Set these values of a rate object, by name; a parent of None is none. OSError."""
+        which = (RATE_NODE_NAME, rate.name.encode() + b"\0")
+        if not rate.is_node:
+            which = (PORT_INDEX, struct.pack("=I", int(rate.name)))
+        values = [
+            (kind, struct.pack(form, changes[name]))
+            for name, kind, form in RATE_CODEC
+            if name in changes
+        ]
+        if "parent" in changes:
+            values.append((RATE_PARENT_NODE_NAME, (changes["parent"] or "").encode() + b"\0"))
+        self._do(CMD_RATE_SET, *_handle(device), which, *values)
+
     def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
         (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
         if error is not None:
@@ -148,6 +199,23 @@ def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
         return None
     number = int.from_bytes(payload, sys.byteorder)
     return list(values)[number] if number < len(values) else None
+
+
+def _rate(message: dict[int, bytes]) -> Rate | None:
+    """A rate object, else None: one whose name cannot be printed is nobody's to write again."""
+    node, parent = message.get(RATE_NODE_NAME), message.get(RATE_PARENT_NODE_NAME)
+    if node is None and PORT_INDEX not in message:
+        return None
+    name = str(int.from_bytes(message[PORT_INDEX], sys.byteorder)) if node is None else _text(node)
+    if not name or not name.isprintable():
+        return None
+    values = {
+        field: struct.unpack_from(form, message[kind])[0]
+        for field, kind, form in RATE_CODEC
+        if kind in message
+    }
+    is_in = None if parent is None else _text(parent) or None
+    return Rate(name=name, is_node=node is not None, parent=is_in, **values)
 
 
 def _param(message: dict[int, bytes]) -> Param | None:

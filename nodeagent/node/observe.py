@@ -29,6 +29,7 @@ from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.state.attributes import given
 from nodeagent.state.dcb import Dcb
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import (
     DeviceHandle,
     ManagerName,
@@ -208,14 +209,26 @@ def _locked_attributes(
 
 
 def _eswitches(node: Node, ours: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
-    """What devlink reports of our devices, as fields of `Pf`: a request a device that has it."""
+    """What devlink reports of our devices, as fields of `Pf`: a request a device that has it.
+
+    One more for the rates of all of them, where a device is in switchdev mode.
+    """
     with node.devlink() as devlink:
         devices = [device for device in devlink.devices() if device in ours]
         params = devlink.params() if devices else {}
-        return {
+        found: dict[DeviceHandle, dict[str, Any]] = {
             device: given(devlink.eswitch(device)) | {"params": params.get(device, ())}
             for device in devices
         }
+        switches = [
+            device
+            for device, fields in found.items()
+            if fields.get("eswitch_mode") is EswitchMode.SWITCHDEV
+        ]
+        rates = devlink.rates() if switches else {}
+        for device in switches:
+            found[device]["rates"] = rates.get(device)
+        return found
 
 
 def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -> Pf:

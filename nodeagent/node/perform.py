@@ -20,6 +20,7 @@ from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.pods import Arrivals
+from nodeagent.node.rates import set_rates
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
 from nodeagent.node.settle import await_functions, note_settled, watching
 from nodeagent.node.stack import add_stacked
@@ -36,6 +37,7 @@ from nodeagent.plan.actions import (
     SetDcb,
     SetEthtool,
     SetLink,
+    SetRates,
     SetRdma,
     SetSysctls,
     SetVf,
@@ -147,6 +149,7 @@ PERFORMERS: Final = (
     _row(get_args(DeviceAction), _write_devices),
     _row((SetVf,), lambda step, actions: set_vfs(step.attempt, actions, step.watches)),
     _row((SetDcb,), lambda step, actions: set_dcb(step.attempt.node, actions)),
+    _row((SetRates,), lambda step, actions: set_rates(step.attempt.node, actions)),
     _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),
     _row(
         (SetSysctls,),

@@ -14,6 +14,7 @@ from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Param, Port, Setting
 from nodeagent.state.namespaces import Namespace
+from nodeagent.state.rates import Rate
 from nodeagent.state.stack import Stacked
 from nodeagent.state.sysctls import Sysctl
 from nodeagent.state.vf import VfAttributes
@@ -80,6 +81,15 @@ class SetDcb:
 
     pf: DeviceHandle
     dcb: Dcb
+
+
+@dataclass(frozen=True)
+class SetRates:
+    """Ensure rate objects of an eswitch; `now` has those of them that are there, as they are."""
+
+    pf: DeviceHandle
+    rates: tuple[Rate, ...]
+    now: tuple[Rate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,7 @@ Action = (
     | SetParam
     | SetEswitch
     | SetDcb
+    | SetRates
     | SetVf
     | OverrideDriver
     | UnbindVf

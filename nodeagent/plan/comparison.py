@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, ethtool, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, rates, rdma, sysctls
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -40,6 +40,8 @@ class Subject(IntEnum):
     AUTOPROBE = auto()
     ESWITCH = auto()
     DCB = auto()
+    RATE = auto()
+    """A rate object of an eswitch."""
     PARAM = auto()
     VF = auto()
     """An attribute that a PF holds for a VF."""
@@ -109,6 +111,9 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
     yield from _of_rows(on, Subject.ESWITCH, EswitchAttributes, want, have)
     for name, wanted_words, words in dcb.differing(want, have):
         yield _difference(on, Subject.DCB, name, wanted_words, words)
+    for rate, rate_now in rates.differing(want, have):
+        words_now = "missing" if rate_now is None else rate_now.words()
+        yield _difference(on, Subject.RATE, str(rate), rate.words(), words_now)
     yield from _of_interface(on, want.netdev, have.netdev)
     known = {param.name: param.value for param in have.params}
     for param in want.params:

@@ -26,6 +26,7 @@ from nodeagent.plan.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetRates,
     SetRdma,
     SetSysctls,
     SetVf,
@@ -37,6 +38,7 @@ from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
+from nodeagent.state.rates import commands as rate_commands
 from nodeagent.state.sysctls import commands as sysctl_commands
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
@@ -102,6 +104,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case SetDcb():
             text = "; ".join(action.dcb.commands(_name(action.pf, None, want, known)))
+        case SetRates():
+            text = "; ".join(rate_commands(str(action.pf), action.rates, action.now))
         case OverrideDriver():
             driver = action.driver or '""'
             text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
@@ -117,9 +121,7 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"ip link set dev {name} vf {action.index} {' '.join(words(action))}"
         case SetLink():
             name = _name(action.pf, action.index, want, known)
-            now = known.get((action.pf, action.index))
-            has = (now and now.altnames) or ()
-            text = "; ".join(_link_commands(action, name, has))
+            text = "; ".join(_link_commands(action, name, known.get((action.pf, action.index))))
         case AddStacked():
             removal = action.thing.removal() if action.anew else ()
             text = "; ".join((*removal, *action.thing.commands()))
@@ -163,7 +165,8 @@ def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:
     return str(pf) if port is None else f"{pf}/{port}"
 
 
-def _link_commands(action: SetLink, name: str, altnames: tuple[str, ...]) -> Iterator[str]:
+def _link_commands(action: SetLink, name: str, now: Netdev | None) -> Iterator[str]:
+    altnames = (now and now.altnames) or ()
     wanted = altnames if action.altnames is None else action.altnames
     for altname in sorted({*altnames} - {*wanted}):
         yield f"ip link property del dev {name} altname {shlex.quote(altname)}"

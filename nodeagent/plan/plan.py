@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import dcb, ethtool, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, rates, rdma, sysctls
 from nodeagent.plan.actions import (
     Action,
     BindPf,
@@ -34,6 +34,7 @@ from nodeagent.plan.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetRates,
     SetSysctls,
     SetVf,
     Stage,
@@ -141,6 +142,7 @@ def _reloaded(pf: Pf) -> Pf:
         eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
         representors=(),
         dcb=dcb.reset(pf.dcb),
+        rates=None,
         netdev=pf.netdev and replace(pf.netdev, **new),
     )
 
@@ -211,6 +213,8 @@ def _pf_steps(part: Part) -> Iterator[Step]:
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     if _changes_mode(todo, on) and pf.dcb is not None:
         todo.add(on, Subject.DCB, *dcb.attributes(pf.dcb))
+    if _loses_rates(part):
+        todo.add(on, Subject.RATE, *map(str, rates.set_by_hand(pf)))
     vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
     if part.creates or any(isinstance(action, BindVf) for _, action in vf_steps):
         todo.add(on, Subject.AUTOPROBE)
@@ -249,6 +253,8 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
             if pf.dcb is not None:
                 stage = StageName.DCB if _changes_mode(part.todo, on) else StageName.PF_DCB
                 yield stage, SetDcb(pf.handle, dcb.to_set(pf.dcb, names))
+        case Subject.RATE:
+            yield from _rates(part, names)
         case Subject.VF:
             yield from _held(part, _vf(pf, on), names)
         case Subject.DRIVER:
@@ -269,6 +275,23 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
 
 def _changes_mode(todo: Todo, on: Target) -> bool:
     return "eswitch_mode" in todo.of(on).get(Subject.ESWITCH, set())
+
+
+def _loses_rates(part: Part) -> bool:
+    """Whether ports are made anew: a change of mode is noted before this is asked."""
+    return part.creates or _changes_mode(part.todo, Target(part.pf.handle))
+
+
+def _rates(part: Part, names: set[str]) -> Iterator[Step]:
+    """Nodes first, which leafs belong to."""
+    known = {} if _loses_rates(part) else rates.by_key(part.made)
+    wanted = sorted(
+        (each for each in part.pf.rates or () if str(each) in names),
+        key=lambda each: (not each.is_node, each.name),
+    )
+    now = tuple(known[each.key] for each in wanted if each.key in known)
+    if wanted:
+        yield StageName.RATES, SetRates(part.pf.handle, tuple(wanted), now)
 
 
 def _create(part: Part) -> Iterator[Step]:

@@ -64,6 +64,10 @@ class StageName(StrEnum):
         "set DCB",
         "of PFs in another eswitch mode, where mlx5 begins with its own ETS (mlx5e_ets_init())",
     )
+    RATES = (
+        "set rates",
+        "ports and groups have them in switchdev mode only, and lose them when the mode changes",
+    )
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
     BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"
     MOVE_VFS = (

@@ -27,6 +27,7 @@ from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
+from nodeagent.state.rates import Rate
 from nodeagent.state.stack import Stack
 from nodeagent.state.sysctls import Sysctl, check_sysctls
 from nodeagent.state.vf import VfAttributes
@@ -257,7 +258,8 @@ class Pf(EswitchAttributes):
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
     driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name. `dcb` is
-    `None` where the driver has none, or firmware negotiates it.
+    `None` where the driver has none, or firmware negotiates it; `rates`, sorted, where the eswitch
+    is not in switchdev mode or has none.
     """
 
     handle: DeviceHandle
@@ -269,6 +271,7 @@ class Pf(EswitchAttributes):
     representors: tuple[Representor, ...] = ()
     rdma: RdmaDevice | None = None
     dcb: Dcb | None = None
+    rates: tuple[Rate, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.numvfs is not None:
@@ -276,6 +279,9 @@ class Pf(EswitchAttributes):
         check(self)
         check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
         check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
+        rates = [each.key for each in self.rates or ()]
+        if rates != sorted(set(rates)):
+            raise ValueError(f"{self.handle}: rates {rates} are not unique and sorted")
         indexes = [vf.index for vf in self.vfs]
         if indexes != sorted(set(indexes)):
             raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")

@@ -44,6 +44,7 @@ from nodeagent.state.dcb import App, Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
 from nodeagent.state.namespaces import Holder
+from nodeagent.state.rates import Rate
 from nodeagent.state.stack import Stack
 from tests.support import fake_sysctls
 from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
@@ -113,6 +114,8 @@ class FakeNode(FakeRules):
         self.refused_settings: set[str] = set()
         self.dcb: dict[str, Dcb] = {}
         self.dcb_writes: list[str] = []
+        self.rates: dict[str, tuple[Rate, ...]] = {}
+        self.rate_writes: list[str] = []
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -221,6 +224,8 @@ class FakeNode(FakeRules):
             pf.params = {p.name: p for p in state.params}
         if state.dcb is not None:
             self.dcb[pf.name] = state.dcb
+        if state.rates is not None:
+            self.rates[pf.name] = state.rates
         if pf.bus == "pci":
             self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
         self.create_vfs(pf, state.numvfs or 0)
@@ -385,6 +390,25 @@ class FakeDevlink(Devlink):
 
     def set_param(self, device: DeviceHandle, param: Param) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], param.name, param)
+
+    def rates(self) -> dict[DeviceHandle, tuple[Rate, ...]]:
+        pfs = self._node.pfs.values()
+        found = ((DeviceHandle(pf.bus, pf.name), self._node.rates.get(pf.name)) for pf in pfs)
+        return {device: rates for device, rates in found if rates is not None}
+
+    def add_rate_node(self, device: DeviceHandle, name: str) -> None:
+        self._write_rate(device, Rate(name=name, is_node=True))
+
+    def set_rate(self, device: DeviceHandle, rate: Rate, changes: Mapping[str, Any]) -> None:
+        now = {each.key: each for each in self._node.rates[device.name]}[rate.key]
+        self._write_rate(device, dataclasses.replace(now, **changes))
+
+    def _write_rate(self, device: DeviceHandle, rate: Rate) -> None:
+        if str(rate) in self._node.refused_settings:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._node.rate_writes.append(f"{rate}: {rate.words()}")
+        now = {each.key: each for each in self._node.rates[device.name]} | {rate.key: rate}
+        self._node.rates[device.name] = tuple(each for _, each in sorted(now.items()))
 
 
 class FakeDcbnl(Dcbnl):

@@ -24,6 +24,7 @@ from nodeagent.plan.actions import (
     SetEthtool,
     SetLink,
     SetParam,
+    SetRates,
     SetRdma,
     SetSysctls,
     SetVf,
@@ -47,6 +48,7 @@ from nodeagent.state.model import (
     Representor,
     Vf,
 )
+from nodeagent.state.rates import reset
 from nodeagent.state.stack import KINDS, Child, Neighbour, Route, Stack, Stacked
 from nodeagent.state.vf import VfAttributes
 
@@ -150,6 +152,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_eswitch(state, pf, action)
         case SetDcb():
             return _set_dcb(pf, action)
+        case SetRates():
+            return _set_rates(pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -199,6 +203,8 @@ def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
     is_bound = any(vf.driver == state.driver for vf in pf.vfs)
     if action.eswitch_mode not in {None, pf.eswitch_mode} and is_bound:
         raise Refused("the eswitch's mode changes while VFs are bound")
+    if action.eswitch_mode not in {None, pf.eswitch_mode}:
+        pf = dataclasses.replace(pf, rates=reset(pf.rates))
     return _with_representors(state, dataclasses.replace(pf, **given(action)))
 
 
@@ -278,6 +284,18 @@ def _set_dcb(pf: Pf, action: SetDcb) -> Pf:
     parts = {name: (getattr(action.dcb, name), getattr(pf.dcb, name)) for name in PARTS}
     set_ = {name: want for name, (want, now) in parts.items() if None not in {want, now}}
     return dataclasses.replace(pf, dcb=dataclasses.replace(pf.dcb, **set_))
+
+
+def _set_rates(pf: Pf, action: SetRates) -> Pf:
+    """Nodes are made; a leaf that is not there, or an eswitch without rates, is left out."""
+    if pf.rates is None:
+        return pf
+    now = {each.key: each for each in pf.rates}
+    now |= {each.key: each for each in action.rates if each.is_node or each.key in now}
+    parents = {each.parent for each in now.values()} - {None}
+    if not parents <= {name for is_node, name in now if is_node}:
+        raise Refused(f"{action}: ENODEV, no such parent")
+    return dataclasses.replace(pf, rates=tuple(rate for _, rate in sorted(now.items())))
 
 
 def _set_rdma(pf: Pf, action: SetRdma) -> Pf:

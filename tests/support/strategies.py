@@ -26,6 +26,7 @@ from nodeagent.state.model import (
     Vf,
 )
 from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.rates import Rate
 from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
@@ -174,6 +175,26 @@ FEW_DCBS = (None, *(Dcb(maxrate=(rate,) * 8) for rate in (0, 1)), Dcb(maxrate=(7
 
 
 @st.composite
+def rates(draw: st.DrawFn, numvfs: int) -> tuple[Rate, ...]:
+    """Leafs and nodes of an eswitch: two levels, as mlx5 has them."""
+    nodes = draw(st.sets(st.sampled_from(("gold", "silver it", "7"))))
+    values = {
+        "tx_share": st.sampled_from((0, 125_000)),
+        "tx_max": st.sampled_from((0, 2**64 - 1)),
+        "tx_priority": st.sampled_from((0, 7)),
+        "tx_weight": st.sampled_from((0, 2**32 - 1)),
+    }
+    leaf = st.builds(
+        Rate, name=st.just("0"), parent=st.sampled_from((None, *sorted(nodes))), **values
+    )
+    leafs = (dataclasses.replace(draw(leaf), name=str(index + 1)) for index in range(numvfs))
+    groups = (
+        draw(st.builds(Rate, name=st.just(name), is_node=st.just(True), **values)) for name in nodes
+    )
+    return tuple(sorted((*leafs, *groups), key=lambda each: each.key))
+
+
+@st.composite
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
     numvfs = draw(st.integers(0, 4))
@@ -189,6 +210,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         params=draw(st.sampled_from(((), (Param("flow_steering_mode", 5, "smfs"),)))),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
         dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
+        rates=draw(st.none() | rates(numvfs)) if mode is EswitchMode.SWITCHDEV else None,
     )
 
 

@@ -25,6 +25,7 @@ from nodeagent.state.model import (
     Representor,
     Vf,
 )
+from nodeagent.state.rates import Rate
 from nodeagent.state.stack import (
     Address,
     Child,
@@ -69,7 +70,7 @@ ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
-    *(Dcb, Ets, Pfc, Buffers, App),
+    *(Dcb, Ets, Pfc, Buffers, App, Rate),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )
 

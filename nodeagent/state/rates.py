@@ -1,0 +1,94 @@
+"""Rate objects of a PF's eswitch, as devlink-rate(8) shows and sets them: leafs and nodes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nodeagent.state.checks import U32, check_fields, within
+
+U64: Final = 0xFFFFFFFFFFFFFFFF
+VALUES: Final = ("tx_share", "tx_max", "tx_priority", "tx_weight", "parent")
+"""What is set of a rate object; the kernel takes all of it in one message, and in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A leaf is a port of the eswitch, a node a group of leafs that share what it has.
+
+    `name` is what devlink(8) has after the PF's handle: a leaf's port index, which a driver gives
+    to the same VF again (mlx5: its vport), or the name by which a node was made. `parent` is the
+    node that it belongs to. `tx_share` and `tx_max` are bytes a second, 0 for none and for
+    unlimited.
+    """
+
+    name: str
+    is_node: bool = False
+    tx_share: int = 0
+    tx_max: int = 0
+    tx_priority: int = 0
+    tx_weight: int = 0
+    parent: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ValueError(f"{self.name!r} is not the name of a rate object")
+        if not self.is_node and not (self.name.isascii() and self.name.isdigit()):
+            raise ValueError(f"{self.name!r} is not the index of a port")
+        check_fields(self, within(0, U64), "tx_share", "tx_max")
+        check_fields(self, within(0, U32), "tx_priority", "tx_weight")
+
+    @property
+    def key(self) -> tuple[bool, str]:
+        """What tells it from the others of its PF."""
+        return self.is_node, self.name
+
+    def __str__(self) -> str:
+        """`rate of port 1`, `rate node gold`."""
+        return f"rate node {self.name}" if self.is_node else f"rate of port {self.name}"
+
+    @property
+    def is_fresh(self) -> bool:
+        """A leaf of which nothing has been set."""
+        return not self.is_node and not self.changes(None)
+
+    def changes(self, now: Rate | None) -> Mapping[str, Any]:
+        """What has to be set of it, by name; `now` is None where it has just come."""
+        before = now or Rate(name=self.name, is_node=self.is_node)
+        values = ((name, getattr(self, name), getattr(before, name)) for name in VALUES)
+        return {name: want for name, want, was in values if want != was}
+
+    def words(self) -> str:
+        """All that is set of it, as devlink(8) takes it; "none" where that is nothing."""
+        return " ".join(_words(self.changes(None))) or "none"
+
+
+def commands(pf: str, rates: Iterable[Rate], now: Iterable[Rate]) -> Iterator[str]:
+    """Lines for devlink(8), in this order; `now` has those of them that are there, as they are."""
+    known = {each.key: each for each in now}
+    return (_command(pf, each, known.get(each.key)) for each in rates)
+
+
+def _command(pf: str, rate: Rate, now: Rate | None) -> str:
+    """A line for devlink(8) that makes a node, or changes what differs from `now`."""
+    verb = "add" if rate.is_node and now is None else "set"
+    words = " ".join(("", *_words(rate.changes(now))))
+    return f"devlink port function rate {verb} {shlex.quote(f'{pf}/{rate.name}')}{words}"
+
+
+def _words(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if name == "parent":
+            yield "noparent" if value is None else f"parent {shlex.quote(value)}"
+        else:
+            # without a unit it would be bits a second
+            yield f"{name} {value}{'bps' if name in {'tx_share', 'tx_max'} else ''}"
+
+
+def reset(rates: tuple[Rate, ...] | None) -> tuple[Rate, ...] | None:
+    """What a change of the eswitch's mode leaves: leafs as they start, and no node."""
+    if rates is None:
+        return None
+    return tuple(Rate(name=each.name) for each in rates if not each.is_node)
