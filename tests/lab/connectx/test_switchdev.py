@@ -46,7 +46,7 @@ def test_two_pfs_with_four_vfs_are_ready(nodeagent: Nodeagent, switchdev: State)
 def test_rates_of_ports(nodeagent: Nodeagent, switchdev: State) -> None:
     """tx_max and tx_share, which the change of mode wipes: firmware has them again.
 
-    They are set by `ip link` then. What devlink itself remembers of them is not read here.
+    What devlink itself shows of them, and groups, are test_rates.py's.
     """
     port = f"devlink port function rate set pci/{PF1}"
     lab.sh(f"{port}/1 tx_max 200mbit; {port}/2 tx_share 24mbit; {port}/3 tx_max 1gbit")
