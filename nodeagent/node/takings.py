@@ -17,18 +17,28 @@ from nodeagent.kernel.events import LinkWatch, Watch
 from nodeagent.node.cni import Record
 from nodeagent.node.locate import device_of, ifindex_of, users_of
 from nodeagent.node.node import Node
-from nodeagent.plan.actions import Action, CreateVfs, SetEswitch, SetVf, Stage, UnbindVf
+from nodeagent.plan.actions import (
+    Action,
+    CreateVfs,
+    SetEswitch,
+    SetRates,
+    SetVf,
+    Stage,
+    UnbindVf,
+)
 from nodeagent.plan.taken import (
     Owner,
     Taken,
     attainable,
     given_back,
     is_anothers_driver,
+    spared_rates,
     taken,
     without,
 )
 from nodeagent.state.model import DeviceHandle, NodeState, Target, Vf
 from nodeagent.state.namespaces import Namespace
+from nodeagent.state.rates import vf_of
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +121,20 @@ class Takings:
         self._look_at(node, owners)
         if not owners & self.found.keys():
             return stage
-        kept = tuple(a for a in stage.actions if not self.found.keys() & set(self._touched(a)))
-        return replace(stage, actions=kept)
+        kept = (self._spared(action) for action in stage.actions)
+        return replace(stage, actions=tuple(each for each in kept if each is not None))
+
+    def _spared(self, action: Action) -> Action | None:
+        """What of an action touches no VF that another has; None where that is nothing."""
+        if isinstance(action, SetRates):
+            rates = spared_rates(action.pf, action.rates, self.found)
+            return replace(action, rates=rates) if rates else None
+        return None if self.found.keys() & set(self._touched(action)) else action
 
     def _touched(self, action: Action) -> Sequence[Owner]:
+        if isinstance(action, SetRates):
+            vfs = (vf_of(action.pf.bus, rate) for rate in action.rates)
+            return [(action.pf, vf) for vf in vfs if vf is not None]
         index = getattr(action, "index", None)
         if isinstance(index, int):
             return ((action.pf, index),)

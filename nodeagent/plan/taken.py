@@ -8,7 +8,7 @@ its interface nor to what its PF holds for it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from nodeagent.plan.actions import SetVf
 from nodeagent.state.attributes import parts, rows
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
+from nodeagent.state.rates import Rate, vf_of
 from nodeagent.state.vf import VfAttributes
 
 Owner = tuple[DeviceHandle, int]
@@ -87,7 +88,17 @@ def ours(want: NodeState, have: NodeState) -> NodeState:
 
 def _without(pf: Pf, gone: Collection[Owner]) -> Pf:
     kept = tuple(vf for vf in pf.vfs if (pf.handle, vf.index) not in gone)
-    return pf if len(kept) == len(pf.vfs) else dataclasses.replace(pf, vfs=kept)
+    if len(kept) == len(pf.vfs):
+        return pf
+    rates = None if pf.rates is None else spared_rates(pf.handle, pf.rates, gone)
+    return dataclasses.replace(pf, vfs=kept, rates=rates)
+
+
+def spared_rates(
+    pf: DeviceHandle, rates: Iterable[Rate], gone: Collection[Owner]
+) -> tuple[Rate, ...]:
+    """The rate objects of a PF's eswitch without those of the VFs that are another's."""
+    return tuple(each for each in rates if (pf, vf_of(pf.bus, each)) not in gone)
 
 
 def attainable(want: NodeState, have: NodeState, gone: Collection[Owner]) -> NodeState:

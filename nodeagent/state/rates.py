@@ -65,6 +65,19 @@ class Rate:
         return " ".join(_words(self.changes(None))) or "none"
 
 
+def vf_of(bus: str, rate: Rate) -> int | None:
+    """The VF to whose port a leaf belongs; None for a node, and for the port of something else.
+
+    mlx5's port index has the vport in its lower 16 bits, which is 1 for VF 0
+    (mlx5_esw_vport_to_devlink_port_index(), eswitch.h); netdevsim's VF 0 has port 128
+    (NSIM_DEV_VF_PORT_INDEX_BASE, netdevsim.h).
+    """
+    if rate.is_node:
+        return None
+    index = int(rate.name) - 128 if bus == "netdevsim" else (int(rate.name) & 0xFFFF) - 1
+    return index if index >= 0 else None
+
+
 def commands(pf: str, rates: Iterable[Rate], now: Iterable[Rate]) -> Iterator[str]:
     """Lines for devlink(8), in this order; `now` has those of them that are there, as they are."""
     known = {each.key: each for each in now}

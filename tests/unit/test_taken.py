@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from nodeagent.plan.actions import Action, CreateVfs, SetEswitch, SetVf
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.plan import plan
-from nodeagent.plan.taken import Owner, attainable, given_back, taken, without
+from nodeagent.plan.taken import Owner, attainable, given_back, spared_rates, taken, without
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import CniRecord, DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
 from nodeagent.state.namespaces import Holder, Namespace
+from nodeagent.state.rates import Rate
 from nodeagent.state.vf import VlanProtocol
 from tests.support.simulate import Refused, perform
 from tests.support.strategies import pairs
@@ -177,3 +178,17 @@ def test_a_taker_that_keeps_no_record() -> None:
     now = Vf(0, vlan=0, trust=True)
     assert given_back((PF, 0), {"vlan": 0, "trust": False}, None, now) == (None, ("vlan",))
     assert given_back((PF, 0), {}, None, now) == (None, ())
+
+
+def test_the_rate_of_a_port_whose_vf_is_anothers_is_left_alone() -> None:
+    """mlx5 has the vport in the port's index, for the second PF with its vhca_id above it."""
+    mlx5, netdevsim = DeviceHandle("pci", "0000:01:00.0"), DeviceHandle("netdevsim", "netdevsim1")
+    vfs = (Vf(index=0), Vf(index=1))
+    for pf, indexes in ((mlx5, ("1", "65535", "65538")), (netdevsim, ("0", "128", "129"))):
+        first, second, of_vf_1 = (Rate(name=index, tx_max=1000) for index in indexes)
+        gold = Rate(name="gold", is_node=True)
+        rates = (first, second, of_vf_1, gold)
+        assert spared_rates(pf, rates, {(pf, 1)}) == (first, second, gold)
+        state = NodeState("mlx5_core", (Pf(pf, 2, vfs=vfs, rates=rates),))
+        (left,) = without(state, {(pf, 1)}).pfs
+        assert left.rates == (first, second, gold)
