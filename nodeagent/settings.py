@@ -463,8 +463,8 @@ class Settings:
         "RESTORE_FIRST",
         names_or_addresses,
         None,
-        "whose VFs are bound first: Kubernetes namespaces of pods, PCI addresses of VFs, or of "
-        "PFs for all their VFs",
+        "whose VFs are bound and set up first: Kubernetes namespaces of pods, PCI addresses "
+        "of VFs, or of PFs for all their VFs",
         unit="comma-separated",
     )
     cni_data_dir: Path = variable(

@@ -25,7 +25,7 @@ from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
 from nodeagent.node.settle import await_functions, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
-from nodeagent.node.urgent import urgent
+from nodeagent.node.urgent import put_first, urgent
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
@@ -77,7 +77,7 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
     node = attempt.node
     failures: Failures = []
     with watching(node) as watches, Arrivals(attempt, stages, watches) as arrivals:
-        for planned in stages:
+        for planned in put_first(stages, urgent(node, stages)):
             stage = attempt.takings.spared(node, planned)
             if node.stop is not None:
                 node.stop.drain()

@@ -59,6 +59,8 @@ def test_what_restore_first_names_is_bound_first(nodeagent: Nodeagent, no_vfs: N
     assert len(bound) == 14
     # one of the eight that are bound side by side at first; by its index it would be the last one
     assert f"pci/{PF2} vf 6" in sorted(bound, key=lambda vf: bound[vf])[:8]
+    gaps = {vf["vf"]: vf["seconds"] for vf in window["vfs"]}
+    assert min(gaps, key=lambda vf: gaps[vf]) == f"pci/{PF2} vf 6"
 
 
 @pytest.mark.wide

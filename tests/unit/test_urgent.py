@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from nodeagent.kernel.cgroup import LOGS, pods_in
-from nodeagent.node.urgent import urgent
-from nodeagent.plan.actions import BindVf, MoveVf, Stage
+from nodeagent.node.urgent import put_first, urgent
+from nodeagent.plan.actions import BindVf, MoveVf, SetLink, SetVf, Stage
+from nodeagent.plan.stages import StageName
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle, Target
 from nodeagent.state.namespaces import Holder, Namespace
@@ -59,3 +60,22 @@ def test_by_address_and_by_namespace(
 def test_without_the_hosts_processes_no_pod_is_known(stages: list[Stage], tmp_path: Path) -> None:
     assert first(stages, tmp_path, "payments") == set()
     assert pods_in({"payments"}, tmp_path) == frozenset()
+
+
+def test_their_interfaces_are_set_up_before_the_others() -> None:
+    """Nothing is left out, and what does not follow a bind keeps its place."""
+    links = tuple(SetLink(PF1, index, up=True) for index in (0, 1))
+    rates = tuple(SetVf(PF1, index, max_tx_rate=9, min_tx_rate=0) for index in (0, 1))
+    bind = Stage(StageName.BIND_VFS, (BindVf(PF1, 1, "0000:01:10.1", "mlx5_core"),))
+    before = Stage(StageName.PREPARE_PFS, (SetLink(PF1, None, up=True),))
+    netdevs, late = Stage(StageName.VF_NETDEVS, links), Stage(StageName.VFS_LATE, rates)
+    assert put_first([before, bind, netdevs, late], {Target(PF1, 1)}) == (
+        before,
+        bind,
+        Stage(StageName.VF_NETDEVS, links[1:]),
+        Stage(StageName.VF_NETDEVS, links[:1]),
+        Stage(StageName.VFS_LATE, rates[1:]),
+        Stage(StageName.VFS_LATE, rates[:1]),
+    )
+    assert put_first([before, netdevs], {Target(PF1, 1)}) == (before, netdevs)
+    assert put_first([bind, netdevs], set()) == (bind, netdevs)
