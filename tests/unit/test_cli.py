@@ -1032,7 +1032,7 @@ def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[byte
     )
 
 
-HEAVY = {"pyroute2", "pyudev", "psutil"}
+HEAVY = {"pyudev", "psutil"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status"], ["timeline"], ["settings"]])

@@ -88,8 +88,8 @@ def test_a_fact_cannot_replace_the_message_in_json() -> None:
 def test_debug_only_when_verbose_and_libraries_only_warn() -> None:
     quiet, loud = written(), written(verbose=True)
     log.debug("each write")
-    logging.getLogger("pyroute2").info("chatter")
-    logging.getLogger("pyroute2").warning("worth it")
+    logging.getLogger("pyudev").info("chatter")
+    logging.getLogger("pyudev").warning("worth it")
     assert quiet.getvalue() == ""
     assert [line.split(maxsplit=1)[1] for line in loud.getvalue().splitlines()] == [
         "DEBUG each write",
