@@ -357,7 +357,7 @@ def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_pat
     (layer / "entrypoint").write_text(DRIVER_CONTAINER)
     (layer / "entrypoint").chmod(0o755)
     theirs = Image((layer, *image.layers), {**image.config, "Entrypoint": ["/entrypoint"]})
-    images = {"doca-driver:latest": theirs}
+    images = {"doca-driver:{set-it-by-images-in-your-kustomization}": theirs}
     with pod(template("sidecar"), image, tmp_path / "pod", images) as running:
         ours = running.containers["nodeagent"]
         soon(lambda: ours.status.ready, running, "ready")
@@ -432,7 +432,7 @@ def test_a_first_install_by_the_toolkit(node: State, image: Image, tmp_path: Pat
     shutil.copytree("/usr/src/driver", layer / "opt/driver-sources")
     (layer / "opt/driver-sources/build").write_text(build)
     toolkit = Image((Path("/"),), {"Env": image.config["Env"]})
-    images = {"driver-toolkit:latest": toolkit}
+    images = {"driver-toolkit:{set-it-by-images-in-your-kustomization}": toolkit}
     spec = template("openshift")
     with pod(spec, image.with_layer(layer), tmp_path / "pod", images) as running:
         soon(lambda: agent(running).status.ready, running, "ready")

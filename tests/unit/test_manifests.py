@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -29,6 +30,18 @@ METRICS = {
     **dict.fromkeys(("replace", "openshift"), "metrics"),
 }
 """The component for metrics of each overlay."""
+
+
+REFERENCE = re.compile(
+    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+    r"(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""An image's name as the kubelet accepts it (distribution/reference, regexp.go)."""
+
+
+def is_reference(image: str) -> bool:
+    return REFERENCE.fullmatch(image) is not None
 
 
 def daemonset(overlay: str) -> Object:
@@ -345,3 +358,15 @@ def test_the_lines_of_the_readme(overlay: str, tmp_path: Path) -> None:
     spec = whole["spec"]["template"]["spec"]
     both = [*spec["containers"], *spec.get("initContainers", [])]
     assert {each["image"].partition("/")[0] for each in both} == {"REGISTRY"}
+    for each in both:
+        assert is_reference(each["image"].replace("REGISTRY", "registry.example")), each
+
+
+@pytest.mark.parametrize(
+    ("overlay", "name"), [("openshift", "driver-toolkit"), ("sidecar", "doca-driver")]
+)
+def test_an_image_that_has_to_be_set_is_refused_until_it_is(overlay: str, name: str) -> None:
+    """It is no reference, which the kubelet refuses without a pull; the others are."""
+    refused = {each["image"] for each in containers(overlay) if not is_reference(each["image"])}
+    assert refused == {f"{name}:{{set-it-by-images-in-your-kustomization}}"}
+    assert not {each["image"] for each in containers(overlay) if each["image"].endswith(":latest")}
