@@ -42,7 +42,11 @@ TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 PACKAGE = ROOT / "nodeagent"
 FOLDERS = ("manifests", "nodeagent", "scripts", "tests")
-NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS / "README.md").read_text())
+NAMED = [
+    each
+    for folder in (TESTS, ROOT / "manifests")
+    for each in re.findall(r"`([\w/]+\.py)::(\w+)`", (folder / "README.md").read_text())
+]
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
