@@ -34,6 +34,7 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
+from nodeagent.record.gaps import VfTimes
 from nodeagent.record.journal import Journal, lock, unseal
 from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
@@ -57,6 +58,7 @@ class NoNode:
     def __init__(self, settings: Settings, stop: StopSignal | None) -> None:
         self.settings = settings
         self.stop = stop
+        self.vf_times = VfTimes()
 
     def __enter__(self) -> Self:
         return self
