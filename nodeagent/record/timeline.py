@@ -287,6 +287,8 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
                 f"  a VF's gap: median {_for(found.median)}, 95th percentile {_for(found.p95)}, "
                 f"worst {_for(found.worst)} ({visible(found.vf)})"
             )
+        if window.vfs:
+            yield from table(("VF", *_MOMENTS), map(_vf_row, window.vfs), screen, indent="  ")
     yield from (f"  drift {visible(line)}" for line in run.drifts)
     if run.echoes:
         cells = [
@@ -297,6 +299,15 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield from table(headers, cells, screen, indent="  ")
     if run.message:
         yield from (f"  {visible(line)}" for line in run.message.splitlines())
+
+
+_MOMENTS: Final = ("    gone", "   bound", " settled", "  set up", "  in pod", "     gap")
+
+
+def _vf_row(vf: VfGap) -> tuple[str, ...]:
+    """Its moments, since the VFs began to go."""
+    numbers = (vf.gone, vf.bound, vf.settled, vf.set_up, vf.in_pod, vf.seconds)
+    return (visible(vf.vf), *(f"{_for(each):>8}" for each in numbers))
 
 
 def _srcversion_table(
