@@ -66,7 +66,7 @@ def refusal(what: str, status: int, said: str) -> AgentError:
         case 403:
             return Forbidden(
                 f"cannot {what}: forbidden: {said}",
-                hint="grant the permission; manifests/base/rbac.yaml lists what nodeagent needs",
+                hint="grant the permission: manifests/README.md says which part has it",
             )
         case 404:
             return NotFound(f"cannot {what}: {said}")

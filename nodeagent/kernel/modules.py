@@ -16,7 +16,7 @@ from nodeagent import hostpath
 from nodeagent.errors import KernelError, UnavailableError
 
 _SYSFS = Path("/sys")
-_MODINFO_TIMEOUT = 30.0  # seconds; it reads one index and one file
+_MODINFO_TIMEOUT = 120.0  # seconds; it reads the whole module, from a disk that may be busy
 _LOAD_TIMEOUT = 120.0  # seconds; probing a device can take tens of them
 
 _LONGEST = 4096  # characters, PATH_MAX: of what modinfo says

@@ -407,7 +407,7 @@ class FakeDevlink(Devlink):
         if str(rate) in self._node.refused_settings:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._node.rate_writes.append(f"{rate}: {rate.words()}")
-        now = {each.key: each for each in self._node.rates[device.name]} | {rate.key: rate}
+        now = {each.key: each for each in self._node.rates.get(device.name, ())} | {rate.key: rate}
         self._node.rates[device.name] = tuple(each for _, each in sorted(now.items()))
 
 

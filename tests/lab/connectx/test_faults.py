@@ -140,7 +140,8 @@ def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card
 def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
     """mlx5_ib is gone and mlx5_core cannot be unloaded: the old driver has all that it had.
 
-    But for the RDMA device of a PF in switchdev mode, which mlx5_ib makes with the eswitch.
+    Also the RDMA device of the PF in switchdev mode: its VFs were removed, so that its eswitch has
+    been in legacy mode since mlx5_ib was loaded.
     """
     running = lab.loaded()
     lab.put_other_build_on_disk()
@@ -149,11 +150,8 @@ def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
     failed = nodeagent.call("reload", status=71)
     assert time.monotonic() - before < 60
     assert "rmmod: ERROR: Module mlx5_core is in use" in failed.log
-    assert f"pci/{PF2}: no RDMA device: mlx5_ib was loaded in switchdev mode" in failed.log
     assert lab.loaded() == running
-    now = connectx.read()
-    assert scene["rdma"].keys() - now["rdma"].keys() == {PF2}
-    assert {**now, "rdma": {**now["rdma"], PF2: scene["rdma"][PF2]}} == scene
+    assert connectx.read() == scene
     assert nodeagent.open_snapshot.exists()
     nodeagent.call("reload")
     assert lab.loaded() != running
@@ -180,18 +178,21 @@ def test_a_vf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_c
 def test_vfs_have_as_long_as_they_keep_coming(
     nodeagent: Nodeagent, scene: State, its_card: Card
 ) -> None:
-    """24 VFs that firmware begins and ends one after the other: 48 s, three times VF_TIMEOUT."""
+    """30 VFs that firmware begins, and ends, one after the other: 30 s, longer than VF_TIMEOUT.
+
+    16 are unbound side by side, so that the first is back after 16 s.
+    """
     lab.clean()
-    lab.create_vfs(PF1, 24)
+    lab.create_vfs(PF1, 30)
     lab.settle()
     before = connectx.read()
     lab.put_other_build_on_disk()
-    its_card.set(0, "fw-vf-ms", 2000)
+    its_card.set(0, "fw-vf-ms", 1000)
     its_card.set(0, "fw-parallel", 1)
     try:
         began = time.monotonic()
-        nodeagent.call("reload", VF_TIMEOUT=15)
-        assert time.monotonic() - began > 48
+        nodeagent.call("reload", VF_TIMEOUT=22)
+        assert time.monotonic() - began > 60
     finally:
         its_card.set(0, "fw-vf-ms", 0)
         its_card.set(0, "fw-parallel", 0)
