@@ -5,6 +5,7 @@ Each action looks first. The writes of a stage run side by side (nodeagent.kerne
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -33,6 +34,7 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.record.gaps import Moment
 from nodeagent.state.attributes import changed, given
+from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target
 
@@ -179,16 +181,23 @@ def _set_param(node: Node, action: SetParam) -> None:
 
 
 def _set_eswitch(node: Node, action: SetEswitch) -> None:
-    """Set what differs; a mode that is refused, again while there are no VFs (ice)."""
+    """Set what differs; a mode that is refused, again while there are no VFs (ice).
+
+    Not where that does not help, and takes what legacy mode holds for VFs (mlx5): there a refusal
+    is one that passes, or is the driver's last word.
+    """
+    driver = node.settings.driver_module
+    busy = retry.BUSY_ERRORS | ({errno.EINVAL} if has(driver, Trait.EINVAL_IS_BUSY) else set())
     with node.devlink() as devlink:
         now = devlink.eswitch(action.pf)
         wanted = changed(EswitchAttributes, action, now)
         if not given(wanted):
             return
         try:
-            retry.call(lambda: devlink.set_eswitch(action.pf, wanted))
+            retry.call(lambda: devlink.set_eswitch(action.pf, wanted), busy)
         except OSError as error:
-            if wanted.eswitch_mode is None or not _all_unbound(node, action.pf):
+            keeps_vfs = has(driver, Trait.MODE_UNDER_UNBOUND_VFS)
+            if keeps_vfs or wanted.eswitch_mode is None or not _all_unbound(node, action.pf):
                 raise _refused("cannot set the eswitch", error) from error
             _set_eswitch_without_vfs(node, devlink, action.pf, wanted)
 

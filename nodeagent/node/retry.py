@@ -1,4 +1,4 @@
-"""Changes that the kernel refuses for the moment only: EBUSY and EAGAIN, and nothing else.
+"""Changes that a kernel refuses for the moment only: EBUSY, EAGAIN, or what a driver says for it.
 
 A driver that resets, or whose firmware is at work, answers every request so. No event tells when
 that is over, so sending again is the look: `wait_until_clear` does it at each event and every
@@ -8,7 +8,7 @@ RETRY_INTERVAL seconds.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -39,6 +39,7 @@ def resend_busy(
     results: Sequence[OSError | None],
     sender: Sender[C],
     *stops: Watch,
+    busy: Collection[int] = BUSY_ERRORS,
 ) -> list[OSError | None]:
     """Send again what was busy, by the results so far, until it is taken; the last results.
 
@@ -47,12 +48,15 @@ def resend_busy(
     results = list(results)
 
     def look() -> list[int]:
-        busy = [at for at, error in enumerate(results) if _is_busy(error)]
-        for at, error in zip(busy, sender([changes[at] for at in busy]), strict=True):
+        again = [at for at, error in enumerate(results) if is_busy(error)]
+        for at, error in zip(again, sender([changes[at] for at in again]), strict=True):
             results[at] = error
-        return [at for at in busy if _is_busy(results[at])]
+        return [at for at in again if is_busy(results[at])]
 
-    if any(map(_is_busy, results)):
+    def is_busy(error: OSError | None) -> bool:
+        return error is not None and error.errno in busy
+
+    if any(map(is_busy, results)):
         with suppress(WaitTimeout):
             wait_until_clear(
                 look, *stops, what="devices", timeout=BUSY_TIMEOUT, resync=RETRY_INTERVAL
@@ -60,8 +64,8 @@ def resend_busy(
     return results
 
 
-def call(do: Callable[[], None]) -> None:
-    """Call `do`, and again while that is busy. OSError: its last refusal.
+def call(do: Callable[[], None], busy: Collection[int] = BUSY_ERRORS) -> None:
+    """Call `do`, and again while that is refused with one of `busy`. OSError: its last refusal.
 
     For a thread beside others: it looks at no signal, so a stop waits BUSY_TIMEOUT for it at most.
     """
@@ -73,10 +77,6 @@ def call(do: Callable[[], None]) -> None:
             return [error]
         return [None]
 
-    (refused,) = resend_busy([None], tried([None]), tried)
+    (refused,) = resend_busy([None], tried([None]), tried, busy=busy)
     if refused is not None:
         raise refused
-
-
-def _is_busy(error: OSError | None) -> bool:
-    return error is not None and error.errno in BUSY_ERRORS

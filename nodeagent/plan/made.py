@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
+from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
 from nodeagent.state.vf import VfAttributes
@@ -31,7 +32,7 @@ def once_made(want: NodeState, have: NodeState) -> NodeState:
     Nothing is known of a PF that is not bound: it is treated as one that was never touched. New VFs
     are as they start; a VF that is bound anew has no interface yet.
     """
-    pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf)) for pf in want.pfs)
+    pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf), want.driver) for pf in want.pfs)
     return replace(have, pfs=pfs)
 
 
@@ -62,17 +63,21 @@ def goes_to_legacy(want: Pf, have: Pf) -> bool:
     )
 
 
-def bindings(pf: Pf, now: Pf) -> dict[int, Binding]:
-    """How each wanted VF of `pf`, which is as in `now`, gets its driver, by index."""
-    creates = must_create(pf, now)
-    return {vf.index: _binding(pf, now, vf, None if creates else now.vf(vf.index)) for vf in pf.vfs}
+def bindings(pf: Pf, now: Pf, driver: str) -> dict[int, Binding]:
+    """How each wanted VF of `pf`, which is as in `now`, gets its driver, by index.
+
+    `driver`: that of the PF.
+    """
+    have = {} if must_create(pf, now) else {vf.index: vf for vf in now.vfs}
+    any_mac = takes_any_vf_mac(pf, driver)
+    return {vf.index: _binding(pf, now, vf, have.get(vf.index), any_mac) for vf in pf.vfs}
 
 
-def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Binding:
+def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Binding:
     """How a VF gets its driver; `have` is None for one that is yet to be made.
 
     mlx5 wants to see its VFs unbound when the eswitch's mode changes. An admin MAC reaches the
-    netdev at bind only: a VF that came up with another one is bound again.
+    netdev at bind only: a VF that came up with another one is bound again, unless it takes any.
     """
     has = NO_DRIVER if have is None else have.driver
     if want.driver is None:
@@ -83,20 +88,28 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None) -> Binding:
     if want.driver != has:
         return Binding(binds=want.driver != NO_DRIVER, unbinds=bound)
     new_mode = pf.eswitch_mode not in {None, now.eswitch_mode}
-    stale = bound and have is not None and (new_mode or _needs_another_bind(want, have))
+    needs_mac = have is not None and not any_mac and _needs_another_bind(want, have)
+    stale = bound and have is not None and (new_mode or needs_mac)
     return Binding(stale, stale)
 
 
-def keeps_another_mac(want: Vf) -> bool:
-    """A VF that had its own MAC before an administrator set another one, and was not bound since.
+def takes_any_vf_mac(pf: Pf, driver: str) -> bool:
+    """Whether an interface of its VFs takes another MAC than the admin MAC, at any time."""
+    return pf.eswitch_mode is not None and has(driver, Trait.ANY_VF_MAC)
 
-    Once an admin MAC is set, igb refuses the VF another one (EADDRNOTAVAIL), so such a VF is bound
-    with its own MAC as the admin MAC, and the real admin MAC follows.
+
+def needs_temporary_mac(pf: Pf, want: Vf, driver: str) -> bool:
+    """Whether a VF is bound with its own MAC as the admin MAC, and the real admin MAC follows.
+
+    It had its own MAC before an administrator set another one, and was not bound since. Once an
+    admin MAC is set, igb refuses the VF another one (EADDRNOTAVAIL). mlx5 does not, and makes a
+    node GUID of each admin MAC (mlx5_eswitch_set_vport_mac()), which mlx5_ib reads at the bind: a
+    temporary one would leave an RDMA device with the GUID of another MAC.
     """
     own = mac_of(want)
     if own is None or want.admin_mac is None or want.admin_mac.is_zero:
         return False
-    return own != want.admin_mac
+    return own != want.admin_mac and not takes_any_vf_mac(pf, driver)
 
 
 def mac_of(vf: Vf) -> Mac | None:
@@ -105,12 +118,12 @@ def mac_of(vf: Vf) -> Mac | None:
     return netdev.mac if netdev is not None else None
 
 
-def _made(want: Pf, have: Pf) -> Pf:
+def _made(want: Pf, have: Pf, driver: str) -> Pf:
     if must_create(want, have):
         mode = EswitchMode.LEGACY if goes_to_legacy(want, have) else have.eswitch_mode
         vfs = tuple(map(_new_vf, want.vfs))
         return replace(have, numvfs=want.numvfs, vfs=vfs, representors=(), eswitch_mode=mode)
-    how = bindings(want, have)
+    how = bindings(want, have, driver)
     return replace(have, vfs=tuple(_bound(want.vf(vf.index), vf, how) for vf in have.vfs))
 
 

@@ -45,9 +45,9 @@ from nodeagent.plan.made import (
     Binding,
     bindings,
     goes_to_legacy,
-    keeps_another_mac,
     mac_of,
     must_create,
+    needs_temporary_mac,
     once_made,
     untouched,
 )
@@ -102,7 +102,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
             todos[on.pf].add(on, each.subject, each.attribute)
     for pf in want.pfs:
         known = have.pf(pf.handle) or untouched(pf)
-        creates, how = must_create(pf, known), bindings(pf, known)
+        creates, how = must_create(pf, known), bindings(pf, known, want.driver)
         part = Part(pf, known, _pf(made, pf), want.driver, creates, how, todos[pf.handle])
         for stage, action in _pf_steps(part):
             found[stage].append(action)
@@ -206,7 +206,7 @@ def _pf_steps(part: Part) -> Iterator[Step]:
     for vf in pf.vfs:
         if part.bindings[vf.index].is_anew:
             todo.add(Target(pf.handle, vf.index), Subject.DRIVER)
-        if part.bindings[vf.index].binds and keeps_another_mac(vf):
+        if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
     if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
         # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
@@ -345,7 +345,7 @@ def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
             for name, row in rows(VfAttributes).items()
             if row.is_late and name in first
         }
-    if part.bindings[vf.index].binds and keeps_another_mac(vf):
+    if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
         first["admin_mac"], late["admin_mac"] = mac_of(vf), vf.admin_mac
     if first:
         yield StageName.VFS, SetVf(pf.handle, vf.index, **first)

@@ -220,7 +220,9 @@ class FakeRules(FakeKernel):
             return
         pf, vf = found
         if write.attribute == "mac":
-            if vf.pf_has_set_mac and write.value != vf.held.admin_mac:
+            # igb, which has no eswitch; mlx5e_set_mac() asks for no permission
+            is_refused = pf.eswitch is None and vf.pf_has_set_mac
+            if is_refused and write.value != vf.held.admin_mac:
                 raise _refusal(errno.EADDRNOTAVAIL)
             if self.igb:
                 vf.held = dataclasses.replace(vf.held, admin_mac=Mac(str(write.value)))

@@ -255,7 +255,9 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
     taken = {other.name for other in state.netdevs()} - {netdev.name}
     if action.name in taken:
         raise Refused(f"{action}: EEXIST")
+    takes_any = pf.eswitch_mode is not None and state.driver == "mlx5_core"
     wrong_mac = vf is not None and action.mac not in {None, vf.admin_mac, netdev.mac}
+    wrong_mac = wrong_mac and not takes_any
     if wrong_mac and vf is not None and vf.admin_mac is not None and not vf.admin_mac.is_zero:
         raise Refused(f"{action}: EADDRNOTAVAIL, the administrator has set {vf.admin_mac}")
     if vf is not None and action.mtu and pf.netdev and action.mtu > (pf.netdev.mtu or 0):

@@ -192,14 +192,33 @@ def test_eswitch_and_parameters(fake: FakeNode) -> None:
     assert (netdev.name, netdev.up) == ("rep1", True)
 
 
-def test_an_eswitch_that_takes_its_mode_only_without_vfs(fake: FakeNode) -> None:
+def test_an_eswitch_that_takes_its_mode_only_without_vfs(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ice: they are removed and made again, unbound as they were."""
+    monkeypatch.setattr("nodeagent.node.devices.has", lambda *_: False)
     fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
     fake.create_vfs(fake.pfs[PF1], 2)
     fake.plant(PF1, "eswitch", Fault(errno.EOPNOTSUPP, times=1))
     assert run(fake, stage(SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV))) == ()
     assert [write.value for write in fake.written("sriov_numvfs")] == ["0", "2"]
     assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV)
+
+
+@pytest.mark.parametrize(("times", "mode"), [(2, EswitchMode.SWITCHDEV), (99, EswitchMode.LEGACY)])
+def test_mlx5_means_busy_by_einval_and_keeps_its_vfs(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch, times: int, mode: EswitchMode
+) -> None:
+    """mlx5_esw_try_lock(): asked again; removing the VFs would take what legacy holds for them."""
+    monkeypatch.setattr(retry, "BUSY_TIMEOUT", 1.0)
+    fake.pfs[PF1].eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
+    fake.create_vfs(fake.pfs[PF1], 2)
+    fake.plant(PF1, "eswitch", Fault(errno.EINVAL, times=times))
+    failures = run(fake, stage(SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV)))
+    assert fake.written("sriov_numvfs") == []
+    assert fake.pfs[PF1].eswitch == EswitchAttributes(eswitch_mode=mode)
+    assert [each for each in failures if "cannot set the eswitch: EINVAL" in each] == [*failures]
+    assert bool(failures) is (mode is EswitchMode.LEGACY)
 
 
 # failures: named, and the others done

@@ -386,6 +386,19 @@ def test_another_mac_takes_another_bind(
         assert found.get("take links down", ()) == (SetLink(PF, 0, up=False),)
 
 
+def test_a_vf_of_mlx5_takes_its_own_mac_beside_the_admin_mac() -> None:
+    """An admin MAC gives its RDMA device a node GUID: a temporary one would be wrong."""
+    want = pf(vf(admin_mac=ADMIN, netdev=link("v0", mac=OWN)), eswitch_mode=EswitchMode.LEGACY)
+    found = stages(node(want), node(pf(eswitch_mode=EswitchMode.LEGACY)))
+    assert found["set VFs"] == (SetVf(PF, 0, admin_mac=ADMIN),)
+    assert "set VFs late" not in found
+    (link_action,) = found["set VF netdevs"]
+    assert isinstance(link_action, SetLink)
+    assert link_action.mac == OWN
+    have = pf(vf(admin_mac=ADMIN, netdev=link("v0", mac=ADMIN)), eswitch_mode=EswitchMode.LEGACY)
+    assert "unbind VFs" not in stages(node(want), node(have))
+
+
 def test_a_vf_of_two_macs_is_bound_with_its_own_and_told_the_other_late() -> None:
     want = vf(admin_mac=ADMIN, max_tx_rate=10, netdev=link("v0", mac=OWN))
     found = stages(node(pf(want)), node(pf()))

@@ -44,6 +44,25 @@ def test_64_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
     assert connectx.read() == before
 
 
+def test_a_vf_with_another_mac_than_its_admin_mac(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """mlx5 makes a node GUID of each admin MAC, and mlx5_ib reads it at the bind."""
+    lab.make_vfs(PF1, 2)
+    netdev = lab.name(lab.vf(PF1, 1))
+    lab.ip(f"link set {netdev} down", f"link set {netdev} address 02:bb:00:00:00:01 up")
+    before, guids = connectx.read(), node_guids(PF1)
+    assert len(set(guids)) == 2
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert connectx.read() == before
+    assert node_guids(PF1) == guids
+
+
+def node_guids(pf: str) -> list[str]:
+    """Of the RDMA devices of a PF's VFs."""
+    found = [(lab.PCI / vf).glob("infiniband/*/node_guid") for vf in lab.vfs(pf).values()]
+    return [path.read_text().strip() for paths in found for path in paths]
+
+
 def test_vfs_on_vfio(nodeagent: Nodeagent, no_vfs: None) -> None:
     """Nobody holds them: they are back on vfio-pci, with what their PF holds for them."""
     lab.make_vfs(PF1, 4)
