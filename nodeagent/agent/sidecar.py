@@ -178,8 +178,7 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
 
 def _proven(journal: Journal) -> Record | None:
     """The record of the last proof, if the node has not been rebooted since."""
-    notes = (each for each in reversed(journal.records()) if each.kind == "note")
-    found = next((each for each in notes if each.name == "ready"), None)
+    found = journal.last_note("ready")
     return found if found is not None and found.boot == machine.boot_id() else None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nodeagent.driver import blacklist, other_modules, rdma
-from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
+from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES, unasked
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
@@ -266,11 +266,9 @@ class NicDriver:
         settings = self.settings
         if settings.driver_module != "mlx5_core":
             return ()
-        others = {*settings.storage_modules, *settings.third_party_modules}
         allowed = settings.storage_modules if settings.unload_storage_modules else ()
         allowed += settings.third_party_modules if settings.unload_third_party_modules else ()
-        of_openibd = (name for name in (*BY_OPENIBD, *SOMETIMES) if name not in others)
-        return (*of_openibd, *allowed)
+        return (*unasked(settings, (*BY_OPENIBD, *SOMETIMES)), *allowed)
 
     def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
         names = tuple(of)

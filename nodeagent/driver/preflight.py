@@ -17,7 +17,7 @@ from nodeagent import hostpath
 from nodeagent.driver import blacklist, openibd, privileges, uplink, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
-from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
+from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES, unasked
 from nodeagent.errors import AgentError, WaitTimeout
 from nodeagent.kernel import modules, trial, users
 from nodeagent.kernel.events import StopSignal
@@ -27,7 +27,6 @@ from nodeagent.settings import PodLosses, Settings
 
 log = logging.getLogger(__name__)
 
-MLX5 = "mlx5_core"
 NEEDED_BYTES = 16 * 1024 * 1024
 """The space for snapshot and journal; a snapshot is well below a megabyte."""
 
@@ -92,11 +91,7 @@ class Preflight:
     @cached_property
     def ours(self) -> tuple[str, ...]:
         """The loaded modules that the restart unloads without being asked for by a setting."""
-        settings = self.settings
-        if settings.driver_module != MLX5:
-            return tuple(m for m in (settings.driver_module,) if m in self.loaded)
-        others = {*settings.storage_modules, *settings.third_party_modules}
-        return tuple(m for m in BY_OPENIBD if m in self.loaded and m not in others)
+        return tuple(m for m in unasked(self.settings) if m in self.loaded)
 
     @cached_property
     def dependents(self) -> dict[str, str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from nodeagent.settings import Settings
+
 DOCA_OFED: Final = "25.10"
 """The release whose openibd this list was read from."""
 
@@ -25,3 +27,14 @@ module of DOCA-OFED depends, go with those that use them."""
 
 SOMETIMES: Final = ("scsi_transport_srp", "cls_flower")
 """Those that it unloads where they are DOCA-OFED's own; that they are in use does not stop it."""
+
+
+def unasked(settings: Settings, listed: tuple[str, ...] = BY_OPENIBD) -> tuple[str, ...]:
+    """The modules of `listed` that a restart unloads without being allowed to by a setting.
+
+    Storage and other vendors' modules go with their settings only, though openibd knows some.
+    """
+    if settings.driver_module != "mlx5_core":
+        return (settings.driver_module,)
+    others = {*settings.storage_modules, *settings.third_party_modules}
+    return tuple(module for module in listed if module not in others)

@@ -80,12 +80,17 @@ class _Look:
     def held_by_vfio(self) -> Iterator[tuple[str, users.User]]:
         """VFs, as they are named in messages, and the processes that have them open."""
         for pf in self._tree.physical_functions(self.settings.driver_module):
-            vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
-            for index, vf in sorted(vfs.items()):
-                bound = self._tree.driver(*pf.beside(vf)) or ""
+            for index, device, bound in self._vfs(pf):
                 if "vfio" in bound:
-                    for user in self._users_of(*pf.beside(vf)):
-                        yield f"{pf} vf {index} ({vf}, {bound})", user
+                    for user in self._users_of(*device):
+                        yield f"{pf} vf {index} ({device.name}, {bound})", user
+
+    def _vfs(self, pf: DeviceHandle) -> Iterator[tuple[int, DeviceHandle, str]]:
+        """A PF's VFs that are devices: index, function, and the driver it is bound to."""
+        vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
+        for index, vf in sorted(vfs.items()):
+            device = pf.beside(vf)
+            yield index, device, self._tree.driver(*device)
 
     def findings(self) -> Iterator[Finding]:
         """VFs that were passed through, vDPA devices, then VFs in pods."""
@@ -93,18 +98,15 @@ class _Look:
         away: dict[DeviceHandle, str] = {}
         for pf in self._tree.physical_functions(driver):
             given: dict[str, Sequence[users.User]] = {}
-            vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
-            for index, vf in sorted(vfs.items()):
-                device = pf.beside(vf)
-                bound = self._tree.driver(*device)
+            for index, device, bound in self._vfs(pf):
                 if bound in PASSED_THROUGH:
-                    given[f"{index} ({vf}, {bound}"] = self._users_of(*device)
+                    given[f"{index} ({device.name}, {bound}"] = self._users_of(*device)
                 elif bound == driver and self._has_no_interface(*device):
-                    away[device] = f"{pf} vf {index} ({vf})"
+                    away[device] = f"{pf} vf {index} ({device.name})"
             if given:
                 yield self._given(str(pf), given)
-            for device in (pf, *map(pf.beside, vfs.values())):
-                yield from self._vdpa(device)
+        for device in self._own_functions():
+            yield from self._vdpa(device)
         yield from self._in_namespaces(away)
 
     def _vdpa(self, device: DeviceHandle) -> Iterator[Finding]:
@@ -208,7 +210,7 @@ class _Look:
         """All PFs and their VFs."""
         for pf in self._tree.physical_functions(self.settings.driver_module):
             yield pf
-            yield from map(pf.beside, self._tree.functions(*pf).values())
+            yield from (device for _, device, _ in self._vfs(pf))
 
     def _has_no_interface(self, bus: str, device: str) -> bool:
         """Whether an Ethernet function has no interface; on InfiniBand ib_ipoib creates them."""

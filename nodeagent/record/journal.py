@@ -183,6 +183,11 @@ class Journal:
                 log.debug("%s: %d lines are not records", path, parsed.count(None))
         return tuple(found)
 
+    def last_note(self, name: str) -> Record | None:
+        """The newest note of that name on record."""
+        notes = (each for each in reversed(self.records()) if each.kind == RecordKind.NOTE)
+        return next((each for each in notes if each.name == name), None)
+
     def _load(self, path: Path) -> Snapshot | None:
         data = durable.read_own(path)
         return None if data is None else unseal(data, str(path), sealed=True)
