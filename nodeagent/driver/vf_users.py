@@ -118,7 +118,12 @@ class _Look:
         named = [each.name for each in self._tree.device(*device).glob("vdpa*")]
         if not named:
             return
-        if holders := [user for user in self._users_of(*device) if _VHOST_VDPA in str(user)]:
+        holders = [
+            user
+            for user in self._users_of(*device)
+            if any(_VHOST_VDPA in path for path in user.holds)
+        ]
+        if holders:
             yield Finding(
                 Check.VFS,
                 f"{device}: its vDPA device is in use: {', '.join(map(str, holders))}",

@@ -55,12 +55,12 @@ log = logging.getLogger(__name__)
 class Step:
     """What a performer takes beside its actions: `lost` are the targets that failed before.
 
-    The performer waits for none of those that has no driver.
+    The performer waits for none of those that has no driver. `first` are the VFs to bind first.
     """
 
     attempt: Attempt
     watches: tuple[Watch, ...]
-    stages: Sequence[Stage]
+    first: frozenset[Target]
     lost: set[Target]
     arrivals: Arrivals
 
@@ -76,15 +76,17 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
     """
     node = attempt.node
     failures: Failures = []
+    first = urgent(node, stages)
     with watching(node) as watches, Arrivals(attempt, stages, watches) as arrivals:
-        for planned in put_first(stages, urgent(node, stages)):
+        arrivals.put_first(first)
+        for planned in put_first(stages, first):
             stage = attempt.takings.spared(node, planned)
             if node.stop is not None:
                 node.stop.drain()
             began = time.monotonic()
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
             lost = {target for target, _ in failures}
-            failed = _perform_stage(Step(attempt, watches, stages, lost, arrivals), stage)
+            failed = _perform_stage(Step(attempt, watches, first, lost, arrivals), stage)
             failures += failed
             _note_set_up(attempt, stage, {target for target, _ in failed})
             for _, text in failed:
@@ -123,15 +125,12 @@ def _perform_stage(step: Step, stage: Stage) -> Failures:
 def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     """VFs move into their pods while others are still being bound."""
     node, arrivals = step.attempt.node, step.arrivals
-    binds = any(isinstance(action, BindVf) for action in actions)
-    moves = arrivals.expected and binds
-    first = urgent(node, step.stages) if binds else frozenset[Target]()
-    arrivals.put_first(first)
+    moves = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
     # a stop is heeded between stages and in waits: what is being written is finished
     events = tuple(watch for watch in step.watches if watch is not node.stop)
     meanwhile = arrivals.move_settled if moves else _nothing
     failures = write_devices(
-        step.attempt, actions, meanwhile, events if moves else (), urgent=first
+        step.attempt, actions, meanwhile, events if moves else (), urgent=step.first
     )
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
     return failures + await_functions(node, counts, step.watches)
