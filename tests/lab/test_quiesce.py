@@ -28,6 +28,22 @@ def phases(nodeagent: Nodeagent) -> dict[str, float]:
     }
 
 
+def numvfs_at_the_unload() -> Path:
+    """The file that has how many VFs each PF has when openibd begins to unload: `2 0`."""
+    there = lab.RUN / "vfs"
+    counts = " ".join(f"{PCI}/{pf}/sriov_numvfs" for pf in (PF1, PF2))
+    lab.hook("pre-stop", f"cat {counts} | xargs >{there}")
+    return there
+
+
+def check_all_but_the_one_on_vfio(before: State) -> None:
+    """All is as before, with VF 1 of the first PF on vfio-pci."""
+    now = lab.read()
+    assert now[PF2] == before[PF2]
+    assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
+    assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
+
+
 @pytest.mark.parametrize("parallel", [16, 1])
 def test_the_window_is_as_short_as_firmware_lets_it_be(
     nodeagent: Nodeagent, no_vfs: None, parallel: int
@@ -65,9 +81,7 @@ def test_a_pf_with_a_vf_that_is_open_keeps_its_vfs_until_the_unload(
     before = lab.read()
     held = lab.vf(PF1, 1)
     lab.give_to("vfio-pci", held)
-    there = lab.RUN / "vfs"
-    counts = " ".join(f"{PCI}/{pf}/sriov_numvfs" for pf in (PF1, PF2))
-    lab.hook("pre-stop", f"cat {counts} | xargs >{there}")
+    there = numvfs_at_the_unload()
     lab.put_other_build_on_disk()
     nodeagent.call("reload")  # the first one makes files that are there afterwards
     lab.put_other_build_on_disk()
@@ -91,10 +105,7 @@ def test_a_pf_with_a_vf_that_is_open_keeps_its_vfs_until_the_unload(
         holder.wait()
     assert f"pci/{PF1} keeps its VFs until the unload: {held}: sleep (pid {holder.pid}" in run.log
     assert there.read_text() == "2 0\n"
-    now = lab.read()
-    assert now[PF2] == before[PF2]
-    assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
-    assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
+    check_all_but_the_one_on_vfio(before)
 
 
 def test_a_pf_with_a_vf_that_may_be_open_keeps_its_vfs_until_the_unload(
@@ -106,9 +117,7 @@ def test_a_pf_with_a_vf_that_may_be_open_keeps_its_vfs_until_the_unload(
     before = lab.read()
     passed_through = lab.vf(PF1, 1)
     lab.give_to("vfio-pci", passed_through)
-    there = lab.RUN / "vfs"
-    counts = " ".join(f"{PCI}/{pf}/sriov_numvfs" for pf in (PF1, PF2))
-    lab.hook("pre-stop", f"cat {counts} | xargs >{there}")
+    there = numvfs_at_the_unload()
     lab.put_other_build_on_disk()
     alone = ("unshare", "--pid", "--fork", "--mount-proc", "nodeagent", "reload")
     run = nodeagent.start_command(*alone, POD_LOSSES="accept")
@@ -116,10 +125,7 @@ def test_a_pf_with_a_vf_that_may_be_open_keeps_its_vfs_until_the_unload(
     said = f"pci/{PF1} keeps its VFs until the unload: {passed_through} is bound to vfio-pci"
     assert said in run.log
     assert there.read_text() == "2 0\n"
-    now = lab.read()
-    assert now[PF2] == before[PF2]
-    assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
-    assert lab.driver(lab.vf(PF1, 1)) == "vfio-pci"
+    check_all_but_the_one_on_vfio(before)
 
 
 @pytest.mark.parametrize("switch", ["fail=refuse", "nothing=1", "fail=unload"])
