@@ -70,6 +70,20 @@ def dcb(pf: str) -> State:
     return {word: json.loads(lab.sh(f"dcb -j {word} show dev {lab.name(pf)}")) for word in words}
 
 
+def reset_dcb(pf: str) -> None:
+    """Write a port's registers as firmware has them at power on: they outlast the driver."""
+    port = f"dev {lab.name(pf)}"
+    for command in (
+        f"app flush {port}",
+        f"pfc set {port} prio-pfc all:off delay 7",
+        f"buffer set {port} prio-buffer all:0",
+        f"buffer set {port} buffer-size 0:262080 1:0",
+        f"maxrate set {port} tc-maxrate all:0gbit",
+        f"ets set {port} tc-bw all:0 tc-tsa all:vendor prio-tc 0:1 1:0 4:4",
+    ):
+        lab.sh(f"dcb {command}")
+
+
 def rdma() -> State:
     """The name of each function's RDMA device."""
     found = lab.PCI.glob("*/infiniband/*")

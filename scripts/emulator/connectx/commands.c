@@ -686,6 +686,25 @@ static uint8_t query_nic_vport(Fn *fn)
     return OK;
 }
 
+/*
+ * The eswitch's manager asks to hear of a change, for once, after it has looked at the port
+ * (esw_vport_change_handle_locked()). What changed between its look and its question is told at
+ * once: a multicast address of a VF that came just then would never be passed on to the VF.
+ */
+static void tell_of_change(Pf *pf, Vport *v, uint16_t n)
+{
+    uint8_t data[28] = {};
+
+    if (!v->unseen || !GET(nic_vport_context, v->nic, arm_change_event)) {
+        return;
+    }
+    stw_be_p(data + 2, n);
+    if (event(&pf->fn, EVENT_NIC_VPORT, 0, data)) {
+        SET(nic_vport_context, v->nic, arm_change_event, 0);
+        v->unseen = false;
+    }
+}
+
 static uint8_t modify_nic_vport(Fn *fn)
 {
     uint16_t n;
@@ -735,15 +754,8 @@ static uint8_t modify_nic_vport(Fn *fn)
     changed |= CHOSEN(promisc);
 #undef COPY
 #undef CHOSEN
-    /* The eswitch's manager asked, for once, to hear of a change. */
-    if (changed && n == fn->vport && GET(nic_vport_context, v->nic, arm_change_event)) {
-        uint8_t data[28] = {};
-
-        stw_be_p(data + 2, n);
-        if (event(&fn->pf->fn, EVENT_NIC_VPORT, 0, data)) {
-            SET(nic_vport_context, v->nic, arm_change_event, 0);
-        }
-    }
+    v->unseen |= changed && n == fn->vport;
+    tell_of_change(fn->pf, v, n);
     return OK;
 }
 

@@ -197,6 +197,7 @@ typedef struct Vport {
     uint8_t *cap[CAP_TYPES];    /* set with other_function: the function's limits */
     bool enabled;               /* ENABLE_HCA, by the PF */
     uint8_t sf_state;           /* enum mlx5_ifc_vhca_state */
+    bool unseen;                /* a change of nic that came while nobody had asked to hear of it */
     bool sf_armed;
     uint32_t sf_number;         /* the user's */
     uint32_t acl[2];            /* root tables: egress, ingress */

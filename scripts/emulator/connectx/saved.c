@@ -267,6 +267,7 @@ static void pass_pf(Stream *s, Pf *pf)
         PASS(s, v->mtu);
         PASS(s, v->enabled);
         PASS(s, v->sf_state);
+        PASS(s, v->unseen);
         PASS(s, v->sf_armed);
         PASS(s, v->sf_number);
         PASS(s, v->acl);

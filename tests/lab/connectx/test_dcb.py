@@ -35,21 +35,12 @@ def set_up(pf: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _without() -> Iterator[None]:
-    """A port's registers outlast the driver: they are written as they were."""
     lab.clean("A")
     before = {pf: connectx.dcb(pf) for pf in (PF1, PF2)}
     yield
     lab.clean("A")
     for pf in (PF1, PF2):
-        lab.sh(f"dcb app flush dev {lab.name(pf)}")
-        dcb(
-            pf,
-            "pfc set prio-pfc all:off delay 7",
-            "buffer set prio-buffer all:0",
-            "buffer set buffer-size 0:262080 1:0",
-            "maxrate set tc-maxrate all:0gbit",
-            "ets set tc-bw all:0 tc-tsa all:vendor prio-tc 0:1 1:0 4:4",
-        )
+        connectx.reset_dcb(pf)
     assert {pf: connectx.dcb(pf) for pf in (PF1, PF2)} == before
 
 

@@ -83,6 +83,7 @@ def transfer(sender: str, receiver: str, address: str) -> None:
     Path("/run/client.py").write_text(CLIENT)
     lab.sh(
         f"coproc ip netns exec {receiver} python3 /run/server.py {address};"
+        "trap 'kill ${COPROC_PID:-} 2>/dev/null || true' EXIT;"
         f'read -r _ <&"${{COPROC[0]}}"; ip netns exec {sender} python3 /run/client.py {address}'
     )
 
@@ -287,7 +288,9 @@ def test_dcb_is_read_back_as_it_was_written() -> None:
     dcb("app", "add dscp-prio 24:3")
     assert "CS3:3" in dcb("app")
     dcb("app", "del dscp-prio 24:3")
-    dcb("pfc", "set prio-pfc 3:off")
+    connectx.reset_dcb(PF1)
+    assert "0:262080b 1:0b" in dcb("buffer")
+    assert "2:0bit" in dcb("maxrate")
 
 
 # ---- LAG, RDMA, devlink -------------------------------------------------------------------------
