@@ -55,6 +55,10 @@ class Sysfs:
         """Whether there is a vDPA device (drivers/vdpa/vdpa.c) on this node."""
         return any((self.root / "bus/vdpa/devices").glob("*"))
 
+    def has_driver(self, bus: str, driver: str) -> bool:
+        """Whether a driver of the bus is registered: its module is loaded."""
+        return (self.root / "bus" / bus / "drivers" / driver).is_dir()
+
     def physical_functions(self, driver: str) -> tuple[DeviceHandle, ...]:
         """Each device, sorted, that is bound to `driver` that is not itself a VF."""
         found = []

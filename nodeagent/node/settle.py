@@ -13,6 +13,7 @@ from nodeagent.kernel.events import LinkWatch, UdevWatch, Watch, wait_until_clea
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
+from nodeagent.node.devices import write_devices
 from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
@@ -27,6 +28,7 @@ from nodeagent.node.locate import (
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
 from nodeagent.node.takings import Takings
+from nodeagent.plan.actions import BindPf
 from nodeagent.record.gaps import Moment
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Target
 
@@ -70,11 +72,35 @@ def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]
 
 
 def wait_for_pfs(node: Node, state: NodeState) -> None:
-    """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it."""
-    probe_again(node)
+    """Wait until every PF of `state` is bound and its netdev settled; WaitTimeout names it.
+
+    A PF without its driver is probed once more at once: firmware refused the first probe, or did
+    not answer, and the kernel does not repeat one. A PF that fails again is not waited for: the
+    restore tries it a last time, and says what failed.
+    """
     targets = [Target(pf.handle) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
-        wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout)
+        lost = _probe_unbound(node, state, watches)
+        probe_again(node)
+        wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout, lost=lost)
+
+
+def _probe_unbound(node: Node, state: NodeState, watches: tuple[Watch, ...]) -> set[Target]:
+    """Probe each PF that is there and has no driver; return those that have none afterwards."""
+    unbound = [
+        BindPf(pf.handle, state.driver)
+        for pf in state.pfs
+        if node.sysfs.exists(*pf.handle)
+        and node.sysfs.driver(*pf.handle) == NO_DRIVER
+        and node.sysfs.has_driver(pf.handle.bus, state.driver)
+    ]
+    if unbound:
+        names = ", ".join(str(action.pf) for action in unbound)
+        log.warning("the driver is loaded but not bound to %s: probing once more", names)
+    failures = write_devices(Attempt(node), unbound, watches=watches)
+    for _, text in failures:
+        log.warning("%s", text)
+    return {target for target, _ in failures}
 
 
 def wait_settled(

@@ -22,6 +22,7 @@ from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pa
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2, ZERO
 from tests.support.fake_node import FakeNode, FakeRtnl, fake_node
+from tests.support.fake_rules import Fault
 from tests.support.fake_sysctls import DEFAULTS
 
 HANDLE = DeviceHandle("pci", PF1)
@@ -337,6 +338,29 @@ def test_the_one_that_does_not_come_back_is_named(fake: FakeNode) -> None:
         wait_for_pfs(fake.node(PATIENT), state)
     assert caught.value.missing == ("pci/0000:02:00.0: no network interface",)
     assert "PFs" in caught.value.message
+
+
+def test_a_pf_whose_probe_failed_is_probed_once_more(fake: FakeNode) -> None:
+    """What firmware refused once; the wait is not spent on it."""
+    for pf in (PF1, PF2):
+        fake.add_pf(pf)
+    state = observed(fake)
+    fake.release("pci", PF2)
+    node = fake.node(PATIENT)
+    wait_for_pfs(node, state)
+    assert [pf.netdev.name for pf in observe(node).pfs if pf.netdev] == ["ens1np0", "ens2np0"]
+
+
+def test_a_pf_whose_probe_fails_again_is_not_awaited(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pf in (PF1, PF2):
+        fake.add_pf(pf)
+    state = observed(fake)
+    fake.release("pci", PF2)
+    fake.plant(PF2, "drivers_probe", Fault())
+    wait_for_pfs(fake.node(PATIENT), state)
+    assert "pci/0000:02:00.0: is bound to none, not to mlx5_core" in caplog.text
 
 
 def test_a_pf_that_never_had_an_interface_is_not_awaited(fake: FakeNode) -> None:

@@ -149,7 +149,8 @@ def test_salvage_waits_for_pfs_first(fake: FakeNode, settings: Settings) -> None
     taken = snapshot(fake, settings)
     fake.remove_vfs(fake.pfs[PF1])
     fake.release("pci", PF1)
-    fake.later(2, lambda: fake.attach(PF1, "mlx5_core"))
+    fake.delays.netdev = 2
+    fake.attach(PF1, "mlx5_core")
     salvaged(fake, settings, Driver(), taken)
     assert ("vfs-back", {}) in notes(settings)
 

@@ -18,7 +18,10 @@ from tests.support.lab import PF1, PF2, Gate, Nodeagent, Started, State
 
 PF, VF1 = 0, 2
 """vports, as commands are sent for: by a PF itself, by its VF 1."""
+LOAD = "load"
+"""The stage whose fault is set while no driver is loaded."""
 STAGES = {
+    LOAD: (0, connectx.INIT_HCA, PF, BAD_PARAM),
     "create VFs": (0, connectx.ENABLE_HCA, PF, BAD_PARAM),
     "create VFs, switchdev": (1, connectx.ENABLE_HCA, PF, BAD_PARAM),
     "bind VFs, enable": (0, connectx.ENABLE_HCA, VF1, BAD_PARAM),
@@ -28,6 +31,8 @@ STAGES = {
 }
 """A PF, a command of that stage, who sends it, and the status."""
 HANGS = {
+    LOAD: (0, connectx.INIT_HCA, PF),
+    "prepare PFs": (0, connectx.MODIFY_NIC_VPORT_CONTEXT, PF),
     "create VFs": (0, connectx.ENABLE_HCA, PF),
     "create VFs, the FDB": (1, connectx.CREATE_FLOW_TABLE, PF),
     "bind VFs": (0, connectx.INIT_HCA, VF1),
@@ -56,15 +61,17 @@ def its_card() -> Iterator[Card]:
         yield held
 
 
-def reload_with(nodeagent: Nodeagent, held: Card, pf: int, opcode: int, **fault: int) -> Started:
-    """A reload whose new driver is loaded when the fault is set; its end."""
-    return reload_while(nodeagent, lambda: held.fail(pf, opcode, **fault))
+def reload_with(
+    nodeagent: Nodeagent, held: Card, pf: int, opcode: int, *, stage: str = "", **fault: int
+) -> Started:
+    """A reload whose new driver is loaded, or with LOAD about to be, when the fault is set."""
+    return reload_while(nodeagent, lambda: held.fail(pf, opcode, **fault), stage)
 
 
-def reload_while(nodeagent: Nodeagent, do: Callable[[], None]) -> Started:
+def reload_while(nodeagent: Nodeagent, do: Callable[[], None], stage: str = "") -> Started:
     lab.put_other_build_on_disk()
     with Gate("loaded") as gate:
-        lab.hook("post-start", gate.script)
+        lab.hook("pre-start" if stage == LOAD else "post-start", gate.script)
         reload = nodeagent.start("reload")
         gate.wait()
         lab.settle()
@@ -86,7 +93,7 @@ def test_a_command_fails(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     """Once: mended within the same start, or named, and by the next one."""
     pf, opcode, vport, status = STAGES[stage]
     before = connectx.LOG.stat().st_size
-    reload = reload_with(nodeagent, its_card, pf, opcode, status=status, vport=vport)
+    reload = reload_with(nodeagent, its_card, pf, opcode, stage=stage, status=status, vport=vport)
     said = connectx.LOG.read_text(errors="replace")[before:].splitlines()
     assert [line for line in said if "BAD_PARAM" in line.split()], "the fault was not met"
     its_card.mend()
@@ -105,10 +112,15 @@ def test_a_command_hangs(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     """Once, for longer than the driver waits: said meanwhile, and mended within the same start."""
     pf, opcode, vport = HANGS[stage]
     before = connectx.LOG.stat().st_size
-    reload = reload_while(nodeagent, lambda: its_card.hang(pf, opcode, vport=vport))
+    reload = reload_while(nodeagent, lambda: its_card.hang(pf, opcode, vport=vport), stage)
     its_card.mend()
     assert "HELD" in {each.status for each in connectx.asked(before)}, "the fault was not met"
-    assert re.search(f"waiting for the kernel, 1[01] s so far.*pci/0000:01:00.{pf}", reload.log)
+    if stage == LOAD:  # openibd waits
+        assert seconds(reload, "restart done  step=restart") > 60
+    elif stage == "prepare PFs":  # a PF that is set up
+        assert seconds(reload, "prepare PFs: 2 actions") > 60
+    else:
+        assert re.search(f"waiting for the kernel, 1[01] s so far.*pci/0000:01:00.{pf}", reload.log)
     assert reload.process.returncode == 0
     assert connectx.read() == scene
 
@@ -155,6 +167,28 @@ def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
     assert nodeagent.open_snapshot.exists()
     nodeagent.call("reload")
     assert lab.loaded() != running
+    assert connectx.read() == scene
+
+
+def test_a_pf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
+    """It is probed again twice, and named; the other PF is as before, and nothing is waited for."""
+    began = time.monotonic()
+    reload = reload_with(
+        nodeagent,
+        its_card,
+        0,
+        connectx.INIT_HCA,
+        stage=LOAD,
+        status=BAD_PARAM,
+        vport=PF,
+        count=1000,
+    )
+    assert reload.process.returncode == 1
+    assert time.monotonic() - began < 60
+    assert f"pci/{PF1}: is bound to none, not to mlx5_core" in reload.log.partition("error: ")[2]
+    assert lab.read()[PF2] == scene["devices"][PF2]
+    its_card.mend()
+    nodeagent.call("reload")
     assert connectx.read() == scene
 
 
