@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError
+from nodeagent.kernel.modules import is_loaded
 from nodeagent.machine import boot_id, machine_id
 from nodeagent.node.namespaces import children_elsewhere
 from nodeagent.node.node import Node
@@ -66,6 +67,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
     for line in given_anew(state):
         log.info("%s: they will be other ones after a reload", line)
+    if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():
+        log.warning("defaults for RoCE (mode, ToS) are not known: configfs is not mounted")
     stacked = state.stack.lost if state.stack is not None else ()
     for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)

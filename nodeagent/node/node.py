@@ -18,6 +18,7 @@ from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import AddressWatch, StopSignal, Watch
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.rdma import Rdma
+from nodeagent.kernel.roce import RoceDefaults
 from nodeagent.kernel.rtnl import Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
@@ -63,6 +64,12 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
         self.ethtool.close()
+
+    @property
+    def roce(self) -> RoceDefaults:
+        """configfs here, or where the host's init has it."""
+        config = "kernel/config/rdma_cm"
+        return RoceDefaults((self.sysfs.root / config, self.proc / "1/root/sys" / config))
 
     @property
     def stops(self) -> tuple[Watch, ...]:

@@ -166,7 +166,10 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         ethtool=node.ethtool.settings(indexes),
         dcb=_dcb(node, devices, pfs),
         sysctls=sysctls,
-        rdma=rdma_devices(node, devices),
+        rdma={
+            device: each if each.soft else dataclasses.replace(each, roce=node.roce.read(each.name))
+            for device, each in rdma_devices(node, devices).items()
+        },
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, _with_functions(node, pfs)),
     )

@@ -21,7 +21,7 @@ from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rates import set_rates
-from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices
+from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices, set_roce
 from nodeagent.node.settle import await_functions, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
@@ -39,6 +39,7 @@ from nodeagent.plan.actions import (
     SetLink,
     SetRates,
     SetRdma,
+    SetRoce,
     SetSysctls,
     SetVf,
     Stage,
@@ -160,6 +161,7 @@ PERFORMERS: Final = (
             step.attempt.node, actions, step.watches, step.lost
         ),
     ),
+    _row((SetRoce,), lambda step, actions: set_roce(step.attempt.node, actions)),
     _row((MoveRdma,), lambda step, actions: move_rdma_devices(step.attempt.node, actions)),
     _row(
         (SetLink,), lambda step, actions: set_links(step.attempt, actions, step.watches, step.lost)

@@ -12,7 +12,7 @@ from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of, timed_out
 from nodeagent.node.locate import device_of, is_bound, rdma_names
 from nodeagent.node.node import Node
-from nodeagent.plan.actions import MoveRdma, SetRdma
+from nodeagent.plan.actions import MoveRdma, SetRdma, SetRoce
 from nodeagent.plan.plan import TEMPORARY_NAME
 from nodeagent.state.model import Target
 
@@ -54,6 +54,25 @@ def name_rdma_devices(
         for (target, _, name), error in zip(moves, results, strict=True)
         if error is not None
     ]
+
+
+def set_roce(node: Node, actions: Sequence[SetRoce]) -> Failures:
+    """Set the defaults of ports that have others. A device that is not there is left out."""
+    failures: Failures = []
+    for action in actions:
+        if (now := node.roce.read(action.name)) is None:
+            continue
+        others = {each.port for each in now}
+        for port in action.ports:
+            if port in now or (port.is_fresh and port.port not in others):
+                continue
+            try:
+                node.roce.write(action.name, port)
+            except OSError as error:
+                target = target_of(action)
+                what = f"cannot set port {port.port} of {action.name} to {port.words()}"
+                failures.append((target, f"{target}: {what}: {reason(error)}"))
+    return failures
 
 
 def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:

@@ -80,12 +80,12 @@ def wait_for_pfs(node: Node, state: NodeState) -> None:
     """
     targets = [Target(pf.handle) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
-        lost = _probe_unbound(node, state, watches)
+        lost = _probe_unbound(node, state)
         probe_again(node)
         wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout, lost=lost)
 
 
-def _probe_unbound(node: Node, state: NodeState, watches: tuple[Watch, ...]) -> set[Target]:
+def _probe_unbound(node: Node, state: NodeState) -> set[Target]:
     """Probe each PF that is there and has no driver; return those that have none afterwards."""
     unbound = [
         BindPf(pf.handle, state.driver)
@@ -97,7 +97,7 @@ def _probe_unbound(node: Node, state: NodeState, watches: tuple[Watch, ...]) -> 
     if unbound:
         names = ", ".join(str(action.pf) for action in unbound)
         log.warning("the driver is loaded but not bound to %s: probing once more", names)
-    failures = write_devices(Attempt(node), unbound, watches=watches)
+    failures = write_devices(Attempt(node), unbound, watches=node.stops)
     for _, text in failures:
         log.warning("%s", text)
     return {target for target, _ in failures}

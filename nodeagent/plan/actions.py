@@ -15,6 +15,7 @@ from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Param, Port, Setting
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
+from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import Stacked
 from nodeagent.state.sysctls import Sysctl
 from nodeagent.state.vf import VfAttributes
@@ -194,6 +195,16 @@ class MoveVf:
 
 
 @dataclass(frozen=True)
+class SetRoce:
+    """Ensure the defaults for RoCE of a function's RDMA device, called `name`: of these ports."""
+
+    pf: DeviceHandle
+    index: int | None
+    name: str
+    ports: tuple[RocePort, ...]
+
+
+@dataclass(frozen=True)
 class MoveRdma:
     """Ensure that a VF's RDMA device, called `name`, is in a network namespace (exclusive mode)."""
 
@@ -231,6 +242,7 @@ Action = (
     | SetEthtool
     | SetSysctls
     | SetRdma
+    | SetRoce
     | MoveVf
     | MoveRdma
     | InPod

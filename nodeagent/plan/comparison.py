@@ -18,12 +18,14 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
 from nodeagent.plan import dcb, ethtool, rates, rdma, sysctls
+from nodeagent.plan.actions import SetRoce
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import Inside, Netdev, NodeState, Pf, Target, Vf
+from nodeagent.state.roce import fresh_port
 from nodeagent.state.vf import VfAttributes
 
 
@@ -199,6 +201,18 @@ def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
     for _, each in rdma.actions(want, have):
         on = Target(each.pf, each.index)
         yield _difference(on, Subject.RDMA, "rdma", each.name, each.now or "missing")
+    for action in rdma.roce(want, have):
+        for port in action.ports:
+            on, now = Target(action.pf, action.index), _roce_now(have, action, port.port)
+            yield _difference(on, Subject.RDMA, f"roce port {port.port}", port.words(), now)
+
+
+def _roce_now(have: NodeState, action: SetRoce, number: int) -> str:
+    known = rdma.device(have, action.pf, action.index)
+    if known is None:
+        return "missing"
+    ports = {port.port: port for port in known.roce or ()}
+    return ports.get(number, fresh_port(number)).words()
 
 
 def _of_rows(

@@ -28,6 +28,7 @@ from nodeagent.plan.actions import (
     SetParam,
     SetRates,
     SetRdma,
+    SetRoce,
     SetSysctls,
     SetVf,
     Stage,
@@ -133,9 +134,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = "; ".join(
                 sysctl_commands(action.values, _name(action.pf, action.index, want, known))
             )
-        case SetRdma():
-            there = f'"$(ls /sys/bus/{action.pf.bus}/devices/{action.address}/infiniband)"'
-            text = f"rdma dev set {action.now or there} name {action.name}"
+        case SetRdma() | SetRoce():
+            text = "; ".join(_rdma_commands(action))
         case MoveVf():
             text = move_line(action)
         case MoveRdma():
@@ -143,6 +143,19 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case InPod():
             text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
     return text
+
+
+def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:
+    if isinstance(action, SetRdma):
+        there = f'"$(ls /sys/bus/{action.pf.bus}/devices/{action.address}/infiniband)"'
+        yield f"rdma dev set {action.now or there} name {action.name}"
+        return
+    group = f"/sys/kernel/config/rdma_cm/{action.name}"
+    yield f"mkdir {group}"
+    for port in action.ports:
+        to = f"{group}/ports/{port.port}/default_roce"
+        yield f"echo '{port.mode}' >{to}_mode; echo {port.tos} >{to}_tos"
+    yield f"rmdir {group}"
 
 
 def _inside(want: NodeState) -> Known:

@@ -110,6 +110,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
         _freed_names(want, have, made),
         _sysctls(want, have, made, then),
         rdma.actions(want, have),
+        ((StageName.ROCE, action) for action in rdma.roce(want, have)),
         stack_actions(want, have),
         pod_actions(want, made, lambda pf, vf: _pf(made, pf).vf(vf.index), link_changes),
     ):

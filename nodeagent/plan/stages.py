@@ -96,6 +96,7 @@ class StageName(StrEnum):
         "name RDMA devices",
         "mlx5_ib makes its device after the function is bound; udev names it",
     )
+    ROCE = "set RoCE defaults", "by the name that the RDMA device has by then; of every namespace"
     RDMA_MOVES = "move RDMA devices", "after its interface, and by the name that it has there"
     VFS_LATE = (
         "set VFs late",

@@ -28,6 +28,7 @@ from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
+from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import Stack
 from nodeagent.state.sysctls import Sysctl, check_sysctls
 from nodeagent.state.vf import VfAttributes
@@ -155,10 +156,14 @@ class Inside:
 
 @dataclass(frozen=True)
 class RdmaDevice:
-    """A function's RDMA device; `soft`: one in software (rdma_rxe) on its netdev."""
+    """A function's RDMA device; `soft`: one in software (rdma_rxe) on its netdev.
+
+    `roce` holds the ports whose defaults for RoCE are not those of a fresh device, by number.
+    """
 
     name: str
     soft: bool = False
+    roce: tuple[RocePort, ...] | None = None
 
     def __post_init__(self) -> None:
         if not _RDMA.fullmatch(self.name):

@@ -26,6 +26,7 @@ from nodeagent.plan.actions import (
     SetParam,
     SetRates,
     SetRdma,
+    SetRoce,
     SetSysctls,
     SetVf,
     Stage,
@@ -172,6 +173,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_ethtool(pf, action)
         case SetRdma():
             return _set_rdma(pf, action)
+        case SetRoce():
+            return _set_roce(pf, action)
         case SetSysctls():
             return _set_sysctls(state, pf, action)
     raise AssertionError(action)
@@ -301,13 +304,27 @@ def _set_rates(pf: Pf, action: SetRates) -> Pf:
 
 
 def _set_rdma(pf: Pf, action: SetRdma) -> Pf:
-    """It came with its function, or is there."""
-    if action.index is None:
-        return dataclasses.replace(pf, rdma=RdmaDevice(action.name))
-    vf = _vf(pf, action.index)
-    if vf.driver == NO_DRIVER:
+    """It came with its function, with the defaults of a fresh device, or is there."""
+    holder = pf if action.index is None else _vf(pf, action.index)
+    if isinstance(holder, Vf) and holder.driver == NO_DRIVER:
         raise Refused(f"{action}: ENODEV, its function is not bound")
-    return _with_vf(pf, dataclasses.replace(vf, rdma=RdmaDevice(action.name)))
+    made = dataclasses.replace(holder.rdma or RdmaDevice("new", roce=()), name=action.name)
+    return _with_rdma(pf, holder, made)
+
+
+def _set_roce(pf: Pf, action: SetRoce) -> Pf:
+    holder = pf if action.index is None else _vf(pf, action.index)
+    if holder.rdma is None or holder.rdma.name != action.name or holder.rdma.roce is None:
+        raise Refused(f"{action}: ENODEV, there is no such device")
+    now = {port.port: port for port in (*holder.rdma.roce, *action.ports)}
+    ports = tuple(now[number] for number in sorted(now) if not now[number].is_fresh)
+    return _with_rdma(pf, holder, dataclasses.replace(holder.rdma, roce=ports))
+
+
+def _with_rdma(pf: Pf, holder: Pf | Vf, device: RdmaDevice) -> Pf:
+    if isinstance(holder, Pf):
+        return dataclasses.replace(pf, rdma=device)
+    return _with_vf(pf, dataclasses.replace(holder, rdma=device))
 
 
 def _set_sysctls(state: NodeState, pf: Pf, action: SetSysctls) -> Pf:

@@ -27,6 +27,7 @@ from nodeagent.state.model import (
 )
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.rates import Rate
+from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import (
     QDISC_ROOT,
     Address,
@@ -131,8 +132,19 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         node_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:77")))),
         port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
-        rdma=draw(st.sampled_from((None, RdmaDevice(f"mlx5_{index}")))) if netdev else None,
+        rdma=draw(st.none() | rdma_devices(f"mlx5_{index}")) if netdev else None,
     )
+
+
+def rdma_devices(name: str) -> st.SearchStrategy[RdmaDevice]:
+    """Of that name, with one port or two."""
+    ports = st.lists(st.builds(RocePort, port=st.integers(1, 2), mode=..., tos=st.integers(0, 255)))
+    known = ports.map(
+        lambda drawn: tuple(
+            port for _, port in sorted({p.port: p for p in drawn}.items()) if not port.is_fresh
+        )
+    )
+    return st.builds(RdmaDevice, st.just(name), roce=st.none() | known)
 
 
 def _eight(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:

@@ -24,6 +24,7 @@ from nodeagent.plan.plan import plan
 from nodeagent.plan.rdma import soft
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, RdmaDevice, Vf
+from nodeagent.state.roce import RoceMode, RocePort
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -123,6 +124,43 @@ def test_nothing_to_do() -> None:
     ):
         assert plan(want, have) == ()
         assert differences(want, have) == ()
+
+
+V1 = RocePort(port=1, mode=RoceMode.V1, tos=0)
+TOS = RocePort(port=1, mode=RoceMode.V2, tos=106)
+
+
+def with_roce(*ports: RocePort, known: bool = True, name: str = "roce0") -> NodeState:
+    device = RdmaDevice(name, roce=ports if known else None)
+    return NodeState("mlx5_core", (Pf(HANDLE, 0, rdma=device),))
+
+
+def test_defaults_for_roce_are_set_on_the_device_by_its_wanted_name() -> None:
+    want, have = with_roce(TOS), with_roce(name="mlx5_0")
+    group = "/sys/kernel/config/rdma_cm/roce0"
+    assert lines(plan(want, have), want, have) == [
+        "# name RDMA devices",
+        "rdma dev set mlx5_0 name roce0",
+        "# set RoCE defaults",
+        f"mkdir {group}; echo 'RoCE v2' >{group}/ports/1/default_roce_mode; "
+        f"echo 106 >{group}/ports/1/default_roce_tos; rmdir {group}",
+    ]
+    assert [str(each) for each in differences(want, with_roce(V1))] == [
+        f"pci/{PF1} roce port 1: want RoCE v2 tos 106, have IB/RoCE v1 tos 0"
+    ]
+    assert [str(each) for each in differences(with_roce(), with_roce(V1))] == [
+        f"pci/{PF1} roce port 1: want RoCE v2 tos 0, have IB/RoCE v1 tos 0"
+    ]
+
+
+def test_defaults_for_roce_that_nobody_can_tell_are_not_set() -> None:
+    """Neither those of a snapshot without them, nor while rdma_cm is not loaded."""
+    for want, have in (
+        (with_roce(known=False), with_roce(TOS)),
+        (with_roce(TOS), with_roce(known=False)),
+        (with_roce(), node(None)),
+    ):
+        assert not [each for each in differences(want, have) if "roce port" in each.attribute]
 
 
 def test_one_in_software_is_named_as_lost() -> None:

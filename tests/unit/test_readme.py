@@ -26,6 +26,7 @@ from nodeagent.state.model import (
     Vf,
 )
 from nodeagent.state.rates import Rate
+from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import (
     Address,
     Child,
@@ -74,7 +75,7 @@ ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
-    *(Dcb, Ets, Pfc, Buffers, App, Rate),
+    *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )
 

@@ -17,6 +17,8 @@ from nodeagent import restore as restoring
 from nodeagent import snapshot as looking
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import KernelError, RestoreFailed, WaitTimeout
+from nodeagent.kernel.roce import RoceDefaults
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.node.observe import observe
 from nodeagent.plan import dcb, ethtool, remarks
@@ -326,7 +328,9 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(looking, "observe", lambda _: state)
     monkeypatch.setattr(looking, "children_elsewhere", lambda *_: ("VLAN x on enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
-    return SimpleNamespace(hung_calls=HungCalls())
+    return SimpleNamespace(
+        hung_calls=HungCalls(), sysfs=Sysfs(Path("/nowhere")), roce=RoceDefaults(())
+    )
 
 
 def test_what_a_snapshot_cannot_hold_is_said_word_by_word(

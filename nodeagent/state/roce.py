@@ -1,0 +1,46 @@
+"""What rdma_cm gives new connections over a port of an RDMA device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nodeagent.state.checks import U32, within
+
+
+class RoceMode(StrEnum):
+    """The type of GID that is preferred (gid_type_str, drivers/infiniband/core/cache.c)."""
+
+    V1 = "IB/RoCE v1"
+    V2 = "RoCE v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RocePort:
+    """The defaults of a port, from 1 on; `tos` is the IP header's type of service, or its DSCP * 4.
+
+    The kernel gives a fresh device RoCE v2 where it can, and ToS 0 (cma_add_one(),
+    drivers/infiniband/core/cma.c).
+    """
+
+    port: int
+    mode: RoceMode
+    tos: int
+
+    def __post_init__(self) -> None:
+        within(1, U32)("port", self.port)
+        within(0, 0xFF)("tos", self.tos)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a device that has just come has this."""
+        return self == fresh_port(self.port)
+
+    def words(self) -> str:
+        """`RoCE v2 tos 106`."""
+        return f"{self.mode} tos {self.tos}"
+
+
+def fresh_port(number: int) -> RocePort:
+    """As a device that has just come has it."""
+    return RocePort(port=number, mode=RoceMode.V2, tos=0)
