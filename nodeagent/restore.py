@@ -20,8 +20,8 @@ from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned_for
 from nodeagent.node.takings import Takings
-from nodeagent.plan import dcb, ethtool, rates
-from nodeagent.plan.comparison import differences
+from nodeagent.plan import dcb, ethtool, lag, rates
+from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import shared_macs
@@ -80,11 +80,12 @@ def restore(node: Node, want: NodeState) -> Takings:
     if others := managed_netdevs(want):
         now = _compared(attempt, want)
         stages = plan(now.attainable, now.have)
-        failures |= dict.fromkeys(perform(attempt, without_stacked(stages)))
+        failures |= dict.fromkeys(perform(attempt, without_stacked(stages, others)))
         await_managers(node, others)
     for number in range(MAX_PLANS):
         now = _compared(attempt, want)
-        stages = plan(*planned_for(attempt, _without_hung(node, now.attainable), now.have))
+        attainable = _without_hung(attempt, now.attainable)
+        stages = plan(*planned_for(attempt, attainable, now.have))
         if not stages:
             break
         if number:
@@ -95,8 +96,8 @@ def restore(node: Node, want: NodeState) -> Takings:
     else:
         now = _compared(attempt, want)
         attempt.conflicts.check(differences(now.ours, now.have), failures, is_last=True)
-    is_whole = not stages and not node.hung_calls.lines() and not attempt.silent
-    left = () if is_whole else differences(now.ours, now.have)
+    is_whole = not (stages or node.hung_calls.lines() or attempt.silent or attempt.without_lag)
+    left = () if is_whole else _undone(now)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
@@ -130,8 +131,25 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
     return _Compared(have, ours, attainable, behind)
 
 
-def _without_hung(node: Node, want: NodeState) -> NodeState:
-    """`want` without the PFs and VFs on which a call hangs in the kernel: the others go on."""
+def _undone(now: _Compared) -> tuple[Difference, ...]:
+    """What is not as it was; what the driver has chosen is named."""
+    found = differences(now.ours, now.have)
+    for each in found:
+        if each.is_drivers:
+            log.warning("its driver's choice, left as it is: %s", each)
+    return tuple(each for each in found if not each.is_drivers)
+
+
+def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
+    """`want` without the PFs and VFs on which a call hangs in the kernel: the others go on.
+
+    Without a LAG that has not come, too: its RDMA device is another one than the port's.
+    """
+    node, absent = attempt.node, attempt.without_lag
+    want = replace(
+        want,
+        pfs=tuple(replace(p, lag=None, rdma=None) if p.handle in absent else p for p in want.pfs),
+    )
     pfs = (
         replace(pf, vfs=tuple(v for v in pf.vfs if not is_hung(node, Target(pf.handle, v.index))))
         for pf in want.pfs
@@ -148,14 +166,14 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
     """
     now = _compared(Attempt(node, takings or Takings(want)), want)
     have, behind = now.have, now.behind
-    left = differences(now.ours, have)
+    left = _undone(now)
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
-    for offered in (ethtool, dcb, rates):
+    for offered in (ethtool, dcb, rates, lag):
         for gone in offered.no_longer_offered(want, have):
             log.warning("the driver does not have it any more: %s", gone)
     for shared in shared_macs(have):

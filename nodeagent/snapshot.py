@@ -47,7 +47,7 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
     """The same, to be compared only: what a device does not report is unknown in it."""
     state = observe(node)
     # what is said of the state needs the plan's actions, and the look itself does not
-    from nodeagent.plan import rdma  # noqa: PLC0415
+    from nodeagent.plan import lag, rdma  # noqa: PLC0415
     from nodeagent.plan.remarks import headless, made_up, unseen  # noqa: PLC0415
     from nodeagent.plan.unsettable import given_anew  # noqa: PLC0415
 
@@ -65,6 +65,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
         )
     for vf in made_up(state):
         log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+    for line in lag.unknown(state):
+        log.warning("%s is not known: it is in debugfs, which is not mounted", line)
     for line in given_anew(state):
         log.info("%s: they will be other ones after a reload", line)
     if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():

@@ -15,7 +15,9 @@ from nodeagent.agent import life
 from nodeagent.agent.life import Life
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import AgentError, Stopped
+from nodeagent.kernel import lag
 from nodeagent.kernel.events import EndWatch, FileWatch, StopSignal, Watch, wait_until_clear
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.record.journal import Journal
 from nodeagent.record.timeline import Result, Run
 from nodeagent.render import Cell, Marked, Screen, table, visible, wrapped
@@ -44,7 +46,8 @@ class Status:
     """`agent` is the process that holds the lock (0: one in another container works), or None.
 
     `hidden`: one could hold it in another container, unseen by this one.
-    `missing` has a line for each thing that keeps the node from being ready or cannot be read.
+    `lags` has a line for each PF that reports its card's LAG, `missing` one for each thing that
+    keeps the node from being ready or cannot be read.
     """
 
     ready: bool
@@ -52,6 +55,7 @@ class Status:
     agent: int | None
     hidden: bool
     srcversions: tuple[SrcVersions, ...]
+    lags: tuple[str, ...]
     open_snapshot: OpenSnapshot | None
     missing: tuple[str, ...]
 
@@ -72,6 +76,7 @@ def look(settings: Settings, driver: NicDriver) -> Status:
         agent=_agent(seen, runs),
         hidden=seen.pid is None and not seen.sees_all,
         srcversions=versions,
+        lags=tuple(_lags(settings)),
         open_snapshot=None if snapshot is None else _in_numbers(snapshot),
         missing=(*unreadable, *(() if ready else _missing(settings, versions, snapshot, last))),
     )
@@ -135,6 +140,12 @@ def _tried(read: Callable[[], T], unreadable: list[str]) -> T | None:
         return None
 
 
+def _lags(settings: Settings) -> Iterator[str]:
+    for pf in Sysfs().physical_functions(settings.driver_module):
+        if (found := lag.read(pf)) is not None:
+            yield f"{pf} {found}"
+
+
 def _only_cleaned_up(run: Run) -> bool:
     """Whether it is a termination that left the driver alone: it says nothing about the node."""
     return run.mode == "terminate" and run.result == Result.TERMINATED and not run.phases
@@ -183,6 +194,7 @@ def _lines(status: Status, screen: Screen) -> Iterator[str]:
     if status.open_snapshot is not None:
         known = status.open_snapshot
         yield f"snapshot  open, taken {known.taken_at}: {known.pfs} PFs, {known.vfs} VFs"
+    yield from (f"lag       {each}" for each in status.lags)
     if status.srcversions:
         rows = [_row(each) for each in status.srcversions]
         yield from ("", *table(("srcversion", "installed", "loaded"), rows, screen))

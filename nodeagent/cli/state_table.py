@@ -27,12 +27,14 @@ HEADERS: Final = (
 def lines(state: NodeState, screen: Screen) -> list[str]:
     """The table; `-` stands for a value that is unknown, not supported or absent."""
     rows = [row for pf in state.pfs for row in _rows(pf, state.driver)]
-    return [*table(HEADERS, rows, screen), *map(visible, _places(state))]
+    return [*table(HEADERS, rows, screen), *map(visible, _beside(state))]
 
 
-def _places(state: NodeState) -> Iterator[str]:
-    """One line for each interface in another network namespace."""
+def _beside(state: NodeState) -> Iterator[str]:
+    """One line for each LAG, and for each interface in another network namespace."""
     for pf in state.pfs:
+        if pf.lag is not None and pf.lag.active:
+            yield f"{pf.handle}: LAG {pf.lag}"
         for vf in pf.vfs:
             if vf.inside is not None:
                 place = state.namespace(vf.inside.namespace)

@@ -17,7 +17,8 @@ class Attempt:
     `given_up` holds, by target, why a wait for it has reached its deadline: the attempt waits for
     no target twice for the same reason. `conflicts` holds what the attempt has set, `takings`
     what others have taken meanwhile, `made` how often the attempt has made a PF's VFs, `silent` the
-    VFs whose firmware has not begun (`nodeagent.node.silent`).
+    VFs whose firmware has not begun (`nodeagent.node.silent`), `without_lag` the PFs whose LAG has
+    not become active.
     """
 
     node: Node
@@ -26,6 +27,7 @@ class Attempt:
     conflicts: Conflicts = field(default_factory=Conflicts)
     made: dict[DeviceHandle, int] = field(default_factory=dict)
     silent: set[Target] = field(default_factory=set)
+    without_lag: set[DeviceHandle] = field(default_factory=set)
 
     def note_vfs_made(self, pf: DeviceHandle) -> None:
         """The VFs of a PF are new ones: what was known of the old ones says nothing of them."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
-from nodeagent.kernel import managers
+from nodeagent.kernel import lag, managers
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import Told
 from nodeagent.node import cni, namespaces
@@ -252,6 +252,7 @@ def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -
         representors=_representors(look, look.devices.get(handle, [])),
         rdma=look.rdma.get(handle),
         dcb=look.dcb.get(handle),
+        lag=lag.read(handle, node.sysfs.root, node.proc),
         **eswitch,
     )
 

@@ -18,6 +18,7 @@ from nodeagent.node.dcb import set_dcb
 from nodeagent.node.devices import DeviceAction, write_devices
 from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.lag import await_lags
 from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rates import set_rates
@@ -29,6 +30,7 @@ from nodeagent.node.urgent import put_first, urgent
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AwaitLag,
     BindVf,
     CreateVfs,
     InPod,
@@ -137,6 +139,12 @@ def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     return failures + await_functions(node, counts, step.watches)
 
 
+def _not_of_a_lag(step: Step, actions: Sequence[SetRdma]) -> list[SetRdma]:
+    """Without a LAG's device where that LAG has not come: what is there is a port's."""
+    absent = step.attempt.without_lag
+    return [each for each in actions if each.index is not None or each.pf not in absent]
+
+
 def _nothing() -> None:
     """No VF is on its way into a pod."""
 
@@ -158,7 +166,7 @@ PERFORMERS: Final = (
     _row(
         (SetRdma,),
         lambda step, actions: name_rdma_devices(
-            step.attempt.node, actions, step.watches, step.lost
+            step.attempt.node, _not_of_a_lag(step, actions), step.watches, step.lost
         ),
     ),
     _row((SetRoce,), lambda step, actions: set_roce(step.attempt.node, actions)),
@@ -167,6 +175,7 @@ PERFORMERS: Final = (
         (SetLink,), lambda step, actions: set_links(step.attempt, actions, step.watches, step.lost)
     ),
     _row((AddStacked,), lambda step, actions: add_stacked(step.attempt.node, actions)),
+    _row((AwaitLag,), lambda step, actions: await_lags(step.attempt, actions, step.watches)),
     _row((MoveVf, InPod), lambda step, _actions: step.arrivals.await_all(step.watches, step.lost)),
 )
 """By types of actions, the function that performs them; in the order within a stage."""

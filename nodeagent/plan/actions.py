@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from nodeagent.plan.stages import AnyStage
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Param, Port, Setting
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort
-from nodeagent.state.stack import Stacked
+from nodeagent.state.stack import Membership, Stacked
 from nodeagent.state.sysctls import Sysctl
 from nodeagent.state.vf import VfAttributes
 
@@ -150,6 +151,20 @@ class AddStacked:
 
 
 @dataclass(frozen=True)
+class AwaitLag:
+    """Ensure that a PF's card has this LAG, once the PF has joined its bond.
+
+    `port` is the PF in that bond, which it joins once more where no LAG comes of it; None where
+    `esw_multiport` makes the LAG. `manager` makes the bond by itself.
+    """
+
+    pf: DeviceHandle
+    lag: Lag
+    port: Membership | None
+    manager: str | None = None
+
+
+@dataclass(frozen=True)
 class SetEthtool:
     """Ensure ethtool settings of a netdev: a PF's, a VF's or a representor's. What differs only."""
 
@@ -239,6 +254,7 @@ Action = (
     | BindVf
     | SetLink
     | AddStacked
+    | AwaitLag
     | SetEthtool
     | SetSysctls
     | SetRdma

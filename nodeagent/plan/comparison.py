@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, ethtool, rates, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls
 from nodeagent.plan.actions import SetRoce
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
@@ -45,6 +45,7 @@ class Subject(IntEnum):
     RATE = auto()
     """A rate object of an eswitch."""
     PARAM = auto()
+    LAG = auto()
     VF = auto()
     """An attribute that a PF holds for a VF."""
     DRIVER = auto()
@@ -66,7 +67,8 @@ class Difference:
     """One attribute that is not as wanted. Its text is the line that people see.
 
     `on` says whose it is (None for a thing that is on an interface); `target` is what people call
-    that. `is_anothers`: it is left as it is.
+    that. `is_anothers`: it is left as it is. `is_drivers`: it is the driver's choice, which nothing
+    else sets: it is left, too, and the node counts as restored.
     """
 
     target: str
@@ -76,6 +78,7 @@ class Difference:
     subject: Subject
     on: Target | None = None
     is_anothers: bool = False
+    is_drivers: bool = False
 
     def __str__(self) -> str:
         return f"{self.target} {self.attribute}: want {self.want}, have {self.have}"
@@ -121,6 +124,9 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
     for param in want.params:
         if param.value != (now := known.get(param.name)):
             yield _difference(on, Subject.PARAM, param.name, param.value, now)
+    if None not in {want.lag, have.lag} and want.lag != have.lag:
+        found = _difference(on, Subject.LAG, "lag", want.lag, have.lag)
+        yield replace(found, is_drivers=not lag.must_make(want, have))
     for vf in want.vfs:
         yield from _of_vf(Target(want.handle, vf.index), vf, have.vf(vf.index), wanted, state)
     for each in want.representors:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AwaitLag,
     BindPf,
     BindVf,
     CreateVfs,
@@ -97,10 +98,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"echo {int(action.on)} > {pf}/sriov_drivers_autoprobe"
         case CreateVfs():
             text = f"echo {action.count} > {pf}/sriov_numvfs"
-        case SetParam(param=param):
-            value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
-            what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
-            text = f"devlink dev param set {what} cmode runtime"
+        case SetParam():
+            text = _param_line(action)
         case SetEswitch():
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case SetDcb():
@@ -126,6 +125,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case AddStacked():
             removal = action.thing.removal() if action.anew else ()
             text = "; ".join((*removal, *action.thing.commands()))
+        case AwaitLag():
+            text = _await_lag_line(action)
         case SetEthtool():
             text = "; ".join(
                 ethtool_commands(action.values, _name(action.pf, action.index, want, known))
@@ -156,6 +157,18 @@ def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:
         to = f"{group}/ports/{port.port}/default_roce"
         yield f"echo '{port.mode}' >{to}_mode; echo {port.tos} >{to}_tos"
     yield f"rmdir {group}"
+
+
+def _param_line(action: SetParam) -> str:
+    param = action.param
+    value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
+    what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
+    return f"devlink dev param set {what} cmode runtime"
+
+
+def _await_lag_line(action: AwaitLag) -> str:
+    state = f"/sys/kernel/debug/mlx5/{action.pf.name}/lag/state"
+    return f"timeout 60 sh -c 'until grep -q active {state}; do sleep 1; done'"
 
 
 def _inside(want: NodeState) -> Known:

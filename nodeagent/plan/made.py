@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from nodeagent.plan.lag import must_make
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchMode
+from nodeagent.state.lag import Lag
 from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
 from nodeagent.state.vf import VfAttributes
 
@@ -42,6 +44,7 @@ def untouched(want: Pf) -> Pf:
         want.handle,
         numvfs=None if want.numvfs is None else 0,
         autoprobe=None if want.autoprobe is None else True,
+        lag=want.lag and Lag(),
     )
 
 
@@ -76,8 +79,9 @@ def bindings(pf: Pf, now: Pf, driver: str) -> dict[int, Binding]:
 def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Binding:
     """How a VF gets its driver; `have` is None for one that is yet to be made.
 
-    mlx5 wants to see its VFs unbound when the eswitch's mode changes. An admin MAC reaches the
-    netdev at bind only: a VF that came up with another one is bound again, unless it takes any.
+    mlx5 wants to see its VFs unbound when the eswitch's mode changes, or a LAG is made. An admin
+    MAC reaches the netdev at bind only: a VF that came up with another one is bound again, unless
+    it takes any.
     """
     has = NO_DRIVER if have is None else have.driver
     if want.driver is None:
@@ -89,7 +93,7 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Bindi
         return Binding(binds=want.driver != NO_DRIVER, unbinds=bound)
     new_mode = pf.eswitch_mode not in {None, now.eswitch_mode}
     needs_mac = have is not None and not any_mac and _needs_another_bind(want, have)
-    stale = bound and have is not None and (new_mode or needs_mac)
+    stale = bound and have is not None and (new_mode or needs_mac or must_make(pf, now))
     return Binding(stale, stale)
 
 

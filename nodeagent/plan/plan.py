@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import dcb, ethtool, rates, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls
 from nodeagent.plan.actions import (
     Action,
     BindPf,
@@ -64,8 +64,9 @@ from nodeagent.state.attributes import (
     together,
 )
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
+from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import Netdev, NodeState, Pf, Target, Vf
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.stack import Stack
 from nodeagent.state.vf import VfAttributes
 
@@ -89,11 +90,11 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     What the driver does not take (`nodeagent.plan.unsettable`) is not wanted.
     """
     want = settable(want)
-    now = [each for each in differences(want, have) if not each.is_anothers]
+    now = _ours(differences(want, have))
     if not now:
         return ()
     made = once_made(want, have)
-    then = differences(want, made)
+    then = _ours(differences(want, made))
     found: dict[AnyStage, list[Action]] = {name: [] for name in ORDER}
     todos = {pf.handle: Todo() for pf in want.pfs}
     for each in (*(each for each in now if each.subject in MAKING), *then):
@@ -111,11 +112,15 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
         _sysctls(want, have, made, then),
         rdma.actions(want, have),
         ((StageName.ROCE, action) for action in rdma.roce(want, have)),
-        stack_actions(want, have),
+        lag.steps(want, stack_actions(want, have), _remade_lags(todos)),
         pod_actions(want, made, lambda pf, vf: _pf(made, pf).vf(vf.index), link_changes),
     ):
         found[stage].append(action)
     return tuple(Stage(name, tuple(actions)) for name, actions in found.items() if actions)
+
+
+def _ours(found: Iterable[Difference]) -> tuple[Difference, ...]:
+    return tuple(each for each in found if not each.is_anothers and not each.is_drivers)
 
 
 def after_reload(state: NodeState) -> NodeState:
@@ -144,6 +149,7 @@ def _reloaded(pf: Pf) -> Pf:
         representors=(),
         dcb=dcb.reset(pf.dcb),
         rates=None,
+        lag=pf.lag and Lag(),
         netdev=pf.netdev and replace(pf.netdev, **new),
     )
 
@@ -216,6 +222,7 @@ def _pf_steps(part: Part) -> Iterator[Step]:
         todo.add(on, Subject.DCB, *dcb.attributes(pf.dcb))
     if _loses_rates(part):
         todo.add(on, Subject.RATE, *map(str, rates.set_by_hand(pf)))
+        todo.add(on, Subject.LAG)
     vf_steps = [step for vf in pf.vfs for step in _steps(part, Target(pf.handle, vf.index))]
     if part.creates or any(isinstance(action, BindVf) for _, action in vf_steps):
         todo.add(on, Subject.AUTOPROBE)
@@ -246,7 +253,7 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
         case Subject.PARAM:
             for param in pf.params:
                 if param.name in names:
-                    yield StageName.PARAMETERS, SetParam(pf.handle, param)
+                    yield lag.stage_of(param), SetParam(pf.handle, param)
         case Subject.ESWITCH:
             modes = given(together(EswitchAttributes, names, pf, part.made))
             yield StageName.ESWITCH, SetEswitch(pf.handle, **modes)
@@ -268,10 +275,14 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
             yield from _link(part, on)
         case Subject.ETHTOOL:
             yield from _ethtool(part, on)
-        case Subject.SYSCTL | Subject.POD | Subject.RDMA | Subject.STACKED:
-            pass  # planned for all PFs together: `_sysctls`, `pod_actions`, `rdma`, `stack_actions`
+        case Subject.SYSCTL | Subject.POD | Subject.RDMA | Subject.STACKED | Subject.LAG:
+            pass  # planned for all PFs together: `_sysctls`, `pod_actions`, `rdma`, `lag`
         case _:
             assert_never(subject)
+
+
+def _remade_lags(todos: Mapping[DeviceHandle, Todo]) -> set[DeviceHandle]:
+    return {pf for pf, todo in todos.items() if Subject.LAG in todo.of(Target(pf))}
 
 
 def _changes_mode(todo: Todo, on: Target) -> bool:

@@ -6,9 +6,9 @@ What is there beyond what is wanted stays: another program may have put it there
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from nodeagent.plan.actions import AddStacked, Stage
+from nodeagent.plan.actions import Action, AddStacked, Stage
 from nodeagent.plan.stages import AnyStage
 from nodeagent.state.model import NodeState, Target
 from nodeagent.state.namespaces import Namespace
@@ -122,9 +122,18 @@ def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[AnyStage, 
         yield each.thing.stage, AddStacked(*each.owner, each.thing, name, each.anew)
 
 
-def without_stacked(stages: Iterable[Stage]) -> tuple[Stage, ...]:
-    """The stages that do not put anything on interfaces."""
-    return tuple(stage for stage in stages if not isinstance(stage.name, StackStage))
+def without_stacked(stages: Iterable[Stage], managed: Collection[Target]) -> tuple[Stage, ...]:
+    """The stages that do not put anything on interfaces, but for a LAG's on those not managed."""
+    kept = (
+        replace(stage, actions=tuple(a for a in stage.actions if not _is_on(a, managed)))
+        for stage in stages
+        if not isinstance(stage.name, StackStage)
+    )
+    return tuple(stage for stage in kept if stage.actions)
+
+
+def _is_on(action: Action, targets: Collection[Target]) -> bool:
+    return isinstance(action, AddStacked) and Target(action.pf, action.index) in targets
 
 
 def owners_of_netdevs(state: NodeState) -> Iterator[tuple[str, Target]]:

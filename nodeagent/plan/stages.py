@@ -68,6 +68,11 @@ class StageName(StrEnum):
         "set rates",
         "ports and groups have them in switchdev mode only, and lose them when the mode changes",
     )
+    LAG = (
+        "make LAG",
+        "firmware makes one while no VF is bound (mlx5_activate_lag()), of eswitches in one mode",
+    )
+    AWAIT_LAG = "await LAG", "the driver makes it after the last port has joined, by itself"
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
     BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"
     MOVE_VFS = (

@@ -20,9 +20,9 @@ from typing import Any, Final
 from nodeagent.errors import DataError
 from nodeagent.state.model import DeviceHandle, Inside, NodeState, Pf, Snapshot
 
-SCHEMA: Final = 2
-READ: Final = (1, SCHEMA)
-"""1 is the same without what it did not know yet, which so is not known: None."""
+SCHEMA: Final = 3
+READ: Final = (1, 2, SCHEMA)
+"""Older ones are the same without what they did not know yet, which so is not known: None."""
 
 ALWAYS: Final[Mapping[type, tuple[str, ...]]] = {
     NodeState: ("pfs",),

@@ -25,6 +25,7 @@ from nodeagent.state.attributes import check
 from nodeagent.state.checks import U32, check_sorted, within
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
@@ -264,7 +265,7 @@ class Pf(EswitchAttributes):
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
     driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name. `dcb` is
     `None` where the driver has none, or firmware negotiates it; `rates`, sorted, where the eswitch
-    is not in switchdev mode or has none.
+    is not in switchdev mode or has none; `lag` where the driver does not tell of it.
     """
 
     handle: DeviceHandle
@@ -277,6 +278,7 @@ class Pf(EswitchAttributes):
     rdma: RdmaDevice | None = None
     dcb: Dcb | None = None
     rates: tuple[Rate, ...] | None = None
+    lag: Lag | None = None
 
     def __post_init__(self) -> None:
         if self.numvfs is not None:

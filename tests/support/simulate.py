@@ -14,6 +14,7 @@ from typing import Any
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AwaitLag,
     BindPf,
     BindVf,
     CreateVfs,
@@ -37,12 +38,14 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.dcb import PARTS
 from nodeagent.state.eswitch import EswitchMode
+from nodeagent.state.lag import ESW_MULTIPORT, MULTIPORT, Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
     Netdev,
     NodeState,
+    Param,
     Pf,
     Port,
     RdmaDevice,
@@ -61,6 +64,7 @@ FRESH_ETHTOOL = (
 )
 """What a driver starts with, and no plan can know before it has looked."""
 
+MULTIPORT_ON = Param(ESW_MULTIPORT, 6, True)
 ZERO = Mac("00:00:00:00:00:00")
 
 
@@ -147,8 +151,9 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
         case CreateVfs():
             return _create(state, pf, action.count)
         case SetParam(param=param):
-            others = {each.name: each for each in pf.params} | {param.name: param}
-            return dataclasses.replace(pf, params=tuple(v for _, v in sorted(others.items())))
+            return _set_param(state, pf, param)
+        case AwaitLag():
+            return _made_lag(state, pf, action.lag)
         case SetEswitch():
             return _set_eswitch(state, pf, action)
         case SetDcb():
@@ -199,7 +204,25 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
         )
         for index in range(count)
     )
-    return _with_representors(state, dataclasses.replace(pf, numvfs=count, vfs=vfs))
+    pf = dataclasses.replace(pf, numvfs=count, vfs=vfs, lag=pf.lag and Lag())
+    return _with_representors(state, pf)
+
+
+def _set_param(state: NodeState, pf: Pf, param: Param) -> Pf:
+    others = {each.name: each for each in pf.params} | {param.name: param}
+    pf = dataclasses.replace(pf, params=tuple(v for _, v in sorted(others.items())))
+    if param == MULTIPORT_ON:
+        return _made_lag(state, pf, Lag(True, MULTIPORT, "mpesw"))
+    return pf
+
+
+def _made_lag(state: NodeState, pf: Pf, lag: Lag) -> Pf:
+    """Firmware makes it; where debugfs does not tell of it, nothing shows that."""
+    if pf.lag is None or lag.is_met_by(pf.lag):
+        return pf
+    if any(vf.driver == state.driver for vf in pf.vfs):
+        raise Refused("LAG is made while VFs are bound")
+    return dataclasses.replace(pf, lag=lag)
 
 
 def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
@@ -207,7 +230,7 @@ def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
     if action.eswitch_mode not in {None, pf.eswitch_mode} and is_bound:
         raise Refused("the eswitch's mode changes while VFs are bound")
     if action.eswitch_mode not in {None, pf.eswitch_mode}:
-        pf = dataclasses.replace(pf, rates=reset(pf.rates))
+        pf = dataclasses.replace(pf, rates=reset(pf.rates), lag=pf.lag and Lag())
     return _with_representors(state, dataclasses.replace(pf, **given(action)))
 
 

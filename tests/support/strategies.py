@@ -12,6 +12,7 @@ from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import rows
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc, Selector, Tsa
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
+from nodeagent.state.lag import MULTIPATH, MULTIPORT, Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -41,7 +42,7 @@ from nodeagent.state.stack import (
 )
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 from tests.support import fake_sysctls
-from tests.support.simulate import FRESH_ETHTOOL, with_stack
+from tests.support.simulate import FRESH_ETHTOOL, MULTIPORT_ON, with_stack
 
 DRIVER = "mlx5_core"
 ZERO = Mac("00:00:00:00:00:00")
@@ -186,6 +187,9 @@ dcbs = st.builds(
 FEW_DCBS = (None, *(Dcb(maxrate=(rate,) * 8) for rate in (0, 1)), Dcb(maxrate=(7,) * 8, app=()))
 
 
+PARAMS = ((), (Param("flow_steering_mode", 5, "smfs"),), (MULTIPORT_ON,))
+
+
 @st.composite
 def rates(draw: st.DrawFn, numvfs: int) -> tuple[Rate, ...]:
     """Leafs and nodes of an eswitch: two levels, as mlx5 has them."""
@@ -206,6 +210,15 @@ def rates(draw: st.DrawFn, numvfs: int) -> tuple[Rate, ...]:
     return tuple(sorted((*leafs, *groups), key=lambda each: each.key))
 
 
+lags = st.sampled_from(
+    (
+        *(None, Lag(), Lag(True, "roce", "hash"), Lag(True, MULTIPATH, "queue_affinity")),
+        *(Lag(True, "switchdev", mode) for mode in ("hash", "queue_affinity")),
+        Lag(True, MULTIPORT, "mpesw"),
+    )
+)
+
+
 @st.composite
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
@@ -219,10 +232,11 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         netdev=draw(netdevs(f"pf{number}", Mac(f"52:54:00:00:00:{number:02x}"), mtu)),
         vfs=tuple(draw(vfs(index, mtu)) for index in range(numvfs)),
         eswitch_mode=mode,
-        params=draw(st.sampled_from(((), (Param("flow_steering_mode", 5, "smfs"),)))),
+        params=draw(st.sampled_from(PARAMS)),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
         dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
         rates=draw(st.none() | rates(numvfs)) if mode is EswitchMode.SWITCHDEV else None,
+        lag=draw(lags),
     )
 
 
@@ -239,10 +253,10 @@ def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeSt
 
 
 def without_rdma(state: NodeState) -> NodeState:
-    """As a node without RDMA has it."""
+    """As a node without RDMA has it, and so without LAG."""
     pfs = (
         dataclasses.replace(
-            pf, rdma=None, vfs=tuple(dataclasses.replace(vf, rdma=None) for vf in pf.vfs)
+            pf, rdma=None, lag=None, vfs=tuple(dataclasses.replace(vf, rdma=None) for vf in pf.vfs)
         )
         for pf in state.pfs
     )
@@ -280,6 +294,8 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
         children=children,
         memberships=tuple(
             Membership(name, "br7", "bridge", (("cost", draw(st.integers(1, 3))),))
+            if draw(st.booleans())
+            else Membership(name, "bond7", "bond")
             for name in _some(draw, devices)
         ),
         addresses=tuple(
@@ -330,7 +346,8 @@ def some_of(*names: str) -> st.SearchStrategy[set[str]]:
 
 
 # where these alone are unknown no order may lead there: a VF's own MAC needs the admin MAC, a bind
-# a driver_override that allows it, the eswitch's mode its VFs unbound (`but_for_one` draws them)
+# a driver_override that allows it, the eswitch's mode and a LAG their VFs unbound (`but_for_one`
+# draws them)
 some_of_vfs = some_of(*(set(rows(VfAttributes)) - {"admin_mac"}))
 some_of_links = some_of(*(set(rows(LinkAttributes)) - {"name"}), "ethtool", "sysctls")
 some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
@@ -350,7 +367,7 @@ def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
     if "eswitch_mode" in unknown:
         unknown |= {"representors": ()}
     if "numvfs" in unknown:
-        unknown |= {"representors": (), "vfs": (), "eswitch_mode": None}
+        unknown |= {"representors": (), "vfs": (), "eswitch_mode": None, "lag": None, "params": ()}
     else:
         unknown |= {"vfs": tuple(draw(_blurred_vf(vf)) for vf in pf.vfs)}
     inline, encap = draw(st.sampled_from(INLINE_ENCAP))

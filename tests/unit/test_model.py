@@ -65,7 +65,7 @@ def test_json_and_back_is_the_same_value(snapshot: Snapshot) -> None:
 def test_json_is_for_people_too(snapshot: Snapshot) -> None:
     text = snapshot_to_json(snapshot)
     assert text.endswith("}\n")
-    assert '"schema": 2' in text
+    assert '"schema": 3' in text
     assert "null" not in json.dumps(json.loads(text)["state"])
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
 
@@ -117,7 +117,7 @@ def test_what_is_no_snapshot_is_an_error(text: str) -> None:
         ("", "Expecting value"),
         ("[]", "snapshot is not an object"),
         ("{}", "has no 'schema'"),
-        ('{"schema": 3}', "its schema is 3, which is newer than this version's"),
+        ('{"schema": 4}', "its schema is 4, which is newer than this version's"),
         ('{"schema": 0}', "its schema is 0, which is older than this version's"),
         ('{"schema": true}', "True is not of type int"),
         ("[" * 100_000, "nested too deeply"),

@@ -478,7 +478,7 @@ def test_what_stood_on_a_vf_under_another_name() -> None:
     assert {str(s.name): s.actions for s in gone}["add children"] == (
         AddStacked(PF, 0, VLAN, "v0"),
     )
-    assert [s.name for s in without_stacked(gone)] == ["set VF netdevs"]
+    assert [s.name for s in without_stacked(gone, ())] == ["set VF netdevs"]
     assert stages(dataclasses.replace(want, stack=None), have).keys() == {"set VF netdevs"}
     foreign = node(pf(vf(netdev=link("v1"))), stack=Stack((VLAN,), addresses=(ADDRESS,)))
     assert stages(foreign, node(pf(vf(netdev=link("v1"))), stack=Stack())) == {}

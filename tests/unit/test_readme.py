@@ -15,6 +15,7 @@ from nodeagent.cli.main import nodeagent
 from nodeagent.settings import Mode
 from nodeagent.state.attributes import rows
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc
+from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     Netdev,
@@ -75,7 +76,7 @@ ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
-    *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort),
+    *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort, Lag),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )
 

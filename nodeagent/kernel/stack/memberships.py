@@ -67,6 +67,13 @@ def message(member: Membership, indexes: Mapping[str, int], now: float) -> bytea
     return request(RTM_SETLINK, NLM_F_ACK, _link_header(indexes[member.dev]) + number)
 
 
+def leave_message(index: int) -> bytearray:
+    """End its being a port."""
+    return request(
+        RTM_SETLINK, NLM_F_ACK, _link_header(index) + attribute(IFLA_MASTER, struct.pack("=I", 0))
+    )
+
+
 def messages_before(member: Membership, link: Link) -> Iterator[bytearray]:
     """What comes before: a bond takes only a port that is down (bond_enslave()), and opens it."""
     if member.kind in {"bond", "team"} and link.up:

@@ -1,0 +1,96 @@
+"""Waiting for the LAG of a card, which its driver makes when its PFs have joined their bond."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from nodeagent.errors import WaitTimeout
+from nodeagent.kernel import lag
+from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.stack import memberships
+from nodeagent.node.attempt import Attempt
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.locate import link_of, links_by_device
+from nodeagent.node.managers import MANAGERS_TIMEOUT
+from nodeagent.node.node import Node
+from nodeagent.node.retry import RETRY_INTERVAL
+from nodeagent.node.stack import add_stacked
+from nodeagent.plan.actions import AddStacked, AwaitLag
+
+log = logging.getLogger(__name__)
+
+LAG_TIMEOUT: Final = 60.0
+"""Seconds. mlx5 makes a LAG in milliseconds; a firmware command may take as long as that."""
+JOINED_TIMEOUT: Final = 5.0
+"""Seconds until a bond that is no LAG is joined anew; mlx5 itself tries again each second while
+another changes an eswitch (mlx5_do_bond_work())."""
+
+_WHAT_TO_DO: Final = (
+    "firmware makes one while no VF of the card is bound and all ports of the card, and no others, "
+    "are in the bond; see dmesg for `Failed to activate VF LAG`. Remove the cause and start again; "
+    "where dmesg says `driver restart required`, reload again"
+)
+
+
+def await_lags(
+    attempt: Attempt, actions: Sequence[AwaitLag], watches: tuple[Watch, ...]
+) -> Failures:
+    """Wait until each LAG is active. A PF that has not become part of one joins its bond once more.
+
+    mlx5 looks at a bond when a port comes or goes. So a bond that was refused while a VF was bound,
+    or that a network manager has not made in its time, is left and joined.
+    """
+    is_managed = any(each.manager for each in actions)
+    late = _late(attempt.node, actions, watches, MANAGERS_TIMEOUT if is_managed else JOINED_TIMEOUT)
+    if not late:
+        return []
+    failures = _join_anew(attempt.node, late)
+    late = _late(attempt.node, [*late], watches, LAG_TIMEOUT)
+    attempt.without_lag.update(each.pf for each in late)
+    return failures + [
+        (target_of(each), f"{why} after {LAG_TIMEOUT:g} s: {_WHAT_TO_DO}")
+        for each, why in late.items()
+    ]
+
+
+def _late(
+    node: Node, actions: Sequence[AwaitLag], watches: tuple[Watch, ...], seconds: float
+) -> dict[AwaitLag, str]:
+    """Those that have not come in that time, and what there is in their place.
+
+    debugfs has no events: it is read at each event of a link, and every RETRY_INTERVAL seconds.
+    """
+
+    def reasons() -> Iterator[str]:
+        return (why for each in actions if (why := _why(node, each)) is not None)
+
+    with suppress(WaitTimeout):
+        wait_until_clear(reasons, *watches, what="LAG", timeout=seconds, resync=RETRY_INTERVAL)
+    return {each: why for each in actions if (why := _why(node, each)) is not None}
+
+
+def _why(node: Node, action: AwaitLag) -> str | None:
+    """What there is in the place of a LAG; None where that is not known: nothing shows it come."""
+    now = lag.read(action.pf, node.sysfs.root, node.proc)
+    if now is None or action.lag.is_met_by(now):
+        return None
+    port = action.port
+    by = "esw_multiport" if port is None else f"{port.dev} in {port.kind} {port.master}"
+    return f"{action.pf}: LAG by {by} is {now}, and was {action.lag}"
+
+
+def _join_anew(node: Node, late: Mapping[AwaitLag, str]) -> Failures:
+    devices = links_by_device(node)
+    joins = []
+    with node.stack() as edge:
+        for each, why in late.items():
+            if each.port is not None:
+                log.info("%s: it joins the bond anew", why)
+                link = link_of(node, target_of(each), devices)
+                if link is not None and link.master:
+                    edge.send([memberships.leave_message(link.index)])
+                joins.append(AddStacked(each.pf, None, each.port, each.port.dev))
+    return add_stacked(node, joins)
