@@ -140,7 +140,7 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
         return vf
     if vf.driver is None:  # ensured: what it has is what it has if that was so already
         return replace(vf, driver=want.driver)
-    return replace(vf, driver=want.driver, netdev=None, inside=None)
+    return replace(vf, driver=want.driver, netdev=None, inside=None, rdma=None)
 
 
 def _needs_another_bind(want: Vf, have: Vf) -> bool:

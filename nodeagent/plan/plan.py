@@ -110,8 +110,8 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     for stage, action in itertools.chain(
         _freed_names(want, have, made),
         _sysctls(want, have, made, then),
-        rdma.actions(want, have),
-        ((StageName.ROCE, action) for action in rdma.roce(want, have)),
+        rdma.actions(want, made),
+        ((StageName.ROCE, action) for action in rdma.roce(want, made)),
         lag.steps(want, stack_actions(want, have), _remade_lags(todos)),
         pod_actions(want, made, lambda pf, vf: _pf(made, pf).vf(vf.index), link_changes),
     ):
