@@ -17,7 +17,8 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
 from nodeagent.node.quiesce import quiesce
 from nodeagent.node.settle import wait_for_pfs
-from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.record.journal import Journal, Note, Step
+from nodeagent.record.timeline import CheckpointKind
 from nodeagent.restore import note_vf_times, put_back, restore
 from nodeagent.settings import Quiesce
 from nodeagent.snapshot import take_snapshot
@@ -44,7 +45,7 @@ def reload(
     the ready flag absent and the snapshot, if one was taken, open for the next start.
     """
     journal.clear_ready()
-    with journal.step("build"):
+    with journal.step(Step.BUILD):
         driver.ensure_built()
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
@@ -56,10 +57,10 @@ def reload(
     before_snapshot()
     with cni.held_off(node, vf_addresses(node, journal)):
         snapshot = opened_snapshot(node, journal, driver)
-        with journal.step("restart"):
+        with journal.step(Step.RESTART):
             restart(node, journal, driver, snapshot, without_vfs)
         for loss in losses:
-            journal.note(POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
+            journal.note(Note.POD_INTERFACE_LOST, uid=loss.pod, message=loss.what)
         put_back(node, journal, snapshot)
     before_ready()
     journal.set_ready()
@@ -73,7 +74,7 @@ def checked(node: Node, journal: Journal, driver: NicDriver) -> tuple[Loss, ...]
     earlier process may have been killed after it had removed them.
     """
     try:
-        with journal.step("preflight"):
+        with journal.step(Step.PREFLIGHT):
             return driver.check_reload_is_safe()
     except Stopped:
         raise
@@ -95,7 +96,7 @@ def vf_addresses(node: Node, journal: Journal) -> tuple[str, ...]:
 
 def opened_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot:
     """The open snapshot; where there is none, one taken and opened now. A step on record."""
-    with journal.step("snapshot"):
+    with journal.step(Step.SNAPSHOT):
         return journal.open_snapshot() or journal.save(take_snapshot(node, driver))
 
 
@@ -123,7 +124,7 @@ def restart(
         log.warning("%s; restoring the others", error)
         restore_what_can_be(node, snapshot.state)
         raise
-    journal.note("driver", version=driver.version() or "unknown")
+    journal.note(Note.DRIVER, version=driver.version() or "unknown")
 
 
 def take_vfs_away(
@@ -136,9 +137,9 @@ def take_vfs_away(
     """
     if node.stop is not None:
         node.stop.drain()
-    journal.note("vfs-gone")
+    journal.note(Note.VFS_GONE)
     if node.settings.quiesce is Quiesce.AUTO:
-        with journal.step("quiesce"):
+        with journal.step(Step.QUIESCE):
             quiesce(node)
         without_vfs()
 
@@ -182,7 +183,7 @@ def salvage(
             log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
     note_vf_times(node, journal)
     if not failures:
-        journal.note("vfs-back")
+        journal.note(Note.VFS_BACK)
 
 
 def restore_what_can_be(node: Node, want: NodeState) -> None:
@@ -198,5 +199,5 @@ def note_srcversions(journal: Journal, driver: NicDriver) -> None:
     now = driver.srcversions()
     installed = {each.module: each.installed or "none" for each in now}
     loaded = {each.module: each.loaded or "none" for each in now}
-    journal.note("srcversion", checkpoint="installed", **installed)
-    journal.note("srcversion", checkpoint="loaded", **loaded)
+    journal.note(Note.SRCVERSION, checkpoint=CheckpointKind.INSTALLED, **installed)
+    journal.note(Note.SRCVERSION, checkpoint=CheckpointKind.LOADED, **loaded)

@@ -26,8 +26,7 @@ from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
-from nodeagent.record import gaps
-from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.state.model import NodeState, Snapshot, Target
 
 log = logging.getLogger(__name__)
@@ -42,24 +41,24 @@ def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bo
 
     `wait_first`: the PFs may still be on their way, as after a reload by another program.
     """
-    with journal.step("restore"):
+    with journal.step(Step.RESTORE):
         if wait_first:
             wait_for_pfs(node, snapshot.state)
         try:
             takings = restore(node, snapshot.state)
         finally:
             note_vf_times(node, journal)
-        journal.note("vfs-back")
-    with journal.step("verify"):
+        journal.note(Note.VFS_BACK)
+    with journal.step(Step.VERIFY):
         for each in verify(node, snapshot.state, takings):
             pod = "" if each.namespace is None else each.namespace.pod
-            journal.note(POD_INTERFACE_LOST, uid=pod, message=str(each))
+            journal.note(Note.POD_INTERFACE_LOST, uid=pod, message=str(each))
 
 
 def note_vf_times(node: Node, journal: Journal) -> None:
     """Put on record when each VF went and came back; before `vfs-back`, which ends the window."""
     if facts := node.vf_times.taken():
-        journal.note(gaps.NOTE, **facts)
+        journal.note(Note.VF_TIMES, **facts)
 
 
 def restore(node: Node, want: NodeState) -> Takings:

@@ -19,7 +19,7 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.settle import watching
 from nodeagent.plan.comparison import Difference, differences
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note
 from nodeagent.state.model import NodeState
 
 log = logging.getLogger(__name__)
@@ -80,15 +80,15 @@ class _Reports:
         for each in new[:MAX_LINES]:
             log.warning("drift: %s", each)
             facts = {"want": str(each.want), "have": str(each.have)}
-            self._note("drift", each, facts)
+            self._note(Note.DRIFT, each, facts)
         for each in over[:MAX_LINES]:
             log.info("drift over: %s %s is %s again", each.target, each.attribute, each.want)
-            self._note("drift-over", each, {})
+            self._note(Note.DRIFT_OVER, each, {})
         more = len(new[MAX_LINES:]) + len(over[MAX_LINES:])
         if more:
             log.warning("drift: %d more lines are left out: see `nodeagent verify`", more)
 
-    def _note(self, name: str, each: Difference, facts: Mapping[str, str]) -> None:
+    def _note(self, name: Note, each: Difference, facts: Mapping[str, str]) -> None:
         self._left -= 1
         if self._left >= 0:
             self._journal.note(name, target=each.target, attribute=each.attribute, **facts)

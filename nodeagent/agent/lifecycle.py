@@ -25,7 +25,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
 from nodeagent.node import cni
 from nodeagent.node.node import Node
-from nodeagent.record.journal import Journal, adopted, lock
+from nodeagent.record.journal import Journal, Note, RunMode, adopted, lock
 from nodeagent.reload import reload
 from nodeagent.settings import AfterReboot, Mode, Settings
 from nodeagent.state.model import Snapshot
@@ -77,9 +77,9 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
             flag_only_when_proven(journal),
             debug.commands_on_record(settings),
         ):
-            journal.note("run", mode="terminate")
+            journal.note(Note.RUN, mode=RunMode.TERMINATE)
             _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
-            journal.note("terminated")
+            journal.note(Note.TERMINATED)
 
 
 def _terminate(
@@ -137,7 +137,7 @@ def flag_only_when_proven(journal: Journal) -> Iterator[None]:
     except BaseException as error:
         journal.clear_ready()
         if isinstance(error, AgentError):
-            journal.note("failed", message=error.message)
+            journal.note(Note.FAILED, message=error.message)
         raise
 
 
@@ -151,7 +151,7 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
     }
     log.info("start", extra={"mode": mode, **versions})
     tools.check(settings, mode)
-    journal.note("run", mode=mode, **versions)
+    journal.note(Note.RUN, mode=mode, **versions)
     driver = NicDriver(settings, mode, stop)
     with lock(settings.work_path):
         openibd.await_running(settings, stop)
@@ -171,7 +171,7 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
                 without_vfs=lambda: cluster_processes.without_vfs(settings),
                 before_ready=lambda: exports.ensure(settings),
             )
-    journal.note("ready")
+    journal.note(Note.READY)
 
 
 def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
@@ -182,7 +182,7 @@ def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> N
     """
     if snapshot.boot_id == machine.boot_id():
         return
-    journal.note("rebooted", taken_at=snapshot.taken_at)
+    journal.note(Note.REBOOTED, taken_at=snapshot.taken_at)
     if settings.after_reboot == AfterReboot.SET_ASIDE:
         kept = journal.set_aside()
         log.warning(

@@ -25,14 +25,14 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, ConfigError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import POD_INTERFACE_LOST, Journal, Record, RecordKind
-from nodeagent.record.timeline import Result, Run, runs_of
+from nodeagent.record.journal import Journal, Note, Record, Step
+from nodeagent.record.timeline import SUCCEEDED, Result, Run, key_checkpoints, runs_of
 from nodeagent.settings import Mode, Settings
 
 log = logging.getLogger(__name__)
 
 _ENDED: Final = {*Result} - {Result.DONE, Result.RUNNING}
-_RELOADING: Final = {"restart", "inbox", "restore"}
+_RELOADING: Final = {Step.RESTART, Step.INBOX, Step.RESTORE}
 """The phases that change devices."""
 _REQUEST_TIMEOUT = 5.0  # seconds; a client that sends nothing must not keep the next one waiting
 
@@ -148,7 +148,7 @@ class Collector:
 
     def _of_pods(self, records: Iterable[Record]) -> Iterator[Metric]:
         for each in records:
-            if each.kind == RecordKind.NOTE and each.name == POD_INTERFACE_LOST:
+            if each.is_note(Note.POD_INTERFACE_LOST):
                 self._lost.add((each.run, each.clock, each.facts.get("message", "")))
         yield CounterMetricFamily(
             "nodeagent_pod_interfaces_lost",
@@ -164,8 +164,8 @@ class Collector:
 
     def _of_driver(self, runs: Sequence[Run]) -> Iterator[Metric]:
         """The installed driver is the one that the agent saw: this container may have another."""
-        looks = [look for run in runs for look in run.checkpoints if look.name == "installed"]
-        seen = dict(looks[-1].srcversions) if looks else {}
+        key = key_checkpoints(look for run in runs for look in run.checkpoints)
+        seen = dict(key["installed"].srcversions) if "installed" in key else {}
         info = GaugeMetricFamily(
             "nodeagent_driver_info",
             "The srcversions of the driver's modules.",
@@ -193,7 +193,7 @@ def _one_restore_a_run(records: Iterable[Record]) -> Iterator[Record]:
     """A sidecar restores whenever the driver container has reloaded: each is a run to count."""
     begun: Counter[str] = Counter()
     for each in records:
-        if each.kind == RecordKind.NOTE and each.name == "run":
+        if each.is_note(Note.RUN):
             begun[each.run] += 1
         yield replace(each, run=f"{each.run} {begun[each.run]}")
 
@@ -203,7 +203,7 @@ def _is_over(run: Run, *, is_last: bool) -> bool:
 
     That the last run's agent gives no sign of life is no end: it may be stuck, and go on.
     """
-    return not is_last or run.result in {Result.READY, Result.TERMINATED, Result.FAILED}
+    return not is_last or run.result in {*SUCCEEDED, Result.FAILED}
 
 
 def _reloads(run: Run) -> bool:
@@ -214,11 +214,11 @@ def _reloads(run: Run) -> bool:
     phases = {phase.name for phase in run.phases}
     if not run.mode:
         return False
-    return bool(phases & _RELOADING) or run.result not in {Result.READY, Result.TERMINATED}
+    return bool(phases & _RELOADING) or run.result not in SUCCEEDED
 
 
 def _of_last_reload(run: Run) -> Iterator[Metric]:
-    good = run.result in {Result.READY, Result.TERMINATED}
+    good = run.result in SUCCEEDED
     yield _gauge("nodeagent_last_reload_success", "Whether the last reload succeeded.", good)
     ended = datetime.fromisoformat(run.at).timestamp() + run.seconds
     text = "When the last reload ended, in seconds since the epoch."

@@ -25,7 +25,7 @@ from typing import Final
 from nodeagent.errors import ConfigError, NoInputError
 from nodeagent.kernel.cgroup import pod_and_container, pods_called
 from nodeagent.kernel.netns import Namespaces
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
         for probe, facts in zip(probes, _answer(answers), strict=False):
             at = datetime.fromtimestamp(float(facts.pop("gap_at")), UTC)
             words = {name: f"{value:g}" for name, value in facts.items()}
-            journal.note("probe", target=str(probe), at=at.isoformat(timespec="seconds"), **words)
+            words["at"] = at.isoformat(timespec="seconds")
+            journal.note(Note.PROBE, target=str(probe), **words)
         os.close(answers)
         os.waitpid(pid, 0)
 

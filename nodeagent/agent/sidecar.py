@@ -38,7 +38,7 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.taken import ours
-from nodeagent.record.journal import Journal, Record, lock, lock_holders
+from nodeagent.record.journal import Journal, Note, Record, RunMode, Step, lock, lock_holders
 from nodeagent.reload import vf_addresses
 from nodeagent.restore import put_back
 from nodeagent.settings import Mode, Settings
@@ -143,7 +143,7 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
     if loading is None:
         log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
         return True
-    with lock(settings.work_path), Node(settings, stop) as node, journal.step("snapshot"):
+    with lock(settings.work_path), Node(settings, stop) as node, journal.step(Step.SNAPSHOT):
         snapshot = take_snapshot(node, driver)
         if driver.loading() != loading:
             return False
@@ -178,7 +178,7 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
 
 def _proven(journal: Journal) -> Record | None:
     """The record of the last proof, if the node has not been rebooted since."""
-    found = journal.last_note("ready")
+    found = journal.last_note(Note.READY)
     return found if found is not None and found.boot == machine.boot_id() else None
 
 
@@ -245,7 +245,7 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
 
     The note lets `_open_again` tell whether the driver was reloaded since.
     """
-    journal.note("run", mode="sidecar")
+    journal.note(Note.RUN, mode=RunMode.SIDECAR)
     driver = NicDriver(settings, Mode.PRECOMPILED, stop)
     loading = driver.loading()
     with lock(settings.work_path), Node(settings, stop) as node:
@@ -260,13 +260,13 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
             snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)
     journal.close_snapshot()
     taken_at = "" if snapshot is None else snapshot.taken_at
-    journal.note("ready", loading=str(loading), snapshot=taken_at)
+    journal.note(Note.READY, loading=str(loading), snapshot=taken_at)
 
 
 def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot | None:
     """The node's state, as the last snapshot; None, with a warning, where it cannot be saved."""
     try:
-        with journal.step("snapshot"):
+        with journal.step(Step.SNAPSHOT):
             return journal.save_as_last(take_snapshot(node, driver))
     except (KernelError, StorageError) as error:
         log.warning("the state of this node is not saved: %s", error.message)

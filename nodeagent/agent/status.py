@@ -18,8 +18,8 @@ from nodeagent.errors import AgentError, Stopped
 from nodeagent.kernel import lag
 from nodeagent.kernel.events import EndWatch, FileWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import Journal
-from nodeagent.record.timeline import Result, Run
+from nodeagent.record.journal import Journal, RunMode
+from nodeagent.record.timeline import SUCCEEDED, Result, Run
 from nodeagent.render import Cell, Marked, Screen, table, visible, wrapped
 from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
@@ -148,7 +148,7 @@ def _lags(settings: Settings) -> Iterator[str]:
 
 def _only_cleaned_up(run: Run) -> bool:
     """Whether it is a termination that left the driver alone: it says nothing about the node."""
-    return run.mode == "terminate" and run.result == Result.TERMINATED and not run.phases
+    return run.mode == RunMode.TERMINATE and run.result == Result.TERMINATED and not run.phases
 
 
 def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:
@@ -157,9 +157,9 @@ def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:
         return "ready"
     if last is None:
         return "working, nothing on record yet" if alive else "no run on record"
-    steps = [phase for phase in last.phases if phase.result in {last.result, "running"}]
+    steps = [phase for phase in last.phases if phase.result in {last.result, Result.RUNNING}]
     where = f" in {steps[-1].name}" if steps else ""
-    if last.result in {"ready", "terminated"}:
+    if last.result in SUCCEEDED:
         return "stopped"
     return f"{last.result}{where}"
 

@@ -20,7 +20,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Step
 from nodeagent.reload import (
     note_srcversions,
     opened_snapshot,
@@ -79,7 +79,7 @@ def restore_driver(
             "and say so there",
         )
     if not inbox.runs(driver):
-        with journal.step("preflight"):
+        with journal.step(Step.PREFLIGHT):
             inbox.check_is_safe(driver)
         left = openibd.time_left(settings, stop)
     hurried = replace(
@@ -95,7 +95,7 @@ def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopS
     with cni.held_off(node, vf_addresses(node, journal)):
         snapshot = opened_snapshot(node, journal, driver)
         if not inbox.runs(driver):  # after a start that was stopped before the unload it does
-            with journal.step("inbox"):
+            with journal.step(Step.INBOX):
                 _restart(node, journal, driver, snapshot, stop)
         put_back(node, journal, snapshot)
     journal.close_snapshot()

@@ -17,7 +17,7 @@ from nodeagent import durable
 from nodeagent.cluster import allocatable, announce, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.errors import AgentError, Stopped
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def due(journal: Journal, state_dir: Path) -> str:
     if last is None or journal.has_open_snapshot():
         return ""
     moment = last.taken_at
-    proof = journal.last_note("ready")
+    proof = journal.last_note(Note.READY)
     if proof is not None and proof.facts.get("snapshot") == last.taken_at:
         moment = f"{proof.boot} {proof.facts.get('loading')}"
     handled = durable.read_own(_path(state_dir)) or b""

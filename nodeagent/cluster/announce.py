@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -24,7 +24,8 @@ from nodeagent import durable
 from nodeagent.cluster.client import FIELD_MANAGER, Client, Object
 from nodeagent.cluster.failures import Conflict, NotFound
 from nodeagent.cluster.kinds import EVENT, NODE, POD
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
+from nodeagent.record.journal import Note, Record, RecordKind, Step
+from nodeagent.record.timeline import CheckpointKind, checkpoints
 from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,10 @@ class Reason(StrEnum):
     INTERFACE_LOST = "PodInterfaceLost"
 
 
-_OF_FAILED_STEP: Final = {
-    "restore": Reason.RESTORE_FAILED,
-    "verify": Reason.RESTORE_FAILED,
-    "preflight": Reason.RELOAD_REFUSED,
+_OF_FAILED_STEP: Final[Mapping[str, Reason]] = {
+    Step.RESTORE: Reason.RESTORE_FAILED,
+    Step.VERIFY: Reason.RESTORE_FAILED,
+    Step.PREFLIGHT: Reason.RELOAD_REFUSED,
 }
 
 
@@ -132,14 +133,14 @@ def condition(last: DriverEvent) -> Object:
 def last_reload(records: Sequence[Record]) -> dict[str, str]:
     """The node's annotations: srcversion of the loaded driver, time and duration of its reload."""
     shown: dict[str, str] = {}
+    for look in checkpoints(records):
+        if look.name == CheckpointKind.LOADED:
+            shown[f"{PREFIX}/srcversion"] = next((value for _, value in look.srcversions), "none")
     began: Record | None = None
     for record in records:
-        if record.name == "srcversion" and record.facts.get("checkpoint") == "loaded":
-            modules = {k: v for k, v in record.facts.items() if k != "checkpoint"}
-            shown[f"{PREFIX}/srcversion"] = next(iter(modules.values()), "none")
-        elif record.kind == RecordKind.START and record.name == "restart":
+        if record.begins(Step.RESTART):
             began = began or record
-        elif record.kind == RecordKind.NOTE and record.name == "ready":
+        elif record.is_note(Note.READY):
             if began is not None:
                 shown[f"{PREFIX}/last-reload"] = record.at
                 if began.boot == record.boot:
@@ -150,16 +151,16 @@ def last_reload(records: Sequence[Record]) -> dict[str, str]:
 
 def _driver_events(records: Sequence[Record]) -> Iterator[DriverEvent]:
     for record in records:
-        if record.kind == RecordKind.START and record.name == "restart":
+        if record.begins(Step.RESTART):
             yield _driver_event(record, Reason.STARTED, "the NIC driver is being reloaded")
         elif record.kind == RecordKind.FAILED:
             message = f"{record.name} failed: {record.facts.get('message', 'no message')}"
             reason = _OF_FAILED_STEP.get(record.name, Reason.RELOAD_FAILED)
             yield _driver_event(record, reason, message)
-        elif record.kind == RecordKind.NOTE and record.name == "ready":
+        elif record.is_note(Note.READY):
             message = "the NIC driver is loaded, the VFs are right"
             yield _driver_event(record, Reason.READY, message)
-        elif record.kind == RecordKind.NOTE and record.name == POD_INTERFACE_LOST:
+        elif record.is_note(Note.POD_INTERFACE_LOST):
             pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
             if pod.uid or (pod.namespace and pod.name):
                 message = record.facts.get("message", "an interface was lost with the NIC driver")

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Final
 
 from nodeagent.record.gaps import VfGap
+from nodeagent.record.journal import Step
 from nodeagent.record.timeline import Result, Run
 from nodeagent.render import visible
 
@@ -196,7 +197,7 @@ def _vf(gap: VfGap, began: float, ended: float) -> _Bar:
 def _long_build(run: Run) -> float:
     """The seconds from the run's start to the end of a build that takes most of it; else 0."""
     first = run.phases[0] if run.phases else None
-    if first is None or first.name != "build" or (first.seconds or 0) <= run.seconds / 2:
+    if first is None or first.name != Step.BUILD or (first.seconds or 0) <= run.seconds / 2:
         return 0
     return (_moment(first.at) - _moment(run.at)).total_seconds() + (first.seconds or 0)
 

@@ -12,12 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from nodeagent.state.model import Target
-
-NOTE: Final = "vf-times"
-"""The note. Its facts are by VF: `gone=81.213 bound=93.4 settled=93.51`, CLOCK_BOOTTIME seconds."""
 
 
 class Moment(StrEnum):

@@ -53,9 +53,58 @@ class RecordKind(StrEnum):
     NOTE = "note"
 
 
-POD_INTERFACE_LOST: Final = "pod-interface-lost"
-"""A note: a pod lost an interface for good, described by `message`. The facts `uid`, or `namespace`
-and `pod`, identify the pod. With cluster integration the note becomes an Event on that pod."""
+class Step(StrEnum):
+    """The steps that begin and end on record, in their order."""
+
+    BUILD = "build"
+    PREFLIGHT = "preflight"
+    SNAPSHOT = "snapshot"
+    RESTART = "restart"
+    INBOX = "inbox"
+    """At a termination, instead of `restart`: the host's own driver is loaded."""
+    QUIESCE = "quiesce"
+    """Part of `restart` and of `inbox`: the VFs are removed."""
+    RESTORE = "restore"
+    VERIFY = "verify"
+
+
+class Note(StrEnum):
+    """The notes, each with the names of its facts."""
+
+    RUN = "run"
+    """The run begins: `mode`, `driver`, `container`."""
+    REBOOTED = "rebooted"
+    """A snapshot is open that was taken before a reboot: `taken_at`."""
+    SRCVERSION = "srcversion"
+    """`checkpoint` (CheckpointKind), and for each module its srcversion."""
+    VFS_GONE = "vfs-gone"
+    VF_TIMES = "vf-times"
+    """By VF: `gone=81.213 bound=93.4 settled=93.51`, CLOCK_BOOTTIME seconds."""
+    VFS_BACK = "vfs-back"
+    DRIVER = "driver"
+    """The driver that was loaded: `version`."""
+    POD_INTERFACE_LOST = "pod-interface-lost"
+    """A pod lost an interface for good: `message`, and `uid`, or `namespace` and `pod`. With
+    cluster integration it becomes an Event on that pod."""
+    PROBE = "probe"
+    """The echoes of a --probe: `target`, `sent`, `lost`, `gap`, `at`."""
+    READY = "ready"
+    """The node is verified. Of a sidecar: `loading` of the driver, and `snapshot`, its time."""
+    DRIFT = "drift"
+    """With WATCH_DRIFT, an attribute has changed: `target`, `attribute`, `want`, `have`."""
+    DRIFT_OVER = "drift-over"
+    """It is as it was: `target`, `attribute`."""
+    TERMINATED = "terminated"
+    FAILED = "failed"
+    """The run has failed: `message`."""
+
+
+class RunMode(StrEnum):
+    """The modes of runs that do not have one of the driver container's."""
+
+    SIDECAR = "sidecar"
+    TERMINATE = "terminate"
+
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +125,14 @@ class Record:
     kind: RecordKind
     name: str
     facts: Mapping[str, str]
+
+    def is_note(self, *notes: Note) -> bool:
+        """Whether it is one of these notes."""
+        return self.kind == RecordKind.NOTE and self.name in notes
+
+    def begins(self, step: Step) -> bool:
+        """Whether it is the beginning of this step."""
+        return self.kind == RecordKind.START and self.name == step
 
 
 class Journal:
@@ -151,7 +208,7 @@ class Journal:
         return self.aside_path
 
     @contextmanager
-    def step(self, name: str, **facts: str) -> Iterator[None]:
+    def step(self, name: Step, **facts: str) -> Iterator[None]:
         """Record the beginning of a step and how it ends. Errors of the block are raised again."""
         began = _clock()
         self._record(RecordKind.START, name, facts)
@@ -168,9 +225,9 @@ class Journal:
         self._record(RecordKind.DONE, name, facts)
         log.info("%s done", name, extra={"step": name, "elapsed": _clock() - began})
 
-    def note(self, event: str, **facts: str) -> None:
-        """Record an observation: `vfs-gone`, `vfs-back`, `srcversion` …"""
-        self._record(RecordKind.NOTE, event, facts)
+    def note(self, name: Note, **facts: str) -> None:
+        """Record an observation."""
+        self._record(RecordKind.NOTE, name, facts)
 
     def records(self) -> tuple[Record, ...]:
         """All records, oldest first. Other lines (truncated, foreign) are skipped."""
@@ -183,10 +240,9 @@ class Journal:
                 log.debug("%s: %d lines are not records", path, parsed.count(None))
         return tuple(found)
 
-    def last_note(self, name: str) -> Record | None:
+    def last_note(self, name: Note) -> Record | None:
         """The newest note of that name on record."""
-        notes = (each for each in reversed(self.records()) if each.kind == RecordKind.NOTE)
-        return next((each for each in notes if each.name == name), None)
+        return next((each for each in reversed(self.records()) if each.is_note(name)), None)
 
     def _load(self, path: Path) -> Snapshot | None:
         data = durable.read_own(path)

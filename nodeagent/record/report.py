@@ -6,20 +6,22 @@ durations. Times are UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
-from nodeagent.record.timeline import Checkpoint, Run
+from nodeagent.record.journal import Step
+from nodeagent.record.timeline import Run, key_checkpoints
 from nodeagent.render import visible
 
-_MEANING = {
-    "build": "the driver was built, or found built, and installed",
-    "preflight": "nothing was found that would make the reload fail or do harm",
-    "snapshot": "the node's SR-IOV state was saved before the driver was unloaded",
-    "quiesce": "the VFs were removed, side by side, before the driver was unloaded",
-    "restart": "the old driver was unloaded and the installed one loaded",
-    "inbox": "the host's own driver was loaded again",
-    "restore": "every PF and VF was restored from the snapshot",
-    "verify": "the node was compared with the snapshot: nothing differs",
+_MEANING: Final[Mapping[str, str]] = {
+    Step.BUILD: "the driver was built, or found built, and installed",
+    Step.PREFLIGHT: "nothing was found that would make the reload fail or do harm",
+    Step.SNAPSHOT: "the node's SR-IOV state was saved before the driver was unloaded",
+    Step.QUIESCE: "the VFs were removed, side by side, before the driver was unloaded",
+    Step.RESTART: "the old driver was unloaded and the installed one loaded",
+    Step.INBOX: "the host's own driver was loaded again",
+    Step.RESTORE: "every PF and VF was restored from the snapshot",
+    Step.VERIFY: "the node was compared with the snapshot: nothing differs",
 }
 
 
@@ -34,19 +36,10 @@ def _tracking(runs: Sequence[Run], driver: str) -> Iterator[str]:
     yield from _row("checkpoint", "time", "srcversion")
     yield "|---|---|---|"
     for number, run in enumerate(runs, 1):
-        for moment, look in _moments(run.checkpoints):
+        for moment, look in key_checkpoints(run.checkpoints).items():
             srcversion = dict(look.srcversions).get(driver, "none")
             yield from _row(f"run {number}: {moment}", _clock(look.at), f"`{srcversion}`")
     yield ""
-
-
-def _moments(looks: Sequence[Checkpoint]) -> Iterator[tuple[str, Checkpoint]]:
-    """The checkpoints that count: loaded at first, installed, loaded at last."""
-    loaded = [look for look in looks if look.name == "loaded"]
-    installed = [look for look in looks if look.name == "installed"]
-    yield from (("loaded before", look) for look in loaded[:1])
-    yield from (("installed", look) for look in installed[-1:])
-    yield from (("loaded after", look) for look in loaded[1:][-1:])
 
 
 def _runs(runs: Sequence[Run]) -> Iterator[str]:

@@ -1,9 +1,6 @@
 """The runs on record: phases, durations, srcversions, and how long the VFs were gone.
 
-It reads these notes of the journal: `run` (mode, driver), `ready`, `terminated`, `failed`
-(message), `srcversion` (checkpoint, and a srcversion for each module), `vfs-gone`, `vf-times` (by
-VF its moments), `vfs-back`, `probe` (target, sent, lost, gap, at), `drift`, `drift-over`. Others
-are ignored.
+It reads the steps and notes of the journal (record/journal.py). Others are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import Final
 
 from nodeagent.record import gaps
 from nodeagent.record.gaps import Gaps, Moment, VfGap
-from nodeagent.record.journal import Record, RecordKind
+from nodeagent.record.journal import Note, Record, RecordKind
 from nodeagent.render import Screen, table, visible
 
 
@@ -35,6 +32,19 @@ class Result(StrEnum):
     """Killed, or ended by a reboot."""
 
 
+SUCCEEDED: Final = frozenset({Result.READY, Result.TERMINATED})
+"""The results of a run that has done what it was for."""
+
+
+class CheckpointKind(StrEnum):
+    """What a checkpoint's srcversions are of."""
+
+    INSTALLED = "installed"
+    """The modules on disk, from modinfo(8)."""
+    LOADED = "loaded"
+    """Those in the kernel, from /sys/module."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One step of a run. `at` is ISO 8601 in UTC; `seconds` is None if the end is not on record."""
@@ -48,12 +58,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The srcversions at one moment: pairs of module and srcversion, or `none` if it has none.
+    """The srcversions at one moment: pairs of module and srcversion, or `none` if it has none."""
 
-    `name` is `installed` (from modinfo(8)) or `loaded` (from /sys/module).
-    """
-
-    name: str
+    name: CheckpointKind
     at: str
     srcversions: tuple[tuple[str, str], ...]
 
@@ -118,6 +125,20 @@ def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run
     return tuple(runs)
 
 
+def key_checkpoints(found: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
+    """Those that a report shows, as far as they are on record."""
+    by_kind: dict[CheckpointKind, list[Checkpoint]] = {kind: [] for kind in CheckpointKind}
+    for each in found:
+        by_kind[each.name].append(each)
+    loaded = by_kind[CheckpointKind.LOADED]
+    moments = {
+        "loaded before": loaded[:1],
+        "installed": by_kind[CheckpointKind.INSTALLED][-1:],
+        "loaded after": loaded[1:][-1:],
+    }
+    return {moment: looks[0] for moment, looks in moments.items() if looks}
+
+
 def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
     """The timeline as text."""
     shown: list[str] = []
@@ -130,8 +151,8 @@ def lines(runs: Iterable[Run], screen: Screen) -> list[str]:
 def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | None) -> Run:
     first, last = records[0], records[-1]
     notes = {record.name: record for record in records if record.kind == RecordKind.NOTE}
-    end = notes.get("ready", last)  # later notes are of the time when it was ready
-    facts = notes["run"].facts if "run" in notes else {}
+    end = notes.get(Note.READY, last)  # later notes are of the time when it was ready
+    facts = notes[Note.RUN].facts if Note.RUN in notes else {}
     phases = tuple(_phases(records, now))
     result, message = _result(notes, phases, alive=now is not None)
     return Run(
@@ -143,7 +164,7 @@ def _run(records: Sequence[Record], windows: tuple[Window, ...], now: float | No
         message=message,
         seconds=round((now if result == Result.RUNNING and now else end.clock) - first.clock, 3),
         phases=phases,
-        checkpoints=tuple(_checkpoints(records)),
+        checkpoints=tuple(checkpoints(records)),
         windows=windows,
         drifts=tuple(_drifts(records)),
         drifting=tuple(_drifting(records)),
@@ -155,29 +176,29 @@ def _drifts(records: Sequence[Record]) -> Iterator[str]:
     for record in records:
         facts = record.facts
         where = f"{record.at}  {facts.get('target', '?')} {facts.get('attribute', '?')}"
-        if record.kind == RecordKind.NOTE and record.name == "drift":
+        if record.is_note(Note.DRIFT):
             yield f"{where}: was {facts.get('want', '?')}, is {facts.get('have', '?')}"
-        elif record.kind == RecordKind.NOTE and record.name == "drift-over":
+        elif record.is_note(Note.DRIFT_OVER):
             yield f"{where}: as it was"
 
 
 def _drifting(records: Sequence[Record]) -> list[tuple[str, str]]:
     found: dict[tuple[str, str], bool] = {}
     for record in records:
-        if record.kind == RecordKind.NOTE and record.name in {"drift", "drift-over"}:
+        if record.is_note(Note.DRIFT, Note.DRIFT_OVER):
             key = record.facts.get("target", "?"), record.facts.get("attribute", "?")
-            found[key] = record.name == "drift"
+            found[key] = record.is_note(Note.DRIFT)
     return [key for key, is_open in found.items() if is_open]
 
 
 def _result(
     notes: dict[str, Record], phases: Sequence[Phase], *, alive: bool
 ) -> tuple[Result, str]:
-    if "failed" in notes:
-        return Result.FAILED, notes["failed"].facts.get("message", "")
-    if "ready" in notes:
+    if Note.FAILED in notes:
+        return Result.FAILED, notes[Note.FAILED].facts.get("message", "")
+    if Note.READY in notes:
         return Result.READY, ""
-    if "terminated" in notes:
+    if Note.TERMINATED in notes:
         return Result.TERMINATED, ""
     if phases and phases[-1].result in {Result.FAILED, Result.INTERRUPTED}:
         return phases[-1].result, phases[-1].message
@@ -211,16 +232,19 @@ _RESULTS: Final = {
 }
 
 
-def _checkpoints(records: Sequence[Record]) -> Iterator[Checkpoint]:
+def checkpoints(records: Iterable[Record]) -> Iterator[Checkpoint]:
+    """Those on record, in order."""
     for record in records:
-        if record.kind == RecordKind.NOTE and record.name == "srcversion":
-            versions = tuple((k, v) for k, v in record.facts.items() if k != "checkpoint")
-            yield Checkpoint(record.facts.get("checkpoint", "?"), record.at, versions)
+        if record.is_note(Note.SRCVERSION):
+            versions = dict(record.facts)
+            with suppress(KeyError, ValueError):
+                kind = CheckpointKind(versions.pop("checkpoint"))
+                yield Checkpoint(kind, record.at, tuple(versions.items()))
 
 
 def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
     for record in records:
-        if record.kind == RecordKind.NOTE and record.name == "probe":
+        if record.is_note(Note.PROBE):
             facts = record.facts
             with suppress(KeyError, ValueError):
                 sent, lost, gap = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
@@ -234,18 +258,16 @@ def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
     gone: Record | None = None
     times: dict[str, dict[str, float]] = {}
     for record in records:
-        if record.kind != RecordKind.NOTE:
-            continue
-        if record.name == "vfs-gone":
+        if record.is_note(Note.VFS_GONE):
             gone = gone or record
-        elif record.name == gaps.NOTE and gone is not None:
+        elif record.is_note(Note.VF_TIMES) and gone is not None:
             # a VF that went before another run was killed has gone but once
             since = _between(gone, record) - record.clock
             for vf, fact in record.facts.items():
                 own = times.setdefault(vf, {})
                 found = {name: since + at for name, at in gaps.moments(fact).items()}
                 own |= found | {name: own[name] for name in own if name == Moment.GONE}
-        elif record.name == "vfs-back" and gone is not None:
+        elif record.is_note(Note.VFS_BACK) and gone is not None:
             yield record.run, _window(gone, record, times)
             gone, times = None, {}
     if gone is not None:
@@ -311,18 +333,18 @@ def _vf_row(vf: VfGap) -> tuple[str, ...]:
 
 
 def _srcversion_table(
-    checkpoints: Sequence[Checkpoint],
+    found: Sequence[Checkpoint],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """One row per module: its srcversion as installed, as loaded at first, and at last."""
-    installed = [dict(each.srcversions) for each in checkpoints if each.name == "installed"]
-    loaded = [dict(each.srcversions) for each in checkpoints if each.name == "loaded"]
-    looks = (installed[-1:] or [{}], loaded[:1] or [{}], loaded[1:][-1:] or [{}])
+    moments = ("installed", "loaded before", "loaded after")
+    key = key_checkpoints(found)
+    looks = [dict(key[moment].srcversions) if moment in key else {} for moment in moments]
     rows: list[tuple[str, ...]] = []
-    for module in dict.fromkeys(name for each in checkpoints for name, _ in each.srcversions):
-        row = tuple(look[0].get(module, "-") for look in looks)
+    for module in dict.fromkeys(name for each in found for name, _ in each.srcversions):
+        row = tuple(look.get(module, "-") for look in looks)
         if set(row) - {"none", "-"}:
             rows.append((module, *row))
-    return ("srcversion", "installed", "loaded before", "loaded after"), rows
+    return ("srcversion", *moments), rows
 
 
 def _back(window: Window) -> str:

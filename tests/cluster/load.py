@@ -31,7 +31,7 @@ import yaml
 from nodeagent.cluster import after_reload, allocatable, kinds
 from nodeagent.cluster.access import Access
 from nodeagent.cluster.client import Client, Objects
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.settings import Settings
 from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import ROOT
@@ -132,10 +132,10 @@ def _reload(
     began = time.monotonic()
     allocatable.save(before, node, settings.state_dir, in_flight=False)
     journal.save(snapshot)
-    with journal.step("restart"):
+    with journal.step(Step.RESTART):
         pass
     journal.close_snapshot()
-    journal.note("ready")
+    journal.note(Note.READY)
     if not after_reload.after_reload(after, settings, node, journal):
         raise RuntimeError(f"{node}: see the log")
     both = (before, after)

@@ -10,7 +10,7 @@ from nodeagent.cluster import after_reload, allocatable, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import Unreachable
 from nodeagent.cluster.kinds import NODE
-from nodeagent.record.journal import Journal, lock, lock_holders
+from nodeagent.record.journal import Journal, Note, Step, lock, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import Pod
@@ -43,7 +43,7 @@ def test_once_for_each_reload(
     allocatable.save(client, node, settings.state_dir, in_flight=False)
     journal.save(SNAPSHOT)
     assert after_reload.due(journal, settings.state_dir) == "", "the reload is in flight"
-    journal.note("ready")
+    journal.note(Note.READY)
     journal.close_snapshot()
     plugin.make()
     with plugin.playing():
@@ -61,7 +61,7 @@ def test_api_that_is_away_is_made_up_for(
     node = str(settings.node_name)
     journal.save(SNAPSHOT)
     journal.close_snapshot()
-    journal.note("ready")
+    journal.note(Note.READY)
     plugin.make()
     client.patience = 0.3
     proxy.fail(cut=True, times=99)
@@ -81,10 +81,10 @@ def test_two_reloads_while_the_api_server_is_away(
     for hour in (3, 4):
         journal = Journal(settings)
         journal.save(replace(SNAPSHOT, taken_at=f"2026-11-21T0{hour}:00:00.000+00:00"))
-        with journal.step("restart"):
+        with journal.step(Step.RESTART):
             pass
         journal.close_snapshot()
-        journal.note("ready")
+        journal.note(Note.READY)
         processes.append(pod.start("node", "after-reload", "--patience", "7200"))
         lock = settings.state_dir / ("cluster.lock" if hour == 3 else "cluster.next.lock")
         eventually(lambda lock=lock: bool(lock_holders(lock)))  # type: ignore[misc] # its default
@@ -111,7 +111,7 @@ def test_two_reloads_while_the_api_server_is_away(
 def test_without_permission_it_says_so_once_and_goes_on(
     pod: Pod, settings: Settings, journal: Journal, plugin: Plugin, proxy: Proxy
 ) -> None:
-    journal.note("ready")
+    journal.note(Note.READY)
     proxy.fail(status=403, times=99)
     done = pod.run("node", "after-reload")
     assert done.returncode == 1
@@ -129,7 +129,7 @@ def test_what_started_while_there_were_no_vfs_is_restarted(
     journal.save(SNAPSHOT)
     plugin.make()
     plugin.say({"openshift.io/vfs": "0"})
-    journal.note("ready")
+    journal.note(Note.READY)
     journal.close_snapshot()
     with plugin.playing():
         assert after_reload.after_reload(client, settings, node, journal)
@@ -160,7 +160,7 @@ def test_device_plugins_are_restarted_without_vfs_and_again_with_them(
         eventually(lambda: len(plugin.made) == 2 and offered() == {"openshift.io/vfs": 0})
         plugin.report = {"openshift.io/vfs": "8"}
         journal.close_snapshot()
-        journal.note("ready")
+        journal.note(Note.READY)
         assert after_reload.after_reload(client, settings, node, journal)
     assert len(plugin.made) == 3
     assert not device_plugin.is_held_off(settings.state_dir)
@@ -178,7 +178,7 @@ def test_device_plugins_find_vfs_that_are_back_after_a_reload_that_failed(
     with plugin.playing():
         assert device_plugin.hold_off(client, settings, node, lambda: False)
         eventually(lambda: len(plugin.made) == 2)
-        journal.note("failed", message="openibd restart did not bring in the installed driver")
+        journal.note(Note.FAILED, message="openibd restart did not bring in the installed driver")
         assert after_reload.after_reload(client, settings, node, journal)
         eventually(lambda: len(plugin.made) == 3)
         seen = proxy.count()

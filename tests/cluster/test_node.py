@@ -13,7 +13,7 @@ from nodeagent.cluster import announce, gates
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import NotFound, Unreachable
 from nodeagent.errors import WaitTimeout
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
+from nodeagent.record.journal import Note, Record, RecordKind
 from nodeagent.settings import Settings
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import Object, Server
@@ -97,7 +97,9 @@ def test_a_pod_that_lost_an_interface_is_told(
 
     def lost(namespace: str, uid: str) -> Record:
         facts = {"namespace": namespace, "pod": "web", "uid": uid}
-        return record(45, "note", POD_INTERFACE_LOST, run="r2", message="net1 is gone", **facts)
+        return record(
+            45, "note", Note.POD_INTERFACE_LOST, run="r2", message="net1 is gone", **facts
+        )
 
     told = [*STORY[:7], lost(f"no-{namespace}", ""), lost(dying, ""), lost(namespace, "u-1")]
     told.append(STORY[7])
@@ -127,7 +129,7 @@ def test_a_pod_that_is_known_by_its_uid_is_told(
     pod = {"metadata": {"name": "web"}, "spec": spec}
     uid = server.create(f"/api/v1/namespaces/{namespace}/pods", pod)["metadata"]["uid"]
     lost = [
-        record(45 + n, "note", POD_INTERFACE_LOST, uid=each, message="net1 is gone")
+        record(45 + n, "note", Note.POD_INTERFACE_LOST, uid=each, message="net1 is gone")
         for n, each in enumerate((f"{uid}0", uid))
     ]
     announce.announce(client, settings, node, lost)

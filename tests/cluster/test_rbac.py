@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from nodeagent.record.journal import POD_INTERFACE_LOST, Journal
+from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.settings import Settings
 from tests.cluster.commands import ROOT, Pod
 from tests.cluster.conftest import eventually
@@ -142,11 +142,11 @@ def _objects(server: Server, namespace: str, unique: str) -> None:
 
 def _story(settings: Settings, message: str) -> None:
     journal = Journal(settings)
-    with pytest.raises(ZeroDivisionError), journal.step("restart"):
+    with pytest.raises(ZeroDivisionError), journal.step(Step.RESTART):
         raise ZeroDivisionError(message)
     namespace = settings.operator_namespaces[0]
-    journal.note(POD_INTERFACE_LOST, namespace=namespace, pod="web", uid="", message=message)
-    journal.note("ready")
+    journal.note(Note.POD_INTERFACE_LOST, namespace=namespace, pod="web", uid="", message=message)
+    journal.note(Note.READY)
 
 
 def _of_the_pods(pod: Pod, settings: Settings, server: Server) -> Iterator[tuple[str, ...]]:

@@ -25,7 +25,7 @@ import yaml
 from nodeagent.agent import life, metrics
 from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.kernel.heart import Heart
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.settings import Settings
 from tests.support import debian
 from tests.unit.test_agent import SNAPSHOT
@@ -71,7 +71,7 @@ def test_the_rules(tmp_path: Path) -> None:
 
 
 def test_they_ask_for_metrics_that_there_are(settings: Settings) -> None:
-    reloaded(settings).note("ready")
+    reloaded(settings).note(Note.READY)
     with Heart(settings.beat_path):
         pass
     there = {name for name, *_ in collected(metrics.Collector(settings))}
@@ -155,21 +155,21 @@ def test_a_real_prometheus_through_a_reload(
 
     def reload() -> None:
         journal = Journal(settings)
-        journal.note("run", mode="precompiled")
-        journal.note("srcversion", checkpoint="installed", mlx5_core="NEW")
+        journal.note(Note.RUN, mode="precompiled")
+        journal.note(Note.SRCVERSION, checkpoint="installed", mlx5_core="NEW")
         with Heart(settings.beat_path):
             journal.save(SNAPSHOT)
-            journal.note("vfs-gone")
-            with journal.step("restart"):
+            journal.note(Note.VFS_GONE)
+            with journal.step(Step.RESTART):
                 until(lambda: value("nodeagent_open_snapshot") == 1, "the open snapshot")
                 until(lambda: value("nodeagent_driver_outdated") == 1, "the old driver")
                 counted.append(value("sum(nodeagent_reloads_total)"))
                 versions[:] = [SrcVersions("mlx5_core", "NEW", "NEW")]
-            with journal.step("restore"):
-                journal.note("vfs-back")
+            with journal.step(Step.RESTORE):
+                journal.note(Note.VFS_BACK)
         journal.set_ready()
         journal.close_snapshot()
-        journal.note("ready")
+        journal.note(Note.READY)
         until(lambda: value("nodeagent_ready") == 1, "that it is ready")
         until(lambda: value('nodeagent_reloads_total{result="ready"}') == 1, "the reload")
         counted.append(value("sum(nodeagent_reloads_total)"))
@@ -180,8 +180,8 @@ def test_a_real_prometheus_through_a_reload(
         assert empty == []
         assert asked_of(port, 'ALERTS{alertstate="firing"}') == []
         failed = Journal(settings)
-        failed.note("run", mode="precompiled")
-        failed.note("failed", message="no")
+        failed.note(Note.RUN, mode="precompiled")
+        failed.note(Note.FAILED, message="no")
         alert = 'ALERTS{alertname="NodeagentReloadFailed",alertstate="firing",node="a"}'
         until(lambda: value(alert) == 1, "the alert")
 

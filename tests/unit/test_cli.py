@@ -22,7 +22,7 @@ from nodeagent.agent import by_hand, life, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import EXIT, SECTIONS
-from nodeagent.record.journal import Journal, lock, seal
+from nodeagent.record.journal import Journal, Note, Step, lock, seal
 from nodeagent.settings import RELOAD_MODES, Settings, rows
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
@@ -774,15 +774,15 @@ def test_a_termination_that_did_nothing_is_not_the_nodes_phase(
 
     def terminate(*, driver: bool = False) -> None:
         journal = Journal(settings)
-        journal.note("run", mode="terminate")
+        journal.note(Note.RUN, mode="terminate")
         if driver:
-            with journal.step("restore"):
+            with journal.step(Step.RESTORE):
                 pass
-        journal.note("terminated")
+        journal.note(Note.TERMINATED)
 
     terminate()
     assert phase() == "no run on record"
-    with pytest.raises(errors.KernelError), Journal(settings).step("restart"):
+    with pytest.raises(errors.KernelError), Journal(settings).step(Step.RESTART):
         raise errors.KernelError("no driver")
     terminate()
     assert phase() == "failed in restart"
@@ -828,7 +828,7 @@ def test_status_says_what_is_missing(
     modules("1069", "8EB2")
     journal = Journal(settings)
     journal.save(SNAPSHOT)
-    with pytest.raises(errors.KernelError), journal.step("restart"):
+    with pytest.raises(errors.KernelError), journal.step(Step.RESTART):
         raise errors.KernelError("no driver\nnone at all")
     assert status_of(["status"]) == 1
     assert capsys.readouterr().out.splitlines() == [
@@ -853,7 +853,7 @@ def test_status_of_an_agent_at_work(
     settings: Settings, capsys: Captured, modules: Callable[[str, str], None]
 ) -> None:
     modules("1069", "8EB2")
-    with lock(settings.lock_path), Journal(settings).step("build"):
+    with lock(settings.lock_path), Journal(settings).step(Step.BUILD):
         assert status_of(["status", "--output", "json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["phase"], said["agent"]) == ("running in build", os.getpid())
@@ -908,7 +908,7 @@ def test_status_watch(settings: Settings, tmp_path: Path) -> None:
 
     with watching.stdout:
         assert said() == ("no run on record", False)
-        with lock(settings.lock_path), journal.step("build"):
+        with lock(settings.lock_path), journal.step(Step.BUILD):
             assert said() == ("running in build", False)
         journal.set_ready()
         while (now := said()) != ("ready", True):
@@ -925,10 +925,10 @@ def test_timeline(settings: Settings, capsys: Captured) -> None:
     assert capsys.readouterr().out.startswith("no run on record")
     for mode in ("sources", "precompiled"):
         journal = Journal(settings)
-        journal.note("run", mode=mode)
-        with journal.step("build"):
+        journal.note(Note.RUN, mode=mode)
+        with journal.step(Step.BUILD):
             pass
-        journal.note("ready")
+        journal.note(Note.READY)
     assert status_of(["timeline"]) == 0
     last = capsys.readouterr().out
     assert "precompiled" in last

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nodeagent.cluster import capture, device_plugin, kinds, networks, operators
 from nodeagent.cluster.announce import MAX_MESSAGE_LENGTH, Announced, _unannounced, driver_events
 from nodeagent.cluster.networks import incomplete
-from nodeagent.record.journal import POD_INTERFACE_LOST, Record, RecordKind
+from nodeagent.record.journal import Note, Record, RecordKind
 
 STAMP = "2025-11-11T12:43:30.447698451Z"
 START = f"{STAMP} {STAMP}\tINFO\tcontroller/controller.go:234\tStarting workers\t"
@@ -180,8 +180,8 @@ def test_what_happened_in_one_millisecond_is_said_once_each() -> None:
     found = driver_events(
         [
             record("start", "restart"),
-            record("note", POD_INTERFACE_LOST, namespace="a", pod="b", message="net1"),
-            record("note", POD_INTERFACE_LOST, namespace="a", pod="b", message="net2"),
+            record("note", Note.POD_INTERFACE_LOST, namespace="a", pod="b", message="net1"),
+            record("note", Note.POD_INTERFACE_LOST, namespace="a", pod="b", message="net2"),
             record("note", "ready"),
         ]
     )

@@ -13,7 +13,7 @@ from nodeagent.errors import KernelError, Stopped
 from nodeagent.kernel.rtnl import VfInfo
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note
 from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
 from nodeagent.settings import Settings
@@ -210,12 +210,12 @@ def test_an_event_ends_the_sleep_and_a_storm_is_one_look(
 
 def test_the_timeline_shows_it_and_the_run_is_no_longer_for_that(settings: Settings) -> None:
     journal = Journal(settings)
-    journal.note("run", mode="precompiled")
-    journal.note("ready")
+    journal.note(Note.RUN, mode="precompiled")
+    journal.note(Note.READY)
     records = journal.records()
     ended = runs_of(records)[0].seconds
-    journal.note("drift", target=f"pci/{PF1} vf 1", attribute="vlan", want="5", have="0")
-    journal.note("drift-over", target=f"pci/{PF1} vf 1", attribute="vlan")
+    journal.note(Note.DRIFT, target=f"pci/{PF1} vf 1", attribute="vlan", want="5", have="0")
+    journal.note(Note.DRIFT_OVER, target=f"pci/{PF1} vf 1", attribute="vlan")
     (run,) = runs_of(journal.records())
     assert run.seconds == ended
     text = "\n".join(lines([run], Screen()))

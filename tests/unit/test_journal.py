@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from nodeagent import durable
 from nodeagent.errors import BusyError, DataError, KernelError, Stopped, StorageError
 from nodeagent.record import journal
-from nodeagent.record.journal import Journal, Record, lock, lock_holders, seal, unseal
+from nodeagent.record.journal import Journal, Note, Record, Step, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_to_json
@@ -170,14 +170,14 @@ def test_a_disk_too_full_for_the_snapshot_stops_the_reload(
 
 
 def test_steps_and_notes_are_on_record(kept: Journal) -> None:
-    kept.note("run", mode="sources")
-    with kept.step("build", version="25.07"):
+    kept.note(Note.RUN, mode="sources")
+    with kept.step(Step.BUILD, version="25.07"):
         pass
-    with pytest.raises(KernelError), kept.step("restart"):
+    with pytest.raises(KernelError), kept.step(Step.RESTART):
         raise KernelError("no driver")
-    with pytest.raises(Stopped), kept.step("restore"):
+    with pytest.raises(Stopped), kept.step(Step.RESTORE):
         raise Stopped
-    with pytest.raises(ZeroDivisionError), kept.step("verify"):
+    with pytest.raises(ZeroDivisionError), kept.step(Step.VERIFY):
         raise ZeroDivisionError("a bug")
     records = kept.records()
     assert [(r.kind, r.name) for r in records] == [
@@ -202,9 +202,9 @@ def test_steps_and_notes_are_on_record(kept: Journal) -> None:
 
 def test_one_line_of_log_a_step(kept: Journal, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="nodeagent")
-    with kept.step("build"):
+    with kept.step(Step.BUILD):
         pass
-    with pytest.raises(KernelError), kept.step("restart"):
+    with pytest.raises(KernelError), kept.step(Step.RESTART):
         raise KernelError("said once, at the top")
     assert [record.message for record in caplog.records] == ["build done"]
     assert caplog.records[0].__dict__["step"] == "build"
@@ -214,22 +214,22 @@ def test_one_line_of_log_a_step(kept: Journal, caplog: pytest.LogCaptureFixture)
 def test_step_ends_are_synced_and_nothing_else(
     kept: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.note("first")
+    kept.note(Note.READY)
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    kept.note("run")
+    kept.note(Note.RUN)
     assert synced == []
-    with kept.step("build"):
+    with kept.step(Step.BUILD):
         assert synced == []
     assert len(synced) == 1
 
 
 def test_torn_and_foreign_lines_spoil_only_themselves(kept: Journal) -> None:
-    kept.note("one")
+    kept.note(Note.RUN)
     with kept.records_path.open("ab") as file:
         file.write(b'rubbish\n{"at": 1}\n[]\nnull\n\xff\xfe\n' + b"[" * 5000 + b'\n{"at": "20')
-    kept.note("two")
-    assert [record.name for record in kept.records()] == ["one", "two"]
+    kept.note(Note.READY)
+    assert [record.name for record in kept.records()] == ["run", "ready"]
 
 
 @given(
@@ -246,17 +246,17 @@ def test_a_line_is_a_record_with_the_right_types_or_none(fields: dict[str, objec
 @pytest.mark.parametrize("clock", ["NaN", "Infinity", "-1", "1" + "0" * 400])
 def test_a_clock_that_is_none(kept: Journal, clock: str) -> None:
     """It would be calculated with: a timeline of integers of any size ends in an OverflowError."""
-    kept.note("good")
+    kept.note(Note.READY)
     with kept.records_path.open("a") as file:
         line = kept.records_path.read_text()
         file.write(re.sub(r'"clock": [0-9.]+', f'"clock": {clock}', line))
-    assert [record.name for record in kept.records()] == ["good"]
+    assert [record.name for record in kept.records()] == ["ready"]
 
 
 def test_records_are_bounded(kept: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "RECORDS_LIMIT_BYTES", 2000)
     for number in range(100):
-        kept.note("tick", number=str(number))
+        kept.note(Note.DRIFT, number=str(number))
     sizes = [path.stat().st_size for path in (kept.records_path, kept.old_records_path)]
     assert all(size < 2500 for size in sizes)
     numbers = [int(record.facts["number"]) for record in kept.records()]
@@ -271,8 +271,8 @@ def test_a_disk_too_full_for_records_is_said_once_and_stops_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable, "append", full)
-    with kept.step("restore"):
-        kept.note("vfs-back")
+    with kept.step(Step.RESTORE):
+        kept.note(Note.VFS_BACK)
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "No space left" in warnings[0]
@@ -283,7 +283,7 @@ def test_a_state_directory_that_is_none_stops_the_snapshot_but_not_the_records(
 ) -> None:
     kept.state_dir.parent.mkdir()
     kept.state_dir.touch()
-    kept.note("run")
+    kept.note(Note.RUN)
     assert kept.records() == ()
     with pytest.raises(StorageError, match="not a directory"):
         kept.save(SNAPSHOT)

@@ -15,7 +15,7 @@ import pytest
 
 from nodeagent.errors import BusyError, DataError, StorageError
 from nodeagent.record import journal
-from nodeagent.record.journal import Journal, lock, lock_holders, seal, unseal
+from nodeagent.record.journal import Journal, Note, lock, lock_holders, seal, unseal
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_to_json
 from nodeagent.state.model import NodeState, Snapshot
@@ -34,7 +34,7 @@ def kept(settings: Settings) -> Journal:
 
 
 def test_the_names_that_others_know(kept: Journal, settings: Settings) -> None:
-    kept.note("seen")
+    kept.note(Note.DRIVER)
     kept.save(SNAPSHOT)
     assert sorted(p.name for p in settings.state_dir.iterdir()) == [
         "journal.jsonl",
@@ -56,20 +56,20 @@ def test_the_old_records_have_a_name_too(
     kept: Journal, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "_clock", lambda: 1.5)  # each line is as long as the others
-    kept.note("first")
+    kept.note(Note.READY)
     size = (settings.state_dir / "journal.jsonl").stat().st_size
     line = size  # the next line is of the same length
     monkeypatch.setattr(journal, "RECORDS_LIMIT_BYTES", size + line)
-    kept.note("again")
+    kept.note(Note.DRIFT)
     assert not (settings.state_dir / "journal.old.jsonl").exists(), "at the limit is not beyond"
-    kept.note("third")
+    kept.note(Note.PROBE)
     assert (settings.state_dir / "journal.old.jsonl").exists()
-    assert [record.name for record in kept.records()] == ["first", "again", "third"]
+    assert [record.name for record in kept.records()] == ["ready", "drift", "probe"]
 
 
 def test_a_record_line(kept: Journal, settings: Settings) -> None:
-    kept.note("seen", what="it")
-    kept.note("seen", what="it")
+    kept.note(Note.DRIVER, what="it")
+    kept.note(Note.DRIVER, what="it")
     lines = (settings.state_dir / "journal.jsonl").read_text().splitlines()
     plain = json.loads(lines[0])
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -174,7 +174,7 @@ def test_a_waiter_in_proc_locks_holds_nothing(tmp_path: Path) -> None:
 def test_lines_that_are_none_are_left_out_and_counted(
     kept: Journal, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept.note("seen")
+    kept.note(Note.DRIVER)
     path = settings.state_dir / "journal.jsonl"
     good = path.read_text()
     plain = json.loads(good)
@@ -190,7 +190,7 @@ def test_lines_that_are_none_are_left_out_and_counted(
     ]
     path.write_text(good + "".join(json.dumps(each) + "\n" for each in odd) + '{"torn')
     caplog.set_level(logging.DEBUG, logger="nodeagent.record.journal")
-    assert [record.name for record in kept.records()] == ["seen"]
+    assert [record.name for record in kept.records()] == ["driver"]
     assert f"{path}: 9 lines are not records" in caplog.text
     caplog.clear()
     path.write_text(good)
@@ -202,8 +202,8 @@ def test_a_disk_that_takes_no_records_is_said_once(
     kept: Journal, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.state_dir.write_text("in the way")
-    kept.note("one")
-    kept.note("two")
+    kept.note(Note.RUN)
+    kept.note(Note.READY)
     said = [record.message for record in caplog.records]
     assert len(said) == 1
     assert said[0].startswith(

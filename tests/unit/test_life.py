@@ -15,7 +15,7 @@ from nodeagent.agent import life, status
 from nodeagent.driver.nic import NicDriver
 from nodeagent.kernel.heart import Heart
 from nodeagent.record import journal as journals
-from nodeagent.record.journal import Journal, lock
+from nodeagent.record.journal import Journal, Note, lock
 from nodeagent.record.timeline import Result
 from nodeagent.settings import Mode, Settings
 
@@ -56,7 +56,7 @@ def result(settings: Settings) -> Result:
 
 def begun(settings: Settings) -> Journal:
     journal = Journal(settings)
-    journal.note("run", mode="precompiled")
+    journal.note(Note.RUN, mode="precompiled")
     journal._record(journals.RecordKind.START, "restart", {})
     return journal
 
@@ -71,7 +71,7 @@ def test_at_work_in_another_container(settings: Settings, seen_from: Callable[[s
     beat(settings, ago=settings.beat_limit + 2)
     assert result(settings) == Result.CUT_SHORT
     beat(settings)
-    journal.note("failed", message="no")
+    journal.note(Note.FAILED, message="no")
     assert result(settings) == Result.FAILED
     found = status.look(settings, NicDriver(settings, Mode.PRECOMPILED, None))
     assert (found.agent, found.hidden) == (None, True)

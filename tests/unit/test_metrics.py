@@ -26,7 +26,7 @@ from nodeagent.driver.nic import NicDriver, SrcVersions
 from nodeagent.errors import ConfigError, UnavailableError
 from nodeagent.kernel.heart import Heart
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import POD_INTERFACE_LOST, Journal, RecordKind
+from nodeagent.record.journal import Journal, Note, RecordKind, Step
 from nodeagent.settings import Settings
 from tests.support import debian
 from tests.unit.test_agent import SNAPSHOT
@@ -83,12 +83,12 @@ def asked(settings: Settings) -> Told:
 def reloaded(settings: Settings) -> Journal:
     """A run that has reloaded the driver and is proven."""
     journal = Journal(settings)
-    journal.note("run", mode="precompiled")
-    with journal.step("snapshot"):
+    journal.note(Note.RUN, mode="precompiled")
+    with journal.step(Step.SNAPSHOT):
         journal.save(SNAPSHOT)
-    journal.note("vfs-gone")
-    with journal.step("restore"):
-        journal.note("vfs-back")
+    journal.note(Note.VFS_GONE)
+    with journal.step(Step.RESTORE):
+        journal.note(Note.VFS_BACK)
     return journal
 
 
@@ -105,7 +105,7 @@ def test_after_a_reload(settings: Settings) -> None:
     journal = reloaded(settings)
     journal.set_ready()
     journal.close_snapshot()
-    journal.note("ready")
+    journal.note(Note.READY)
     told = asked(settings)
     assert told["nodeagent_reloads_total", "ready"] == 1
     assert told["nodeagent_reloads_total", "failed"] == 0
@@ -125,7 +125,7 @@ def test_after_a_reload(settings: Settings) -> None:
 
 
 def test_a_run_that_failed(settings: Settings) -> None:
-    reloaded(settings).note("failed", message="no")
+    reloaded(settings).note(Note.FAILED, message="no")
     told = asked(settings)
     assert told["nodeagent_reloads_total", "failed"] == 1
     assert told["nodeagent_last_reload_success",] == 0
@@ -158,18 +158,18 @@ def test_a_run_is_counted_when_it_is_over_and_no_counter_decreases(
 
     first = reloaded(settings)
     assert counts() == {}  # at work, or hanging: that is not over
-    first.note("ready")
+    first.note(Note.READY)
     assert counts() == {"ready": 1}
     killed = reloaded_again(settings)
     assert counts() == {"ready": 1}
     third = Journal(settings)
-    third.note("run", mode="precompiled")
+    third.note(Note.RUN, mode="precompiled")
     assert counts() == {"ready": 1, "cut short": 1}
-    with third.step("build"):
+    with third.step(Step.BUILD):
         pass
-    third.note("ready")
+    third.note(Note.READY)
     assert counts() == {"ready": 1, "cut short": 1}  # it has reloaded nothing
-    killed.note("failed", message="a line that comes late")
+    killed.note(Note.FAILED, message="a line that comes late")
     assert counts() == {"ready": 1, "cut short": 1}
     Journal(settings).records_path.unlink()
     assert counts() == {"ready": 1, "cut short": 1}
@@ -178,30 +178,30 @@ def test_a_run_is_counted_when_it_is_over_and_no_counter_decreases(
 def test_each_restore_of_a_sidecar_counts(settings: Settings) -> None:
     """Its init container takes a snapshot and is none; nor is a look at a node as it was."""
     prepared = Journal(settings)
-    with prepared.step("snapshot"):
+    with prepared.step(Step.SNAPSHOT):
         prepared.save(SNAPSHOT)
     sidecar = Journal(settings)
     collector = metrics.Collector(settings)
     for number in (1, 2):
-        sidecar.note("run", mode="sidecar")
-        with sidecar.step("restore"):
-            sidecar.note("vfs-back")
-        sidecar.note("ready", loading="1", snapshot="s")
-        with sidecar.step("snapshot"):
+        sidecar.note(Note.RUN, mode="sidecar")
+        with sidecar.step(Step.RESTORE):
+            sidecar.note(Note.VFS_BACK)
+        sidecar.note(Note.READY, loading="1", snapshot="s")
+        with sidecar.step(Step.SNAPSHOT):
             pass
         told = collected(collector)
         results = {key[1]: n for key, n in told.items() if key[0] == "nodeagent_reloads_total"}
         assert {name: n for name, n in results.items() if n} == {"ready": number}
-    sidecar.note("run", mode="sidecar")
-    sidecar.note("ready", loading="1", snapshot="s")
+    sidecar.note(Note.RUN, mode="sidecar")
+    sidecar.note(Note.READY, loading="1", snapshot="s")
     assert collected(collector)["nodeagent_reloads_total", "ready"] == 2
 
 
 def reloaded_again(settings: Settings) -> Journal:
     """A run in the middle of its restart."""
     journal = Journal(settings)
-    journal.note("run", mode="precompiled")
-    journal.note("vfs-gone")
+    journal.note(Note.RUN, mode="precompiled")
+    journal.note(Note.VFS_GONE)
     journal._record(RecordKind.START, "restart", {})
     return journal
 
@@ -209,8 +209,8 @@ def reloaded_again(settings: Settings) -> Journal:
 def test_what_pods_have_lost(settings: Settings) -> None:
     collector = metrics.Collector(settings)
     journal = reloaded(settings)
-    journal.note(POD_INTERFACE_LOST, uid="u", message="vf 3: net1")
-    journal.note(POD_INTERFACE_LOST, uid="u", message="vf 4: net2")
+    journal.note(Note.POD_INTERFACE_LOST, uid="u", message="vf 3: net1")
+    journal.note(Note.POD_INTERFACE_LOST, uid="u", message="vf 4: net2")
     assert collected(collector)["nodeagent_pod_interfaces_lost_total",] == 2
     journal.records_path.unlink()
     assert collected(collector)["nodeagent_pod_interfaces_lost_total",] == 2
@@ -218,10 +218,10 @@ def test_what_pods_have_lost(settings: Settings) -> None:
 
 def test_drift(settings: Settings) -> None:
     journal = reloaded(settings)
-    journal.note("ready")
+    journal.note(Note.READY)
     for attribute in ("vlan", "trust"):
-        journal.note("drift", target="vf 3", attribute=attribute, want="1", have="2")
-    journal.note("drift-over", target="vf 3", attribute="vlan")
+        journal.note(Note.DRIFT, target="vf 3", attribute=attribute, want="1", have="2")
+    journal.note(Note.DRIFT_OVER, target="vf 3", attribute="vlan")
     assert collected(metrics.Collector(settings))["nodeagent_drift",] == 1
 
 
@@ -235,10 +235,10 @@ def test_the_heartbeat(settings: Settings) -> None:
 def test_the_installed_driver_is_the_one_that_the_agent_saw(settings: Settings) -> None:
     """The container for metrics has another root, in which none is installed, or an older one."""
     journal = reloaded(settings)
-    journal.note("srcversion", checkpoint="installed", mlx5_core="OLD")
+    journal.note(Note.SRCVERSION, checkpoint="installed", mlx5_core="OLD")
     told = collected(metrics.Collector(settings))
     assert told["nodeagent_driver_outdated", "mlx5_core"] == 0
-    journal.note("srcversion", checkpoint="installed", mlx5_core="NEWER")
+    journal.note(Note.SRCVERSION, checkpoint="installed", mlx5_core="NEWER")
     told = collected(metrics.Collector(settings))
     assert told["nodeagent_driver_outdated", "mlx5_core"] == 1
     assert told["nodeagent_driver_info", "NEWER", "OLD", "mlx5_core"] == 1
@@ -247,7 +247,7 @@ def test_the_installed_driver_is_the_one_that_the_agent_saw(settings: Settings) 
 def test_counts_outlive_the_journals_rotation(settings: Settings) -> None:
     collector = metrics.Collector(settings)
     for _ in range(2):
-        reloaded(settings).note("ready")
+        reloaded(settings).note(Note.READY)
         Journal(settings).open_path.unlink()
     assert collected(collector)["nodeagent_reloads_total", "ready"] == 2
     Journal(settings).records_path.unlink()
@@ -275,7 +275,7 @@ LISTED = dict(
 
 def test_the_readme_lists_every_metric(settings: Settings) -> None:
     journal = reloaded(settings)
-    journal.note("ready")
+    journal.note(Note.READY)
     with Heart(settings.beat_path):
         pass
     families = [*metrics.Collector(settings).collect()]
@@ -285,7 +285,7 @@ def test_the_readme_lists_every_metric(settings: Settings) -> None:
 
 def test_promtool_finds_nothing_to_say(settings: Settings) -> None:
     journal = reloaded(settings)
-    journal.note("ready")
+    journal.note(Note.READY)
     with Heart(settings.beat_path):
         pass
     registry = CollectorRegistry()

@@ -20,7 +20,7 @@ from nodeagent.driver.preflight import Preflight
 from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import process
 from nodeagent.kernel.process import Finished
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, Note
 from nodeagent.settings import Settings
 from tests.unit.test_cli import SNAPSHOT
 
@@ -58,8 +58,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         monkeypatch.setenv(name, value)
     loaded = Settings.from_environment(os.environ)
     journal = Journal(loaded)
-    journal.note("run", mode="precompiled")
-    journal.note("failed", message=f"C1234-pro-token {JWT} on {MINE} with password: swordfish")
+    journal.note(Note.RUN, mode="precompiled")
+    journal.note(Note.FAILED, message=f"C1234-pro-token {JWT} on {MINE} with password: swordfish")
     journal.save(SNAPSHOT)
     return loaded
 

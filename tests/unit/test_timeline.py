@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nodeagent.record import gaps, report
 from nodeagent.record.gaps import Gaps, Moment, VfGap, VfTimes
-from nodeagent.record.journal import Record, RecordKind
+from nodeagent.record.journal import Note, Record, RecordKind
 from nodeagent.record.timeline import lines, runs_of
 from nodeagent.render import Screen
 from nodeagent.state.model import DeviceHandle, Target
@@ -132,7 +132,7 @@ PF = "pci/0000:01:00.0"
 
 
 def times(clock: float, run: str = "r1", **facts: str) -> Record:
-    return record(clock, "note", gaps.NOTE, run=run, **facts)
+    return record(clock, "note", Note.VF_TIMES, run=run, **facts)
 
 
 def test_each_vfs_gap() -> None:
