@@ -1,8 +1,8 @@
-"""The story: reload the driver and put the node's SR-IOV state back, exactly, proven.
+"""Reload the driver, restore the node's SR-IOV state exactly, and verify it.
 
-Every verb is an *ensure*, so that resuming after a crash is running it again from the top. What
-the kernel forgets is on disk: the open snapshot. It is taken right before the unload, never
-overwritten, and closed only when verify passed and the ready flag is there.
+Each step does nothing if its result is there already: after a crash the next start runs them all
+again. What the kernel forgets is on disk, in the open snapshot. It is taken right before the
+unload, never overwritten, and closed only after verify has passed and the ready flag is set.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from nodeagent.cleanup import attempt
 from nodeagent.driver.nic import Loss, NicDriver
-from nodeagent.errors import AgentError, KernelError, RestoreFailed, Stopped, WaitTimeout
+from nodeagent.errors import AgentError, KernelError, Stopped, WaitTimeout
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
@@ -22,7 +23,7 @@ from nodeagent.record.timeline import CheckpointKind
 from nodeagent.restore import note_vf_times, put_back, restore
 from nodeagent.settings import Quiesce
 from nodeagent.snapshot import take_snapshot
-from nodeagent.state.model import NodeState, Snapshot
+from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,11 @@ def reload(
     """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
     With nothing to reload and no snapshot open, no device is touched. `before_snapshot` is called
-    before the snapshot is taken, `without_vfs` when VFs have been removed (QUIESCE), before the
-    driver is unloaded, and `before_ready` right before the flag is set: it makes what other pods
-    use once it is there. In between SR-IOV CNI is held off (HOLD_OFF). Raises AgentError with
-    the ready flag absent and the snapshot, if one was taken, open for the next start.
+    before the snapshot is taken, `without_vfs` after VFs were removed (QUIESCE) and before the
+    driver is unloaded, and `before_ready` right before the flag is set: it prepares what other pods
+    use from then on. Until the VFs are restored, SR-IOV CNI is held off (HOLD_OFF). Raises
+    AgentError with the ready flag absent and the snapshot, if one was taken, open for the next
+    start.
     """
     journal.clear_ready()
     with journal.step(Step.BUILD):
@@ -53,10 +55,10 @@ def reload(
         before_ready()
         journal.set_ready()
         return
-    losses = checked(node, journal, driver)
+    losses = preflight(node, journal, driver)
     before_snapshot()
     with cni.held_off(node, vf_addresses(node, journal)):
-        snapshot = opened_snapshot(node, journal, driver)
+        snapshot = ensure_snapshot(node, journal, driver)
         with journal.step(Step.RESTART):
             restart(node, journal, driver, snapshot, without_vfs)
         for loss in losses:
@@ -67,10 +69,10 @@ def reload(
     journal.close_snapshot()
 
 
-def checked(node: Node, journal: Journal, driver: NicDriver) -> tuple[Loss, ...]:
-    """What pods will lose for good in the reload; a step on record.
+def preflight(node: Node, journal: Journal, driver: NicDriver) -> tuple[Loss, ...]:
+    """Check that a reload is safe; return what pods will lose for good in it.
 
-    Where it is refused and a snapshot is open, its VFs are put back on the loaded driver: an
+    If the reload is refused and a snapshot is open, its VFs are restored on the loaded driver: an
     earlier process may have been killed after it had removed them.
     """
     try:
@@ -87,15 +89,15 @@ def checked(node: Node, journal: Journal, driver: NicDriver) -> tuple[Loss, ...]
 
 
 def vf_addresses(node: Node, journal: Journal) -> tuple[str, ...]:
-    """The PCI addresses of all VFs, and of those that an open snapshot has."""
+    """The PCI addresses of all VFs, present ones and those of an open snapshot."""
     snapshot = journal.open_snapshot()
     pfs = () if snapshot is None else snapshot.state.pfs
     gone = (vf.address for pf in pfs for vf in pf.vfs if vf.address is not None)
     return tuple(sorted({*functions(node), *gone}))
 
 
-def opened_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot:
-    """The open snapshot; where there is none, one taken and opened now. A step on record."""
+def ensure_snapshot(node: Node, journal: Journal, driver: NicDriver) -> Snapshot:
+    """The open snapshot; if there is none, take and open one."""
     with journal.step(Step.SNAPSHOT):
         return journal.open_snapshot() or journal.save(take_snapshot(node, driver))
 
@@ -111,7 +113,7 @@ def restart(
     before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
-            driver.ensure_restarted(lambda: take_vfs_away(node, journal, without_vfs))
+            driver.ensure_restarted(lambda: remove_vfs(node, journal, without_vfs))
             note_srcversions(journal, driver)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
@@ -122,18 +124,18 @@ def restart(
         wait_for_pfs(node, snapshot.state)
     except WaitTimeout as error:
         log.warning("%s; restoring the others", error)
-        restore_what_can_be(node, snapshot.state)
+        attempt(lambda: restore(node, snapshot.state))
         raise
     journal.note(Note.DRIVER, version=driver.version() or "unknown")
 
 
-def take_vfs_away(
+def remove_vfs(
     node: Node, journal: Journal, without_vfs: Callable[[], None] = lambda: None
 ) -> None:
-    """Right before the driver is unloaded: note that the VFs go, and remove them (QUIESCE).
+    """Right before the driver is unloaded, note when the VFs go, and remove them (QUIESCE).
 
-    `without_vfs` is called when they have been removed.
-    Raises Stopped before anything is done when a signal has come: until then all VFs are there.
+    `without_vfs` is called after they were removed.
+    Raises Stopped, with all VFs still there, if a signal has arrived.
     """
     if node.stop is not None:
         node.stop.drain()
@@ -147,7 +149,7 @@ def take_vfs_away(
 def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:
     """The modules that were loaded when the snapshot was taken, and those loaded since.
 
-    An auxiliary module that was loaded after a first attempt is unloaded by the second one.
+    A second attempt unloads auxiliary modules that were loaded after the first one.
     """
     names = (*(module for module, _ in snapshot.srcversions), *driver.companions())
     return tuple(dict.fromkeys(names))
@@ -162,40 +164,26 @@ def salvage(
     *,
     why: str = "the restart failed",
 ) -> None:
-    """After a failed restart, put modules and VFs back on the driver that runs then, if possible.
+    """After a failed restart, restore modules and VFs on the driver that is loaded, if any.
 
-    What fails here is logged: the restart's own error is the one to raise. The snapshot stays open.
+    Failures are logged, because the restart's own error is raised. The snapshot stays open.
     """
     if not driver.is_loaded():
         return
     log.warning("%s: putting the VFs back on the driver that is loaded", why)
-    verbs: tuple[Callable[[], object], ...] = (
+    steps: tuple[Callable[[], object], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: wait_for_pfs(node, snapshot.state),
         lambda: restore(node, snapshot.state),
     )
-    failures = 0
-    for verb in verbs:
-        try:
-            verb()
-        except (KernelError, WaitTimeout, RestoreFailed) as error:
-            failures += 1
-            log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
+    succeeded = [attempt(step) for step in steps]
     note_vf_times(node, journal)
-    if not failures:
+    if all(succeeded):
         journal.note(Note.VFS_BACK)
 
 
-def restore_what_can_be(node: Node, want: NodeState) -> None:
-    """Restore all PFs that are there; log what fails, because another error is being raised."""
-    try:
-        restore(node, want)
-    except (KernelError, RestoreFailed) as error:
-        log.error("%s", error)  # noqa: TRY400 # no trace: it is no bug
-
-
 def note_srcversions(journal: Journal, driver: NicDriver) -> None:
-    """Note a checkpoint for the timeline: each module's srcversion, on disk and in the kernel."""
+    """Note each module's srcversion, on disk and in the kernel, as checkpoints of the timeline."""
     now = driver.srcversions()
     installed = {each.module: each.installed or "none" for each in now}
     loaded = {each.module: each.loaded or "none" for each in now}

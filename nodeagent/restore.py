@@ -1,4 +1,4 @@
-"""Restore a snapshot plan by plan, and prove that nothing differs."""
+"""Restore a snapshot, plan by plan, and verify that nothing differs from it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from nodeagent.state.model import NodeState, Snapshot, Target
 log = logging.getLogger(__name__)
 
 MAX_PLANS: Final = 3
-"""How many plans one restore performs: what udev has named differently, or a driver has changed by
+"""The number of plans of a restore: what udev has named differently, or a driver has changed by
 itself, is planned again."""
 
 
 def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bool = False) -> None:
-    """Restore a snapshot and verify the node, as steps on record; the caller closes the snapshot.
+    """Restore a snapshot and verify the node. The caller closes the snapshot.
 
-    `wait_first`: the PFs may still be on their way, as after a reload by another program.
+    `wait_first`: wait for the PFs, because another program has just reloaded the driver.
     """
     with journal.step(Step.RESTORE):
         if wait_first:
@@ -56,21 +56,21 @@ def put_back(node: Node, journal: Journal, snapshot: Snapshot, *, wait_first: bo
 
 
 def note_vf_times(node: Node, journal: Journal) -> None:
-    """Put on record when each VF went and came back; before `vfs-back`, which ends the window."""
+    """Record when each VF went and came back; before `vfs-back`, which ends the window."""
     if facts := node.vf_times.taken():
         journal.note(Note.VF_TIMES, **facts)
 
 
 def restore(node: Node, want: NodeState) -> Takings:
-    """Plan, perform, look again, until nothing is left to do.
+    """Plan, perform and observe again, until nothing differs.
 
-    VFs that others have taken since the snapshot are left to them; they are what is returned.
+    VFs that another program has taken since the snapshot are left alone, and returned.
 
-    Where NetworkManager or systemd-networkd had set up an interface, it sets that up again: first
-    all but what stands on interfaces is restored, and once the manager has finished, what it has
-    left out is added.
+    An interface that NetworkManager or systemd-networkd manages is set up again by that program:
+    addresses, routes and the like are restored only after it has finished, as far as they are
+    missing then.
 
-    Raises RestoreFailed with a line for each failed action and each attribute that differs, when a
+    Raises RestoreFailed with a line for each failed action and each attribute that differs, if a
     plan could not be performed or MAX_PLANS plans were not enough.
     """
     attempt = Attempt(node, Takings(want))
@@ -108,7 +108,9 @@ def restore(node: Node, want: NodeState) -> Takings:
 
 @dataclass(frozen=True)
 class _Compared:
-    """The node as it is; what of a snapshot is ours to restore, and what of that can be had."""
+    """The node as it is, and the snapshot: the part that is ours to restore, and the part of that
+    which can be restored now. `behind`: VFs that stay in the host's namespace.
+    """
 
     have: NodeState
     ours: NodeState
@@ -117,7 +119,7 @@ class _Compared:
 
 
 def _compared(attempt: Attempt, want: NodeState) -> _Compared:
-    """Look at the node. VFs that others have by now are theirs, and get back what we took."""
+    """Observe the node. What we have written to VFs that are taken by now is undone."""
     node = attempt.node
     wanted, behind = reachable(node, want)
     have = observe(node)
@@ -140,7 +142,7 @@ def _undone(now: _Compared) -> tuple[Difference, ...]:
 
 
 def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
-    """`want` without the PFs and VFs on which a call hangs in the kernel: the others go on.
+    """`want` without the PFs and VFs on which a call hangs in the kernel.
 
     Without a LAG that has not come, too: its RDMA device is another one than the port's.
     """
@@ -158,10 +160,10 @@ def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
 
 
 def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple[LeftBehind, ...]:
-    """Look at the node once more; RestoreFailed names every difference.
+    """Observe the node once more; RestoreFailed names every difference.
 
-    `takings`: the VFs that others had taken by the end of the restore. Returns the VFs that could
-    not be put back into their pods, because those are gone.
+    `takings`: the VFs that were taken by the end of the restore. Returns the VFs that were not
+    moved into their pods, because those are gone.
     """
     now = _compared(Attempt(node, takings or Takings(want)), want)
     have, behind = now.have, now.behind

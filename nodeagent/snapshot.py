@@ -1,6 +1,6 @@
-"""Take a snapshot of the node: what a reload would forget, with the time and the machine.
+"""Take a snapshot of the node: the state that a reload would lose, the time and the machine.
 
-Apart from `restore`, because a command that only looks would wait for what that imports.
+Not in restore.py: the commands that only look need none of its imports.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
-    """The node's state now, with the time and the machine, to be restored later.
+    """The node's present state, to be restored later.
 
-    KernelError where a device does not report its state: it could not be restored.
+    KernelError if a device does not report its state.
     """
     snapshot = look(node, driver)
     if hung := node.hung_calls.lines():
@@ -44,9 +44,9 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
 
 
 def look(node: Node, driver: NicDriver) -> Snapshot:
-    """The same, to be compared only: what a device does not report is unknown in it."""
+    """The node's present state, to be compared only: what a device does not report is unknown."""
     state = observe(node)
-    # what is said of the state needs the plan's actions, and the look itself does not
+    # only the remarks need these imports
     from nodeagent.plan import lag, rdma  # noqa: PLC0415
     from nodeagent.plan.remarks import headless, made_up, unseen  # noqa: PLC0415
     from nodeagent.plan.unsettable import given_anew  # noqa: PLC0415

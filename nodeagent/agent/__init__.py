@@ -1,1 +1,1 @@
-"""The agent's process: its start, sidecar and termination, what it reports, commands by hand."""
+"""The agent's process: start, sidecar, termination, status and metrics, and commands by hand."""

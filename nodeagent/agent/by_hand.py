@@ -1,6 +1,6 @@
-"""What an operator does by hand, with a command: take a snapshot, restore one, reload once.
+"""Operations of commands run by hand: take a snapshot, restore one, reload once.
 
-Each imports what it needs beyond a look at the node when it runs: a look starts without it.
+Each imports what changes the node when it is called, so that commands that only look start quickly.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nodeagent import machine
-from nodeagent.agent.requirements import require_root, require_same_machine
+from nodeagent.agent.requirements import open_snapshot_of_here, require_root
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError
 from nodeagent.kernel.events import StopSignal
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -> None:
-    """What the agent does at its start, without staying: the ready flag stays as proof."""
+    """Do what the agent does at its start, and return. The ready flag stays."""
     from nodeagent.agent import cluster_processes, probes
     from nodeagent.agent.lifecycle import ensure_ready, flag_only_when_proven
 
@@ -48,9 +47,9 @@ def reload_once(mode: Mode, settings: Settings, watched: Sequence[Probe] = ()) -
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `reload` would do now. `why` has a line for each reason to reload; none: it would not.
+    """What `reload` would do now. `why` has a line for each reason to reload, or is empty.
 
-    `unfinished` is when the snapshot of an earlier reload was taken that this one would finish.
+    `unfinished` is the time of the open snapshot, if there is one: the reload would restore it.
     """
 
     why: tuple[str, ...]
@@ -58,7 +57,7 @@ class Forecast:
     findings: tuple[Finding, ...]
     want: NodeState
     have: NodeState
-    """The node when it would be restored."""
+    """The node as it would be before the restore."""
 
     @property
     def blocks(self) -> bool:
@@ -74,9 +73,9 @@ class Forecast:
 
 
 def forecast(mode: Mode, settings: Settings) -> Forecast:
-    """Look at what `reload_once` would do, and change nothing. It refuses what that refuses.
+    """What `reload_once` would do. Changes nothing, and raises what that would raise at its start.
 
-    Nothing is built: in mode `sources` it is about the driver that is installed now.
+    Nothing is built: in mode `sources` the forecast is about the driver that is installed now.
     """
     from nodeagent.driver.preflight import Preflight
     from nodeagent.plan.plan import after_reload
@@ -84,10 +83,7 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
     require_root("looks at every process and reads the settings of VFs")
     settings.check_mode(mode, whole_life=False)
     journal, driver = Journal(settings), NicDriver(settings, mode, None)
-    unfinished = journal.open_snapshot()
-    if unfinished is not None:
-        hint = f"move {journal.open_path} away when this node came from a copy"
-        require_same_machine(unfinished, machine.machine_id(), hint=hint)
+    unfinished = open_snapshot_of_here(journal)
     why = driver.outdated()
     now = snapshot_now(settings, to_keep=unfinished is None).state
     want = now if unfinished is None else _attainable(unfinished, now, settings)
@@ -101,7 +97,7 @@ def forecast(mode: Mode, settings: Settings) -> Forecast:
 
 
 def _attainable(wanted: Snapshot, now: NodeState, settings: Settings) -> NodeState:
-    """What a restore would do of a snapshot: without pods that are gone, and VFs that are taken."""
+    """The part of a snapshot that a restore would restore: no pods that are gone, no taken VFs."""
     from nodeagent.plan.taken import restorable
 
     want = reachable(wanted, settings)[0].state
@@ -109,7 +105,7 @@ def _attainable(wanted: Snapshot, now: NodeState, settings: Settings) -> NodeSta
 
 
 def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:
-    """The node as it is now; `to_keep`: KernelError where a device does not report its state."""
+    """A snapshot of the node; with `to_keep`, KernelError if a device does not report its state."""
     require_root("reads the settings of VFs")
     with StopSignal() as stop, Node(settings, stop) as node:
         take = take_snapshot if to_keep else look
@@ -117,20 +113,20 @@ def snapshot_now(settings: Settings, *, to_keep: bool = False) -> Snapshot:
 
 
 def restore_now(snapshot: Snapshot, settings: Settings) -> None:
-    """Make the node what the snapshot says, and verify it. Neither flag nor snapshot is touched.
+    """Restore the snapshot and verify the node. The ready flag and the open snapshot stay.
 
-    BusyError while an agent is at work; one that is ready is no hindrance, and stays ready.
+    BusyError while an agent is changing devices; one that is ready stays ready.
     """
     from nodeagent.restore import restore, verify
 
     require_root("writes the settings of VFs")
-    with StopSignal() as stop, _nobody_at_work(settings), Node(settings, stop) as node:
+    with StopSignal() as stop, _no_agent_at_work(settings), Node(settings, stop) as node:
         takings = restore(node, snapshot.state)
         verify(node, snapshot.state, takings)
 
 
 def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[LeftBehind, ...]]:
-    """The snapshot without what belongs into namespaces that are gone; and what that is."""
+    """The snapshot without the VFs of namespaces that are gone, and these VFs."""
     if not snapshot.state.namespaces:
         return snapshot, ()
     require_root("looks into the network namespaces of pods")
@@ -140,8 +136,8 @@ def reachable(snapshot: Snapshot, settings: Settings) -> tuple[Snapshot, tuple[L
 
 
 @contextmanager
-def _nobody_at_work(settings: Settings) -> Iterator[None]:
-    """Keep agents out while devices are changed by hand; one that is ready may stay."""
+def _no_agent_at_work(settings: Settings) -> Iterator[None]:
+    """Hold the locks, so that no agent starts meanwhile. One that is ready keeps its lock."""
     with lock(settings.work_path), ExitStack() as held:
         try:
             held.enter_context(lock(settings.lock_path))

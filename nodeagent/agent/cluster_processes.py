@@ -1,8 +1,8 @@
-"""Short processes that talk to the API server beside the agent, which never waits for them.
+"""Short processes that talk to the API server for the agent, which never waits for them.
 
-The resident agent needs no API access. An API server that is away, or refuses, can delay neither a
-restore nor the ready flag: what these processes meet is a line in the log, and what they could not
-do the next ones do.
+The agent itself needs no API access. An API server that is unreachable, or refuses, delays neither
+a restore nor the ready flag: the processes log their failures, and the next ones do what they could
+not do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nodeagent.settings import ClusterIntegration, HoldOff, Settings
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 7200
-"""How long the process after a reload keeps trying, at 45 MiB of memory."""
+"""Time limit of the process after a reload, which takes 45 MiB of memory."""
 
 
 def is_enabled(settings: Settings) -> bool:
-    """CLUSTER_INTEGRATION: on, or auto in a pod that knows its node's name."""
+    """Whether CLUSTER_INTEGRATION is on, or auto in a pod with NODE_NAME."""
     if settings.cluster_integration == ClusterIntegration.AUTO:
         return settings.api_host is not None and settings.node_name is not None
     return settings.cluster_integration == ClusterIntegration.ON
@@ -34,7 +34,7 @@ def is_enabled(settings: Settings) -> bool:
 
 @contextmanager
 def around(settings: Settings) -> Iterator[None]:
-    """`before_reload`, the block, `after_reload`. Not after a stop: the termination follows."""
+    """Call `before_reload`, and after the block `after_reload`, unless it was stopped."""
     before_reload(settings)
     try:
         yield
@@ -47,22 +47,19 @@ def around(settings: Settings) -> Iterator[None]:
 
 
 def before_reload(settings: Settings) -> None:
-    """Record what the node offers to pods, as of now."""
+    """Record the node's allocatable resources."""
     if is_enabled(settings):
         _start("device-plugin", "record", "--at", datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def before_snapshot(settings: Settings) -> None:
-    """Keep new pods off the node (HOLD_OFF=cordon), right before the snapshot.
-
-    `after_reload` lifts that.
-    """
+    """Cordon the node (HOLD_OFF=cordon), right before the snapshot; `after_reload` uncordons it."""
     if is_enabled(settings) and HoldOff.CORDON in settings.hold_off:
         _start("node", "cordon")
 
 
 def without_vfs(settings: Settings) -> None:
-    """Have device plugins find no devices (HOLD_OFF=plugin), right after VFs were removed.
+    """Restart device plugins while there are no VFs (HOLD_OFF=plugin), so that they offer none.
 
     `after_reload` restarts them again.
     """
@@ -71,16 +68,13 @@ def without_vfs(settings: Settings) -> None:
 
 
 def after_reload(settings: Settings) -> None:
-    """Announce how the agent's work ended, and restart device plugins if that is due.
-
-    It is due once the snapshot is closed: the caller has closed it by now.
-    """
+    """Announce the result, and restart device plugins if the snapshot was closed."""
     if is_enabled(settings):
         _start("node", "after-reload", "--patience", str(RETRY_SECONDS))
 
 
 def _start(*arguments: str) -> None:
-    """Start a process in its own session: it gets neither our lock (O_CLOEXEC) nor our signals.
+    """Start a process in its own session: it inherits neither the lock (O_CLOEXEC) nor signals.
 
     The kernel reaps it when it ends: the holder, which this process becomes, ignores SIGCHLD.
     """
@@ -90,7 +84,7 @@ def _start(*arguments: str) -> None:
         os.posix_spawn(
             argv[0],
             argv,
-            os.environ,  # handed on, not read
+            os.environ,
             file_actions=[nowhere],
             setsid=True,
             setsigmask=(),

@@ -20,10 +20,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def commands_on_record(settings: Settings) -> Iterator[None]:
-    """Append each command that is run, and how it ended, to DEBUG_LOG_FILE; times in UTC.
+    """Append each command and its result to DEBUG_LOG_FILE; times in UTC.
 
-    StorageError when that is a link or cannot be opened: the default is in /tmp, where any user may
-    have left one.
+    StorageError if that is a link, which any user may have left in /tmp, or cannot be opened.
     """
     if not settings.debug:
         yield
@@ -51,7 +50,7 @@ def commands_on_record(settings: Settings) -> Iterator[None]:
 
 
 def pause(settings: Settings, error: AgentError, stop: StopSignal) -> None:
-    """After a failure, wait DEBUG_SLEEP_SEC_ON_EXIT; a signal ends that at once."""
+    """After a failure, wait DEBUG_SLEEP_SEC_ON_EXIT, or until a signal arrives."""
     if not settings.debug or isinstance(error, Stopped) or not settings.debug_sleep:
         return
     log.warning(

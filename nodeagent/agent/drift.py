@@ -1,7 +1,7 @@
-"""WATCH_DRIFT: reports each attribute that differs from when the node became ready.
+"""WATCH_DRIFT: report each attribute that differs from what it was when the node became ready.
 
-It changes nothing: nodeagent puts back what a reload destroyed, and no more, because an operator
-may change the node afterwards. The report says at which moment a VF lost its VLAN.
+Nothing is changed: nodeagent restores what a reload destroyed, and an operator may change the node
+afterwards. The report tells when a VF lost its VLAN.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from nodeagent.state.model import NodeState
 log = logging.getLogger(__name__)
 
 RESYNC_INTERVAL: Final = 60.0
-"""Seconds from one look to the next without any event: autoprobe changes without one."""
+"""Seconds between two looks if there is no event: autoprobe changes without one."""
 QUIET_PERIOD: Final = 2.0
-"""Seconds from an event to the look, so that a burst of events is one look."""
+"""Seconds from an event to the look, so that a burst of events causes one look."""
 MAX_QUIET_PERIOD: Final = 30.0
-"""Seconds. While events never pause, the period doubles at each look, up to this."""
+"""Seconds. While events do not pause, the period doubles at each look, up to this."""
 MAX_LINES: Final = 50
-"""Lines of one look: when everything is gone at once, `nodeagent verify` shows it better."""
+"""The most lines for one look; `nodeagent verify` prints all differences."""
 MAX_RECORDS: Final = 500
-"""Reports of one run in the journal, which keeps 1 MiB: the reload's own records come first."""
+"""The most records of one run: the journal keeps 1 MiB, and the reload's own records matter more.
+"""
 
 Drift = Mapping[tuple[str, str], Difference]
 
@@ -41,9 +42,9 @@ Drift = Mapping[tuple[str, str], Difference]
 def watch(
     node: Node, journal: Journal, *, resync: float = RESYNC_INTERVAL, quiet: float = QUIET_PERIOD
 ) -> None:
-    """Report each attribute that begins to differ, or ceases to, until a stop raises Stopped.
+    """Report each attribute that begins or ceases to differ from the first look, until Stopped.
 
-    They are compared with the first look. A look that fails is logged, and the watch continues.
+    A look that fails is logged, and the watch continues.
     """
     want: NodeState | None = None
     known: Drift = {}
@@ -68,7 +69,7 @@ def watch(
 
 
 class _Reports:
-    """Reports changes between two looks, in the log and, up to MAX_RECORDS, in the journal."""
+    """Report changes between two looks, in the log and, up to MAX_RECORDS, in the journal."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -99,7 +100,7 @@ class _Reports:
 
 
 class _Heard:
-    """A watch that notes when it is drained: a stop's descriptor wakes for other reasons, too."""
+    """A watch that notes that it was drained: a stop's descriptor is readable for other reasons."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -114,9 +115,9 @@ class _Heard:
 
 
 def _sleep(heard: Sequence[_Heard], stops: Sequence[Watch], resync: float, pause: float) -> bool:
-    """Sleep until an event, and then for `pause` seconds, for the events that belong to it.
+    """Sleep until an event, and then for `pause` seconds, in which more events may follow.
 
-    Returns whether the event came within QUIET_PERIOD: then the events before had not ended.
+    Returns whether the event came within QUIET_PERIOD, so that events do not pause.
     """
     began = time.monotonic()
     for each in heard:

@@ -1,14 +1,13 @@
-"""The holder: what the agent becomes once it is ready, and stays until a signal.
+"""The holder, which the agent becomes by execve(2) once it is ready, to save memory.
 
-It holds the lock and waits for SIGTERM or SIGINT; then it removes the ready flag and becomes the
-agent again, to terminate (termination.py). The agent becomes this by execve(2), so that what was
-heavy (netlink, udev) does not stay in memory: the process id and the lock's descriptor remain.
-Hence this module imports next to nothing, and nothing of the package: it runs as a file, with
-neither site nor the working directory on its path.
+It holds the lock and waits for SIGTERM or SIGINT. Then it removes the ready flag and becomes the
+agent again, to terminate (termination.py). The process ID and the lock's descriptor stay the same.
+To be small it imports nothing of the package, and runs as a file, with neither site nor the working
+directory on its path.
 
-Both signals are blocked when it starts, and stay so: one that arrives during the execve is pending,
-not lost, and sigwait(2) takes it. While waiting there is no wake-up at all. A blocked signal is
-kept even for PID 1 of a container, for which the kernel drops signals without a handler.
+Both signals are blocked when it starts: one that arrives during the execve is pending until
+sigwait(2) takes it. The kernel keeps a blocked signal even for PID 1 of a container, whose signals
+it drops if there is no handler. The holder does not wake up while it waits.
 """
 
 from __future__ import annotations
@@ -22,38 +21,37 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def command(lock_fd: int, ready: str, log_format: str, then: list[str]) -> list[str]:
-    """The argument list that `main` reads, interpreter first.
+    """The holder's argument list, interpreter first.
 
-    -I -S: neither environment nor site-packages, which it does not need, decide what it imports.
+    -I -S: without the environment and site-packages.
     """
     return [sys.executable, "-I", "-S", __file__, str(lock_fd), ready, log_format, *then]
 
 
 def become(lock_fd: int, ready: str, log_format: str, then: list[str]) -> None:
-    """Replace this process. Both signals must be blocked already. OSError when it cannot be.
+    """Replace this process with the holder. Both signals must be blocked. OSError if it fails.
 
-    `then` is the command that the holder becomes in the end; empty: it only exits.
+    `then` is the command that the holder becomes in the end; if empty, it exits.
     """
     os.set_inheritable(lock_fd, True)
-    os.stat(
-        __file__
-    )  # an error here can still be handled: after execve the interpreter would only exit
+    # raises OSError if the file is missing: after the execve only the interpreter would notice
+    os.stat(__file__)
     argv = command(lock_fd, ready, log_format, then)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(argv[0], argv)  # noqa: S606  that there is no shell is the point
+    os.execv(argv[0], argv)  # noqa: S606  no shell is wanted
 
 
 def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
-    """Wait for one of the signals, remove the flag, log that; the exit status.
+    """Wait for one of the signals, remove the flag, and return the exit status.
 
-    With `then` it does not return: the process becomes that, with the signals still blocked, and
-    `--since` and the time of the signal (CLOCK_MONOTONIC, seconds) after it.
+    With `then` it does not return but becomes that command, with the signals blocked and the
+    argument `--since`, the time of the signal (CLOCK_MONOTONIC, seconds).
     """
     # A container's PID 1 inherits orphans (an exec probe's children): the kernel reaps them for a
     # process that ignores SIGCHLD, but not those that are dead already.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    _reap()
+    reap()
     stop = signal.sigwait(STOP_SIGNALS)
     status = 0
     try:
@@ -69,7 +67,7 @@ def until_stopped(ready: str, log_format: str, then: list[str]) -> int:
 
 
 def _remove(path: str) -> None:
-    """Unlink without following a link on the way, as nodeagent/hostpath.py does. OSError."""
+    """Unlink without following a link in the path, as nodeagent/hostpath.py does. OSError."""
     *above, name = path.split("/")
     at = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_DIRECTORY)
     for part in filter(None, above):
@@ -82,9 +80,9 @@ def _remove(path: str) -> None:
 
 
 def _become_the_agent(then: list[str], log_format: str) -> int:
-    import time  # noqa: PLC0415  only now: while waiting it would only take memory
+    import time  # noqa: PLC0415  not before, to save memory while it waits
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it waits for what it starts
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the agent waits for its children
     try:
         os.execv(then[0], [*then, "--since", str(time.monotonic())])  # noqa: S606  see above
     except OSError as error:
@@ -93,7 +91,7 @@ def _become_the_agent(then: list[str], log_format: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Arguments: the lock's descriptor, the flag's path, text or json, what to become then."""
+    """Arguments: the lock's descriptor, the flag's path, text or json, and the next command."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if len(argv) < 3 or not _is_open(argv[0]):
         by_hand = (
@@ -113,7 +111,8 @@ def _is_open(number: str) -> bool:
     return True
 
 
-def _reap() -> None:
+def reap() -> None:
+    """Take the exit statuses of children that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -122,7 +121,7 @@ def _reap() -> None:
 
 
 def _say(log_format: str, level: str, message: str) -> None:
-    import json  # noqa: PLC0415  only now: while waiting it would only take memory
+    import json  # noqa: PLC0415  not before, to save memory while it waits
     import time  # noqa: PLC0415
 
     now = time.time()

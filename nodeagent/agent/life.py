@@ -1,10 +1,10 @@
-"""Whether an agent lives, as far as this container can tell, and the runs on record in that light.
+"""Whether an agent is alive, as far as this container can see, and the runs on record.
 
-The lock is the best evidence: the kernel releases it with its holder. But /proc/locks leaves out
-what was locked in other PID namespaces (fs/locks.c, locks_show()): a second container of the pod
-sees no holder at all. There the heartbeat tells (nodeagent/kernel/heart.py), which is a file: an
-agent at work writes it several times within BEAT_LIMIT. One that is ready writes none, and its run
-is over on record.
+The lock is the best evidence: the kernel releases it when its holder ends. But /proc/locks shows no
+locks of other PID namespaces (fs/locks.c, locks_show()), so that a second container of the pod sees
+no holder. There the heartbeat file is the evidence (nodeagent/kernel/heart.py): an agent at work
+writes it several times within BEAT_LIMIT. An agent that is ready does not write it, and the journal
+has the end of its run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nodeagent.record.journal import Journal, Record, lock_holders
 from nodeagent.record.timeline import Run, runs_of
 from nodeagent.settings import Settings
 
-ELSEWHERE: Final = 0
-"""The process ID of an agent in another PID namespace."""
+HIDDEN_PID: Final = 0
+"""Stands for the process ID of an agent in another PID namespace."""
 
 _INITIAL_PID_NAMESPACE: Final = 0xEFFF_FFFC  # include/linux/proc_ns.h, PROC_PID_INIT_INO
 _TRIES: Final = 3
@@ -31,9 +31,10 @@ _TRIES: Final = 3
 
 @dataclass(frozen=True)
 class Life:
-    """The process that holds the lock, if it can be seen; and the seconds since the last beat.
+    """`pid` is the process that holds the lock, if it is visible; `silent` the seconds since the
+    last heartbeat.
 
-    `sees_all`: this process is in the initial PID namespace, so that no holder is hidden from it.
+    `sees_all`: this process is in the initial PID namespace, so that every holder is visible.
     """
 
     pid: int | None
@@ -43,14 +44,14 @@ class Life:
 
     @property
     def is_alive(self) -> bool:
-        """Whether an agent that has not ended on record is still at work."""
+        """Whether an agent whose end is not on record is at work."""
         if self.pid is not None or self.sees_all:
             return self.pid is not None
         return self.silent is not None and self.silent <= self.limit
 
 
 def look(settings: Settings) -> Life:
-    """What can be seen now."""
+    """The present evidence."""
     beat, holders = last_beat(settings), lock_holders(settings.lock_path)
     return Life(
         holders[0] if holders else None,
@@ -61,7 +62,7 @@ def look(settings: Settings) -> Life:
 
 
 def runs(settings: Settings, journal: Journal) -> tuple[Life, tuple[Run, ...]]:
-    """Every run on record, oldest first. The last one is running if its agent lives."""
+    """Every run on record, oldest first. The last one is running if its agent is alive."""
     life, records, now = on_record(settings, journal)
     return life, runs_of(records, now=now)
 
@@ -69,9 +70,9 @@ def runs(settings: Settings, journal: Journal) -> tuple[Life, tuple[Run, ...]]:
 def on_record(
     settings: Settings, journal: Journal
 ) -> tuple[Life, tuple[Record, ...], float | None]:
-    """All records, and the present CLOCK_BOOTTIME if the agent of the last one lives, else None.
+    """All records, and the present CLOCK_BOOTTIME if the last one's agent is alive, else None.
 
-    Journal and lock are read one after the other: if the holder has changed meanwhile, again.
+    Journal and lock are read again if the holder has changed in between.
     """
     for _ in range(_TRIES):
         life, records = look(settings), journal.records()
@@ -82,7 +83,7 @@ def on_record(
 
 
 def last_beat(settings: Settings) -> float | None:
-    """CLOCK_BOOTTIME, in seconds, of the agent's last beat; None if there is none of this boot."""
+    """CLOCK_BOOTTIME, in seconds, of the last heartbeat; None if there is none of this boot."""
     try:
         text = durable.read_own(settings.beat_path) or b""
     except AgentError:

@@ -1,9 +1,8 @@
 """The agent's process from its start to its end: root, signals, lock, reload, ready, termination.
 
-Two locks keep two agents from one node. The driver container's own (LOCK_FILE_PATH) is held for the
-life of the process, as others rely on: one agent a node. The work lock beside it is held only while
-devices are changed. So an operator can restore by hand while an agent that is ready holds the first
-and touches nothing, but not while one is at work.
+There are two locks. The driver container's lock (LOCK_FILE_PATH) admits one agent per node and is
+held for the life of the process. The work lock beside it is held only while devices are changed, so
+that an operator can restore by hand while an agent is ready, but not while one is at work.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from nodeagent import machine
 from nodeagent.agent import cluster_processes, debug, drift, hold, probes
 from nodeagent.agent.probes import Probe
-from nodeagent.agent.requirements import require_root, require_same_machine
+from nodeagent.agent.requirements import open_snapshot_of_here, require_root
 from nodeagent.driver import blacklist, builder, exports, openibd, tools, udev_names
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, Stopped
@@ -34,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe] = ()) -> int:
-    """The agent from its start on. When all is well it does not return: it becomes the holder.
+    """Run the agent. If it becomes ready it does not return: the process becomes the holder.
 
-    Raises AgentError, Stopped among them, with the ready flag gone and an open snapshot kept. The
-    caller may have SIGTERM and SIGINT blocked, so that none is lost before there is a handler.
+    Raises AgentError (Stopped, too) with the ready flag removed and an open snapshot kept. The
+    caller may have blocked SIGTERM and SIGINT, so that none is lost before there is a handler.
     """
     require_root("loads drivers and writes the settings of VFs")
     settings.check_mode(mode, whole_life=True)
@@ -61,11 +60,11 @@ def run(mode: Mode, settings: Settings, log_format: str, watched: Sequence[Probe
 
 
 def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> None:
-    """What the holder does on SIGTERM: remove the flag and what is left on the host; its driver.
+    """What the holder becomes on SIGTERM: clean up the host, and load its own driver if wanted.
 
-    `lock_fd`: the descriptor that holds the lock; None: this is another process, and takes it.
-    `since`: when the signal came (CLOCK_MONOTONIC, seconds); a second one ends this, too. Raises
-    AgentError when something could not be done; the next start does it.
+    `lock_fd` is the inherited descriptor of the lock; None: another process calls this, and takes
+    the lock. `since` is the time of the signal (CLOCK_MONOTONIC, seconds); a second signal ends the
+    termination. Raises AgentError if something is left for the next start.
     """
     require_root("unloads drivers and writes the settings of VFs")
     held = lock(settings.lock_path) if lock_fd is None else adopted(lock_fd, settings.lock_path)
@@ -85,7 +84,7 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
 def _terminate(
     settings: Settings, journal: Journal, stop: StopSignal, *, restore_driver: bool
 ) -> None:
-    # it imports psutil to look at every process, which no start without a reload needs
+    # imports psutil, which a start without a reload does not need
     from nodeagent.agent import termination  # noqa: PLC0415
 
     with lock(settings.work_path):
@@ -93,14 +92,14 @@ def _terminate(
             termination.clean_up(settings)
         finally:
             if restore_driver:
-                log.info("putting the host's own driver back")
+                log.info("loading the host's own driver again")
                 termination.restore_driver(settings, journal, stop)
             else:
                 log.info("the loaded driver stays")
 
 
 def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: StopSignal) -> None:
-    """Terminate after a start that failed or was stopped; log what fails: an error is under way."""
+    """Terminate after a start that failed or was stopped. Failures are only logged."""
     wanted = settings.restore_driver and isinstance(error, Stopped)
     if isinstance(error, Stopped):
         stop.again()
@@ -111,9 +110,9 @@ def _end_early(settings: Settings, journal: Journal, error: AgentError, stop: St
 
 
 def build(settings: Settings) -> int:
-    """The toolkit's side: build the driver, hand it over, stay until a stop; then 0.
+    """Build the driver in the toolkit's container, then wait for a signal; 0.
 
-    Needs no root and touches no device. The caller may have signals blocked, as for run().
+    Needs no root and touches no device. The caller may have blocked signals, as for run().
     """
     with StopSignal() as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
@@ -123,14 +122,14 @@ def build(settings: Settings) -> int:
 
 @contextmanager
 def alive(settings: Settings, stop: StopSignal) -> Iterator[None]:
-    """Write the sign of life in every wait that `stop` ends, ten times as often as BEAT_LIMIT."""
+    """Write the heartbeat in every wait that `stop` ends, ten times within BEAT_LIMIT."""
     with Heart(settings.beat_path, settings.beat_limit / 10) as heart, stop.accompanied(heart):
         yield
 
 
 @contextmanager
 def flag_only_when_proven(journal: Journal) -> Iterator[None]:
-    """Remove the ready flag at first, and again when the block ends in an error of any kind."""
+    """Remove the ready flag before the block, and again if the block fails."""
     journal.clear_ready()
     try:
         yield
@@ -142,7 +141,7 @@ def flag_only_when_proven(journal: Journal) -> Iterator[None]:
 
 
 def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """Prepare the host, reload where that is due, restore, and set the ready flag."""
+    """Prepare the host, reload if necessary, restore, and set the ready flag."""
     if settings.bind_delay_sec is not None:
         log.warning("BIND_DELAY_SEC is ignored: nodeagent waits for events, not for time to pass")
     versions = {
@@ -158,9 +157,7 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
         blacklist.sweep(settings)
         cni.sweep(settings)
         udev_names.ensure(settings)
-        if (snapshot := journal.open_snapshot()) is not None:
-            hint = f"move {journal.open_path} away when this node came from a copy"
-            require_same_machine(snapshot, machine.machine_id(), hint=hint)
+        if (snapshot := open_snapshot_of_here(journal)) is not None:
             _after_reboot(snapshot, settings, journal)
         with Node(settings, stop) as node:
             reload(
@@ -175,10 +172,9 @@ def ensure_ready(mode: Mode, settings: Settings, journal: Journal, stop: StopSig
 
 
 def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> None:
-    """Decide what becomes of a snapshot when the node has rebooted in the middle of a reload.
+    """Keep an open snapshot, or set it aside, if the node was rebooted in the middle of a reload.
 
-    By default it is restored: an interrupted reload is no reason to lose VFs, and a program that
-    sets them up at boot finds them made.
+    By default it is restored: an interrupted reload is no reason to lose VFs.
     """
     if snapshot.boot_id == machine.boot_id():
         return
@@ -193,8 +189,8 @@ def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> N
         )
         return
     log.warning(
-        "the node has rebooted since the snapshot of %s: restoring from it all the same, on the "
-        "PFs that are still here (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
+        "the node has rebooted since the snapshot of %s: restoring from it nevertheless, on the "
+        "PFs that still exist (OPEN_SNAPSHOT_AFTER_REBOOT=set-aside would not)",
         snapshot.taken_at,
     )
 
@@ -202,12 +198,12 @@ def _after_reboot(snapshot: Snapshot, settings: Settings, journal: Journal) -> N
 def _stay(
     lock_fd: int, settings: Settings, journal: Journal, stop: StopSignal, log_format: str
 ) -> int:
-    """Become the holder; 0 after a signal that came too late to stop the start.
+    """Become the holder; 0 after a signal that arrived too late to stop the start.
 
-    With WATCH_DRIFT this process watches until a signal comes, and the holder then ends at once.
+    With WATCH_DRIFT this process watches until a signal arrives, and then terminates.
 
-    The signals are blocked first: an earlier one has been counted when sigmask returns, a later one
-    is pending until the holder asks for it.
+    The signals are blocked first: an earlier one is counted when sigmask returns, a later one is
+    pending until the holder waits for it.
     """
     log.info("ready: %s", journal.ready_path)
     if settings.watch_drift:
@@ -225,12 +221,12 @@ def _stay(
     try:
         hold.become(lock_fd, ready, log_format, then)
     except OSError as error:
-        log.warning("cannot become the holder, and stay with all that is in memory: %s", error)
+        log.warning("cannot become the holder, and stays as large as it is: %s", error)
     return hold.until_stopped(ready, log_format, then)
 
 
 def _watch_drift(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """Watch until a stop. Without a watch the agent stays ready all the same."""
+    """Watch until a stop. If that fails the agent stays ready."""
     try:
         with Node(settings, stop) as node:
             drift.watch(node, journal)

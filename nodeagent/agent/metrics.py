@@ -1,8 +1,8 @@
 """Prometheus metrics, by a process of their own: `nodeagent metrics`, with METRICS_PORT.
 
-The agent that is ready stays at its 10 MB and has no part in this: each request reads the flag, the
-journal, the snapshots and sysfs. One thread, one request at a time. Counters begin with this
-process, as is usual in Prometheus, and with the runs on record then.
+It is separate so that an agent that is ready stays at 10 MB. Each request reads the flag, the
+journal, the snapshots and sysfs, one request at a time. Counters begin with this process, as usual
+in Prometheus, and count the runs that are on record then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REQUEST_TIMEOUT = 5.0  # seconds; a client that sends nothing must not keep the
 def serve(settings: Settings) -> int:
     """Answer on METRICS_ADDRESS:METRICS_PORT until SIGTERM; then 0.
 
-    ConfigError without METRICS_PORT, UnavailableError when the port is taken.
+    ConfigError without METRICS_PORT, UnavailableError if the port is in use.
     """
     if settings.metrics_port is None:
         raise ConfigError(
@@ -60,8 +60,8 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         raise UnavailableError(
             f"cannot serve metrics on {where}: {error.strerror}",
-            hint="METRICS_PORT and METRICS_ADDRESS say where; a pod on the host's network shares "
-            "its ports",
+            hint="set METRICS_PORT and METRICS_ADDRESS to free ones; a pod on the host's network "
+            "shares the host's ports",
         ) from error
     with server, StopSignal() as stop, selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
@@ -79,9 +79,9 @@ def serve(settings: Settings) -> int:
 
 
 class Collector:
-    """Collects at each request. What cannot be read is left out, and logged.
+    """Collect at each request. What cannot be read is left out, and logged.
 
-    It remembers what it has counted, so that no counter decreases when the journal is rotated.
+    What was counted is kept, so that no counter decreases when the journal is rotated.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -126,7 +126,7 @@ class Collector:
         yield build
 
     def _of_runs(self, runs: Sequence[Run]) -> Iterator[Metric]:
-        """Of runs that are over and have reloaded something, or have failed to."""
+        """Metrics of finished runs that have reloaded something, or have failed."""
         over = [run for at, run in enumerate(runs) if _is_over(run, is_last=at == len(runs) - 1)]
         reloads = [run for run in over if _reloads(run)]
         for run in reloads:
@@ -163,7 +163,7 @@ class Collector:
         yield _gauge("nodeagent_vfs_present", "VFs that exist on this node's PFs.", present)
 
     def _of_driver(self, runs: Sequence[Run]) -> Iterator[Metric]:
-        """The installed driver is the one that the agent saw: this container may have another."""
+        """The installed driver is taken from the journal: this container may have another one."""
         key = key_checkpoints(look for run in runs for look in run.checkpoints)
         seen = dict(key["installed"].srcversions) if "installed" in key else {}
         info = GaugeMetricFamily(
@@ -190,7 +190,7 @@ class Collector:
 
 
 def _one_restore_a_run(records: Iterable[Record]) -> Iterator[Record]:
-    """A sidecar restores whenever the driver container has reloaded: each is a run to count."""
+    """Records in which each restore of a sidecar, one process, is a run of its own."""
     begun: Counter[str] = Counter()
     for each in records:
         if each.is_note(Note.RUN):
@@ -201,15 +201,15 @@ def _one_restore_a_run(records: Iterable[Record]) -> Iterator[Record]:
 def _is_over(run: Run, *, is_last: bool) -> bool:
     """Whether the run's result is final: its end is on record, or another run has begun since.
 
-    That the last run's agent gives no sign of life is no end: it may be stuck, and go on.
+    An agent without a heartbeat may be stuck, and may continue.
     """
     return not is_last or run.result in {*SUCCEEDED, Result.FAILED}
 
 
 def _reloads(run: Run) -> bool:
-    """Whether the run has reloaded or restored something, or ended without what it was for.
+    """Whether the run has reloaded or restored something, or has failed.
 
-    One without a mode is none of an agent: a sidecar's init container takes a snapshot.
+    A run without a mode is not an agent's: a sidecar's init container takes a snapshot.
     """
     phases = {phase.name for phase in run.phases}
     if not run.mode:
@@ -241,7 +241,7 @@ def _of_drift(runs: Sequence[Run]) -> Iterator[Metric]:
 
 
 def _wanted(journal: Journal) -> Iterator[Metric]:
-    """Of the open snapshot, else of the last one."""
+    """The number of VFs in the open snapshot, or else in the last one."""
     snapshot = journal.open_snapshot() or journal.last_snapshot()
     if snapshot is not None:
         text = "VFs that this node had before the last reload."
@@ -249,10 +249,10 @@ def _wanted(journal: Journal) -> Iterator[Metric]:
 
 
 def _of_heart(settings: Settings) -> Iterator[Metric]:
-    """An agent at work beats; one that is ready does not."""
+    """An agent at work writes the heartbeat; one that is ready does not."""
     beat, booted = life.last_beat(settings), machine.booted_at()
     if beat is not None and booted is not None:
-        text = "The last sign of life of an agent at work, in seconds since the epoch."
+        text = "The last heartbeat of an agent at work, in seconds since the epoch."
         yield _gauge("nodeagent_heartbeat_timestamp_seconds", text, booted + beat)
 
 

@@ -1,10 +1,9 @@
-"""Echoes to addresses, from before the reload until after it, and a record of those lost.
+"""Echo requests to addresses, from before a reload until after it, and a record of the lost ones.
 
-`--probe 10.0.0.1` asks from the node, `--probe 10.0.0.1@apps/web-0` from the pod web-0 in the
+`--probe 10.0.0.1` sends them from the node, `--probe 10.0.0.1@apps/web-0` from the pod web-0 in the
 namespace apps, `--probe 10.0.0.1@0b1c2d3e-…` from the pod with that UID (or the only one whose UID
-or container id begins so), `--probe 10.0.0.1@/run/netns/blue` from a network namespace. A process
-beside the agent asks (nodeagent.kernel.echo), so that nothing that the agent waits for delays an
-echo; its ICMP socket is what the operator asked to have in that pod.
+or container ID begins with it), `--probe 10.0.0.1@/run/netns/blue` from a network namespace. A
+process of their own sends them (nodeagent.kernel.echo), so that no wait of the agent delays one.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from nodeagent.record.journal import Journal, Note
 log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT: Final = 5.0
-"""Seconds in which the process has to begin, and at its end to report."""
+"""Seconds within which the process must begin, and report at its end."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """An address, and where from: "" for the node, a path, a pod's name, or how its UID begins."""
+    """An address, and the sender: "" for the node, a path, a pod's name, or a prefix of its UID."""
 
     address: str
     where: str = ""
@@ -57,15 +56,15 @@ class Probe:
 
 @contextmanager
 def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
-    """Send echoes for the length of the block; the result is a note a probe.
+    """Send echo requests during the block; record the result of each probe in a note.
 
-    NoInputError, before anything is touched, when a place to send from is not there.
+    NoInputError, before the block, if a pod or namespace does not exist.
     """
     if not probes:
         yield
         return
     arguments = [f"{probe.address}@{place_of(probe)}" for probe in probes]
-    asking, answers, pid = _start(arguments)
+    requests, answers, pid = _start(arguments)
     try:
         # it writes a byte once it has begun
         if not select.select([answers], [], [], ANSWER_TIMEOUT)[0] or not os.read(answers, 1):
@@ -75,7 +74,7 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
             )
         yield
     finally:
-        os.close(asking)
+        os.close(requests)
         for probe, facts in zip(probes, _answer(answers), strict=False):
             at = datetime.fromtimestamp(float(facts.pop("gap_at")), UTC)
             words = {name: f"{value:g}" for name, value in facts.items()}
@@ -86,10 +85,10 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
 
 
 def place_of(probe: Probe) -> str:
-    """Where the namespace to send from can be opened, "" for our own; NoInputError for none."""
+    """A path of the namespace to send from, "" for our own. NoInputError if there is none."""
     if not probe.where or probe.where.startswith("/"):
         if probe.where and not os.path.lexists(probe.where):
-            raise NoInputError(f"--probe {probe}: {probe.where} is not there")
+            raise NoInputError(f"--probe {probe}: {probe.where} does not exist")
         return probe.where
     namespaces = Namespaces()
     is_meant = _chosen(probe.where, namespaces.proc)
@@ -100,7 +99,7 @@ def place_of(probe: Probe) -> str:
             if holder.pid is not None and is_meant(*words):
                 found[inode] = holder.path
     if len(found) != 1:
-        how = "are called so" if "/" in probe.where else "have a UID that begins so"
+        how = "have that name" if "/" in probe.where else "have a UID that begins with it"
         raise NoInputError(
             f"--probe {probe}: {len(found) or 'no'} pods here with a network of their own {how}",
             hint="the UID, as kubectl get pod NAME -o jsonpath={.metadata.uid} prints it, needs no "
@@ -110,7 +109,7 @@ def place_of(probe: Probe) -> str:
 
 
 def _chosen(where: str, proc: Path) -> Callable[[str, str], bool]:
-    """Tells whether a process with a given pod (UID) and container is one to send from."""
+    """A predicate of a process's pod (UID) and container: whether to send from it."""
     namespace, slash, name = where.partition("/")
     if not slash:
         return lambda pod, container: pod.startswith(where) or container.startswith(where)
@@ -119,8 +118,8 @@ def _chosen(where: str, proc: Path) -> Callable[[str, str], bool]:
 
 
 def _start(arguments: Sequence[str]) -> tuple[int, int, int]:
-    """The process: its stdin, which ends it, its stdout, and its pid."""
-    theirs_in, asking = os.pipe2(os.O_CLOEXEC)
+    """The process: its stdin, whose end ends it, its stdout, and its PID."""
+    theirs_in, requests = os.pipe2(os.O_CLOEXEC)
     answers, theirs_out = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-m", "nodeagent.kernel.echo", *arguments]
     actions = [(os.POSIX_SPAWN_DUP2, theirs_in, 0), (os.POSIX_SPAWN_DUP2, theirs_out, 1)]
@@ -129,11 +128,11 @@ def _start(arguments: Sequence[str]) -> tuple[int, int, int]:
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
-    return asking, answers, pid
+    return requests, answers, pid
 
 
 def _answer(answers: int) -> list[dict[str, float]]:
-    """What the process reports at its end; nothing when it reports none in time, or no JSON."""
+    """The process's report at its end; empty if there is none in time, or it is not JSON."""
     answer = b""
     while select.select([answers], [], [], ANSWER_TIMEOUT)[0] and (
         part := os.read(answers, 1 << 16)

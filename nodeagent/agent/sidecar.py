@@ -1,25 +1,23 @@
-"""Beside a driver container that reloads by itself: saves the node's state and puts it back.
+"""The sidecar of a driver container that reloads by itself: saves and restores the node's state.
 
-The driver container builds, installs and reloads, and holds the lock for its life; nodeagent cannot
-reload here, so that the two never reload twice. In one pod with it, nodeagent opens a snapshot
-before the driver container starts (as an init container). Whenever the driver container sets its
-ready flag, nodeagent makes the node what the open snapshot says, verifies it, and sets a flag of
-its own. When the driver container removes its flag (it restarts, or its pod ends), nodeagent opens
-another snapshot at once, long before a build or a reload can end. Where that was too late, because
-nodeagent was killed or got no processor while the driver was unloaded, it opens the snapshot again
-that was verified last.
+The driver container builds, installs and reloads, and holds the lock for its life; the sidecar
+never reloads. In the same pod it opens a snapshot before the driver container starts (as an init
+container). Whenever the driver container sets its ready flag, the sidecar restores the open
+snapshot, verifies the node, and sets a flag of its own. When the driver container removes its flag
+(it restarts, or its pod ends), the sidecar opens another snapshot at once, long before a build or a
+reload can end. If that is too late, because the sidecar was killed or got no processor while the
+driver was unloaded, it opens the last verified snapshot again.
 
-As a companion, in a pod of its own beside the Network Operator's driver pods, nodeagent may also
-start while the driver container is at work: see `_catch_up`.
+As a companion, in a pod of its own beside the Network Operator's driver pods, it may also start
+while the driver container is at work: see `_catch_up`.
 
-An open snapshot is never overwritten, and closed only when the node is proven.
+An open snapshot is never overwritten, and closed only after the node was verified.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +26,7 @@ from typing import Final
 from nodeagent import durable, machine
 from nodeagent.agent import cluster_processes, hold
 from nodeagent.agent.lifecycle import alive
-from nodeagent.agent.requirements import require_root, require_same_machine
+from nodeagent.agent.requirements import open_snapshot_of_here, require_root
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
@@ -49,14 +47,14 @@ log = logging.getLogger(__name__)
 
 _FLAG_TIMEOUT: Final = 7 * 86400.0
 _FLAG_RESYNC: Final = 600.0
-"""Seconds. The flag's directory is a mount that both containers have: inotify tells of changes."""
+"""Seconds between two looks without an event; inotify reports changes in the shared directory."""
 
 
 def prepare(settings: Settings) -> None:
     """Open a snapshot, unless one is open, before the driver container starts.
 
     BusyError while an earlier driver container still holds the lock. Without a driver there is
-    nothing to save, which is logged.
+    nothing to save.
     """
     require_root("reads the settings of VFs")
     _check(settings)
@@ -65,14 +63,14 @@ def prepare(settings: Settings) -> None:
         journal.clear_ready()
         if not _keep(settings, journal, stop):
             raise KernelError(
-                f"{settings.driver_module} was unloaded while what it has was being saved",
-                hint="something else reloads it: end that; the next start of this container looks "
-                "again",
+                f"{settings.driver_module} was unloaded while its state was being saved",
+                hint="another program reloads it: stop that; the next start of this container "
+                "saves the state again",
             )
 
 
 def run(settings: Settings) -> int:
-    """Restore whenever the driver container is ready; 0 after SIGTERM while the node was proven."""
+    """Restore whenever the driver container is ready; 0 after SIGTERM if the node is verified."""
     require_root("writes the settings of VFs")
     _check(settings)
     with StopSignal() as stop:
@@ -90,11 +88,11 @@ def run(settings: Settings) -> int:
                 journal.set_ready()
                 log.info("ready: %s", journal.ready_path)
                 _await_another(settings.driver_ready_path, flag, stop)
-                log.info("the driver container's flag is gone: it restarts, or ends")
+                log.info("the driver container has removed its flag: it restarts, or ends")
                 journal.clear_ready()
-                _reap()
+                hold.reap()  # cluster processes, which the holder would do; no other child runs now
                 cluster_processes.before_reload(settings)
-                # no stop ends this: when a pod ends, flag and SIGTERM come at the same moment
+                # without `stop`: at the end of a pod SIGTERM comes when the flag is removed
                 if not _open_again(settings, journal) and not _keep(settings, journal, None):
                     _open_again(settings, journal)
         except Stopped:
@@ -106,15 +104,15 @@ def run(settings: Settings) -> int:
 
 
 def _catch_up(settings: Settings, journal: Journal) -> None:
-    """Open the snapshot that the driver container's reload calls for, when nodeagent starts in it.
+    """At the start, open a snapshot for a reload of the driver container that may be in progress.
 
-    Without the driver container's flag a reload is to come, is under way, or there is no driver
-    container yet. What is there is saved if it is whole: the driver is the one that was proven
-    last, or nothing holds the lock. Else it may be what a driver container has restored half of,
-    and putting that back would undo the other half. A node without VFs is left as it is, too: after
-    a boot they are made by others, and these must not find them removed.
+    If the driver container's flag is missing, a reload is to come or in progress, or there is no
+    driver container yet. The present state is saved if it is complete: the driver is the one that
+    was loaded at the last verification, or nothing holds the lock. Otherwise a driver container may
+    have restored half of it. A node without VFs is not saved either: after a boot another program
+    creates them, and a restore would remove them.
     """
-    proven = _proven(journal)
+    verified = _verified(journal)
     if _open_again(settings, journal) or durable.flag(settings.driver_ready_path) is not None:
         return
     driver = NicDriver(settings, Mode.PRECOMPILED, None)
@@ -122,11 +120,11 @@ def _catch_up(settings: Settings, journal: Journal) -> None:
     pfs = tree.physical_functions(settings.driver_module)
     if journal.has_open_snapshot() or not any(tree.functions(pf.bus, pf.name) for pf in pfs):
         return
-    unchanged = proven is not None and _loading(proven) == str(driver.loading())
+    unchanged = verified is not None and _loading(verified) == str(driver.loading())
     if not unchanged and lock_holders(settings.lock_path):
         log.warning(
-            "the driver container is at work, and nothing was proven before: what the VFs were "
-            "like is not known, and not put back"
+            "the driver container is at work, and nothing was verified before: the state of the "
+            "VFs is not known, and is not restored"
         )
         return
     if not _keep(settings, journal, None):
@@ -134,14 +132,14 @@ def _catch_up(settings: Settings, journal: Journal) -> None:
 
 
 def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool:
-    """Open a snapshot, unless one is open. False when the driver was unloaded meanwhile."""
+    """Open a snapshot, unless one is open. False if the driver was unloaded meanwhile."""
     if journal.has_open_snapshot():
-        log.info("a snapshot is open: the reload that it was taken for is not over")
+        log.info("a snapshot is open: the reload that it was taken for is not finished")
         return True
     driver = NicDriver(settings, Mode.PRECOMPILED, stop)
     loading = driver.loading()
     if loading is None:
-        log.info("%s is not loaded: there is nothing to keep", settings.driver_module)
+        log.info("%s is not loaded: there is nothing to save", settings.driver_module)
         return True
     with lock(settings.work_path), Node(settings, stop) as node, journal.step(Step.SNAPSHOT):
         snapshot = take_snapshot(node, driver)
@@ -153,22 +151,22 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
 
 
 def _open_again(settings: Settings, journal: Journal) -> bool:
-    """Open the snapshot that was verified last, if the driver was reloaded since and none is open.
+    """Open the last verified snapshot, if the driver was reloaded since and none is open.
 
     That happens when the driver container reloads while nodeagent is killed, or gets no processor.
-    What was changed after the verify is not known. After a reboot VFs are gone for another reason.
+    Changes after the verification are lost. Not after a reboot, which removes VFs as well.
     """
-    proven = _proven(journal)
-    if journal.has_open_snapshot() or proven is None:
+    verified = _verified(journal)
+    if journal.has_open_snapshot() or verified is None:
         return False
     loading = NicDriver(settings, Mode.PRECOMPILED, None).loading()
-    if _loading(proven) in {"None", str(loading)}:
+    if _loading(verified) in {"None", str(loading)}:
         return False
     snapshot = journal.last_snapshot()
-    if snapshot is None or snapshot.taken_at != proven.facts.get("snapshot"):
+    if snapshot is None or snapshot.taken_at != verified.facts.get("snapshot"):
         return False
     log.warning(
-        "%s was reloaded, or is being reloaded, unobserved: putting back what was saved at %s",
+        "%s was reloaded, or is being reloaded, unobserved: restoring the snapshot of %s",
         *(settings.driver_module, snapshot.taken_at),
     )
     with lock(settings.work_path):
@@ -176,22 +174,21 @@ def _open_again(settings: Settings, journal: Journal) -> bool:
     return True
 
 
-def _proven(journal: Journal) -> Record | None:
-    """The record of the last proof, if the node has not been rebooted since."""
+def _verified(journal: Journal) -> Record | None:
+    """The note of the last verification, if it was made in this boot."""
     found = journal.last_note(Note.READY)
     return found if found is not None and found.boot == machine.boot_id() else None
 
 
-def _loading(proven: Record) -> str:
-    """NicDriver.loading() of that moment, as text."""
-    return proven.facts.get("loading", "None")
+def _loading(verified: Record) -> str:
+    """NicDriver.loading() at that time, as text."""
+    return verified.facts.get("loading", "None")
 
 
 def _is_unharmed(settings: Settings, journal: Journal) -> bool:
-    """Whether a snapshot is open and nothing of it is lost: then it is closed.
+    """Whether a snapshot is open and the node does not differ from it: then it is closed.
 
-    The end of a pod removes the driver container's flag, too, and that opens a snapshot. The next
-    pod takes its own.
+    At the end of a pod the driver container's flag is removed, and a snapshot opened for nothing.
     """
     snapshot = journal.open_snapshot()
     if snapshot is None:
@@ -205,12 +202,12 @@ def _is_unharmed(settings: Settings, journal: Journal) -> bool:
 
 
 def _restore_and_announce(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """Restore, then announce it and restart device plugins if the driver was loaded anew.
+    """Restore; announce it and restart device plugins if the driver was reloaded.
 
-    A flag that went and came back without a reload leaves the device plugins as they are. A failure
-    is announced in any case.
+    The driver container's flag may be removed and set again without a reload. A failure is always
+    announced.
     """
-    before = _proven(journal)
+    before = _verified(journal)
     had_snapshot = journal.has_open_snapshot()
     try:
         _restore_open_snapshot(settings, journal, stop)
@@ -219,40 +216,26 @@ def _restore_and_announce(settings: Settings, journal: Journal, stop: StopSignal
     except AgentError:
         cluster_processes.after_reload(settings)
         raise
-    now = _proven(journal)
+    now = _verified(journal)
     was_loaded_anew = before is None or now is None or _loading(before) != _loading(now)
     if had_snapshot and was_loaded_anew:
         cluster_processes.after_reload(settings)
 
 
-def _reap() -> None:
-    """Take the exit statuses of cluster processes that have ended: here is no holder to do it.
-
-    No other process of ours runs at this moment.
-    """
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
-
-
 def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSignal) -> None:
-    """Restore and verify the open snapshot. Without one touch nothing, and save the node's state.
+    """Restore and verify the open snapshot. If there is none, save the node's state.
 
-    SR-IOV CNI is held off for the restore alone (HOLD_OFF): the driver container may take hours to
-    become ready, and until then a pod that ends would wait for its DEL.
+    SR-IOV CNI is held off only during the restore (HOLD_OFF): the driver container may take hours
+    to become ready, and pods that end would wait for their DEL until then.
 
-    The note lets `_open_again` tell whether the driver was reloaded since.
+    By the note, `_open_again` finds out whether the driver was reloaded since.
     """
     journal.note(Note.RUN, mode=RunMode.SIDECAR)
     driver = NicDriver(settings, Mode.PRECOMPILED, stop)
     loading = driver.loading()
     with lock(settings.work_path), Node(settings, stop) as node:
-        snapshot = journal.open_snapshot()
+        snapshot = open_snapshot_of_here(journal)
         if snapshot is not None:
-            hint = f"move {journal.open_path} away when this node came from a copy"
-            require_same_machine(snapshot, machine.machine_id(), hint=hint)
             with cni.held_off(node, vf_addresses(node, journal)):
                 put_back(node, journal, snapshot, wait_first=True)
         else:
@@ -264,7 +247,7 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
 
 
 def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot | None:
-    """The node's state, as the last snapshot; None, with a warning, where it cannot be saved."""
+    """Save the node's state as the last snapshot; None, with a warning, if that fails."""
     try:
         with journal.step(Step.SNAPSHOT):
             return journal.save_as_last(take_snapshot(node, driver))
@@ -274,18 +257,18 @@ def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot
 
 
 def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:
-    """Return the driver container's flag once it is there."""
+    """Return the driver container's flag once it exists."""
     _await(path, None, stop, "be there")
-    return durable.flag(path) or (0, 0)  # it is gone again: the next wait sees that
+    return durable.flag(path) or (0, 0)  # if it was removed again, the next wait notices that
 
 
 def _await_another(path: Path, flag: tuple[int, int], stop: StopSignal) -> None:
-    """Return when that flag is gone, also when another one is there already."""
+    """Return when that flag was removed, also if another one exists by now."""
     _await(path, flag, stop, "go")
 
 
 def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str) -> None:
-    """Return when the driver container's flag is another one than that."""
+    """Return when the driver container's flag is not `flag` any more."""
 
     def same() -> Iterator[Path]:
         if durable.flag(path) == flag:

@@ -1,6 +1,6 @@
-"""The status of this node, from the disk and the kernel. It takes no lock and asks no netlink.
+"""The status of this node, from files, /proc and /sys. It takes no lock and uses no netlink.
 
-`ready` is the ready flag and nothing else; the rest explains it.
+`ready` is whether the ready flag exists; everything else explains it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from nodeagent.state.model import Snapshot
 T = TypeVar("T")
 
 _RESYNC: Final = 60.0
-"""Seconds: the safety net of a watch."""
-_UNSEEN_RESYNC: Final = 5.0
-"""The same where the agent is in another container."""
+"""Seconds between two looks of a watch if there is no event."""
+_HIDDEN_RESYNC: Final = 5.0
+"""The same if the agent is in another container."""
 
 
 @dataclass(frozen=True)
 class OpenSnapshot:
-    """How much the snapshot of a reload in flight holds."""
+    """The size of the snapshot of a reload in progress."""
 
     taken_at: str
     pfs: int
@@ -43,9 +43,9 @@ class OpenSnapshot:
 
 @dataclass(frozen=True)
 class Status:
-    """`agent` is the process that holds the lock (0: one in another container works), or None.
+    """`agent` is the process that holds the lock, or None; 0 for one in another container.
 
-    `hidden`: one could hold it in another container, unseen by this one.
+    `hidden`: a holder in another container would not be visible in this one.
     `lags` has a line for each PF that reports its card's LAG, `missing` one for each thing that
     keeps the node from being ready or cannot be read.
     """
@@ -61,7 +61,7 @@ class Status:
 
 
 def look(settings: Settings, driver: NicDriver) -> Status:
-    """The status now. What cannot be read becomes a line of `missing`, never an error."""
+    """The present status. What cannot be read becomes a line of `missing`, not an error."""
     journal = Journal(settings)
     unreadable: list[str] = []
     ready = _tried(journal.is_ready, unreadable) or False
@@ -83,11 +83,11 @@ def look(settings: Settings, driver: NicDriver) -> Status:
 
 
 def watch(settings: Settings, driver: NicDriver, show: Callable[[Status], None]) -> Status:
-    """Show the status now and at each change, until SIGTERM or SIGINT; then return the last one.
+    """Show the present status and each later one, until SIGTERM or SIGINT; return the last one.
 
-    What changes it is written to files: the ready flag, the snapshot, the journal. The end of a
-    process that holds the lock is an event, too. Only an agent that this container does not see can
-    end without one: its heartbeat is looked at every few seconds.
+    It changes with files (the ready flag, the snapshot, the journal) and with the end of the
+    process that holds the lock. The end of an agent in another container makes no event: its
+    heartbeat is read every few seconds.
     """
     files = (settings.ready_path, Journal(settings).records_path)
     now = look(settings, driver)
@@ -105,7 +105,7 @@ def watch(settings: Settings, driver: NicDriver, show: Callable[[Status], None])
                     yield "a change"
 
             with _its_end(shown.agent) as end:
-                resync = _UNSEEN_RESYNC if shown.agent == 0 else _RESYNC
+                resync = _HIDDEN_RESYNC if shown.agent == life.HIDDEN_PID else _RESYNC
                 try:
                     wait_until_clear(
                         unchanged,
@@ -120,10 +120,10 @@ def watch(settings: Settings, driver: NicDriver, show: Callable[[Status], None])
 
 
 def _its_end(agent: int | None) -> AbstractContextManager[Watch | None]:
-    """A watch of the end of the agent; None if there is none that this container sees."""
+    """A watch of the end of the agent; None if no agent is visible."""
     try:
         return EndWatch(agent) if agent else nullcontext()
-    except ProcessLookupError:  # the look that follows sees it
+    except ProcessLookupError:  # it has ended: the next look notices that
         return nullcontext()
 
 
@@ -147,12 +147,12 @@ def _lags(settings: Settings) -> Iterator[str]:
 
 
 def _only_cleaned_up(run: Run) -> bool:
-    """Whether it is a termination that left the driver alone: it says nothing about the node."""
+    """Whether it is a termination that did not change the driver, and thus not the node."""
     return run.mode == RunMode.TERMINATE and run.result == Result.TERMINATED and not run.phases
 
 
 def _phase(ready: bool, last: Run | None, *, alive: bool) -> str:
-    """The step that runs, or how the last run ended."""
+    """The present step, or the result of the last run."""
     if ready:
         return "ready"
     if last is None:
@@ -177,7 +177,7 @@ def _missing(
         elif each.loaded is not None and each.installed != each.loaded:
             yield f"{each.module} is loaded as {each.loaded}, installed is {each.installed}"
     if snapshot is not None:
-        yield "a reload is in flight: the VFs are not proven to be as they were"
+        yield "a reload is in progress: the VFs are not verified to be as they were"
     if last is not None and last.message:
         yield f"the last run {last.result}: {last.message}"
 
@@ -211,17 +211,17 @@ def _row(each: SrcVersions) -> tuple[Cell, ...]:
 
 
 def _agent(seen: Life, runs: Sequence[Run]) -> int | None:
-    """The holder; if none is seen, an agent whose run is not over and whose heart beats."""
+    """The lock's holder; if none is visible, HIDDEN_PID while a run is running."""
     if seen.pid is None and runs and runs[-1].result == Result.RUNNING:
-        return life.ELSEWHERE
+        return life.HIDDEN_PID
     return seen.pid
 
 
 def _agent_line(status: Status) -> str:
-    if status.agent == life.ELSEWHERE:
-        return "at work in another container: its heart beats"
+    if status.agent == life.HIDDEN_PID:
+        return "at work in another container, by its heartbeat"
     if status.agent is not None:
         return f"process {status.agent}"
     if status.hidden:
-        return "none in this container; those of others are hidden from it"
+        return "none in this container; processes of other containers are not visible"
     return "none: no process holds the lock"

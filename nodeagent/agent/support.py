@@ -1,7 +1,7 @@
-"""What a maintainer asks for in a ticket, as files of one archive, without anything secret.
+"""An archive of the files that a maintainer needs for a ticket, without secrets.
 
-What cannot be had leaves its reason in the place of its content. Secret settings, tokens, passwords
-and the machine-id (which machine-id(5) calls confidential) are replaced in every file.
+If something cannot be read, its file has the reason instead. Secret settings, tokens, passwords and
+the machine-id (which is confidential, see machine-id(5)) are replaced in every file.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ _SECRETS: Final = (
 )
 _MACHINE_ID: Final = re.compile(r"(?<=\"machine_id\": \")[0-9a-f]{32}(?=\")")
 
-Told = Callable[[], str]
+Content = Callable[[], str]
 
 
-def archive(given: Settings, more: Mapping[str, Told]) -> tuple[bytes, tuple[str, ...]]:
-    """A gzipped tar of all that can be told, and the names in it. `more` comes beside it."""
+def archive(given: Settings, more: Mapping[str, Content]) -> tuple[bytes, tuple[str, ...]]:
+    """A gzipped tar, and the names of its files. `more` is added to it."""
     secrets = _secrets_of(given)
     packed, names = io.BytesIO(), []
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, told in (*_contents(given), *more.items()):
-            data = _without_secrets(_told(told), secrets).encode(errors="backslashreplace")
+        for name, content in (*_contents(given), *more.items()):
+            data = _without_secrets(_read(content), secrets).encode(errors="backslashreplace")
             entry = tarfile.TarInfo(f"nodeagent-support/{name}")
             entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
             tar.addfile(entry, io.BytesIO(data))
@@ -73,7 +73,7 @@ def archive(given: Settings, more: Mapping[str, Told]) -> tuple[bytes, tuple[str
     return packed.getvalue(), tuple(names)
 
 
-def _contents(given: Settings) -> Iterator[tuple[str, Told]]:
+def _contents(given: Settings) -> Iterator[tuple[str, Content]]:
     journal = Journal(given)
     driver = NicDriver(given, Mode.PRECOMPILED, None)
 
@@ -93,8 +93,8 @@ def _contents(given: Settings) -> Iterator[tuple[str, Told]]:
     ):
         yield path.name, lambda path=path: _own(path)  # type: ignore[misc] # its default
     for name, argv in COMMANDS.items():
-        yield name, lambda argv=argv: _said(argv)  # type: ignore[misc] # its default
-    yield "dmesg.txt", lambda: _lines(_of_the_nic(_said(("dmesg",)), given))
+        yield name, lambda argv=argv: _output(argv)  # type: ignore[misc] # its default
+    yield "dmesg.txt", lambda: _lines(_of_the_nic(_output(("dmesg",)), given))
 
 
 def _versions(driver: NicDriver) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _versions(driver: NicDriver) -> Iterator[str]:
 
 
 def _settings(given: Settings) -> dict[str, str | None]:
-    """The variables that are set. A secret is shown as one."""
+    """The variables that are set. Secrets are hidden."""
     return {
         row.name: None if (value := getattr(given, attribute)) is None else row.shown(value)
         for attribute, row in settings.rows()
@@ -119,23 +119,23 @@ def _own(path: Path) -> str:
     return "there is none\n" if data is None else data.decode(errors="backslashreplace")
 
 
-def _said(argv: tuple[str, ...]) -> str:
+def _output(argv: tuple[str, ...]) -> str:
     done = process.run(argv, timeout=_TIMEOUT, only_looks=True)
     ended = "" if done.returncode == 0 else f"\nexit status {done.returncode}"
     return f"{done.output}\n{done.errors}{ended}\n"
 
 
 def _of_the_nic(text: str, given: Settings) -> Iterator[str]:
-    """The kernel's lines about the driver and its devices, whose addresses stand before them."""
+    """The kernel's lines that name the driver, one of its devices, or nodeagent."""
     driver = given.driver_module
     devices = (device for _, device in Sysfs().physical_functions(driver))
     names = {driver.removesuffix("_core"), "nodeagent", *devices}
     return (line for line in text.splitlines() if any(name in line for name in names))
 
 
-def _told(told: Told) -> str:
+def _read(content: Content) -> str:
     try:
-        return told()
+        return content()
     except (AgentError, OSError) as error:
         return f"not available: {error}\n"
 
@@ -156,7 +156,7 @@ def _without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def _digest(machine_id: str) -> str:
-    """Equal for equal machines, and no way back to the id."""
+    """Equal for equal machines; the ID cannot be computed from it."""
     return f"sha256:{hashlib.sha256(machine_id.encode()).hexdigest()[:12]}"
 
 

@@ -1,31 +1,30 @@
-"""Termination: remove what a running pod has left on the host, and put the host's driver back.
+"""Termination: remove what the pod has left on the host, and load the host's own driver again.
 
-The ready flag is removed first. Then, if RESTORE_DRIVER_ON_POD_TERMINATION asks for it, the host's
-own driver is loaded and the VFs are restored, in the same order and with the same proof as in a
-reload. All that within the grace period: the snapshot stays open until the node is proven to be as
-it was, so that the next start finishes what could not be finished in time.
+The ready flag is removed first. With RESTORE_DRIVER_ON_POD_TERMINATION the host's own driver is
+loaded then, and the VFs are restored and verified as in a reload, all within the grace period. The
+snapshot stays open until the node is verified, so that the next start finishes what is left.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from nodeagent.cleanup import afterwards
 from nodeagent.driver import exports, inbox, openibd, udev_names
 from nodeagent.driver.nic import NicDriver
-from nodeagent.errors import AgentError, KernelError, UnavailableError, WaitTimeout
+from nodeagent.errors import KernelError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal, Step
 from nodeagent.reload import (
+    ensure_snapshot,
     note_srcversions,
-    opened_snapshot,
+    remove_vfs,
     salvage,
-    take_vfs_away,
     vf_addresses,
     wanted_modules,
 )
@@ -37,18 +36,9 @@ log = logging.getLogger(__name__)
 
 
 def clean_up(settings: Settings) -> None:
-    """Remove the udev rule and the mounts. Each is tried; the first failure is raised."""
-    verbs: tuple[Callable[[Settings], None], ...] = (udev_names.remove, exports.remove)
-    failed: list[AgentError] = []
-    for verb in verbs:
-        try:
-            verb(settings)
-        except AgentError as error:
-            failed.append(error)
-    for another in failed[1:]:
-        log.error("%s", another.message)
-    if failed:
-        raise failed[0]
+    """Remove the udev rule and the mounts. A failure of one does not stop the other."""
+    with afterwards(lambda: exports.remove(settings)):
+        udev_names.remove(settings)
 
 
 def restore_driver(
@@ -59,10 +49,10 @@ def restore_driver(
     sysfs: Path = Path("/sys"),
     proc: Path = Path("/proc"),
 ) -> None:
-    """Load the host's own driver, unless it runs already, and restore the VFs.
+    """Load the host's own driver, unless it is loaded already, and restore the VFs.
 
-    `stop` is the signal after the one that began the termination. Raises AgentError with the
-    snapshot open, if it was taken.
+    `stop` tells of a signal after the one that began the termination. Raises AgentError with the
+    snapshot, if it was taken, open.
     """
     driver = NicDriver(settings, Mode.PRECOMPILED, stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():
@@ -75,8 +65,8 @@ def restore_driver(
     if not left:
         raise UnavailableError(
             "the host's own driver is not put back: the grace period is nearly over",
-            hint=f"TERMINATION_GRACE_PERIOD is {settings.grace_period:g} s: give the pod more, "
-            "and say so there",
+            hint=f"TERMINATION_GRACE_PERIOD is {settings.grace_period:g} s: raise it together with "
+            "the pod's terminationGracePeriodSeconds",
         )
     if not inbox.runs(driver):
         with journal.step(Step.PREFLIGHT):
@@ -93,8 +83,8 @@ def restore_driver(
 
 def _restore_driver(node: Node, journal: Journal, driver: NicDriver, stop: StopSignal) -> None:
     with cni.held_off(node, vf_addresses(node, journal)):
-        snapshot = opened_snapshot(node, journal, driver)
-        if not inbox.runs(driver):  # after a start that was stopped before the unload it does
+        snapshot = ensure_snapshot(node, journal, driver)
+        if not inbox.runs(driver):  # it does after a start that was stopped before the unload
             with journal.step(Step.INBOX):
                 _restart(node, journal, driver, snapshot, stop)
         put_back(node, journal, snapshot)
@@ -107,7 +97,7 @@ def _restart(
     note_srcversions(journal, driver)
     before = wanted_modules(driver, snapshot)
     try:
-        inbox.ensure(driver, before, stop, lambda: take_vfs_away(node, journal))
+        inbox.ensure(driver, before, stop, lambda: remove_vfs(node, journal))
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
         salvage(node, journal, driver, snapshot, before)

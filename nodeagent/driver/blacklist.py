@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodeagent import durable
-from nodeagent.errors import AgentError, DataError, StorageError
+from nodeagent.cleanup import afterwards
+from nodeagent.errors import DataError, StorageError
 from nodeagent.machine import boot_id
 from nodeagent.settings import Settings
 
@@ -44,15 +45,8 @@ def blacklisted(settings: Settings) -> Iterator[None]:
     away = settings.third_party_modules if settings.unload_third_party_modules else ()
     durable.replace(path, _content(settings.blacklist_modules + away).encode(), 0o644)
     log.debug("wrote %s", path)
-    try:
+    with afterwards(lambda: _remove(path)):
         yield
-    except BaseException:
-        try:
-            _remove(path)
-        except AgentError as error:
-            log.error("%s; hint: %s", error, error.hint)  # noqa: TRY400 # no trace: it is no bug
-        raise
-    _remove(path)
 
 
 def check(settings: Settings) -> None:

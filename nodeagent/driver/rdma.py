@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodeagent import durable
+from nodeagent.cleanup import afterwards
 from nodeagent.kernel import modules
 from nodeagent.settings import Settings
 
@@ -24,7 +25,7 @@ _MODE = {"Y": "shared", "N": "exclusive"}
 
 @contextmanager
 def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
-    """Let an ib_core that is loaded within the block have the mode of the present one."""
+    """Give an ib_core that is loaded within the block the mode of the present one."""
     before = modules.parameter("ib_core", "netns_mode", sysfs)
     path = settings.driver_root / _FILE
     if before not in _MODE or not path.parent.is_dir():
@@ -34,10 +35,8 @@ def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
         f"# written by nodeagent; removed after the reload\noptions ib_core netns_mode={before}\n"
     )
     durable.replace(path, line.encode(), 0o644)
-    try:
+    with afterwards(lambda: durable.remove(path)):
         yield
-    finally:
-        durable.remove(path)
     after = modules.parameter("ib_core", "netns_mode", sysfs)
     if after is not None and after != before:
         log.warning(
@@ -48,7 +47,7 @@ def netns_mode_kept(settings: Settings, sysfs: Path) -> Iterator[None]:
 
 
 def sweep(settings: Settings) -> None:
-    """Remove the file of a killed run, or what it has written of it."""
+    """Remove the file that a killed run left, complete or not."""
     path = settings.driver_root / _FILE
     durable.remove_unfinished(path)
     if durable.remove(path):

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodeagent import durable, hostpath
+from nodeagent.cleanup import afterwards
 from nodeagent.errors import AgentError, StorageError, WaitTimeout, reason
 from nodeagent.kernel import parallel, users
 from nodeagent.kernel.events import wait_until_clear
@@ -188,15 +189,8 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
         except (OSError, StorageError) as error:
             why = error.message if isinstance(error, AgentError) else reason(error)
             log.warning("SR-IOV CNI is not held off: %s", why)
-        try:
+        with afterwards(lambda: _release(pci)):
             yield
-        except BaseException:
-            try:
-                _release(pci)
-            except AgentError as error:
-                log.error("%s; hint: %s", error, error.hint)  # noqa: TRY400 # no trace: it is no bug
-            raise
-        _release(pci)
 
 
 def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:

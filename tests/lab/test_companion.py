@@ -108,7 +108,7 @@ def test_a_first_start_in_the_middle_of_a_reload(
     container.reloads()
     container.restores_half()
     companion = nodeagent.start("sidecar")
-    companion.wait_for("nothing was proven before")
+    companion.wait_for("nothing was verified before")
     lab.create_vfs(PF1, 0)
     lab.create_vfs(PF1, 3)
     theirs = lab.read()

@@ -317,7 +317,7 @@ def test_a_pod_is_killed_recovery_by_hand_and_the_next_pod(
             return done.stdout
 
         soon(lambda: agent(debug).exec("true").returncode == 0, debug, "there")
-        assert "a reload is in flight" in typed("nodeagent status", status=1)
+        assert "a reload is in progress" in typed("nodeagent status", status=1)
         typed("rm -f /host/etc/modprobe.d/blacklist-ofed-modules.conf")
         typed("chroot /host modprobe mlx5_core")
         assert lab.loaded() is not None

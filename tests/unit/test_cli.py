@@ -843,7 +843,7 @@ def test_status_says_what_is_missing(
         "not ready:",
         f"  {settings.ready_path} is not there",
         "  mlx5_core is loaded as 8EB2, installed is 1069",
-        "  a reload is in flight: the VFs are not proven to be as they were",
+        "  a reload is in progress: the VFs are not verified to be as they were",
         "  the last run failed: no driver",
         "  none at all",
     ]

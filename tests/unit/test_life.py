@@ -67,7 +67,7 @@ def test_at_work_in_another_container(settings: Settings, seen_from: Callable[[s
     beat(settings, ago=settings.beat_limit / 2)
     assert result(settings) == Result.RUNNING
     found = status.look(settings, NicDriver(settings, Mode.PRECOMPILED, None))
-    assert (found.phase, found.agent) == ("running in restart", life.ELSEWHERE)
+    assert (found.phase, found.agent) == ("running in restart", life.HIDDEN_PID)
     beat(settings, ago=settings.beat_limit + 2)
     assert result(settings) == Result.CUT_SHORT
     beat(settings)

@@ -557,7 +557,7 @@ def test_a_pod_is_found_by_its_name_and_by_how_its_uid_begins(
         assert probes.place_of(Probe("192.0.2.1", where)) == "/proc/50/ns/net"
     assert probes.place_of(Probe("192.0.2.1", "apps/web-1")) == "/proc/60/ns/net"
     for where, words in (
-        ("apps/web-2", "are called so"),
+        ("apps/web-2", "have that name"),
         ("12", "have a UID"),
         ("default/web-0", ""),
     ):

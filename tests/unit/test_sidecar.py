@@ -331,7 +331,7 @@ def test_one_that_goes_while_it_is_looked_at(
     assert restored == [TAKEN.state]
     Path(settings.state_dir / "last-snapshot.json").unlink()
     loadings = iter([1])
-    with pytest.raises(KernelError, match="was unloaded while what it has was being saved"):
+    with pytest.raises(KernelError, match="was unloaded while its state was being saved"):
         sidecar.prepare(settings)
     assert not Journal(settings).has_open_snapshot()
 
@@ -412,7 +412,7 @@ def test_the_companion_starts_in_the_middle_of_a_first_reload(
         fcntl.flock(held, fcntl.LOCK_EX)
         ready_then_end(settings)
     assert restored == []
-    assert "nothing was proven before" in caplog.text
+    assert "nothing was verified before" in caplog.text
 
 
 def test_the_companion_was_away_when_the_flag_went_and_the_driver_is_still_there(
