@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from nodeagent import durable
 from nodeagent.errors import AgentError
+from nodeagent.kernel.users import sees_the_host
 from nodeagent.machine import boot_id
 from nodeagent.record.journal import Journal, Record, lock_holders
 from nodeagent.record.timeline import Run, runs_of
@@ -25,7 +25,7 @@ from nodeagent.settings import Settings
 HIDDEN_PID: Final = 0
 """Stands for the process ID of an agent in another PID namespace."""
 
-_INITIAL_PID_NAMESPACE: Final = 0xEFFF_FFFC  # include/linux/proc_ns.h, PROC_PID_INIT_INO
+
 _TRIES: Final = 3
 
 
@@ -56,7 +56,7 @@ def look(settings: Settings) -> Life:
     return Life(
         holders[0] if holders else None,
         None if beat is None else _uptime() - beat,
-        sees_all(),
+        sees_the_host(),
         settings.beat_limit,
     )
 
@@ -90,14 +90,6 @@ def last_beat(settings: Settings) -> float | None:
         return None
     found = re.fullmatch(rb"(\d{10})\n", text)
     return float(found[1]) if found and float(found[1]) <= _uptime() + 1 else None
-
-
-def sees_all(proc: Path = Path("/proc")) -> bool:
-    """Whether this process is in the initial PID namespace, as with hostPID."""
-    try:
-        return (proc / "self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
-    except OSError:
-        return False
 
 
 def _uptime() -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import hostpath
-from nodeagent.driver.other_modules import HOST_ROOT
+from nodeagent.driver import other_modules
 
 _RELEASE: Final = Path("etc/os-release")
 
@@ -46,16 +46,6 @@ class Distribution:
 
 def of_root(root: Path) -> Distribution:
     """The distribution that is installed in `root`."""
-    return _read(root)
-
-
-def of_host(root: Path) -> Distribution:
-    """The host's distribution, from the driver pod's mount of /etc; else that of `root`."""
-    host = root / HOST_ROOT.relative_to("/")
-    return _read(host if hostpath.is_file(hostpath.resolve_in_root(host, _RELEASE)) else root)
-
-
-def _read(root: Path) -> Distribution:
     try:
         # a link to ../usr/lib/os-release on most (os-release(5))
         lines = hostpath.read_text(hostpath.resolve_in_root(root, _RELEASE)).splitlines()
@@ -73,6 +63,12 @@ def _read(root: Path) -> Distribution:
         # older RHCOS has an ID of its own, newer RHCOS that of RHEL and OPENSHIFT_VERSION
         is_openshift="rhcos" in ids or "OPENSHIFT_VERSION" in fields,
     )
+
+
+def of_host(root: Path) -> Distribution:
+    """The host's distribution, from the driver pod's mount of /etc; else that of `root`."""
+    host = other_modules.host(root)
+    return of_root(host if hostpath.is_file(hostpath.resolve_in_root(host, _RELEASE)) else root)
 
 
 def _unquoted(value: str) -> str:

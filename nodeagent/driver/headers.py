@@ -77,12 +77,11 @@ def _commands(family: Family, package: str) -> tuple[tuple[str, ...], ...]:
 
 def _run(argv: list[str], stop: StopSignal | None) -> None:
     log.info("running %s", " ".join(argv))
-    done = process.run(argv, timeout=_TIMEOUT, stop=stop, on_line=_log_line)
+    done = process.run(argv, timeout=_TIMEOUT, stop=stop, on_line=process.to_log(log, "headers"))
     if done.returncode:
-        said = [line for line in f"{done.output}\n{done.errors}".splitlines() if line.strip()]
         raise UnavailableError(
             f"`{' '.join(argv)}` exited with status {done.returncode}: "
-            + " | ".join(said[-_LAST_LINES:])
+            + " | ".join(done.last_lines(_LAST_LINES))
         )
 
 
@@ -100,8 +99,3 @@ def _missing(root: Path, release: str, name: str, package: str, why: str) -> Una
         hint=f"install {package} into the driver's image ({name}), or let the Driver Toolkit "
         "build (DTK_OCP_DRIVER_BUILD), or use precompiled",
     )
-
-
-def _log_line(line: str) -> None:
-    if text := line.strip():
-        log.info("headers: %s", text)

@@ -16,6 +16,7 @@ from typing import Final
 from nodeagent import durable
 from nodeagent.driver import copies, distribution, other_modules, packages
 from nodeagent.errors import StorageError
+from nodeagent.kernel import modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.settings import Settings
 
@@ -91,9 +92,8 @@ def _refused(path: Path, error: OSError) -> StorageError:
 
 
 def _own(settings: Settings, release: str) -> Path:
-    return packages.module_tree(settings.driver_root, release) / MODULES_DIRECTORY
+    return modules.tree(settings.driver_root, release) / MODULES_DIRECTORY
 
 
 def _hosts(settings: Settings, release: str) -> Path:
-    host = settings.driver_root / other_modules.HOST_ROOT.relative_to("/")
-    return packages.module_tree(host, release) / MODULES_DIRECTORY
+    return modules.tree(other_modules.host(settings.driver_root), release) / MODULES_DIRECTORY

@@ -32,8 +32,8 @@ def runs(driver: NicDriver) -> bool:
     module, root = driver.settings.driver_module, driver.settings.driver_root
     if not driver.is_loaded():
         return False
-    tree = root / other_modules.HOST_ROOT.relative_to("/")
-    path = modules.find(module, tree / "lib/modules" / os.uname().release / "kernel")
+    tree = modules.tree(other_modules.host(root), os.uname().release)
+    path = modules.find(module, tree / "kernel")
     if path is None:
         return not driver.loaded_is_installed()
     own = modules.field_of_file(path, "srcversion")

@@ -22,6 +22,7 @@ from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import Mode, Settings
+from nodeagent.state.drivers import Trait, has
 
 if TYPE_CHECKING:
     from nodeagent.kernel.process import Finished
@@ -69,7 +70,7 @@ class NicDriver:
         Raises what delivery.deliver() raises. The loaded driver is not touched.
         """
         if self.mode != Mode.PRECOMPILED:
-            # what builds and installs is no part of a look at the driver
+            # not imported by commands that only look at the driver
             from nodeagent.driver import delivery  # noqa: PLC0415
 
             delivery.deliver(self.settings, os.uname().release, self.stop)
@@ -253,7 +254,7 @@ class NicDriver:
         )
 
     def _modules(self) -> tuple[str, ...]:
-        if self.settings.driver_module != "mlx5_core":
+        if not has(self.settings.driver_module, Trait.OFED_STACK):
             return (self.settings.driver_module,)
         return _STACK + (_NFS_RDMA if self.settings.enable_nfsrdma else ())
 
@@ -264,7 +265,7 @@ class NicDriver:
     def _unloaded(self) -> tuple[str, ...]:
         """What openibd and the settings unload besides."""
         settings = self.settings
-        if settings.driver_module != "mlx5_core":
+        if not has(settings.driver_module, Trait.OFED_STACK):
             return ()
         allowed = settings.storage_modules if settings.unload_storage_modules else ()
         allowed += settings.third_party_modules if settings.unload_third_party_modules else ()
@@ -349,5 +350,5 @@ _NOTHING_DONE = (
 
 
 def _last_words(said: Finished) -> str:
-    lines = [line.strip() for line in f"{said.output}\n{said.errors}".splitlines() if line.strip()]
-    return f"saying: {' | '.join(lines[-_QUOTED_LINES:])}" if lines else "saying nothing"
+    lines = said.last_lines(_QUOTED_LINES)
+    return f"saying: {' | '.join(lines)}" if lines else "saying nothing"

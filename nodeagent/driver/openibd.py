@@ -55,9 +55,9 @@ def check(settings: Settings) -> None:
 def await_running(settings: Settings, stop: StopSignal | None, proc: Path = Path("/proc")) -> None:
     """Wait for the end of an openibd that a killed agent left, or that was started by hand.
 
-    Two of them would unload each other's modules, and a snapshot taken in the middle of one would
-    be wrong. In a pod it has ended with its container; on a bare host, and with hostPID, it can
-    still be running. WaitTimeout after RESTART_TIMEOUT names its processes.
+    Two of them would unload each other's modules, and a snapshot that is taken meanwhile would be
+    wrong. In a pod it ends with its container; on a bare host, and with hostPID, it may still be
+    running. WaitTimeout after RESTART_TIMEOUT names its processes.
     """
     with ExitStack() as held:
         ends: dict[int, EndWatch] = {}
@@ -109,8 +109,8 @@ def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:
         process.in_root(settings.driver_root, [_SCRIPT, "restart"]),
         timeout=settings.restart_timeout,
         stop=stop,
-        patience=time_left(settings, stop),
-        on_line=_log_line,
+        stop_grace=time_left(settings, stop),
+        on_line=process.to_log(log, "openibd"),
     )
 
 
@@ -131,8 +131,8 @@ def inbox(settings: Settings, stop: StopSignal) -> process.Finished:
         process.in_root(settings.driver_root, [_CONTROL, "--alt-mods", "force-restart"]),
         timeout=seconds,
         stop=stop,
-        patience=seconds,
-        on_line=_log_line,
+        stop_grace=seconds,
+        on_line=process.to_log(log, "openibd"),
     )
 
 
@@ -148,8 +148,3 @@ def check_inbox(settings: Settings) -> None:
 
 def _below(settings: Settings, path: str) -> Path:
     return hostpath.resolve_in_root(settings.driver_root, Path(path))
-
-
-def _log_line(line: str) -> None:
-    if text := line.strip():
-        log.info("openibd: %s", text)

@@ -25,12 +25,14 @@ HOST_ROOT = Path("/host")
 """The driver pod's mount of the host's directories, as a path inside DRIVER_ROOT."""
 
 
+def host(root: Path) -> Path:
+    """The same mount, as a path of this process; `root` is DRIVER_ROOT."""
+    return root / HOST_ROOT.relative_to("/")
+
+
 def has_host_tree(settings: Settings) -> bool:
-    """Whether the host's module tree for this kernel is mounted. Its lib may be a link."""
-    host = settings.driver_root / HOST_ROOT.relative_to("/")
-    return hostpath.is_directory(
-        hostpath.resolve_in_root(host, Path("lib")) / "modules" / os.uname().release
-    )
+    """Whether the host's module tree for this kernel is mounted."""
+    return hostpath.is_directory(modules.tree(host(settings.driver_root), os.uname().release))
 
 
 def load_dependencies(wanted: Iterable[str], settings: Settings, sysfs: Path) -> None:

@@ -183,8 +183,8 @@ def install(packages: Sequence[Path], root: Path, stop: StopSignal | None) -> No
         process.in_root(root, argv),
         timeout=_INSTALL_TIMEOUT,
         stop=stop,
-        patience=_INSTALL_TIMEOUT,
-        on_line=_log_line,
+        stop_grace=_INSTALL_TIMEOUT,
+        on_line=process.to_log(log, "install"),
     )
     if done.returncode:
         raise UnavailableError(
@@ -210,19 +210,11 @@ def prepare_tree(release: str, root: Path) -> None:
 
     StorageError.
     """
-    directory = module_tree(root, release)
+    directory = modules.tree(root, release)
     durable.make_directory(directory, 0o755)
     for name in ("modules.order", "modules.builtin"):
         if not durable.exists(directory / name):
             durable.create(directory / name, b"", 0o644)
-
-
-def module_tree(root: Path, release: str) -> Path:
-    """The module tree of a kernel below `root`; /lib may be a link (file-hierarchy(7)).
-
-    That link is resolved within `root`; no other link is followed.
-    """
-    return hostpath.resolve_in_root(root, Path("lib")) / "modules" / release
 
 
 def require_installed(module: str, brought: frozenset[str], settings: Settings) -> None:
@@ -260,8 +252,3 @@ def _look(argv: Sequence[str], root: Path) -> process.Finished:
 def _words(done: process.Finished) -> str:
     lines = [*filter(None, map(str.strip, (done.errors or done.output).splitlines()))]
     return " | ".join(lines[-5:]) or f"{done.argv[0]} exited {done.returncode}"
-
-
-def _log_line(line: str) -> None:
-    if text := line.strip():
-        log.info("install: %s", text)

@@ -93,10 +93,9 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
     """Run a build command and log its output; UnavailableError with its last lines."""
     started = time.monotonic()
     log.info("running %s", shlex.join(argv))
-    done = process.run(argv, timeout=timeout, stop=stop, on_line=_log_line)
+    done = process.run(argv, timeout=timeout, stop=stop, on_line=process.to_log(log, "build"))
     if done.returncode:
-        said = [line for line in f"{done.output}\n{done.errors}".splitlines() if line.strip()]
-        quoted = "\n".join(f"  {line}" for line in said[-LAST_LINES:])
+        quoted = "\n".join(f"  {line}" for line in done.last_lines(LAST_LINES))
         program = argv[-1] if len(argv) == 1 else INSTALL_SCRIPT
         raise UnavailableError(
             f"cannot build the driver: {program} exited with status {done.returncode}; the end of "
@@ -109,8 +108,3 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
 def _suffix(family: Family) -> str:
     """The suffix of components on Ubuntu, where their modules have packages of their own."""
     return "-modules" if family == Family.UBUNTU else ""
-
-
-def _log_line(line: str) -> None:
-    if text := line.strip():
-        log.info("build: %s", text)

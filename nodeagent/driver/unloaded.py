@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from nodeagent.settings import Settings
+from nodeagent.state.drivers import Trait, has
 
 DOCA_OFED: Final = "25.10"
 """The release whose openibd this list was read from."""
@@ -34,7 +35,7 @@ def unasked(settings: Settings, listed: tuple[str, ...] = BY_OPENIBD) -> tuple[s
 
     Storage and other vendors' modules go with their settings only, though openibd knows some.
     """
-    if settings.driver_module != "mlx5_core":
+    if not has(settings.driver_module, Trait.OFED_STACK):
         return (settings.driver_module,)
     others = {*settings.storage_modules, *settings.third_party_modules}
     return tuple(module for module in listed if module not in others)

@@ -1,14 +1,14 @@
-"""Which pod and which container a process is in, as its cgroup's path tells it (cgroups(7)).
+"""The pod and the container of a process, by the path of its cgroup (cgroups(7)).
 
-A cgroup tells a pod's UID. Its name is in that of the directory that the kubelet keeps its logs in:
-NAMESPACE_NAME_UID (BuildPodLogsDirectory(), pkg/kubelet/kuberuntime/helpers.go), of which none can
-have an underscore.
+The path has the pod's UID. The kubelet keeps a pod's logs in a directory NAMESPACE_NAME_UID
+(BuildPodLogsDirectory(), pkg/kubelet/kuberuntime/helpers.go); none of the three has an underscore.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,18 +36,20 @@ LOGS: Final = "1/root/var/log/pods"
 
 
 def pods_called(namespace: str, name: str, proc: Path) -> tuple[str, ...]:
-    """The UIDs of the pods NAMESPACE/NAME of this node, earlier ones of that name among them."""
-    try:
-        names = [entry.name.split("_") for entry in (proc / LOGS).iterdir()]
-    except OSError:
-        return ()
-    return tuple(parts[2] for parts in names if parts[:2] == [namespace, name] and len(parts) == 3)
+    """The UIDs of the pods NAMESPACE/NAME of this node, also of deleted ones."""
+    pods = _pods(proc)
+    return tuple(uid for own, called, uid in pods if (own, called) == (namespace, name))
 
 
 def pods_in(namespaces: Collection[str], proc: Path) -> frozenset[str]:
-    """The UIDs of the pods of this node in these Kubernetes namespaces, earlier ones among them."""
-    try:
-        names = [entry.name.split("_") for entry in (proc / LOGS).iterdir()]
-    except OSError:
-        return frozenset()
-    return frozenset(parts[2] for parts in names if len(parts) == 3 and parts[0] in namespaces)
+    """The UIDs of the pods of this node in these Kubernetes namespaces, also of deleted ones."""
+    return frozenset(uid for namespace, _, uid in _pods(proc) if namespace in namespaces)
+
+
+def _pods(proc: Path) -> Iterator[tuple[str, str, str]]:
+    """Namespace, name and UID of each pod of this node that has logs."""
+    with suppress(OSError):
+        for entry in (proc / LOGS).iterdir():
+            parts = entry.name.split("_")
+            if len(parts) == 3:
+                yield parts[0], parts[1], parts[2]

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.genl import HEADER, Genl
+from nodeagent.kernel.genl import HEADER, Genl, text
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
@@ -186,11 +186,7 @@ def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]
 
 
 def _device(message: dict[int, bytes]) -> DeviceHandle:
-    return DeviceHandle.reported(_text(message[BUS_NAME]), _text(message[DEV_NAME]))
-
-
-def _text(payload: bytes) -> str:
-    return payload.rstrip(b"\0").decode(errors="replace")
+    return DeviceHandle.reported(text(message[BUS_NAME]), text(message[DEV_NAME]))
 
 
 def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
@@ -206,7 +202,7 @@ def _rate(message: dict[int, bytes]) -> Rate | None:
     node, parent = message.get(RATE_NODE_NAME), message.get(RATE_PARENT_NODE_NAME)
     if node is None and PORT_INDEX not in message:
         return None
-    name = str(int.from_bytes(message[PORT_INDEX], sys.byteorder)) if node is None else _text(node)
+    name = str(int.from_bytes(message[PORT_INDEX], sys.byteorder)) if node is None else text(node)
     if not name or not name.isprintable():
         return None
     values = {
@@ -214,7 +210,7 @@ def _rate(message: dict[int, bytes]) -> Rate | None:
         for field, kind, form in RATE_CODEC
         if kind in message
     }
-    is_in = None if parent is None else _text(parent) or None
+    is_in = None if parent is None else text(parent) or None
     return Rate(name=name, is_node=node is not None, parent=is_in, **values)
 
 
@@ -226,7 +222,7 @@ def _param(message: dict[int, bytes]) -> Param | None:
     for nested in _values(message.get(PARAM_VALUES_LIST, b"")):
         if nested.get(PARAM_VALUE_CMODE, b"\xff")[0] == CMODE_RUNTIME:
             value = _value(kind, nested.get(PARAM_VALUE_DATA))
-            return None if value is None else Param(_text(message[PARAM_NAME]), kind, value)
+            return None if value is None else Param(text(message[PARAM_NAME]), kind, value)
     return None
 
 
@@ -242,7 +238,7 @@ def _value(kind: int, payload: bytes | None) -> bool | int | str | None:
     if payload is None:
         return None
     if kind == NLA_STRING:
-        return _text(payload)
+        return text(payload)
     form = NLA_FORMATS.get(kind)
     return None if form is None else int(struct.unpack_from(form, payload)[0])
 

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
+from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded, text
+from nodeagent.kernel.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attributes, understood
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ Settings = tuple[tuple[str, Value], ...]
 
 STRSET_GET: Final = 1
 ETH_SS_FEATURES: Final = 4
-NLA_F_NESTED: Final = 0x8000
 COMPACT_BITSETS: Final = 1
 OMIT_REPLY: Final = 2
 # the attributes of a request's header, of a bitset and of one of its bits
@@ -290,7 +289,7 @@ def _private_flags(message: Mapping[int, bytes]) -> Iterator[tuple[str, Value]]:
     bitset = dict(attributes(message.get(PRIVFLAGS_FLAGS, b"")))
     for _, nested in attributes(bitset.get(BITSET_BITS, b"")):
         bit = dict(attributes(nested))
-        name = _text(bit.get(BIT_NAME, b""))
+        name = text(bit.get(BIT_NAME, b""))
         if name:
             yield f"privflags.{name}", BIT_VALUE in bit
 
@@ -340,8 +339,4 @@ def _strings(body: bytes) -> Iterator[str]:
     message = dict(attributes(body, HEADER))
     (_, one), *_ = attributes(message[2])
     for _, nested in attributes(dict(attributes(one))[3]):
-        yield _text(dict(attributes(nested))[2])
-
-
-def _text(payload: bytes) -> str:
-    return payload.rstrip(b"\0").decode(errors="replace")
+        yield text(dict(attributes(nested))[2])

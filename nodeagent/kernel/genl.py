@@ -53,6 +53,11 @@ class Genl(Netlink):
         return int(struct.unpack("=H", number)[0])
 
 
+def text(payload: bytes) -> str:
+    """A string with its NUL."""
+    return payload.rstrip(b"\0").decode(errors="replace")
+
+
 def encoded(*parts: Attribute) -> bytes:
     """Attributes one after the other, each padded to four bytes: a message's body, or a nest's."""
     return b"".join(attribute(kind, payload) for kind, payload in parts)

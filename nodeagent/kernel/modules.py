@@ -43,6 +43,14 @@ def _require_name(module: str) -> None:
         raise KernelError(f"{module[:_QUOTED]!r} is not the name of a module")
 
 
+def tree(root: Path, release: str) -> Path:
+    """The module tree of a kernel below `root`; /lib may be a link (file-hierarchy(7)).
+
+    That link is resolved within `root`; no other link is followed.
+    """
+    return hostpath.resolve_in_root(root, Path("lib")) / "modules" / release
+
+
 def is_loaded(module: str, sysfs: Path = _SYSFS) -> bool:
     """Tell whether a module is loaded and its init has ended well.
 

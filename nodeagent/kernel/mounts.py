@@ -80,8 +80,12 @@ def unmount(target: Path) -> None:
 
 def _mount(fields: list[str]) -> Mount:
     optional = fields[6 : fields.index("-")]
-    at = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
-    return Mount(at, any(field.startswith("shared:") for field in optional))
+    return Mount(unescaped(fields[4]), any(field.startswith("shared:") for field in optional))
+
+
+def unescaped(path: str) -> str:
+    r"""A path of mountinfo, in which spaces and other characters are octal (`\040`)."""
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), path)
 
 
 def _mount_call(source: str, target: Path, flags: int, what: str) -> None:

@@ -220,6 +220,11 @@ def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
+def mac_bytes(mac: str) -> bytes:
+    """A link-layer address as the kernel takes it."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 def text(value: bytes) -> str:
     """A string with its NUL. Names may have bytes that are no UTF-8 (dev_valid_name())."""
     return value.rstrip(b"\0").decode(errors="backslashreplace")

@@ -29,6 +29,7 @@ from typing import Final
 from nodeagent import hostpath
 from nodeagent.errors import KernelError
 from nodeagent.kernel.cgroup import pod_and_container
+from nodeagent.kernel.mounts import unescaped
 from nodeagent.machine import boot_id
 from nodeagent.state.namespaces import Holder, Namespace
 
@@ -39,7 +40,6 @@ SOFTWARE: Final = 70
 _NET = re.compile(r"net:\[(\d+)\]")
 _DESCRIPTOR = re.compile(r"/proc/\d+/fd/\d+")
 _PROCESS = re.compile(r"/proc/\d+/ns/net")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class NamespaceGone(KernelError):
@@ -217,7 +217,7 @@ class Namespaces:
                 match = _NET.fullmatch(fields[3])
                 if match and int(match[1]) not in seen:
                     seen.add(int(match[1]))
-                    yield prefix + _OCTAL.sub(lambda m: chr(int(m[1], 8)), fields[4]), int(match[1])
+                    yield prefix + unescaped(fields[4]), int(match[1])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one place where commands are run: a deadline, a stop, and every line as it comes."""
+"""The only module that runs commands: with a time limit, a stop signal, and output line by line."""
 
 from __future__ import annotations
 
@@ -25,18 +25,16 @@ from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
 
-GRACE = 5.0  # seconds from SIGTERM to SIGKILL, and from SIGKILL to giving up
-KEPT = 1 << 20  # characters of each stream that are kept: the last ones
-_LONGEST_LINE = 64 * 1024  # bytes; what comes without a newline is cut here
+KILL_DELAY = 5.0  # seconds from SIGTERM to SIGKILL, and from SIGKILL to giving up
+MAX_OUTPUT = 1 << 20  # characters of each stream that are kept: the last ones
+_MAX_LINE = 64 * 1024  # bytes; a longer line is split here
 
 # Which package has a command that a minimal image may lack.
-_PACKAGES = {"modinfo": "kmod", "modprobe": "kmod", "depmod": "kmod", "rmmod": "kmod"}
-_PACKAGES |= {
-    "insmod": "kmod",
+_PACKAGES = {
+    **dict.fromkeys(("modinfo", "modprobe", "depmod", "rmmod", "insmod"), "kmod"),
+    **dict.fromkeys(("dpkg", "dpkg-deb"), "dpkg"),
     "chroot": "coreutils",
     "rpm": "rpm",
-    "dpkg": "dpkg",
-    "dpkg-deb": "dpkg",
 }
 
 # ECMA-48: CSI sequences (colours, cursor), OSC strings, and two-byte escapes.
@@ -58,6 +56,21 @@ class Finished:
     errors: str
     seconds: float
 
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines of stdout and then stderr that are not blank."""
+        lines = map(str.strip, f"{self.output}\n{self.errors}".splitlines())
+        return [line for line in lines if line][-count:]
+
+
+def to_log(logger: logging.Logger, program: str) -> Callable[[str], None]:
+    """An `on_line` that logs each line that is not blank as `PROGRAM: LINE`."""
+
+    def log_line(line: str) -> None:
+        if text := line.strip():
+            logger.info("%s: %s", program, text)
+
+    return log_line
+
 
 def in_root(root: Path, argv: Sequence[str]) -> list[str]:
     """The argument list that runs a command with `root` as its root directory (chroot(1))."""
@@ -69,23 +82,23 @@ def run(
     *,
     timeout: float,
     stop: StopSignal | None = None,
-    patience: float = 0.0,
+    stop_grace: float = 0.0,
     on_line: Callable[[str], None] | None = None,
     env: Mapping[str, str] | None = None,
     only_looks: bool = False,
 ) -> Finished:
     """Run a command to its end, in a session of its own, with nothing on stdin.
 
-    `timeout` is in seconds: past it the command's process group gets SIGTERM, 5 s later SIGKILL,
-    and WaitTimeout is raised. On a stop the group is ended in the same way and Stopped is raised;
-    with `patience` it is first left to finish for that many seconds, within its timeout (a driver
-    restart must not be killed between its unload and its load). Nothing is started once a stop was
-    requested.
+    After `timeout` seconds the command's process group gets SIGTERM, 5 s later SIGKILL, and
+    WaitTimeout is raised. On a stop signal the group is ended in the same way, and Stopped is
+    raised; with `stop_grace` the command may first run for that many seconds more, within its
+    timeout (a driver restart must not be killed between unload and load). Nothing is started after
+    a stop signal.
     `on_line` gets each line of either stream, cleaned, as it comes; `env` replaces the environment.
-    What the command left running in the background is not waited for. One that `only_looks` changes
-    nothing and is no trace point.
+    Processes that the command leaves in the background are not waited for. A command that
+    `only_looks` changes nothing and is no trace point.
 
-    An exit status other than 0 is returned, not raised. Raises UnavailableError when the command
+    An exit status other than 0 is returned, not raised. Raises UnavailableError if the command
     cannot be started.
     """
     if stop is not None:
@@ -95,16 +108,17 @@ def run(
     if not only_looks:
         point("run", argv)
     with _Child(argv, on_line, env) as child:
-        if patience:
+        if stop_grace:
             point("runs", argv)
         try:
             has_ended = child.follow(deadline, stop)
         except Stopped:
-            if patience > 0:
+            if stop_grace > 0:
                 log.info(
-                    "asked to stop: letting %s finish first, for %.0f s", shlex.join(argv), patience
+                    "asked to stop: letting %s finish first, for %.0f s",
+                    *(shlex.join(argv), stop_grace),
                 )
-            if not (patience > 0 and child.follow(min(deadline, time.monotonic() + patience))):
+            if not (stop_grace > 0 and child.follow(min(deadline, time.monotonic() + stop_grace))):
                 log.warning("%s ended by us: %s", shlex.join(argv), child.end())
             raise
         if not has_ended:
@@ -126,8 +140,8 @@ class _Child:
         self._argv = tuple(argv)
         self._started = time.monotonic()
         self._process = _start(argv, env)
-        # The child stays a zombie until it is waited for, so neither its pid nor the number of
-        # its process group can be another's before that.
+        # The child stays a zombie until it is waited for, so that neither its PID nor its process
+        # group's ID is used again before.
         self._exit = _pidfd(self._process)
         self._output = _Stream(cast("IO[bytes]", self._process.stdout), on_line)
         self._errors = _Stream(cast("IO[bytes]", self._process.stderr), on_line)
@@ -137,9 +151,9 @@ class _Child:
             self._selector.register(stream, selectors.EVENT_READ, stream)
 
     def follow(self, until: float, stop: StopSignal | None = None) -> bool:
-        """Take in output until the command has ended (True) or until a monotonic time (False).
+        """Read output until the command has ended (True), or until a monotonic time (False).
 
-        Raises Stopped when the stop comes first.
+        Raises Stopped if a stop signal arrives first.
         """
         if stop is not None:
             self._selector.register(stop, selectors.EVENT_READ)
@@ -163,13 +177,13 @@ class _Child:
                 self._selector.unregister(stop)
 
     def end(self) -> str:
-        """End the command and its process group; say in words how it went."""
+        """End the command and its process group; return a description of how that went."""
         self._signal(signal.SIGTERM)
-        if self.follow(time.monotonic() + GRACE):
-            self._signal(signal.SIGKILL)  # those of its group that outlived it
+        if self.follow(time.monotonic() + KILL_DELAY):
+            self._signal(signal.SIGKILL)  # processes of its group that ignored SIGTERM
             return "its end (SIGTERM ended it)"
         self._signal(signal.SIGKILL)
-        if self.follow(time.monotonic() + GRACE):
+        if self.follow(time.monotonic() + KILL_DELAY):
             return "its end (it ignored SIGTERM; SIGKILL ended it)"
         return f"its end (process {self._process.pid} ignores SIGKILL: it is stuck in the kernel)"
 
@@ -195,7 +209,7 @@ class _Child:
             self._signal(signal.SIGKILL)
             with selectors.SelectSelector() as selector:
                 selector.register(self._exit, selectors.EVENT_READ)
-                selector.select(GRACE)
+                selector.select(KILL_DELAY)
             self._process.poll()
         self._selector.close()
         os.close(self._exit)
@@ -251,20 +265,20 @@ class _Stream:
         return self._pipe.fileno()
 
     def read(self) -> int:
-        """Read once; the number of bytes, 0 at the end of the stream. BlockingIOError: none now."""
-        chunk = os.read(self._pipe.fileno(), _LONGEST_LINE)
+        """Read once; the number of bytes, 0 at the end of the stream. BlockingIOError if none."""
+        chunk = os.read(self._pipe.fileno(), _MAX_LINE)
         *lines, self._partial = (self._partial + chunk).split(b"\n")
         for line in lines:
             self._keep(line)
-        if self._partial and (not chunk or len(self._partial) >= _LONGEST_LINE):
+        if self._partial and (not chunk or len(self._partial) >= _MAX_LINE):
             self._keep(self._partial)
             self._partial = b""
         return len(chunk)
 
     def read_rest(self) -> None:
-        """Take in what a command that has ended left in the pipe: at most the pipe's size.
+        """Read what a command that has ended left in the pipe: at most the pipe's size.
 
-        Something it left in the background may go on writing; that is not waited for.
+        A process that it left in the background may still write.
         """
         left = fcntl.fcntl(self._pipe.fileno(), fcntl.F_GETPIPE_SZ)
         with suppress(BlockingIOError):
@@ -284,7 +298,7 @@ class _Stream:
         line = _ESCAPES.sub("", raw.decode(errors="replace")).replace("\r", "")
         self._lines.append(line)
         self._size += len(line) + 1
-        while self._size > KEPT:
+        while self._size > MAX_OUTPUT:
             self._size -= len(self._lines.popleft()) + 1
         if self._on_line is not None:
             self._on_line(line)

@@ -30,6 +30,7 @@ from nodeagent.kernel.netlink import (
     Netlink,
     attribute,
     attributes,
+    mac_bytes,
     nested,
     request,
     text,
@@ -135,15 +136,11 @@ def _packed_text(value: str) -> bytes:
     return value.encode() + b"\0"
 
 
-def _packed_mac(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
-
-
 LinkCodec = tuple[str, int, Callable[[bytes | None], Any], Callable[[Any], bytes]]
 """Of an attribute of `LinkAttributes` its IFLA_ number, and how its payload is read and written."""
 
 LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
-    ("mac", IFLA_ADDRESS, _ethernet, _packed_mac),
+    ("mac", IFLA_ADDRESS, _ethernet, mac_bytes),
     ("mtu", IFLA_MTU, _required_u32, _packed_u32),
     ("txqueuelen", IFLA_TXQLEN, lambda value: _u32(value) if value else None, _packed_u32),
     ("group", IFLA_GROUP, lambda value: _u32(value) if value else 0, _packed_u32),
@@ -163,7 +160,7 @@ VfMember = tuple[str, Callable[[Any], Any], Callable[[Any], Any]]
 """Of an attribute of `VfAttributes` how its member of the struct is read and written."""
 
 VF_CODEC: Final[tuple[tuple[int, str, tuple[VfMember, ...]], ...]] = (
-    (IFLA_VF_MAC, "32s", (("admin_mac", lambda value: Mac(value[:6].hex(":")), _packed_mac),)),
+    (IFLA_VF_MAC, "32s", (("admin_mac", lambda value: Mac(value[:6].hex(":")), mac_bytes),)),
     (IFLA_VF_IB_NODE_GUID, "4xQ", (("node_guid", _guid, _guid_number),)),
     (IFLA_VF_IB_PORT_GUID, "4xQ", (("port_guid", _guid, _guid_number),)),
     (IFLA_VF_RATE, "II", (("min_tx_rate", int, int), ("max_tx_rate", int, int))),

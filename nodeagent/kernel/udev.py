@@ -33,11 +33,7 @@ def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
     Its database entry n<ifindex> then has a line I:<microseconds since boot>, which udevd writes
     after the rename (systemd, src/udev/udev-event.c and sd-device's device-private.c).
     """
-    try:
-        entry = hostpath.read_text(run / "data" / f"n{ifindex}")
-    except OSError:  # there is none, or something that is no file has its place
-        return False
-    return any(line.startswith("I:") for line in entry.splitlines())
+    return any(line.startswith("I:") for line in _entry(f"n{ifindex}", run))
 
 
 def is_done(device: str, run: Path = _RUN) -> bool:
@@ -46,11 +42,7 @@ def is_done(device: str, run: Path = _RUN) -> bool:
     One of which its rules tell nothing gets no entry (device_update_db()): then it counts that
     udev has nothing left to do, or that there is none.
     """
-    try:
-        entry = hostpath.read_text(run / "data" / device)
-    except OSError:  # there is none, or something that is no file has its place
-        entry = ""
-    if any(line.startswith("I:") for line in entry.splitlines()):
+    if any(line.startswith("I:") for line in _entry(device, run)):
         return True
     return not (run / "queue").exists() or not is_running(run)
 
@@ -68,9 +60,13 @@ def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
 
 def property_of(ifindex: int, name: str, run: Path = _RUN) -> str:
     """A property of a network device in udev's database (`E:NAME=value`), "" for none."""
-    try:
-        entry = hostpath.read_text(run / "data" / f"n{ifindex}")
-    except OSError:  # there is none, or something that is no file has its place
-        return ""
-    found = [line for line in entry.splitlines() if line.startswith(f"E:{name}=")]
+    found = [line for line in _entry(f"n{ifindex}", run) if line.startswith(f"E:{name}=")]
     return found[-1].partition("=")[2] if found else ""
+
+
+def _entry(device: str, run: Path) -> list[str]:
+    """The lines of a device's entry in udev's database; none if it has no entry."""
+    try:
+        return hostpath.read_text(run / "data" / device).splitlines()
+    except OSError:  # also for something that is not a file
+        return []

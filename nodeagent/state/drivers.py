@@ -20,6 +20,8 @@ class Trait(Enum):
     """The eswitch changes its mode under VFs that no driver has; removing them does not help."""
     ANY_VF_MAC = auto()
     """A VF's interface takes another MAC than the admin MAC, where the PF has an eswitch."""
+    OFED_STACK = auto()
+    """DOCA-OFED has it: openibd restarts it, together with the RDMA modules."""
 
 
 TRAITS: Final[Mapping[str, frozenset[Trait]]] = {

@@ -176,7 +176,7 @@ def test_a_hang_while_unloading_is_killed_at_the_deadline_and_only_then(
     driver: NicDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It traps SIGTERM and goes on, so it takes SIGKILL."""
-    monkeypatch.setattr(process, "GRACE", 1.0)
+    monkeypatch.setattr(process, "KILL_DELAY", 1.0)
     switch("hang=stop")
     settings = replace(driver.settings, restart_timeout=4.0)
     with pytest.raises(WaitTimeout, match=r"openibd restart to end; .*SIGKILL ended it") as caught:
@@ -191,7 +191,7 @@ def test_a_hang_while_unloading_is_killed_at_the_deadline_and_only_then(
 def test_a_hang_while_loading_is_killed_and_the_driver_loaded(
     driver: NicDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "GRACE", 1.0)
+    monkeypatch.setattr(process, "KILL_DELAY", 1.0)
     switch("hang=start")
     settings = replace(driver.settings, restart_timeout=4.0)
     replace(driver, settings=settings).ensure_restarted()

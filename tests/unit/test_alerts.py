@@ -144,7 +144,7 @@ def test_a_real_prometheus_through_a_reload(
     versions = [SrcVersions("mlx5_core", "NEW", "OLD")]
     monkeypatch.setattr(NicDriver, "srcversions", lambda _self: tuple(versions))
     monkeypatch.setattr(life, "lock_holders", lambda _path: ())
-    monkeypatch.setattr(life, "sees_all", lambda: False)
+    monkeypatch.setattr(life, "sees_the_host", lambda: False)
     port = free_port()
     wrong: list[BaseException] = []
     counted: list[float] = []

@@ -82,7 +82,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("LOCK_FILE_PATH", str(run / ".lock"))
     monkeypatch.setenv("STATE_DIR", str(run / "state"))
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(life, "sees_all", lambda: True)
+    monkeypatch.setattr(life, "sees_the_host", lambda: True)
     return Settings.from_environment(os.environ)
 
 

@@ -108,7 +108,7 @@ def test_a_second_signal_waits_for_the_restart(host: Host, stop: StopSignal) -> 
 def test_the_grace_period_ends_it_and_a_driver_is_loaded(
     host: Host, stop: StopSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "GRACE", 0.2)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.2)
     control(host, "unload mlx5_core; sleep 60")
     hurried = replace(host.driver, settings=replace(host.driver.settings, grace_period=21.0))
     inbox.ensure(hurried, [], stop)

@@ -36,7 +36,7 @@ def seen_from(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Say where this process is: on the host, or in a second container of the pod."""
 
     def say(where: str) -> None:
-        monkeypatch.setattr(life, "sees_all", lambda: where == "host")
+        monkeypatch.setattr(life, "sees_the_host", lambda: where == "host")
         if where != "host":
             monkeypatch.setattr(life, "lock_holders", lambda _path: ())
 
@@ -113,7 +113,7 @@ def test_a_lock_of_another_pid_namespace_is_hidden(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from nodeagent.agent import life; "
         "from nodeagent.record.journal import lock_holders; "
-        f"print(lock_holders(Path({str(path)!r})), life.sees_all())"
+        f"print(lock_holders(Path({str(path)!r})), life.sees_the_host())"
     )
     looking = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     with lock(path):

@@ -146,7 +146,7 @@ def test_a_run_is_counted_when_it_is_over_and_no_counter_decreases(
 ) -> None:
     """Seen as a second container sees it: no holder, whether the agent lives or not."""
     monkeypatch.setattr(life, "lock_holders", lambda _path: ())
-    monkeypatch.setattr(life, "sees_all", lambda: False)
+    monkeypatch.setattr(life, "sees_the_host", lambda: False)
     collector = metrics.Collector(settings)
     before: dict[tuple[str, ...], float] = {}
 

@@ -249,7 +249,7 @@ def test_only_the_last_words_are_quoted(host: Host) -> None:
 
 
 def test_time_out_says_what_is_loaded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.3)
     host.broken("mlx5_core")
     host.openibd("unload mlx5_core; trap '' TERM; while :; do sleep 0.1; done")
     settings = replace(host.driver.settings, restart_timeout=0.5)
@@ -307,7 +307,7 @@ cp {root}/host/lib/modules/$(uname -r)/$3 {root}/sys/module/$3/srcversion
 def test_killed_at_the_deadline_and_the_installed_one_is_loaded(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.3)
     host.openibd("unload mlx5_core; trap '' TERM; while :; do sleep 0.1; done")
     settings = replace(host.driver.settings, restart_timeout=0.5)
     replace(host.driver, settings=settings).ensure_restarted()

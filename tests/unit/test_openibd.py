@@ -87,7 +87,7 @@ def test_stop_lets_it_finish(settings: Settings, tmp_path: Path) -> None:
 
 def test_only_the_deadline_kills_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ignores SIGTERM from its first moment: a trap of its own could come after the signal."""
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.3)
     install(settings, "while :; do sleep 0.1; done")
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -154,7 +154,7 @@ def test_a_restart_that_outlasts_the_grace_period_is_ended_by_us(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not by the kubelet, which would leave nobody to load a driver."""
-    monkeypatch.setattr(process, "GRACE", 0.2)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.2)
     install(settings, "kill -TERM $PPID; trap '' TERM; while :; do sleep 0.1; done")
     began = time.monotonic()
     with StopSignal() as stop, pytest.raises(Stopped):

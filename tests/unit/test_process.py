@@ -45,7 +45,7 @@ def is_gone(pid: int) -> bool:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(process, "KILL_DELAY", 0.3)
 
 
 def test_result() -> None:
@@ -90,7 +90,7 @@ def test_a_character_cut_by_the_pipe_stays_whole() -> None:
 
 def test_endless_output_is_bounded_and_its_end_kept() -> None:
     finished = sh("head -c 3000000 /dev/zero | tr '\\0' 'x'; echo; seq 1 200000", timeout=30)
-    assert len(finished.output) <= process.KEPT
+    assert len(finished.output) <= process.MAX_OUTPUT
     assert finished.output.endswith("199999\n200000")
 
 
@@ -221,7 +221,7 @@ def test_patient_run_finishes_before_it_stops(tmp_path: Path) -> None:
                 ["/bin/sh", "-c", f"sleep 0.5; echo loaded > {done}"],
                 timeout=30,
                 stop=stop,
-                patience=60,
+                stop_grace=60,
             )
         timer.join()
     assert done.read_text() == "loaded\n"
@@ -232,7 +232,7 @@ def test_patience_ends_at_the_deadline(quick: None) -> None:
         timer = terminate_me(0.1)
         started = time.monotonic()
         with pytest.raises(Stopped):
-            run(["/bin/sleep", "60"], timeout=0.5, stop=stop, patience=60)
+            run(["/bin/sleep", "60"], timeout=0.5, stop=stop, stop_grace=60)
         assert 0.5 <= time.monotonic() - started < 5
         timer.join()
 
@@ -241,7 +241,7 @@ def test_nothing_is_started_after_a_stop(tmp_path: Path) -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Stopped):
-            run(["/bin/touch", str(tmp_path / "x")], timeout=5, stop=stop, patience=60)
+            run(["/bin/touch", str(tmp_path / "x")], timeout=5, stop=stop, stop_grace=60)
     assert not (tmp_path / "x").exists()
 
 

@@ -24,6 +24,7 @@ from nodeagent.kernel.netlink import (
     Netlink,
     attribute,
     attributes,
+    mac_bytes,
     request,
     text,
 )
@@ -152,5 +153,5 @@ def _is_made_of_mac(address: str, flags: int, mac: str | None) -> bool:
         return False
     if flags & IFA_F_STABLE_PRIVACY or mac is None:
         return bool(flags & IFA_F_STABLE_PRIVACY)
-    raw = bytes.fromhex(mac.replace(":", ""))
+    raw = mac_bytes(mac)
     return own.packed[8:] == bytes([raw[0] ^ 2, *raw[1:3], 0xFF, 0xFE, *raw[3:]])

@@ -11,6 +11,7 @@ from nodeagent.kernel.netlink import (
     NLM_F_CREATE,
     Netlink,
     attribute,
+    mac_bytes,
     nested,
     request,
 )
@@ -69,7 +70,7 @@ def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
         body += attribute(IFLA_IFNAME, child.dev.encode() + b"\0")
         body += attribute(IFLA_LINK, struct.pack("=I", indexes[child.parent]))
     if child.mac is not None:
-        body += attribute(IFLA_ADDRESS, bytes.fromhex(child.mac.replace(":", "")))
+        body += attribute(IFLA_ADDRESS, mac_bytes(child.mac))
     if child.mtu is not None:
         body += attribute(IFLA_MTU, struct.pack("=I", child.mtu))
     body += nested(IFLA_LINKINFO, linkinfo.child_info(child.kind, child.data))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nodeagent.kernel.netlink import attribute, attributes, nested, text
+from nodeagent.kernel.netlink import attribute, attributes, mac_bytes, nested, text
 from nodeagent.state.stack import Pairs
 
 INFO_KIND: Final = 1
@@ -155,7 +155,7 @@ def _encoded_sources(data: Pairs) -> bytes:
     macs = [name.removeprefix(SOURCE) for name, _ in data if name.startswith(SOURCE)]
     if not macs:
         return b""
-    entries = (attribute(MACVLAN_SOURCE, bytes.fromhex(mac.replace(":", ""))) for mac in macs)
+    entries = (attribute(MACVLAN_SOURCE, mac_bytes(mac)) for mac in macs)
     mode = attribute(MACVLAN_SOURCES_MODE, struct.pack("=I", MACVLAN_SOURCES_SET))
     return mode + nested(MACVLAN_SOURCES, b"".join(entries))
 

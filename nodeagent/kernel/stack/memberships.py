@@ -14,6 +14,7 @@ from nodeagent.kernel.netlink import (
     Netlink,
     attribute,
     attributes,
+    mac_bytes,
     nested,
     request,
 )
@@ -97,7 +98,7 @@ def messages_after(
 
 def mac_message(index: int, mac: str) -> bytearray:
     """Set a MAC; a bond passes it on to its ports (bond_set_mac_address())."""
-    own = attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    own = attribute(IFLA_ADDRESS, mac_bytes(mac))
     return request(RTM_SETLINK, NLM_F_ACK, _link_header(index) + own)
 
 

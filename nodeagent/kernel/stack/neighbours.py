@@ -15,6 +15,7 @@ from nodeagent.kernel.netlink import (
     Netlink,
     attribute,
     attributes,
+    mac_bytes,
     request,
 )
 from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look
@@ -50,7 +51,7 @@ def message(neighbour: Neighbour, indexes: Mapping[str, int], now: float) -> byt
     body = struct.pack("=BxxxiHBB", family, indexes[neighbour.dev], NUD_PERMANENT, flags, 0)
     body += attribute(NDA_DST, address.packed)
     if neighbour.lladdr is not None:
-        body += attribute(NDA_LLADDR, bytes.fromhex(neighbour.lladdr.replace(":", "")))
+        body += attribute(NDA_LLADDR, mac_bytes(neighbour.lladdr))
     return request(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
