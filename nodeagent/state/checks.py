@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 U32: Final = 0xFFFFFFFF
+U64: Final = 0xFFFFFFFFFFFFFFFF
 IFNAMSIZ: Final = 16
 
 Check = Callable[[str, Any], None]
@@ -44,14 +45,14 @@ def member_of(kind: type[StrEnum]) -> Check:
     return check_member
 
 
-def check_sorted(what: str, names: Sequence[str]) -> None:
-    """The names are sorted, and none is there twice."""
-    if list(names) != sorted(set(names)):
-        raise ValueError(f"{what} {list(names)} are not unique and sorted")
+def check_sorted(what: str, values: Sequence[Any]) -> None:
+    """ValueError unless the values are sorted and unique."""
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{what} {list(values)} are not unique and sorted")
 
 
 def check_fields(value: object, check: Check, *names: str) -> None:
-    """These fields of a value, where they are not None."""
+    """Check these fields of a value, unless they are None."""
     for name in names:
         number = getattr(value, name)
         if number is not None:

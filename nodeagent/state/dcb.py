@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from nodeagent.state.checks import U32, within
+from nodeagent.state.checks import U32, U64, check_sorted, within
 
 CLASSES: Final = 8
 """Priorities, traffic classes and buffers alike (IEEE_8021QAZ_MAX_TCS, DCBX_MAX_BUFFERS)."""
-U64: Final = 0xFFFFFFFFFFFFFFFF
 
 Eight = tuple[int, ...]
 """A value for each priority, traffic class or buffer, 0 to 7."""
@@ -149,8 +148,7 @@ class Dcb:
     def __post_init__(self) -> None:
         if self.maxrate is not None:
             _check_eight("maxrate", self.maxrate, U64)
-        if self.app is not None and list(self.app) != sorted(set(self.app)):
-            raise ValueError("the application table is not unique and sorted")
+        check_sorted("entries of the application table", self.app or ())
 
     def commands(self, name: str) -> Iterator[str]:
         """Lines for dcb(8), which write all that is known to the interface `name`."""

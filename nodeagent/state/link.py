@@ -7,7 +7,7 @@ from typing import Final
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import Attributes, attribute
-from nodeagent.state.checks import U32, within
+from nodeagent.state.checks import U32, check_sorted, within
 
 IFALIASZ: Final = 256
 ALTIFNAMSIZ: Final = 128
@@ -42,8 +42,7 @@ def _check_name(_: str, name: str) -> None:
 def _check_altnames(_: str, altnames: tuple[str, ...]) -> None:
     for altname in altnames:
         check_altname(altname)
-    if list(altnames) != sorted(set(altnames)):
-        raise ValueError(f"altnames {altnames} are not unique and sorted")
+    check_sorted("altnames", altnames)
 
 
 def _check_alias(_: str, alias: str) -> None:

@@ -286,12 +286,9 @@ class Pf(EswitchAttributes):
         check(self)
         check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
         check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
-        rates = [each.key for each in self.rates or ()]
-        if rates != sorted(set(rates)):
-            raise ValueError(f"{self.handle}: rates {rates} are not unique and sorted")
+        check_sorted(f"{self.handle}: rates", [each.key for each in self.rates or ()])
         indexes = [vf.index for vf in self.vfs]
-        if indexes != sorted(set(indexes)):
-            raise ValueError(f"{self.handle}: VF indexes {indexes} are not unique and sorted")
+        check_sorted(f"{self.handle}: VF indexes", indexes)
         if indexes and indexes[-1] >= (self.numvfs or 0):
             raise ValueError(f"{self.handle}: VF {indexes[-1]} but numvfs is {self.numvfs}")
 
@@ -346,17 +343,14 @@ class NodeState:
     def __post_init__(self) -> None:
         check_sysctls(self.sysctls)
         inodes = [each.inode for each in self.namespaces]
-        if inodes != sorted(set(inodes)):
-            raise ValueError(f"namespaces {inodes} are not unique and sorted")
+        check_sorted("namespaces", inodes)
         for pf in self.pfs:
             for vf in pf.vfs:
                 if vf.inside is not None and vf.inside.namespace not in inodes:
                     raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace not described")
         if not _DRIVER.fullmatch(self.driver):
             raise ValueError(f"{self.driver!r} is not a driver name")
-        handles = [pf.handle for pf in self.pfs]
-        if handles != sorted(set(handles)):
-            raise ValueError("PF handles are not unique and sorted")
+        check_sorted("PF handles", [pf.handle for pf in self.pfs])
         names = [netdev.name for netdev in self.netdevs()]
         if len(names) != len(set(names)):
             raise ValueError("two netdevs have one name")

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nodeagent.state.checks import U32, check_fields, within
+from nodeagent.state.checks import U32, U64, check_fields, within
 
-U64: Final = 0xFFFFFFFFFFFFFFFF
 VALUES: Final = ("tx_share", "tx_max", "tx_priority", "tx_weight", "parent")
 """What is set of a rate object; the kernel takes all of it in one message, and in this order."""
 

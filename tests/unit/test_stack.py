@@ -490,7 +490,7 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
         ),
         (
             FQ,
-            "tc qdisc replace dev enp1s0 root handle 8001: fq # with the options that it had",
+            "tc qdisc replace dev enp1s0 root handle 8001: fq # with its former options",
         ),
         (
             Qdisc("enp1s0", "pfifo", 0x20000, 0x80010002),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 from nodeagent.state.checks import U32, check_fields, within
-from nodeagent.state.stack.kind import Stacked, StackStage, fields_in_words
+from nodeagent.state.stack.kind import OnInterface, Stacked, StackStage, fields_in_words
 from nodeagent.state.sysctls import Sysctl
 
 FLAGS: Final = (
@@ -22,21 +22,20 @@ FLAGS: Final = (
 
 
 @dataclass(frozen=True)
-class Address(Stacked):
+class Address(OnInterface):
     """An address with its prefix length: `192.0.2.10/24`. `peer`: of a point-to-point link.
 
     `flags` are those that an administrator sets (IFA_F_NODAD, _HOMEADDRESS, _NOPREFIXROUTE,
     _MANAGETEMPADDR, _MCAUTOJOIN). `tentative`: duplicate address detection (IPv6) has not ended, or
-    has found a duplicate; `failed`: it has, and the kernel never uses the address (dadfailed).
-    `expires`: it has a lifetime; then the `_until` are Unix times in
-    seconds. They are not compared: the kernel counts down in seconds of its own.
+    has found a duplicate; `failed`: it has found one, and the kernel never uses the address
+    (dadfailed). `expires`: it has a lifetime; `valid_until` and `preferred_until` are Unix times in
+    seconds, and not compared, because the kernel counts in seconds of its own.
     """
 
     stage: ClassVar = StackStage(
         "add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"
     )
 
-    dev: str
     address: str
     scope: int = 0
     flags: int = 0
@@ -65,10 +64,6 @@ class Address(Stacked):
         )
 
     @property
-    def interfaces(self) -> tuple[str, ...]:
-        return (self.dev,)
-
-    @property
     def key(self) -> Hashable:
         return Address, self.dev, self.address
 
@@ -79,19 +74,16 @@ class Address(Stacked):
 
     @property
     def is_the_kernels(self) -> bool:
-        """A link-local address that was not in use yet: the kernel makes it again."""
+        """A link-local address that was not in use yet: the kernel adds it again."""
         return self.tentative and ip_interface(self.address).is_link_local and self.is_v6
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
-        """An address that was in use has to be in use again."""
+        """An address that was in use must be in use again."""
         del defaults
         return self == found and (self.tentative or not found.failed)
 
     def removal(self) -> Iterator[str]:
         yield f"ip address del {self.address} dev {self.dev}"
-
-    def renamed(self, names: Mapping[str, str]) -> Self:
-        return replace(self, dev=names.get(self.dev, self.dev))
 
     def commands(self) -> Iterator[str]:
         yield " ".join(self._words())
@@ -109,4 +101,4 @@ class Address(Stacked):
             yield f"metric {self.metric}"
         yield from (word for bit, word in FLAGS if self.flags & bit)
         if self.expires:
-            yield "# with what is left of its lifetime"
+            yield "# with the rest of its lifetime"

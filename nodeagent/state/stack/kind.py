@@ -1,4 +1,4 @@
-"""What the program asks of every kind of thing that is stacked on a network interface."""
+"""The interface that every kind of stacked thing has."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Pairs = tuple[tuple[str, int], ...]
 
 
 class StackStage(str):
-    """The stage of the plan that puts a kind back, and the kernel's reason for its place."""
+    """The stage of the plan that restores a kind, and the kernel's reason for its place."""
 
     __slots__ = ("reason",)
     reason: str
 
     def __new__(cls, text: str, reason: str) -> Self:
-        """`text` is what people read."""
+        """`text` is the stage's name in logs and plans."""
         made = super().__new__(cls, text)
         made.reason = reason
         return made
@@ -30,7 +30,7 @@ class StackStage(str):
 
 @dataclass(frozen=True)
 class Stacked(ABC):
-    """One thing that is stacked on interfaces, and that the kernel removes with them.
+    """One thing on an interface (an address, a VLAN child …), which the kernel removes with it.
 
     Each kind is a frozen dataclass in a module of its own, a field of `Stack`, and an adapter of
     `nodeagent.kernel.stack`.
@@ -41,59 +41,75 @@ class Stacked(ABC):
     @property
     @abstractmethod
     def interfaces(self) -> tuple[str, ...]:
-        """The interfaces of ours that it is on; they are there before it."""
+        """The interfaces of ours that it is on. They must exist before it."""
 
     @property
     @abstractmethod
     def key(self) -> Hashable:
-        """What an interface has only once: something else with this key is in its place."""
+        """An interface has one thing of a key: another one with the same key is in its place."""
 
     @abstractmethod
     def commands(self) -> Iterator[str]:
-        """The lines of ip(8), bridge(8) or tc(8) that put it back."""
+        """The commands of ip(8), bridge(8) or tc(8) that restore it."""
 
     @abstractmethod
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same where interfaces have other names: `names` maps the old to the new ones."""
+        """The same thing with other names of interfaces: `names` maps old names to new ones."""
 
     def removal(self) -> Iterator[str]:
-        """The lines that remove what is in its place, where it has to go first."""
+        """The commands that remove the thing in its place, if that is necessary."""
         return iter(())
 
     @property
     def is_the_kernels(self) -> bool:
-        """Whether the kernel makes it, so that it is not put back."""
+        """Whether the kernel creates it, so that it is not restored."""
         return False
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The interfaces without which it cannot be put back, also those that are not ours."""
+        """The interfaces that it needs, also those that are not ours."""
         return self.interfaces
 
     def removed_with(self, sources: Mapping[str, str]) -> tuple[str, ...]:
-        """The interfaces with which the kernel removes it; `sources` is that of its `Stack`."""
+        """The interfaces with which the kernel removes it. `sources`: see `Stack.sources`."""
         del sources
         return self.interfaces
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
-        """Whether `found` is all that is wanted; `defaults`: the sysctls of a new interface."""
+        """Whether `found` is as wanted; `defaults`: the sysctls of a new interface."""
         del defaults
         return self == found
 
     @property
     def interface(self) -> str:
-        """The interface that people look for it on."""
+        """The interface that messages name it with."""
         return self.interfaces[0]
 
     @property
     def noun(self) -> str:
-        """What people call its kind."""
+        """The name of its kind in messages."""
         return type(self).__name__.lower()
 
     @property
     def task(self) -> str:
-        """What is done to put it back, for the message that says that it failed."""
+        """The task of restoring it, for "cannot TASK"."""
         return f"add {self.noun} {self}"
+
+
+@dataclass(frozen=True)
+class OnInterface(Stacked):
+    """A thing that is on one interface of ours, `dev`."""
+
+    dev: str
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """`dev` alone."""
+        return (self.dev,)
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same on `dev` by its new name."""
+        return dataclasses.replace(self, dev=names.get(self.dev, self.dev))
 
 
 def fields_in_words(value: Any, first: str) -> str:

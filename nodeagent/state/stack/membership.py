@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Self
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
 from nodeagent.state.checks import one_of, within
-from nodeagent.state.stack.kind import Pairs, Stacked, StackStage, check_pairs, pairs_in_words
+from nodeagent.state.stack.kind import OnInterface, Pairs, StackStage, check_pairs, pairs_in_words
 
 MASTER_KINDS: Final = ("bond", "bridge", "team", "vrf")
 PVID, UNTAGGED = 0x02, 0x04
@@ -15,19 +15,18 @@ PVID, UNTAGGED = 0x02, 0x04
 
 
 @dataclass(frozen=True)
-class Membership(Stacked):
+class Membership(OnInterface):
     """An interface as port of a bond, bridge, team or VRF. `data`: the port's own attributes.
 
     `vlans` is a bridge port's VLAN table: ids, each with its BRIDGE_VLAN_INFO_* flags. A bond
-    remembers what MAC its port had before (`mac`), and loses its own (`master_mac`) with its last
-    port; neither is compared: what shows, the port's MAC now, is an attribute of its netdev.
+    keeps the MAC that its port had before (`mac`), and loses its own (`master_mac`) with its last
+    port. Neither is compared: the port's present MAC is an attribute of its netdev.
     """
 
     stage: ClassVar = StackStage(
         "join masters", "a bond takes a port that is down, a VRF takes it down: IPv6 addresses go"
     )
 
-    dev: str
     master: str
     kind: str
     data: Pairs = ()
@@ -47,10 +46,6 @@ class Membership(Stacked):
         return f"port of {self.kind} {self.master}{pairs_in_words(self.data)}{vlans}"
 
     @property
-    def interfaces(self) -> tuple[str, ...]:
-        return (self.dev,)
-
-    @property
     def needs(self) -> tuple[str, ...]:
         return self.dev, self.master
 
@@ -61,9 +56,6 @@ class Membership(Stacked):
     @property
     def task(self) -> str:
         return f"make {self.dev} a port of {self.kind} {self.master}"
-
-    def renamed(self, names: Mapping[str, str]) -> Self:
-        return replace(self, dev=names.get(self.dev, self.dev))
 
     def commands(self) -> Iterator[str]:
         if self.kind in {"bond", "team"}:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from nodeagent.state.checks import check_fields, within
-from nodeagent.state.stack.kind import Stacked, StackStage, fields_in_words
+from nodeagent.state.stack.kind import OnInterface, StackStage, fields_in_words
 
 
 @dataclass(frozen=True)
-class Neighbour(Stacked):
-    """A permanent neighbour, or one that is answered for (`proxy`, then without `lladdr`)."""
+class Neighbour(OnInterface):
+    """A permanent neighbour, or an address that the kernel answers for (`proxy`, no `lladdr`)."""
 
     stage: ClassVar = StackStage(
-        "add neighbours", "a permanent neighbour goes when its link goes down (neigh_flush_dev())"
+        "add neighbours", "a link that goes down loses permanent neighbours (neigh_flush_dev())"
     )
 
-    dev: str
     address: str
     lladdr: str | None = None
     proxy: bool = False
@@ -33,15 +32,8 @@ class Neighbour(Stacked):
         return fields_in_words(self, "address")
 
     @property
-    def interfaces(self) -> tuple[str, ...]:
-        return (self.dev,)
-
-    @property
     def key(self) -> Hashable:
         return Neighbour, self.dev, self.address
-
-    def renamed(self, names: Mapping[str, str]) -> Self:
-        return replace(self, dev=names.get(self.dev, self.dev))
 
     def commands(self) -> Iterator[str]:
         proxy = "proxy " if self.proxy else ""

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Self
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from nodeagent.state.checks import IFNAMSIZ, U32, check_fields, within
-from nodeagent.state.stack.kind import Stacked, StackStage
+from nodeagent.state.stack.kind import OnInterface, StackStage
 
 QDISC_ROOT: Final = 0xFFFFFFFF
 QDISC_MAJOR: Final = 0xFFFF0000
 
 
 @dataclass(frozen=True)
-class Qdisc(Stacked):
-    """A queueing discipline that an administrator made (tc(8)).
+class Qdisc(OnInterface):
+    """A queueing discipline that an administrator added (tc(8)).
 
     `handle` and `parent` are the kernel's numbers (major << 16 | minor; `QDISC_ROOT`); `options` is
-    TCA_OPTIONS in hexadecimal digits, which only its kind understands.
+    TCA_OPTIONS in hexadecimal digits, in the format of its kind.
     """
 
     stage: ClassVar = StackStage(
-        "add qdiscs", "a child of another hangs on its handle; they may come any time, so last"
+        "add qdiscs", "nothing else needs them; a qdisc's parent is named by its handle"
     )
 
-    dev: str
     kind: str
     handle: int
     parent: int
@@ -43,22 +42,15 @@ class Qdisc(Stacked):
 
     @property
     def _place(self) -> str:
-        """Where it hangs and what it is called, in tc(8)'s words: `root handle 8001: `."""
+        """Its parent and handle, in tc(8)'s words: `root handle 8001: `."""
         parent = f"parent {self.parent >> 16:x}:{self.parent & 0xFFFF:x}"
         where = "root" if self.parent == QDISC_ROOT else parent
         return f"{where} handle {self.handle >> 16:x}: "
 
     @property
-    def interfaces(self) -> tuple[str, ...]:
-        return (self.dev,)
-
-    @property
     def key(self) -> Hashable:
         return Qdisc, self.dev, self.parent
 
-    def renamed(self, names: Mapping[str, str]) -> Self:
-        return replace(self, dev=names.get(self.dev, self.dev))
-
     def commands(self) -> Iterator[str]:
-        options = " # with the options that it had" if self.options else ""
+        options = " # with its former options" if self.options else ""
         yield f"tc qdisc replace dev {self.dev} {self._place}{self.kind}{options}"
