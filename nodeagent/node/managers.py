@@ -27,12 +27,7 @@ MANAGERS_TIMEOUT: Final = 30.0
 
 def managed_netdevs(state: NodeState) -> dict[Target, str]:
     """The netdevs that a network manager has set up, and its name."""
-    return {
-        Target(pf.handle, port): netdev.manager
-        for pf in state.pfs
-        for port, netdev in pf.netdevs()
-        if netdev.manager is not None
-    }
+    return {on: netdev.manager for on, netdev in state.targets() if netdev.manager is not None}
 
 
 def await_managers(node: Node, targets: dict[Target, str]) -> None:

@@ -88,8 +88,7 @@ def _deleted(node: Node, want: NodeState) -> set[str]:
     """The addresses of VFs whose pod was deleted: SR-IOV CNI has no record of it any more."""
     recorded = {
         vf.address: vf.cni.name
-        for pf in want.pfs
-        for vf in pf.vfs
+        for _, vf in want.vfs()
         if vf.cni is not None and vf.address is not None
     }
     now = cni.records(node.settings.cni_data_dir) if recorded else None

@@ -122,7 +122,7 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
     if not records:
         return state
 
-    def recorded(vf: Vf) -> Vf:
+    def recorded(_: Target, vf: Vf) -> Vf:
         record = records.get(vf.address or "")
         if record is None:
             return vf
@@ -133,27 +133,22 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
         places = {given_to, is_in} - {None}
         return dataclasses.replace(vf, cni=record.kept) if len(places) == 1 else vf
 
-    pfs = (dataclasses.replace(pf, vfs=tuple(map(recorded, pf.vfs))) for pf in state.pfs)
-    return dataclasses.replace(state, pfs=tuple(pfs))
+    return state.with_vfs(recorded)
 
 
 def _with_users(node: Node, state: NodeState) -> NodeState:
     """The state with the processes that have VFs open."""
     drivers = {
-        pf.handle.beside(vf.address): vf.driver
-        for pf in state.pfs
-        for vf in pf.vfs
-        if vf.address is not None
+        on.pf.beside(vf.address): vf.driver for on, vf in state.vfs() if vf.address is not None
     }
     found = users_of(node, drivers)
     if not found:
         return state
 
-    def used(pf: Pf, vf: Vf) -> Vf:
-        return dataclasses.replace(vf, used_by=found.get(pf.handle.beside(vf.address or "")))
+    def used(on: Target, vf: Vf) -> Vf:
+        return dataclasses.replace(vf, used_by=found.get(on.pf.beside(vf.address or "")))
 
-    pfs = (dataclasses.replace(pf, vfs=tuple(used(pf, vf) for vf in pf.vfs)) for pf in state.pfs)
-    return dataclasses.replace(state, pfs=tuple(pfs))
+    return state.with_vfs(used)
 
 
 def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) -> Look:
@@ -285,25 +280,24 @@ def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:
 
 
 def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
-    """The PFs with what is known of their VFs' interfaces in other namespaces."""
-    pfs = tuple(pfs)
+    """The PFs with their VFs' interfaces in other namespaces."""
+    state = NodeState(driver, tuple(pfs))
     missing = {
-        pf.handle.beside(vf.address)
-        for pf in pfs
-        for vf in pf.vfs
+        on.pf.beside(vf.address)
+        for on, vf in state.vfs()
         if vf.driver == driver and vf.netdev is None and vf.address is not None
     }
     if not missing:
-        return NodeState(driver, pfs)
+        return state
     elsewhere = node.sysfs.rdma_devices_elsewhere()
     found = namespaces.find(node.namespaces, missing, node.proc, rdma=elsewhere)
 
-    def placed(pf: Pf, vf: Vf) -> Vf:
-        place = found.places.get(pf.handle.beside(vf.address or ""))
+    def placed(on: Target, vf: Vf) -> Vf:
+        place = found.places.get(on.pf.beside(vf.address or ""))
         return vf if place is None else dataclasses.replace(vf, inside=place)
 
-    placed_pfs = (dataclasses.replace(pf, vfs=tuple(placed(pf, vf) for vf in pf.vfs)) for pf in pfs)
-    return NodeState(driver, tuple(placed_pfs), namespaces=found.namespaces)
+    described = dataclasses.replace(state, namespaces=found.namespaces)
+    return described.with_vfs(placed)
 
 
 def _stack(node: Node, state: NodeState, links: Mapping[int, Link], sysctls: Told) -> Stack | None:

@@ -1,8 +1,8 @@
-"""VFs that are taken while a restore runs: looked for before each batch of writes, and left alone.
+"""VFs that are taken while a restore runs: found right before each batch of writes, and left alone.
 
-`nodeagent.plan.taken` compares two looks at the whole node. Between them, a VF is looked at again
-right before it is written to: sysfs has its driver and whether its interface is here. The other
-namespaces are searched only for a VF whose interface is not.
+`nodeagent.plan.taken` compares two states of the whole node. In between, each VF is looked at again
+right before it is written to: sysfs has its driver, and shows whether its interface is in the
+host's namespace. Other namespaces are searched only for VFs whose interface is not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from nodeagent.kernel import rooms
 from nodeagent.kernel.events import LinkWatch, Watch
 from nodeagent.node.cni import Record
+from nodeagent.node.failures import target_of
 from nodeagent.node.locate import device_of, ifindex_of, users_of
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
@@ -27,7 +28,6 @@ from nodeagent.plan.actions import (
     UnbindVf,
 )
 from nodeagent.plan.taken import (
-    Owner,
     Taken,
     attainable,
     given_back,
@@ -37,156 +37,143 @@ from nodeagent.plan.taken import (
     without,
 )
 from nodeagent.state.model import DeviceHandle, NodeState, Target, Vf
-from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import vf_of
 
 log = logging.getLogger(__name__)
 
-NOTHING: Final = NodeState("none")
-UNDER_ALL_VFS: Final = (CreateVfs, SetEswitch)
-"""Actions on a PF that its VFs do not survive, or not without a bind."""
+NO_STATE: Final = NodeState("none")
+AFFECT_ALL_VFS: Final = (CreateVfs, SetEswitch)
+"""Actions on a PF that remove or rebind its VFs."""
 
 
 class Takings:
-    """The VFs of one restore that are others' by now.
+    """The VFs that were taken during one restore.
 
-    A VF that was seen to be taken stays its taker's to the end of the restore, also when the taker
-    gives it back: what it has then is what the taker left.
+    A VF that was found taken counts as taken to the end of the restore, even if its taker returns
+    it: it has the taker's settings then.
     """
 
-    def __init__(self, want: NodeState = NOTHING) -> None:
-        self.found: dict[Owner, Taken] = {}
+    def __init__(self, want: NodeState = NO_STATE) -> None:
+        self.found: dict[Target, Taken] = {}
         self._own = want.driver
-        self._want: dict[Owner, Vf] = {
-            (pf.handle, vf.index): vf for pf in want.pfs for vf in pf.vfs
-        }
-        self._places: dict[Owner, Namespace] = {
-            owner: want.namespace(vf.inside.namespace)
-            for owner, vf in self._want.items()
-            if vf.inside is not None
-        }
-        self._written: dict[Owner, dict[str, object]] = {}
-        self._at_home: set[Owner] = set()
-        self._looked: dict[Owner, int] = {}
+        self._want: dict[Target, Vf] = dict(want.vfs())
+        self._places = {target: want.namespace_of(vf) for target, vf in want.vfs()}
+        self._written: dict[Target, dict[str, object]] = {}
+        self._at_home: set[Target] = set()
+        self._looked: dict[Target, int] = {}
 
     def look(self, want: NodeState, have: NodeState) -> tuple[NodeState, NodeState]:
-        """What of `want` is still ours to restore; and what of that can be had."""
+        """The part of `want` that is still ours to restore, and the part of that which can be."""
         for each in taken(want, have):
             self._note(each)
         ours = without(want, self.found)
         return ours, attainable(ours, have, self.found)
 
     def _note(self, each: Taken) -> None:
-        if each.owner not in self.found:
-            self.found[each.owner] = each
+        if each.target not in self.found:
+            self.found[each.target] = each
             log.warning("%s", each)
 
     def wrote(self, target: Target, name: str, value: object) -> None:
-        """A PF has taken an attribute of a VF from us, while others could have the VF."""
-        pf, port = target
-        if isinstance(port, int):
-            self._written.setdefault((pf, port), {})[name] = value
+        """Note that we have set an attribute of a VF that may be taken at the same time."""
+        if isinstance(target.port, int):
+            self._written.setdefault(target, {})[name] = value
 
     def given_back(self, have: NodeState, records: Mapping[str, Record]) -> tuple[SetVf, ...]:
-        """What we have set of VFs that were being taken, as the takers' records have it."""
+        """Actions that set attributes again which we have overwritten, by the takers' records."""
         actions = []
-        for owner in self.found.keys() & self._written.keys():
-            pf = have.pf(owner[0])
-            now = None if pf is None else pf.vf(owner[1])
-            written = self._written.pop(owner)
+        for target in self.found.keys() & self._written.keys():
+            now = have.vf(target)
+            written = self._written.pop(target)
             if now is None or now.address is None:
                 continue
             record = records.get(now.address)
-            action, unknown = given_back(
-                owner, written, None if record is None else record.given, now
-            )
+            given = None if record is None else record.given
+            action, unknown = given_back(target, written, given, now)
             if action is not None:
                 actions.append(action)
-                log.warning("%s: given back what its taker had set: %s", Target(*owner), action)
+                log.warning("%s: given back what its taker had set: %s", target, action)
             if unknown:
                 names = ", ".join(unknown)
                 text = "%s: set while it was being taken, and its taker left no record: %s"
-                log.warning(text, Target(*owner), names)
+                log.warning(text, target, names)
         return tuple(actions)
 
     def has(self, target: Target) -> bool:
-        """Whether a VF was seen to be another's."""
+        """Whether a VF was found taken."""
         return target in self.found
 
-    # Between two looks at the node
+    # Between two observations of the node
 
     def spared(self, node: Node, stage: Stage) -> Stage:
-        """The stage without what would touch a VF that another has by now."""
-        owners = {owner for action in stage.actions for owner in self._touched(action)}
-        self._look_at(node, owners)
-        if not owners & self.found.keys():
+        """The stage without what would change a taken VF."""
+        touched = {target for action in stage.actions for target in self._touched(action)}
+        self._look_at(node, touched)
+        if not touched & self.found.keys():
             return stage
         kept = (self._spared(action) for action in stage.actions)
         return replace(stage, actions=tuple(each for each in kept if each is not None))
 
     def _spared(self, action: Action) -> Action | None:
-        """What of an action touches no VF that another has; None where that is nothing."""
+        """The part of an action that changes no taken VF, or None."""
         if isinstance(action, SetRates):
             rates = spared_rates(action.pf, action.rates, self.found)
             return replace(action, rates=rates) if rates else None
         return None if self.found.keys() & set(self._touched(action)) else action
 
-    def _touched(self, action: Action) -> Sequence[Owner]:
+    def _touched(self, action: Action) -> Sequence[Target]:
         if isinstance(action, SetRates):
             vfs = (vf_of(action.pf.bus, rate) for rate in action.rates)
-            return [(action.pf, vf) for vf in vfs if vf is not None]
-        index = getattr(action, "index", None)
-        if isinstance(index, int):
-            return ((action.pf, index),)
-        if isinstance(action, UNDER_ALL_VFS):
-            return [owner for owner in self._want if owner[0] == action.pf]
-        return ()
+            return [Target(action.pf, vf) for vf in vfs if vf is not None]
+        if isinstance(action, AFFECT_ALL_VFS):
+            return [target for target in self._want if target.pf == action.pf]
+        target = target_of(action)
+        return (target,) if isinstance(target.port, int) else ()
 
     def is_taken(self, node: Node, target: Target, watches: Iterable[Watch]) -> bool:
-        """Whether a VF that is waited for is another's by now.
+        """Whether a VF that is waited for was taken.
 
-        Only when an interface has left this namespace are the others searched again.
+        Other namespaces are searched again only if an interface has left the host's.
         """
-        pf, port = target
-        if not isinstance(port, int) or (pf, port) not in self._want:
+        if target not in self._want:
             return False
         left = sum(watch.left for watch in watches if isinstance(watch, LinkWatch))
-        if self._looked.get((pf, port)) != left:
-            self._looked[pf, port] = left
-            self._look_at(node, {(pf, port)})
+        if self._looked.get(target) != left:
+            self._looked[target] = left
+            self._look_at(node, {target})
         return self.has(target)
 
     def has_left(self, node: Node, action: UnbindVf) -> bool:
-        """Whether a VF's interface, which was here a moment ago, is not: cheap, and for threads."""
-        owner = (action.pf, action.index)
-        return owner in self._at_home and ifindex_of(node, Target(*owner)) is None
+        """Whether a VF's interface has left the host's namespace since the last look.
 
-    def _look_at(self, node: Node, owners: Collection[Owner]) -> None:
+        It is cheap, and may be called in threads.
+        """
+        target = target_of(action)
+        return target in self._at_home and ifindex_of(node, target) is None
+
+    def _look_at(self, node: Node, targets: Collection[Target]) -> None:
         looked = {
-            owner: device_of(node, Target(*owner)) for owner in set(owners) & self._want.keys()
+            target: device_of(node, target)
+            for target in targets
+            if target in self._want and target not in self.found
         }
-        devices = {
-            device: owner
-            for owner, device in looked.items()
-            if device is not None and owner not in self.found
-        }
+        devices = {device: target for target, device in looked.items() if device is not None}
         drivers = {device: node.sysfs.driver(*device) for device in devices}
         users = users_of(node, drivers)
-        away: dict[DeviceHandle, Owner] = {}
-        for device, owner in devices.items():
-            driver, vf = drivers[device], self._want[owner]
-            is_here = ifindex_of(node, Target(*owner)) is not None
+        away: dict[DeviceHandle, Target] = {}
+        for device, target in devices.items():
+            driver, vf = drivers[device], self._want[target]
+            is_here = ifindex_of(node, target) is not None
             if is_here:
-                self._at_home.add(owner)
+                self._at_home.add(target)
             if is_anothers_driver(driver, vf.driver, self._own):
-                self._note(Taken(*owner, f"bound to {driver}"))
+                self._note(Taken(target, f"bound to {driver}"))
             elif users.get(device) not in {None, vf.used_by}:
-                self._note(Taken(*owner, users[device]))
+                self._note(Taken(target, users[device]))
             elif driver == self._own and not is_here:
-                away[device] = owner
+                away[device] = target
         if not away:
             return
         for device, (namespace, _) in rooms.locate(node.namespaces, away).items():
-            owner = away[device]
-            if self._places.get(owner) != namespace:
-                self._note(Taken(*owner, f"its interface is in {namespace}"))
+            if self._places[away[device]] != namespace:
+                self._note(Taken(away[device], f"its interface is in {namespace}"))

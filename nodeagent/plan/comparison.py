@@ -1,13 +1,12 @@
-"""What differs between two states, attribute by attribute: the one place that decides it.
+"""The differences between two states, attribute by attribute. No other module decides what differs.
 
-`verify` prints these differences, and the plan is made of them: `nodeagent.plan.plan` has an action
-for each, so nothing differs exactly when the plan is empty. The one exception is a VF in a network
-namespace that is not the one wanted: it differs, and it is left there, because it is another's now
+`verify` prints the differences, and the plan is made of them: `nodeagent.plan.plan` has an action
+for each, so that the plan is empty exactly if nothing differs. The exception is a VF in another
+network namespace than wanted: it differs, and stays there, because another pod has it by now
 (`Difference.is_anothers`).
 
-None in a state means "not known". What is not known in `want` is never compared. What is known in
-`want` and not in `have` cannot be proven to be as wanted: it differs ("have unknown"), and the plan
-has an action that ensures it.
+None in a state means "not known". What is not known in `want` is not compared. What is known in
+`want` and not in `have` differs ("have unknown"), and the plan has an action that ensures it.
 """
 
 from __future__ import annotations
@@ -30,15 +29,12 @@ from nodeagent.state.vf import VfAttributes
 
 
 class Subject(IntEnum):
-    """What a difference is about, in the order in which it is planned for.
-
-    `nodeagent.plan.plan` has a case for each.
-    """
+    """The subject of a difference, in the order of planning (`nodeagent.plan.plan`)."""
 
     PF = auto()
     """A PF is not bound to the driver."""
     FUNCTIONS = auto()
-    """A PF has another number of VFs, or one of them is missing."""
+    """A PF has another number of VFs, or lacks one of them."""
     AUTOPROBE = auto()
     ESWITCH = auto()
     DCB = auto()
@@ -59,16 +55,17 @@ class Subject(IntEnum):
     """A VF's interface is not in its network namespace, or is not as wanted there."""
     RDMA = auto()
     STACKED = auto()
-    """Something that is on an interface, here or in a namespace, is missing."""
+    """An interface, in the host's namespace or another, lacks something that was on it."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One attribute that is not as wanted. Its text is the line that people see.
+    """One attribute that is not as wanted. Its text is a line of `verify`.
 
-    `on` says whose it is (None for a thing that is on an interface); `target` is what people call
-    that. `is_anothers`: it is left as it is. `is_drivers`: it is the driver's choice, which nothing
-    else sets: it is left, too, and the node counts as restored.
+    `on` is the PF, VF or representor (None for a thing that is on an interface), `target` its name
+    in messages. `is_anothers`: it belongs to another program now and is left as it is.
+    `is_drivers`: it is the driver's choice, which nothing else sets: it is left as it is, too, and the
+    node counts as restored.
     """
 
     target: str
@@ -85,15 +82,14 @@ class Difference:
 
 
 def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
-    """Every attribute of `want` that `have` does not have and its driver can be given.
-
-    What the driver does not take (`nodeagent.plan.unsettable`) is left out.
+    """Every attribute of `want` that `have` lacks, except for what its driver does not let set
+    (`nodeagent.plan.unsettable`).
     """
     return all_differences(settable(want), have)
 
 
 def all_differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
-    """Every attribute of `want` that `have` does not have, in the order of devices."""
+    """Every attribute of `want` that `have` lacks, in the order of devices."""
     devices = itertools.chain.from_iterable(_of_pf(pf, want, have) for pf in want.pfs)
     return (
         *devices,
@@ -158,7 +154,7 @@ def _of_vf(
 def _of_pod(
     on: Target, want: Inside, have: Vf, wanted: NodeState, state: NodeState
 ) -> Iterator[Difference]:
-    """Where its interface is, and what it is like there."""
+    """The namespace of its interface, and the attributes that it has there."""
     place = wanted.namespace(want.namespace)
     if have.inside is None:
         where = "not to be found" if have.netdev is None else "here"
@@ -191,16 +187,11 @@ def _of_interface(on: Target, want: Netdev | None, have: Netdev | None) -> Itera
 
 
 def _of_sysctls(want: NodeState, have: NodeState) -> Iterator[Difference]:
-    for pf in want.pfs:
-        known = have.pf(pf.handle)
-        for port, netdev in pf.netdevs():
-            now = None if known is None else known.netdev_of(port)
-            if now is not None:
-                for (key, value), is_now in sysctls.differing(netdev, now, want, have):
-                    found = _difference(
-                        Target(pf.handle, port), Subject.SYSCTL, f"net.{key}", value, is_now
-                    )
-                    yield replace(found, target=f"{pf.handle} {now.name}")
+    for on, netdev in want.targets():
+        if (now := have.netdev_of(on)) is not None:
+            for (key, value), is_now in sysctls.differing(netdev, now, want, have):
+                found = _difference(on, Subject.SYSCTL, f"net.{key}", value, is_now)
+                yield replace(found, target=f"{on.pf} {now.name}")
 
 
 def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
@@ -208,13 +199,14 @@ def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
         on = Target(each.pf, each.index)
         yield _difference(on, Subject.RDMA, "rdma", each.name, each.now or "missing")
     for action in rdma.roce(want, have):
+        on = Target(action.pf, action.index)
         for port in action.ports:
-            on, now = Target(action.pf, action.index), _roce_now(have, action, port.port)
+            now = _roce_now(have, on, port.port)
             yield _difference(on, Subject.RDMA, f"roce port {port.port}", port.words(), now)
 
 
-def _roce_now(have: NodeState, action: SetRoce, number: int) -> str:
-    known = rdma.device(have, action.pf, action.index)
+def _roce_now(have: NodeState, on: Target, number: int) -> str:
+    known = rdma.device(have, on)
     if known is None:
         return "missing"
     ports = {port.port: port for port in known.roce or ()}
@@ -236,8 +228,15 @@ def _difference(
 
 
 def _of_stack(want: NodeState, have: NodeState) -> Iterator[Difference]:
-    """What is on our interfaces no more; what is on none of ours is no difference."""
-    elsewhere = set(_elsewhere(want, have))
+    """What our interfaces lack; what is on other interfaces is not compared."""
+    anothers = {
+        on
+        for on, vf in want.vfs()
+        if vf.inside is not None
+        and (now := have.vf(on)) is not None
+        and now.inside is not None
+        and have.namespace_of(now) != want.namespace_of(vf)
+    }
     for place in places(want, have):
         for each in place.lacking():
             yield Difference(
@@ -246,17 +245,5 @@ def _of_stack(want: NodeState, have: NodeState) -> Iterator[Difference]:
                 each.thing,
                 each.instead or "missing",
                 Subject.STACKED,
-                is_anothers=place.namespace is not None and each.owner in elsewhere,
+                is_anothers=place.namespace is not None and each.owner in anothers,
             )
-
-
-def _elsewhere(want: NodeState, have: NodeState) -> Iterator[Target]:
-    """The VFs whose interfaces are in namespaces that are not the ones wanted."""
-    for pf in want.pfs:
-        known = have.pf(pf.handle)
-        for vf in pf.vfs:
-            now = None if known is None else known.vf(vf.index)
-            if vf.inside is not None and now is not None and now.inside is not None:
-                place = have.namespace(now.inside.namespace)
-                if place != want.namespace(vf.inside.namespace):
-                    yield Target(pf.handle, vf.index)

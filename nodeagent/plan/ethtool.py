@@ -1,11 +1,10 @@
-"""ethtool settings as values: which of them have to be set, which are gone, and as lines.
+"""ethtool settings: which differ, which a driver does not offer any more, and the commands.
 
-A setting is compared only where the interface offers it. What an interface starts with is its
-driver's choice, and a new driver may not have what the old one had: that is not a difference that
-anybody could remove, so it is named (`no_longer_offered`) and not waited for.
+A setting is compared only if the interface offers it. A new driver may lack what the old one
+offered: that cannot be restored, so it is logged (`no_longer_offered`) and is no difference.
 
-Creating VFs makes igb's channels anew (igb_init_queue_configuration()): those of the PF are set
-before it goes up, and where that did not last the second look finds it.
+igb resets its channels when it creates VFs (igb_init_queue_configuration()): those of the PF are
+set before it is up, and the next plan sets them again if that was too early.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OPTIONS: Final = {
 
 
 def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, int | bool]]:
-    """What is not as wanted, with what it is now. Nothing where either is not known."""
+    """Each setting that is not as wanted, with its present value. None if either is not known."""
     now = dict(have.ethtool or ())
     for key, value in want.ethtool or ():
         if key in now and now[key] != value:
@@ -36,11 +35,11 @@ def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, int | bool]
 
 
 def to_set(want: Netdev, have: Netdev | None) -> tuple[Setting, ...]:
-    """What has to be set to get from `have` to `want`, sorted; an interface yet to come: nothing.
+    """The settings to set, sorted; none for an interface that does not exist yet.
 
-    The next look at the node finds what a new interface started with. A setting that `have` does
-    not tell goes along with others of its kind: with adaptive coalescing on, the kernel's rx-usecs
-    are nobody's, and they count again once it is off.
+    The next plan sets those of a new interface. A setting that `have` lacks is set together with
+    others of its kind: rx-usecs is not reported while adaptive coalescing is on, and applies again
+    once it is off.
     """
     changes = {setting for setting, _ in differing(want, have)} if have is not None else set()
     kinds = {_kind(key) for key, _ in changes}
@@ -53,17 +52,15 @@ def to_set(want: Netdev, have: Netdev | None) -> tuple[Setting, ...]:
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
-    """A line for each setting that an interface had and that its driver does not have any more."""
-    for pf in want.pfs:
-        known = have.pf(pf.handle)
-        for port, netdev in pf.netdevs():
-            now = None if known is None else known.netdev_of(port)
-            if now is None or now.ethtool is None:
-                continue
-            offered = {key for key, _ in now.ethtool}
-            for key, value in netdev.ethtool or ():
-                if key not in offered:
-                    yield f"{now.name} ({pf.handle}) {key}: was {_word(value)}"
+    """A line for each setting that an interface had and its driver does not offer any more."""
+    for on, netdev in want.targets():
+        now = have.netdev_of(on)
+        if now is None or now.ethtool is None:
+            continue
+        offered = {key for key, _ in now.ethtool}
+        for key, value in netdev.ethtool or ():
+            if key not in offered:
+                yield f"{now.name} ({on.pf}) {key}: was {_word(value)}"
 
 
 def commands(values: tuple[Setting, ...], name: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which VFs are not put back into their pods, why, and what their PFs hold then: pure."""
+"""The VFs that are not moved back into their pods, why, and what their PFs hold then."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nodeagent.state.attributes import given, rows
-from nodeagent.state.model import DeviceHandle, NodeState, RdmaDevice, Vf
+from nodeagent.state.model import NodeState, RdmaDevice, Target, Vf
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.vf import VfAttributes
 
 DEFAULTS: Final[dict[str, Any]] = {
     name: row.fresh for name, row in rows(VfAttributes).items() if name != "admin_mac"
 }
-"""What a VF starts with under any driver. Of the rest that a pod may have had, its MAC and
-spoofchk, each driver has its own: a VF that is made anew has them, and they are not written."""
+"""The defaults of a new VF that all drivers share. MAC and spoofchk, which a pod may also have had,
+depend on the driver: a new VF has them, and they are not written."""
 
 RECORDED: Final = "its PF holds what SR-IOV CNI has recorded from before that pod"
 ASSUMED: Final = (
@@ -32,8 +32,7 @@ class LeftBehind:
     what it held for the pod.
     """
 
-    pf: DeviceHandle
-    index: int
+    target: Target
     name: str
     namespace: Namespace | None
     why: str
@@ -42,7 +41,7 @@ class LeftBehind:
     def __str__(self) -> str:
         was = f"{self.name} in {self.namespace}" if self.name else "a pod's"
         held = f"; {self.held}" if self.held else ""
-        return f"{self.pf} vf {self.index}: was {was}, and stays here: {self.why}{held}"
+        return f"{self.target}: was {was}, and stays here: {self.why}{held}"
 
 
 def without(
@@ -52,16 +51,16 @@ def without(
     deleted: Collection[str] = (),
     are_there: bool = False,
 ) -> tuple[NodeState, tuple[LeftBehind, ...]]:
-    """`state` without what belongs to pods that are gone, and which VFs those had.
+    """`state` without what belongs to pods that are gone, and the VFs of those pods.
 
-    `gone`: the inodes of namespaces, and why nothing is put back there. `deleted`: addresses of VFs
-    whose pod was deleted, be its namespace there or not. What their PFs hold is what was there
-    before those pods; with `are_there` the pods are, and it stays as it is.
+    `gone`: the inodes of namespaces, and why nothing is restored there. `deleted`: addresses of VFs
+    whose pod was deleted, even if its namespace still exists. What their PFs hold becomes what they
+    held before those pods; with `are_there` the pods exist, and it stays.
     """
     left: list[LeftBehind] = []
 
-    def stripped(pf: DeviceHandle, vf: Vf) -> Vf:
-        namespace = None if vf.inside is None else state.namespace(vf.inside.namespace)
+    def stripped(on: Target, vf: Vf) -> Vf:
+        namespace = state.namespace_of(vf)
         if vf.cni is not None and vf.address in deleted:
             why = "its pod was deleted"
         elif namespace is not None and namespace.inode in gone:
@@ -70,7 +69,7 @@ def without(
             return vf
         held = "" if are_there else ASSUMED if vf.cni is None else RECORDED
         name = "" if vf.inside is None else vf.inside.netdev.name
-        left.append(LeftBehind(pf, vf.index, name, namespace, why, held))
+        left.append(LeftBehind(on, name, namespace, why, held))
         rdma = vf.rdma
         if vf.inside is not None and vf.inside.rdma is not None:
             rdma = RdmaDevice(vf.inside.rdma)
@@ -79,21 +78,17 @@ def without(
 
     if not gone and not deleted:
         return state, ()
-    pfs = tuple(
-        dataclasses.replace(pf, vfs=tuple(stripped(pf.handle, vf) for vf in pf.vfs))
-        for pf in state.pfs
-    )
     kept = tuple(each for each in state.namespaces if each.inode not in gone)
-    return dataclasses.replace(state, pfs=pfs, namespaces=kept), tuple(left)
+    return dataclasses.replace(state.with_vfs(stripped), namespaces=kept), tuple(left)
 
 
 def vacated(vf: Vf, before: Vf | None) -> Vf:
-    """The VF as it was before the pod that had it.
+    """The VF as it was before its pod.
 
-    `before` is what a CNI has recorded that its DEL puts back: what is not in it, the pod's network
-    has not set. Without that nobody knows what the pod had set: all of it.
+    `before` is what a CNI has recorded, to be restored by its DEL: the pod's network has set
+    nothing else. Without a record the pod may have set everything.
     """
-    known = given(vf)  # of the rest its PF holds nothing
+    known = given(vf)  # its PF holds nothing else
     if before is None:
         fresh: dict[str, Any] = {name: DEFAULTS.get(name) for name in known}
         return dataclasses.replace(vf, **fresh)

@@ -12,39 +12,36 @@ from collections.abc import Iterator
 
 from nodeagent.plan.actions import SetRdma, SetRoce
 from nodeagent.plan.stages import StageName
-from nodeagent.state.model import DeviceHandle, NodeState, Pf, RdmaDevice, Vf
+from nodeagent.state.model import DeviceHandle, NodeState, Pf, RdmaDevice, Target, Vf
 from nodeagent.state.roce import RocePort, fresh_port
 
 
 def actions(want: NodeState, have: NodeState) -> Iterator[tuple[StageName, SetRdma]]:
-    """Stage and action for each device whose name is another, or that is yet to come."""
-    for pf in want.pfs:
-        for index, each in _devices(pf):
-            if _is_in_a_pod(have, pf, index):
-                continue
-            now = device(have, pf.handle, index)
-            if (now is None and each.soft) or (now is not None and now.name == each.name):
-                continue
-            vf = pf.vf(index) if index is not None else None
-            address = pf.handle.name if vf is None else vf.address or ""
-            name_now = None if now is None else now.name
-            yield StageName.RDMA_NAMES, SetRdma(pf.handle, index, address, each.name, name_now)
+    """Stage and action for each device that has another name, or does not exist yet."""
+    for on, function, wanted in _devices(want):
+        index, now = _index(on), device(have, on)
+        if _is_in_a_pod(have, on) or (now is None and wanted.soft):
+            continue
+        if now is not None and now.name == wanted.name:
+            continue
+        address = function.handle.name if isinstance(function, Pf) else function.address or ""
+        name_now = None if now is None else now.name
+        yield StageName.RDMA_NAMES, SetRdma(on.pf, index, address, wanted.name, name_now)
 
 
 def roce(want: NodeState, have: NodeState) -> Iterator[SetRoce]:
-    """For each device the ports whose defaults for RoCE are others, or will be when it comes.
+    """For each device the ports whose RoCE defaults differ, or will when it appears.
 
-    A device whose defaults cannot be asked now is left out: without rdma_cm nothing uses them.
+    A device whose defaults cannot be read now is left out: without rdma_cm nothing uses them.
     """
-    for pf in want.pfs:
-        for index, each in _devices(pf):
-            now = device(have, pf.handle, index)
-            if each.roce is None or _is_in_a_pod(have, pf, index):
-                continue
-            if each.soft if now is None else now.roce is None:
-                continue
-            if ports := _differing(each.roce, (now and now.roce) or ()):
-                yield SetRoce(pf.handle, index, each.name, ports)
+    for on, _, wanted in _devices(want):
+        now = device(have, on)
+        if wanted.roce is None or _is_in_a_pod(have, on):
+            continue
+        if wanted.soft if now is None else now.roce is None:
+            continue
+        if ports := _differing(wanted.roce, (now and now.roce) or ()):
+            yield SetRoce(on.pf, _index(on), wanted.name, ports)
 
 
 def _differing(want: tuple[RocePort, ...], have: tuple[RocePort, ...]) -> tuple[RocePort, ...]:
@@ -58,39 +55,39 @@ def _differing(want: tuple[RocePort, ...], have: tuple[RocePort, ...]) -> tuple[
 
 
 def soft(state: NodeState) -> Iterator[str]:
-    """A line for each device in software."""
+    """A line for each software device."""
+    for on, _, each in _devices(state):
+        if each.soft:
+            yield f"software RDMA device {each.name} on {on}"
+
+
+def device(state: NodeState, on: Target) -> RdmaDevice | None:
+    """The RDMA device of a PF or VF, in the host's network namespace."""
+    function = state.pf(on.pf) if on.port is None else state.vf(on)
+    return None if function is None else function.rdma
+
+
+def _devices(state: NodeState) -> Iterator[tuple[Target, Pf | Vf, RdmaDevice]]:
     for pf in state.pfs:
-        for index, each in _devices(pf):
-            if each.soft:
-                on = str(pf.handle) if index is None else f"{pf.handle} vf {index}"
-                yield f"software RDMA device {each.name} on {on}"
+        if pf.rdma is not None:
+            yield Target(pf.handle), pf, pf.rdma
+        for vf in pf.vfs:
+            if (found := _of_vf(vf)) is not None:
+                yield Target(pf.handle, vf.index), vf, found
 
 
-def _devices(pf: Pf) -> Iterator[tuple[int | None, RdmaDevice]]:
-    if pf.rdma is not None:
-        yield None, pf.rdma
-    for vf in pf.vfs:
-        if (found := _of_vf(vf)) is not None:
-            yield vf.index, found
-
-
-def _is_in_a_pod(have: NodeState, pf: Pf, index: int | None) -> bool:
-    known = have.pf(pf.handle)
-    vf = None if known is None or index is None else known.vf(index)
+def _is_in_a_pod(have: NodeState, on: Target) -> bool:
+    """Whether it is in a pod, under a name that the pod may have given it."""
+    vf = have.vf(on)
     return vf is not None and vf.inside is not None and vf.inside.rdma is not None
 
 
+def _index(on: Target) -> int | None:
+    return on.port if isinstance(on.port, int) else None
+
+
 def _of_vf(vf: Vf) -> RdmaDevice | None:
-    """Here, or where its interface is."""
+    """In the host's namespace, or in that of its interface."""
     if vf.inside is not None and vf.inside.rdma is not None:
         return RdmaDevice(vf.inside.rdma)
     return vf.rdma
-
-
-def device(state: NodeState, pf: DeviceHandle, index: int | None) -> RdmaDevice | None:
-    """A function's, in the host's network namespace."""
-    known = state.pf(pf)
-    if known is None or index is None:
-        return None if known is None else known.rdma
-    vf = known.vf(index)
-    return None if vf is None else vf.rdma

@@ -138,14 +138,11 @@ def _is_on(action: Action, targets: Collection[Target]) -> bool:
 
 def owners_of_netdevs(state: NodeState) -> Iterator[tuple[str, Target]]:
     """The name of each netdev in the host's namespace, and whose it is."""
-    for pf in state.pfs:
-        for port, netdev in pf.netdevs():
-            yield netdev.name, Target(pf.handle, port)
+    return ((netdev.name, on) for on, netdev in state.targets())
 
 
 def _inside(state: NodeState, namespace: Namespace) -> Iterator[tuple[str, Target]]:
     """The same of VFs in a network namespace."""
-    for pf in state.pfs:
-        for vf in pf.vfs:
-            if vf.inside is not None and state.namespace(vf.inside.namespace) == namespace:
-                yield vf.inside.netdev.name, Target(pf.handle, vf.index)
+    for on, vf in state.vfs():
+        if vf.inside is not None and state.namespace_of(vf) == namespace:
+            yield vf.inside.netdev.name, on

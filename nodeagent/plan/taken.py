@@ -1,72 +1,56 @@
-"""VFs that a pod or a virtual machine has taken since the snapshot: found by comparing. Pure.
+"""VFs that a pod or a virtual machine has taken since the snapshot.
 
-Pods start and end between a driver's unload and the restore of its VFs. A VF that one of them, or a
-virtual machine, has by then is its taker's: nodeagent does not wait for it, and writes neither to
-its interface nor to what its PF holds for it.
+Pods start and end between a driver's unload and the restore of its VFs. A VF that was taken by then
+is left to its taker: nodeagent does not wait for it, and changes neither its interface nor what its
+PF holds for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nodeagent.plan.actions import SetVf
 from nodeagent.state.attributes import parts, rows
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Target, Vf
 from nodeagent.state.rates import Rate, vf_of
 from nodeagent.state.vf import VfAttributes
-
-Owner = tuple[DeviceHandle, int]
-"""A VF: its PF, and its index."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A VF that is another's by now; `how` says what shows it."""
+    """A VF that was taken since the snapshot; `how` is the evidence."""
 
-    pf: DeviceHandle
-    index: int
+    target: Target
     how: str
 
     def __str__(self) -> str:
-        return f"{self.pf} vf {self.index}: taken since the snapshot ({self.how}): left alone"
-
-    @property
-    def owner(self) -> Owner:
-        """Its PF and its index."""
-        return self.pf, self.index
+        return f"{self.target}: taken since the snapshot ({self.how}): left alone"
 
 
 def taken(want: NodeState, have: NodeState) -> tuple[Taken, ...]:
-    """Which VFs of `want` are others' in `have`, in the order of devices."""
-    return tuple(
-        Taken(pf.handle, vf.index, how)
-        for pf in want.pfs
-        for vf in pf.vfs
-        for how in _how(pf, vf, want, have)
-    )
+    """The VFs of `want` that are taken in `have`, in the order of devices."""
+    found = ((on, _how(vf, have.vf(on), want, have)) for on, vf in want.vfs())
+    return tuple(Taken(on, how) for on, how in found if how is not None)
 
 
-def _how(pf: Pf, want: Vf, wanted: NodeState, have: NodeState) -> Iterator[str]:
-    """At most one way: the first that is seen."""
-    known = have.pf(pf.handle)
-    now = None if known is None else known.vf(want.index)
+def _how(want: Vf, now: Vf | None, wanted: NodeState, have: NodeState) -> str | None:
+    """The first evidence that a VF is taken; None if there is none."""
     if now is None:
-        return
-    if now.inside is not None:
-        place = have.namespace(now.inside.namespace)
-        if want.inside is None or wanted.namespace(want.inside.namespace) != place:
-            yield f"{now.inside.netdev.name} in {place}"
-            return
+        return None
+    place = have.namespace_of(now)
+    if now.inside is not None and wanted.namespace_of(want) != place:
+        return f"{now.inside.netdev.name} in {place}"
     if is_anothers_driver(now.driver, want.driver, have.driver):
-        yield f"bound to {now.driver}"
-    elif now.used_by not in {None, want.used_by}:
-        yield f"{now.used_by}"
-    elif now.cni is not None and (want.cni is None or want.cni.name != now.cni.name):
-        yield f"given to a pod by SR-IOV CNI, record {now.cni.name}"
+        return f"bound to {now.driver}"
+    if now.used_by not in {None, want.used_by}:
+        return now.used_by
+    if now.cni is not None and (want.cni is None or want.cni.name != now.cni.name):
+        return f"given to a pod by SR-IOV CNI, record {now.cni.name}"
+    return None
 
 
 def is_anothers_driver(now: str | None, wanted: str | None, own: str) -> bool:
@@ -74,20 +58,20 @@ def is_anothers_driver(now: str | None, wanted: str | None, own: str) -> bool:
     return now not in {None, NO_DRIVER, wanted, own} and wanted is not None
 
 
-def without(want: NodeState, gone: Collection[Owner]) -> NodeState:
-    """`want` without those VFs: what has to be so all the same."""
+def without(want: NodeState, gone: Collection[Target]) -> NodeState:
+    """`want` without those VFs."""
     if not gone:
         return want
     return dataclasses.replace(want, pfs=tuple(_without(pf, gone) for pf in want.pfs))
 
 
 def ours(want: NodeState, have: NodeState) -> NodeState:
-    """`want` without the VFs that are others' in `have`."""
-    return without(want, {each.owner for each in taken(want, have)})
+    """`want` without the VFs that are taken in `have`."""
+    return without(want, {each.target for each in taken(want, have)})
 
 
-def _without(pf: Pf, gone: Collection[Owner]) -> Pf:
-    kept = tuple(vf for vf in pf.vfs if (pf.handle, vf.index) not in gone)
+def _without(pf: Pf, gone: Collection[Target]) -> Pf:
+    kept = tuple(vf for vf in pf.vfs if Target(pf.handle, vf.index) not in gone)
     if len(kept) == len(pf.vfs):
         return pf
     rates = None if pf.rates is None else spared_rates(pf.handle, pf.rates, gone)
@@ -95,17 +79,17 @@ def _without(pf: Pf, gone: Collection[Owner]) -> Pf:
 
 
 def spared_rates(
-    pf: DeviceHandle, rates: Iterable[Rate], gone: Collection[Owner]
+    pf: DeviceHandle, rates: Iterable[Rate], gone: Collection[Target]
 ) -> tuple[Rate, ...]:
-    """The rate objects of a PF's eswitch without those of the VFs that are another's."""
-    return tuple(each for each in rates if (pf, vf_of(pf.bus, each)) not in gone)
+    """The rate objects of a PF's eswitch without those of the taken VFs."""
+    return tuple(each for each in rates if Target(pf, vf_of(pf.bus, each)) not in gone)
 
 
-def attainable(want: NodeState, have: NodeState, gone: Collection[Owner]) -> NodeState:
-    """What of `want`, which is without them, can be had without touching the VFs `gone`.
+def attainable(want: NodeState, have: NodeState, gone: Collection[Target]) -> NodeState:
+    """The part of `want`, which is without the VFs `gone`, that can be restored without them.
 
-    A PF's VFs are made all together, and its eswitch changes its mode under all of them: where one
-    is another's, neither is done.
+    All VFs of a PF are created together, and a change of its eswitch's mode affects all of them:
+    neither is done if one of them is taken.
     """
     pfs = {handle for handle, _ in gone}
     changed = (_attainable(pf, have.pf(pf.handle)) if pf.handle in pfs else pf for pf in want.pfs)
@@ -114,7 +98,7 @@ def attainable(want: NodeState, have: NodeState, gone: Collection[Owner]) -> Nod
 
 def _attainable(want: Pf, have: Pf | None) -> Pf:
     if have is None:
-        return want  # and so none of its VFs is another's
+        return want  # so none of its VFs is taken
     fields: dict[str, Any] = {
         "numvfs": have.numvfs,
         "vfs": tuple(vf for vf in want.vfs if have.vf(vf.index) is not None),
@@ -126,19 +110,19 @@ def _attainable(want: Pf, have: Pf | None) -> Pf:
 
 
 def restorable(want: NodeState, have: NodeState) -> NodeState:
-    """What of `want` a restore can do without touching the VFs that are others' in `have`."""
-    theirs = {each.owner for each in taken(want, have)}
+    """The part of `want` that can be restored without touching the VFs that are taken in `have`."""
+    theirs = {each.target for each in taken(want, have)}
     return attainable(without(want, theirs), have, theirs)
 
 
 def given_back(
-    owner: Owner, written: Mapping[str, object], given: Vf | None, now: Vf
+    target: Target, written: Mapping[str, object], given: Vf | None, now: Vf
 ) -> tuple[SetVf | None, tuple[str, ...]]:
-    """What was written to a VF that turned out to be another's, as its taker had set it.
+    """Undo what was written to a VF that turned out to be taken.
 
     `written`: attributes and values that we have set since the snapshot; `given`: what the taker's
-    CNI has recorded that it set. Returns the action that puts that back, and the attributes of
-    which it is not known what they were.
+    CNI has recorded that it set. Returns the action that sets these again, and the attributes whose
+    former values are not known.
     """
     still = [name for name in rows(VfAttributes) if name in written]
     ours = [name for name in still if getattr(now, name) == written[name]]
@@ -151,4 +135,4 @@ def given_back(
         if any(name in ours and getattr(given, name) not in {None, written[name]} for name in names)
     }
     values: dict[str, Any] = {name: getattr(given, name) for name in wrong}
-    return (SetVf(*owner, **values) if values else None), ()
+    return (SetVf(target.pf, now.index, **values) if values else None), ()

@@ -15,8 +15,8 @@ JSON they are read and written by `nodeagent.state.codec`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple, Self
@@ -367,10 +367,41 @@ class NodeState:
         """The namespace with that inode. KeyError when none of our VFs is inside of it."""
         return {each.inode: each for each in self.namespaces}[inode]
 
+    def vf(self, target: Target) -> Vf | None:
+        """The VF with that PF and index, or None."""
+        pf = self.pf(target.pf)
+        return pf.vf(target.port) if pf is not None and isinstance(target.port, int) else None
+
+    def vfs(self) -> Iterator[tuple[Target, Vf]]:
+        """Every VF of every PF."""
+        return ((Target(pf.handle, vf.index), vf) for pf in self.pfs for vf in pf.vfs)
+
+    def with_vfs(self, change: Callable[[Target, Vf], Vf]) -> Self:
+        """The same state with each VF changed."""
+
+        def changed(pf: Pf) -> Pf:
+            vfs = (change(Target(pf.handle, vf.index), vf) for vf in pf.vfs)
+            return replace(pf, vfs=tuple(vfs))
+
+        return replace(self, pfs=tuple(map(changed, self.pfs)))
+
+    def namespace_of(self, vf: Vf) -> Namespace | None:
+        """The namespace that one of its VFs is in; None for the host's."""
+        return None if vf.inside is None else self.namespace(vf.inside.namespace)
+
+    def netdev_of(self, target: Target) -> Netdev | None:
+        """The netdev of a PF, a VF or a representor in the host's namespace, or None."""
+        pf = self.pf(target.pf)
+        return None if pf is None else pf.netdev_of(target.port)
+
     def netdevs(self) -> Iterable[Netdev]:
         """Every netdev of every PF, VF and representor in the host's namespace."""
+        return (netdev for _, netdev in self.targets())
+
+    def targets(self) -> Iterator[tuple[Target, Netdev]]:
+        """The same, each with its PF, VF or representor."""
         for pf in self.pfs:
-            yield from (netdev for _, netdev in pf.netdevs())
+            yield from ((Target(pf.handle, port), netdev) for port, netdev in pf.netdevs())
 
     @property
     def vf_count(self) -> int:

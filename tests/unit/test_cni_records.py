@@ -423,7 +423,7 @@ def test_a_pod_that_was_deleted_may_leave_its_namespace() -> None:
     other = dataclasses.replace(SPENT, index=1, address=OTHER)
     state, left = without(node(kept, other), {}, deleted={ADDRESS, OTHER})
     assert [vf.vlan for vf in state.pfs[0].vfs] == [7, 500]
-    assert [each.index for each in left] == [0]
+    assert [each.target.port for each in left] == [0]
     assert ": its pod was deleted; " in str(left[0])
     bound = dataclasses.replace(kept, driver="vfio-pci", inside=None)
     _, (only,) = without(node(bound), {}, deleted={ADDRESS})

@@ -451,7 +451,7 @@ def test_what_is_not_put_back_and_why(
     with fake_node(monkeypatch) as fake:
         wanted, left = reachable(fake.node(Settings(pod_interfaces=PodInterfaces(setting))), both())
     assert wanted.namespaces == ()
-    assert [(each.index, each.name, each.why) for each in left] == [
+    assert [(each.target.port, each.name, each.why) for each in left] == [
         (0, "net1", why),
         (1, "net2", why),
     ]

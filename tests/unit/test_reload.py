@@ -841,16 +841,15 @@ def test_from_any_state_to_any_other(
                     )
         host = on_disk(fake, fake.udev_run)
         before = host.state()
-        theirs = {each.owner: each for each in taken(want, before)}
+        theirs = {each.target: each for each in taken(want, before)}
         # VFs that stay because another has one of them may have names that are wanted
         with suppress(RestoreFailed) if theirs else nullcontext():
             host.restore(want)
         after = host.state()
         left = differences(attainable(without(want, theirs), before, theirs), after)
         assert {each.attribute for each in left} <= ({"name"} if theirs else set())
-        for handle, index in theirs:
-            pfs = [state.pf(handle) for state in (before, after)]
-            assert len({pf and pf.vf(index) for pf in pfs}) == 1
+        for target in theirs:
+            assert after.vf(target) == before.vf(target)
 
 
 def as_igb(state: NodeState) -> NodeState:

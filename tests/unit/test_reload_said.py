@@ -27,7 +27,7 @@ from nodeagent.record.gaps import VfTimes
 from nodeagent.record.journal import Journal
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Target, Vf
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.stack import Stack
 from tests.support.fake_kernel import PF1, PF2
@@ -307,7 +307,8 @@ def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings)
 def test_what_pods_lost_is_on_record(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the name by which the cluster's side looks for it, with the pod and in words."""
     pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),), pod="8f3c3f0a")
-    gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
+    vf = Target(DeviceHandle("pci", "0000:01:00.0"), 3)
+    gone = LeftBehind(vf, "net1", pod, "nobody holds it")
     monkeypatch.setattr(restoring, "verify", lambda *_: (gone,))
     journal = Journal(settings)
     monkeypatch.setattr(restoring, "restore", lambda *_: None)
@@ -423,7 +424,8 @@ def test_a_vf_that_stays_here_is_told_and_returned(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = Namespace(4, 100, "b", (Holder(pid=7, started=1),))
-    gone = LeftBehind(DeviceHandle("pci", "0000:01:00.0"), 3, "net1", pod, "nobody holds it")
+    vf = Target(DeviceHandle("pci", "0000:01:00.0"), 3)
+    gone = LeftBehind(vf, "net1", pod, "nobody holds it")
     state = NodeState("mlx5_core", ())
 
     monkeypatch.setattr(restoring, "reachable", lambda _, want: (want, (gone,)))

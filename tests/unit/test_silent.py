@@ -108,7 +108,7 @@ def test_none_is_made_again_beside_one_that_another_has_taken(fake: FakeNode) ->
     attempt = Attempt(fake.node(SETTINGS))
     attempt.note_vfs_made(HANDLE)
     attempt.silent.add(Target(HANDLE, 0))
-    attempt.takings.found[HANDLE, 1] = Taken(HANDLE, 1, "in a pod")
+    attempt.takings.found[Target(HANDLE, 1)] = Taken(Target(HANDLE, 1), "in a pod")
     assert silent.planned_for(attempt, state, state)[1] == state
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nodeagent.plan.actions import Action, CreateVfs, SetEswitch, SetVf
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.plan import plan
-from nodeagent.plan.taken import Owner, attainable, given_back, spared_rates, taken, without
+from nodeagent.plan.taken import attainable, given_back, spared_rates, taken, without
 from nodeagent.state.addresses import Mac
-from nodeagent.state.model import CniRecord, DeviceHandle, Inside, Netdev, NodeState, Pf, Vf
+from nodeagent.state.model import CniRecord, DeviceHandle, Inside, Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.rates import Rate
 from nodeagent.state.vf import VlanProtocol
@@ -50,17 +50,19 @@ def taken_by(vf: Vf, way: str) -> Vf:
 
 
 @st.composite
-def disputed(draw: st.DrawFn) -> tuple[NodeState, NodeState, set[Owner]]:
+def disputed(draw: st.DrawFn) -> tuple[NodeState, NodeState, set[Target]]:
     """A state that is wanted, one that is there, and whose VFs others have got there."""
     want, have = draw(pairs())
-    owners = [(pf.handle, v.index) for pf in have.pfs for v in pf.vfs if v.driver is not None]
+    owners = [Target(pf.handle, v.index) for pf in have.pfs for v in pf.vfs if v.driver is not None]
     chosen = set(draw(st.lists(st.sampled_from(owners), unique=True))) if owners else set()
     ways = {owner: draw(st.sampled_from(WAYS)) for owner in sorted(chosen)}
     pfs = tuple(
         dataclasses.replace(
             pf,
             vfs=tuple(
-                taken_by(v, ways[pf.handle, v.index]) if (pf.handle, v.index) in ways else v
+                taken_by(v, ways[Target(pf.handle, v.index)])
+                if Target(pf.handle, v.index) in ways
+                else v
                 for v in pf.vfs
             ),
         )
@@ -69,24 +71,26 @@ def disputed(draw: st.DrawFn) -> tuple[NodeState, NodeState, set[Owner]]:
     return want, dataclasses.replace(have, pfs=pfs, namespaces=(OTHER,)), chosen
 
 
-def touched(action: Action, state: NodeState) -> set[Owner]:
+def touched(action: Action, state: NodeState) -> set[Target]:
     """The VFs that an action is about, or that do not survive it."""
     index = getattr(action, "index", None)
     if isinstance(index, int):
-        return {(action.pf, index)}
+        return {Target(action.pf, index)}
     if isinstance(action, CreateVfs) or (isinstance(action, SetEswitch) and action.eswitch_mode):
-        return {(pf.handle, v.index) for pf in state.pfs for v in pf.vfs if pf.handle == action.pf}
+        return {
+            Target(pf.handle, v.index) for pf in state.pfs for v in pf.vfs if pf.handle == action.pf
+        }
     return set()
 
 
 @given(disputed())
 @thorough
 def test_no_action_touches_what_others_have_taken(
-    given: tuple[NodeState, NodeState, set[Owner]],
+    given: tuple[NodeState, NodeState, set[Target]],
 ) -> None:
     want, have, chosen = given
-    wanted = {(pf.handle, v.index) for pf in want.pfs for v in pf.vfs if v.driver is not None}
-    found = {each.owner for each in taken(want, have)}
+    wanted = {Target(pf.handle, v.index) for pf in want.pfs for v in pf.vfs if v.driver is not None}
+    found = {each.target for each in taken(want, have)}
     assert chosen & wanted <= found
     ours = without(want, found)
     stages = plan(attainable(ours, have, found), have)
@@ -98,13 +102,12 @@ def test_no_action_touches_what_others_have_taken(
         # a takers' interface may have a name that is wanted, or be what a route goes through
         with suppress(Refused):
             after = perform(after, action)
-    for handle, index in found:
-        before_pf, after_pf = have.pf(handle), after.pf(handle)
-        assert before_pf is not None
-        assert after_pf is not None
-        assert after_pf.vf(index) == before_pf.vf(index)
+    for target in found:
+        assert have.pf(target.pf) is not None
+        assert after.pf(target.pf) is not None
+        assert after.vf(target) == have.vf(target)
     told = {each.target for each in differences(ours, have)}
-    assert not told & {f"{handle} vf {index}" for handle, index in found}
+    assert not told & {str(target) for target in found}
 
 
 def test_how_it_is_told() -> None:
@@ -133,13 +136,13 @@ def test_another_pod_has_what_a_pod_had() -> None:
     was = vf(0, inside=Inside(POD.inode, Netdev("net1")))
     want = NodeState("mlx5_core", (Pf(PF, 1, vfs=(was,)),), namespaces=(POD,))
     (found,) = taken(want, node(taken_by(vf(0), "namespace")))
-    assert found.owner == (PF, 0)
+    assert found.target == (PF, 0)
 
 
 def test_vfs_are_not_made_anew_under_a_taker() -> None:
     """Then their number stays wrong, and that is what is told."""
     want, have = node(vf(0), vf(1), vf(2)), node(taken_by(vf(0), "namespace"), vf(1, vlan=7))
-    found = {each.owner for each in taken(want, have)}
+    found = {each.target for each in taken(want, have)}
     ours = without(want, found)
     (stage,) = plan(attainable(ours, have, found), have)
     assert stage.actions == (SetVf(PF, 1, vlan=0),)
@@ -153,7 +156,7 @@ def test_vfs_are_not_made_anew_under_a_taker() -> None:
 def test_an_eswitch_keeps_its_mode_under_a_taker() -> None:
     want = node(vf(0), eswitch_mode="switchdev")
     have = node(taken_by(vf(0), "namespace"), eswitch_mode="legacy")
-    found = {each.owner for each in taken(want, have)}
+    found = {each.target for each in taken(want, have)}
     assert plan(attainable(without(want, found), have, found), have) == ()
 
 
@@ -165,19 +168,19 @@ def test_what_a_taker_had_set_is_given_back() -> None:
     given = Vf(0, vlan=500, qos=3, vlan_proto=VlanProtocol.Q, trust=True)
     now = Vf(0, vlan=0, qos=0, vlan_proto=VlanProtocol.Q, trust=True, spoofchk=True)
     written = {"vlan": 0, "qos": 0, "trust": False, "spoofchk": True}
-    action, unknown = given_back((PF, 0), written, given, now)
+    action, unknown = given_back(Target(PF, 0), written, given, now)
     assert action == SetVf(PF, 0, vlan=500, qos=3, vlan_proto=VlanProtocol.Q)
     assert unknown == ()
     now = dataclasses.replace(now, max_tx_rate=100, min_tx_rate=0)
     given = Vf(0, min_tx_rate=10, max_tx_rate=900)
-    action, _ = given_back((PF, 0), {"max_tx_rate": 100}, given, now)
+    action, _ = given_back(Target(PF, 0), {"max_tx_rate": 100}, given, now)
     assert action == SetVf(PF, 0, min_tx_rate=10, max_tx_rate=900)
 
 
 def test_a_taker_that_keeps_no_record() -> None:
     now = Vf(0, vlan=0, trust=True)
-    assert given_back((PF, 0), {"vlan": 0, "trust": False}, None, now) == (None, ("vlan",))
-    assert given_back((PF, 0), {}, None, now) == (None, ())
+    assert given_back(Target(PF, 0), {"vlan": 0, "trust": False}, None, now) == (None, ("vlan",))
+    assert given_back(Target(PF, 0), {}, None, now) == (None, ())
 
 
 def test_the_rate_of_a_port_whose_vf_is_anothers_is_left_alone() -> None:
@@ -188,7 +191,7 @@ def test_the_rate_of_a_port_whose_vf_is_anothers_is_left_alone() -> None:
         first, second, of_vf_1 = (Rate(name=index, tx_max=1000) for index in indexes)
         gold = Rate(name="gold", is_node=True)
         rates = (first, second, of_vf_1, gold)
-        assert spared_rates(pf, rates, {(pf, 1)}) == (first, second, gold)
+        assert spared_rates(pf, rates, {Target(pf, 1)}) == (first, second, gold)
         state = NodeState("mlx5_core", (Pf(pf, 2, vfs=vfs, rates=rates),))
-        (left,) = without(state, {(pf, 1)}).pfs
+        (left,) = without(state, {Target(pf, 1)}).pfs
         assert left.rates == (first, second, gold)
