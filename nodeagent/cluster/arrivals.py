@@ -13,7 +13,7 @@ from typing import Final
 from nodeagent.cluster import kinds, operators
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound
-from nodeagent.cluster.findings import age, last_change, name_of, now, spec_of
+from nodeagent.cluster.findings import Code, age, last_change, name_of, now, spec_of
 from nodeagent.cluster.networks import incomplete, owner
 from nodeagent.cluster.operators import OperatorState
 from nodeagent.errors import WaitTimeout
@@ -74,7 +74,7 @@ def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
         return
     trouble = incomplete(attachment)
     if not spec_of(attachment).get("config"):
-        trouble = [("no-config", "no spec.config", "")]
+        trouble = [(Code.NO_CONFIG, "no spec.config", "")]
     known.missing = f"incomplete: {trouble[0][1]} (owner: {owner(attachment)})" if trouble else ""
     version = str(attachment["metadata"]["resourceVersion"])
     if version != known.version:

@@ -5,9 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 Object = Mapping[str, Any]
+
+
+class Code(StrEnum):
+    """The problems that a diagnosis can find."""
+
+    CONFIG_NOT_JSON = "config-not-json"
+    NO_CONFIG = "no-config"
+    NO_RESOURCE_ANNOTATION = "no-resource-annotation"
+    NO_RESOURCE_IN_CONFIG = "no-resource-in-config"
+    RESOURCE_MISMATCH = "resource-mismatch"
+    RESOURCE_EMPTY = "resource-empty"
+    RESOURCE_MISSING = "resource-missing"
+    RESOURCE_UNKNOWN = "resource-unknown"
+    NAMESPACE_MISSING = "namespace-missing"
+    NAMESPACE_TERMINATING = "namespace-terminating"
+    NO_ATTACHMENT = "no-attachment"
+    OWNER_MISSING = "owner-missing"
+    OVERWRITTEN = "overwritten"
+    CONTROLLER_SILENT = "controller-silent"
+    WEBHOOK_WITHOUT_ENDPOINTS = "webhook-without-endpoints"
+    WEBHOOK_CA = "webhook-ca"
+    OPERATOR_ABSENT = "operator-absent"
 
 
 @dataclass(frozen=True)
@@ -15,7 +38,7 @@ class Finding:
     """One finding. `code` is for programs; `change` is the change to make at the owner."""
 
     subject: str
-    code: str
+    code: Code
     evidence: str
     owner: str
     change: str

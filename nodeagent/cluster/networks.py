@@ -17,6 +17,7 @@ from nodeagent.cluster import allocatable, kinds
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import NotFound
 from nodeagent.cluster.findings import (
+    Code,
     Finding,
     age,
     chooses,
@@ -107,7 +108,7 @@ def findings(view: View) -> Iterator[Finding]:
         yield from _attachment_findings(view, attachment)
 
 
-def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
+def incomplete(attachment: Object) -> list[tuple[Code, str, str]]:
     """Why it cannot serve a pod: triples of code, evidence, and the change to make."""
     text = spec_of(attachment).get("config") or ""
     if not text:
@@ -115,7 +116,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
     try:
         config = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        return [("config-not-json", f"spec.config: {error}", "make spec.config valid JSON")]
+        return [(Code.CONFIG_NOT_JSON, f"spec.config: {error}", "make spec.config valid JSON")]
     plugin = _sriov_plugin(config)
     if plugin is None:
         return []
@@ -125,7 +126,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
     if not annotated:
         found.append(
             (
-                "no-resource-annotation",
+                Code.NO_RESOURCE_ANNOTATION,
                 f"type {plugin['type']} and no annotation {RESOURCE}",
                 f"set the annotation {RESOURCE}; without it the pod gets no VF",
             )
@@ -133,7 +134,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
     if not configured:
         found.append(
             (
-                "no-resource-in-config",
+                Code.NO_RESOURCE_IN_CONFIG,
                 f"type {plugin['type']} and no resourceName in spec.config",
                 'add "resourceName" to spec.config; without it pods fail with '
                 '"VF pci addr is required"',
@@ -142,7 +143,7 @@ def incomplete(attachment: Object) -> list[tuple[str, str, str]]:
     if annotated and configured and annotated != configured:
         found.append(
             (
-                "resource-mismatch",
+                Code.RESOURCE_MISMATCH,
                 f"the annotation says {annotated}, spec.config says {configured}",
                 "make both the same",
             )
@@ -174,7 +175,7 @@ def _attachment_findings(view: View, attachment: Object) -> Iterator[Finding]:
     if space is not None and _terminating(space):
         yield Finding(
             subject,
-            "namespace-terminating",
+            Code.NAMESPACE_TERMINATING,
             f"namespace {space['metadata']['name']} is being deleted",
             whose,
             "wait until the namespace is gone, or use another one",
@@ -188,16 +189,16 @@ def _network_findings(view: View, network: Object, made: Object | None) -> Itera
     whose = f"field manager {_manager(network)}"
     if there is None:
         evidence, change = f"namespace {space} does not exist", f"create the namespace {space}"
-        yield Finding(subject, "namespace-missing", evidence, whose, change)
+        yield Finding(subject, Code.NAMESPACE_MISSING, evidence, whose, change)
     elif _terminating(there):
         evidence = f"namespace {space} is being deleted"
         change = "wait until it is gone, or use another namespace"
-        yield Finding(subject, "namespace-terminating", evidence, whose, change)
+        yield Finding(subject, Code.NAMESPACE_TERMINATING, evidence, whose, change)
     elif made is None:
         ago = age(last_change(network), now())
         yield Finding(
             subject,
-            "no-attachment",
+            Code.NO_ATTACHMENT,
             f"no NetworkAttachmentDefinition {space}/{name}, {ago:.0f} s after its last change",
             "the SR-IOV operator",
             _why_none(view, network),
@@ -221,18 +222,18 @@ def _resource_findings(view: View, subject: str, whose: str, resource: str) -> I
     if resource in have:
         evidence = f"{resource}: 0 allocatable on {node}"
         change = "restart the device plugin (`nodeagent device-plugin restart`), and see its log"
-        yield Finding(subject, "resource-empty", evidence, "the device plugin", change)
+        yield Finding(subject, Code.RESOURCE_EMPTY, evidence, "the device plugin", change)
     elif makers:
         evidence = f"{node} has no {resource}, although {', '.join(makers)} defines it"
         change = (
             "restart the device plugin (`nodeagent device-plugin restart`), and see this node's "
             "SriovNetworkNodeState"
         )
-        yield Finding(subject, "resource-missing", evidence, "the device plugin", change)
+        yield Finding(subject, Code.RESOURCE_MISSING, evidence, "the device plugin", change)
     else:
         evidence = f"{node} has no {resource}, and no SriovNetworkNodePolicy defines it"
         change = "correct the name at the owner, or create a policy for it"
-        yield Finding(subject, "resource-unknown", evidence, whose, change)
+        yield Finding(subject, Code.RESOURCE_UNKNOWN, evidence, whose, change)
 
 
 def _orphan_findings(view: View, attachment: Object, subject: str) -> Iterator[Finding]:
@@ -243,7 +244,7 @@ def _orphan_findings(view: View, attachment: Object, subject: str) -> Iterator[F
     if name not in {network["metadata"]["name"] for network in view.networks}:
         yield Finding(
             subject,
-            "owner-missing",
+            Code.OWNER_MISSING,
             f"its owner {mark} does not exist",
             "the SR-IOV operator",
             "create the owner again, or delete this object: no controller updates it",
@@ -263,7 +264,7 @@ def _fight_findings(view: View, attachment: Object, subject: str, whose: str) ->
         version = attachment["metadata"]["resourceVersion"]
         yield Finding(
             subject,
-            "overwritten",
+            Code.OVERWRITTEN,
             f"spec.config changed {len(writes) - 1} times in {WATCH_SECONDS:g} s and came back, "
             f"written by {' and '.join(managers)}, resourceVersion {version}",
             whose,

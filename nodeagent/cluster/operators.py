@@ -21,7 +21,7 @@ from typing import Final
 from nodeagent.cluster import kinds
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
-from nodeagent.cluster.findings import Finding, age, last_change, name_of, now, spec_of
+from nodeagent.cluster.findings import Code, Finding, age, last_change, name_of, now, spec_of
 from nodeagent.settings import Settings
 
 NOTICE_SECONDS: Final = 10.0
@@ -249,7 +249,7 @@ def _silent(pod: Object, log: Log, waiting: Sequence[Object]) -> Finding:
     began = f"workers started at {log.started:%H:%M:%S}" if log.started else "no start in the log"
     return Finding(
         name_of(pod),
-        "controller-silent",
+        Code.CONTROLLER_SILENT,
         f"{began}, {log.reconciled} times Reconciling since; "
         + (
             ", ".join(f"{name_of(each)} waits {_since(each):.0f} s" for each in waiting)
@@ -324,7 +324,7 @@ def _hook_findings(
     if not _has_endpoints(client, service["name"], service["namespace"]):
         yield Finding(
             subject,
-            "webhook-without-endpoints",
+            Code.WEBHOOK_WITHOUT_ENDPOINTS,
             f"service {service['namespace']}/{service['name']} has no ready endpoint, "
             f"failurePolicy {hook.get('failurePolicy', 'Fail')}",
             "the SR-IOV operator",
@@ -335,7 +335,7 @@ def _hook_findings(
     if trouble:
         yield Finding(
             subject,
-            "webhook-ca",
+            Code.WEBHOOK_CA,
             f"caBundle {trouble}",
             "the issuer of the operator's certificates (service-ca, cert-manager)",
             "renew the webhook's certificate and its caBundle",
@@ -368,7 +368,7 @@ def _has_endpoints(client: Client, name: str, namespace: str) -> bool:
 def _absent(namespace: str, why: str) -> Verdict:
     finding = Finding(
         namespace,
-        "operator-absent",
+        Code.OPERATOR_ABSENT,
         why,
         "the cluster's administrator",
         "install the operator, or set OPERATOR_NAMESPACES",
