@@ -11,11 +11,18 @@ import json
 import logging
 import sys
 import time
+from enum import StrEnum
 from typing import Final, TextIO
 
 from nodeagent.render import visible
 
-FORMATS: Final = ("text", "json")
+
+class LogFormat(StrEnum):
+    """The formats of log lines."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _COLOURS: Final = {
@@ -72,7 +79,7 @@ def configure(
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    if log_format == "json":
+    if log_format == LogFormat.JSON:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(TextFormatter(colour=colour and stream.isatty()))

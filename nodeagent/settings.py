@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from nodeagent.errors import ConfigError
+from nodeagent.modes import RELOAD_MODES, Mode
 from nodeagent.parse import (
     Secret,
     absolute_path,
@@ -57,21 +58,6 @@ _WRITTEN: Final = {
     "udev_rules_file",
     "debug_log_file",
 }
-
-
-class Mode(StrEnum):
-    """The modes of the driver container."""
-
-    SOURCES = "sources"
-    """The driver is built from sources, and then installed."""
-    PRECOMPILED = "precompiled"
-    """The driver is installed already."""
-    DTK_BUILD = "dtk-build"
-    """Builds the driver in the Driver Toolkit's container; loads none."""
-
-
-RELOAD_MODES: Final = (Mode.SOURCES, Mode.PRECOMPILED)
-"""The modes that reload the driver."""
 
 
 class AfterReboot(StrEnum):

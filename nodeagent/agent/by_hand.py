@@ -14,11 +14,12 @@ from nodeagent.agent.requirements import open_snapshot_of_here, require_root
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError
 from nodeagent.kernel.events import StopSignal
+from nodeagent.modes import Mode
 from nodeagent.node import namespaces
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.record.journal import Journal, lock
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 from nodeagent.snapshot import look, take_snapshot
 from nodeagent.state.model import NodeState, Snapshot
 

@@ -22,11 +22,12 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.heart import Heart
+from nodeagent.modes import Mode
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.record.journal import Journal, Note, RunMode, adopted, lock
 from nodeagent.reload import reload
-from nodeagent.settings import AfterReboot, Mode, Settings
+from nodeagent.settings import AfterReboot, Settings
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,10 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, ConfigError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.modes import Mode
 from nodeagent.record.journal import Journal, Note, Record, Step
 from nodeagent.record.timeline import SUCCEEDED, Result, Run, key_checkpoints, runs_of
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from nodeagent import machine
 from nodeagent.errors import DataError, PermissionDenied, UnavailableError
-from nodeagent.machine import machine_id
 from nodeagent.record.journal import Journal
 from nodeagent.state.model import Snapshot
 
@@ -31,7 +31,7 @@ def open_snapshot_of_here(journal: Journal) -> Snapshot | None:
     snapshot = journal.open_snapshot()
     if snapshot is not None:
         hint = f"move {journal.open_path} away when this node came from a copy"
-        require_same_machine(snapshot, machine_id(), hint=hint)
+        require_same_machine(snapshot, machine.machine_id(), hint=hint)
     return snapshot
 
 

@@ -31,6 +31,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import AgentError, ConfigError, KernelError, Stopped, StorageError
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.modes import Mode
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
@@ -39,7 +40,7 @@ from nodeagent.plan.taken import ours
 from nodeagent.record.journal import Journal, Note, Record, RunMode, Step, lock, lock_holders
 from nodeagent.reload import vf_addresses
 from nodeagent.restore import put_back
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 from nodeagent.snapshot import take_snapshot
 from nodeagent.state.model import Snapshot
 

@@ -27,11 +27,12 @@ from nodeagent.driver.preflight import Preflight
 from nodeagent.errors import AgentError
 from nodeagent.kernel import process
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.modes import Mode
 from nodeagent.parse import Secret
 from nodeagent.record import timeline
 from nodeagent.record.journal import Journal
 from nodeagent.render import Screen
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_to_json
 
 COMMANDS: Final = {

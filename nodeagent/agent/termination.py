@@ -16,6 +16,7 @@ from nodeagent.driver import exports, inbox, openibd, udev_names
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
+from nodeagent.modes import Mode
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
@@ -29,7 +30,7 @@ from nodeagent.reload import (
     wanted_modules,
 )
 from nodeagent.restore import put_back
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)

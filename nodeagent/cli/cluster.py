@@ -1,8 +1,7 @@
-"""The commands that use the API server, in processes of their own beside the agent."""
+"""The commands that use the API server, in processes of their own."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import signal
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import write_json, write_lines
+from nodeagent.cli.output import Output, write_json, write_lines
 from nodeagent.errors import AgentError, BusyError, ExitCode, Stopped, UnavailableError
-from nodeagent.parse import object_name
-from nodeagent.settings import Settings
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from nodeagent.cluster.client import Client
     from nodeagent.cluster.device_plugin import Restarted
+    from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +47,8 @@ class ObjectName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name unchanged, or a usage error."""
+        from nodeagent.parse import object_name
+
         try:
             return object_name(str(value))
         except ValueError as error:
@@ -64,7 +64,7 @@ class NodeName(ObjectName):
         param: click.Parameter,  # noqa: ARG002
         incomplete: str,
     ) -> list[CompletionItem[str]]:
-        """The names that begin so; none where the API server cannot be asked, or not in time."""
+        """The names with that beginning; none if the API server does not answer in time."""
         from click.shell_completion import CompletionItem
 
         from nodeagent import settings
@@ -73,15 +73,15 @@ class NodeName(ObjectName):
         from nodeagent.cluster.kinds import NODE
 
         try:
-            client = Client(access.find(settings.load()), patience=COMPLETION_PATIENCE)
+            client = Client(access.find(settings.load()), patience=COMPLETION_TIMEOUT)
             names = [str(each["metadata"]["name"]) for each in client.list_all(NODE)]
         except AgentError:
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-COMPLETION_PATIENCE: Final = 2.0
-"""Seconds that a shell's user waits for the names of nodes."""
+COMPLETION_TIMEOUT: Final = 2.0
+"""Seconds for the names of nodes in a shell's completion."""
 
 SECONDS: Final = Seconds(min=0)
 OBJECT_NAME: Final = ObjectName()
@@ -92,6 +92,8 @@ of_node = click.option(
 
 def require_client() -> None:
     """UnavailableError if the library is missing; only these commands need it."""
+    import importlib.util
+
     if importlib.util.find_spec("kubernetes") is None:
         raise UnavailableError(
             "the Python package kubernetes is not installed; the commands for the cluster need it",
@@ -109,7 +111,7 @@ def device_plugin() -> None:
 @click.option("--wait", is_flag=True, help="Until the node's allocatable has what it had.")
 @output
 @click.pass_obj
-def restart(call: Call, wait: bool, output: str) -> int:
+def restart(call: Call, wait: bool, output: Output) -> int:
     """Restart every device plugin pod on this node.
 
     With --wait, wait until each has a ready successor, and the node's allocatable has as much of
@@ -129,7 +131,7 @@ def restart(call: Call, wait: bool, output: str) -> int:
             ", ".join(loaded.device_plugin_selectors),
         )
         return ExitCode.NO_INPUT
-    if output == "json":
+    if output == Output.JSON:
         write_json(asdict(done))
     else:
         write_lines(_restarted_lines(done, wait=wait))
@@ -141,9 +143,9 @@ def restart(call: Call, wait: bool, output: str) -> int:
 def hold_off(call: Call) -> int:
     """Restart every device plugin pod on this node, if a reload is in progress.
 
-    The agent starts it when the VFs are removed, with HOLD_OFF=plugin, and waits for nothing of it:
-    a plugin that starts now finds no devices, and kubelet gives none to new pods. `node
-    after-reload` restarts the plugins again.
+    The agent starts this command after the VFs were removed, with HOLD_OFF=plugin, and does not
+    wait for it: a plugin that starts then finds no devices, so that the kubelet gives none to new
+    pods. `node after-reload` restarts the plugins again.
     """
     from nodeagent.cluster import device_plugin
     from nodeagent.record.journal import Journal, lock_holders
@@ -159,7 +161,7 @@ def hold_off(call: Call) -> int:
     except Stopped:
         raise
     except AgentError as error:
-        log.warning("device plugins offer VFs that are not there: %s", error.message)
+        log.warning("device plugins offer VFs that do not exist: %s", error.message)
         return ExitCode.DIFFERS
     if deleted:
         log.info("device plugins restarted while there are no VFs: %s", ", ".join(deleted))
@@ -170,7 +172,7 @@ def hold_off(call: Call) -> int:
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As of. Default: now.")
 @output
 @click.pass_obj
-def record(call: Call, at: datetime | None, output: str) -> None:
+def record(call: Call, at: datetime | None, output: Output) -> None:
     """Record the node's allocatable, for `restart --wait`.
 
     While a reload is in progress, or device plugins have not been restarted after the last one, an
@@ -184,18 +186,18 @@ def record(call: Call, at: datetime | None, output: str) -> None:
     kept = journal.has_open_snapshot() or bool(after_reload.due(journal, loaded.state_dir))
     stamp = at.isoformat() if at else None
     taken = allocatable.save(connect(loaded), node, loaded.state_dir, in_flight=kept, at=stamp)
-    if output == "json":
+    if output == Output.JSON:
         write_json(asdict(taken))
     else:
         write_lines(f"{name}: {count}" for name, count in taken.resources.items())
 
 
 @device_plugin.command("prune", short_help="Drop entries of devices that are gone.")
-@click.option("--dry-run", is_flag=True, help="Print what would go, touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, change nothing.")
 @click.option("--watch-nodeeni", is_flag=True, help="Stay; prune when a NodeENI is deleted.")
 @output
 @click.pass_obj
-def prune(call: Call, dry_run: bool, watch_nodeeni: bool, output: str) -> None:
+def prune(call: Call, dry_run: bool, watch_nodeeni: bool, output: Output) -> None:
     """Remove entries of missing devices from the device plugin's list.
 
     The rest of the file is kept byte for byte. The device plugin is restarted only if the file
@@ -218,7 +220,7 @@ def prune(call: Call, dry_run: bool, watch_nodeeni: bool, output: str) -> None:
     path = loaded.device_plugin_config
     pruned = pcidp.prune_file(path, pcidp.present_on(), owed=None if dry_run else owed)
     removed = pruned.removed if pruned else ()
-    if output == "json":
+    if output == Output.JSON:
         write_json({"file": str(path), "removed": removed, "dry_run": dry_run})
     else:
         write_lines(f"{'would remove' if dry_run else 'removed'} {each}" for each in removed)
@@ -285,8 +287,8 @@ def after_reload(call: Call, patience: float | None) -> int:
 def cordon(call: Call) -> None:
     """Mark this node unschedulable until `node after-reload` is done.
 
-    The agent starts it before the VFs go, with HOLD_OFF=cordon, and waits for nothing of it. A node
-    that is cordoned already stays as it is, also afterwards.
+    The agent starts this command before the snapshot, with HOLD_OFF=cordon, and does not wait for
+    it. A node that is cordoned already stays so, also afterwards.
     """
     from nodeagent.cluster import cordon
     from nodeagent.record.journal import Journal

@@ -1,6 +1,6 @@
-"""The commands. Each imports what it needs when it runs, so that --help and status start fast.
+"""The commands. Each imports what it needs when it runs, so that --help and status start quickly.
 
-One that looks at devices imports what it does with the answer after the look.
+A command that looks at devices imports the rest after the look.
 """
 
 from __future__ import annotations
@@ -12,29 +12,41 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from nodeagent import logs, settings, trace
-from nodeagent.cli.output import as_json, output_path, screen, write, write_json, write_lines
+from nodeagent import logs
+from nodeagent.cli.output import (
+    Output,
+    as_json,
+    output_path,
+    screen,
+    write,
+    write_json,
+    write_lines,
+)
 from nodeagent.errors import DataError, ExitCode, NoInputError
-from nodeagent.settings import Mode, Settings
+from nodeagent.logs import LogFormat
+from nodeagent.modes import RELOAD_MODES, Mode
 
 if TYPE_CHECKING:
     from nodeagent.agent.by_hand import Forecast
     from nodeagent.agent.probes import Probe
     from nodeagent.plan.actions import Stage
     from nodeagent.render import Cell, Screen
+    from nodeagent.settings import Settings
     from nodeagent.state.model import NodeState, Snapshot
 
 
 @dataclass
 class Call:
-    """One call of the program: filled in as its arguments are parsed."""
+    """One call of the program, filled in as its arguments are parsed."""
 
     command: str | None = None
     verbose: bool = False
-    log_format: str = "text"
+    log_format: LogFormat = LogFormat.TEXT
 
     def settings(self) -> Settings:
-        """The settings, and from here on a log that is written as they say."""
+        """The settings. From here on the log is written as they say."""
+        from nodeagent import settings, trace
+
         loaded = settings.load()
         self.configure_logs(colour=not loaded.no_color)
         if loaded.trace_points is not None:
@@ -42,33 +54,35 @@ class Call:
         return loaded
 
     def configure_logs(self, *, colour: bool = False) -> None:
-        """Write the log as the arguments say."""
+        """Set up the log, by the arguments."""
         logs.configure(log_format=self.log_format, verbose=self.verbose, colour=colour)
 
 
 class Format(click.Choice[str]):
     """The formats of a command's output."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """As its base. The message says how to write to a file, which -o means elsewhere."""
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Output:
+        """A format. The message tells how to write to a file, for which other tools have -o."""
         try:
-            return super().convert(value, param, ctx)
+            return Output(super().convert(value, param, ctx))
         except click.BadParameter as error:
             how = "To write to a file, use > FILE, or --file where a command has it."
             self.fail(f"{error.message} {how}", param, ctx)
 
 
 FILE: Final = click.Path(readable=False)
-"""A file, which a shell completes. Whether it is there is seen when it is used."""
+"""A file name, which a shell completes; it is opened later."""
 
-TEXT_OR_JSON: Final = Format(["text", "json"])
+TEXT_OR_JSON: Final = Format([Output.TEXT.value, Output.JSON.value])
 output = click.option(
     "-o", "--output", type=TEXT_OR_JSON, default="text", help="For people or programs."
 )
 page = click.option(
     "-o",
     "--output",
-    type=Format(["text", "json", "markdown"]),
+    type=Format([Output.TEXT.value, Output.JSON.value, Output.MARKDOWN.value]),
     default="text",
     help="For people, programs or documents.",
 )
@@ -80,7 +94,7 @@ snapshot_file = click.option(
     help="A snapshot, - for stdin. Default: the open one, else the last.",
 )
 foreign = click.option("--foreign", is_flag=True, help="Accept a snapshot of another machine.")
-mode = click.Choice([each.value for each in settings.RELOAD_MODES])
+mode = click.Choice([each.value for each in RELOAD_MODES])
 
 
 def _probes(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> list[Probe]:
@@ -98,7 +112,7 @@ probe = click.option(
     metavar="ADDRESS[@POD|@PATH]",
     multiple=True,
     callback=_probes,
-    help="Send echoes from start to end, from here, from a pod (namespace/name, or UID) or from a "
+    help="Send echo requests from start to end, from the node, a pod (namespace/name, or UID) or a "
     "network namespace. May be given several times.",
 )
 
@@ -108,14 +122,14 @@ probe = click.option(
 @probe
 @click.pass_obj
 def run(call: Call, mode: str, watched: list[Probe]) -> int:
-    """Reload if needed, restore, verify, be ready, stay.
+    """Reload if needed, restore, verify, set the ready flag, stay.
 
-    The agent's whole life, in the place of the driver container's entrypoint. `sources` has the
-    driver built, by the Driver Toolkit or right here, and installs it; `precompiled` takes the one
-    that is installed; `dtk-build` is the toolkit's side, which only builds. Ends with status 0 on
-    SIGTERM once it is ready (or has built), with 1 in any other case.
+    Replaces the driver container's entrypoint. `sources` builds the driver, here or in the Driver
+    Toolkit's container, and installs it; `precompiled` uses the installed one; `dtk-build` builds
+    in the toolkit's container. Ends with status 0 on SIGTERM once it is ready (or has built), with
+    1 in any other case.
     """
-    # As PID 1 of a container a signal without a handler is dropped: it waits until there is one.
+    # The kernel drops signals of a container's PID 1 that have no handler; blocked ones it keeps.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from nodeagent.agent import lifecycle
 
@@ -130,11 +144,11 @@ def run(call: Call, mode: str, watched: list[Probe]) -> int:
 @click.option("--since", type=float, hidden=True)
 @click.pass_obj
 def terminate(call: Call, yes: bool, lock_fd: int | None, since: float | None) -> None:
-    """End in order: flag, udev rule and mounts; the host's driver.
+    """Remove flag, udev rule and mounts; load the host's driver.
 
-    What `run` becomes on SIGTERM once it is ready. By hand it removes what a pod that was killed
-    has left, and asks first; where there is no terminal it needs --yes. The host's own driver comes
-    back only with RESTORE_DRIVER_ON_POD_TERMINATION=true. Ends with status 1 on any failure.
+    `run` becomes this command on SIGTERM once it is ready. By hand it removes what a killed pod has
+    left. It asks first, or needs --yes if there is no terminal. The host's own driver is loaded
+    only with RESTORE_DRIVER_ON_POD_TERMINATION=true. Ends with status 1 on any failure.
     """
     if lock_fd is None and not yes:
         _ask_to_terminate(call.settings())
@@ -147,10 +161,10 @@ def terminate(call: Call, yes: bool, lock_fd: int | None, since: float | None) -
 @click.command("reload")
 @click.argument("mode", type=mode, default="precompiled")
 @probe
-@click.option("--dry-run", is_flag=True, help="Print what it would do, touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what it would do, change nothing.")
 @output
 @click.pass_obj
-def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: str) -> int:
+def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: Output) -> int:
     """Like `run`, but exit when the node is ready.
 
     Reloads only if the loaded driver is not the installed one, or an earlier reload has not been
@@ -168,10 +182,10 @@ def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: s
         raise click.UsageError("--probe and --dry-run exclude each other")
     loaded = call.settings()
     found = by_hand.forecast(Mode(mode), loaded)
-    if output == "json":
-        told = {"reload": bool(found.why), "why": found.why, "unfinished": found.unfinished}
-        told |= {"blocks": found.blocks, "findings": [asdict(each) for each in found.findings]}
-        write_json(told | _plain_plan(found.stages, found.want, found.have))
+    if output == Output.JSON:
+        plain = {"reload": bool(found.why), "why": found.why, "unfinished": found.unfinished}
+        plain |= {"blocks": found.blocks, "findings": [asdict(each) for each in found.findings]}
+        write_json(plain | _plain_plan(found.stages, found.want, found.have))
     else:
         write_lines(_forecast_lines(found, screen(loaded)))
     return ExitCode.DIFFERS if found.blocks else 0
@@ -192,7 +206,7 @@ def reload(call: Call, mode: str, watched: list[Probe], dry_run: bool, output: s
 )
 @click.pass_obj
 def snapshot(
-    call: Call, target: str | None, output: str | None, pair: tuple[str, str] | None
+    call: Call, target: str | None, output: Output | None, pair: tuple[str, str] | None
 ) -> int:
     """Print or write the node's SR-IOV state.
 
@@ -206,9 +220,10 @@ def snapshot(
     loaded = call.settings()
     place = screen(loaded) if target is None else Screen()
     status = 0
+    usual = Output.TEXT if target is None and sys.stdout.isatty() else Output.JSON
     if pair is not None:
-        text, status = _compared(*pair, output or "text", place)
-    elif (output or ("text" if target is None and sys.stdout.isatty() else "json")) == "json":
+        text, status = _compared(*pair, output or Output.TEXT, place)
+    elif (output or usual) == Output.JSON:
         now = _taken(loaded)
         from nodeagent.state.codec import snapshot_to_json
 
@@ -229,14 +244,14 @@ def snapshot(
 
 @click.command("plan")
 @snapshot_file
-@click.option("--after-reload", is_flag=True, help="What a reload of the driver would ask for.")
+@click.option("--after-reload", is_flag=True, help="The plan after a reload of the driver.")
 @output
 @click.pass_obj
-def plan(call: Call, source: str | None, after_reload: bool, output: str) -> None:
-    """Print what restore would do, as lines to paste.
+def plan(call: Call, source: str | None, after_reload: bool, output: Output) -> None:
+    """Print what restore would do, as shell commands.
 
-    With --after-reload: what restoring the node as it is now, or the given snapshot, would take
-    once the driver has been reloaded.
+    With --after-reload, print how the present state, or the given snapshot, would be restored after
+    a reload of the driver.
     """
     loaded = call.settings()
     if after_reload:
@@ -255,18 +270,18 @@ def plan(call: Call, source: str | None, after_reload: bool, output: str) -> Non
 
 @click.command("restore")
 @snapshot_file
-@click.option("--dry-run", is_flag=True, help="Print the plan, touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
 @foreign
 @output
 @click.pass_obj
-def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output: str) -> None:
-    """Make the node what a snapshot says, and verify.
+def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output: Output) -> None:
+    """Restore a snapshot, and verify the node.
 
-    With --dry-run, print the plan; what would be refused is refused.
+    With --dry-run, print the plan, or the error with which it would be refused.
 
-    For recovery by hand: beside an agent that is ready it may be used, beside one at work it is
-    refused. It sets no ready flag and closes no snapshot: `reload` and `run` do, when they have
-    finished what was begun. Ends with status 1 if something could not be restored.
+    This is for recovery by hand, also while an agent is ready; while an agent is changing devices
+    it is refused. It does not set the ready flag or close the snapshot: `reload` and `run` do. Ends
+    with status 1 if something could not be restored.
     """
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
@@ -286,11 +301,11 @@ def restore(call: Call, source: str | None, dry_run: bool, foreign: bool, output
 @snapshot_file
 @output
 @click.pass_obj
-def verify(call: Call, source: str | None, output: str) -> int:
-    """Show what differs from a snapshot, want against have.
+def verify(call: Call, source: str | None, output: Output) -> int:
+    """Show what differs from a snapshot.
 
-    A VF that a pod or a virtual machine has taken since is theirs: it is named, and not compared.
-    Ends with status 0 if nothing differs, 1 if something does, above 1 on failure.
+    VFs that a pod or a virtual machine has taken since are listed, and not compared. Ends with
+    status 0 if nothing differs, 1 if something does, above 1 on failure.
     """
     loaded = call.settings()
     wanted = _reachable(_needed(source, loaded), loaded)
@@ -299,11 +314,11 @@ def verify(call: Call, source: str | None, output: str) -> int:
     from nodeagent.plan.taken import ours
     from nodeagent.render import Marked, table
 
-    _name_taken(wanted.state, now.state)
+    _list_taken(wanted.state, now.state)
     found = differences(ours(wanted.state, now.state), now.state)
-    if output == "json":
-        said = ("target", "attribute", "want", "have")
-        plain = [{name: asdict(each)[name] for name in said} for each in found]
+    if output == Output.JSON:
+        names = ("target", "attribute", "want", "have")
+        plain = [{name: asdict(each)[name] for name in names} for each in found]
         write_json({"same": not found, "taken_at": wanted.taken_at, "differences": plain})
     elif found:
         rows: list[tuple[Cell, ...]] = [
@@ -320,11 +335,11 @@ def verify(call: Call, source: str | None, output: str) -> int:
 @click.option("--watch", "stay", is_flag=True, help="Print it again at each change, until ^C.")
 @output
 @click.pass_obj
-def status(call: Call, stay: bool, output: str) -> int:
-    """Where this node stands: phase, driver, ready or what is missing.
+def status(call: Call, stay: bool, output: Output) -> int:
+    """Show phase and driver of this node, and what is missing.
 
-    Ends with status 0 when the node is ready, 1 when it is not. With --watch, JSON is one line for
-    each change.
+    Ends with status 0 if the node is ready, 1 if it is not. With --watch, JSON is one line for each
+    change.
     """
     from nodeagent.agent import status
     from nodeagent.driver.nic import NicDriver
@@ -334,7 +349,7 @@ def status(call: Call, stay: bool, output: str) -> int:
     before: list[str] = []
 
     def show(found: status.Status) -> None:
-        if output == "json":
+        if output == Output.JSON:
             write(as_json(asdict(found), indent=None if stay else 2))
         else:
             write_lines([*before, *status.lines(found, screen(loaded))])
@@ -353,15 +368,15 @@ def status(call: Call, stay: bool, output: str) -> int:
 @click.option(
     "-o",
     "--output",
-    type=Format(["text", "json", "markdown", "svg"]),
+    type=Format([each.value for each in Output]),
     default="text",
     help="For people, programs, documents, or as a chart.",
 )
 @click.pass_obj
-def timeline(call: Call, last: int, output: str) -> None:
-    """Phases of the last runs, srcversions, how long the VFs were gone.
+def timeline(call: Call, last: int, output: Output) -> None:
+    """Show phases, srcversions and times without VFs of runs.
 
-    As svg: a chart, in which all runs have one scale.
+    As svg, print a chart with one scale for all runs.
     """
     from nodeagent.agent import life
     from nodeagent.record import timeline
@@ -370,13 +385,13 @@ def timeline(call: Call, last: int, output: str) -> None:
     loaded = call.settings()
     journal = Journal(loaded)
     runs = life.runs(loaded, journal)[1][-last:]
-    if output == "json":
+    if output == Output.JSON:
         write_json([asdict(run) for run in runs])
-    elif output == "markdown":
+    elif output == Output.MARKDOWN:
         from nodeagent.record import report
 
         write_lines(report.lines(runs, loaded.driver_module))
-    elif output == "svg":
+    elif output == Output.SVG:
         from nodeagent.record import chart
 
         write(chart.svg(runs))
@@ -390,7 +405,7 @@ ALL = (run, terminate, reload, snapshot, plan, restore, verify, status, timeline
 
 
 def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Snapshot | None:
-    """The snapshot that was asked for; else the open one, else the last one, else None."""
+    """The given snapshot; else the open one, else the last one, else None."""
     from nodeagent.cli.input import content
     from nodeagent.record.journal import Journal, unseal
 
@@ -400,8 +415,8 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
     return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
 
 
-def _compared(first: str, second: str, output: str, place: Screen) -> tuple[str, int]:
-    """What differs between two snapshots, each attribute once; and the exit status."""
+def _compared(first: str, second: str, output: Output, place: Screen) -> tuple[str, int]:
+    """The differences between two snapshots, each attribute once; and the exit status."""
     from nodeagent.cli.input import content
     from nodeagent.plan.comparison import all_differences
     from nodeagent.record.journal import unseal
@@ -412,7 +427,7 @@ def _compared(first: str, second: str, output: str, place: Screen) -> tuple[str,
     for d in all_differences(two, one):
         found.setdefault((d.target, d.attribute), (d.have, d.want))
     status = ExitCode.DIFFERS if found else ExitCode.OK
-    if output == "json":
+    if output == Output.JSON:
         plain = [
             {"target": target, "attribute": attribute, "first": a, "second": b}
             for (target, attribute), (a, b) in sorted(found.items())
@@ -438,7 +453,7 @@ def _needed(source: str | None, loaded: Settings) -> Snapshot:
 
 
 def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
-    """The same without what belongs into pods that are gone: they are named on stderr."""
+    """The snapshot without pods that are gone, which are listed on stderr."""
     from nodeagent.agent import by_hand
 
     reachable, left = by_hand.reachable(wanted, loaded)
@@ -448,14 +463,14 @@ def _reachable(wanted: Snapshot, loaded: Settings) -> Snapshot:
 
 
 def _attainable(want: NodeState, have: NodeState) -> NodeState:
-    """What a restore would do of it without touching VFs that others have taken: they are named."""
+    """The part that a restore would restore. VFs that are taken are listed on stderr."""
     from nodeagent.plan.taken import restorable
 
-    _name_taken(want, have)
+    _list_taken(want, have)
     return restorable(want, have)
 
 
-def _name_taken(want: NodeState, have: NodeState) -> None:
+def _list_taken(want: NodeState, have: NodeState) -> None:
     from nodeagent.plan.taken import taken
 
     for each in taken(want, have):
@@ -463,7 +478,7 @@ def _name_taken(want: NodeState, have: NodeState) -> None:
 
 
 def _taken(loaded: Settings) -> Snapshot:
-    """The node as it is; UnavailableError when it has no device of ours."""
+    """A snapshot of the node; UnavailableError if it has no device of the driver."""
     from nodeagent.agent import by_hand
     from nodeagent.agent.requirements import require_devices
 
@@ -473,7 +488,7 @@ def _taken(loaded: Settings) -> Snapshot:
 
 
 def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True) -> Snapshot:
-    """The node as it is, which may be without its devices; is it the node of the snapshot?"""
+    """The node's present state, to compare with a snapshot. DataError if that is another node's."""
     from nodeagent.agent import by_hand
     from nodeagent.agent.requirements import require_same_machine
 
@@ -488,7 +503,7 @@ def _observed(loaded: Settings, wanted: Snapshot, *, accept_foreign: bool = True
 
 
 def _ask_to_terminate(loaded: Settings) -> None:
-    """UsageError where there is no terminal to ask on, Abort after a no."""
+    """UsageError if there is no terminal, Abort if the answer is no."""
     import sys
 
     what = "the ready flag, the udev rule and the mounts of an agent are removed from this node"
@@ -500,7 +515,7 @@ def _ask_to_terminate(loaded: Settings) -> None:
 
 
 def _forecast_lines(found: Forecast, place: Screen) -> Iterator[str]:
-    """Lines to paste: what is no command is a comment."""
+    """Shell commands, with everything else in comments."""
     from nodeagent.plan import lines
     from nodeagent.render import wrapped
 
@@ -533,12 +548,12 @@ def _plain_plan(stages: Sequence[Stage], want: NodeState, have: NodeState) -> di
 
 
 def _write_plan(
-    stages: Sequence[Stage], want: NodeState, have: NodeState, output: str, *, done: bool = False
+    stages: Sequence[Stage], want: NodeState, have: NodeState, output: Output, *, done: bool = False
 ) -> None:
     from nodeagent.plan import lines
 
     actions = sum(len(stage.actions) for stage in stages)
-    if output == "json":
+    if output == Output.JSON:
         write_json({"done": done} | _plain_plan(stages, want, have))
     elif not stages:
         write_lines(["# nothing to do: nothing differs"])

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 import click
 
-from nodeagent import __version__, logs
+from nodeagent import __version__
 from nodeagent.cli import cluster, commands, diagnosis, pod, report
 from nodeagent.cli.completion import completion
 from nodeagent.cli.page import Page
@@ -18,7 +18,8 @@ from nodeagent.cli.preflight import preflight
 from nodeagent.cli.settings import show as show_settings
 from nodeagent.cli.support import support_bundle
 from nodeagent.errors import AgentError, ExitCode, KernelError
-from nodeagent.settings import Mode
+from nodeagent.logs import LogFormat
+from nodeagent.modes import Mode
 
 AGENT_COMMANDS: Final = ("run", "terminate", "sidecar")
 """They log their errors, for the container's log, and exit with 0 or 1."""
@@ -35,17 +36,21 @@ log = logging.getLogger(__name__)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log every write.")
 @click.option(
-    "--log-format", type=click.Choice(logs.FORMATS), default="text", help="How stderr is written."
+    "--log-format",
+    type=click.Choice([each.value for each in LogFormat]),
+    default="text",
+    help="How stderr is written.",
 )
 @click.pass_context
 def nodeagent(ctx: click.Context, verbose: bool, log_format: str) -> None:
     """Reloads this node's NIC driver and puts its SR-IOV configuration back exactly as it was.
 
-    Saves every PF and VF before the driver goes, restores what differs afterwards, and says ready
-    when nothing does.
+    Saves every PF and VF before the driver is unloaded, restores what differs afterwards, and sets
+    the ready flag when nothing differs.
     """
     call: commands.Call = ctx.obj
-    call.command, call.verbose, call.log_format = ctx.invoked_subcommand, verbose, log_format
+    call.command, call.verbose = ctx.invoked_subcommand, verbose
+    call.log_format = LogFormat(log_format)
     if call.command is None:
         raise click.exceptions.NoArgsIsHelpError(ctx)
 
@@ -106,10 +111,10 @@ def _failed(call: commands.Call, status: int) -> int:
 
 def _say(call: commands.Call, error: AgentError) -> None:
     """Print the error and its hint: in the log for AGENT_COMMANDS, else as two lines on stderr."""
-    if call.command in AGENT_COMMANDS or call.log_format == "json":
+    if call.command in AGENT_COMMANDS or call.log_format == LogFormat.JSON:
         call.configure_logs()
-        hint = f"\nhint: {error.hint}" if error.hint and call.log_format == "text" else ""
-        extra = {"hint": error.hint} if error.hint and call.log_format == "json" else {}
+        hint = f"\nhint: {error.hint}" if error.hint and call.log_format == LogFormat.TEXT else ""
+        extra = {"hint": error.hint} if error.hint and call.log_format == LogFormat.JSON else {}
         log.error("%s%s", error.message, hint, extra=extra)
         return
     click.echo(f"error: {error.message}", err=True)
@@ -128,7 +133,7 @@ def _say_usage(error: click.ClickException) -> None:
 
 
 def _say_bug(call: commands.Call) -> None:
-    if call.log_format == "json":
+    if call.log_format == LogFormat.JSON:
         call.configure_logs()
         log.exception("a bug in nodeagent")
     else:

@@ -1,4 +1,4 @@
-"""The manual page nodeagent(8), made of the same help that --help prints.
+"""The manual page nodeagent(8), made from the help texts.
 
 `scripts/man-page` writes it. The macros are those of man(7).
 """
@@ -28,7 +28,7 @@ def _lines(group: click.Group) -> Iterator[str]:
     title, *rest = _paragraphs(group.help)
     yield '.\\" written by scripts/man-page'
     yield f'.TH NODEAGENT 8 "" "nodeagent {__version__}" "System Administration"'
-    yield ".nh"  # a name that is hyphenated is none
+    yield ".nh"  # names must not be hyphenated
     yield ".ad l"
     yield ".SH NAME"
     yield f"nodeagent \\- {_text(title[:1].lower() + title[1:].removesuffix('.'))}"
@@ -60,7 +60,7 @@ def _lines(group: click.Group) -> Iterator[str]:
 
 
 def _command(command: click.Command, path: list[str]) -> Iterator[str]:
-    """A command; of a group each command in it."""
+    """The entry of a command, or of each command of a group."""
     if isinstance(command, click.Group):
         for name, each in command.commands.items():
             yield from _command(each, [*path, name])
@@ -80,7 +80,7 @@ def _options(command: click.Command, path: list[str]) -> Iterator[str]:
 
 
 def _context(command: click.Command, path: list[str]) -> click.Context:
-    """As the program has it: click keeps the help option that it makes at first."""
+    """A context as the program has it: click keeps the help option that it creates first."""
     return click.Context(command, info_name=path[-1], help_option_names=["-h", "--help"])
 
 
@@ -91,7 +91,7 @@ def _definition(term: str, meaning: str) -> Iterator[str]:
 
 
 def _paragraphs(text: str | None) -> list[str]:
-    """The paragraphs of a help text: lines joined, but for one that click must not wrap."""
+    """The paragraphs of a help text, their lines joined except where click must not wrap."""
     return [
         part.removeprefix("\b\n") if part.startswith("\b") else " ".join(part.split())
         for part in re.split(r"\n\s*\n", (text or "").strip())

@@ -1,4 +1,4 @@
-"""stdout, and only stdout: where data goes."""
+"""Output to stdout, which has data and nothing else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from nodeagent.errors import ExitCode, StorageError
 from nodeagent.render import Screen
-from nodeagent.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nodeagent.settings import Settings
+
+
+class Output(StrEnum):
+    """The formats of a command's output; not every command has all of them."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    SVG = "svg"
 
 
 def write(text: str) -> None:
@@ -47,6 +61,8 @@ def output_path(target: str) -> Path:
 
     (On an immutable host even /root is a link.) If the file itself is a link, it is replaced.
     """
+    from pathlib import Path
+
     path = Path(target)
     return path.parent.resolve() / path.name
 

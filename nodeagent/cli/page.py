@@ -10,7 +10,7 @@ import click
 SECTIONS: Final = {
     "The agent": ("run", "reload", "terminate", "sidecar"),
     "By hand": ("snapshot", "plan", "restore", "verify"),
-    "To look at": ("preflight", "status", "timeline", "settings", "probe", "metrics"),
+    "Information": ("preflight", "status", "timeline", "settings", "probe", "metrics"),
     "For a ticket, for a shell": ("support-bundle", "completion"),
     "In the cluster": ("device-plugin", "node", "network", "operator"),
 }

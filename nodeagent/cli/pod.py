@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import click
 
-from nodeagent import settings
 from nodeagent.cli.commands import Call
 
 STOPPING = {signal.SIGTERM, signal.SIGINT}
@@ -18,11 +16,11 @@ STOPPING = {signal.SIGTERM, signal.SIGINT}
 @click.option("--prepare", is_flag=True, help="Only open a snapshot: before that container starts.")
 @click.pass_obj
 def sidecar(call: Call, prepare: bool) -> int:
-    """Beside a driver container: keep what its reload loses, put it back.
+    """Save and restore the VFs for a driver container.
 
-    Reloads nothing itself. Restores when the driver container says ready (its flag is
-    DRIVER_CONTAINER_READY_PATH), verifies, sets DRIVER_READY_PATH, and stays until SIGTERM. Ends
-    with status 0 on SIGTERM, 1 on any failure.
+    Reloads nothing itself. When the driver container has set its flag
+    (DRIVER_CONTAINER_READY_PATH), restores, verifies, sets DRIVER_READY_PATH, and stays until
+    SIGTERM. Ends with status 0 on SIGTERM, 1 on any failure.
     """
     from nodeagent.agent import sidecar
 
@@ -38,10 +36,14 @@ def sidecar(call: Call, prepare: bool) -> int:
     "which", type=click.Choice(["startup", "live", "ready"]), metavar="startup|live|ready"
 )
 def probe(which: str) -> None:
-    """For a pod's probes: whether the agent has started, is alive, is ready.
+    """Answer a pod's probe: has the agent started, is it alive, ready?
 
     Ends with status 0 for yes, 1 for no. In the image a shell script answers, without Python.
     """
+    from pathlib import Path
+
+    from nodeagent import settings
+
     settings.load()
     script = Path(__file__).parents[1] / "probe.sh"
     os.execv("/bin/sh", ["sh", str(script), which])  # noqa: S606  a file of ours, and a fixed word
@@ -52,7 +54,7 @@ def probe(which: str) -> None:
 def metrics(call: Call) -> int:
     """Serve Prometheus metrics on METRICS_PORT until SIGTERM.
 
-    This is a process of its own, so that the agent needs neither memory nor wake-ups for it.
+    It is a process of its own, so that the agent needs no memory and no wake-ups for it.
     """
     from nodeagent.agent import metrics
 

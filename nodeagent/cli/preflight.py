@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import screen, write_json, write_lines
+from nodeagent.cli.output import Output, screen, write_json, write_lines
 from nodeagent.errors import ExitCode
 from nodeagent.render import Screen, marked, wrapped
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("preflight")
 @output
 @click.pass_obj
-def preflight(call: Call, output: str) -> int:
+def preflight(call: Call, output: Output) -> int:
     """Show what would make a reload fail or do harm.
 
     `run` and `reload` make the same checks before they change anything. Ends with status 0 if
@@ -33,7 +33,7 @@ def preflight(call: Call, output: str) -> int:
     require_root("looks at every process")
     findings = Preflight(loaded).findings()
     blocks = any(finding.blocks for finding in findings)
-    if output == "json":
+    if output == Output.JSON:
         write_json({"blocks": blocks, "findings": [asdict(each) for each in findings]})
     else:
         write_lines(_lines(findings, screen(loaded)))

@@ -9,27 +9,28 @@ import click
 
 from nodeagent.cli.cluster import connect, require_client, this_node
 from nodeagent.cli.commands import Call, output
-from nodeagent.cli.output import write_json, write_lines
+from nodeagent.cli.output import Output, write_json, write_lines
 from nodeagent.errors import AgentError
+from nodeagent.modes import Mode
 from nodeagent.render import Screen, visible
-from nodeagent.settings import Mode, Settings
 
 if TYPE_CHECKING:
     from nodeagent.cluster.client import Client
+    from nodeagent.settings import Settings
 
 
 @click.command("report", short_help="One page for a ticket, of node and cluster.")
 @output
 @click.pass_obj
-def report(call: Call, output: str) -> None:
+def report(call: Call, output: Output) -> None:
     """One page for a ticket: driver, VFs, device plugin, allocatable, networks, timeline.
 
-    A section that cannot be read has the reason in its place.
+    If a section cannot be read, it has the reason instead.
     """
     loaded, name = this_node(call)
-    if output == "json":
-        told = {title: _told(section) for title, section in _sections(loaded, name)}
-        write_json({"node": name, "sections": told})
+    if output == Output.JSON:
+        sections = {title: _read(section) for title, section in _sections(loaded, name)}
+        write_json({"node": name, "sections": sections})
         return
     for part in _parts(loaded, name):
         write_lines(part)
@@ -47,7 +48,7 @@ def text(loaded: Settings) -> str:
 def _parts(loaded: Settings, name: str) -> Iterator[list[str]]:
     yield [f"node {name}"]
     for title, section in _sections(loaded, name):
-        yield ["", title, *(f"  {visible(line)}" for line in _told(section))]
+        yield ["", title, *(f"  {visible(line)}" for line in _read(section))]
 
 
 def _sections(loaded: Settings, name: str) -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
@@ -66,7 +67,7 @@ def _sections(loaded: Settings, name: str) -> Iterator[tuple[str, Callable[[], I
     yield "timeline", lambda: _timeline(loaded)
 
 
-def _told(section: Callable[[], Iterable[str]]) -> list[str]:
+def _read(section: Callable[[], Iterable[str]]) -> list[str]:
     try:
         return [*section()]
     except AgentError as error:

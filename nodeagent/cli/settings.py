@@ -1,37 +1,41 @@
-"""`nodeagent settings`: the environment variables, and the values that they give."""
+"""`nodeagent settings`: the environment variables, their values and defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from nodeagent import settings
 from nodeagent.cli.commands import Call, page
-from nodeagent.cli.output import screen, write_json, write_lines
+from nodeagent.cli.output import Output, screen, write_json, write_lines
 from nodeagent.render import Screen, marked, visible, wrapped
-from nodeagent.settings import Origin, Variable
+
+if TYPE_CHECKING:
+    from nodeagent.settings import Variable
 
 
 @click.command("settings")
 @click.option("--all", "whole", is_flag=True, help="Also those that have their default.")
 @page
 @click.pass_obj
-def show(call: Call, whole: bool, output: str) -> None:
+def show(call: Call, whole: bool, output: Output) -> None:
     """The environment variables that are set: value, default and purpose.
 
     As markdown: the whole table of nodeagent/README.md, with the defaults whatever is set here.
     """
-    if output == "markdown":
+    from nodeagent import settings
+
+    if output == Output.MARKDOWN:
         write_lines(settings.markdown_table())
         return
     loaded = call.settings()
     rows = [
         (row, getattr(loaded, attribute), getattr(settings.Settings(), attribute))
         for attribute, row in settings.rows()
-        if whole or settings.origin(row) == Origin.ENVIRONMENT
+        if whole or settings.origin(row) == settings.Origin.ENVIRONMENT
     ]
-    if output == "json":
+    if output == Output.JSON:
         write_json([_plain(*row) for row in rows])
         return
     place = screen(loaded)
@@ -42,6 +46,8 @@ def show(call: Call, whole: bool, output: str) -> None:
 
 
 def _plain(row: Variable, value: object, default: object) -> dict[str, str | None]:
+    from nodeagent import settings
+
     return {
         "variable": row.name,
         "value": _text(row, value),

@@ -25,7 +25,7 @@ HEADERS: Final = (
 
 
 def lines(state: NodeState, screen: Screen) -> list[str]:
-    """The table; `-` stands for a value that is unknown, not supported or absent."""
+    """The table; `-` is a value that is unknown, not supported or absent."""
     rows = [row for pf in state.pfs for row in _rows(pf, state.driver)]
     return [*table(HEADERS, rows, screen), *map(visible, _beside(state))]
 
@@ -35,10 +35,9 @@ def _beside(state: NodeState) -> Iterator[str]:
     for pf in state.pfs:
         if pf.lag is not None and pf.lag.active:
             yield f"{pf.handle}: LAG {pf.lag}"
-        for vf in pf.vfs:
-            if vf.inside is not None:
-                place = state.namespace(vf.inside.namespace)
-                yield f"{pf.handle} vf {vf.index}: {vf.inside.netdev.name} is in {place}"
+    for on, vf in state.vfs():
+        if vf.inside is not None:
+            yield f"{on}: {vf.inside.netdev.name} is in {state.namespace_of(vf)}"
 
 
 def _rows(pf: Pf, driver: str) -> Iterator[tuple[str, ...]]:

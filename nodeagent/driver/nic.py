@@ -21,7 +21,8 @@ from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 from nodeagent.state.drivers import Trait, has
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import UnavailableError
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 
 _ALWAYS: Final = {"modinfo": "kmod", "modprobe": "kmod", "rmmod": "kmod"}
 _SOURCES: Final = {"depmod": "kmod"}

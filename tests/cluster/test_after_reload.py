@@ -202,7 +202,7 @@ def test_a_restart_of_device_plugins_that_is_late_is_none(
         )
         proxy.faults.clear()
         assert failed.returncode == 1
-        assert failed.stderr.count("device plugins offer VFs that are not there: ") == 1
+        assert failed.stderr.count("device plugins offer VFs that do not exist: ") == 1
         assert len(failed.stderr.splitlines()) == 1
         journal.close_snapshot()
         assert pod.run("device-plugin", "hold-off").returncode == 0, "the reload is over"

@@ -34,7 +34,8 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel import modules
 from nodeagent.kernel.events import StopSignal
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 from tests.support import lab
 from tests.support.lab import PATIENCE, Gate, Nodeagent, State, sh
 

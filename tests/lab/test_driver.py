@@ -25,7 +25,8 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError, Stopped, WaitTimeout
 from nodeagent.kernel import modules, process, udev
 from nodeagent.kernel.events import LinkWatch, StopSignal, UdevWatch, wait_until_clear
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 
 SWITCHES = Path("/run/lab/openibd.switches")
 OPENIBD_LOG = Path("/run/lab/openibd.log")

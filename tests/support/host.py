@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.driver.nic import NicDriver
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 
 # modinfo -0 [-b ROOT] MODULE...: what `installed` and `described` have written of each.
 MODINFO: Final = """#!/bin/sh

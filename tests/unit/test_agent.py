@@ -34,9 +34,10 @@ from nodeagent.errors import (
 )
 from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
+from nodeagent.modes import Mode
 from nodeagent.record.gaps import VfTimes
 from nodeagent.record.journal import Journal, lock, unseal
-from nodeagent.settings import AfterReboot, Mode, Settings
+from nodeagent.settings import AfterReboot, Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 
 ROOT = Path(lifecycle.__file__).resolve().parents[2]
@@ -269,7 +270,8 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from nodeagent.agent import lifecycle
 from nodeagent import logs
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 
 class NoNode:
     def __init__(self, settings, stop): pass

@@ -22,8 +22,9 @@ from nodeagent.agent import by_hand, life, lifecycle
 from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import EXIT, SECTIONS
+from nodeagent.modes import RELOAD_MODES
 from nodeagent.record.journal import Journal, Note, Step, lock, seal
-from nodeagent.settings import RELOAD_MODES, Settings, rows
+from nodeagent.settings import Settings, rows
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Snapshot, Vf

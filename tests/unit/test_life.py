@@ -14,10 +14,11 @@ import pytest
 from nodeagent.agent import life, status
 from nodeagent.driver.nic import NicDriver
 from nodeagent.kernel.heart import Heart
+from nodeagent.modes import Mode
 from nodeagent.record import journal as journals
 from nodeagent.record.journal import Journal, Note, lock
 from nodeagent.record.timeline import Result
-from nodeagent.settings import Mode, Settings
+from nodeagent.settings import Settings
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nodeagent.settings import Mode, Settings, rows
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings, rows
 
 ROOT = Path(__file__).parents[2]
 POLICY: dict[str, Any] = yaml.safe_load(

@@ -12,7 +12,7 @@ import pytest
 
 from nodeagent import settings
 from nodeagent.cli.main import nodeagent
-from nodeagent.settings import Mode
+from nodeagent.modes import Mode
 from nodeagent.state.attributes import rows
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc
 from nodeagent.state.lag import Lag

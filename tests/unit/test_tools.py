@@ -9,7 +9,8 @@ import pytest
 
 from nodeagent.driver import tools
 from nodeagent.errors import UnavailableError
-from nodeagent.settings import Mode, Settings
+from nodeagent.modes import Mode
+from nodeagent.settings import Settings
 
 
 def having(directory: Path, *names: str) -> Settings:
