@@ -26,7 +26,7 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 _OURS = "# written by nodeagent; removed after the reload"
-# The first line of the same file as the driver container writes it, in bash and in Go.
+# The first line of the driver container's own file, in bash and in Go.
 _CONTAINERS = (
     "# blacklist ofed-related modules on host to prevent inbox or host OFED driver loading"
 )
@@ -35,7 +35,7 @@ _BODY_LINE = re.compile(r"\s*(#.*|blacklist\s+[A-Za-z0-9_-]+\s*)?")
 
 @contextmanager
 def blacklisted(settings: Settings) -> Iterator[None]:
-    """Keep the blacklist file in place during the block, and remove it afterwards.
+    """Write the blacklist file before the block, and remove it afterwards.
 
     StorageError if it cannot be written, or removed after a block that succeeded. If the block
     fails, its error is raised, and a failed removal is only logged.
@@ -68,9 +68,8 @@ def check(settings: Settings) -> None:
 def sweep(settings: Settings) -> None:
     """Remove a blacklist that a killed run of nodeagent or the driver container left.
 
-    It is recognised by its first line, and has nothing but comments and blacklist lines after it;
-    the driver container can also leave an empty file. Any other file is left alone. The caller
-    holds the lock.
+    It is recognised by its first line, which only comments and blacklist lines follow; the driver
+    container can also leave an empty file. Any other file stays. The caller holds the lock.
     """
     path = settings.blacklist_file
     if not path.parent.is_dir():

@@ -24,7 +24,7 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_RESYNC_SECONDS = 30.0  # the safety net of a wait for a file, as the driver container's side has it
+_RESYNC_SECONDS = 30.0  # between two looks without an event, as in dtk.py
 _TOOLS = ("perl", "ethtool", "autoconf", "pciutils", "automake", "libtool", "python3-devel")
 _QUERY = ("rpm", "-q", "--whatprovides")
 _DNF_TIMEOUT = 900.0  # seconds
@@ -42,7 +42,7 @@ class Job:
 
 
 def job(settings: Settings) -> Job:
-    """The job that the variables of dtk.env describe. ConfigError names the missing ones."""
+    """The job by the variables of dtk.env. ConfigError names the missing ones."""
     given = {
         "DTK_OCP_COMPILED_DRIVER_VER": settings.dtk_compiled_ver,
         "DTK_OCP_START_COMPILE_FLAG": settings.dtk_start_flag,
@@ -52,7 +52,7 @@ def job(settings: Settings) -> Job:
     if missing or settings.dtk_start_flag is None or settings.dtk_done_flag is None:
         raise ConfigError(
             f"cannot build for the driver container: {', '.join(missing)} not set",
-            hint="run `. dtk.env` in the shared directory before, which sets them",
+            hint="run `. dtk.env` in the shared directory first, which sets them",
         )
     done = settings.dtk_done_flag
     return Job(
@@ -65,11 +65,11 @@ def job(settings: Settings) -> Job:
 
 
 def run(settings: Settings, stop: StopSignal) -> None:
-    """Wait for the start flag, build, then stay until SIGTERM, which is not an error then.
+    """Wait for the start flag, build, then stay until SIGTERM, and return.
 
     Also returns if another build is requested: dtk.env may have changed, and the container reads it
     when it starts again. A failed build leaves its marker, with the last lines of its log, and
-    raises. Stopped if the signal came before the end of the build.
+    raises. Stopped if the signal arrives before the end of the build.
     """
     wanted = job(settings)
     _wait_for_start(wanted, stop)
@@ -106,7 +106,7 @@ def build_once(wanted: Job, settings: Settings, stop: StopSignal) -> None:
 
 
 def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
-    """Wait for the start flag without a deadline: there is nothing else to do."""
+    """Wait for the start flag without a time limit."""
 
     def missing() -> Iterator[Path]:
         if not durable.is_flag(wanted.start):
@@ -126,7 +126,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
 
 
 def _install_tools(stop: StopSignal) -> None:
-    """Install what install.pl needs and the toolkit's image may lack, if it has dnf(8)."""
+    """Install what install.pl needs and the toolkit's image lacks, if it has dnf(8)."""
     missing = [
         name
         for name in _TOOLS

@@ -1,7 +1,7 @@
 """Atomic copies of source trees, packages and module trees.
 
-A copy is made beside its target under a temporary name, synced file by file, and then renamed
-(rename(2)). The next copy removes what a killed one left. No link is followed
+A copy is written next to its target under a temporary name, synced file by file, and then renamed
+(rename(2)). The next copy removes what a killed one has left. No link is followed
 (nodeagent/hostpath.py): regular files are copied, and links are copied as links.
 """
 
@@ -70,7 +70,7 @@ def files(sources: Iterable[Path], target: Path, stop: StopSignal | None = None)
 
 def sweep(target: Path) -> None:
     """Remove what killed copies to `target` left. Call it only while no copy is in progress."""
-    what = f"cannot tidy up beside {target}"
+    what = f"cannot remove unfinished copies of {target}"
     with (
         _storage(what),
         suppress(FileNotFoundError),
@@ -95,7 +95,7 @@ def _remove(path: Path) -> None:
     """Remove `path`, in an open directory; shutil.rmtree() itself works by descriptors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif os.path.lexists(path):  # unlink(2) finds that a file system is read-only before it looks
+    elif os.path.lexists(path):  # unlink(2) fails on a read-only file system even without a file
         path.unlink(missing_ok=True)
 
 

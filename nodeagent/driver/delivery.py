@@ -61,7 +61,7 @@ def inventory(settings: Settings, release: str) -> Inventory | None:
 def _packages(
     settings: Settings, release: str, store: Inventory | None, stop: StopSignal | None
 ) -> Iterator[Sequence[Path]]:
-    """The packages, in a directory that only nodeagent writes to, below DRIVER_ROOT."""
+    """The packages, below DRIVER_ROOT, in a directory that only nodeagent writes to."""
     built_with = fingerprint(
         release, settings.nic_driver_ver or "", sources.arguments(settings, release)
     )

@@ -25,8 +25,7 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# If a file system does not report the flag's creation to inotify, it is noticed after 30 s, the
-# interval at which the driver container polls.
+# For file systems without inotify: the interval at which the driver container polls.
 _RESYNC_SECONDS = 30.0
 
 _TOOLKIT: Final = Path(__file__).parent / "toolkit"
@@ -34,8 +33,8 @@ SCRIPTS: Final = ("dtk_nic_driver_build.sh", "entrypoint")
 """The programs for the sidecar; its image needs a shell, but not nodeagent."""
 
 WARNING_SECONDS: Final = 900.0
-"""How long the toolkit may build without a new package before a warning: three times the longest
-recorded build (about 5 minutes)."""
+"""Time without a new package until a warning: three times the longest recorded build (about
+5 minutes)."""
 
 
 def sanitised_kernel(release: str) -> str:
@@ -97,11 +96,11 @@ def hand_over(settings: Settings, release: str) -> HandOver:
 
 
 def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> Path:
-    """Have the toolkit build the driver; return the directory with the packages.
+    """Let the toolkit build the driver; return the directory with the packages.
 
-    Sources and settings are handed over unless the toolkit is building with the same settings, or
-    has done so. Raises what wait_for_build() and copies.tree() raise, and NoInputError if there are
-    no sources.
+    Sources and settings are copied unless the toolkit is building with the same settings, or has
+    done so. Raises what wait_for_build() and copies.tree() raise, and NoInputError if there are no
+    sources.
     """
     shared = hand_over(settings, release)
     wanted = environment(settings, shared)
@@ -114,7 +113,7 @@ def ensure_built(settings: Settings, release: str, stop: StopSignal | None) -> P
 def give(settings: Settings, shared: HandOver, wanted: str, stop: StopSignal | None) -> None:
     """Write sources, settings and scripts to the shared directory, and the start flag last.
 
-    After a kill all of it is written again: the toolkit begins only with the start flag.
+    After a kill all of them are written again: the toolkit waits for the start flag.
     """
     origin = sources.directory(settings)
     log.info("handing the sources in %s over to the driver toolkit", origin)
@@ -201,21 +200,17 @@ def _given(shared: HandOver) -> str | None:
 
 
 class Progress:
-    """The packages that the toolkit has built so far, the only sign of its progress.
+    """The packages that the toolkit has built so far, the only sign of its progress."""
 
-    They are <shared>/<kernel>/MLNX_OFED_SRC-<version>/RPMS/<distribution>/<architecture>/*.rpm.
-    """
-
-    def __init__(self, directory: Path, version: str) -> None:
-        self._directory = directory
-        self._pattern = f"MLNX_OFED_SRC-{version}/RPMS/*/*/*.rpm"
+    def __init__(self, shared: HandOver) -> None:
+        self._shared = shared
         self._seen: list[str] = []
         self._changed = self._warned = time.monotonic()
 
     def look(self) -> None:
-        """Log new packages, and a warning after each WARNING_SECONDS without one."""
+        """Log new packages, and a warning each WARNING_SECONDS without one."""
         now = time.monotonic()
-        found = sorted(path.name for path in self._directory.glob(self._pattern))
+        found = sorted(path.name for path in self._shared.sources.glob("RPMS/*/*/*.rpm"))
         if found != self._seen:
             for name in sorted({*found} - {*self._seen}):
                 log.info("the driver toolkit has built %s", name, extra={"packages": len(found)})
@@ -228,7 +223,7 @@ class Progress:
         """The progress as text, for a warning and for the time-out."""
         ago = time.monotonic() - self._changed
         if not self._seen:
-            return f"no package in {self._directory} for {ago:.0f} s"
+            return f"no package in {self._shared.directory} for {ago:.0f} s"
         return f"{len(self._seen)} packages, the last new one {ago:.0f} s ago"
 
 
@@ -240,7 +235,7 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
     """
     shared = hand_over(settings, release)
     flag = shared.done
-    progress = Progress(shared.directory, shared.version)
+    progress = Progress(shared)
 
     def missing() -> Iterator[Path]:
         if not durable.is_flag(flag):

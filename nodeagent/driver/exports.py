@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def ensure(settings: Settings, sys: Path = Path("/sys")) -> None:
     """Mount the headers, replacing mounts that a killed container left.
 
-    Before that /sys is made private, and all below it unbindable, as the driver container does:
-    otherwise the GPU driver's mounts of it would propagate back. KernelError, StorageError.
+    Before that /sys is made private, and all mounts below it unbindable, as the driver container
+    does, so that the GPU driver's mounts of it do not propagate back. KernelError, StorageError.
     """
     source = settings.driver_root / settings.headers_dir.relative_to("/")
     target = place(settings)

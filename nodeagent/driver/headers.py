@@ -1,8 +1,8 @@
 """The headers of the running kernel, for the build of the driver.
 
-An image cannot have them for every kernel. If they are missing, they are installed with the
-distribution's package manager, as the driver container does, from the repositories of the image and
-through HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+An image cannot contain them for every kernel. Missing ones are installed with the distribution's
+package manager, as the driver container does, from the repositories of the image, by HTTP_PROXY,
+HTTPS_PROXY and NO_PROXY.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def ensure(settings: Settings, release: str, stop: StopSignal | None) -> None:
     except AgentError as error:
         raise _missing(root, release, node.name, package, error.message) from error
     if not _are_there(root, release):
-        raise _missing(root, release, node.name, package, "the package did not bring them")
+        raise _missing(root, release, node.name, package, "the package does not contain them")
 
 
 def package_of(family: Family, release: str) -> str:
@@ -86,7 +86,7 @@ def _run(argv: list[str], stop: StopSignal | None) -> None:
 
 
 def _are_there(root: Path, release: str) -> bool:
-    """A directory, or a link to one: an absolute link leads into `root`."""
+    """Whether `build` is a directory, or a link to one within `root`."""
     return hostpath.is_directory(
         hostpath.resolve_in_root(root, Path("lib/modules", release, "build"))
     )

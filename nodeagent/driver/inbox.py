@@ -3,8 +3,8 @@
 The inbox driver is the one below kernel/ in the host's module tree; the packages install to other
 directories (updates/, extra/). Like the driver container, nodeagent runs `mlnxofedctl --alt-mods
 force-restart`. On a host without the packages that unloads the driver, finds none to load, and
-exits with 1. Its status is therefore ignored: nodeagent reads the kernel, and loads a driver from
-the host's tree if there is none.
+exits with status 1. The status is therefore ignored: nodeagent reads from the kernel whether a
+driver is loaded, and if not, loads one from the host's tree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _OF_THE_INSTALLED = frozenset({Check.INSTALLED, Check.LOADABLE})
 
 
 def runs(driver: NicDriver) -> bool:
-    """Whether the loaded driver is the host's own; without the host's tree, not the installed."""
+    """Whether the loaded driver is the host's own, or at least not the installed one.
+
+    The second if the host's tree is not visible.
+    """
     module, root = driver.settings.driver_module, driver.settings.driver_root
     if not driver.is_loaded():
         return False
@@ -44,7 +47,7 @@ def runs(driver: NicDriver) -> bool:
 def check_is_safe(driver: NicDriver) -> None:
     """Raise, before any change, if it is not possible or a finding blocks a reload.
 
-    A process whose loss of a VF is accepted has half of the grace period to let go of it.
+    A process that may lose its VF has half of the grace period to close it.
     """
     settings = driver.settings
     openibd.check_inbox(settings)
@@ -52,7 +55,7 @@ def check_is_safe(driver: NicDriver) -> None:
     found = look.findings()
     preflight.enforce(each for each in found if each.check not in _OF_THE_INSTALLED)
     left = openibd.time_left(settings, driver.stop)
-    look.await_let_go(driver.stop, min(settings.vfio_timeout, left / 2))
+    look.await_vfio_closed(driver.stop, min(settings.vfio_timeout, left / 2))
 
 
 def ensure(
@@ -63,8 +66,8 @@ def ensure(
 ) -> None:
     """Load the host's own driver, and the modules of `before` that the host has.
 
-    `before_unload` is called right before mlnxofedctl, when nothing of ours can refuse any more.
-    KernelError if another driver is loaded in the end, or none. Stopped, after the restart.
+    `before_unload` is called right before mlnxofedctl, after all checks. KernelError if another
+    driver is loaded in the end, or none. Stopped, after the restart.
     """
     settings = driver.settings
     with rdma.netns_mode_kept(settings, driver.sysfs):

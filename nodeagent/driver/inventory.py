@@ -26,7 +26,7 @@ _MAX_FILE_BYTES = 1 << 40  # bytes
 
 
 def fingerprint(release: str, version: str, arguments: Sequence[str]) -> str:
-    """What packages depend on, as text: kernel, version, and the arguments of install.pl."""
+    """The settings of a build, as text: kernel, version, and the arguments of install.pl."""
     return f"KERNEL={release}\nVERSION={version}\nARGUMENTS={' '.join(arguments)}\n"
 
 
@@ -89,7 +89,7 @@ class Inventory:
         return found
 
     def forget(self) -> None:
-        """Have the packages built again at the next start."""
+        """Mark the packages as incomplete, so that the next start builds them again."""
         durable.remove(self.checksum)
 
     def clean_up(self) -> None:

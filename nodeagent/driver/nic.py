@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nodeagent.driver import blacklist, other_modules, rdma
-from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES, unasked
+from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED, always_unloaded
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
@@ -94,9 +94,8 @@ class NicDriver:
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
         """PreflightFailed, before any change, if a finding blocks the reload.
 
-        Other findings are logged. Returns what pods will lose for good. A process whose loss of a
-        VF is accepted must let go of it first, within VFIO_TIMEOUT. Checks nothing if no reload is
-        needed.
+        Other findings are logged. Returns what pods will lose for good. A process that may lose its
+        VF must close it first, within VFIO_TIMEOUT. Checks nothing if no reload is needed.
         """
         if self.loaded_is_installed():
             return ()
@@ -106,7 +105,7 @@ class NicDriver:
         look = preflight.Preflight(self.settings, self.sysfs, self.proc)
         findings = look.findings()
         preflight.enforce(findings)
-        look.await_let_go(self.stop, self.settings.vfio_timeout)
+        look.await_vfio_closed(self.stop, self.settings.vfio_timeout)
         return tuple(
             Loss(uid, f"{found.what}; {found.why}") for found in findings for uid in found.pods
         )
@@ -120,9 +119,8 @@ class NicDriver:
         return tuple((name, text or "none") for name, text in loaded.items())
 
     def companions(self) -> tuple[str, ...]:
-        """The names of these: the loaded ones of the stack, and what is unloaded before it.
-
-        That is what openibd unloads, and what a setting lets nodeagent unload.
+        """The loaded modules that a reload unloads: those of the stack, others that openibd
+        unloads, and those that a setting lets nodeagent unload.
         """
         names = dict.fromkeys((*self._modules(), *self._auxiliary(), *self._unloaded()))
         return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
@@ -130,11 +128,11 @@ class NicDriver:
     def ensure_restarted(self, before_unload: Callable[[], None] = lambda: None) -> None:
         """Restart the stack unless the loaded driver is the installed one.
 
-        `before_unload` is called right before openibd, when nothing of ours can refuse any more.
-        The result is read from the kernel. If no driver is loaded after the restart, the installed
-        one is tried, then the host's own. Raises KernelError if the installed driver is still not
-        loaded, or is in use; WaitTimeout if openibd had to be killed (the hint names the loaded
-        driver); and Stopped, after openibd has ended.
+        `before_unload` is called right before openibd, after all checks. The result is read from
+        the kernel. If no driver is loaded after the restart, the installed one is loaded, or else
+        the host's own. Raises KernelError if the installed driver is still not loaded, or is in
+        use; WaitTimeout if openibd had to be killed (the hint names the loaded driver); and
+        Stopped, after openibd has ended.
         """
         from nodeagent.driver import openibd  # noqa: PLC0415  no part of a look at the driver
 
@@ -173,8 +171,8 @@ class NicDriver:
         """Load the modules of `before` that are not loaded, and rpcrdma with ENABLE_NFSRDMA.
 
         KernelError names those of the stack and of the auxiliary modules that cannot be loaded.
-        Another one that openibd unloads is only logged: the installed driver may come without it.
-        So is rpcrdma, if it was not loaded before.
+        Failures of other modules are logged: the installed driver may lack them. So is that of
+        rpcrdma, if it was not loaded before.
         """
         rdma.sweep(self.settings)
         wanted = [m for m in before if not modules.is_loaded(m, self.sysfs)]
@@ -206,7 +204,7 @@ class NicDriver:
         return modules.is_loaded(self.settings.driver_module, self.sysfs)
 
     def loading(self) -> int | None:
-        """A number that changes each time the driver is loaded; None while it is not loaded."""
+        """A number that changes whenever the driver is loaded; None while it is not loaded."""
         return modules.loading(self.settings.driver_module, self.sysfs)
 
     def version(self) -> str:
@@ -270,7 +268,7 @@ class NicDriver:
             return ()
         allowed = settings.storage_modules if settings.unload_storage_modules else ()
         allowed += settings.third_party_modules if settings.unload_third_party_modules else ()
-        return (*unasked(settings, (*BY_OPENIBD, *SOMETIMES)), *allowed)
+        return (*always_unloaded(settings, (*BY_OPENIBD, *IF_OF_OFED)), *allowed)
 
     def _srcversions(self, of: Iterable[str]) -> Iterator[SrcVersions]:
         names = tuple(of)

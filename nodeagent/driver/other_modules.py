@@ -1,4 +1,4 @@
-"""The modules around the driver stack: those that it needs from the host, and those that use it.
+"""Modules that the driver stack needs from the host, and modules that use the stack.
 
 openibd handles neither. Modules that the new driver needs and its own tree lacks (tls, psample,
 macsec, mlxfw) are loaded from the host's tree. Modules that use the stack are unloaded before it:
@@ -66,12 +66,12 @@ def load_previous(module: str, srcversion: str, root: Path) -> None:
 
 def unload_dependents(settings: Settings, sysfs: Path) -> None:
     """Unload the modules that use the stack and may be unloaded. KernelError if one is in use."""
-    going = set(settings.auxiliary_modules)
+    dependents = set(settings.auxiliary_modules)
     if settings.unload_storage_modules:
-        going |= set(settings.storage_modules)
+        dependents |= set(settings.storage_modules)
     if settings.unload_third_party_modules:
-        going |= set(settings.third_party_modules)
-    for module in _dependents_first(going, sysfs):
+        dependents |= set(settings.third_party_modules)
+    for module in _dependents_first(dependents, sysfs):
         log.info("unloading %s", module)
         modules.unload(module, settings.driver_root)
     _unload_peermem(settings, sysfs)

@@ -17,7 +17,7 @@ from nodeagent import hostpath
 from nodeagent.driver import blacklist, openibd, privileges, uplink, vf_users
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.other_modules import PEERMEM
-from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES, unasked
+from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED, always_unloaded
 from nodeagent.errors import AgentError, WaitTimeout
 from nodeagent.kernel import modules, trial, users
 from nodeagent.kernel.events import StopSignal
@@ -27,13 +27,13 @@ from nodeagent.settings import PodLosses, Settings
 
 log = logging.getLogger(__name__)
 
-NEEDED_BYTES = 16 * 1024 * 1024
-"""The space for snapshot and journal; a snapshot is well below a megabyte."""
+STATE_BYTES = 16 * 1024 * 1024
+"""Space for snapshot and journal; a snapshot is well below a megabyte."""
 
 # Open RDMA devices hold references to these modules, so a process explains the references.
 _OPENED = frozenset({"ib_uverbs", "ib_umad", "rdma_ucm", "rdma_cm", "mlx5_ib"})
 
-# The message of the driver container, for which people search.
+# The message of the driver container, so that a search finds it.
 STORAGE_LOADED = (
     "storage modules are loaded for current driver, terminating prior driver reload failure due "
     'to UNLOAD_STORAGE_MODULES not set to "true"'
@@ -63,13 +63,13 @@ class Preflight:
         found = [finding for check in checks for finding in check()]
         return tuple(sorted(found, key=lambda finding: not finding.blocks))
 
-    def await_let_go(self, stop: StopSignal | None, timeout: float) -> None:
-        """Return when no process holds a VF through VFIO, whose loss is accepted by then.
+    def await_vfio_closed(self, stop: StopSignal | None, timeout: float) -> None:
+        """Return when no process has a VF open through VFIO, after their loss was accepted.
 
         PreflightFailed after `timeout` seconds. Changes nothing.
         """
         try:
-            vf_users.await_let_go(
+            vf_users.await_vfio_closed(
                 self.settings, stop, self.sysfs, self.proc, self.dev, timeout=timeout
             )
         except WaitTimeout as error:
@@ -90,12 +90,12 @@ class Preflight:
 
     @cached_property
     def ours(self) -> tuple[str, ...]:
-        """The loaded modules that the restart unloads without being asked for by a setting."""
-        return tuple(m for m in unasked(self.settings) if m in self.loaded)
+        """The loaded modules that the restart unloads whatever the settings are."""
+        return tuple(m for m in always_unloaded(self.settings) if m in self.loaded)
 
     @cached_property
     def dependents(self) -> dict[str, str]:
-        """By name, the other modules that use one of `ours`, directly or not, and through which."""
+        """The other modules that use one of `ours`, directly or indirectly, and through which."""
         found: dict[str, str] = {}
         for module in self.ours:
             found = modules.held_through(module, self.loaded) | found
@@ -110,7 +110,7 @@ class Preflight:
         return self.settings.pod_losses == PodLosses.BLOCK
 
     def _allowed(self) -> Iterator[Finding]:
-        if missing := [*privileges.lacking(self.sysfs, self.proc)]:
+        if missing := [*privileges.missing(self.sysfs, self.proc)]:
             yield Finding(
                 Check.PRIVILEGES,
                 "; ".join(missing),
@@ -153,7 +153,7 @@ class Preflight:
             remedy = "sign it with a key that the kernel has (mokutil), or lift the lockdown"
             yield Finding(Check.LOADABLE, what, why, remedy, blocks=True)
             return
-        if not [*privileges.lacking(self.sysfs, self.proc)]:
+        if not [*privileges.missing(self.sysfs, self.proc)]:
             yield from self._refused()
 
     def _refused(self) -> Iterator[Finding]:
@@ -218,10 +218,10 @@ class Preflight:
     def _foreign_holders(self) -> Iterator[Finding]:
         """Modules that use `ours` and that neither openibd nor nodeagent unloads."""
         settings = self.settings
-        told = {PEERMEM, *BY_OPENIBD, *SOMETIMES, *settings.auxiliary_modules}
-        told |= {*settings.storage_modules, *settings.third_party_modules}
+        known = {PEERMEM, *BY_OPENIBD, *IF_OF_OFED, *settings.auxiliary_modules}
+        known |= {*settings.storage_modules, *settings.third_party_modules}
         for module, through in self.dependents.items():
-            if module.replace("-", "_") not in {each.replace("-", "_") for each in told}:
+            if module.replace("-", "_") not in {each.replace("-", "_") for each in known}:
                 yield Finding(
                     Check.MODULES,
                     f"the module {module} uses {through}",
@@ -304,7 +304,7 @@ class Preflight:
     def _space(self) -> Iterator[Finding]:
         settings = self.settings
         for path, needed in (
-            (settings.state_dir, NEEDED_BYTES),
+            (settings.state_dir, STATE_BYTES),
             (settings.ready_path, 4096),
             (settings.blacklist_file, 4096),
         ):
@@ -325,7 +325,7 @@ class Preflight:
         return [name for name in names if name.replace("-", "_") in self.loaded]
 
     def _interfaces(self) -> Mapping[int, str]:
-        """ifindex and a name of each interface of our PFs and their VFs, in this namespace."""
+        """By ifindex, the devices of the interfaces of our PFs and VFs in this namespace."""
         tree = Sysfs(self.sysfs)
         found: dict[int, str] = {}
         for bus, pf in tree.physical_functions(self.settings.driver_module):

@@ -1,7 +1,7 @@
-"""The netns mode of ib_core, shared or exclusive RDMA devices, which a reload loses.
+"""The netns mode of ib_core (shared or exclusive RDMA devices), which a reload would reset.
 
-`rdma system set netns` fails while another network namespace exists, which is always so on a node
-with pods. The mode is therefore passed to ib_core by a modprobe.d file.
+`rdma system set netns` fails while there is another network namespace, which is always the case on
+a node with pods. The mode is therefore passed to ib_core by a modprobe.d file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The last file in the order of modprobe.d(5); the kernel uses the last of several values.
+# The last file in the order of modprobe.d(5); of several values the kernel uses the last.
 _FILE = Path("etc/modprobe.d/zz-nodeagent-rdma-netns.conf")
 _MODE = {"Y": "shared", "N": "exclusive"}
 

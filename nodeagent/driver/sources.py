@@ -33,7 +33,7 @@ TOOLKIT_ARGUMENTS: Final = (
 """The arguments in the toolkit's container; dtk_nic_driver_build.sh has the same."""
 
 LAST_LINES: Final = 20
-"""The number of lines of a build's log in an error message."""
+"""Lines of a build's log in an error message."""
 
 
 def directory(settings: Settings) -> Path:
@@ -77,7 +77,7 @@ def arguments(settings: Settings, release: str) -> tuple[str, ...]:
 def compile_here(settings: Settings, release: str, stop: StopSignal | None) -> Path:
     """Run install.pl and log its output; return the directory with the packages.
 
-    Raises UnavailableError, with its last lines, if it fails or the headers are missing;
+    Raises UnavailableError, with the last lines, if it fails or the headers are missing;
     WaitTimeout after BUILD_TIMEOUT; and Stopped as soon as a stop signal arrives.
     """
     place = directory(settings)
@@ -106,5 +106,5 @@ def build(argv: Sequence[str], timeout: float, stop: StopSignal | None) -> None:
 
 
 def _suffix(family: Family) -> str:
-    """The suffix of components on Ubuntu, where their modules have packages of their own."""
+    """The suffix of components on Ubuntu, where modules have packages of their own."""
     return "-modules" if family == Family.UBUNTU else ""

@@ -1,4 +1,4 @@
-"""The programs that a reload runs; their presence is checked before it begins.
+"""The programs that a reload runs. They are checked before it begins.
 
 Otherwise a missing one would be noticed after the build, or with the old driver unloaded.
 """
@@ -15,8 +15,8 @@ from nodeagent.errors import UnavailableError
 from nodeagent.modes import Mode
 from nodeagent.settings import Settings
 
-_ALWAYS: Final = {"modinfo": "kmod", "modprobe": "kmod", "rmmod": "kmod"}
-_SOURCES: Final = {"depmod": "kmod"}
+_TOOLS: Final = {"modinfo": "kmod", "modprobe": "kmod", "rmmod": "kmod"}
+_BUILD_TOOLS: Final = {"depmod": "kmod"}
 _INSTALLERS: Final = ("rpm", "dpkg")
 
 
@@ -32,7 +32,7 @@ def check(settings: Settings, mode: Mode) -> None:
 
 
 def _missing(root: Path, mode: Mode) -> Iterator[str]:
-    needed = _ALWAYS | (_SOURCES if mode == Mode.SOURCES else {})
+    needed = _TOOLS | (_BUILD_TOOLS if mode == Mode.SOURCES else {})
     for name, package in needed.items():
         if _find(name, root) is None:
             yield f"{name} (package {package})"
@@ -41,7 +41,7 @@ def _missing(root: Path, mode: Mode) -> Iterator[str]:
 
 
 def _find(name: str, root: Path) -> str | None:
-    """On PATH; in another root below that, as chroot(1) would look it up."""
+    """The program on PATH, in another root as chroot(1) would find it."""
     if root == Path("/"):
         return shutil.which(name)
     places = [*os.defpath.split(os.pathsep), "/usr/sbin", "/sbin", "/usr/local/sbin"]

@@ -20,11 +20,12 @@ from nodeagent.settings import Settings
 log = logging.getLogger(__name__)
 
 _PORT = re.compile(r"np[0-3]$")
-_RELOAD_TIMEOUT = 10.0  # seconds; udevd answers when it has taken the order
+_RELOAD_TIMEOUT = 10.0  # seconds; udevd answers when it has accepted the request
 
-# udev names an interface after ID_NET_NAME_PATH or _SLOT (80-net-setup-link.rules): this comes
-# before. "$$" is udev's for "$". A VF's name has its number after the port's. Not on `add` alone:
-# the rename makes a `move`, which would enter the long name into udev's database again.
+# The rule must come before 80-net-setup-link.rules, where udev names an interface by
+# ID_NET_NAME_PATH or _SLOT. "$$" is udev's "$". A VF's name has its number after the port's. The
+# rule is not for `add` alone: the rename makes a `move`, which would write the long name into
+# udev's database again.
 _RULE = """\
 # Written by nodeagent; removed when its pod ends.
 # enp8s0f0np0 becomes enp8s0f0, enp8s0f0np1v12 becomes enp8s0f0v12.
@@ -40,8 +41,8 @@ SUBSYSTEM=="net", ACTION!="remove", DRIVERS=="{driver}", ENV{{ID_NET_NAME_SLOT}}
 def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/run/udev")) -> None:
     """Write the rule if the setting asks for it and no interface of the driver has a port name.
 
-    If there is no interface (an earlier run was killed while no driver was loaded), the file stays
-    as it is. StorageError if it cannot be written.
+    If there is no interface (an earlier run was killed while no driver was loaded), the file is
+    not changed. StorageError if it cannot be written.
     """
     path = settings.udev_rules_file
     if not settings.create_ifnames_udev:
@@ -56,7 +57,7 @@ def ensure(settings: Settings, sysfs: Path = Path("/sys"), run: Path = Path("/ru
         durable.make_directory(path.parent, 0o755)
         durable.replace(path, _RULE.format(driver=settings.driver_module).encode(), 0o644)
         log.info("interfaces keep their names without ports: wrote %s", path)
-        _have_udev_read_it()
+        _reload_rules()
 
 
 def remove(settings: Settings) -> None:
@@ -66,7 +67,7 @@ def remove(settings: Settings) -> None:
         durable.remove_unfinished(path)
         if durable.remove(path):
             log.info("removed %s", path)
-            _have_udev_read_it()
+            _reload_rules()
 
 
 def _names(settings: Settings, sysfs: Path, run: Path) -> Iterator[str]:
@@ -78,8 +79,9 @@ def _names(settings: Settings, sysfs: Path, run: Path) -> Iterator[str]:
                 yield name
 
 
-def _have_udev_read_it() -> None:
-    """Otherwise udev reads it at the first event after 3 s (systemd, manager_reload())."""
+def _reload_rules() -> None:
+    """Let udev read its rules at once, not at the first event after 3 s (systemd,
+    manager_reload())."""
     try:
         process.run(["udevadm", "control", "--reload"], timeout=_RELOAD_TIMEOUT)
     except AgentError as error:

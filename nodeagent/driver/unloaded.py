@@ -1,7 +1,7 @@
 """The modules that openibd unloads, as its mod_load_funcs and UNLOAD_MODULES name them.
 
-What was loaded of them before a reload is loaded afterwards: openibd itself loads only what
-/etc/infiniband/openib.conf asks for.
+Those that were loaded before a reload are loaded again afterwards: openibd loads only those that
+/etc/infiniband/openib.conf names.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ BY_OPENIBD: Final = (
     *("mlx_compat", "mlx5_netdev", "auxiliary", "vfio_mdev"),
 )
 """Upper layers before lower ones. mlx4_en, mlx4_core, mlx5_netdev and mlx_compat, on which each
-module of DOCA-OFED depends, go with those that use them."""
+module of DOCA-OFED depends, are unloaded with their users."""
 
-SOMETIMES: Final = ("scsi_transport_srp", "cls_flower")
-"""Those that it unloads where they are DOCA-OFED's own; that they are in use does not stop it."""
+IF_OF_OFED: Final = ("scsi_transport_srp", "cls_flower")
+"""Modules that it unloads if they are DOCA-OFED's own; it continues if they are in use."""
 
 
-def unasked(settings: Settings, listed: tuple[str, ...] = BY_OPENIBD) -> tuple[str, ...]:
-    """The modules of `listed` that a restart unloads without being allowed to by a setting.
+def always_unloaded(settings: Settings, listed: tuple[str, ...] = BY_OPENIBD) -> tuple[str, ...]:
+    """The modules of `listed` that a restart unloads whatever the settings are.
 
-    Storage and other vendors' modules go with their settings only, though openibd knows some.
+    Storage and other vendors' modules are unloaded by their settings only, though openibd lists
+    some of them.
     """
     if not has(settings.driver_module, Trait.OFED_STACK):
         return (settings.driver_module,)

@@ -40,7 +40,7 @@ class Route:
 def uplinks(api_host: str | None, proc: Path, sysfs: Path) -> tuple[Uplink, ...]:
     """The interfaces of all default routes, and of the route to the API server's address.
 
-    If `api_host` is a name, it is not resolved: that would need the network in question.
+    If `api_host` is a name, it is not resolved: that would need a network.
     """
     routes = (*_routes4(proc), *_routes6(proc))
     reasons: dict[str, str] = {}

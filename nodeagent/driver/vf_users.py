@@ -1,4 +1,4 @@
-"""VFs in use, which a reload would take from a virtual machine, a process or a pod for good."""
+"""VFs in use that a virtual machine, a process or a pod would lose for good in a reload."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def findings(settings: Settings, sysfs: Path, proc: Path, dev: Path) -> Iterator
     return _Look(settings, sysfs, proc, dev).findings()
 
 
-def await_let_go(
+def await_vfio_closed(
     settings: Settings,
     stop: StopSignal | None,
     sysfs: Path,
@@ -34,11 +34,11 @@ def await_let_go(
     *,
     timeout: float,
 ) -> None:
-    """Return when no process holds a VF through VFIO. Changes nothing.
+    """Return when no process has a VF open through VFIO. Changes nothing.
 
-    Removing such a VF waits for its holder, however long that takes and also after SIGKILL
-    (drivers/vfio/vfio_main.c, vfio_unregister_group_dev()): openibd would hang with the driver half
-    unloaded. WaitTimeout after `timeout` seconds names the holders.
+    The removal of such a VF waits until the process closes it, without a time limit and even after
+    SIGKILL (drivers/vfio/vfio_main.c, vfio_unregister_group_dev()): openibd would hang with the
+    driver half unloaded. WaitTimeout after `timeout` seconds names the processes.
     """
     look = _Look(settings, sysfs, proc, dev)
     held = [*look.held_by_vfio()]
@@ -52,7 +52,7 @@ def await_let_go(
         wait_until_clear(
             lambda: (f"{vf}: {user}" for vf, user in replace(look).held_by_vfio()),
             *watches,
-            what="the processes that hold VFs through VFIO, whose loss is accepted, to let go",
+            what="processes to close VFs that they have open through VFIO, whose loss is accepted",
             timeout=timeout,
         )
 
@@ -78,7 +78,7 @@ class _Look:
         return Sysfs(self.sysfs)
 
     def held_by_vfio(self) -> Iterator[tuple[str, users.User]]:
-        """VFs, as they are named in messages, and the processes that have them open."""
+        """VFs, by their names in messages, and the processes that have them open."""
         for pf in self._tree.physical_functions(self.settings.driver_module):
             for index, device, bound in self._vfs(pf):
                 if "vfio" in bound:
@@ -93,7 +93,7 @@ class _Look:
             yield index, device, self._tree.driver(*device)
 
     def findings(self) -> Iterator[Finding]:
-        """VFs that were passed through, vDPA devices, then VFs in pods."""
+        """The findings about passed-through VFs, vDPA devices, and VFs in pods."""
         driver = self.settings.driver_module
         away: dict[DeviceHandle, str] = {}
         for pf in self._tree.physical_functions(driver):
@@ -110,9 +110,9 @@ class _Look:
         yield from self._in_namespaces(away)
 
     def _vdpa(self, device: DeviceHandle) -> Iterator[Finding]:
-        """The vDPA devices of a function. One that is open always blocks.
+        """The vDPA devices of a function. An open one always blocks a reload.
 
-        mlx5_vdpa, and with it openibd, waits for its holder for ever
+        The unload of mlx5_vdpa, and with it openibd, would wait until it is closed
         (drivers/vhost/vdpa.c, vhost_vdpa_remove()).
         """
         named = [each.name for each in self._tree.device(*device).glob("vdpa*")]
@@ -135,9 +135,9 @@ class _Look:
         yield Finding(
             Check.VFS,
             f"{device} has vDPA devices: {', '.join(sorted(named))}",
-            "nodeagent does not make them again; `vdpa -j dev show` and `vdpa dev config show` "
-            "print what they are",
-            "make them again after the reload (vdpa dev add name NAME mgmtdev DEVICE)",
+            "nodeagent does not create them again; `vdpa -j dev show` and `vdpa dev config show` "
+            "print their configuration",
+            "create them again after the reload (vdpa dev add name NAME mgmtdev DEVICE)",
             blocks=self._strict,
         )
 
@@ -155,7 +155,7 @@ class _Look:
         )
 
     def _in_namespaces(self, away: Mapping[DeviceHandle, str]) -> Iterator[Finding]:
-        """VFs with their interface in another namespace that would not be restored."""
+        """VFs whose interface is in another namespace and would not be restored."""
         elsewhere = self._tree.rdma_devices_elsewhere()
         found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
         if self.settings.pod_interfaces == PodInterfaces.REPORT:
@@ -171,7 +171,7 @@ class _Look:
         if modules.parameter("ib_core", "netns_mode", self.sysfs) == "N":
             yield from self._rdma_devices(away, found)
         missing = {device: title for device, title in away.items() if device not in found}
-        # a CNI may have brought one home in between
+        # a CNI may have moved one to the host's namespace in between
         if lost := [title for each, title in missing.items() if self._has_no_interface(*each)]:
             yield Finding(
                 Check.PODS,
@@ -188,10 +188,9 @@ class _Look:
         away: Mapping[DeviceHandle, str],
         found: Mapping[DeviceHandle, tuple[Namespace, str | None]],
     ) -> Iterator[Finding]:
-        """RDMA devices in exclusive mode that are neither here nor in their interface's namespace.
+        """RDMA devices in exclusive mode that are in another namespace than their interface.
 
-        Their namespace is unknown: sysfs shows the directory of a device whatever its namespace,
-        but not its name.
+        It is unknown: sysfs shows the directory of a device in any namespace, but not its name.
         """
         here = {each.device for each in self._tree.rdma_devices()}
         for device in self._own_functions():

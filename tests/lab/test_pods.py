@@ -218,7 +218,7 @@ def test_what_becomes_of_pods_while_the_driver_is_away(
             assert told in refused.log
             assert lab.restarts() == []
             refused = nodeagent.call("reload", POD_LOSSES="accept", VFIO_TIMEOUT=1, status=1)
-            assert "to let go" in refused.log
+            assert "to close VFs that they have open through VFIO" in refused.log
             assert lab.restarts() == []
             failed = nodeagent.start("reload", POD_LOSSES="accept")
             failed.wait_for(f"WARNING.*pid {holder.pid}")

@@ -132,7 +132,7 @@ def test_progress_is_logged_and_a_quiet_toolkit_too(
     caplog.set_level(logging.INFO)
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    progress = dtk.Progress(flag.parent, VERSION)
+    progress = dtk.Progress(dtk.HandOver(flag.parent, VERSION))
     progress.look()
     clock[0] += dtk.WARNING_SECONDS - 1
     package(flag, "mlnx-ofa_kernel.rpm")

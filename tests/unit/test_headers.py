@@ -96,7 +96,7 @@ def test_missing_headers_are_installed(settings: Settings, text: str, calls: lis
     ("text", "fault", "why"),
     [
         ("ID=rhel\n", "broken", "exited with status 1: reading | No match for argument"),
-        ("ID=rhel\n", "empty", "the package did not bring them"),
+        ("ID=rhel\n", "empty", "the package does not contain them"),
         ("ID=arch\n", "none", "nodeagent does not know their package for this distribution"),
     ],
 )

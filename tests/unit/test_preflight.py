@@ -20,7 +20,7 @@ from nodeagent.cli.main import status_of
 from nodeagent.driver import preflight
 from nodeagent.driver.findings import Check, Finding
 from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFailed
-from nodeagent.driver.unloaded import BY_OPENIBD, SOMETIMES
+from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.state.namespaces import Holder, Namespace
@@ -188,7 +188,7 @@ def test_what_openibd_unloads_is_no_reason_to_refuse(host: Host) -> None:
     """fwctl, mlx5_vfio_pci and the others, as the openibd of DOCA-OFED 25.10 names them."""
     settings = host.driver.settings
     blocking = {*settings.storage_modules, *settings.third_party_modules, "mlx5_core"}
-    users = [each for each in (*BY_OPENIBD, *SOMETIMES) if each not in blocking]
+    users = [each for each in (*BY_OPENIBD, *IF_OF_OFED) if each not in blocking]
     assert {"fwctl", "mlx5_vfio_pci", "mlx5_vdpa", "rds", "cls_flower"} <= {*users}
     for each in users:
         host.loaded(each, None)
@@ -384,19 +384,19 @@ def test_an_accepted_loss_waits_until_the_holder_has_let_go(host: Host) -> None:
     host.file("dev/vfio/8", "")
     device = host.root / "dev/vfio/8"
 
-    def await_let_go(timeout: float) -> None:
+    def await_vfio_closed(timeout: float) -> None:
         proc = Path("/proc")
         look = Preflight(host.driver.settings, host.root / "sys", proc, host.root / "dev")
-        look.await_let_go(None, timeout)
+        look.await_vfio_closed(None, timeout)
 
-    await_let_go(0)
+    await_vfio_closed(0)
     with running("file = open(sys.argv[1])", str(device)) as process:
         with pytest.raises(PreflightFailed, match=rf"vf 0 .*\(pid {process.pid}\) holds {device}"):
-            await_let_go(0.1)
+            await_vfio_closed(0.1)
         ending = threading.Timer(0.2, process.kill)
         ending.start()
         before = time.monotonic()
-        await_let_go(60)
+        await_vfio_closed(60)
         assert time.monotonic() - before < 4  # the safety net is at 5 s
         ending.join()
 
