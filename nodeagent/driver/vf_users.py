@@ -89,7 +89,7 @@ class _Look:
         """A PF's VFs that are devices: index, function, and the driver it is bound to."""
         vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
         for index, vf in sorted(vfs.items()):
-            device = pf.beside(vf)
+            device = pf.with_name(vf)
             yield index, device, self._tree.driver(*device)
 
     def findings(self) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ def device_of(node: Node, target: Target) -> DeviceHandle | None:
     if not node.sysfs.has_functions(handle.bus):
         return None
     function = node.sysfs.function(*handle, port)
-    return None if function is None else handle.beside(function)
+    return None if function is None else handle.with_name(function)
 
 
 def is_bound(node: Node, target: Target) -> bool:

@@ -139,14 +139,14 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
 def _with_users(node: Node, state: NodeState) -> NodeState:
     """The state with the processes that have VFs open."""
     drivers = {
-        on.pf.beside(vf.address): vf.driver for on, vf in state.vfs() if vf.address is not None
+        on.pf.with_name(vf.address): vf.driver for on, vf in state.vfs() if vf.address is not None
     }
     found = users_of(node, drivers)
     if not found:
         return state
 
     def used(on: Target, vf: Vf) -> Vf:
-        return dataclasses.replace(vf, used_by=found.get(on.pf.beside(vf.address or "")))
+        return dataclasses.replace(vf, used_by=found.get(on.pf.with_name(vf.address or "")))
 
     return state.with_vfs(used)
 
@@ -190,7 +190,7 @@ def _with_functions(node: Node, pfs: Iterable[DeviceHandle]) -> Iterator[DeviceH
     for pf in pfs:
         yield pf
         if node.sysfs.has_functions(pf.bus):
-            yield from map(pf.beside, node.sysfs.functions(*pf).values())
+            yield from map(pf.with_name, node.sysfs.functions(*pf).values())
 
 
 def _locked_attributes(
@@ -257,7 +257,7 @@ def _vf(
 ) -> Vf:
     """`place` is the PF, and the function's name if there is one; `info` what the PF holds."""
     pf, function = place
-    device = pf.beside(function or "")
+    device = pf.with_name(function or "")
     own = look.devices.get(device, [])
     return Vf(
         index=index,
@@ -283,7 +283,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     """The PFs with their VFs' interfaces in other namespaces."""
     state = NodeState(driver, tuple(pfs))
     missing = {
-        on.pf.beside(vf.address)
+        on.pf.with_name(vf.address)
         for on, vf in state.vfs()
         if vf.driver == driver and vf.netdev is None and vf.address is not None
     }
@@ -293,7 +293,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     found = namespaces.find(node.namespaces, missing, node.proc, rdma=elsewhere)
 
     def placed(on: Target, vf: Vf) -> Vf:
-        place = found.places.get(on.pf.beside(vf.address or ""))
+        place = found.places.get(on.pf.with_name(vf.address or ""))
         return vf if place is None else dataclasses.replace(vf, inside=place)
 
     described = dataclasses.replace(state, namespaces=found.namespaces)

@@ -83,7 +83,9 @@ def _held(node: Node, found: Mapping[DeviceHandle, Vfs]) -> dict[DeviceHandle, l
     A guest of Xen has its VF without any process of this host.
     """
     owners = {
-        pf.beside(name): (pf, driver) for pf, vfs in found.items() for name, driver in vfs.values()
+        pf.with_name(name): (pf, driver)
+        for pf, vfs in found.items()
+        for name, driver in vfs.values()
     }
     holders = users_of(node, {device: driver for device, (_, driver) in owners.items()})
     sees_all = users.sees_the_host(node.proc)

@@ -252,7 +252,7 @@ def _draw_bar(root: ET.Element, bar: _Bar, y: int, places: Sequence[tuple[float,
         corner = left, y + (bar.height - high) / 2
         drawn = _rect(root, corner, (max(right - left, 1), high), fill=part.colour)
         ET.SubElement(drawn, "title").text = visible(bar.detail)
-    _beside(root, places[0][0], max(places[-1][1], places[0][0] + 1), base, bar.text, **small)
+    _label(root, places[0][0], max(places[-1][1], places[0][0] + 1), base, bar.text, **small)
 
 
 def _legend(root: ET.Element, y: int) -> None:
@@ -264,7 +264,7 @@ def _legend(root: ET.Element, y: int) -> None:
         x += 30 + len(words) * _SMALL
 
 
-def _beside(root: ET.Element, start: float, end: float, y: float, text: str, **more: str) -> None:
+def _label(root: ET.Element, start: float, end: float, y: float, text: str, **more: str) -> None:
     """The text right of a bar; left of it or on it where there is no room."""
     needed = len(text) * _SMALL + 6
     if end + needed <= WIDTH:

@@ -1,10 +1,10 @@
-"""An attribute as one row: a field of a frozen dataclass, and all there is to know of it.
+"""An attribute as one row: a field of a frozen dataclass, with everything that is known of it.
 
-`VfAttributes`, `LinkAttributes` and `EswitchAttributes` are made of such rows. What is wanted, what
-is there, the action that changes it and the kernel's message all have the same fields by
-inheriting them, so a new attribute is a row there and a row in the codec of its kernel interface
+`VfAttributes`, `LinkAttributes` and `EswitchAttributes` consist of such rows. The wanted and the
+present state, the action that changes it and the kernel's message inherit their fields, so that a
+new attribute is a row there and a row in the codec of its kernel interface
 (`nodeagent.kernel.rtnl`, `nodeagent.kernel.devlink`). Everything else reads the rows: the
-comparison, the plan and its lines, snapshots, what is sent again after a refusal.
+comparison, the plan and its lines, snapshots, and what is sent again after a refusal.
 
 In every field None means "not known, not supported or not ours".
 """
@@ -23,26 +23,25 @@ from nodeagent.state.checks import Check
 
 @dataclass(frozen=True)
 class Row:
-    """What is to be known of an attribute beside its type.
+    """What is known of an attribute in addition to its type.
 
-    `part` is what messages call it; attributes with one part are set together, because the kernel
-    takes them together. `word` is the keyword of ip(8) or devlink(8), None where these have a
-    command of its own for it; `beside` names an attribute without which (or with which being 0) it
-    is not written. `fresh` is what a new device has, None where that is its driver's choice.
-    `is_late`: set only when the VFs are bound and have carrier. `needs_down`: the kernel refuses
-    it while the link is up.
+    `part` is its name in messages; attributes of one part are set together, in one message to the
+    kernel. `word` is the keyword of ip(8) or devlink(8), None if they have a command of its own for
+    it; `only_with` names an attribute without which (or if that is 0) it is not written. `fresh` is
+    the value of a new device, None if that depends on the driver. `is_late`: it is set only when
+    the VFs are bound and have carrier. `needs_down`: the kernel refuses it while the link is up.
     """
 
     part: str
     word: str | None
-    beside: str | None
+    only_with: str | None
     fresh: object
     check: Check | None
     is_late: bool
     needs_down: bool
 
     def words(self, value: object) -> str:
-        """Keyword and value as they stand in a command."""
+        """Keyword and value as in a command."""
         if self.word == "":
             return "up" if value else "down"
         if isinstance(value, bool):
@@ -54,14 +53,14 @@ def attribute(
     part: str,
     word: str | None,
     *,
-    beside: str | None = None,
+    only_with: str | None = None,
     fresh: object = None,
     check: Check | None = None,
     is_late: bool = False,
     needs_down: bool = False,
 ) -> Any:
     """A field with its row; its default is None."""
-    row = Row(part, word, beside, fresh, check, is_late, needs_down)
+    row = Row(part, word, only_with, fresh, check, is_late, needs_down)
     return dataclasses.field(default=None, metadata={"row": row})
 
 
@@ -170,7 +169,8 @@ def words(values: Attributes) -> Iterator[str]:
     """The attributes that are given as ip(8) and devlink(8) take them."""
     found = given(values)
     for name, row in rows(type(values)).items():
-        if name in found and row.word is not None and (row.beside is None or found.get(row.beside)):
+        has_other = row.only_with is None or found.get(row.only_with)
+        if name in found and row.word is not None and has_other:
             yield row.words(found[name])
 
 

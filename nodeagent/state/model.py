@@ -78,8 +78,8 @@ class DeviceHandle(_BusAndName):
         """The handle of any device that the kernel reports, unchecked: it need not be a NIC's."""
         return cls._make((bus, name))
 
-    def beside(self, name: str) -> Self:
-        """Another device of the same bus: a VF's function beside its PF."""
+    def with_name(self, name: str) -> Self:
+        """The device of that name on the same bus: of a PF, a VF's function."""
         return self.reported(self.bus, name)
 
     def __str__(self) -> str:

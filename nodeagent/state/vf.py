@@ -52,7 +52,7 @@ class VfAttributes(Attributes):
     vlan: int | None = attribute("VLAN", "vlan", fresh=0, check=within(0, 4095))
     qos: int | None = attribute("VLAN", "qos", fresh=0, check=within(0, 7))
     vlan_proto: VlanProtocol | None = attribute(
-        "VLAN", "proto", beside="vlan", fresh=VlanProtocol.Q, check=member_of(VlanProtocol)
+        "VLAN", "proto", only_with="vlan", fresh=VlanProtocol.Q, check=member_of(VlanProtocol)
     )
     # igb takes a rate only with carrier
     min_tx_rate: int | None = attribute(
