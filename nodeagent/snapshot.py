@@ -13,7 +13,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError
 from nodeagent.kernel.modules import is_loaded
 from nodeagent.machine import boot_id, machine_id
-from nodeagent.node.namespaces import children_elsewhere
+from nodeagent.node.namespaces import children_in_other_namespaces
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.state.model import Snapshot
@@ -72,7 +72,7 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
     if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():
         log.warning("defaults for RoCE (mode, ToS) are not known: configfs is not mounted")
     stacked = state.stack.lost if state.stack is not None else ()
-    for lost in (*rdma.soft(state), *stacked, *children_elsewhere(node, state)):
+    for lost in (*rdma.soft(state), *stacked, *children_in_other_namespaces(node, state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:

@@ -156,7 +156,7 @@ class _Look:
 
     def _in_namespaces(self, away: Mapping[DeviceHandle, str]) -> Iterator[Finding]:
         """VFs whose interface is in another namespace and would not be restored."""
-        elsewhere = self._tree.rdma_devices_elsewhere()
+        elsewhere = self._tree.other_rdma_devices()
         found = rooms.locate(Namespaces(self.proc), away, elsewhere) if away else {}
         if self.settings.pod_interfaces == PodInterfaces.REPORT:
             for device, (namespace, _) in found.items():

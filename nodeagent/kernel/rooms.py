@@ -201,7 +201,7 @@ def _enter(
         log.warning("network namespace %d can't be looked at: %s", inode, error.message)
 
 
-def children_elsewhere(
+def children_in_other_namespaces(
     namespaces: Namespaces, names: Mapping[int, str], room: Callable[[int], Room] = Room.open
 ) -> tuple[str, ...]:
     """`macvlan net1 on enp1s0 in ...` for each child of our interfaces in another namespace.

@@ -171,7 +171,7 @@ class Sysfs:
             found.append(RdmaDevice(entry.name, _parent(entry), _text(entry / "parent")))
         return tuple(found)
 
-    def rdma_devices_elsewhere(self) -> dict[DeviceHandle, str]:
+    def other_rdma_devices(self) -> dict[DeviceHandle, str]:
         """The names of RDMA devices that are in other network namespaces, by function.
 
         /sys/class/infiniband shows those of one namespace; ib_uverbs tells of all whose they are.

@@ -19,7 +19,7 @@ from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind, without
 from nodeagent.settings import PodInterfaces
-from nodeagent.state.model import DeviceHandle, Inside, NodeState
+from nodeagent.state.model import DeviceHandle, NamespacedNetdev, NodeState
 from nodeagent.state.namespaces import Namespace
 
 
@@ -27,7 +27,7 @@ from nodeagent.state.namespaces import Namespace
 class Found:
     """Where devices' interfaces are: by device, and the namespaces they are in, by inode."""
 
-    places: Mapping[DeviceHandle, Inside]
+    places: Mapping[DeviceHandle, NamespacedNetdev]
     namespaces: tuple[Namespace, ...]
 
 
@@ -45,7 +45,7 @@ def find(
     are not in this namespace.
     """
     found = []
-    places: dict[DeviceHandle, Inside] = {}
+    places: dict[DeviceHandle, NamespacedNetdev] = {}
 
     def read(inside: Room, own: dict[DeviceHandle, Link], described: Namespace) -> None:
         with inside.network(), inside.stack() as edge:
@@ -58,7 +58,9 @@ def find(
         for device, link in own.items():
             netdev = netdev_of(link, settings, sysctls)
             name = devices.get(device)
-            places[device] = Inside(described.inode, netdev, carrier=link.carrier, rdma=name)
+            places[device] = NamespacedNetdev(
+                described.inode, netdev, carrier=link.carrier, rdma=name
+            )
         found.append(described)
 
     visit(namespaces, missing, read, room)
@@ -118,8 +120,8 @@ def within(node: Node, namespace: Namespace) -> Iterator[tuple[Node, Room]]:
         yield inside, room
 
 
-def children_elsewhere(node: Node, state: NodeState) -> tuple[str, ...]:
+def children_in_other_namespaces(node: Node, state: NodeState) -> tuple[str, ...]:
     """A line for each child of an interface of `state` that is in another namespace."""
     wanted = {netdev.name for netdev in state.netdevs()}
     names = {n: link.name for n, link in node.rtnl.links().items() if link.name in wanted}
-    return rooms.children_elsewhere(node.namespaces, names)
+    return rooms.children_in_other_namespaces(node.namespaces, names)

@@ -289,7 +289,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     }
     if not missing:
         return state
-    elsewhere = node.sysfs.rdma_devices_elsewhere()
+    elsewhere = node.sysfs.other_rdma_devices()
     found = namespaces.find(node.namespaces, missing, node.proc, rdma=elsewhere)
 
     def placed(on: Target, vf: Vf) -> Vf:

@@ -22,7 +22,7 @@ def name_rdma_devices(
 ) -> Failures:
     """Rename them, by a third name where another of them has the wanted name."""
     wanted = {target_of(action): action.name for action in actions}
-    away = node.sysfs.rdma_devices_elsewhere()
+    away = node.sysfs.other_rdma_devices()
     awaited = [
         target
         for target in wanted

@@ -23,7 +23,16 @@ from nodeagent.plan.ethtool import to_set
 from nodeagent.plan.stages import StageName
 from nodeagent.state.attributes import given, needs_down
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Inside, Netdev, NodeState, Pf, Setting, Target, Vf
+from nodeagent.state.model import (
+    DeviceHandle,
+    NamespacedNetdev,
+    Netdev,
+    NodeState,
+    Pf,
+    Setting,
+    Target,
+    Vf,
+)
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.stack import Stack
 
@@ -73,7 +82,7 @@ def pod_actions(
             yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
 
 
-def is_place(place: Inside, state: NodeState, namespace: Namespace) -> bool:
+def is_place(place: NamespacedNetdev, state: NodeState, namespace: Namespace) -> bool:
     """Whether an interface of `state` is in that namespace."""
     return state.namespace(place.namespace) == namespace
 
@@ -94,7 +103,10 @@ def _ethtool_of(vf: Vf) -> tuple[Setting, ...]:
 
 
 def _own(
-    target: tuple[DeviceHandle, int], want: Inside, now: Inside | None, link_changes: LinkChanges
+    target: tuple[DeviceHandle, int],
+    want: NamespacedNetdev,
+    now: NamespacedNetdev | None,
+    link_changes: LinkChanges,
 ) -> Iterator[SetLink | SetEthtool]:
     """The interface itself; up is the last."""
     known = None if now is None else now.netdev

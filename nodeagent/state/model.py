@@ -138,8 +138,8 @@ class Netdev(LinkAttributes):
 
 
 @dataclass(frozen=True)
-class Inside:
-    """A VF's interface that is in another network namespace, a pod's: `namespace` is its inode.
+class NamespacedNetdev:
+    """The interface of a VF in another network namespace, a pod's: `namespace` is its inode.
 
     `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
     `rdma` is the name of the VF's RDMA device where that is there, too (exclusive mode).
@@ -188,7 +188,7 @@ class Vf(VfAttributes):
     driver: str | None = None
     driver_override: str | None = None
     netdev: Netdev | None = None
-    inside: Inside | None = None
+    inside: NamespacedNetdev | None = None
     rdma: RdmaDevice | None = None
     cni: CniRecord | None = field(default=None, compare=False)
     used_by: str | None = field(default=None, compare=False)

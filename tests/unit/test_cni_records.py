@@ -27,7 +27,7 @@ from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
     CniRecord,
     DeviceHandle,
-    Inside,
+    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
@@ -380,7 +380,7 @@ SPENT = Vf(
     spoofchk=False,
     link_state=LinkState.ENABLE,
     max_tx_rate=900,
-    inside=Inside(POD.inode, Netdev("net1")),
+    inside=NamespacedNetdev(POD.inode, Netdev("net1")),
 )
 
 

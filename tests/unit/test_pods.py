@@ -42,7 +42,7 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
     DeviceHandle,
-    Inside,
+    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
@@ -83,7 +83,7 @@ def netdev(name: str, **facts: object) -> Netdev:
 
 
 def vf(index: int, name: str, namespace: int = POD.inode, **facts: object) -> Vf:
-    inside = Inside(namespace, netdev(name, **facts), carrier=True)
+    inside = NamespacedNetdev(namespace, netdev(name, **facts), carrier=True)
     return Vf(index, f"0000:01:10.{2 * index}", "mlx5_core", "", inside=inside)
 
 
@@ -619,5 +619,5 @@ def test_whose_it_is_where_it_can_not_be_seen(tmp_path: Path) -> None:
         (entry / "ibdev").write_text(f"{name}\n")
         (entry / "device").symlink_to(device)
     (tmp_path / "class" / "infiniband" / "mlx5_0").mkdir(parents=True)
-    assert Sysfs(tmp_path).rdma_devices_elsewhere() == {("pci", "0000:01:10.0"): "mlx5_3"}
-    assert Sysfs(tmp_path / "nothing").rdma_devices_elsewhere() == {}
+    assert Sysfs(tmp_path).other_rdma_devices() == {("pci", "0000:01:10.0"): "mlx5_3"}
+    assert Sysfs(tmp_path / "nothing").other_rdma_devices() == {}

@@ -327,7 +327,7 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(restoring, "observe", lambda _: state)
     monkeypatch.setattr(looking, "observe", lambda _: state)
-    monkeypatch.setattr(looking, "children_elsewhere", lambda *_: ("VLAN x on enp1s0",))
+    monkeypatch.setattr(looking, "children_in_other_namespaces", lambda *_: ("VLAN x on enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
     return SimpleNamespace(
         hung_calls=HungCalls(), sysfs=Sysfs(Path("/nowhere")), roce=RoceDefaults(())

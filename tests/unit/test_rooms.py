@@ -12,7 +12,7 @@ import pytest
 
 from nodeagent.kernel import rtnl
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
-from nodeagent.kernel.rooms import children_elsewhere
+from nodeagent.kernel.rooms import children_in_other_namespaces
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.stack import linkinfo
 from nodeagent.state.namespaces import Holder, Namespace
@@ -82,7 +82,7 @@ def test_only_ours_and_only_in_this_namespace(
     def room(_fd: int) -> Any:
         return Room([child("lo", None), child("net1", elsewhere)], number)
 
-    found = list(children_elsewhere(Told(), {3: "enp1s0"}, room))
+    found = list(children_in_other_namespaces(Told(), {3: "enp1s0"}, room))
     assert [text.partition(" in ")[0] for text in found] == ["macvlan net1 on enp1s0"] * count
 
 
