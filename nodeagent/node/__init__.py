@@ -1,1 +1,1 @@
-"""Observes the node as a value, waits for it, and changes it as a plan says."""
+"""Observes the node as a value, waits for devices, and performs plans."""

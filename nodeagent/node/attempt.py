@@ -1,4 +1,4 @@
-"""One attempt to make the node what a snapshot says: the node, and what the attempt remembers."""
+"""One attempt to restore a snapshot: the node, and what the attempt remembers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from nodeagent.state.model import DeviceHandle, Target
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """What the performers of a plan take; each restore makes another.
+    """The argument of the performers of a plan; each restore has its own.
 
-    `given_up` holds, by target, why a wait for it has reached its deadline: the attempt waits for
-    no target twice for the same reason. `conflicts` holds what the attempt has set, `takings`
-    what others have taken meanwhile, `made` how often the attempt has made a PF's VFs, `silent` the
-    VFs whose firmware has not begun (`nodeagent.node.silent`), `without_lag` the PFs whose LAG has
-    not become active.
+    `given_up` has, by target, why a wait for it timed out: the attempt does not wait twice for the
+    same reason. `conflicts` has what the attempt has set, `takings` the VFs that were taken
+    meanwhile, `made` how often the attempt has created a PF's VFs, `silent` the VFs whose firmware
+    does not start (`nodeagent.node.silent`), `without_lag` the PFs whose LAG has not become active.
     """
 
     node: Node
@@ -30,6 +29,6 @@ class Attempt:
     without_lag: set[DeviceHandle] = field(default_factory=set)
 
     def note_vfs_made(self, pf: DeviceHandle) -> None:
-        """The VFs of a PF are new ones: what was known of the old ones says nothing of them."""
+        """The VFs of a PF are new ones, so that what is known of the old ones is void."""
         self.made[pf] = self.made.get(pf, 0) + 1
         self.silent.difference_update([target for target in self.silent if target[0] == pf])

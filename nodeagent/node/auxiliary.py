@@ -1,4 +1,4 @@
-"""Auxiliary devices that a killed bind or modprobe has left without a driver, probed again."""
+"""Probe auxiliary devices again that a killed bind or modprobe has left without a driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 def probe_again(node: Node) -> None:
     """Probe each auxiliary device of the NIC's driver that has no driver (`Sysfs.without_driver`).
 
-    Nothing happens to one that has no driver to find (RDMA without mlx5_ib, vDPA).
+    A device without a loaded driver (RDMA without mlx5_ib, vDPA) stays without one.
     """
     left = node.sysfs.without_driver(node.settings.driver_module)
     for name in left:
@@ -23,4 +23,4 @@ def probe_again(node: Node) -> None:
             log.warning("%s", error.message)
     still_left = left and node.sysfs.without_driver(node.settings.driver_module)
     if taken := [name for name in left if name not in still_left]:
-        log.info("had no driver, and was probed again: %s", ", ".join(taken))
+        log.info("probed again, because they had no driver: %s", ", ".join(taken))

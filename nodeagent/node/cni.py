@@ -1,17 +1,17 @@
-"""SR-IOV CNI's records of VFs: which pod has which VF, and what the VF was like before.
+"""SR-IOV CNI's records: the pods of VFs, and the state of the VFs before.
 
 It keeps two kinds of files below its data directory, /var/lib/cni/sriov (sriov-cni 2.8 and later,
 pkg/utils/utils.go and pci_allocator.go):
 
-- `CONTAINER-IFNAME`: JSON of an interface that a pod has, from ADD to DEL: the VF's `deviceID`,
-  what the network sets of it (`vlan`, `MAC`, `trust` ...), and `OrigVfState`, which DEL puts back.
-- `pci/ADDRESS`: the path of the network namespace that the VF was given to. ADD refuses a VF while
-  that namespace exists. ADD and DEL keep it locked (flock(2), since 2.10) for as long as they run.
+- `CONTAINER-IFNAME`: JSON of an interface of a pod, from ADD to DEL: the VF's `deviceID`, what the
+  network sets (`vlan`, `MAC`, `trust` ...), and `OrigVfState`, which DEL restores.
+- `pci/ADDRESS`: the path of the network namespace that has the VF. ADD refuses a VF while that
+  namespace exists. ADD and DEL hold a lock on it (flock(2), since 2.10) while they run.
 
-It keeps two pods off one VF by these, so they hold it off as well (`held_off`): a free VF is
-allocated to the node's own namespace, and the record of a pod's VF stays locked, so that DEL waits
-until there is a VF to put back. sriov-cni waits a minute for the lock; then DEL fails, its record
-stays, and kubelet repeats it.
+With the second kind nodeagent holds SR-IOV CNI off during a reload (`held_off`): it allocates free
+VFs to the node's own namespace, and locks the records of pods' VFs, so that DEL waits until the VF
+is back. sriov-cni waits a minute for the lock; then DEL fails, the record stays, and the kubelet
+repeats the DEL.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from nodeagent.state.vf import LinkState, VlanProtocol
 
 log = logging.getLogger(__name__)
 
-THE_NODES_OWN: Final = "/proc/1/ns/net"
-"""What a record of ours says: no pod has the namespace of the node's first process."""
-ROUNDS: Final = 3
-"""How often ADDs are looked for: one may have begun while another was waited for."""
-PATIENCE: Final = 60.0
-"""Seconds for an ADD or DEL that is under way: as long as one of them waits for another. With a
-shorter VF_TIMEOUT, as at the end of a grace period, that."""
-LARGEST: Final = 1 << 20
+OWN_NAMESPACE: Final = "/proc/1/ns/net"
+"""The content of our records: no pod has the namespace of the node's first process."""
+MAX_ROUNDS: Final = 3
+"""How often ADDs are searched for: one may have begun during the wait for another."""
+PLUGIN_TIMEOUT: Final = 60.0
+"""Seconds for an ADD or DEL in progress, as long as these wait for each other; or VF_TIMEOUT, if
+that is shorter, as at the end of a grace period."""
+MAX_RECORD_BYTES: Final = 1 << 20
 _ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PROTOCOLS: Final = {0: VlanProtocol.Q} | {each.ethertype: each for each in VlanProtocol}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One of its records: the VF's PCI address, what ADD has set, and what a snapshot keeps of it,
+    """One of its records: the VF's PCI address, what ADD has set, and the part for the snapshot,
     because DEL removes the file.
 
-    `given`, and `before` in `kept`, have the attributes that the network sets, and no others.
+    `given`, and `before` in `kept`, have only the attributes that the network sets.
     """
 
     address: str
@@ -67,9 +67,9 @@ class Record:
 
 
 def records(directory: Path) -> dict[str, Record] | None:
-    """By PCI address, the newest record of each VF; None where there is no such directory.
+    """By PCI address, the newest record of each VF; None if there is no such directory.
 
-    One that is no record, or that a later version writes in another way, is passed over.
+    Files that are not records, or of an unknown format, are skipped.
     """
     try:
         with hostpath.directory(directory) as fd:
@@ -93,15 +93,15 @@ def records(directory: Path) -> dict[str, Record] | None:
 
 def _read(path: Path) -> Record | None:
     try:
-        with os.fdopen(hostpath.open_file(path, LARGEST), encoding="utf-8") as file:
+        with os.fdopen(hostpath.open_file(path, MAX_RECORD_BYTES), encoding="utf-8") as file:
             return parsed(path.name, json.load(file))
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
-        log.debug("%s is no record of SR-IOV CNI: %s", path, error)
+        log.debug("%s is not a record of SR-IOV CNI: %s", path, error)
         return None
 
 
 def parsed(name: str, plain: Any) -> Record | None:
-    """A record by its JSON; None for another's. ValueError, TypeError, LookupError."""
+    """A record from its JSON; None for another program's. ValueError, TypeError, LookupError."""
     if not isinstance(plain, Mapping) or "OrigVfState" not in plain:
         return None
     address, was = plain["deviceID"], plain["OrigVfState"]
@@ -143,7 +143,7 @@ def parsed(name: str, plain: Any) -> Record | None:
 
 
 def _interface(was: Mapping[str, Any]) -> Netdev | None:
-    """What it was in the host's namespace; None where it had no interface (vfio-pci)."""
+    """The VF's interface in the host's namespace; None if it had none (vfio-pci)."""
     if not was.get("HostIFName"):
         return None
     mac = Mac(was["EffectiveMAC"]) if was.get("EffectiveMAC") else None
@@ -151,15 +151,15 @@ def _interface(was: Mapping[str, Any]) -> Netdev | None:
 
 
 def namespace_of(directory: Path, address: str) -> str | None:
-    """The path of the network namespace that a VF was given to, as the host has it."""
+    """The path, on the host, of the network namespace that has a VF."""
     text = _text(directory / "pci" / address)
-    return text if text.startswith("/") and text != THE_NODES_OWN else None
+    return text if text.startswith("/") and text != OWN_NAMESPACE else None
 
 
 def await_idle(node: Node, addresses: Iterable[str]) -> None:
-    """Return when no ADD and no DEL of these VFs is under way, or after PATIENCE.
+    """Return when no ADD or DEL of these VFs is in progress, or after PLUGIN_TIMEOUT.
 
-    A VF in the middle of one is neither what it was nor what it will be.
+    The state of a VF in the middle of one is of no use.
     """
     pci = node.settings.cni_data_dir / "pci"
     with _opened(pci, addresses) as records_of:
@@ -168,11 +168,11 @@ def await_idle(node: Node, addresses: Iterable[str]) -> None:
 
 @contextmanager
 def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
-    """While the block lasts, ADD refuses the VFs that no pod has, and DEL of others waits.
+    """During the block, let ADD refuse free VFs, and DEL of other VFs wait.
 
-    Nothing is done without its data directory, or where HOLD_OFF has no `cni`. What cannot be
-    written is a warning: a VF that is taken all the same is left to its taker. StorageError when a
-    record of ours cannot be removed after a block that went well; after another that is logged.
+    Does nothing without the data directory, or without `cni` in HOLD_OFF. If a record cannot be
+    written, a warning is logged: a VF that is taken then is left to its taker. StorageError if a
+    record of ours cannot be removed after a block that succeeded.
     """
     directory = node.settings.cni_data_dir
     if HoldOff.CNI not in node.settings.hold_off or not hostpath.is_directory(directory):
@@ -194,47 +194,47 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
 
 
 def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
-    """Give those to the node itself that nobody has; the others stay locked while they are open.
+    """Allocate free VFs to the node itself. The records of other VFs stay locked while open.
 
     An ADD of a free VF removes the file that it has locked, because an empty one names no namespace
-    (PCIAllocator.IsAllocated()), and makes another at its end: until then only its descriptor shows
-    that it is at work.
+    (PCIAllocator.IsAllocated()), and creates another one at its end: until then only its open
+    descriptor shows that it is running.
     """
     free: set[str] = set()
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         _lock(pci, opened, node, make=True)
         for address in list(opened):
-            if _text(pci / address) in {"", THE_NODES_OWN}:
-                durable.replace(pci / address, THE_NODES_OWN.encode(), 0o600)
+            if _text(pci / address) in {"", OWN_NAMESPACE}:
+                durable.replace(pci / address, OWN_NAMESPACE.encode(), 0o600)
                 os.close(opened.pop(address))
                 free.add(address)
         if not _await_adds(pci, node):
             return
-        taken = {address for address in free if _text(pci / address) != THE_NODES_OWN}
+        taken = {address for address in free if _text(pci / address) != OWN_NAMESPACE}
         free -= taken
         _open(pci, taken, opened, make=True)
 
 
 def _await_adds(pci: Path, node: Node) -> bool:
     """Wait for each ADD that has removed the file that it has locked; False if there is none."""
-    at_work = users.open_removed_files(pci, node.proc)
+    running = users.open_removed_files(pci, node.proc)
     try:
-        _lock_these(at_work, node)
+        _lock_these(running, node)
     finally:
-        for fd in at_work.values():
+        for fd in running.values():
             os.close(fd)
-    return bool(at_work)
+    return bool(running)
 
 
 def sweep(settings: Settings) -> None:
-    """Release what a killed run has reserved. Call it while holding the lock."""
+    """Remove the records of a killed run. Call it while holding the lock."""
     released = _release(settings.cni_data_dir / "pci")
     if released:
         log.warning("SR-IOV CNI may give %d VFs to pods again: a reload was killed", released)
 
 
 def _release(pci: Path) -> int:
-    """Remove every record of ours, and no other; how many they were. StorageError."""
+    """Remove our records, and no others; return their number. StorageError."""
     if not hostpath.is_directory(pci):
         return 0
     count = 0
@@ -242,13 +242,13 @@ def _release(pci: Path) -> int:
         names = [each.name for each in os.scandir(fd) if _ADDRESS.fullmatch(each.name)]
     for name in names:
         durable.remove_unfinished(pci / name)
-        if _text(pci / name) == THE_NODES_OWN:
+        if _text(pci / name) == OWN_NAMESPACE:
             count += durable.remove(pci / name)
     return count
 
 
 def _text(path: Path) -> str:
-    """What is in a record; "" when there is none."""
+    """The content of a record; "" if there is none."""
     try:
         return hostpath.read_text(path).strip()
     except FileNotFoundError:
@@ -257,7 +257,7 @@ def _text(path: Path) -> str:
 
 @contextmanager
 def _opened(pci: Path, addresses: Iterable[str], *, make: bool = False) -> Iterator[dict[str, int]]:
-    """Descriptors of the VFs' records, by address; of those that are there, or all. OSError."""
+    """By address, descriptors of the VFs' records; with `make`, missing ones are created. OSError."""
     opened: dict[str, int] = {}
     try:
         _open(pci, addresses, opened, make=make)
@@ -273,15 +273,15 @@ def _open(pci: Path, addresses: Iterable[str], opened: dict[str, int], *, make: 
             opened[address] = (
                 durable.open_plain(pci / address, os.O_RDWR, 0o600)
                 if make
-                else hostpath.open_file(pci / address, LARGEST)
+                else hostpath.open_file(pci / address, MAX_RECORD_BYTES)
             )
 
 
 def _lock(pci: Path, records_of: dict[str, int], node: Node, *, make: bool = False) -> None:
-    """Lock them all until they are closed; those that a plugin has locked when it has finished.
+    """Lock all records until they are closed, after a plugin that has locked one has finished.
 
-    DEL removes the file, and the next ADD locks another one of that name: what was opened before
-    and locked after that keeps nobody off, so it is opened again.
+    DEL removes the file, and the next ADD locks a new one of that name: a file that was opened
+    before the DEL and locked afterwards is therefore opened again.
     """
     left = records_of
     while left:
@@ -294,7 +294,7 @@ def _lock(pci: Path, records_of: dict[str, int], node: Node, *, make: bool = Fal
 
 
 def _is_in_place(pci: Path, address: str, fd: int) -> bool:
-    """Whether an open file is the one that has its name now."""
+    """Whether an open file still has its name."""
     try:
         with hostpath.directory(pci) as directory:
             now = os.stat(address, dir_fd=directory, follow_symlinks=False)
@@ -317,7 +317,7 @@ def _lock_these(records_of: Mapping[str, int], node: Node) -> None:
                 yield ", ".join(busy)
 
         try:
-            timeout = min(PATIENCE, node.settings.vf_timeout)
+            timeout = min(PLUGIN_TIMEOUT, node.settings.vf_timeout)
             wait_until_clear(left, running, *node.stops, what="SR-IOV CNI", timeout=timeout)
         except WaitTimeout as late:
             log.warning("%s", late.message)
@@ -332,7 +332,7 @@ def _is_locked_at_once(fd: int) -> bool:
 
 
 def _locking(fd: int) -> parallel.Job:
-    """One that may outlast the descriptor: it has its own, and the lock is that of both."""
+    """A job that locks a file. It has a descriptor of its own, as it may outlast the first."""
     own = os.dup(fd)
 
     def lock() -> None:

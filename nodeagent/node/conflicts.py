@@ -1,10 +1,10 @@
-"""What another program changes while we restore: noticed, named, and not fought.
+"""Changes by another program during a restore: reported, and not fought.
 
-An attempt remembers what it has set. If the next look finds another value there, another program
-has set that in between, or the driver accepts ours and ignores it; the kernel tells neither. The
-attribute is planned once more, because that may have been the other's last change; the second time
-the restore fails. Two programs that undo each other's work would do so for ever, and each new
-number of VFs kills every VF of the PF.
+An attempt remembers what it has set. If an attribute has another value afterwards, another program
+has set it, or the driver has accepted the value and ignored it. The attribute is planned once more,
+because the change may have been the other program's last one; the second time the restore fails.
+Otherwise two programs might undo each other's work for ever, and each change of the number of VFs
+removes every VF of the PF.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ Key = tuple[str, str]
 
 
 class Conflicts:
-    """What we have set in this attempt, and what of it was undone."""
+    """The attributes that this attempt has set, and those that were changed afterwards."""
 
     def __init__(self) -> None:
         self._done: dict[Key, tuple[object, str]] = {}
         self._undone: dict[Key, str] = {}
 
     def note_sent(self, target: str, attribute: str, value: object) -> None:
-        """The kernel has accepted the value from us."""
+        """The kernel has accepted the value."""
         self._done[target, attribute] = value, "we set it to {}, and now it is {}"
 
     def note_made(self, target: str, attribute: str, value: object) -> None:
-        """We have set the value and have read it back."""
+        """The value was set and read back."""
         self._done[target, attribute] = value, "we set it to {}, and something else made it {}"
 
     def note_found(self, target: str, attribute: str, value: object) -> None:
-        """The attribute had the value, and we have not touched it."""
+        """The attribute had the value before."""
         self._done[target, attribute] = value, "it was {}, and something else made it {}"
 
     def check(
         self, differences: Sequence[Difference], failures: Iterable[str], *, is_last: bool = False
     ) -> None:
-        """Look at what differs after a plan was performed, with these failures.
+        """Check the differences after a plan was performed with these failures.
 
-        Logs what was undone; the second time, or after the last plan, raises RestoreFailed with all
-        that is left.
+        Logs attributes that were changed; the second time, or after the last plan, raises
+        RestoreFailed with everything that is left.
         """
         undone = {}
         for each in differences:

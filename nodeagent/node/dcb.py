@@ -17,7 +17,7 @@ from nodeagent.state.dcb import PARTS, App, Dcb
 
 
 def set_dcb(node: Node, actions: Sequence[SetDcb]) -> Failures:
-    """Set what is not so already. A PF without interface is left out: the next look misses it."""
+    """Set what differs. A PF without an interface is skipped: the next comparison reports it."""
     devices = links_by_device(node)
     failures: Failures = []
     with node.dcb() as edge:
@@ -33,7 +33,7 @@ def set_dcb(node: Node, actions: Sequence[SetDcb]) -> Failures:
 def _set(edge: Dcbnl, name: str, action: SetDcb) -> Iterator[str]:
     """Set an interface's DCB; a line for each part that is refused.
 
-    It is looked at before each part, because a driver may change one with another.
+    It is read again before each part, because a driver may change several parts at once.
     """
     for part in PARTS:
         now, wanted = edge.dcb(name) or Dcb(), getattr(action.dcb, part)
@@ -49,7 +49,7 @@ def _set(edge: Dcbnl, name: str, action: SetDcb) -> Iterator[str]:
 
 
 def _set_apps(edge: Dcbnl, name: str, wanted: Sequence[App], now: Sequence[App]) -> None:
-    """Those in excess go first: mlx5 has one priority a DSCP."""
+    """Superfluous entries are removed first: mlx5 has one priority per DSCP."""
     if gone := sorted({*now} - {*wanted}):
         retry.call(partial(edge.delete_apps, name, gone))
     if new := sorted({*wanted} - {*now}):

@@ -1,6 +1,7 @@
-"""The writes of a plan that block: VFs created, bound and unbound in sysfs, the eswitch set.
+"""The actions of a plan that block: VFs are created, bound and unbound, and the eswitch is set.
 
-Each action looks first. The writes of a stage run side by side (nodeagent.kernel.parallel).
+Each action reads the present value first. The actions of a stage run in parallel
+(nodeagent.kernel.parallel).
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 16
-"""Writes side by side. The kernel probes VFs in parallel where their driver lets it."""
-THREADS_A_PROCESSOR: Final = 4
-"""Binds side by side. igbvf's probe waits for its PF's answer without giving the processor away
-(e1000_poll_for_ack): more of them than that keep the PF from answering."""
+MAX_THREADS: Final = 16
+"""Parallel writes. The kernel probes VFs in parallel if their driver allows it."""
+BINDS_PER_CPU: Final = 4
+"""Parallel binds. igbvf's probe busy-waits for its PF's answer (e1000_poll_for_ack): with more of
+them the PF gets no processor to answer."""
 
 DeviceAction = (
     BindPf | SetAutoprobe | CreateVfs | SetParam | SetEswitch | OverrideDriver | UnbindVf | BindVf
@@ -61,18 +62,18 @@ def write_devices(
 ) -> Failures:
     """Perform the writes of a stage; call `meanwhile` at each event until they have returned.
 
-    Those on `urgent` VFs begin first. A write that has not returned at the deadline is a failure.
+    Those on `urgent` VFs begin first. A write that has not returned after VF_TIMEOUT is a failure.
     """
     node = attempt.node
-    # the VFs of different PFs first: those of one PF wait for the same mailbox, or command queue
+    # VFs of different PFs in turn: those of one PF share a mailbox or command queue
     actions = sorted(
         actions, key=lambda each: (target_of(each) not in urgent, target_of(each)[1] or 0)
     )
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
-    threads = THREADS
+    threads = MAX_THREADS
     if any(isinstance(action, BindVf) for action in actions):
-        threads = min(threads, THREADS_A_PROCESSOR * (os.cpu_count() or 1))
+        threads = min(threads, BINDS_PER_CPU * (os.cpu_count() or 1))
     results = parallel.run_all(
         jobs,
         timeout=node.settings.vf_timeout,
@@ -100,7 +101,7 @@ def _failed(
     results: Sequence[AgentError | None],
     ends: Sequence[threading.Event],
 ) -> Failures:
-    """A line for each write that failed. Those that hang in the kernel are noted by device."""
+    """A line for each write that failed. Devices of writes that hang are added to `hung_calls`."""
     failures: Failures = []
     for action, result, ended in zip(actions, results, ends, strict=True):
         if result is None:
@@ -114,7 +115,7 @@ def _failed(
 
 
 def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
-    """The write that ensures `action`, to be called in a thread."""
+    """The write for `action`, to be called in a thread."""
     node = attempt.node
     if is_hung(node, target_of(action)):
         return _not_tried
@@ -144,7 +145,7 @@ def _not_tried() -> None:
 def _bind_pf(node: Node, action: BindPf) -> None:
     bus, name = action.pf.bus, action.pf.name
     if not node.sysfs.exists(bus, name):
-        raise KernelError("there is no such device any more")
+        raise KernelError("the device does not exist any more")
     if node.sysfs.driver(bus, name) == NO_DRIVER:
         node.sysfs.probe(bus, name)
     now = node.sysfs.driver(bus, name)
@@ -184,10 +185,9 @@ def _set_param(node: Node, action: SetParam) -> None:
 
 
 def _set_eswitch(node: Node, action: SetEswitch) -> None:
-    """Set what differs; a mode that is refused, again while there are no VFs (ice).
+    """Set what differs. A mode that is refused is set again while there are no VFs (ice).
 
-    Not where that does not help, and takes what legacy mode holds for VFs (mlx5): there a refusal
-    is one that passes, or is the driver's last word.
+    Not for drivers where that does not help and would lose what legacy mode holds for VFs (mlx5).
     """
     driver = node.settings.driver_module
     busy = retry.BUSY_ERRORS | ({errno.EINVAL} if has(driver, Trait.EINVAL_IS_BUSY) else set())
@@ -209,7 +209,7 @@ def _set_eswitch_without_vfs(
     node: Node, devlink: Devlink, pf: DeviceHandle, wanted: EswitchAttributes
 ) -> None:
     count = node.sysfs.numvfs(*pf) or 0
-    log.info("%s: the eswitch's mode is refused with VFs: without", pf)
+    log.info("%s: the eswitch's mode is refused with VFs: setting it without", pf)
     node.sysfs.set_numvfs(*pf, 0)
     try:
         devlink.set_eswitch(pf, wanted)
@@ -220,7 +220,7 @@ def _set_eswitch_without_vfs(
 
 
 def _all_unbound(node: Node, pf: DeviceHandle) -> bool:
-    """Whether there are VFs, as devices, and no driver that would lose one."""
+    """Whether there are VFs, as devices, and none of them is bound."""
     if not node.sysfs.has_functions(pf.bus):
         return False
     functions = node.sysfs.functions(pf.bus, pf.name).values()
@@ -276,7 +276,7 @@ def _bind_vf(attempt: Attempt, action: BindVf) -> None:
 
 
 def _function(node: Node, pf: DeviceHandle, index: int) -> str:
-    """The VF's device, proven to be a VF of this PF by its physfn link."""
+    """The VF's device, checked by its physfn link."""
     function = node.sysfs.function(pf.bus, pf.name, index)
     if function is None:
         raise KernelError("has no function that points back to its PF")

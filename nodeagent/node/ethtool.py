@@ -1,4 +1,4 @@
-"""ethtool settings of interfaces: looked at first, and sent in one batch, by ifindex.
+"""ethtool settings of interfaces: read first, and set in one batch, by ifindex.
 
 The order between kinds is `nodeagent.kernel.ethtool.KINDS`.
 """
@@ -19,9 +19,9 @@ from nodeagent.state.model import Target
 
 
 def set_ethtool(node: Node, actions: Sequence[SetEthtool]) -> Failures:
-    """Set what is not so already; a refused change again key by key, to name what is refused.
+    """Set what differs. A refused change is sent again key by key, to name what is refused.
 
-    An interface that is not there is left out: the next look at the node misses it.
+    A missing interface is skipped: the next comparison reports it.
     """
     devices = links_by_device(node)
     found = ((action, link_of(node, target_of(action), devices)) for action in actions)

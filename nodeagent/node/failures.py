@@ -1,4 +1,4 @@
-"""What failed while a plan was performed: the target, and a line for people."""
+"""Failures while a plan is performed: pairs of a target and a message."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Failures = list[tuple[Target, str]]
 
 
 def target_of(action: Action) -> Target:
-    """The target that an action concerns; its PF where it has no index."""
+    """The target of an action: its PF if it has no index."""
     return Target(action.pf, getattr(action, "index", None))
 
 
 def timed_out(
     late: WaitTimeout, targets: Iterable[Target], why: Callable[[Target], str | None]
 ) -> Failures:
-    """A line for each target that is still missing when a wait for them has timed out."""
+    """A message for each target that is missing after a wait timed out."""
     named = ((target, why(target)) for target in targets)
     return [
         (target, f"{text} after {late.seconds:g} s") for target, text in named if text is not None

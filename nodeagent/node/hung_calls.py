@@ -1,11 +1,11 @@
-"""Calls into the kernel that hang, and the devices that are not asked anything until they return.
+"""System calls that hang, and their devices, which are not used until the call returns.
 
-The kernel holds a device's lock while its driver is probed or removed and while its VFs are made
-(drivers/base/dd.c, drivers/pci/iov.c). Where that hangs (firmware that does not answer, a VF that a
-virtual machine has open), so does every other write to the device, and so does a read of its
-`sriov_numvfs` or `driver_override`, because both take that lock, without a deadline and deaf to
-signals. So these two are read in a thread, and a device that does not answer is asked nothing more
-until its call has returned.
+The kernel holds a device's lock while its driver is probed or removed and while its VFs are created
+(drivers/base/dd.c, drivers/pci/iov.c). If that hangs (the firmware does not answer, a virtual
+machine has a VF open), every other write to the device hangs, too, and so does a read of its
+`sriov_numvfs` or `driver_override`, because both take that lock, without a time limit and
+uninterruptibly. These two are therefore read in a thread, and a device that does not answer is not
+used until the call has returned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class HungCalls:
-    """By device, a call that had not returned at its deadline. One that returns later is out."""
+    """By device, a call that did not return in time. It is removed when it returns after all."""
 
     def __init__(self) -> None:
         self._calls: dict[DeviceHandle, tuple[threading.Event, str]] = {}
@@ -33,11 +33,11 @@ class HungCalls:
         return known is not None and not known[0].is_set()
 
     def add(self, device: DeviceHandle, ended: threading.Event, what: str) -> None:
-        """`ended` is set when the call returns after all; `what` is a line for people."""
+        """`ended` is set when the call returns after all; `what` is a message."""
         self._calls[device] = ended, what
 
     def lines(self) -> tuple[str, ...]:
-        """What hangs now, a line a device."""
+        """A message for each device with a call that hangs now."""
         return tuple(what for device, (_, what) in self._calls.items() if device in self)
 
     def read(
@@ -47,7 +47,7 @@ class HungCalls:
         *stops: Watch,
         timeout: float,
     ) -> dict[DeviceHandle, T]:
-        """What `look` returns for each device, without those that do not answer in `timeout` s.
+        """The result of `look` for each device that answers within `timeout` seconds.
 
         Raises what a stop's drain() raises (Stopped).
         """
@@ -74,7 +74,7 @@ class HungCalls:
 
 
 class _Reader(Generic[T]):
-    """Looks at one device after the other, in a thread, which alone writes `found` meanwhile."""
+    """Looks at one device after the other, in a thread; only that thread writes to `found`."""
 
     def __init__(
         self,
@@ -95,6 +95,6 @@ class _Reader(Generic[T]):
         self.ended.set()
 
     def give_up(self) -> DeviceHandle:
-        """Stop after the device whose answer it waits for; that device."""
+        """Stop after the device that it is waiting for; return that device."""
         self._given_up.set()
         return next(device for device in self._devices if device not in self._found)

@@ -1,7 +1,7 @@
-"""The netlink messages of a plan: what a PF holds for its VFs, and the interfaces themselves.
+"""Set what PFs hold for their VFs, and the interfaces themselves, over netlink.
 
-Each action looks first: one request a PF, one dump for all interfaces. What differs goes out in
-batches, by ifindex, which a rename cannot break.
+The present values are read first: one request per PF, one dump for all interfaces. What differs is
+sent in batches, by ifindex, which is not affected by renames.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from nodeagent.state.vf import VfAttributes
 log = logging.getLogger(__name__)
 
 UDEV_RENAME_TIMEOUT: Final = 5.0
-"""Seconds. How long udevd may take to run its rules for a rename before we continue without it."""
+"""Seconds for udevd to run its rules after a rename; then the restore continues."""
 
 
 def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ...]) -> Failures:
-    """Set what PFs hold for their VFs. A rate that a PF refuses without carrier is tried again.
+    """Set what PFs hold for their VFs. A rate that is refused without carrier is set again with it.
 
-    igb computes a rate from the link's speed, and answers EINVAL while there is none; mlx5 needs no
-    carrier. So the carrier is waited for only after a refusal.
+    igb computes a rate from the link's speed, and returns EINVAL while there is no carrier; mlx5
+    needs none. It is therefore waited for only after a refusal.
     """
     failures = _set_vfs(attempt, actions)
     refused = {target for target, _ in failures}
@@ -53,7 +53,7 @@ def set_vfs(attempt: Attempt, actions: Sequence[SetVf], watches: tuple[Watch, ..
 
 
 def _without_carrier(node: Node, actions: Sequence[SetVf]) -> list[Target]:
-    """The PFs of these actions that have no carrier: one dump, however many there are."""
+    """The PFs of these actions that have no carrier; one dump for all of them."""
     devices = links_by_device(node)
     targets = sorted({Target(a.pf) for a in actions}, key=str)
     links = [(target, link_of(node, target, devices)) for target in targets]
@@ -79,7 +79,7 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
     for pf in sorted({action.pf for action in actions}):
         link = link_of(attempt.node, Target(pf), devices)
         if link is None:
-            failures.append((Target(pf), f"{pf}: has no interface to set its VFs through"))
+            failures.append((Target(pf), f"{pf}: has no interface through which to set its VFs"))
             continue
         try:
             have = {info.index: info for info in attempt.node.rtnl.vfs(link.index)}
@@ -94,7 +94,7 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
 
 
 def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
-    """The part of `action` that differs from `have`; VLAN and rates as a whole. None: nothing."""
+    """The part of `action` that differs from `have`, VLAN and rates as a whole; None if none."""
     left = given(changed(VfAttributes, action, have or VfAttributes()))
     return VfChange(link.index, action.index, **left) if left else None
 
@@ -106,7 +106,7 @@ def _vf_refusal(target: Target, part: str, error: OSError) -> str:
 def set_links(
     attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Set links once udev has finished with them; `lost`: targets whose failure is known."""
+    """Set links after udev has finished with them; `lost`: targets whose failure is known."""
     failures = await_netdevs(attempt, list(map(target_of, actions)), watches, lost)
     return failures + change_links(attempt, actions, watches)
 
@@ -114,9 +114,9 @@ def set_links(
 def change_links(
     attempt: Attempt, actions: Sequence[SetLink], watches: tuple[Watch, ...] = ()
 ) -> Failures:
-    """Set what differs of the interfaces that are there.
+    """Set what differs on the interfaces that exist.
 
-    Names are set first: udevd answers each with an altname, which may not be wanted.
+    Names are set first: udevd may add an altname after a rename, which is not wanted.
     """
     devices = links_by_device(attempt.node)
     refused: Failures = []
@@ -128,14 +128,14 @@ def change_links(
     changes.sort(key=lambda pair: not (isinstance(pair[1], AltnameChange) and not pair[1].add))
     failures = _send(attempt, changes, _link_refusal)
     if failures:
-        # where udevd gives the same altname at the same moment, ours is refused and is there
+        # if udevd adds the same altname at the same moment, ours is refused and exists nevertheless
         right = _right_by_now(attempt, actions)
         failures = [failure for failure in failures if failure[0] not in right]
     return refused + failures
 
 
 def _right_by_now(attempt: Attempt, actions: Sequence[SetLink]) -> set[Target]:
-    """The targets whose interface is there and differs in nothing but perhaps its name."""
+    """The targets whose interface exists and differs in nothing except perhaps its name."""
     devices = links_by_device(attempt.node)
     wrong = {target for target, _ in _all_changes(attempt, actions, devices)}
     there = {target_of(each) for each in actions if _link_to_change(attempt, each, devices)}
@@ -145,7 +145,7 @@ def _right_by_now(attempt: Attempt, actions: Sequence[SetLink]) -> set[Target]:
 def _all_changes(
     attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, Change]]:
-    """Changes for all that differs, except names."""
+    """Changes for everything that differs, except names."""
     changes: list[tuple[Target, Change]] = []
     for action in actions:
         link = _link_to_change(attempt, action, devices)
@@ -156,7 +156,7 @@ def _all_changes(
 
 
 def _link_to_change(attempt: Attempt, action: SetLink, devices: LinksByDevice) -> Link | None:
-    """The link; None for one that udev may still rename, which it cannot once the link is up."""
+    """The link; None if udev may still rename it, which would fail after it was set up."""
     target = target_of(action)
     return None if target in attempt.given_up else link_of(attempt.node, target, devices)
 
@@ -164,7 +164,7 @@ def _link_to_change(attempt: Attempt, action: SetLink, devices: LinksByDevice) -
 def _renames(
     attempt: Attempt, actions: Sequence[SetLink], devices: LinksByDevice
 ) -> list[tuple[Target, LinkChange]]:
-    """Changes for the interfaces that have another name than the wanted one."""
+    """Changes for the interfaces that have another name than wanted."""
     return [
         (target_of(action), LinkChange(link.index, name=action.name))
         for action in actions
@@ -178,9 +178,8 @@ def _give_names(
 ) -> Failures:
     """Rename, up to three times.
 
-    udevd gives an interface that had to make way for another one its path's name again, as an
-    altname, and that may be the name which the other is about to get. The same may happen to the
-    last interface of a ring.
+    After an interface was renamed to free its name, udevd may add its path-based name again, as an
+    altname, and that may be the name for another interface.
     """
     for again in (True, True, False):
         renames = _renames(attempt, actions, devices)
@@ -205,11 +204,11 @@ def _give_names(
 def _names_cleared(
     renames: Iterable[tuple[Target, LinkChange]], links: Sequence[Link]
 ) -> Iterator[tuple[Target, Change]]:
-    """Changes to send first where one of our interfaces has a name that another is to get.
+    """Changes to send first, to free names that other interfaces of ours get.
 
     An interface that is renamed anyway (a swap) gets a temporary name, unique by its ifindex. An
-    altname is deleted: udevd gives an interface that was renamed its path's name as one
-    (AlternativeNamesPolicy), and no two interfaces share a name of either kind (EEXIST).
+    altname is deleted: udevd adds the path-based name of a renamed interface as one
+    (AlternativeNamesPolicy), and two interfaces cannot share a name of either kind (EEXIST).
     """
     wanted = {change.name: target for target, change in renames}
     moving = {change.index: target for target, change in renames}
@@ -224,10 +223,10 @@ def _names_cleared(
 
 @contextmanager
 def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set[int]]:
-    """Wait after the block until udevd has run its rules for `move` events of these interfaces.
+    """After the block, wait until udevd has run its rules for `move` events of these interfaces.
 
-    The rules may add an altname. A rename that is refused makes no event: the block removes its
-    interface from the set that it gets.
+    The rules may add an altname. A refused rename makes no event: the block removes its interface
+    from the set that it is given.
     """
     awaited = set(renamed)
     udev_watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
@@ -248,7 +247,7 @@ def _udev_follows(renamed: set[int], watches: tuple[Watch, ...]) -> Iterator[set
 
 
 def link_changes(want: LinkAttributes, link: Link) -> Iterator[Change]:
-    """Changes for what differs; altnames are deleted first, because one may be a wanted name."""
+    """Changes for what differs; altnames are deleted first, because one may be the new name."""
     now = set(link.altnames or ())
     wanted = now if want.altnames is None else set(want.altnames)
     yield from (AltnameChange(link.index, name, add=False) for name in sorted(now - wanted))
@@ -268,7 +267,7 @@ def _send(
     changes: Sequence[tuple[Target, Change]],
     refusal: Callable[[Target, str, OSError], str],
 ) -> Failures:
-    """Send all changes; a refused one again part by part, to do what can be done and name the rest.
+    """Send all changes. A refused one is sent again part by part, to set what is not refused.
 
     The kernel ends a message at the first attribute that it refuses. What it accepts is noted.
     """
@@ -292,9 +291,9 @@ def _send(
 
 
 def _note(attempt: Attempt, target: Target, change: Change) -> None:
-    """What was set, by the names that `nodeagent.plan.comparison` has for it."""
+    """Note what was set, by the names of `nodeagent.plan.comparison`."""
     if isinstance(change, LinkChange | VfChange):
-        # before a VF has a driver nobody can have it
+        # a VF without a driver cannot be taken
         is_racing = isinstance(change, VfChange) and is_bound(attempt.node, target)
         for name, value in given(change).items():
             attempt.conflicts.note_sent(str(target), name, value)

@@ -19,7 +19,7 @@ from nodeagent.node.netdev import netdev_of
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind, without
 from nodeagent.settings import PodInterfaces
-from nodeagent.state.model import DeviceHandle, NamespacedNetdev, NodeState
+from nodeagent.state.model import DeviceHandle, NodeState, PodNetdev
 from nodeagent.state.namespaces import Namespace
 
 
@@ -27,7 +27,7 @@ from nodeagent.state.namespaces import Namespace
 class Found:
     """Where devices' interfaces are: by device, and the namespaces they are in, by inode."""
 
-    places: Mapping[DeviceHandle, NamespacedNetdev]
+    places: Mapping[DeviceHandle, PodNetdev]
     namespaces: tuple[Namespace, ...]
 
 
@@ -45,7 +45,7 @@ def find(
     are not in this namespace.
     """
     found = []
-    places: dict[DeviceHandle, NamespacedNetdev] = {}
+    places: dict[DeviceHandle, PodNetdev] = {}
 
     def read(inside: Room, own: dict[DeviceHandle, Link], described: Namespace) -> None:
         with inside.network(), inside.stack() as edge:
@@ -58,9 +58,7 @@ def find(
         for device, link in own.items():
             netdev = netdev_of(link, settings, sysctls)
             name = devices.get(device)
-            places[device] = NamespacedNetdev(
-                described.inode, netdev, carrier=link.carrier, rdma=name
-            )
+            places[device] = PodNetdev(described.inode, netdev, carrier=link.carrier, rdma=name)
         found.append(described)
 
     visit(namespaces, missing, read, room)

@@ -23,7 +23,7 @@ from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import NamespacedNetdev, Netdev, NodeState, Pf, Target, Vf
+from nodeagent.state.model import Netdev, NodeState, Pf, PodNetdev, Target, Vf
 from nodeagent.state.roce import fresh_port
 from nodeagent.state.vf import VfAttributes
 
@@ -152,7 +152,7 @@ def _of_vf(
 
 
 def _of_pod(
-    on: Target, want: NamespacedNetdev, have: Vf, wanted: NodeState, state: NodeState
+    on: Target, want: PodNetdev, have: Vf, wanted: NodeState, state: NodeState
 ) -> Iterator[Difference]:
     """The namespace of its interface, and the attributes that it has there."""
     place = wanted.namespace(want.namespace)

@@ -25,10 +25,10 @@ from nodeagent.state.attributes import given, needs_down
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
+    PodNetdev,
     Setting,
     Target,
     Vf,
@@ -82,7 +82,7 @@ def pod_actions(
             yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
 
 
-def is_place(place: NamespacedNetdev, state: NodeState, namespace: Namespace) -> bool:
+def is_place(place: PodNetdev, state: NodeState, namespace: Namespace) -> bool:
     """Whether an interface of `state` is in that namespace."""
     return state.namespace(place.namespace) == namespace
 
@@ -104,8 +104,8 @@ def _ethtool_of(vf: Vf) -> tuple[Setting, ...]:
 
 def _own(
     target: tuple[DeviceHandle, int],
-    want: NamespacedNetdev,
-    now: NamespacedNetdev | None,
+    want: PodNetdev,
+    now: PodNetdev | None,
     link_changes: LinkChanges,
 ) -> Iterator[SetLink | SetEthtool]:
     """The interface itself; up is the last."""

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, Final
 
 from nodeagent.errors import DataError
-from nodeagent.state.model import DeviceHandle, NamespacedNetdev, NodeState, Pf, Snapshot
+from nodeagent.state.model import DeviceHandle, NodeState, Pf, PodNetdev, Snapshot
 
 SCHEMA: Final = 3
 READ: Final = (1, 2, SCHEMA)
@@ -27,7 +27,7 @@ READ: Final = (1, 2, SCHEMA)
 ALWAYS: Final[Mapping[type, tuple[str, ...]]] = {
     NodeState: ("pfs",),
     Pf: ("vfs",),
-    NamespacedNetdev: ("carrier",),
+    PodNetdev: ("carrier",),
 }
 """Members that every schema writes: where one is missing the file is damaged, default or not."""
 

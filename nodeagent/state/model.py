@@ -138,7 +138,7 @@ class Netdev(LinkAttributes):
 
 
 @dataclass(frozen=True)
-class NamespacedNetdev:
+class PodNetdev:
     """The interface of a VF in another network namespace, a pod's: `namespace` is its inode.
 
     `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
@@ -188,7 +188,7 @@ class Vf(VfAttributes):
     driver: str | None = None
     driver_override: str | None = None
     netdev: Netdev | None = None
-    inside: NamespacedNetdev | None = None
+    inside: PodNetdev | None = None
     rdma: RdmaDevice | None = None
     cni: CniRecord | None = field(default=None, compare=False)
     used_by: str | None = field(default=None, compare=False)

@@ -17,11 +17,11 @@ from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Param,
     Pf,
+    PodNetdev,
     RdmaDevice,
     Representor,
     Vf,
@@ -412,7 +412,7 @@ def vague(draw: st.DrawFn, state: NodeState) -> NodeState:
         namespace = draw(st.sampled_from(PODS))
         used.add(namespace.inode)
         rdma = draw(st.sampled_from((None, "mlx5_9")))
-        inside = NamespacedNetdev(namespace.inode, called(netdev, name), rdma=rdma)
+        inside = PodNetdev(namespace.inode, called(netdev, name), rdma=rdma)
         return dataclasses.replace(vf, netdev=None, inside=inside)
 
     pfs = tuple(

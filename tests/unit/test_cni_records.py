@@ -27,10 +27,10 @@ from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
     CniRecord,
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
+    PodNetdev,
     Snapshot,
     Vf,
 )
@@ -193,7 +193,7 @@ def test_free_ones_are_the_nodes_and_used_ones_wait(settings: Settings) -> None:
     pci.mkdir()
     (pci / OTHER).write_text("/run/netns/cni-1")
     with cni.held_off(Node(settings), [ADDRESS, OTHER]):
-        assert given_to(settings, ADDRESS) == cni.THE_NODES_OWN
+        assert given_to(settings, ADDRESS) == cni.OWN_NAMESPACE
         assert not is_locked(settings, ADDRESS), "ADD is to be refused, not to wait"
         assert given_to(settings, OTHER) == "/run/netns/cni-1"
         assert is_locked(settings, OTHER)
@@ -215,9 +215,9 @@ def test_what_a_killed_run_left_is_swept(
     pci = settings.cni_data_dir / "pci"
     cni.sweep(settings)  # nothing is there yet
     pci.mkdir()
-    (pci / ADDRESS).write_text(cni.THE_NODES_OWN)
+    (pci / ADDRESS).write_text(cni.OWN_NAMESPACE)
     (pci / OTHER).write_text("/run/netns/cni-1")
-    (pci / "notes").write_text(cni.THE_NODES_OWN)
+    (pci / "notes").write_text(cni.OWN_NAMESPACE)
     cni.sweep(settings)
     assert sorted(path.name for path in pci.iterdir()) == [OTHER, "notes"]
     assert "SR-IOV CNI may give 1 VFs to pods again" in caplog.text
@@ -338,7 +338,7 @@ def test_an_add_that_is_under_way_is_waited_for(
 def test_one_that_hangs_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cni, "PATIENCE", 0.1)
+    monkeypatch.setattr(cni, "PLUGIN_TIMEOUT", 0.1)
     with a_plugin_at_work(settings.cni_data_dir / "pci" / ADDRESS, threading.Event()):
         cni.await_idle(Node(settings), [ADDRESS, OTHER])
     assert ADDRESS in caplog.text
@@ -380,7 +380,7 @@ SPENT = Vf(
     spoofchk=False,
     link_state=LinkState.ENABLE,
     max_tx_rate=900,
-    inside=NamespacedNetdev(POD.inode, Netdev("net1")),
+    inside=PodNetdev(POD.inode, Netdev("net1")),
 )
 
 

@@ -34,7 +34,7 @@ from nodeagent.settings import Settings
 from nodeagent.snapshot import take_snapshot
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
-from nodeagent.state.model import DeviceHandle, NamespacedNetdev, Netdev, NodeState, Pf, Vf
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, PodNetdev, Vf
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_kernel import PF1, PF2
@@ -305,9 +305,7 @@ def test_an_interface_that_another_has_taken_to_a_namespace_is_found_there() -> 
     place = Namespace(4, 4026532000, "boot", (Holder(None, None, "/run/netns/blue"),))
     netdev = pf.vfs[1].netdev
     assert netdev is not None
-    taken = dataclasses.replace(
-        pf.vfs[1], netdev=None, inside=NamespacedNetdev(place.inode, netdev)
-    )
+    taken = dataclasses.replace(pf.vfs[1], netdev=None, inside=PodNetdev(place.inode, netdev))
     moved = dataclasses.replace(pf, vfs=(pf.vfs[0], taken, *pf.vfs[2:]))
     have = NodeState("mlx5_core", (moved,), namespaces=(place,))
     (only,) = differences(wanted(), have)

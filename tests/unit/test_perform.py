@@ -296,9 +296,9 @@ def test_a_pf_that_is_gone(fake: FakeNode) -> None:
     fake.unplug(PF1)
     actions = (BindPf(HANDLE, "mlx5_core"), CreateVfs(HANDLE, 2), SetVf(HANDLE, 0, trust=True))
     bound, created, *others = run(fake, *map(stage, actions))
-    assert bound == f"pci/{PF1}: there is no such device any more"
+    assert bound == f"pci/{PF1}: the device does not exist any more"
     assert created.endswith("sriov_numvfs: ENOENT: No such file or directory")
-    assert others == [f"pci/{PF1}: has no interface to set its VFs through"]
+    assert others == [f"pci/{PF1}: has no interface through which to set its VFs"]
 
 
 def test_a_pf_that_goes_between_the_list_and_the_question(

@@ -35,11 +35,11 @@ from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Param,
     Pf,
+    PodNetdev,
     Representor,
     Vf,
 )
@@ -492,7 +492,7 @@ OTHER_POD = Namespace(4, 200, "b", (Holder(pid=8, started=1),))
 
 def inside(index: int, name: str, namespace: int = 100, **facts: Any) -> Vf:
     given: dict[str, Any] = {"mac": OWN, "mtu": 1500, "up": True, "ethtool": FAST, "sysctls": ()}
-    return vf(index, inside=NamespacedNetdev(namespace, link(name, **given | facts), carrier=True))
+    return vf(index, inside=PodNetdev(namespace, link(name, **given | facts), carrier=True))
 
 
 def pods(*vfs: Vf, namespaces: tuple[Namespace, ...] = (POD, OTHER_POD), **facts: Any) -> NodeState:

@@ -42,10 +42,10 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.model import (
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
+    PodNetdev,
     RdmaDevice,
     Snapshot,
     Vf,
@@ -83,7 +83,7 @@ def netdev(name: str, **facts: object) -> Netdev:
 
 
 def vf(index: int, name: str, namespace: int = POD.inode, **facts: object) -> Vf:
-    inside = NamespacedNetdev(namespace, netdev(name, **facts), carrier=True)
+    inside = PodNetdev(namespace, netdev(name, **facts), carrier=True)
     return Vf(index, f"0000:01:10.{2 * index}", "mlx5_core", "", inside=inside)
 
 

@@ -16,10 +16,10 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.model import (
     CniRecord,
     DeviceHandle,
-    NamespacedNetdev,
     Netdev,
     NodeState,
     Pf,
+    PodNetdev,
     Target,
     Vf,
 )
@@ -51,7 +51,7 @@ def vf(index: int = 0, **facts: object) -> Vf:
 def taken_by(vf: Vf, way: str) -> Vf:
     """The VF as it is when another has it."""
     if way == "namespace":
-        inside = NamespacedNetdev(OTHER.inode, Netdev("net1", mac=Mac("02:00:00:00:77:01")))
+        inside = PodNetdev(OTHER.inode, Netdev("net1", mac=Mac("02:00:00:00:77:01")))
         return dataclasses.replace(vf, driver="mlx5_core", netdev=None, inside=inside, vlan=500)
     if way == "driver":
         return dataclasses.replace(vf, driver="uio_pci_generic", netdev=None, rdma=None)
@@ -132,7 +132,7 @@ def test_how_it_is_told() -> None:
 
 def test_what_is_where_it_was_is_not_taken() -> None:
     """In its pod; with the driver that it had, or none, or its NIC's own; with its record."""
-    inside = NamespacedNetdev(OTHER.inode, Netdev("net1"))
+    inside = PodNetdev(OTHER.inode, Netdev("net1"))
     record = CniRecord("its-net1", Vf(0))
     want = node(vf(0, inside=inside, cni=record), vf(1, driver="vfio-pci"), vf(2))
     for second, third in (("vfio-pci", "mlx5_core"), ("mlx5_core", "none"), ("none", "none")):
@@ -142,7 +142,7 @@ def test_what_is_where_it_was_is_not_taken() -> None:
 
 
 def test_another_pod_has_what_a_pod_had() -> None:
-    was = vf(0, inside=NamespacedNetdev(POD.inode, Netdev("net1")))
+    was = vf(0, inside=PodNetdev(POD.inode, Netdev("net1")))
     want = NodeState("mlx5_core", (Pf(PF, 1, vfs=(was,)),), namespaces=(POD,))
     (found,) = taken(want, node(taken_by(vf(0), "namespace")))
     assert found.target == (PF, 0)
