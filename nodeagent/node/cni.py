@@ -257,7 +257,7 @@ def _text(path: Path) -> str:
 
 @contextmanager
 def _opened(pci: Path, addresses: Iterable[str], *, make: bool = False) -> Iterator[dict[str, int]]:
-    """By address, descriptors of the VFs' records; with `make`, missing ones are created. OSError."""
+    """By address, descriptors of the VFs' records. With `make`, missing ones are created."""
     opened: dict[str, int] = {}
     try:
         _open(pci, addresses, opened, make=make)

@@ -1,6 +1,6 @@
-"""Where a target is: the device, the link and the ifindex of a PF, a VF or a representor.
+"""The device, the link and the ifindex of a PF, a VF or a representor.
 
-A target is known by its PF's device and its place there, never by an interface's name.
+A target is identified by its PF's device and its index or port there, never by an interface's name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LinksByDevice = dict[DeviceHandle, list[Link]]
 
 
 def users_of(node: Node, drivers: Mapping[DeviceHandle, str | None]) -> dict[DeviceHandle, str]:
-    """The processes that have functions open through VFIO, UIO or vhost-vDPA, by function.
+    """By function, the processes that have it open through VFIO, UIO or vhost-vDPA.
 
-    `drivers`: what each function is bound to. Processes are searched only where a function was
-    passed through, or the node has vDPA devices.
+    `drivers`: the driver of each function. Processes are searched only if a function is passed
+    through, or the node has vDPA devices.
     """
     has_vdpa = node.sysfs.has_vdpa()
     files = {
@@ -37,7 +37,7 @@ def users_of(node: Node, drivers: Mapping[DeviceHandle, str | None]) -> dict[Dev
 
 
 def device_of(node: Node, target: Target) -> DeviceHandle | None:
-    """The device whose interface this is; None while a VF has no function."""
+    """The device of a target; None for a VF that does not exist."""
     handle, port = target
     if not isinstance(port, int):
         return handle
@@ -48,7 +48,7 @@ def device_of(node: Node, target: Target) -> DeviceHandle | None:
 
 
 def is_bound(node: Node, target: Target) -> bool:
-    """Whether there is a device with a driver, so that its interface may still come."""
+    """Whether the device exists and has a driver, so that its interface may still appear."""
     device = device_of(node, target)
     return device is not None and node.sysfs.driver(*device) != NO_DRIVER
 
@@ -59,12 +59,12 @@ def is_hung(node: Node, target: Target) -> bool:
 
 
 def links_by_device(node: Node) -> LinksByDevice:
-    """The network interfaces of the node's namespace by parent device: one dump."""
+    """By parent device, the network interfaces of the node's namespace: one dump."""
     return by_device(node, node.rtnl.links())
 
 
 def by_device(node: Node, links: Mapping[int, Link]) -> LinksByDevice:
-    """These links by parent device; for a virtio device, by the function that it belongs to."""
+    """These links by parent device; for a virtio device, by the function below it."""
     devices: LinksByDevice = {}
     for link in links.values():
         if link.bus == "virtio" and link.device is not None:
@@ -92,7 +92,7 @@ def link_of(node: Node, target: Target, devices: LinksByDevice) -> Link | None:
 
 
 def is_representor(link: Link) -> bool:
-    """Whether a link stands for another function, as its port's name says (`pf0vf3`)."""
+    """Whether a link represents another function, by its port's name (`pf0vf3`)."""
     return link.phys_port_name is not None and bool(REPRESENTOR.fullmatch(link.phys_port_name))
 
 
@@ -103,10 +103,10 @@ def ifindex_of(node: Node, target: Target) -> int | None:
 
 
 def ifindex_on(node: Node, device: DeviceHandle, target: Target) -> int | None:
-    """The same, where the target's device is known.
+    """The same, if the target's device is known.
 
-    Which interface is which port is read once for all representors, and again when one is
-    missing or gone: with 300 of them a look at each would be 300 looks at all.
+    The ports of all representors are read at once, and again if one is missing: reading them for
+    each of 300 representors would be too slow.
     """
     port = target[1]
     if port is None and len(found := node.sysfs.interfaces(*device)) > 1:
@@ -122,7 +122,7 @@ def ifindex_on(node: Node, device: DeviceHandle, target: Target) -> int | None:
 
 
 def rdma_devices(node: Node, devices: LinksByDevice) -> dict[DeviceHandle, RdmaDevice]:
-    """By function: the NIC's own RDMA device before one in software on the function's netdev."""
+    """By function, the NIC's own RDMA device, or else a software device on the function's netdev."""
     owners = {link.name: device for device, links in devices.items() for link in links}
     found: dict[DeviceHandle, RdmaDevice] = {}
     for each in node.sysfs.rdma_devices():
@@ -134,7 +134,7 @@ def rdma_devices(node: Node, devices: LinksByDevice) -> dict[DeviceHandle, RdmaD
 
 
 def rdma_names(node: Node, targets: Iterable[Target]) -> dict[Target, str]:
-    """The names of the RDMA devices of these PFs and VFs, of those that have one."""
+    """The names of the RDMA devices of these PFs and VFs, if they have one."""
     found = rdma_devices(node, links_by_device(node))
     placed = ((target, device_of(node, target)) for target in targets)
     return {target: found[device].name for target, device in placed if device in found}

@@ -1,8 +1,8 @@
-"""Waiting until network managers have finished with an interface, before what is missing is added.
+"""Wait until network managers have finished with an interface.
 
-Where systemd-networkd or NetworkManager manages an interface, it sets up most of it by itself once
-it is back: what we did at the same time it would undo, or we would do it twice. So we wait for it,
-for a while, and the next look at the node says what is left to do.
+systemd-networkd and NetworkManager set up the interfaces that they manage when these are back. They
+would undo what nodeagent sets at the same time. It therefore waits for them, for a limited time,
+and then restores what is still missing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nodeagent.state.model import NodeState, Target
 log = logging.getLogger(__name__)
 
 MANAGERS_TIMEOUT: Final = 30.0
-"""Seconds. After that what is missing is added all the same; DHCP may take longer."""
+"""Seconds; then the restore continues. DHCP may take longer."""
 
 
 def managed_netdevs(state: NodeState) -> dict[Target, str]:
-    """The netdevs that a network manager has set up, and its name."""
+    """The netdevs that a network manager has set up, and the manager's name."""
     return {on: netdev.manager for on, netdev in state.targets() if netdev.manager is not None}
 
 

@@ -1,4 +1,4 @@
-"""VFs' interfaces in other network namespaces: found, entered, and no longer to be reached."""
+"""VFs' interfaces in other network namespaces: find them, and enter these namespaces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nodeagent.state.namespaces import Namespace
 
 @dataclass(frozen=True)
 class Found:
-    """Where devices' interfaces are: by device, and the namespaces they are in, by inode."""
+    """Interfaces in other namespaces, by device, and these namespaces, sorted by inode."""
 
     places: Mapping[DeviceHandle, PodNetdev]
     namespaces: tuple[Namespace, ...]
@@ -39,9 +39,9 @@ def find(
     rdma: Mapping[DeviceHandle, str] = MappingProxyType({}),
     room: Callable[[int], Room] = Room.open,
 ) -> Found:
-    """Look for the interfaces of `missing` in all namespaces that can be seen, until all are found.
+    """Search all visible namespaces for the interfaces of `missing`, until all are found.
 
-    A namespace that goes while it is looked at has none of them. `rdma`: names of RDMA devices that
+    A namespace that disappears meanwhile has none of them. `rdma`: the names of RDMA devices that
     are not in this namespace.
     """
     found = []
@@ -66,10 +66,10 @@ def find(
 
 
 def reachable(node: Node, want: NodeState) -> tuple[NodeState, tuple[LeftBehind, ...]]:
-    """`want` without what belongs into namespaces that are gone, or replaced; and what that is.
+    """`want` without the VFs of namespaces that are gone or replaced, and these VFs.
 
-    What their PFs hold is then as it was before those pods. With POD_INTERFACES=report: without
-    what belongs into any; those pods are there.
+    What their PFs hold becomes what they held before those pods. With POD_INTERFACES=report,
+    without the VFs of all namespaces, whose pods still exist.
     """
     if node.settings.pod_interfaces == PodInterfaces.REPORT:
         report = "POD_INTERFACES=report"
@@ -103,7 +103,7 @@ def _deleted(node: Node, want: NodeState) -> set[str]:
 
 @contextmanager
 def within(node: Node, namespace: Namespace) -> Iterator[tuple[Node, Room]]:
-    """The node as it is seen from inside a namespace; NamespaceGone when that is another by now."""
+    """The node as seen in a namespace; NamespaceGone if the namespace does not exist any more."""
     with rooms.opened(node.namespaces, namespace) as room:
         inside = dataclasses.replace(
             node,
@@ -119,7 +119,7 @@ def within(node: Node, namespace: Namespace) -> Iterator[tuple[Node, Room]]:
 
 
 def children_in_other_namespaces(node: Node, state: NodeState) -> tuple[str, ...]:
-    """A line for each child of an interface of `state` that is in another namespace."""
+    """A line for each child, in another namespace, of an interface of `state`."""
     wanted = {netdev.name for netdev in state.netdevs()}
     names = {n: link.name for n, link in node.rtnl.links().items() if link.name in wanted}
     return rooms.children_in_other_namespaces(node.namespaces, names)

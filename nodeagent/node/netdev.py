@@ -1,4 +1,4 @@
-"""A netdev as a value, from what rtnetlink, ethtool and sysctls report of its link."""
+"""A netdev as a value, from the reports of rtnetlink, ethtool and sysctls."""
 
 from __future__ import annotations
 

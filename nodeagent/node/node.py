@@ -1,7 +1,7 @@
-"""What the program reads the node through, and writes: the kernel's edges, made once and passed.
+"""The interfaces of the kernel through which the program reads and changes the node.
 
-Observing (`observe`), locating (`locate`), waiting (`settle`) and performing (`perform`) are
-functions that take it. A test gives one with fakes in it.
+`observe`, `locate`, `settle` and `perform` have functions that take a Node. Tests pass one with
+fakes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from nodeagent.state.model import DeviceHandle
 class Node:
     """This node, seen from one network namespace. A context manager, which closes its sockets.
 
-    `network` is a block in which /proc/sys/net is that of the interfaces which this node sees.
-    `hung_calls` outlives every attempt to restore: the kernel ends such a call, not the program.
-    `locked_records` are the VFs whose record SR-IOV CNI cannot lock, because we have it locked.
-    `port_indexes` is what `nodeagent.node.locate` has read: by device, the ifindex of each port.
+    `network` is a block in which /proc/sys/net is that of the namespace. `hung_calls` outlives each
+    attempt to restore, because only the kernel can end such a call. `locked_records` are the VFs
+    whose SR-IOV CNI record we have locked. `port_indexes` is a cache of `nodeagent.node.locate`: by
+    device, the ifindex of each port.
     """
 
     settings: Settings
@@ -73,5 +73,5 @@ class Node:
 
     @property
     def stops(self) -> tuple[Watch, ...]:
-        """The watch that ends a wait when a signal comes: one, or none where no signal is taken."""
+        """The watch that ends a wait when a signal arrives; none if there is no signal handler."""
         return () if self.stop is None else (self.stop,)

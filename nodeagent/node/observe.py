@@ -1,8 +1,7 @@
-"""The node as it is now, as a `NodeState`.
+"""The present state of the node, as a `NodeState`.
 
-Reading costs one rtnetlink dump for the node and two requests a PF (VFs and DCB), however many VFs
-there are; the rest are sysfs links. Nothing here decides what to change: that is
-`nodeagent.plan.plan`.
+Reading it costs one rtnetlink dump for the node and two requests per PF (VFs and DCB), however many
+VFs there are; the rest are sysfs links. `nodeagent.plan.plan` decides what to change.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from nodeagent.state.stack import Stack
 
 
 class LockedAttributes(NamedTuple):
-    """What the kernel reads under a device's lock; None where that is not known."""
+    """Attributes that the kernel reads under the device's lock; None if not known."""
 
     numvfs: int | None = None
     driver_override: str | None = None
@@ -56,10 +55,10 @@ UNKNOWN: Final = LockedAttributes()
 
 
 class Look(NamedTuple):
-    """What one look at the node reads for all its PFs at once.
+    """What is read for all PFs at once.
 
-    `ethtool` and `managers` (who has set up an interface, and has finished) are by ifindex, `dcb`
-    is by PF.
+    `ethtool` and `managers` (the managers that have set up an interface) are by ifindex, `dcb` is
+    by PF.
     """
 
     devices: LinksByDevice
@@ -80,10 +79,10 @@ class Look(NamedTuple):
 def observe(node: Node) -> NodeState:
     """The state of every PF bound to the driver, and of its VFs.
 
-    Of a device on which a call hangs (`nodeagent.node.hung_calls`) the number of VFs, or the driver
-    override, is not known. UnavailableError when a device reports something that no device can be.
+    If a call on a device hangs (`nodeagent.node.hung_calls`), its number of VFs, or its driver
+    override, is not known. UnavailableError if a device reports an invalid value.
     """
-    # a VF that a CNI is at work on is neither what it was nor what it will be
+    # the state of a VF that a CNI is changing is of no use
     cni.await_idle(node, (each for each in functions(node) if each not in node.locked_records))
     links = node.rtnl.links()
     driver = node.settings.driver_module
@@ -104,19 +103,19 @@ def observe(node: Node) -> NodeState:
 
 
 def functions(node: Node) -> Iterator[str]:
-    """The PCI address of each VF that is there."""
+    """The PCI address of each VF."""
     for pf in node.sysfs.physical_functions(node.settings.driver_module):
         if node.sysfs.has_functions(pf.bus):
             yield from node.sysfs.functions(*pf).values()
 
 
 def numvfs(node: Node, pf: DeviceHandle) -> int | None:
-    """How many VFs a PF has; None without SR-IOV, or while a call on the device hangs."""
+    """The number of VFs of a PF; None without SR-IOV, or while a call on the device hangs."""
     return _locked_attributes(node, [pf]).get(pf, UNKNOWN).numvfs
 
 
 def _with_records(node: Node, state: NodeState) -> NodeState:
-    """The state with what SR-IOV CNI has recorded of VFs that pods have."""
+    """The state with SR-IOV CNI's records of VFs in pods."""
     directory = node.settings.cni_data_dir
     records = cni.records(directory)
     if not records:
@@ -129,7 +128,7 @@ def _with_records(node: Node, state: NodeState) -> NodeState:
         path = cni.namespace_of(directory, record.address)
         given_to = None if path is None else node.namespaces.at(path)
         is_in = None if vf.inside is None else vf.inside.namespace
-        # a pod that ended without a DEL leaves its record, and the VF may be another's since
+        # a pod that ended without a DEL leaves its record, and another pod may have the VF now
         places = {given_to, is_in} - {None}
         return dataclasses.replace(vf, cni=record.kept) if len(places) == 1 else vf
 
@@ -173,7 +172,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
 def _dcb(
     node: Node, devices: LinksByDevice, pfs: Iterable[DeviceHandle]
 ) -> dict[DeviceHandle, Dcb]:
-    """Of each PF that has it: a request a PF. mlx5's VFs and representors have none."""
+    """The DCB of each PF that has it: one request each. mlx5's VFs and representors have none."""
     with node.dcb() as edge:
         links = ((pf, link_of(node, Target(pf), devices)) for pf in pfs)
         found = ((pf, edge.dcb(link.name)) for pf, link in links if link is not None)
@@ -196,7 +195,7 @@ def _with_functions(node: Node, pfs: Iterable[DeviceHandle]) -> Iterator[DeviceH
 def _locked_attributes(
     node: Node, devices: Iterable[DeviceHandle]
 ) -> dict[DeviceHandle, LockedAttributes]:
-    """Of each device that answers in time."""
+    """The attributes of each device that answers in time."""
     sysfs = node.sysfs
     return node.hung_calls.read(
         tuple(devices),
@@ -207,9 +206,9 @@ def _locked_attributes(
 
 
 def _eswitches(node: Node, ours: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
-    """What devlink reports of our devices, as fields of `Pf`: a request a device that has it.
+    """What devlink reports of our devices, as fields of `Pf`: one request for each device.
 
-    One more for the rates of all of them, where a device is in switchdev mode.
+    And one for the rates of all of them, if a device is in switchdev mode.
     """
     with node.devlink() as devlink:
         devices = [device for device in devlink.devices() if device in ours]
@@ -255,7 +254,7 @@ def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -
 def _vf(
     node: Node, look: Look, place: tuple[DeviceHandle, str | None], index: int, info: VfInfo | None
 ) -> Vf:
-    """`place` is the PF, and the function's name if there is one; `info` what the PF holds."""
+    """`place` is the PF and the function's name, if there is one; `info` what the PF holds."""
     pf, function = place
     device = pf.with_name(function or "")
     own = look.devices.get(device, [])
@@ -301,7 +300,7 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
 
 
 def _stack(node: Node, state: NodeState, links: Mapping[int, Link], sysctls: Told) -> Stack | None:
-    """What stands on all our netdevs; None where there are none to stand on."""
+    """What is stacked on our netdevs; None if there are no netdevs."""
     names = {netdev.name for netdev in state.netdevs()}
     roots = {index for index, link in links.items() if link.name in names}
     if not roots:

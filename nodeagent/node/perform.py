@@ -1,7 +1,6 @@
-"""Performing a plan: stage by stage, each to its end, every failure collected.
+"""Perform a plan: stage by stage, each to its end, and collect the failures.
 
-A failed action does not hold up the others: what is left over is found by looking at the node
-again.
+A failed action does not stop the others: the next comparison finds what is left.
 """
 
 from __future__ import annotations
@@ -56,9 +55,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """What a performer takes beside its actions: `lost` are the targets that failed before.
+    """The argument of a performer, with its actions. `lost` are the targets that failed before.
 
-    The performer waits for none of those that has no driver. `first` are the VFs to bind first.
+    The performer does not wait for those of them that have no driver. `first` are the VFs to bind
+    first.
     """
 
     attempt: Attempt
@@ -72,10 +72,10 @@ Performer = Callable[[Step, Sequence[A]], Failures]
 
 
 def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
-    """Perform all stages; a line for each action that failed and each thing that never came.
+    """Perform all stages; a line for each action that failed and each device that never appeared.
 
-    Raises Stopped between two stages, or in a wait, when a signal has come: a running action is
-    always finished.
+    Raises Stopped between two stages, or in a wait, if a signal arrives: a running action is always
+    finished.
     """
     node = attempt.node
     failures: Failures = []
@@ -103,7 +103,7 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 def _note_set_up(attempt: Attempt, stage: Stage, failed: set[Target]) -> None:
-    """VFs that are bound and had something set; those in pods note it when they arrive there."""
+    """Note the VFs that are bound and set up; those in pods are noted when they are moved."""
     times = attempt.node.vf_times
     in_pods = (BindVf, MoveVf, InPod)
     for target in {target_of(each) for each in stage.actions if not isinstance(each, in_pods)}:
@@ -126,15 +126,13 @@ def _perform_stage(step: Step, stage: Stage) -> Failures:
 
 
 def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
-    """VFs move into their pods while others are still being bound."""
+    """Write, and move VFs into their pods while others are still being bound."""
     node, arrivals = step.attempt.node, step.arrivals
     moves = arrivals.expected and any(isinstance(action, BindVf) for action in actions)
-    # a stop is heeded between stages and in waits: what is being written is finished
+    # a stop takes effect between stages and in waits: running writes are finished
     events = tuple(watch for watch in step.watches if watch is not node.stop)
-    meanwhile = arrivals.move_settled if moves else _nothing
-    failures = write_devices(
-        step.attempt, actions, meanwhile, events if moves else (), urgent=step.first
-    )
+    waiting = (arrivals.move_settled, events) if moves else ()
+    failures = write_devices(step.attempt, actions, *waiting, urgent=step.first)
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
     return failures + await_functions(node, counts, step.watches)
 
@@ -143,10 +141,6 @@ def _not_of_a_lag(step: Step, actions: Sequence[SetRdma]) -> list[SetRdma]:
     """Without a LAG's device where that LAG has not come: what is there is a port's."""
     absent = step.attempt.without_lag
     return [each for each in actions if each.index is not None or each.pf not in absent]
-
-
-def _nothing() -> None:
-    """No VF is on its way into a pod."""
 
 
 def _row(types: tuple[type[A], ...], performer: Performer[A]) -> tuple[Any, Performer[Any]]:
@@ -178,7 +172,7 @@ PERFORMERS: Final = (
     _row((AwaitLag,), lambda step, actions: await_lags(step.attempt, actions, step.watches)),
     _row((MoveVf, InPod), lambda step, _actions: step.arrivals.await_all(step.watches, step.lost)),
 )
-"""By types of actions, the function that performs them; in the order within a stage."""
+"""The functions that perform actions, by type, in the order within a stage."""
 
 if _forgotten := {*get_args(Action)} - {each for types, _ in PERFORMERS for each in types}:
     raise TypeError(f"no performer for {_forgotten}")

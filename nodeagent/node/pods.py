@@ -1,7 +1,7 @@
-"""VFs on their way into pods: each is moved and set up as soon as it is settled.
+"""Move VFs into pods and set them up there, each as soon as it is settled.
 
-While other VFs are still being bound, named or waited for, those that are ready go: a pod waits for
-its own VFs and for no other's. All of it is done by the main thread between two events.
+A pod waits for its own VFs only: they are moved while others are still being bound, named or waited
+for. The main thread does that between two events.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from nodeagent.trace import point
 log = logging.getLogger(__name__)
 
 CARRIER_TIMEOUT: Final = 5.0
-"""Seconds. An igb VF has carrier two seconds after it went up, an mlx5 VF at once."""
+"""Seconds. An igb VF has carrier two seconds after it was set up, an mlx5 VF at once."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One VF's way: where to, if it is not there yet, and what is to be done there, in order."""
+    """A VF for a pod: its move, if it is not there yet, and the actions there, in order."""
 
     target: Target
     namespace: Namespace
@@ -63,7 +63,7 @@ class Arrival:
 
 
 class Arrivals:
-    """The VFs of a plan that belong into pods. A context manager: it holds sockets in there."""
+    """The VFs of a plan that belong into pods. A context manager: it has sockets open in pods."""
 
     def __init__(
         self, attempt: Attempt, stages: Sequence[Stage], watches: tuple[Watch, ...]
@@ -74,7 +74,7 @@ class Arrivals:
         self._watched = any(isinstance(watch, UdevWatch) for watch in watches)
         self._finished = finished_by_udev(watches)
         self._misplaced: set[Target] = set()
-        """Those that did not get their name there, or did not get there at all."""
+        """VFs that did not get their name in the pod, or could not be moved."""
         self._rooms: dict[int, tuple[Node, Room]] = {}
         self._stacked: dict[int, list[AddStacked]] = {}
         self._devices = {
@@ -83,10 +83,10 @@ class Arrivals:
             if arrival.move is not None
         }
         self._looked_at: set[int] | None = None
-        """ifindexes that udev has finished with and that were looked at; None: nothing was yet."""
+        """The ifindexes, of those that udev has finished with, that were looked at; None: none."""
         self._to_announce: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._half_announced: set[Target] = set()
-        """Those whose IPv4 addresses the fabric knows."""
+        """VFs whose IPv4 addresses were announced."""
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -102,14 +102,14 @@ class Arrivals:
         return bool(self._waiting)
 
     def put_first(self, urgent: Collection[Target]) -> None:
-        """Of several that are settled, move these first."""
+        """Move these first if several are settled."""
         ordered = sorted(self._waiting, key=lambda target: target not in urgent)
         self._waiting = {target: self._waiting[target] for target in ordered}
 
     def move_settled(self) -> None:
-        """Move all that are settled into their pods; `await_all` waits for the others.
+        """Move all settled VFs into their pods; `await_all` waits for the others.
 
-        Events come by the dozen while VFs are bound: then only those that udev has just finished
+        There are many events while VFs are bound. Therefore only VFs that udev has just finished
         with are looked at.
         """
         candidates = list(self._waiting)
@@ -120,10 +120,13 @@ class Arrivals:
             candidates = [target for target in candidates if target in settled]
         self._looked_at = set(self._finished)
         for target in candidates:
-            self._still_out(target)
+            self._move_if_settled(target)
 
-    def _still_out(self, target: Target) -> str | None:
-        """Let it in if it is settled; else why it is not. One look: it may settle at any moment."""
+    def _move_if_settled(self, target: Target) -> str | None:
+        """Move the VF if it is settled; else return why it is not.
+
+        Both in one look, because it may settle at any moment.
+        """
         arrival = self._waiting.get(target)
         why = None if arrival is None else self._unready(arrival)
         if arrival is not None and why is None:
@@ -132,7 +135,7 @@ class Arrivals:
         return why
 
     def await_all(self, watches: tuple[Watch, ...], lost: set[Target]) -> Failures:
-        """Wait until all are in, but for those that can't come; what went wrong, and what did not.
+        """Wait until all VFs are moved, except for those that cannot be; return the failures.
 
         `lost`: targets whose failure is known.
         """
@@ -146,7 +149,7 @@ class Arrivals:
                 progress=True,
             )
         for target in list(self._waiting):
-            why = self._still_out(target)
+            why = self._move_if_settled(target)
             if why is not None:
                 self._given_up[target] = why
                 self.failures.append((target, f"{why} after {seconds:g} s"))
@@ -157,12 +160,12 @@ class Arrivals:
         return failures
 
     def announce(self) -> Failures:
-        """Let the fabric know where those are that had carrier before, once they have it again.
+        """Announce the addresses of VFs that had carrier before, as soon as they have it again.
 
-        IPv4 addresses at once, IPv6 addresses when the kernel uses them all: an advertisement of
-        one that is still optimistic (RFC 4429), given back by the NIC, counts as a duplicate, and
-        the kernel gives the address up for good. It waits CARRIER_TIMEOUT at most. Returns what
-        failed.
+        IPv4 addresses at once, IPv6 addresses when the kernel uses all of them: if the NIC sends
+        back an advertisement of an address that is still optimistic (RFC 4429), the kernel takes it
+        for a duplicate and gives the address up for good. Waits up to CARRIER_TIMEOUT, and returns
+        the failures.
         """
         with ExitStack() as held:
             rooms = [self._rooms[each.inode][1] for each, _ in self._to_announce.values()]
@@ -179,9 +182,10 @@ class Arrivals:
         return self.failures
 
     def _unannounced(self) -> list[str]:
-        """Announce those that have carrier; the others, and those of which half is announced.
+        """Announce VFs with carrier; return those that are not, or only half, announced.
 
-        The kernel forgets permanent neighbours when a MAC is set (neigh_changeaddr()): set again.
+        The kernel removes permanent neighbours when a MAC is set (neigh_changeaddr()): they are
+        added again.
         """
         for target, (namespace, neighbours) in list(self._to_announce.items()):
             inside, room = self._rooms[namespace.inode]
@@ -206,7 +210,7 @@ class Arrivals:
     def _missing(self, lost: set[Target], watches: tuple[Watch, ...]) -> list[str]:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
             del self._waiting[target]
-        reasons = {target: self._still_out(target) for target in list(self._waiting)}
+        reasons = {target: self._move_if_settled(target) for target in list(self._waiting)}
         taken = {
             t
             for t, why in reasons.items()
@@ -220,13 +224,13 @@ class Arrivals:
         if arrival.move is None:
             return None
         bus, function = arrival.move.pf.bus, arrival.move.address
-        # one look at a link: this is asked at each event, of all that are still to come
+        # a single sysfs link, because this is called at each event for each VF that is missing
         if self._node.sysfs.driver(bus, function) == NO_DRIVER:
             return f"{arrival.target} ({function}): bound to no driver"
         return unsettled(self._node, arrival.target, self._finished)
 
     def _arrive(self, arrival: Arrival) -> None:
-        """Move it, and set it up. What fails is said, and does not stop the rest."""
+        """Move the VF and set it up. Failures are collected."""
         try:
             inside, room = self._room(arrival.namespace)
             if arrival.move is not None:
@@ -263,7 +267,7 @@ class Arrivals:
         target = Target(action.pf, action.index)
         index = ifindex_of(self._node, target)
         if index is None:
-            raise KernelError("has no interface here any more")
+            raise KernelError("has no interface in the host's namespace any more")
         point("move", f"{target} to {action.namespace.inode}")
         move = LinkMove(index, room.fd, action.name)
         (refused,) = retry.send(self._node, [move], self._node.rtnl.change)
@@ -279,7 +283,7 @@ class Arrivals:
         return self._rooms[namespace.inode]
 
     def _stack(self, inode: int, *, everything: bool = False) -> None:
-        """What stands on the VFs of a namespace, as far as all that it stands on is there."""
+        """Add what is stacked on the VFs of a namespace, if the interfaces that it needs exist."""
         actions = self._stacked.pop(inode, [])
         if not actions:
             return
@@ -294,7 +298,7 @@ class Arrivals:
             self.failures += add_stacked(inside, now, at_once=True)
 
     def _renamed(self, inside: Node, arrival: Arrival) -> Iterator[AddStacked]:
-        """What stands on it, on the name that it has: where its own was taken, that is another."""
+        """What is stacked on a VF, with its present name: its own may be taken."""
         stacked = [action for action in arrival.inner if isinstance(action, AddStacked)]
         if arrival.move is not None and arrival.target not in self._misplaced:
             yield from stacked
@@ -326,7 +330,7 @@ def _arrivals(stages: Iterable[Stage]) -> Iterator[Arrival]:
 
 
 def descendants(links: Mapping[int, Link], index: int) -> list[Link]:
-    """An interface, and all that stand on it."""
+    """An interface, and all interfaces on top of it."""
     found = {index}
     while more := {n for n, link in links.items() if link.parent in found} - found:
         found |= more

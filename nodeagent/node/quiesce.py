@@ -1,15 +1,15 @@
-"""Quiesce: the VFs are taken away before the driver is unloaded, side by side.
+"""Quiesce: remove the VFs in parallel before the driver is unloaded.
 
-An unload removes what is bound to the driver one device after the other (driver_detach(),
+An unload removes the devices of a driver one after the other (driver_detach(),
 drivers/base/dd.c), and the removal of each VF waits for the NIC's firmware, half a second on a
-ConnectX. Firmware serves several functions at once: unbinds of several VFs wait side by side. Then
-`sriov_numvfs` is written to 0 on all PFs at once, and the driver that is unloaded has PFs only. The
-kernel sleeps for a second on each PF (sriov_disable(), drivers/pci/iov.c): at the same time on all
-of them, or, where sriov_numvfs_store() holds pci_lock_rescan_remove() (6.12.95 does), in turn.
+ConnectX. The firmware serves several functions at once, so VFs are unbound in parallel. Then 0 is
+written to `sriov_numvfs` of all PFs at once, and the driver is unloaded from PFs only. The kernel
+sleeps for a second for each PF (sriov_disable(), drivers/pci/iov.c), in parallel or, if
+sriov_numvfs_store() holds pci_lock_rescan_remove() (as in 6.12.95), one after the other.
 
-In switchdev mode the representors go with the VFs, from their bridges and bonds too, as they would
-in the unload; the eswitch stays in its mode until the PF itself is removed. A VF's interface goes
-from whatever network namespace it is in.
+In switchdev mode the representors are removed with the VFs, also from their bridges and bonds, as
+in the unload; the eswitch keeps its mode until the PF itself is removed. VFs' interfaces are
+removed in any network namespace.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ Vfs = Mapping[int, tuple[str, str]]
 def quiesce(node: Node) -> None:
     """Unbind the driver's VFs, and remove the VFs of all PFs, right before the driver is unloaded.
 
-    A PF with a VF that a process has open (VFIO, UIO, vDPA) is left alone. Through VFIO it is
-    removed only when the process closes it (vfio_unregister_group_dev(), drivers/vfio/vfio_main.c),
-    and the write to `sriov_numvfs` would wait for that with the PF's lock held. Preflight asks for
-    such processes; one may have come since, or is allowed to lose its VF (POD_LOSSES=accept).
+    A PF with a VF that a process has open (VFIO, UIO, vDPA) is left to the unload. A VF that is
+    open through VFIO is removed only when the process closes it (vfio_unregister_group_dev(),
+    drivers/vfio/vfio_main.c), and the write to `sriov_numvfs` would wait with the PF's lock held.
+    Preflight finds such processes; one may have opened a VF since, or may lose it
+    (POD_LOSSES=accept).
 
-    A refused write is logged, and the unload does that part. Raises KernelError when a write has
-    not returned after VF_TIMEOUT: an unload would wait for the same device, and no signal ends it.
+    A refused write is logged, and left to the unload. Raises KernelError if a write has not
+    returned after VF_TIMEOUT: an unload would wait for the same device, and no signal ends it.
     """
     found = _vfs(node)
     held = _held(node, found)
@@ -65,7 +66,7 @@ def quiesce(node: Node) -> None:
 
 
 def _vfs(node: Node) -> dict[DeviceHandle, Vfs]:
-    """The PFs of the driver that have VFs; no functions where VFs are no devices (netdevsim)."""
+    """The PFs of the driver that have VFs; without functions if VFs are not devices (netdevsim)."""
     sysfs = node.sysfs
     found: dict[DeviceHandle, Vfs] = {}
     for pf in sysfs.physical_functions(node.settings.driver_module):
@@ -78,9 +79,9 @@ def _vfs(node: Node) -> dict[DeviceHandle, Vfs]:
 
 
 def _held(node: Node, found: Mapping[DeviceHandle, Vfs]) -> dict[DeviceHandle, list[str]]:
-    """The PFs with VFs that are held, or may be where not all processes can be seen, and by whom.
+    """The PFs with VFs that processes have open, or may have if not all processes are visible.
 
-    A guest of Xen has its VF without any process of this host.
+    A Xen guest has its VF without a process of this host.
     """
     owners = {
         pf.with_name(name): (pf, driver)
@@ -99,7 +100,7 @@ def _held(node: Node, found: Mapping[DeviceHandle, Vfs]) -> dict[DeviceHandle, l
 
 
 def _check(node: Node, failures: Failures) -> None:
-    """Log what was refused; KernelError where a write has not returned."""
+    """Log refusals; KernelError if a write has not returned."""
     if hung := node.hung_calls.lines():
         raise KernelError(
             f"the driver is not unloaded, because VFs cannot be removed: {'; '.join(hung)}",

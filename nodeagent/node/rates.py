@@ -1,4 +1,4 @@
-"""Rate objects of eswitches: looked at first, nodes before the leafs that belong to them."""
+"""Set rate objects of eswitches that differ, nodes before the leafs that belong to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nodeagent.state.rates import Rate
 
 
 def set_rates(node: Node, actions: Sequence[SetRates]) -> Failures:
-    """Set what is not so already. A leaf that is not there is left out: it is not looked for."""
+    """Set what differs. A missing leaf is skipped: it is no difference."""
     failures: Failures = []
     with node.devlink() as devlink:
         found = devlink.rates()
@@ -34,7 +34,7 @@ def _set(
 ) -> Iterator[str]:
     """Set the rates of a PF's eswitch; a line for each that is refused.
 
-    Nodes come into being before one is made another's parent.
+    All nodes are created first, because any of them may be a parent.
     """
     known = {each.key: each for each in now}
     for each in sorted(wanted, key=lambda rate: not rate.is_node):
@@ -43,7 +43,7 @@ def _set(
                 retry.call(partial(devlink.add_rate_node, pf, each.name))
                 known[each.key] = Rate(name=each.name, is_node=True)
         except OSError as error:
-            yield f"cannot make {each}: {reason(error)}"
+            yield f"cannot create {each}: {reason(error)}"
     for each in sorted(wanted, key=lambda rate: not rate.is_node):
         is_now = known.get(each.key)
         if is_now is None or not (changes := each.changes(is_now)):

@@ -1,4 +1,4 @@
-"""RDMA devices named, once they are there and udev has finished with them, and moved to pods."""
+"""Name RDMA devices, after udev has finished with them, and move them to pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nodeagent.state.model import Target
 def name_rdma_devices(
     node: Node, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Rename them, by a third name where another of them has the wanted name."""
+    """Rename them, by a temporary name if another one of them has the wanted name."""
     wanted = {target_of(action): action.name for action in actions}
     away = node.sysfs.other_rdma_devices()
     awaited = [
@@ -76,7 +76,7 @@ def set_roce(node: Node, actions: Sequence[SetRoce]) -> Failures:
 
 
 def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
-    """Move them to the namespaces that they were in, each by its name, which it has by now."""
+    """Move them to their former namespaces, each by its name, which it has by now."""
     failures: Failures = []
     for action in actions:
         title = f"{target_of(action)}: RDMA device {action.name}"
@@ -107,7 +107,7 @@ def _names_in(node: Node, namespace: int) -> Collection[str]:
 
 
 def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, ...]) -> Failures:
-    """mlx5_ib makes its device after the function is bound, and udev may rename it then."""
+    """mlx5_ib creates its device after the function is bound, and udev may rename it then."""
 
     def never_comes(target: Target) -> bool:
         return target[1] is None and node.sysfs.has_representors_rdma(target[0].bus, target[0].name)
@@ -136,7 +136,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         (
             target,
             f"{target}: no RDMA device: mlx5_ib was loaded in switchdev mode, and "
-            "makes it when the eswitch's mode is set again, as in the next reload",
+            "creates it when the eswitch's mode is set again, as in the next reload",
         )
         for target in targets
         if target not in names and never_comes(target)

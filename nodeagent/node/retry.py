@@ -1,8 +1,7 @@
-"""Changes that a kernel refuses for the moment only: EBUSY, EAGAIN, or what a driver says for it.
+"""Send changes again that the kernel refuses temporarily: EBUSY, EAGAIN, or a driver's own error.
 
-A driver that resets, or whose firmware is at work, answers every request so. No event tells when
-that is over, so sending again is the look: `wait_until_clear` does it at each event and every
-RETRY_INTERVAL seconds.
+A driver returns them during a reset, or while its firmware is busy. There is no event for the end
+of that: `wait_until_clear` sends again every RETRY_INTERVAL seconds.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from nodeagent.node.node import Node
 
 BUSY_ERRORS: Final = frozenset({errno.EBUSY, errno.EAGAIN})
 BUSY_TIMEOUT: Final = 5.0
-"""Seconds until a refusal counts as one. mlx5 answers commands within its own 60 s, mostly at once;
-the three plans of a restore ask three times that long."""
+"""Seconds until a refusal is final. mlx5 answers commands within 60 s, mostly at once; the three
+plans of a restore retry for three times as long."""
 RETRY_INTERVAL: Final = 0.25
-"""Seconds from one try to the next."""
+"""Seconds between two attempts."""
 
 C = TypeVar("C")
 
@@ -30,7 +29,7 @@ Sender = Callable[[Sequence[C]], list[OSError | None]]
 
 
 def send(node: Node, changes: Sequence[C], sender: Sender[C]) -> list[OSError | None]:
-    """Send all; what is busy is sent again until it is taken. For each None or the last refusal."""
+    """Send all; resend what is busy until it is accepted. For each, None or the last refusal."""
     return resend_busy(changes, sender(changes), sender, *node.stops)
 
 
@@ -41,9 +40,9 @@ def resend_busy(
     *stops: Watch,
     busy: Collection[int] = BUSY_ERRORS,
 ) -> list[OSError | None]:
-    """Send again what was busy, by the results so far, until it is taken; the last results.
+    """Resend what was busy, by the results so far, until it is accepted; the last results.
 
-    What the drain() of one of `stops` raises meanwhile ends it.
+    Raises what the drain() of one of `stops` raises.
     """
     results = list(results)
 
@@ -65,9 +64,9 @@ def resend_busy(
 
 
 def call(do: Callable[[], None], busy: Collection[int] = BUSY_ERRORS) -> None:
-    """Call `do`, and again while that is refused with one of `busy`. OSError: its last refusal.
+    """Call `do`, and again while it is refused with one of `busy`. OSError: the last refusal.
 
-    For a thread beside others: it looks at no signal, so a stop waits BUSY_TIMEOUT for it at most.
+    It may be called in a thread. A stop does not end it, but waits BUSY_TIMEOUT at most.
     """
 
     def tried(_: Sequence[None]) -> list[OSError | None]:

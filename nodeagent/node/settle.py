@@ -1,4 +1,4 @@
-"""Waiting for PFs, VFs' functions and interfaces, until udev has finished with them."""
+"""Wait for PFs, VFs and their interfaces, until udev has finished with them."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def watching(node: Node) -> Iterator[tuple[Watch, ...]]:
-    """The watches that a wait for devices sleeps on. Enter it before acting: no event is missed."""
+    """The watches of a wait for devices. Enter it before acting, so that no event is missed."""
     with ExitStack() as held:
         watches: list[Watch] = [held.enter_context(LinkWatch())]
         if udev.is_running(node.udev_run):
             watches.append(held.enter_context(UdevWatch()))
         else:
-            log.info("no udevd listens: interfaces count as settled once they exist")
+            log.info("udevd is not running: interfaces count as settled once they exist")
         watches += node.stops
         yield tuple(watches)
 
 
 def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
-    """The ifindexes that udev has broadcast; the set grows as the watch is drained."""
+    """The ifindexes that udev has broadcast; draining the watch adds to the set."""
     return next((watch.finished for watch in watches if isinstance(watch, UdevWatch)), set())
 
 
 def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]) -> None:
-    """Note of VFs that are settled when udev had finished with their interfaces, if not noted yet.
+    """Note when udev finished with the interfaces of settled VFs, unless that is noted already.
 
-    udev enters an interface into its database before it broadcasts that: a wait can be over and the
-    event not be there yet. Then it is now.
+    udev writes an interface to its database before it broadcasts the event: a wait can end before
+    the event arrives. The present time is noted then.
     """
     watch = next((watch for watch in watches if isinstance(watch, UdevWatch)), None)
     if watch is None:
@@ -115,9 +115,9 @@ def wait_settled(
 ) -> None:
     """Wait until each target is bound, has its netdev, and udev has finished with that.
 
-    `takings`: not for a VF that another has taken meanwhile. `lost`: targets whose failure is
-    known; the wait for one ends as soon as it has no driver. A probe that fails holds the `driver`
-    link until its end (really_probe(), drivers/base/dd.c).
+    `takings`: do not wait for VFs that are taken meanwhile. `lost`: targets whose failure is known;
+    the wait for one ends as soon as it has no driver. The `driver` link exists until the end of a
+    failing probe (really_probe(), drivers/base/dd.c).
     """
     finished = finished_by_udev(watches)
 
@@ -136,10 +136,10 @@ def wait_settled(
 
 
 def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str | None:
-    """Why a PF or VF is not settled yet; None when it is.
+    """Why a PF or VF is not settled yet; None if it is.
 
-    `finished`: ifindexes that udev has broadcast, which is its word even for an interface that
-    it failed to rename and never entered into its database.
+    `finished`: ifindexes that udev has broadcast, also for interfaces that it could not rename and
+    did not write to its database.
     """
     device = device_of(node, target)
     if device is None or not node.sysfs.exists(*device):
@@ -151,7 +151,7 @@ def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str
     if driver == NO_DRIVER:
         return f"{where}: bound to no driver"
     if driver in PASSED_THROUGH:
-        # a virtual machine or a process has it: no interface will come, and the next look names it
+        # a virtual machine or a process has it: it gets no interface, which the plan reports
         return None
     index = ifindex_on(node, device, target)
     if index is None:
@@ -166,10 +166,10 @@ def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str
 def outstanding(
     targets: Iterable[Target], reason: Callable[[Target], str | None]
 ) -> Callable[[], Iterator[str]]:
-    """A look that begins where the last one stopped, for `wait_until_clear`.
+    """An argument for `wait_until_clear` that begins where the last look stopped.
 
-    While something is missing a look costs one check; only when nothing seems to be missing any
-    more is everything checked once again, because what has come may have gone.
+    While something is missing a look costs one check. When nothing seems to be missing, all targets
+    are checked once more, because one may have disappeared.
     """
     waiting = list(targets)
     start = 0
@@ -192,8 +192,7 @@ def await_functions(
 ) -> Failures:
     """Wait until each PF has as many functions as VFs were created (some drivers are late).
 
-    A PF that is gone, or whose write hangs, gets none: its failure is known, and no other PF waits
-    for it.
+    Not for a PF that is gone, or whose write hangs: its failure is known.
     """
     created = {
         pf: count
@@ -205,7 +204,7 @@ def await_functions(
     targets = [Target(pf, index) for pf, count in created.items() for index in range(count)]
 
     def missing(target: Target) -> str | None:
-        # where another program has set another number, the caller's next look finds that
+        # another program may have set another number, which the next comparison finds
         if device_of(node, target) is not None or numvfs(node, target[0]) != created[target[0]]:
             return None
         return f"{target}: has not appeared"
@@ -227,10 +226,10 @@ def await_functions(
 def await_netdevs(
     attempt: Attempt, targets: Sequence[Target], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Wait until all are settled, but not for what cannot come, and not twice for the same reason.
+    """Wait until all are settled, except for lost ones, and not twice for the same reason.
 
-    A target that was not there the last time and is there now, but not finished, is waited for
-    again. `lost`: targets whose failure is known.
+    A target that was missing the last time and exists now, but is not settled, is waited for again.
+    `lost`: targets whose failure is known.
     """
     node, given_up = attempt.node, attempt.given_up
     for target in targets:
@@ -264,10 +263,10 @@ def await_netdevs(
 
 
 def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevice) -> bool:
-    """Whether its failure is known (it is in `lost`) and no amount of time mends it.
+    """Whether its failure is known (it is in `lost`) and waiting is of no use.
 
-    A representor does not come while its PF's VFs or its eswitch's mode do not. A bind that has not
-    returned has had its time.
+    A representor does not appear if its PF's VFs could not be created or its eswitch's mode not be
+    set. A bind that has not returned was waited for already.
     """
     if isinstance(target[1], str):
         return (target[0], None) in lost and link_of(node, target, devices) is None

@@ -1,10 +1,10 @@
-"""VFs whose firmware does not begin, because it has refused to enable them when they were made.
+"""VFs whose firmware does not start, because it refused to enable them when they were created.
 
-mlx5_core has firmware enable each VF (ENABLE_HCA) when VFs are made, and goes on with the next one
-where that is refused (mlx5_device_enable_sriov(), core/sriov.c): the write to `sriov_numvfs`
+mlx5_core lets the firmware enable each VF (ENABLE_HCA) when VFs are created, and continues with the
+next one if that is refused (mlx5_device_enable_sriov(), core/sriov.c): the write to `sriov_numvfs`
 succeeds. The probe of such a VF waits for its firmware for 120 s (FW_PRE_INIT_TIMEOUT, core/fw.c)
-and ends in ETIMEDOUT, as does each later one: nothing but numvfs through 0 has the VF enabled. That
-takes all VFs of the PF, so it is done once, and only where this attempt has made them itself.
+and fails with ETIMEDOUT, and so does each later one: only numvfs through 0 enables the VF. That
+removes all VFs of the PF, so it is done once, and only if this attempt has created them itself.
 """
 
 from __future__ import annotations
@@ -22,56 +22,51 @@ from nodeagent.state.model import DeviceHandle, NodeState, Pf
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS: Final = 100.0
-"""A probe that times out after longer than that has waited for firmware to begin: a command that is
-not answered ends it after 60 s, and another bind may do."""
+"""A probe that times out later than that has waited for the firmware to start. After a command that
+is not answered it ends after 60 s, and another bind may succeed."""
 
 
 def is_silent(error: KernelError, seconds: float) -> bool:
-    """Whether a bind that failed after `seconds` says that the VF's firmware has not begun."""
+    """Whether a bind failed because the VF's firmware does not start. `seconds`: its duration."""
     return error.errno == errno.ETIMEDOUT and seconds >= SILENT_SECONDS
 
 
 def refusal(pf: DeviceHandle, function: str) -> KernelError:
-    """Why such a VF has no driver, and what mends it."""
+    """The error for such a VF, with the remedy."""
     return KernelError(
-        f"the firmware of {function} has not begun: it refused to enable the VF when it was made "
-        f"(dmesg: failed to enable VF), and only numvfs through 0 asks it again: `echo 0 >/sys/bus/"
-        f"{pf.bus}/devices/{pf.name}/sriov_numvfs` removes all VFs of {pf}, and the next start "
-        "makes them",
+        f"the firmware of {function} does not start: it refused to enable the VF when it was "
+        "created (dmesg: failed to enable VF), and tries again only after numvfs was 0: `echo 0 "
+        f">/sys/bus/{pf.bus}/devices/{pf.name}/sriov_numvfs` removes all VFs of {pf}, and the next "
+        "start creates them",
         errno=errno.ETIMEDOUT,
     )
 
 
 def planned_for(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[NodeState, NodeState]:
-    """What to plan from, where VFs are silent: `want` and `have`, or without these VFs.
+    """`want` and `have` for the plan, in which silent VFs are left out of one of them.
 
-    A VF that is not in `have` has all VFs of its PF made again; one that is not in `want` is left
-    as it is, because another bind would wait as long, in vain.
+    Without them in `have`, all VFs of the PF are created again. Without them in `want`, they are
+    left as they are, because another bind would wait just as long.
     """
     if not attempt.silent:
         return want, have
     again = {pf.handle for pf in have.pfs if _may_be_made_again(attempt, pf)}
     for pf in sorted(again):
         log.warning(
-            "%s: its firmware has not enabled VF %s, which this restore has made: all VFs of this "
-            "PF are removed and made again",
+            "%s: its firmware has not enabled VF %s, which this restore has created: all VFs of "
+            "this PF are removed and created again",
             pf,
             ", ".join(
                 str(index) for handle, index in sorted(attempt.silent, key=str) if handle == pf
             ),
         )
-    return (
-        replace(
-            want, pfs=tuple(pf if pf.handle in again else _heard(attempt, pf) for pf in want.pfs)
-        ),
-        replace(
-            have, pfs=tuple(_heard(attempt, pf) if pf.handle in again else pf for pf in have.pfs)
-        ),
-    )
+    wanted = (pf if pf.handle in again else _without_silent(attempt, pf) for pf in want.pfs)
+    found = (_without_silent(attempt, pf) if pf.handle in again else pf for pf in have.pfs)
+    return replace(want, pfs=tuple(wanted)), replace(have, pfs=tuple(found))
 
 
 def _may_be_made_again(attempt: Attempt, pf: Pf) -> bool:
-    """Once; not where another has one by now, or a virtual machine may, for which removal waits."""
+    """Only once, and not if a VF is taken, or a virtual machine may have one."""
     return (
         any(handle == pf.handle for handle, _ in attempt.silent)
         and attempt.made.get(pf.handle) == 1
@@ -80,7 +75,7 @@ def _may_be_made_again(attempt: Attempt, pf: Pf) -> bool:
     )
 
 
-def _heard(attempt: Attempt, pf: Pf) -> Pf:
+def _without_silent(attempt: Attempt, pf: Pf) -> Pf:
     """Without the silent VFs."""
     return replace(
         pf, vfs=tuple(vf for vf in pf.vfs if (pf.handle, vf.index) not in attempt.silent)

@@ -1,7 +1,7 @@
-"""Putting back what stood on our netdevs: children, ports, addresses, neighbours, routes.
+"""Restore what was stacked on our netdevs: children, ports, addresses, neighbours, routes, qdiscs.
 
-By name and not by handle: names are restored before, and they are what a bond or a VLAN of another
-program refers to. The ifindex is looked up when it is used.
+Interfaces are identified by name: names are restored before, and a bond or a VLAN of another
+program refers to them. The ifindex is looked up when it is used.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 IFA_F_NODAD: Final = 0x02
 DAD_TIMEOUT: Final = 10.0
-"""Seconds. DAD itself takes one or two, from the moment when the link has carrier."""
+"""Seconds. DAD itself takes one or two, after the link got carrier."""
 
 
 def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = False) -> Failures:
-    """Perform the actions of a stage; what another interface's absence stops is named.
+    """Perform the actions of a stage. A missing interface is a failure.
 
-    Children go level by level, because each needs its parent's ifindex. `at_once`: IPv6 addresses
-    that no other host had are still free, and are used without DAD.
+    Children are added level by level, because each needs its parent's ifindex. `at_once`: add IPv6
+    addresses without DAD, because no other host can have them.
     """
     with node.stack() as edge:
         children = [action for action in actions if isinstance(action.thing, Child)]
@@ -55,7 +55,7 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
 
 
 def _without_dad(action: AddStacked) -> AddStacked | None:
-    """The same address with IFA_F_NODAD. Set again without it, it is used already."""
+    """The same address with IFA_F_NODAD. It is in use at once; then the flag is removed again."""
     thing = action.thing
     if not isinstance(thing, Address) or not thing.is_v6 or thing.tentative:
         return None
@@ -63,11 +63,11 @@ def _without_dad(action: AddStacked) -> AddStacked | None:
 
 
 def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:
-    """Parents before what stands on them."""
+    """Parents before their children."""
     left = list(children)
     while left:
-        to_come = {action.thing.dev for action in left if isinstance(action.thing, Child)}
-        level = [a for a in left if not to_come & set(a.thing.interfaces)]
+        missing = {action.thing.dev for action in left if isinstance(action.thing, Child)}
+        level = [a for a in left if not missing & set(a.thing.interfaces)]
         yield level or left
         left = [action for action in left if level and action not in level]
 
@@ -87,7 +87,7 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
             possible.append(action)
         else:
             failures.append((target_of(action), f"cannot {action.thing.task}: {why}"))
-    # nothing else ends an address's dadfailed
+    # only removal clears an address's dadfailed
     failed = [a.thing for a in possible if a.anew and isinstance(a.thing, Address)]
     if failed:
         edge.send([addresses.removal(address, _indexes(links)) for address in failed])
@@ -100,9 +100,9 @@ def _add(node: Node, edge: StackEdge, actions: Sequence[AddStacked]) -> Failures
 def _missing(
     action: AddStacked, links: Mapping[str, Link], own: Mapping[Target, Link | None]
 ) -> str | None:
-    """Why it cannot be put there: no such interface, or its name is another's by now.
+    """Why it cannot be added: an interface is missing, or its name belongs to another one by now.
 
-    `links` by name; `own`: the interfaces that the targets of named actions have.
+    `links` by name; `own`: the interfaces of the targets of named actions.
     """
     missing = [name for name in action.thing.needs if name not in links]
     if missing:
@@ -119,9 +119,10 @@ def _missing(
 def _make_children(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Make children, down; give them what else they had; then up: sysctls decide what that brings.
+    """Create children in state down, set their attributes and sysctls, and then set them up.
 
-    One that is there already is changed as it is.
+    Sysctls decide which addresses an interface gets when it is set up. An existing child is changed
+    in its present state.
     """
     pairs = [(action, action.thing) for action in actions if isinstance(action.thing, Child)]
     indexes = _indexes(links)
@@ -144,7 +145,7 @@ def _make_children(
 
 
 def _settings(child: Child) -> LinkAttributes:
-    """What an interface has that its kind's own message does not set."""
+    """The attributes that the message which creates the child does not set."""
     made_with = {"mac", "mtu", "up"}
     values = {name: value for name, value in given(child).items() if name not in made_with}
     return LinkAttributes(**values)
@@ -162,9 +163,9 @@ def _changed(node: Node, changes: Sequence[tuple[AddStacked, Change]]) -> Failur
 def _send(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Send a kind; a route from an IPv6 address that is tentative yet is refused and sent again.
+    """Add things of one kind. A route from a tentative IPv6 address is refused, and sent again.
 
-    The kernel says EINVAL of a source address whose DAD has not ended (ipv6_chk_addr()).
+    The kernel returns EINVAL for a source address whose DAD has not ended (ipv6_chk_addr()).
     """
     indexes = _indexes(links)
     by_thing = {action.thing: action for action in actions}
@@ -217,9 +218,9 @@ def _await_addresses(
 def _join(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
-    """Make ports, then look at what the master gave them, and set what is to be different.
+    """Make interfaces ports, and then set what differs from what the master has set.
 
-    VFs before PFs: a bond takes a PF that is down, and an igb VF gets no MAC after that of its PF.
+    VFs before PFs: a PF must be down to join a bond, and an igb VF gets no MAC meanwhile.
     """
     indexes = _indexes(links)
     joins: list[tuple[AddStacked, bytearray]] = []
@@ -229,16 +230,16 @@ def _join(
         link, master = links[member.dev], links[member.master]
         if link.master != master.index:
             for error in filter(None, edge.send(list(memberships.messages_before(member, link)))):
-                # igb lets a VF with an admin MAC set no other (EADDRNOTAVAIL)
+                # igb refuses another MAC for a VF with an admin MAC (EADDRNOTAVAIL)
                 log.warning(
-                    "%s: the MAC that it had before it was a port of %s is not set: %s",
+                    "%s: cannot set the MAC that it had before it was a port of %s: %s",
                     *(member.dev, member.master, reason(error)),
                 )
             join = memberships.message(member, indexes, time.time())
             joins.append((action, join))
             results += edge.send([join])
-    # in that order once; those that are busy, because another has put something on them
-    # (netdev_rx_handler_register), then all together
+    # each once in that order; then those that were busy, because something else is on them
+    # (netdev_rx_handler_register), all together
     results = retry.resend_busy([join for _, join in joins], results, edge.send, *node.stops)
     failures = _refusals([action for action, _ in joins], results)
     now = node.rtnl.links()
@@ -270,4 +271,4 @@ Performer = Callable[
 ]
 
 PERFORMERS: Final[Mapping[type[Stacked], Performer]] = {Child: _make_children, Membership: _join}
-"""Kinds that take several messages; `_send` performs the others."""
+"""Kinds that need several messages; `_send` performs the others."""

@@ -1,4 +1,4 @@
-"""Sysctls of interfaces: files by name, written once udev is done with naming."""
+"""Sysctls of interfaces: files by name, written after udev has named the interfaces."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from nodeagent.state.sysctls import Sysctl
 def set_sysctls(
     attempt: Attempt, actions: Sequence[SetSysctls], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
-    """Write them all; an interface that never came is left out, and named by the wait."""
+    """Write them all. An interface that does not appear is a failure of the wait."""
     failures = await_netdevs(attempt, [target_of(action) for action in actions], watches, lost)
     return failures + write_sysctls(attempt.node, actions)
 
 
 def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
-    """Write them all, of the interfaces that are there."""
+    """Write those of existing interfaces."""
     devices = links_by_device(node)
     found = ((action, link_of(node, target_of(action), devices)) for action in actions)
     return written(node, ((target_of(a), link.name, a.values) for a, link in found if link))
 
 
 def written(node: Node, values: Iterable[tuple[Target, str, tuple[Sysctl, ...]]]) -> Failures:
-    """Write sysctls of interfaces: for each whose it is, its name, and what is to be set."""
+    """Write sysctls: for each interface its target, its name, and the values."""
     failures: Failures = []
     with node.network():
         for target, name, own in values:

@@ -1,7 +1,6 @@
-"""Which VFs come back first: those that RESTORE_FIRST names, by their addresses or their pods.
+"""The VFs that are restored first: those that RESTORE_FIRST names by address or by pod.
 
-A pod's Kubernetes namespace is in the name of the directory that the kubelet keeps its logs in, so
-the API server is not asked; it has the pod's annotations, and these are therefore not looked at.
+A pod's Kubernetes namespace is read from the name of its log directory, without the API server.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from nodeagent.plan.actions import BindVf, MoveVf, Stage
 from nodeagent.plan.stages import StageName
 from nodeagent.state.model import Target
 
-SETS_UP: Final = (StageName.ETHTOOL, StageName.SYSCTLS, StageName.VF_NETDEVS)
-"""What is done to a VF's interface in the host."""
+INTERFACE_STAGES: Final = (StageName.ETHTOOL, StageName.SYSCTLS, StageName.VF_NETDEVS)
+"""The stages that set up a VF's interface in the host's namespace."""
 
 
 def urgent(node: Node, stages: Sequence[Stage]) -> frozenset[Target]:
@@ -34,21 +33,21 @@ def urgent(node: Node, stages: Sequence[Stage]) -> frozenset[Target]:
 
 
 def put_first(stages: Sequence[Stage], first: Collection[Target]) -> tuple[Stage, ...]:
-    """The stages, in which the interfaces of the VFs of `first` are set up right after the binds.
+    """The stages, with the interfaces of the VFs of `first` set up right after the binds.
 
-    They wait for no interface of another VF then. Where one of those has the name that is theirs,
-    the next plan gives it to them. VFS_LATE, which may wait for carrier, begins with them.
+    They do not wait for interfaces of other VFs then. If one of those still has their name, they
+    get it by the next plan. VFS_LATE, which may wait for carrier, begins with them.
     """
     if not first or StageName.BIND_VFS not in {stage.name for stage in stages}:
         return tuple(stages)
     early: list[Stage] = []
     rest: list[Stage] = []
     for stage in stages:
-        is_split = stage.name in {*SETS_UP, StageName.VFS_LATE}
+        is_split = stage.name in {*INTERFACE_STAGES, StageName.VFS_LATE}
         own = tuple(each for each in stage.actions if is_split and target_of(each) in first)
         others = tuple(each for each in stage.actions if each not in own)
         if own:
-            (early if stage.name in SETS_UP else rest).append(Stage(stage.name, own))
+            (early if stage.name in INTERFACE_STAGES else rest).append(Stage(stage.name, own))
         if others:
             rest.append(Stage(stage.name, others))
     at = 1 + [stage.name for stage in rest].index(StageName.BIND_VFS)

@@ -184,5 +184,5 @@ def test_a_refused_one_is_named_and_the_others_are_set(fake: FakeNode) -> None:
     other = dataclasses.replace(FRESH, tx_max=8)
     with fake.node(Settings()) as made:
         texts = [text for _, text in set_rates(made, [SetRates(PF, (GOLD, other))])]
-    assert texts == [f"{PF}: cannot make rate node gold: EINVAL: Invalid argument"]
+    assert texts == [f"{PF}: cannot create rate node gold: EINVAL: Invalid argument"]
     assert fake.rates[PF1][0] == other

@@ -22,7 +22,7 @@ from tests.support.fake_rules import Fault
 
 HANDLE = DeviceHandle("pci", PF1)
 SETTINGS = replace(Settings(), vf_timeout=30.0, pf_timeout=30.0)
-AGAIN = f"pci/{PF1}: its firmware has not enabled VF 1, which this restore has made"
+AGAIN = f"pci/{PF1}: its firmware has not enabled VF 1, which this restore has created"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_one_that_stays_silent_is_named_and_the_others_are_right(
     with fake.node(SETTINGS) as node, pytest.raises(RestoreFailed) as caught:
         restore(node, wanted())
     said = str(caught.value)
-    assert f"pci/{PF1} vf 1: the firmware of {fake.function(1)} has not begun" in said
+    assert f"pci/{PF1} vf 1: the firmware of {fake.function(1)} does not start" in said
     assert f"`echo 0 >/sys/bus/pci/devices/{PF1}/sriov_numvfs` removes all VFs" in said
     assert f"pci/{PF1} vf 1 driver: want mlx5_core, have none" in said
     assert numvfs_written(fake) == ["3", "0", "3"]
@@ -86,7 +86,7 @@ def test_vfs_that_an_earlier_start_has_made_are_left_alone(fake: FakeNode) -> No
     fake.release("pci", fake.function(1))
     fake.plant(fake.function(1), "bind", Fault(errno.ETIMEDOUT))
     fake.writes.clear()
-    with fake.node(SETTINGS) as node, pytest.raises(RestoreFailed, match="has not begun"):
+    with fake.node(SETTINGS) as node, pytest.raises(RestoreFailed, match="does not start"):
         restore(node, wanted())
     assert numvfs_written(fake) == []
     assert len(fake.written("bind")) == 1

@@ -129,11 +129,11 @@ def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card
     """All of its PF are made again once; then it is named, and what mends it."""
     reload = reload_with(nodeagent, its_card, 0, connectx.ENABLE_HCA, status=BAD_PARAM, count=1000)
     assert reload.process.returncode == 1
-    assert reload.log.count("are removed and made again") == 1
+    assert reload.log.count("are removed and created again") == 1
     named = reload.log.partition("error: ")[2]
     for number in range(3):
         assert (
-            f"pci/{PF1} vf {number}: the firmware of {lab.vf(PF1, number)} has not begun" in named
+            f"pci/{PF1} vf {number}: the firmware of {lab.vf(PF1, number)} does not start" in named
         )
     assert seconds(reload, "bind VFs: 3 actions, 3 FAILED") < 130
     assert connectx.read()["devices"][PF2] == scene["devices"][PF2]
@@ -142,7 +142,7 @@ def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card
     # they are the earlier start's: this one says so and leaves them
     again = nodeagent.start("reload")
     assert again.wait(lab.PATIENCE * 2) == 1
-    assert "are removed and made again" not in again.log
+    assert "are removed and created again" not in again.log
     assert f"echo 0 >/sys/bus/pci/devices/{PF1}/sriov_numvfs" in again.log.partition("error: ")[2]
     (lab.PCI / PF1 / "sriov_numvfs").write_text("0")
     nodeagent.call("reload")
