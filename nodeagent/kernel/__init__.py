@@ -1,1 +1,1 @@
-"""The edges: each module owns one kernel interface, and none imports what is above."""
+"""The interfaces of the kernel, one module each. They import nothing from higher floors."""

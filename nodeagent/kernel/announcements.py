@@ -1,10 +1,10 @@
-"""The fabric learns where an interface is: gratuitous ARP, unsolicited neighbour advertisements.
+"""Announce an interface's addresses: gratuitous ARP, unsolicited neighbour advertisements.
 
-The kernel sends them by itself when an interface's address is set, if `arp_notify` and
-`ndisc_notify` say so (inetdev_event(), net/ipv4/devinet.c; ndisc_netdev_event(), net/ipv6/ndisc.c).
-So both are on for as long as the MAC that the interface has is set once more, which no driver is
-asked for (dev_set_mac_address()). Packets of our own would take a packet socket in the pod; this
-takes the netlink socket that is there, and speaks for every address that the kernel knows.
+The kernel sends them when an interface's MAC is set, if `arp_notify` and `ndisc_notify` are on
+(inetdev_event(), net/ipv4/devinet.c; ndisc_netdev_event(), net/ipv6/ndisc.c). Both are therefore
+turned on while the present MAC is set once more, which does not reach the driver
+(dev_set_mac_address()). This needs no packet socket in the pod, and covers every address that the
+kernel knows.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ARP: Final = "ipv4/conf/{}/arp_notify"
 NDISC: Final = "ipv6/conf/{}/ndisc_notify"
 IPV4: Final = ((ARP, 1), (NDISC, 0))
 IPV6: Final = ((ARP, 1), (NDISC, 1))
-"""What the sysctls are for an announcement of IPv4 addresses alone, and of all. A CNI may have set
-them for good, and then each change of a MAC is announced."""
+"""The sysctls for an announcement of IPv4 addresses only, and of all addresses. If a CNI has set
+them permanently, each change of a MAC is announced."""
 
 
 def announce(
@@ -34,12 +34,12 @@ def announce(
 ) -> None:
     """Announce the addresses of `links`, which have carrier, in the namespace `fd`.
 
-    `families`: IPV4 while there are IPv6 addresses that are not used yet. What is refused is left:
-    the fabric learns it from the next packet. IPv6 may be off.
+    `families`: IPV4 while there are IPv6 addresses that are not used yet. Refusals are ignored
+    (IPv6 may be off): switches learn from the next packet.
     """
     with entered(fd), ExitStack() as held:
         if families is IPV4 and _value(net / NDISC.format("all")):
-            return  # it goes for every interface, and they may not all be ours
+            return  # it applies to all interfaces, also to those that are not ours
         for link in links:
             for name, value in families:
                 held.enter_context(_set(net / name.format(link.name), value))
@@ -55,7 +55,7 @@ def _value(path: Path) -> int | None:
 
 @contextmanager
 def _set(path: Path, value: int) -> Iterator[None]:
-    """The sysctl has that value meanwhile."""
+    """Give the sysctl that value during the block."""
     before = _value(path)
     if before in {None, value}:
         yield

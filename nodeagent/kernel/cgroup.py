@@ -19,9 +19,9 @@ _CONTAINER = re.compile(r"([0-9a-f]{64})")
 
 
 def pod_and_container(process: Path) -> tuple[str, str]:
-    """The pod's UID and the first twelve digits of the container's id, "" for none.
+    """The pod's UID and the first twelve digits of the container's ID, "" for none.
 
-    `process` is its directory in /proc.
+    `process` is the process's directory in /proc.
     """
     try:
         text = (process / "cgroup").read_text()
@@ -32,7 +32,7 @@ def pod_and_container(process: Path) -> tuple[str, str]:
 
 
 LOGS: Final = "1/root/var/log/pods"
-"""Below /proc: the host's, which takes hostPID, as pods' processes do."""
+"""The host's directory, below /proc. Like the pods' processes, it is visible with hostPID only."""
 
 
 def pods_called(namespace: str, name: str, proc: Path) -> tuple[str, ...]:

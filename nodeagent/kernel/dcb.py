@@ -3,11 +3,11 @@
 Facts of the kernel that shape this module (Linux 6.12):
 
 - An interface is named: there is no request by ifindex.
-- All that IEEE_GET tells is one answer: what a driver lacks, or cannot read just now, is left out.
-- Whether a change was taken is a byte in its answer (DCB_ATTR_IEEE), a negative errno; the request
+- The answer to IEEE_GET has all parts, without those that a driver lacks or cannot read just now.
+- The result of a change is a byte in its answer (DCB_ATTR_IEEE), a negative errno; the request
   itself succeeds.
-- IEEE_SET goes through its attributes in a fixed order and ends at the first refusal, so each is
-  sent by itself. Entries of the application table are added; others go by IEEE_DEL alone.
+- IEEE_SET applies its attributes in a fixed order and ends at the first refusal, so each is sent by
+  itself. It adds entries to the application table; only IEEE_DEL removes them.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Dcbnl(Netlink):
 
     @understood("DCB")
     def dcb(self, name: str) -> Dcb | None:
-        """The DCB of an interface: one request. None where it is not the host's to set.
+        """The DCB of an interface: one request. None if the host cannot set it.
 
-        That is so where the driver has none (or is gone), and where firmware or an agent in it
-        negotiates DCB with the switch (DCB_CAP_DCBX_LLD_MANAGED, or no DCB_CAP_DCBX_HOST).
-        KernelError for any other refusal.
+        That is the case if the driver has none (or is gone), and if firmware negotiates DCB with
+        the switch (DCB_CAP_DCBX_LLD_MANAGED, or no DCB_CAP_DCBX_HOST). KernelError for any other
+        refusal.
         """
         message = self._read(name)
         if not _is_hosts(message.get(DCBX)):
@@ -92,7 +92,7 @@ class Dcbnl(Netlink):
         self._change(IEEE_SET, name, _table(apps))
 
     def delete_apps(self, name: str, apps: Iterable[App]) -> None:
-        """Take entries out of the application table. OSError at the first that is refused."""
+        """Remove entries from the application table. OSError at the first that is refused."""
         self._change(IEEE_DEL, name, _table(apps))
 
     def _read(self, name: str) -> dict[int, bytes]:
@@ -120,7 +120,7 @@ def _message(kind: int, command: int, name: str, change: bytes) -> bytearray:
 
 
 def _is_hosts(dcbx: bytes | None) -> bool:
-    """A driver that does not tell (no getdcbx) leaves DCB to the host."""
+    """Whether DCB is the host's; without getdcbx it is."""
     return dcbx is None or dcbx[0] & (DCBX_HOST | DCBX_LLD_MANAGED) == DCBX_HOST
 
 
@@ -156,7 +156,7 @@ def _ets(data: bytes) -> Ets | None:
 
 
 def _ets_bytes(ets: Ets, now: bytes | None) -> bytes:
-    """What the driver can (ets_cap, cbs) goes back as it was told."""
+    """The driver's capabilities (ets_cap, cbs) are sent back as they were read."""
     able = (0, 0) if now is None else struct.unpack_from("=xBB", now)
     return struct.pack(
         ETS_FORM,
@@ -201,7 +201,7 @@ def _apps(table: bytes) -> Iterator[App]:
 
 
 def _table(apps: Iterable[App]) -> bytes:
-    """Selectors that IEEE 802.1Q does not have are in an attribute of their own."""
+    """The application table. Selectors that IEEE 802.1Q lacks have an attribute of their own."""
     return nested(
         APP_TABLE,
         b"".join(

@@ -1,8 +1,8 @@
 """devlink: the eswitch of a PF, its rates, the driver's runtime parameters (uapi/linux/devlink.h).
 
-pyroute2's devlink has none, so the messages are written here: a generic netlink header and flat
-attributes. A device without a devlink instance (igb) simply is not in the list; a kernel without
-devlink has no such generic netlink family.
+pyroute2 does not support them, so the messages are encoded here: a generic netlink header and flat
+attributes. A device without a devlink instance (igb) is not in the list of devices; a kernel
+without devlink lacks the generic netlink family.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class Devlink(Genl):
 
     @understood("an eswitch")
     def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
-        """The eswitch of one device; all None where its driver has none, or does not manage it.
+        """The eswitch of one device; all None if its driver has none, or does not manage it.
 
-        mlx5 says EOPNOTSUPP for a port that is not Ethernet; for a PF that is not the eswitch's
+        mlx5 returns EOPNOTSUPP for a port that is not Ethernet; for a PF that is not the eswitch's
         manager (a DPU's host) EOPNOTSUPP, in older kernels EPERM (mlx5_eswitch_check()), and EINVAL
         for an eswitch that is not set up (esw_mode_to_devlink()). ENODEV is a device without
-        devlink. KernelError for anything else: what could not be read must not be taken for none.
+        devlink. Anything else is a KernelError, because the eswitch may exist.
         """
         try:
             (body,) = self.ask(self.message(CMD_ESWITCH_GET, 0, *_handle(device)))
@@ -106,7 +106,7 @@ class Devlink(Genl):
         return EswitchAttributes(**modes)
 
     def set_eswitch(self, device: DeviceHandle, wanted: EswitchAttributes) -> None:
-        """Set what is not None. Blocks while representors come or go. OSError when refused."""
+        """Set what is not None. Blocks while representors are created or removed. OSError."""
         changes = given(wanted)
         values = (
             (kind, struct.pack(form, list(values).index(changes[name])))
@@ -158,7 +158,7 @@ class Devlink(Genl):
         return {device: tuple(sorted(r, key=lambda r: r.key)) for device, r in found.items()}
 
     def add_rate_node(self, device: DeviceHandle, name: str) -> None:
-        """Make a rate node. OSError when refused."""
+        """Add a rate node. OSError when refused."""
         self._do(CMD_RATE_NEW, *_handle(device), (RATE_NODE_NAME, name.encode() + b"\0"))
 
     def set_rate(self, device: DeviceHandle, rate: Rate, changes: Mapping[str, Any]) -> None:
@@ -198,7 +198,7 @@ def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
 
 
 def _rate(message: dict[int, bytes]) -> Rate | None:
-    """A rate object, else None: one whose name cannot be printed is nobody's to write again."""
+    """A rate object; None for one whose name is not printable, and could not be sent back."""
     node, parent = message.get(RATE_NODE_NAME), message.get(RATE_PARENT_NODE_NAME)
     if node is None and PORT_INDEX not in message:
         return None
@@ -244,7 +244,7 @@ def _value(kind: int, payload: bytes | None) -> bool | int | str | None:
 
 
 def _data(param: Param) -> list[tuple[int, bytes]]:
-    """The value as an attribute; a flag that is off is an attribute that is not there."""
+    """The value as an attribute. A flag that is off has none."""
     if param.kind == NLA_FLAG:
         return [(PARAM_VALUE_DATA, b"")] if param.value else []
     if param.kind == NLA_STRING:

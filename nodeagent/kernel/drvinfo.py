@@ -1,4 +1,4 @@
-"""What a network driver says of itself (ethtool(8), `ethtool -i`)."""
+"""The information of `ethtool -i` about a network driver (ethtool(8))."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DRVINFO = struct.Struct("=I32s32s32s32s32s12sIIIII")
 
 
 def driver_version(interface: str) -> str:
-    """The version that the interface's driver reports; "" when it can't be asked."""
+    """The version that the interface's driver reports, or ""."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
         return _text(asked, interface, 2)
 
 
 def bus_info(asked: socket.socket, interface: str) -> str:
-    """`0000:01:10.0`: the device of an interface in the namespace of a socket of any kind; ""."""
+    """The device of an interface in the socket's namespace (`0000:01:10.0`), or ""."""
     return _text(asked, interface, 4)
 
 

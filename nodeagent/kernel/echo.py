@@ -1,11 +1,11 @@
-"""ICMP echoes until stdin ends, as a process of its own: `python -m nodeagent.kernel.echo`.
+"""Send ICMP echo requests until stdin ends, as a process of its own.
 
     python -m nodeagent.kernel.echo ADDRESS@PATH ...   PATH of a network namespace, or nothing
 
-It ends when its stdin does, so also when its parent is killed. Then it prints a JSON list on
-stdout: for each argument how many echoes were sent and how many came back, and the longest time
-without an answer, in seconds, with the Unix time when that began. It uses the standard library
-only, to start quickly.
+It also ends when its parent is killed, which closes stdin. At the end it prints a JSON list on
+stdout: for each argument the numbers of requests and of lost ones, and the longest time without an
+answer, in seconds, with the Unix time of its beginning. It imports the standard library only, to
+start quickly.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ipaddress import ip_address
 from typing import Final
 
 INTERVAL: Final = 0.1
-LINGER: Final = 1.0
-"""Seconds for which answers to the last echoes are still waited for."""
+ANSWER_TIMEOUT: Final = 1.0
+"""Seconds for answers to the last requests."""
 CLONE_NEWNET: Final = 0x40000000
 REQUEST, REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
 
@@ -44,7 +44,7 @@ class Echo:
     gap_since: float = 0.0
 
     def send(self) -> None:
-        """One echo. An interface that is not there is an echo that is lost."""
+        """Send a request. Without an interface it counts as lost."""
         number = self.sent & 0xFFFF
         self.sent += 1
         self.unanswered.add(number)
@@ -53,7 +53,7 @@ class Echo:
             self.asked.sendto(_summed(head) if self.version == 4 else head, (self.address, 0))
 
     def receive(self, now: float) -> None:
-        """Take in what has come; a raw socket gets what others have asked for, too."""
+        """Read answers. A raw socket also receives those to other processes."""
         with suppress(OSError):
             while True:
                 data, source = self.asked.recvfrom(2048)
@@ -66,12 +66,12 @@ class Echo:
                     self.since = now
 
     def note(self, now: float) -> None:
-        """Up to now there was no answer."""
+        """Note that there was no answer until `now`."""
         if now - self.since > self.gap:
             self.gap, self.gap_since = now - self.since, self.since
 
-    def told(self) -> dict[str, float]:
-        """For the one who started this."""
+    def result(self) -> dict[str, float]:
+        """The result for the parent."""
         at = time.time() - time.monotonic() + self.gap_since
         lost = len(self.unanswered)
         return {"sent": self.sent, "lost": lost, "gap": round(self.gap, 3), "gap_at": round(at, 3)}
@@ -97,22 +97,22 @@ def main(arguments: list[str]) -> int:
                     key.data.receive(time.monotonic())
                 else:
                     selector.unregister(sys.stdin)
-                    end = due = time.monotonic() + LINGER
+                    end = due = time.monotonic() + ANSWER_TIMEOUT
     for each in echoes:
-        # without an answer to the last echo the gap goes on to the end
+        # without an answer to the last request the gap lasts to the end
         if each.unanswered and max(each.unanswered) == (each.sent - 1) & 0xFFFF:
             each.note(time.monotonic())
-    sys.stdout.write(json.dumps([each.told() for each in echoes]))
+    sys.stdout.write(json.dumps([each.result() for each in echoes]))
     return 0
 
 
 def _missing(echoes: list[Echo]) -> bool:
-    """Whether the last echo to anybody may still be answered."""
+    """Whether an answer to a last request is missing."""
     return any((each.sent - 1) & 0xFFFF in each.unanswered for each in echoes)
 
 
 def _echo(address: str, path: str) -> Echo:
-    """A socket in the namespace at `path`; this process comes back each time."""
+    """A socket in the namespace at `path`. This process returns to its own namespace."""
     parsed = ip_address(address)
     if path:
         own, there = (os.open(each, _TO_READ) for each in (_OWN, path))
@@ -127,7 +127,7 @@ def _echo(address: str, path: str) -> Echo:
 
 _OWN: Final = "/proc/self/ns/net"
 _TO_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Should a FIFO have the namespace's place by now, it is not waited for."""
+"""O_NONBLOCK: open(2) must not block if the path is a FIFO by now."""
 
 
 def _socket(version: int) -> socket.socket:

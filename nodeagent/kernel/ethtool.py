@@ -1,21 +1,21 @@
-"""ethtool over netlink: what a driver lets an administrator set on its interfaces.
+"""ethtool over netlink: the settings that a driver offers for its interfaces.
 
-Six kinds are read, each with one dump for all interfaces of the namespace, so that requests do not
-grow with VFs (uapi/linux/ethtool_netlink.h, Documentation/networking/ethtool-netlink.rst):
-private flags, channels, rings, coalescing, pause and features. A setting is a pair of a key, kind
-and ethtool(8)'s own word for it ("rings.rx", "features.rx-gro"), and its value.
+Six kinds are read, each with one dump for all interfaces of the namespace, whatever the number of
+VFs (uapi/linux/ethtool_netlink.h, Documentation/networking/ethtool-netlink.rst): private flags,
+channels, rings, coalescing, pause and features. A setting is a pair of a key, which is the kind and
+ethtool(8)'s word ("rings.rx", "features.rx-gro"), and its value.
 
 Facts of the kernel that shape this module (net/ethtool, Linux 6.12):
 
-- A dump leaves out an interface whose driver says EOPNOTSUPP, and ends with an error when a driver
-  says anything else (ethnl_default_dumpit()): one odd driver must not hide all others, so the
-  interfaces are then asked one by one.
-- Of features, `hw_features` without NETIF_F_NEVER_CHANGE can be changed, and `wanted` is what an
-  administrator asked for. `active` follows from it, from other features and from the carrier.
-- With adaptive coalescing the driver moves usecs and frames by itself (i40e reports the present
-  ones); with pause autonegotiation rx and tx are what was negotiated (igb). Both are left out.
-- A features request is never refused for what the driver does not give: reading again tells.
-- A coalescing value that is not zero is reported even where it cannot be set.
+- A dump leaves out an interface whose driver returns EOPNOTSUPP, and ends with an error if a driver
+  returns any other error (ethnl_default_dumpit()). The interfaces are then read one by one, so that
+  one driver does not hide the others.
+- Of the features, those of `hw_features` without NETIF_F_NEVER_CHANGE can be set, and `wanted` is
+  what an administrator has set. `active` depends on it, on other features and on the carrier.
+- With adaptive coalescing the driver changes usecs and frames itself (i40e reports the present
+  values); with pause autonegotiation rx and tx are what was negotiated (igb). Both are left out.
+- A request for features that the driver does not enable is not refused: they are read again.
+- A coalescing value that is not zero is reported even if it cannot be set.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ RINGS: Final[Words] = {
     14: ("rx-push", FLAG),
     15: ("tx-push-buf-len", U32),
 }
-"""Without tcp-data-split: what is reported is what has come of `auto`, which cannot be told."""
+"""Without tcp-data-split: the report does not show whether it was set to `auto`."""
 
 CHANNELS: Final[Words] = {6: ("rx", U32), 7: ("tx", U32), 9: ("combined", U32)}
-"""Without `other`: it counts vectors that the driver keeps (igb, i40e: EINVAL for another one)."""
+"""Without `other`, the driver's own vectors, which cannot be set (igb, i40e: EINVAL)."""
 
 COALESCE: Final[Words] = {
     2: ("rx-usecs", U32),
@@ -101,12 +101,12 @@ COALESCE: Final[Words] = {
 }
 PAUSE: Final[Words] = {2: ("autoneg", FLAG), 3: ("rx", FLAG), 4: ("tx", FLAG)}
 
-SELF_MOVING: Final = {
+AUTOMATIC: Final = {
     "coalesce.adaptive-rx": ("coalesce.rx-usecs", "coalesce.rx-frames"),
     "coalesce.adaptive-tx": ("coalesce.tx-usecs", "coalesce.tx-frames"),
     "pause.autoneg": ("pause.rx", "pause.tx"),
 }
-"""While the first is on, the driver or the link partner moves the others."""
+"""While the first is on, the driver or the link partner sets the others."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ KINDS: Final = (
 )
 """In the order in which they are set.
 
-Private flags first: they decide what the others can be (mlx5: rx_striding_rq for rx-gro-hw). Then
-channels: each has its rings and its coalescing, and igb pairs its queues from five channels on
-and refuses tx-usecs from then on. Rings and pause restart the interface. Features last: what a
-driver gives depends on all the others (ndo_fix_features).
+Private flags first, on which others depend (mlx5: rx_striding_rq for rx-gro-hw). Then channels:
+each has rings and coalescing of its own, and igb pairs its queues from five channels on and refuses
+tx-usecs then. Rings and pause restart the interface. Features last, because they depend on all the
+others (ndo_fix_features).
 """
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 
@@ -147,7 +147,7 @@ class Change:
 
 
 class Ethtool(Genl):
-    """A generic netlink socket of the ethtool family. What was decoded once is not again."""
+    """A generic netlink socket of the ethtool family. Decoded messages are cached."""
 
     def __init__(self) -> None:
         super().__init__("ethtool")
@@ -157,9 +157,9 @@ class Ethtool(Genl):
 
     @understood("ethtool settings")
     def settings(self, indexes: Collection[int]) -> dict[int, Settings]:
-        """What can be set on each of these interfaces: six requests, however many they are.
+        """The settings of each of these interfaces: six requests, whatever their number.
 
-        An interface that has nothing of all this (or is gone) is not in the answer.
+        Interfaces without settings, and missing ones, are left out.
         """
         if self.family is None or not indexes:
             return {}
@@ -179,14 +179,14 @@ class Ethtool(Genl):
         return self.send([self._set(change) for change in changes])
 
     def _bodies(self, kind: Kind, wanted: Iterable[int]) -> Iterator[bytes]:
-        """One dump; where one driver spoils it, our interfaces one by one."""
+        """One dump; if a driver's error ends it, one request for each of our interfaces."""
         request = self.message(kind.get, NLM_F_DUMP, _header(kind, None))
         try:
             yield from self.dump(request, f"ethtool {kind.name}")
         except KernelError as refused:
             if refused.errno == errno.EOPNOTSUPP:
-                return  # a kernel from before this kind (5.6 to 5.8)
-            log.debug("%s: asking the interfaces one by one", refused.message)
+                return  # an older kernel lacks this kind (5.6 to 5.8)
+            log.debug("%s: reading the interfaces one by one", refused.message)
             for index in sorted(wanted):
                 yield from self._body(kind, index)
 
@@ -199,7 +199,7 @@ class Ethtool(Genl):
             return []
 
     def _settings(self, kind: Kind, rest: bytes) -> Settings:
-        """The attributes behind a reply's header, decoded; VFs of a kind have the same bytes."""
+        """The decoded attributes of a reply. Many VFs have the same bytes."""
         key = (kind.name, rest)
         if key not in self._decoded:
             message = dict(attributes(rest))
@@ -225,7 +225,7 @@ class Ethtool(Genl):
                 yield f"features.{name}", bool(wanted >> bit & 1)
 
     def _names(self) -> tuple[str, ...]:
-        """Every feature's name by bit: one request in the life of the socket."""
+        """Every feature's name by bit: one request per socket."""
         if not self._feature_names:
             wanted = (1 | NLA_F_NESTED, encoded((1, struct.pack(U32, ETH_SS_FEATURES))))
             parts = ((1 | NLA_F_NESTED, b""), (2 | NLA_F_NESTED, encoded(wanted)))
@@ -251,7 +251,7 @@ class Ethtool(Genl):
 
 
 def in_order(index: int, values: Settings) -> list[Change]:
-    """What to set on an interface as changes, a kind each, in the order of KINDS."""
+    """The changes for an interface, one per kind, in the order of KINDS."""
     kinds = ((kind.name, f"{kind.name}.") for kind in KINDS)
     every = (
         Change(index, name, tuple(pair for pair in values if pair[0].startswith(start)))
@@ -261,14 +261,14 @@ def in_order(index: int, values: Settings) -> list[Change]:
 
 
 def _header(kind: Kind, index: int | None) -> Attribute:
-    """A request's header. Private flags come with their names, which are each driver's own."""
+    """A request's header. Private flags are requested by name, because names differ by driver."""
     flags = OMIT_REPLY if kind.name == "privflags" else OMIT_REPLY | COMPACT_BITSETS
     device = [] if index is None else [(DEV_INDEX, struct.pack(U32, index))]
     return 1 | NLA_F_NESTED, encoded(*device, (DEV_FLAGS, struct.pack(U32, flags)))
 
 
 def _interface(body: bytes) -> tuple[int, bytes]:
-    """The ifindex that a reply is of, and the attributes behind its header, which comes first."""
+    """The ifindex of a reply, and the attributes after its header."""
     (length,) = struct.unpack_from("=H", body, HEADER)
     header = dict(attributes(body[HEADER + 4 : HEADER + length]))
     (index,) = struct.unpack(U32, header[DEV_INDEX])
@@ -281,7 +281,7 @@ def _plain(kind: Kind, message: Mapping[int, bytes]) -> Iterator[tuple[str, Valu
         for number, (word, form) in kind.words.items()
         if number in message
     }
-    moving = {key for first, keys in SELF_MOVING.items() if found.get(first) for key in keys}
+    moving = {key for first, keys in AUTOMATIC.items() if found.get(first) for key in keys}
     yield from ((key, value) for key, value in found.items() if key not in moving)
 
 
@@ -316,7 +316,7 @@ def _words(number: int, count: int) -> bytes:
 
 
 def _named_bitset(values: Mapping[str, Value]) -> bytes:
-    """Bits by name; those that are not named stay as they are (there is no NOMASK)."""
+    """Bits by name; other bits are not changed (there is no NOMASK)."""
     return encoded(
         (
             BITSET_BITS | NLA_F_NESTED,

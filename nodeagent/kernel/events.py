@@ -1,8 +1,8 @@
-"""Waiting on the kernel: one primitive, and the watches it sleeps on.
+"""Wait for the kernel: one function, and the watches that it sleeps on.
 
-An event is only a reason to look again. Whether the wait is over is read from the node by the
-caller's `outstanding`, so a lost, merged or doubled event does no harm. The order that makes this
-safe: subscribe (make the watches), act, look, and only then sleep.
+An event is only a reason to look again: the caller's `outstanding` reads from the node whether the
+wait is over, so that lost, merged or duplicate events do no harm. The order must be: subscribe
+(create the watches), act, look, and then sleep.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableErro
 log = logging.getLogger(__name__)
 
 NOTICE_SECONDS: Final = 10.0
-"""Seconds until a wait says what it waits for, and again after each six times as long."""
-_NAMED: Final = 3
+"""Seconds until a wait logs what it waits for, and then each six times as long."""
+_MAX_NAMED: Final = 3
 
 
 class Watch(Protocol):
-    """An event source: a descriptor to sleep on, readable when something happened."""
+    """An event source with a descriptor, which is readable after an event."""
 
     def fileno(self) -> int:
-        """The descriptor that is readable when something has happened."""
+        """The descriptor."""
 
     def drain(self) -> None:
-        """Read everything that is queued, never block. Also called with nothing queued."""
+        """Read everything that is queued, without blocking. Nothing may be queued."""
 
 
 def wait_until_clear(
@@ -56,18 +56,17 @@ def wait_until_clear(
 ) -> None:
     """Return as soon as `outstanding()` yields nothing; look again at each event.
 
-    `timeout` and `resync` are seconds. A look takes the first item only, so that an `outstanding`
-    written as a generator costs one check a look however many things are awaited. `resync` is the
-    safety net for what the kernel does not announce (a mount over a watched directory): after
-    that long without an event every watch is drained and the node is looked at again. After
-    `notice` seconds the log says what is waited for (math.inf: it does not).
+    `timeout` and `resync` are seconds. A look reads the first item only, so that an `outstanding`
+    written as a generator costs one check per look, however many things are awaited. Some changes
+    make no event (a mount over a watched directory): after `resync` seconds without an event every
+    watch is drained, and the node is looked at again. After `notice` seconds the log says what is
+    waited for (math.inf: never).
 
-    With `progress` the time limit is one for the lack of it: it begins again when less is
-    outstanding than ever before. All of it is counted at an event, once in `resync` seconds or in
-    a tenth of `timeout`, and at the deadline. Firmware takes half a second for a VF, and there may
-    be 127.
+    With `progress` the time limit begins again whenever fewer items are outstanding than before.
+    They are counted at an event, once in `resync` seconds or in a tenth of `timeout`, and at the
+    deadline. Firmware takes half a second for a VF, and there may be 127.
 
-    Raises WaitTimeout, which lists all that is outstanding at the deadline, and whatever a
+    Raises WaitTimeout, which lists everything that is outstanding at the deadline, and what a
     watch's drain() raises (StopSignal: Stopped).
     """
     began = time.monotonic()
@@ -104,7 +103,7 @@ def wait_until_clear(
 def _say(
     what: str, outstanding: Callable[[], Iterable[object]], seconds: float, timeout: float
 ) -> None:
-    named = [str(item) for item in itertools.islice(outstanding(), _NAMED)]
+    named = [str(item) for item in itertools.islice(outstanding(), _MAX_NAMED)]
     if named:
         log.info(
             "waiting for %s, %.0f s so far, %.0f at most: %s",
@@ -122,13 +121,13 @@ def _is_clear(outstanding: Callable[[], Iterable[object]]) -> bool:
     return next(iter(outstanding()), _NOTHING) is _NOTHING
 
 
-# What one drain() takes in at most, so that no flood of events keeps a wait from its deadline.
+# The most events of one drain(), so that a flood of events does not delay the deadline of a wait.
 # The rest stays queued, and the descriptor readable.
-_AT_ONCE = 1024
+_MAX_EVENTS = 1024
 
 
 class _Held(ABC):
-    """A watch holds a descriptor: a `with` block gives it back."""
+    """A watch has a descriptor open: a `with` block closes it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -147,13 +146,13 @@ _RTM_DELLINK = 17
 
 
 class LinkWatch(_Held):
-    """Network links of this process's network namespace: made, changed, renamed, gone.
+    """Changes of the network links of this process's network namespace.
 
-    A NETLINK_ROUTE socket in the multicast group RTMGRP_LINK (rtnetlink(7)); the messages are
-    dropped unread, but for their type. When they come faster than they are drained the kernel says
-    ENOBUFS, which is one more reason to look.
+    A NETLINK_ROUTE socket in the multicast group RTMGRP_LINK (rtnetlink(7)). Only the type of each
+    message is read. If they arrive faster than they are drained, the kernel returns ENOBUFS, which
+    counts as an event.
 
-    `left` counts the interfaces that have left this namespace, for another or for good.
+    `left` counts the interfaces that were removed, or moved to another namespace.
     """
 
     GROUPS = 0x1  # RTMGRP_LINK
@@ -176,8 +175,8 @@ class LinkWatch(_Held):
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Drop every queued message (a datagram is dropped whole, however little of it is read)."""
-        for _ in range(_AT_ONCE):
+        """Drop every queued message; the rest of a datagram is dropped with its beginning."""
+        for _ in range(_MAX_EVENTS):
             try:
                 begin = self._socket.recv(_LENGTH_AND_TYPE.size)
             except BlockingIOError:
@@ -185,7 +184,7 @@ class LinkWatch(_Held):
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self.left += 1  # it may have been among those that were lost
+                self.left += 1  # the lost messages may have contained one
                 continue
             self.left += _LENGTH_AND_TYPE.unpack(begin)[1] == _RTM_DELLINK
 
@@ -195,21 +194,21 @@ class LinkWatch(_Held):
 
 
 class AddressWatch(LinkWatch):
-    """IPv6 addresses of this namespace: added, gone, and found to be nobody else's (DAD)."""
+    """Changes of IPv6 addresses of this namespace, also the end of their DAD."""
 
     GROUPS = 0x100  # RTMGRP_IPV6_IFADDR
 
 
 class UdevWatch(_Held):
-    """Network and RDMA devices that udev has finished with, as it broadcasts them (libudev).
+    """Network and RDMA devices that udev has finished with, by its broadcasts (libudev).
 
-    udev broadcasts an event after its rules ran and the device was renamed. Its events reach only
-    processes in udevd's own network namespace. `finished` holds the ifindexes broadcast since the
-    subscription and not removed since, `finished_at` when the last of each was taken in
-    (CLOCK_BOOTTIME). After an overflow it may lack some: udev's database
-    (nodeagent.kernel.udev.is_initialized) then has the answer.
+    udev broadcasts an event after its rules have run and the device is renamed, to processes in
+    udevd's own network namespace. `finished` has the ifindexes that were broadcast since the
+    subscription, without removed ones; `finished_at` the time of the last event of each
+    (CLOCK_BOOTTIME). Some may be missing after an overflow: udev's database
+    (nodeagent.kernel.udev.is_initialized) is then consulted.
 
-    Raises UnavailableError when libudev is not installed.
+    Raises UnavailableError if libudev is not installed.
     """
 
     # 300 VFs with a handful of events each, at about 4 KiB of kernel memory a message.
@@ -239,8 +238,8 @@ class UdevWatch(_Held):
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Take in every queued event."""
-        for _ in range(_AT_ONCE):
+        """Read every queued event."""
+        for _ in range(_MAX_EVENTS):
             try:
                 device = self._monitor.poll(timeout=0)
             except OSError as error:
@@ -269,10 +268,10 @@ class UdevWatch(_Held):
 
 
 class EndWatch(_Held):
-    """The end of a process that need not be our child: a pidfd (pidfd_open(2)) is readable then.
+    """The end of any process, by a pidfd (pidfd_open(2)).
 
-    It stays readable, so that a wait for something else as well would spin; EPOLLONESHOT tells it
-    once (epoll_ctl(2)). Raises ProcessLookupError when there is no such process any more.
+    The pidfd stays readable, and a wait for other things as well would spin: EPOLLONESHOT reports
+    the event once (epoll_ctl(2)). Raises ProcessLookupError if the process does not exist any more.
     """
 
     def __init__(self, pid: int) -> None:
@@ -285,11 +284,11 @@ class EndWatch(_Held):
         return self._once.fileno()
 
     def drain(self) -> None:
-        """Take the one event, if it has come."""
+        """Read the event, if there is one."""
         self._once.poll(0)
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Close the descriptors."""
         self._once.close()
         os.close(self._fd)
 
@@ -311,18 +310,17 @@ _EVENTS_BUFFER = 64 * 1024
 
 
 class FileWatch(_Held):
-    """A file that may come, change and go, and whose directories may, too (inotify(7)).
+    """A file that may be created, changed or removed, as may its directories (inotify(7)).
 
-    The directory that holds the file is watched for its entries, and while it is missing the
-    nearest one above it that exists. Every directory further up is watched for its own removal
-    and renaming, because the kernel tells nothing to those below: a directory that is replaced
-    is then found under its name again. A mount over one of them is not announced at all; drain()
-    finds that, too, when the wait's safety net calls it.
+    The entries of the file's directory are watched, or, while it does not exist, those of the
+    nearest existing directory above it. Each directory further up is watched for its own removal
+    and renaming, because watches below get no event then. A mount over one of them makes no event;
+    the next drain() notices it.
 
-    No link is followed (nodeagent/hostpath.py): one in a directory's place is no directory yet.
+    No link is followed (nodeagent/hostpath.py): in place of a directory it counts as missing.
 
-    Raises KernelError when inotify's limits are reached, NoInputError when a directory on the
-    way may not be read.
+    Raises KernelError if inotify's limits are reached, NoInputError if a directory of the path
+    cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -344,9 +342,9 @@ class FileWatch(_Held):
         return self._fd
 
     def drain(self) -> None:
-        """Drop every queued event, and watch what is at the path now."""
+        """Drop every queued event, and watch the present directories."""
         with suppress(BlockingIOError):
-            for _ in range(_AT_ONCE):
+            for _ in range(_MAX_EVENTS):
                 os.read(self._fd, _EVENTS_BUFFER)
         self._arm()
 
@@ -355,16 +353,16 @@ class FileWatch(_Held):
         os.close(self._fd)
 
     def _arm(self) -> None:
-        """Watch the chain as it is now: "/" first, down to the last directory that exists.
+        """Watch the present directories, from "/" down to the last one that exists.
 
-        While a mask is being replaced an entry's event may go unseen. That is no loss: the maker of
-        a watch looks after making or draining it, and a directory that came is found here.
+        An event may be lost while a mask is replaced. That does no harm: the caller looks after it
+        has created or drained the watch, and a new directory is found here.
         """
         while True:
             present: list[tuple[Path, int]] = list(self._present())
             nearest, _ = present[-1]
             is_armed = self._add(nearest, _SELF | _ENTRIES) is not None
-            # The next one down may have come before the entries of this one were watched.
+            # The next directory may have been created before the entries of this one were watched.
             if is_armed and (len(present) == len(self._chain) or not self._is_next(present)):
                 break
         current = {watch for _, watch in present}
@@ -383,7 +381,7 @@ class FileWatch(_Held):
         return hostpath.is_directory(self._chain[len(present)])
 
     def _add(self, directory: Path, mask: int) -> int | None:
-        """Watch a directory; on one that is watched already the mask is replaced. None: missing."""
+        """Watch a directory, or replace the mask of its watch. None if it is missing."""
         try:
             with hostpath.directory_path(directory) as place:
                 watch = int(self._libc.inotify_add_watch(self._fd, os.fsencode(place), mask))
@@ -413,15 +411,15 @@ def _inotify_error(operation: str, number: int, limit: str) -> KernelError:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as an event source: readable for good once one has come.
+    """SIGTERM and SIGINT as an event source, which stays readable after the first signal.
 
-    Only the main thread can enter it (signal(2) handlers in Python run there). `requested` says
-    whether a signal has come; drain() then raises Stopped, each time. The first signal ends the
-    start, the second the termination (after `again`), the third exits the process at once with
-    status 1. The old handlers are back on exit.
+    Only the main thread can enter it, in which Python runs signal handlers. `requested` says
+    whether a signal has arrived; drain() then raises Stopped, each time. The first signal ends the
+    start, the second one the termination (after `again`), the third one exits the process at once
+    with status 1. The old handlers are restored on exit.
 
-    `since` is when the first one came, a reading of CLOCK_MONOTONIC: given when that was another
-    process's to take, before this one began to terminate.
+    `since` is the time (CLOCK_MONOTONIC) of the first signal, if the holder received it before this
+    process began to terminate.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -434,20 +432,20 @@ class StopSignal:
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come; while terminating, once another one has."""
+        """Whether a signal has arrived; while terminating, whether another one has."""
         return self._count > self._ending
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first signal; 0 when none has come."""
+        """Seconds since the first signal; 0 without one."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def again(self) -> None:
-        """From here on the termination runs: only a signal beyond the first ends that."""
+        """Begin the termination, which only another signal ends."""
         self._ending = 1
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
-        if self.requested:  # it came before that read, or in the middle of it
+        if self.requested:  # it arrived before or during the read
             os.write(self._write_end, b"!")
 
     def fileno(self) -> int:
@@ -455,10 +453,10 @@ class StopSignal:
         return self._epoll.fileno()
 
     def drain(self) -> None:
-        """Raise Stopped when a signal has come."""
+        """Raise Stopped if a signal has arrived."""
         if self.requested:
             raise Stopped
-        # Something else woke us: another signal that has a handler in Python.
+        # written for another signal with a handler in Python
         with suppress(BlockingIOError):
             os.read(self._read_end, 4096)
         if self._companion is not None:
@@ -466,7 +464,7 @@ class StopSignal:
 
     @contextmanager
     def accompanied(self, companion: Watch) -> Iterator[None]:
-        """Whatever waits with this signal drains `companion` too, when that is readable."""
+        """During the block, drain `companion` with this signal whenever it is readable."""
         self._epoll.register(companion, select.EPOLLIN)
         self._companion = companion
         try:
@@ -501,6 +499,6 @@ class StopSignal:
             self._since = time.monotonic()
         if self._count >= 3:
             os._exit(1)
-        # drain() may just have read the byte of the wakeup descriptor: stay readable for good.
+        # drain() may have read the byte of the wakeup descriptor: stay readable
         with suppress(BlockingIOError):
             os.write(self._write_end, b"!")

@@ -1,7 +1,6 @@
 """Generic netlink: a socket of one family, found by its name (net/netlink/genetlink.c).
 
-A kernel without the family has no number for it: what is then read is empty, and writing it is
-EOPNOTSUPP.
+A kernel without the family has no number for it: reads are empty then, and writes are EOPNOTSUPP.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def text(payload: bytes) -> str:
 
 
 def encoded(*parts: Attribute) -> bytes:
-    """Attributes one after the other, each padded to four bytes: a message's body, or a nest's."""
+    """Attributes, each padded to four bytes: the body of a message or of a nest."""
     return b"".join(attribute(kind, payload) for kind, payload in parts)
 
 

@@ -1,10 +1,10 @@
-"""A sign of life on disk, by which a probe tells a long wait from a hang.
+"""The heartbeat file, by which a probe distinguishes a long wait from a hang.
 
 The heart is a timer (timerfd_create(2)) among the descriptors that the agent's waits sleep on: each
-wait that can be stopped also beats. No thread does it and no signal, so it cannot go on beating for
-a main thread that hangs, nor interrupt a write to sysfs. What it writes is seconds of
-CLOCK_BOOTTIME, which is what /proc/uptime counts: a shell can tell its age without another process,
-and no change of the wall clock makes it look old.
+wait that a signal can end writes the heartbeat. There is no thread, which would continue if the
+main thread hangs, and no signal, which would interrupt a write to sysfs. The file has seconds of
+CLOCK_BOOTTIME, like /proc/uptime: a shell can compute its age without another process, and changes
+of the wall clock do not matter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK and TFD_CLOEXEC are
 
 
 class Heart:
-    """Beats into `path` when it is made, and whenever it is drained after `period` seconds."""
+    """Writes `path` at first, and whenever it is drained after `period` seconds."""
 
     def __init__(self, path: Path, period: float = PERIOD) -> None:
         try:
@@ -49,7 +49,7 @@ class Heart:
             self.__exit__(None, None, None)
             raise StorageError(
                 f"cannot write the sign of life {path}: {error.strerror}",
-                hint="LOCK_FILE_PATH says where it is: beside the lock",
+                hint="it is in the directory of LOCK_FILE_PATH",
             ) from error
 
     def fileno(self) -> int:
@@ -57,17 +57,17 @@ class Heart:
         return self._timer
 
     def drain(self) -> None:
-        """Beat if one is due."""
+        """Write the heartbeat if it is due."""
         with suppress(BlockingIOError):
             os.read(self._timer, 8)
             try:
                 self._beat()
             except OSError as error:
-                # what is under way is not stopped for it; a probe may come to another conclusion
-                log.warning("no sign of life could be given: %s", error.strerror)
+                # the agent continues; a probe may fail
+                log.warning("cannot write the sign of life: %s", error.strerror)
 
     def _beat(self) -> None:
-        """Always ten digits, so that a reader never finds half of an older one."""
+        """Write ten digits in place, so that a reader never finds parts of an older time."""
         now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         os.pwrite(self._file, b"%010d\n" % now, 0)
 
@@ -80,7 +80,7 @@ class Heart:
 
 
 def _timer(period: float) -> int:
-    """A timerfd that fires each `period` seconds; os.timerfd_create() came with Python 3.13."""
+    """A timerfd that fires each `period` seconds; os.timerfd_create() is new in Python 3.13."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = int(libc.timerfd_create(_CLOCK_MONOTONIC, _FLAGS))
     if fd >= 0:

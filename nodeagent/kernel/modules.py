@@ -1,6 +1,6 @@
-"""Kernel modules: what is loaded (/sys/module) and what is on disk (modinfo(8)).
+"""Kernel modules: loaded ones (/sys/module) and those on disk (modinfo(8)).
 
-The kernel names modules with underscores, people and files also with dashes: both are taken.
+The kernel's names have underscores, those of files also dashes: both are accepted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from nodeagent import hostpath
 from nodeagent.errors import KernelError, UnavailableError
+from nodeagent.kernel import process
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 120.0  # seconds; it reads the whole module, from a disk that may be busy
 _LOAD_TIMEOUT = 120.0  # seconds; probing a device can take tens of them
 
-_LONGEST = 4096  # characters, PATH_MAX: of what modinfo says
-_QUOTED = 80
+_MAX_TEXT = 4096  # characters of modinfo's output, PATH_MAX
+_MAX_QUOTED = 80
 _OWN = re.compile(r"\n?(name|filename): +")
 _FIELDS = frozenset({"name", "srcversion", "version", "vermagic", "signer", "depends"})
 
@@ -33,14 +34,14 @@ class NoSuchModule(UnavailableError):
 
 
 def valid_module_name(text: str) -> bool:
-    """Tell whether `text` can be a module's name (and cannot be an option or a path)."""
+    """Whether `text` can be the name of a module, so that it is not an option or a path."""
     return _NAME.fullmatch(text) is not None
 
 
 def _require_name(module: str) -> None:
-    """KernelError for what would be an option or a path on a command line: a file can say so."""
+    """KernelError for a name that would be an option or a path on a command line."""
     if not valid_module_name(module):
-        raise KernelError(f"{module[:_QUOTED]!r} is not the name of a module")
+        raise KernelError(f"{module[:_MAX_QUOTED]!r} is not the name of a module")
 
 
 def tree(root: Path, release: str) -> Path:
@@ -52,18 +53,18 @@ def tree(root: Path, release: str) -> Path:
 
 
 def is_loaded(module: str, sysfs: Path = _SYSFS) -> bool:
-    """Tell whether a module is loaded and its init has ended well.
+    """Whether a module is loaded and its init has succeeded.
 
-    /sys/module/<m>/initstate is "coming", "live" or "going" (kernel/module/sysfs.c). A driver
-    that is built into the kernel has a directory there, too, but no initstate: it is no module.
+    /sys/module/<m>/initstate is "coming", "live" or "going" (kernel/module/sysfs.c). A driver that
+    is built into the kernel has a directory there, too, but no initstate.
     """
     return _attribute(module, "initstate", sysfs) == "live"
 
 
 def loading(module: str, sysfs: Path = _SYSFS) -> int | None:
-    """A number that this loading of a module has, and no other of this boot; None: is_loaded().
+    """A number that is unique, in this boot, for this loading of a module; None if not loaded.
 
-    It is the inode of /sys/module/<m>: kernfs gives no number twice (fs/kernfs/dir.c).
+    It is the inode of /sys/module/<m>: kernfs does not reuse numbers (fs/kernfs/dir.c).
     """
     if not is_loaded(module, sysfs):
         return None
@@ -74,16 +75,16 @@ def loading(module: str, sysfs: Path = _SYSFS) -> int | None:
 
 
 def loaded_srcversion(module: str, sysfs: Path = _SYSFS) -> str | None:
-    """The loaded module's srcversion; None when it is not loaded or was built without one.
+    """The loaded module's srcversion; None if it is not loaded or was built without one.
 
-    Only modules with MODULE_VERSION have one, unless the kernel's configuration says
+    Only modules with MODULE_VERSION have one, unless the kernel's configuration has
     MODULE_SRCVERSION_ALL.
     """
     return _attribute(module, "srcversion", sysfs)
 
 
 def refcount(module: str, sysfs: Path = _SYSFS) -> int | None:
-    """How many hold the loaded module, modules and others alike; None when it is not loaded."""
+    """The loaded module's reference count; None if it is not loaded."""
     text = _attribute(module, "refcnt", sysfs)
     return int(text) if text is not None and text.isdecimal() else None
 
@@ -99,7 +100,7 @@ def holders(module: str, sysfs: Path = _SYSFS) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded module: the modules that use it, and how many hold it, those among them."""
+    """A loaded module, its reference count, and the modules that use it."""
 
     name: str
     refcount: int
@@ -114,7 +115,7 @@ class Loaded:
 def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Loaded]:
     """Every loaded module by name, from /sys/module and /proc/modules (proc(5)).
 
-    Either may be a moment older than the other; a holder that only one of them has, holds.
+    They are not read at the same moment: the users of both are taken together.
     """
     listed: dict[str, tuple[int, set[str]]] = {}
     try:
@@ -123,7 +124,7 @@ def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Lo
         lines = []
     for line in lines:
         if len(line.split()) < 4:
-            continue  # it is no line of the kernel's
+            continue
         name, _size, count, users = line.split()[:4]
         # "-" for none, and [permanent] for a module that cannot be unloaded
         names = {user for user in users.split(",") if user and user[0] not in "-["}
@@ -140,7 +141,7 @@ def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Lo
 
 
 def held_through(module: str, loaded: Mapping[str, Loaded]) -> dict[str, str]:
-    """Every module that uses `module`, directly or not, and through which one it does."""
+    """Every module that uses `module`, directly or indirectly, and through which one."""
     found: dict[str, str] = {}
     queue = [module]
     while queue:
@@ -154,10 +155,10 @@ def held_through(module: str, loaded: Mapping[str, Loaded]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Installed:
-    """The module that modprobe would load for the running kernel, and what modinfo(8) says of it.
+    """The module that modprobe would load for the running kernel, by modinfo(8).
 
-    `filename` is its path, or "(builtin)". `fields` are those that it has of name, srcversion,
-    version, vermagic, signer and depends.
+    `filename` is its path, or "(builtin)". `fields` has name, srcversion, version, vermagic, signer
+    and depends, as far as the module has them.
     """
 
     filename: str
@@ -165,12 +166,12 @@ class Installed:
 
     @property
     def srcversion(self) -> str | None:
-        """None when it was built without one."""
+        """None if it was built without one."""
         return self.fields.get("srcversion") or None
 
 
 def installed(module: str, root: Path = Path("/")) -> Installed:
-    """NoSuchModule when there is none, UnavailableError when modinfo is missing or says rubbish."""
+    """NoSuchModule if there is none, UnavailableError if modinfo is missing or its output invalid."""
     found, said = _modinfo((module,), root)
     if module not in found:
         where = "" if root == Path("/") else f" under {root}"
@@ -187,7 +188,7 @@ def all_installed(names: Iterable[str], root: Path = Path("/")) -> dict[str, Ins
 
 
 def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
-    """The linker's hash over the loaded module; None when it was linked without one."""
+    """The build ID of the loaded module, the linker's hash; None if it was linked without one."""
     try:
         note = (_directory(module, sysfs) / "notes/.note.gnu.build-id").read_bytes()
     except FileNotFoundError:
@@ -196,7 +197,7 @@ def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
 
 
 def build_id_of(module: Installed, root: Path = Path("/")) -> str | None:
-    """The same of the module on disk; None too when it is packed in a way unknown here (zstd)."""
+    """The same of the module on disk; None also if its compression is not supported (zstd)."""
     try:
         content = content_of(module, root)
     except OSError:
@@ -205,11 +206,11 @@ def build_id_of(module: Installed, root: Path = Path("/")) -> str | None:
 
 
 def content_of(module: Installed, root: Path = Path("/")) -> bytes | None:
-    """What is in a module's file, unpacked; None when that is packed in a way unknown here (zstd).
+    """The uncompressed content of a module's file; None if its compression is not supported (zstd).
 
-    OSError when it cannot be read, FileNotFoundError for one that is built in.
+    OSError if it cannot be read, FileNotFoundError for one that is built in.
     """
-    # needed by a check before a reload, and no command that only looks waits for it
+    # only a check before a reload needs these
     import gzip  # noqa: PLC0415
     import lzma  # noqa: PLC0415
 
@@ -229,29 +230,29 @@ def content_of(module: Installed, root: Path = Path("/")) -> bytes | None:
 
 
 def opened(module: Installed, root: Path = Path("/")) -> int:
-    """A descriptor of a module's file, to read; OSError as above."""
+    """A descriptor of a module's file, for reading; OSError as above."""
     path = Path(module.filename)
-    if not path.is_relative_to(root):  # "(builtin)", or no path of ours
+    if not path.is_relative_to(root):  # for example "(builtin)"
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), module.filename)
     # /lib may be a link, and so are the modules of weak-updates (RHEL)
     return hostpath.open_file(hostpath.resolve_in_root(root, path.relative_to(root)))
 
 
 def loaded_version(module: str, sysfs: Path = _SYSFS) -> str | None:
-    """The loaded module's MODULE_VERSION; None when it has none."""
+    """The loaded module's MODULE_VERSION; None if it has none."""
     return _attribute(module, "version", sysfs)
 
 
 def parameter(module: str, name: str, sysfs: Path = _SYSFS) -> str | None:
-    """A parameter of a loaded module as it is now; None when there is none."""
+    """The present value of a parameter of a loaded module; None if there is none."""
     return _attribute(module, f"parameters/{name}", sysfs)
 
 
 def load(module: str, root: Path = Path("/"), *, tree: Path | None = None) -> None:
-    """Load a module and what it needs, by name, a blacklist notwithstanding (modprobe(8)).
+    """Load a module and its dependencies by name, despite a blacklist (modprobe(8)).
 
-    `root` is the root directory of modprobe, `tree` the one under which it looks for
-    lib/modules. KernelError with modprobe's own words when it fails.
+    `root` is the root directory of modprobe, `tree` the directory that contains lib/modules.
+    KernelError with modprobe's message if it fails.
     """
     where = [] if tree is None else ["-d", str(tree)]
     _require_name(module)
@@ -259,19 +260,18 @@ def load(module: str, root: Path = Path("/"), *, tree: Path | None = None) -> No
 
 
 def unload(module: str, root: Path = Path("/")) -> None:
-    """Unload this module alone; KernelError when it is in use.
+    """Unload only this module; KernelError if it is in use.
 
-    Not by `modprobe -r`: that unloads what it depended on as well, and for mlx5_vdpa this is the
-    driver.
+    Not by `modprobe -r`, which also unloads its dependencies: for mlx5_vdpa that is the driver.
     """
     _require_name(module)
     _changed(["rmmod", module], root, f"cannot unload the module {module}")
 
 
 def find(module: str, below: Path, srcversion: str | None = None) -> Path | None:
-    """A file of the module below a directory, packed or not; with a srcversion, one of that build.
+    """A file of the module below a directory, compressed or not, with the srcversion if given.
 
-    For modules that modprobe does not see: it loads one of each name.
+    For modules that modprobe does not find, because it loads another one of that name.
     """
     pattern = re.compile(rf"{module.replace('_', '[-_]')}\.ko(\.(xz|gz|zst))?")
     for directory, _, names in os.walk(below):
@@ -282,9 +282,7 @@ def find(module: str, below: Path, srcversion: str | None = None) -> Path | None
 
 
 def field_of_file(path: Path, field: str) -> str:
-    """One field of modinfo(8) of a file; "" when it has none, or is no module."""
-    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
-
+    """One field of modinfo(8) of a file; "" if it has none, or is not a module."""
     done = process.run(
         ["modinfo", "-F", field, str(path)], timeout=_MODINFO_TIMEOUT, only_looks=True
     )
@@ -292,7 +290,7 @@ def field_of_file(path: Path, field: str) -> str:
 
 
 def insert(path: Path) -> None:
-    """Load a module from a file (insmod(8)), after what it needs; KernelError when it fails."""
+    """Load a module from a file (insmod(8)), after its dependencies; KernelError if it fails."""
     for need in field_of_file(path, "depends").split(","):
         if need:
             load(need)
@@ -320,25 +318,21 @@ def _build_id(content: bytes) -> str | None:
 
 
 def _changed(argv: list[str], root: Path, failure: str) -> None:
-    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
-
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
     if finished.returncode != 0:
-        said = (finished.errors or finished.output)[-_LONGEST:]
+        said = (finished.errors or finished.output)[-_MAX_TEXT:]
         said = said or f"{argv[0]} exited {finished.returncode}"
         raise KernelError(f"{failure}: {said}", hint="dmesg has the kernel's reason")
 
 
 def _modinfo(names: tuple[str, ...], root: Path) -> tuple[dict[str, Installed], str]:
-    """One look at all of them; and why those that are not there are not, in modinfo's words.
+    """The installed ones of these modules, and modinfo's messages about the others.
 
-    Each process costs a fork of this one, so the stack's modules are asked for together. modinfo
-    goes on after one that it does not find or cannot read, and exits 1.
+    modinfo is run once for all of them, because each process costs a fork. It continues after a
+    module that it does not find or cannot read, and exits with status 1.
     """
     base = [] if root == Path("/") else ["-b", str(root)]
     argv = ["modinfo", "-0", *base, *names]
-    from nodeagent.kernel import process  # noqa: PLC0415  subprocess: a look at /sys needs none
-
     finished = process.run(argv, timeout=_MODINFO_TIMEOUT, only_looks=True)
     said = {}
     for filename, fields in _records(finished.output):
@@ -347,16 +341,16 @@ def _modinfo(names: tuple[str, ...], root: Path) -> tuple[dict[str, Installed], 
         if fields:
             said[name.replace("-", "_")] = Installed(filename, fields)
     found = {name: said[key] for name in names if (key := name.replace("-", "_")) in said}
-    return found, finished.errors[-_LONGEST:] or f"modinfo exited {finished.returncode}"
+    return found, finished.errors[-_MAX_TEXT:] or f"modinfo exited {finished.returncode}"
 
 
 def _records(said: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The file of each module, and those of its fields that are read here.
+    """The file of each module, and its fields in _FIELDS.
 
-    With -0 an entry ends with NUL. One of the file's own is "field=value". modinfo's own begin a
-    module: "filename:" and, before it and only for what is built in, "name:". Other modules have
-    their name in a field, since Linux 4.13 (scripts/mod/modpost.c). One that could not be read has
-    no field.
+    With -0 an entry ends with NUL. An entry of the file is "field=value". modinfo's own entries
+    begin a module: "filename:" and, before it and only for built-in ones, "name:". Other modules
+    have their name in a field, since Linux 4.13 (scripts/mod/modpost.c). A module that could not be
+    read has no fields.
     """
     filename, fields = "", dict[str, str]()
     for entry in said.split("\0"):
@@ -377,10 +371,10 @@ def _records(said: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _require_plain(said: Mapping[str, str], argv: list[str]) -> None:
-    """UnavailableError for what must not go on into messages, records and command lines."""
+    """UnavailableError for text that must not appear in messages, records and command lines."""
     for field, text in said.items():
-        if len(text) > _LONGEST or not text.isprintable():
+        if len(text) > _MAX_TEXT or not text.isprintable():
             raise UnavailableError(
-                f"`{' '.join(argv)}` said what is no {field}: {text[:_QUOTED]!r}",
-                hint="run it by hand: that modinfo, or the module's file, is not what it should be",
+                f"`{' '.join(argv)}` printed an invalid {field}: {text[:_MAX_QUOTED]!r}",
+                hint="run it by hand: modinfo or the module's file is damaged",
             )

@@ -1,6 +1,6 @@
-"""Mounts of this mount namespace: what is mounted where (proc_pid_mountinfo(5)), mount(2).
+"""The mounts of this mount namespace (proc_pid_mountinfo(5)), and mount(2).
 
-No mount(8): an image may lack it, and errno says more than its exit status.
+Not mount(8), which an image may lack, and whose exit status says less than errno.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount: where, and whether what is mounted below it shows in its peers (the host, too)."""
+    """A mount: its place, and whether mounts below it propagate to its peers (also the host)."""
 
     at: str
     is_shared: bool
@@ -45,14 +45,14 @@ def mounts(proc: Path = Path("/proc")) -> tuple[Mount, ...]:
 
 
 def on(path: Path, proc: Path = Path("/proc")) -> tuple[Mount, ...]:
-    """What is mounted exactly there, each on top of the one before."""
+    """The mounts at exactly that path, each on top of the one before."""
     return tuple(mount for mount in mounts(proc) if mount.at == str(path))
 
 
 def bind(source: Path, target: Path) -> None:
-    """Mount a directory and all that is mounted below it at another place as well.
+    """Mount a directory, with all mounts below it, at another place as well.
 
-    Both by their descriptors: no link is followed on the way to either.
+    No link is followed in either path.
     """
     failed = f"mount {source} at {target}"
     try:
@@ -63,12 +63,12 @@ def bind(source: Path, target: Path) -> None:
 
 
 def propagate(target: Path, flags: int) -> None:
-    """Change how mounts below a mount show elsewhere: UNBINDABLE, PRIVATE, with RECURSIVE."""
+    """Change the propagation of a mount: UNBINDABLE, PRIVATE, with RECURSIVE."""
     _mount_call("none", target, flags, f"change the propagation of {target}")
 
 
 def unmount(target: Path) -> None:
-    """Take away the topmost mount there with all below it, also while it is in use."""
+    """Unmount the topmost mount there with all mounts below it, even while it is in use."""
     point("unmount", target)
     try:
         with hostpath.directory_path(target.parent) as parent:
@@ -100,5 +100,5 @@ def _libc() -> ctypes.CDLL:
 
 def _refused(operation: str) -> KernelError:
     number = ctypes.get_errno()
-    hint = "a privileged pod may" if number == 1 else None
+    hint = "it needs a privileged pod" if number == 1 else None
     return KernelError(f"cannot {operation}: {os.strerror(number)}", hint=hint, errno=number)

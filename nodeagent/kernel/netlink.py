@@ -1,7 +1,7 @@
-"""A netlink socket of our own: numbered requests, dumps that are whole, a batch of changes.
+"""A netlink socket: numbered requests, complete dumps, batches of changes.
 
-Several requests in one datagram are acknowledged one by one and answered in one round trip
-(netlink(7), net/netlink/af_netlink.c).
+Several requests in one datagram are answered one by one in one round trip (netlink(7),
+net/netlink/af_netlink.c).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ NLA_F_NESTED: Final = 0x8000
 SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
-# each acknowledgement takes about 1.3 KiB of the socket's 208 KiB; beyond that they are dropped
-BATCH: Final = 64
+# each acknowledgement needs about 1.3 KiB of the socket's 208 KiB; when it is full they are dropped
+BATCH_SIZE: Final = 64
 RECEIVE_BYTES: Final = 512 * 1024
 DUMP_TRIES: Final = 8
 
@@ -63,16 +63,16 @@ class Netlink:
         self._socket.close()
 
     def ask(self, message: bytearray) -> list[bytes]:
-        """The messages that answer one request. OSError when the kernel refuses it."""
+        """The answers to one request. OSError if the kernel refuses it."""
         _, bodies = self._asked(message)
         return bodies
 
     def dump(self, message: bytearray, what: str) -> list[bytes]:
         """Everything of one kind. `message` has NLM_F_DUMP; `what` is for the error.
 
-        The kernel marks a dump that was overtaken by a change (NLM_F_DUMP_INTR); such a dump is
-        asked for again, because it may lack something. KernelError when that happens every time,
-        or when the kernel refuses.
+        The kernel marks a dump during which something changed (NLM_F_DUMP_INTR). It may be
+        incomplete, and is requested again. KernelError if that happens every time, or if the kernel
+        refuses.
         """
         for _ in range(DUMP_TRIES):
             try:
@@ -85,18 +85,18 @@ class Netlink:
                 return bodies
         raise KernelError(
             f"cannot list {what}: they changed during each of {DUMP_TRIES} dumps",
-            hint="something changes them without pause: `ip monitor` shows what",
+            hint="they change all the time: see `ip monitor`",
         )
 
     def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
         """Send requests with NLM_F_ACK; for each, in order, None or why the kernel refused it.
 
-        They are independent: one that is refused does not hold up the others. The OSError's text
-        carries the driver's own words (extended ack), where there are any.
+        A refusal does not stop the others. The OSError has the driver's own message (extended ack),
+        if there is one.
         """
         results: list[OSError | None] = []
-        for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
+        for start in range(0, len(messages), BATCH_SIZE):
+            batch = messages[start : start + BATCH_SIZE]
             point("send netlink changes", len(batch))
             first = self._send(batch)
             answers: dict[int, OSError | None] = {}
@@ -121,7 +121,7 @@ class Netlink:
         return first
 
     def _asked(self, message: bytearray) -> tuple[bool, list[bytes]]:
-        """Send one request and take in all that answers it; whether a dump was overtaken."""
+        """Send one request; whether its dump was interrupted, and the answers."""
         sequence = self._send([message])
         interrupted, bodies = False, []
         while True:
@@ -151,7 +151,7 @@ class Netlink:
 
 
 def _refusal(message: bytes, flags: int) -> OSError | bytes:
-    """NLMSG_ERROR as an OSError; the message itself where it only acknowledges (error 0)."""
+    """NLMSG_ERROR as an OSError; the message itself if it is an acknowledgement (error 0)."""
     (code,) = struct.unpack_from("=i", message, 16)
     if code == 0:
         return message
@@ -171,10 +171,10 @@ R = TypeVar("R")
 
 
 def understood(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """For a function that reads the kernel's answers: KernelError when one makes no sense.
+    """A decorator for functions that read the kernel's answers: KernelError for an invalid one.
 
-    A kernel does not send an attribute that is cut short or not UTF-8; a module may. Then nothing
-    is known about `what`, which must not look like nothing being there.
+    A module may send an attribute that is too short or not UTF-8. Then nothing is known about
+    `what`, which is not the same as an empty answer.
     """
 
     def decorate(read: Callable[P, R]) -> Callable[P, R]:
@@ -184,7 +184,7 @@ def understood(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return read(*args, **kwargs)
             except (struct.error, LookupError, ValueError, TypeError, AttributeError) as error:
                 raise KernelError(
-                    f"cannot make sense of what the kernel tells about {what}: {error!r}",
+                    f"cannot make sense of the kernel's answer about {what}: {error!r}",
                     hint="a module that was built for another kernel may be the cause",
                 ) from error
 

@@ -1,14 +1,14 @@
-"""Network namespaces: found, proven to be the one of before, and sockets opened inside.
+"""Network namespaces: find them, identify them again, and open sockets in them.
 
-A namespace is found through the processes that are in it (/proc/PID/ns/net) and through its mounts
-(nsfs in /proc/PID/mountinfo, where `ip netns` and container runtimes keep theirs). Those of the
-host are seen with hostPID; without it, our own processes and what is mounted in our container.
+A namespace is found through its processes (/proc/PID/ns/net) and through its mounts (nsfs in
+/proc/PID/mountinfo, as `ip netns` and container runtimes make them). The host's are visible with
+hostPID; without it, those of our own container.
 
 setns(2) moves the calling thread only, and a socket stays in the namespace in which it was opened.
-So the main thread goes in, opens netlink sockets, and comes back before anything else happens
-(`entered`). A helper process that sends sockets back (SCM_RIGHTS) would cost a fork a namespace,
-and the same care. Nothing is executed in there, and no mount or PID namespace is entered: our own
-/proc/sys/net shows the calling thread's network namespace (net/sysctl_net.c).
+The main thread therefore enters a namespace, opens netlink sockets, and returns before it does
+anything else (`entered`). A helper process that passes sockets (SCM_RIGHTS) would cost a fork per
+namespace. Nothing is executed there, and no mount or PID namespace is entered: our own
+/proc/sys/net is that of the calling thread's network namespace (net/sysctl_net.c).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent import hostpath
-from nodeagent.errors import KernelError
+from nodeagent.errors import ExitCode, KernelError
 from nodeagent.kernel.cgroup import pod_and_container
 from nodeagent.kernel.mounts import unescaped
 from nodeagent.machine import boot_id
@@ -35,7 +35,6 @@ from nodeagent.state.namespaces import Holder, Namespace
 
 CLONE_NEWNET: Final = 0x40000000
 SO_NETNS_COOKIE: Final = 71
-SOFTWARE: Final = 70
 
 _NET = re.compile(r"net:\[(\d+)\]")
 _DESCRIPTOR = re.compile(r"/proc/\d+/fd/\d+")
@@ -43,17 +42,17 @@ _PROCESS = re.compile(r"/proc/\d+/ns/net")
 
 
 class NamespaceGone(KernelError):
-    """The namespace is not there any more, or another one has its number."""
+    """The namespace does not exist any more; another one may have its number."""
 
 
 @dataclass(frozen=True)
 class Namespaces:
-    """The network namespaces that can be seen through `proc`."""
+    """The network namespaces that are visible in `proc`."""
 
     proc: Path = Path("/proc")
 
     def own(self) -> int | None:
-        """The inode of the namespace that this process is in; None where it can't be told."""
+        """The inode of this process's namespace; None if it is not known."""
         try:
             match = _NET.fullmatch(str((self.proc / "self/ns/net").readlink()))
         except OSError:
@@ -61,9 +60,9 @@ class Namespaces:
         return int(match[1]) if match else None
 
     def scan(self) -> dict[int, tuple[Holder, ...]]:
-        """Every other namespace that is seen, by inode, and who holds it: processes, then mounts.
+        """By inode, the processes and then the mounts of every other visible namespace.
 
-        One readlink(2) a process and one look at the mounts; nothing is opened.
+        One readlink(2) per process and one read of the mounts; nothing is opened.
         """
         found: dict[int, list[Holder]] = {}
         for pid, inode in self._processes():
@@ -75,9 +74,9 @@ class Namespaces:
         return self._others(found)
 
     def scan_files(self, wanted: int | None = None) -> dict[int, tuple[Holder, ...]]:
-        """The same for namespaces that processes merely have open (proc_pid_fd(5)): dear, so last.
+        """The same for namespaces that processes only have open (proc_pid_fd(5)). It is slow.
 
-        `wanted`: of that one only.
+        `wanted`: only that one.
         """
         found: dict[int, list[Holder]] = {}
         for path in self._open_files():
@@ -95,9 +94,9 @@ class Namespaces:
                     yield from list((self.proc / entry.name / "fd").iterdir())
 
     def at(self, path: str) -> int | None:
-        """The number of the namespace that the host has at a path: of a process, or a mount.
+        """The inode of the namespace at a path of the host: of a process, or a mount.
 
-        None where there is none, or the path can't be told without hostPID.
+        None if there is none, or if it is not known without hostPID.
         """
         if _PROCESS.fullmatch(path):
             with suppress(OSError):
@@ -113,7 +112,7 @@ class Namespaces:
         return {inode: tuple(holders) for inode, holders in found.items() if inode != own}
 
     def described(self, fd: int, holders: tuple[Holder, ...]) -> Namespace:
-        """The open namespace as a value, with its process, pod and container if told."""
+        """The open namespace as a value, with its process, pod and container if they are known."""
         facts = os.fstat(fd)
         with entered(fd):
             number = cookie()
@@ -126,19 +125,18 @@ class Namespaces:
         return replace(bare, process=name, pod=pod, container=container)
 
     def boot(self) -> str:
-        """The boot in which a namespace is identified."""
+        """The present boot's ID."""
         return boot_id(self.proc)
 
     @contextmanager
     def opened(self, namespace: Namespace) -> Iterator[int]:
-        """A descriptor of `namespace`; NamespaceGone, with nothing done in it, if it is another.
+        """A descriptor of `namespace`; NamespaceGone, before anything is done in it, if it is gone.
 
-        It is the one if one of its holders holds it still: a process with the same pid and start
-        time that is in the namespace of that number, or a mount of it at the same path. Without one
-        of these, a process may still have it open. The cookie, where there is one, decides.
+        It is the same one if it has one of its holders: a process with the same PID and start time,
+        or a mount at the same path. Otherwise a process may have it open, and the cookie decides.
         """
         if namespace.boot != self.boot():
-            raise NamespaceGone("the node was started anew since")
+            raise NamespaceGone("the node was rebooted since")
         with ExitStack() as held:
             try:
                 fd = held.enter_context(self.seen(namespace.inode, namespace.holders))
@@ -158,8 +156,8 @@ class Namespaces:
 
     @contextmanager
     def seen(self, inode: int, holders: Iterable[Holder]) -> Iterator[int]:
-        """A descriptor of the namespace of that number by one of its holders, or NamespaceGone."""
-        why = "nobody holds it any more"
+        """A descriptor of the namespace with that inode by one of its holders, or NamespaceGone."""
+        why = "no process and no mount holds it any more"
         for holder in holders:
             fd = self._open(holder)
             if fd is None:
@@ -167,7 +165,7 @@ class Namespaces:
             try:
                 if os.fstat(fd).st_ino != inode:
                     why = "another namespace is in its place"
-                # looked at after open(2): the process with that pid now had it then, too
+                # checked after open(2), so that it is the process that was opened
                 elif holder.pid is None or self.started(holder.pid) == holder.started:
                     yield fd
                     return
@@ -176,7 +174,7 @@ class Namespaces:
         raise NamespaceGone(why)
 
     def _open(self, holder: Holder) -> int | None:
-        """Of a mount, only what lies in the kernel's own file system of namespaces is opened."""
+        """A descriptor of a holder's namespace. A mount is opened only if it is one of nsfs."""
         own = self.proc / f"{holder.pid}/ns/net"
         path = own if holder.mount is None else Path(holder.mount)
         try:
@@ -187,15 +185,15 @@ class Namespaces:
             return None
 
     def _require_namespace(self, facts: os.stat_result) -> None:
-        """Each is a plain file of the one nsfs (fs/nsfs.c), as our own is. OSError otherwise."""
+        """OSError unless it is a regular file of the only nsfs (fs/nsfs.c), as our own is."""
         own = (self.proc / "self/ns/net").stat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_dev != own.st_dev:
-            raise OSError(errno.EINVAL, "it is no namespace")
+            raise OSError(errno.EINVAL, "it is not a namespace")
 
     def started(self, pid: int) -> int | None:
-        """When the process was started, in clock ticks since boot; None when there is none."""
+        """The start time of a process, in clock ticks since boot; None if there is none."""
         text = _text(self.proc / str(pid) / "stat")
-        # the name is in parentheses and may hold any, spaces too
+        # the name is in parentheses and may contain parentheses and spaces
         fields = text.rpartition(")")[2].split()
         return int(fields[19]) if len(fields) > 19 else None
 
@@ -222,9 +220,9 @@ class Namespaces:
 
 @contextmanager
 def entered(fd: int) -> Iterator[None]:
-    """This thread is in the network namespace `fd` for the length of the block. Open sockets, go.
+    """During the block this thread is in the network namespace `fd`. Only open sockets in it.
 
-    KernelError when the kernel refuses (it takes CAP_SYS_ADMIN).
+    KernelError if the kernel refuses (it needs CAP_SYS_ADMIN).
     """
     with here() as own:
         _setns(fd)
@@ -236,7 +234,7 @@ def entered(fd: int) -> Iterator[None]:
 
 @contextmanager
 def here() -> Iterator[int]:
-    """A descriptor of the network namespace that this thread is in."""
+    """A descriptor of this thread's network namespace."""
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
@@ -245,7 +243,7 @@ def here() -> Iterator[int]:
 
 
 def cookie() -> int | None:
-    """The cookie of this thread's network namespace (Linux 5.14); None where there is none."""
+    """The cookie of this thread's network namespace; None before Linux 5.14."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
         try:
             raw = asked.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
@@ -260,17 +258,17 @@ def _setns(fd: int) -> None:
         number = ctypes.get_errno()
         raise KernelError(
             f"cannot enter a network namespace: {os.strerror(number)}",
-            hint="it takes CAP_SYS_ADMIN: a privileged pod",
+            hint="it needs CAP_SYS_ADMIN: run it in a privileged pod",
             errno=number,
         )
 
 
 def _return_to(own: int) -> None:
-    """Back to our own. Should that ever fail, nothing more may be done: it would be done there."""
+    """Return to our own namespace. If that fails, exit: nothing may be done in the other one."""
     try:
         _setns(own)
     except KernelError:
-        os._exit(SOFTWARE)
+        os._exit(ExitCode.SOFTWARE)
 
 
 def _text(path: Path) -> str:

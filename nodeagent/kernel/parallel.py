@@ -1,8 +1,8 @@
-"""Blocking writes side by side: the one place with threads.
+"""Blocking writes in parallel. No other module starts threads.
 
 A write to `sriov_numvfs`, `bind` or `unbind` blocks in the kernel while devices are probed, and
-releases the interpreter meanwhile. A write that never returns cannot be cancelled: its thread is
-left behind as a daemon, and the failure says so.
+releases the interpreter meanwhile. A write that never returns cannot be cancelled: its thread
+remains as a daemon, and the failure says so.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ def run_all(
 ) -> list[AgentError | None]:
     """Run every job, at most `threads` at a time; for each, in order, None or its failure.
 
-    A job that has not come back after `timeout` seconds counts as failed, and one that was not
-    begun by then never is. `name` tells which job it is that takes long; `meanwhile` is called at
-    each event of `watches` and when a job has ended. Exceptions other than AgentError are bugs and
-    are raised here.
+    A job that has not returned after `timeout` seconds has failed, and jobs that were not begun by
+    then are not begun. `name` is the name of a job in messages; `meanwhile` is called at each event
+    of `watches` and after each job. Exceptions other than AgentError are bugs and are raised here.
     """
     with Running(jobs, threads=threads) as running:
 
@@ -52,13 +51,13 @@ def run_all(
 
 
 class Stuck(KernelError):
-    """A job that was begun and had not come back at its deadline."""
+    """A job that was begun and has not returned in time."""
 
 
 class Running:
-    """Jobs in threads. A watch (nodeagent.kernel.events): readable when one has ended.
+    """Jobs in threads. A watch (nodeagent.kernel.events) that is readable after a job has ended.
 
-    Whoever leaves the `with` block looks at the node next: what was not begun by then never is.
+    At the end of the `with` block, jobs that were not begun are dropped.
     """
 
     def __init__(self, jobs: Sequence[Job], *, threads: int) -> None:
@@ -67,7 +66,7 @@ class Running:
         self._done: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
         self._ended: dict[int, AgentError | None] = {}
         self._not_begun: set[int] = set()
-        # objects, not numbers: a thread that is left behind may end when we are long gone
+        # objects, not descriptors: a thread may end long after this object was closed
         self._news, self._teller = socket.socketpair()
         self._news.setblocking(False)
         self._teller.setblocking(False)
@@ -80,7 +79,7 @@ class Running:
         return self._news.fileno()
 
     def drain(self) -> None:
-        """Take in how jobs ended; what is no AgentError is a bug and is raised."""
+        """Read the results of jobs. Exceptions other than AgentError are bugs, and raised."""
         with suppress(BlockingIOError):
             self._news.recv(4096)
         for number, error in _taken(self._done):
@@ -110,7 +109,7 @@ class Running:
         for started in range(self._threads):
             try:
                 threading.Thread(target=self._work, daemon=True).start()
-            except RuntimeError as error:  # EAGAIN of clone(2): one does all, later
+            except RuntimeError as error:  # EAGAIN of clone(2): those that run do all jobs
                 if started:
                     break
                 self._news.close()
@@ -137,7 +136,7 @@ class Running:
                 self._done.put((number, error))
             else:
                 self._done.put((number, None))
-            with suppress(OSError):  # nobody listens any more, or has not for 200 jobs
+            with suppress(OSError):  # the other end is closed, or the buffer is full
                 self._teller.send(b"!")
 
     def _stop_beginning(self) -> None:

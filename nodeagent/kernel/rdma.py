@@ -1,8 +1,8 @@
-"""RDMA devices renamed and moved over rdma netlink (uapi/rdma/rdma_netlink.h), as rdma(8) does.
+"""Rename and move RDMA devices over rdma netlink (uapi/rdma/rdma_netlink.h), as rdma(8) does.
 
-A rename is refused with EEXIST while another device has the name (ib_device_rename()), in any
-network namespace. A device in another namespace comes back to the host's when that namespace ends.
-Which device belongs to which function is in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
+A rename is refused with EEXIST if another device has the name (ib_device_rename()), in any network
+namespace. A device returns to the host's namespace when its own ends. The functions of devices are
+in sysfs: `nodeagent.kernel.sysfs.Sysfs.rdma_devices`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ATTR_NET_NS_FD: Final = 68
 
 
 class Rdma(Netlink):
-    """A NETLINK_RDMA socket. OSError (EPROTONOSUPPORT) where ib_core is not loaded."""
+    """A NETLINK_RDMA socket. OSError (EPROTONOSUPPORT) if ib_core is not loaded."""
 
     def __init__(self) -> None:
         super().__init__(NETLINK_RDMA)
@@ -52,10 +52,10 @@ class Rdma(Netlink):
         )
 
     def give(self, index: int, namespace: int) -> OSError | None:
-        """Take a device to the network namespace that the descriptor `namespace` is open on.
+        """Move a device to the network namespace of the descriptor `namespace`.
 
-        The kernel refuses it (EOPNOTSUPP) in shared mode, where a device is in all of them, and for
-        drivers that can't part a device from its users (rdma_rxe; ib_device_set_netns_put()).
+        The kernel refuses it (EOPNOTSUPP) in shared mode, in which a device is in all of them, and
+        for drivers that cannot disassociate users (rdma_rxe; ib_device_set_netns_put()).
         """
         (refused,) = self._set([(index, attribute(ATTR_NET_NS_FD, struct.pack("=I", namespace)))])
         return refused

@@ -1,7 +1,7 @@
-"""Netlink sockets inside other network namespaces, and the visits that find an interface there.
+"""Netlink sockets in other network namespaces, and the search for interfaces there.
 
-An interface is known by its parent device (IFLA_PARENT_DEV_NAME, Linux 5.14, else the bus info that
-ethtool reports), never by its name.
+An interface is identified by its parent device (IFLA_PARENT_DEV_NAME, Linux 5.14, else ethtool's
+bus info), never by its name.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from nodeagent.state.namespaces import Holder, Namespace
 log = logging.getLogger(__name__)
 
 
-class RememberingRtnl(Rtnl):
-    """Knows the links from one change to the next: who sets a VF up looks several times."""
+class CachingRtnl(Rtnl):
+    """Caches the links between changes, because setting up a VF reads them several times."""
 
     def __init__(self) -> None:
         super().__init__()
         self._known: dict[int, Link] | None = None
 
     def links(self) -> dict[int, Link]:
-        """As they were after the last change."""
+        """The links after the last change."""
         if self._known is None:
             self._known = {n: self._with_parent(link) for n, link in super().links().items()}
         return self._known
 
     def _with_parent(self, link: Link) -> Link:
-        """The device that its driver names, where the kernel does not say (before Linux 5.14)."""
+        """The link with the device that its driver reports, if the kernel does not (Linux 5.13)."""
         if link.device is not None or link.info:
             return link
         device = self.bus_info(link.name)
         return dataclasses.replace(link, bus="pci", device=device) if device else link
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
-        """Then they are as they were set; a name or an altname is looked up again."""
+        """Change links, and the cache with them; after a change of names they are read again."""
         results = super().change(changes)
         for change, error in zip(changes, results, strict=True):
             if error is None and isinstance(change, LinkChange) and change.name is None:
@@ -65,19 +65,19 @@ class RememberingRtnl(Rtnl):
             self._known = {**self._known, change.index: link}
 
     def forget(self) -> None:
-        """Something has changed."""
+        """Read the links again the next time."""
         self._known = None
 
 
-class TellingStack(StackEdge):
-    """Says that what it sends may change links."""
+class InvalidatingStack(StackEdge):
+    """Clears the cache of links, which its messages may change."""
 
-    def __init__(self, rtnl: RememberingRtnl) -> None:
+    def __init__(self, rtnl: CachingRtnl) -> None:
         super().__init__()
         self._rtnl = rtnl
 
     def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
-        """Children come, ports get a master."""
+        """Send messages that may create children or set masters."""
         self._rtnl.forget()
         return super().send(messages)
 
@@ -87,31 +87,31 @@ class Room:
     """Netlink sockets that are open in a namespace. A context manager, which closes them."""
 
     fd: int
-    rtnl: RememberingRtnl
+    rtnl: CachingRtnl
 
     @cached_property
     def ethtool(self) -> Ethtool:
-        """One more socket there, and the search for ethtool's number."""
+        """Another socket there."""
         with entered(self.fd):
             return Ethtool()
 
     @classmethod
     def open(cls, fd: int) -> Self:
-        """Go in, open them, and come back."""
+        """Open the sockets in the namespace."""
         with entered(fd):
-            return cls(fd, RememberingRtnl())
+            return cls(fd, CachingRtnl())
 
     def network(self) -> AbstractContextManager[None]:
         """A block in which /proc/sys/net is that of the namespace."""
         return entered(self.fd)
 
     def stack(self) -> StackEdge:
-        """One more socket there."""
+        """Another socket there."""
         with entered(self.fd):
-            return TellingStack(self.rtnl)
+            return InvalidatingStack(self.rtnl)
 
     def rdma_names(self) -> Collection[str]:
-        """The RDMA devices that are there: in shared mode, or without ib_core, none of its own."""
+        """The RDMA devices of the namespace; none in shared mode, and without ib_core."""
         try:
             with entered(self.fd):
                 edge = Rdma()
@@ -121,12 +121,12 @@ class Room:
             return edge.indexes().keys()
 
     def link_watch(self) -> LinkWatch:
-        """One more socket there."""
+        """Another socket there."""
         with entered(self.fd):
             return LinkWatch()
 
     def address_watch(self) -> AddressWatch:
-        """One more socket there."""
+        """Another socket there."""
         with entered(self.fd):
             return AddressWatch()
 
@@ -144,9 +144,9 @@ def locate(
     missing: Collection[DeviceHandle],
     rdma: Mapping[DeviceHandle, str] = MappingProxyType({}),
 ) -> dict[DeviceHandle, tuple[Namespace, str | None]]:
-    """In which namespace the interfaces of `missing` are; those that can't be seen are left out.
+    """The namespaces of the interfaces of `missing`, without those that are not visible.
 
-    And the name of the RDMA device, one of `rdma`, that is there with an interface.
+    And the name of the RDMA device, one of `rdma`, that is in the same namespace.
     """
     found: dict[DeviceHandle, tuple[Namespace, str | None]] = {}
 
@@ -166,8 +166,7 @@ def visit(
 ) -> None:
     """Call `look` in each namespace that has some of `missing`, until all are found.
 
-    Namespaces that are merely open in a process come last: to find them, every descriptor is
-    looked at.
+    Namespaces that processes only have open come last: every descriptor is read to find them.
     """
     left = set(missing)
 
@@ -191,14 +190,14 @@ def _enter(
     look: Callable[[Room, Callable[[], Namespace]], None],
     room: Callable[[int], Room],
 ) -> None:
-    """Call `look` with sockets in that namespace; one that is gone, or can't be read, is logged."""
+    """Call `look` with sockets in that namespace; log one that is gone or cannot be read."""
     try:
         with namespaces.seen(inode, holders) as fd, room(fd) as inside:
             look(inside, lambda: namespaces.described(fd, holders))
     except NamespaceGone as gone:
         log.debug("network namespace %d: %s", inode, gone.message)
     except KernelError as error:
-        log.warning("network namespace %d can't be looked at: %s", inode, error.message)
+        log.warning("network namespace %d cannot be read: %s", inode, error.message)
 
 
 def children_in_other_namespaces(
@@ -206,8 +205,8 @@ def children_in_other_namespaces(
 ) -> tuple[str, ...]:
     """`macvlan net1 on enp1s0 in ...` for each child of our interfaces in another namespace.
 
-    `names` are those of our interfaces, by ifindex. Such a child (a CNI's MACVLAN in a pod) dies
-    with its parent. A namespace that goes while it is looked at has none.
+    `names` are those of our interfaces, by ifindex. The kernel removes such a child (a CNI's
+    MACVLAN in a pod) with its parent. A namespace that disappears meanwhile has none.
     """
     found: list[str] = []
     with here() as own:
@@ -230,7 +229,7 @@ def children_in_other_namespaces(
 
 @contextmanager
 def opened(namespaces: Namespaces, namespace: Namespace) -> Iterator[Room]:
-    """Sockets in a namespace that is the one of before; NamespaceGone if it is not."""
+    """Sockets in a namespace; NamespaceGone if it does not exist any more."""
     with namespaces.opened(namespace) as fd, Room.open(fd) as room:
         yield room
 
@@ -250,7 +249,7 @@ def _links_of(
 def rdma_there(
     room: Room, own: Collection[DeviceHandle], rdma: Mapping[DeviceHandle, str]
 ) -> dict[DeviceHandle, str]:
-    """Which of these devices have their RDMA device, one of `rdma`, in the same namespace."""
+    """The devices whose RDMA device, one of `rdma`, is in the same namespace, with its name."""
     wanted = {device: rdma[device] for device in own if device in rdma}
     names = room.rdma_names() if wanted else ()
     return {device: name for device, name in wanted.items() if name in names}

@@ -44,7 +44,7 @@ def test_a_disk_that_takes_no_beat(
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(WaitTimeout):
             wait_until_clear(lambda: ["it"], heart, what="it", timeout=0.3)
-    assert "no sign of life could be given: No space left on device" in caplog.text
+    assert "cannot write the sign of life: No space left on device" in caplog.text
     with pytest.raises(StorageError, match=r"cannot write the sign of life .*: No space left"):
         Heart(tmp_path / "beat")
 

@@ -14,7 +14,7 @@ from nodeagent.agent.probes import Probe
 from nodeagent.cli import state_table
 from nodeagent.errors import DataError, NoInputError
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
-from nodeagent.kernel.rooms import RememberingRtnl
+from nodeagent.kernel.rooms import CachingRtnl
 from nodeagent.kernel.rtnl import Link, Rtnl
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.attempt import Attempt
@@ -189,7 +189,7 @@ def test_what_is_planted_in_the_place_of_a_mount(tree: Tree, plant: Callable[[Pa
     """It is not opened: a FIFO would be waited for, and a link leads to whatever it likes."""
     one = tree.namespace("one")
     plant(tree.spaces / "planted")
-    with pytest.raises(NamespaceGone, match="nobody holds it"):
+    with pytest.raises(NamespaceGone, match="no process and no mount holds it"):
         opened(tree, one, Holder(mount=str(tree.spaces / "planted")))
 
 
@@ -197,7 +197,7 @@ def test_what_is_planted_in_the_place_of_a_mount(tree: Tree, plant: Callable[[Pa
 def test_its_number_in_the_hands_of_another_process(tree: Tree, started: int) -> None:
     one = tree.namespace("one")
     tree.process(50, started, one)
-    with pytest.raises(NamespaceGone, match="nobody holds it"):
+    with pytest.raises(NamespaceGone, match="no process and no mount holds it"):
         opened(tree, one, Holder(50, 500))
 
 
@@ -212,14 +212,14 @@ def test_nobody_is_left(tree: Tree) -> None:
     one = tree.namespace("one")
     tree.process(50, 500, one)
     tree.end(50)
-    with pytest.raises(NamespaceGone, match="nobody holds it"):
+    with pytest.raises(NamespaceGone, match="no process and no mount holds it"):
         opened(tree, one, Holder(50, 500))
 
 
 def test_another_boot_has_other_namespaces(tree: Tree) -> None:
     one = tree.namespace("one")
     tree.process(50, 500, one)
-    with pytest.raises(NamespaceGone, match="started anew"):
+    with pytest.raises(NamespaceGone, match="rebooted since"):
         opened(tree, one, Holder(50, 500), boot="b-0")
 
 
@@ -239,7 +239,7 @@ def test_a_holder_is_a_process_or_a_mount(facts: dict[str, object]) -> None:
         Holder(**facts)  # type: ignore[arg-type] # wrong on purpose
 
 
-class OldKernel(RememberingRtnl):
+class OldKernel(CachingRtnl):
     """Before Linux 5.14: no interface has a parent device; drivers are asked with ethtool."""
 
     def __init__(self) -> None:
@@ -443,7 +443,7 @@ def test_without_what_is_gone() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "why"),
-    [("restore", "the node was started anew since"), ("report", "POD_INTERFACES=report")],
+    [("restore", "the node was rebooted since"), ("report", "POD_INTERFACES=report")],
 )
 def test_what_is_not_put_back_and_why(
     monkeypatch: pytest.MonkeyPatch, setting: str, why: str
