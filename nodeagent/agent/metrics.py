@@ -160,7 +160,7 @@ class Collector:
     def _present(self) -> Iterator[Metric]:
         sysfs = Sysfs()
         pfs = sysfs.physical_functions(self._settings.driver_module)
-        present = sum(sysfs.vfs_there(*pf) for pf in pfs)
+        present = sum(sysfs.vf_count(*pf) for pf in pfs)
         yield _gauge("nodeagent_vfs_present", "VFs that exist on this node's PFs.", present)
 
     def _of_driver(self, runs: Sequence[Run]) -> Iterator[Metric]:

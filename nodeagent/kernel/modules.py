@@ -171,7 +171,7 @@ class Installed:
 
 
 def installed(module: str, root: Path = Path("/")) -> Installed:
-    """NoSuchModule if there is none, UnavailableError if modinfo is missing or its output invalid."""
+    """NoSuchModule if there is none, UnavailableError without modinfo or valid output."""
     found, said = _modinfo((module,), root)
     if module not in found:
         where = "" if root == Path("/") else f" under {root}"

@@ -217,7 +217,7 @@ def children_in_other_namespaces(
             except OSError as error:
                 raise KernelError(reason(error)) from error
             for link in inside.rtnl.links().values():
-                parent, where = link.elsewhere or (0, None)
+                parent, where = link.foreign_parent or (0, None)
                 if parent in names and number is not None and where == number:
                     kind = linkinfo.decoded(link.info).kind or "interface"
                     found.append(f"{kind} {link.name} on {names[parent]} in {place}")

@@ -1,17 +1,16 @@
-"""rtnetlink: read all links and a PF's VF list, change links and VFs by ifindex.
+"""rtnetlink: read all links and the VF list of a PF, change links and VFs by ifindex.
 
 The structs of a VF's attributes are those of if_link.h, in `VF_CODEC`.
 
 Facts of the kernel that shape this module (net/core/rtnetlink.c, Linux 6.12):
 
-- A PF's VF list is one attribute of at most 64 KiB and wraps silently: with statistics 300 VFs
-  come back as 79. So statistics are skipped, and `IFLA_NUM_VF`, which is right in every case, is
-  held against the list.
-- `rtnl_fill_vfinfo()` presets spoofchk, query_rss and trust to -1: what is still -1 is not
-  supported by the driver and is None here. The other attributes are preset to 0.
-- In one RTM_SETLINK attributes are applied in a fixed order and the first refusal ends the
-  message, without undoing what was applied before. So a refused message is taken apart by the
-  caller and sent again, attribute by attribute.
+- The VF list is one attribute of at most 64 KiB, whose length wraps silently: with statistics, 300
+  VFs are returned as 79. Statistics are therefore skipped, and the list is compared with
+  `IFLA_NUM_VF`, which is always right.
+- `rtnl_fill_vfinfo()` presets spoofchk, query_rss and trust to -1, which means that the driver does
+  not support them: they are None here. The other attributes are preset to 0.
+- The attributes of an RTM_SETLINK are applied in a fixed order up to the first refusal, and are not
+  undone. A refused message is therefore sent again by the caller, attribute by attribute.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def _u32(value: bytes) -> int:
 
 
 def _ethernet(value: bytes | None) -> Mac | None:
-    """None for the addresses of other links (IPv4 tunnels have four bytes, InfiniBand twenty)."""
+    """None for other addresses (those of IPv4 tunnels have four bytes, of InfiniBand twenty)."""
     return Mac(value.hex(":")) if value is not None and len(value) == 6 else None
 
 
@@ -98,7 +97,7 @@ def _required_text(value: bytes | None) -> str:
 
 
 def _printable(value: bytes) -> str | None:
-    """Of aliases and altnames the kernel checks the length alone; None: nobody could read it."""
+    """An alias or altname, of which the kernel checks only the length; None if not printable."""
     try:
         string = value.rstrip(b"\0").decode()
     except UnicodeDecodeError:
@@ -120,7 +119,7 @@ def _link_state(number: int) -> LinkState | None:
 
 
 def _guid(number: int) -> Guid | None:
-    """A GUID; zero is one that nobody has set."""
+    """A GUID; None for zero, which means that it was not set."""
     return Guid(number.to_bytes(8, "big").hex(":")) if number else None
 
 
@@ -137,7 +136,7 @@ def _packed_text(value: str) -> bytes:
 
 
 LinkCodec = tuple[str, int, Callable[[bytes | None], Any], Callable[[Any], bytes]]
-"""Of an attribute of `LinkAttributes` its IFLA_ number, and how its payload is read and written."""
+"""An attribute of `LinkAttributes`, its IFLA_ number, and how its payload is read and written."""
 
 LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
     ("mac", IFLA_ADDRESS, _ethernet, mac_bytes),
@@ -157,7 +156,7 @@ LINK_FLAGS: Final = (
 )
 
 VfMember = tuple[str, Callable[[Any], Any], Callable[[Any], Any]]
-"""Of an attribute of `VfAttributes` how its member of the struct is read and written."""
+"""An attribute of `VfAttributes`, and how its member of the struct is read and written."""
 
 VF_CODEC: Final[tuple[tuple[int, str, tuple[VfMember, ...]], ...]] = (
     (IFLA_VF_MAC, "32s", (("admin_mac", lambda value: Mac(value[:6].hex(":")), mac_bytes),)),
@@ -179,12 +178,12 @@ VLANs are `_vlan_attributes` and `_vlan_of`. A GUID is a u64 behind four bytes o
 class Link(LinkAttributes):
     """One network interface of the host's namespace.
 
-    `mac` is None where the address is not Ethernet's six bytes. `bus` and `device` name the parent
-    device (None for virtual interfaces). `carrier` is IFF_LOWER_UP. `parent` is the ifindex of the
-    interface in this namespace that it stands on, `master` that of the one it is a port of; `info`
-    is IFLA_LINKINFO as it is, for `nodeagent.kernel.stack`, and `af_spec` IFLA_AF_SPEC, for
-    `nodeagent.kernel.sysctls`. `elsewhere`: the ifindex of what it stands on in another namespace,
-    and that namespace's number in this one.
+    `mac` is None if the address does not have Ethernet's six bytes. `bus` and `device` name the
+    parent device (None for virtual interfaces). `carrier` is IFF_LOWER_UP. `parent` is the ifindex
+    of the interface below it, in this namespace, `master` that of the interface of which it is a
+    port; `info` is the raw IFLA_LINKINFO, for `nodeagent.kernel.stack`, and `af_spec` IFLA_AF_SPEC,
+    for `nodeagent.kernel.sysctls`. `foreign_parent`: the ifindex of the interface below it in
+    another namespace, and that namespace's number in this one.
     """
 
     index: int
@@ -197,7 +196,7 @@ class Link(LinkAttributes):
     master: int | None = None
     info: bytes = b""
     af_spec: bytes = b""
-    elsewhere: tuple[int, int] | None = None
+    foreign_parent: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ class LinkChange(LinkAttributes):
 
 @dataclass(frozen=True)
 class AltnameChange:
-    """Give the interface `index` an alternative name, or take one away."""
+    """Add or delete an alternative name of the interface `index`."""
 
     index: int
     altname: str
@@ -236,10 +235,10 @@ class VfChange(VfAttributes):
 
 @dataclass(frozen=True)
 class LinkMove:
-    """Take the interface `index` to the namespace that `fd` is open on, where it is `name`.
+    """Move the interface `index` to the namespace of the descriptor `fd`, as `name`.
 
-    Name and namespace in one message. If the name is taken there, the interface is there all the
-    same, under the name that it had, and the message is refused with EEXIST (do_setlink()).
+    Both in one message. If the name is taken there, the message is refused with EEXIST, but the
+    interface is moved nevertheless, under its old name (do_setlink()).
     """
 
     index: int
@@ -265,7 +264,7 @@ class Rtnl(Netlink):
 
     @understood("network interfaces")
     def has_hardware(self) -> bool:
-        """Whether any interface here is a device's: not lo, and of no kind. Nothing is decoded."""
+        """Whether an interface here is one of a device: not lo, and without a kind."""
         request = _get_link(0, NLM_F_DUMP, RTEXT_FILTER_SKIP_STATS)
         return any(map(_is_hardware, self.dump(request, "network interfaces")))
 
@@ -273,9 +272,9 @@ class Rtnl(Netlink):
     def vfs(self, index: int) -> tuple[VfInfo, ...]:
         """The VF list of the PF whose interface is `index`, sorted: one request.
 
-        A driver that cannot say anything about a VF (ndo_get_vf_config is missing, or fails with
-        EINVAL) leaves it out of the list. KernelError when the interface is gone, or when the list
-        is short because it wrapped at 64 KiB: a cut list is never taken for the truth.
+        VFs about which the driver cannot report (ndo_get_vf_config is missing, or fails with
+        EINVAL) are not in the list. KernelError if the interface is gone, or if VFs are missing
+        because the list wrapped at 64 KiB.
         """
         mask = RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS
         try:
@@ -291,20 +290,20 @@ class Rtnl(Netlink):
             raise KernelError(
                 f"the kernel lists {len(infos)} of the {expected} VFs of interface "
                 f"{text(found[IFLA_IFNAME])}: the list is cut at 64 KiB",
-                hint="about 340 VFs is what one PF can report; fewer VFs, or a newer kernel",
+                hint="a PF can report about 340 VFs; use fewer VFs, or a newer kernel",
             )
         return tuple(sorted(map(_vf_info, infos), key=lambda vf: vf.index))
 
     @understood("network namespaces")
     def number_of(self, fd: int) -> int | None:
-        """The number that a namespace has in this socket's one; None: it has none."""
+        """The number of a namespace in this socket's namespace; None if it has none."""
         named = attribute(NETNSA_FD, struct.pack("=I", fd))
         (body,) = self.ask(request(RTM_GETNSID, 0, bytes(4) + named))
         (number,) = struct.unpack("=i", dict(attributes(body, 20))[NETNSA_NSID])
         return number if number >= 0 else None
 
     def bus_info(self, name: str) -> str:
-        """The device that an interface's driver says it is of, in this socket's namespace; ""."""
+        """The device that an interface's driver reports, in this socket's namespace, or ""."""
         return drvinfo.bus_info(self._socket, name)
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
@@ -320,7 +319,7 @@ def _is_hardware(body: bytes) -> bool:
 
 
 def _by_number(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """The first attribute of each number: what follows a list that wrapped is no attribute."""
+    """The first attribute of each number: bytes after a list that wrapped are not attributes."""
     found: dict[int, bytes] = {}
     for kind, value in attributes(data, offset):
         found.setdefault(kind, value)
@@ -376,7 +375,7 @@ def _move(change: LinkMove) -> bytearray:
 
 
 def _set_altname(change: AltnameChange) -> bytearray:
-    """The list is marked as a nest, without which the kernel refuses it."""
+    """The kernel requires the list to be marked as a nest."""
     kind = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
     altname = attribute(IFLA_ALT_IFNAME, _packed_text(change.altname))
     return _message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
@@ -423,12 +422,12 @@ def _link(message: bytes) -> Link:
         device=string(IFLA_PARENT_DEV_NAME),
         phys_port_name=string(IFLA_PHYS_PORT_NAME),
         altnames=_altnames(found.get(IFLA_PROP_LIST, b"")),
-        # beside IFLA_LINK_NETNSID it is a number of that namespace's
+        # with IFLA_LINK_NETNSID it is an ifindex in that namespace
         parent=parent if namespace is None else None,
         master=number(IFLA_MASTER),
         info=found.get(IFLA_LINKINFO, b""),
         af_spec=found.get(IFLA_AF_SPEC, b""),
-        elsewhere=None if parent is None or namespace is None else (parent, namespace),
+        foreign_parent=None if parent is None or namespace is None else (parent, namespace),
         **{name: read(found.get(kind)) for name, kind, read, _ in LINK_CODEC},
         **_flags(flags),
     )

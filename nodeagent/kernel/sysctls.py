@@ -1,12 +1,12 @@
 """Per-interface sysctls, net.ipv4.conf.X, net.ipv4.neigh.X and IPv6's: a new interface has the
 defaults.
 
-They are read from two dumps, which carry them for every interface: of links (IFLA_AF_SPEC, filled
-by inet_fill_link_af() and inet6_fill_link_af()) and of neighbour tables (NDTA_PARMS, filled by
-neightbl_fill_parms()). They are written as files, because only those do all that changing one
-brings with it. What a new interface starts with is in `conf/default`, read as files, and in the
-tables' own parameters. Numbers are those of uapi/linux/ip.h, ipv6.h and neighbour.h; a key that
-this kernel does not have is not there.
+They are read from two dumps, which have them for every interface: of links (IFLA_AF_SPEC, filled by
+inet_fill_link_af() and inet6_fill_link_af()) and of neighbour tables (NDTA_PARMS, filled by
+neightbl_fill_parms()). They are written as files, because only a write to the file has all side
+effects. The defaults of a new interface are in `conf/default`, read as files, and in the tables'
+own parameters. Numbers are those of uapi/linux/ip.h, ipv6.h and neighbour.h; keys that this kernel
+lacks are left out.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ V6: Final = (
     "ndisc_tclass rpl_seg_enabled ra_defrtr_metric ioam6_enabled ioam6_id ioam6_id_wide "
     "ndisc_evict_nocarrier accept_untracked_na accept_ra_min_lft"
 )
-"""In the order of the kernel's arrays. Marked with `-`: an mrouted's to set (mc_forwarding), or not
-told (stable_secret)."""
+"""In the order of the kernel's arrays. Those with `-` are left out: mrouted sets mc_forwarding, and
+the kernel does not report stable_secret."""
 _SECONDS: Final = {
     *("router_solicitation_interval", "router_solicitation_delay"),
     *("router_solicitation_max_interval", "router_probe_interval"),
@@ -95,15 +95,15 @@ KEYS: Final = tuple(
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is known beside the link dump: `defaults` of a new interface, sorted, and by ifindex
-    what each has for its neighbours."""
+class SysctlTables:
+    """What the link dump lacks: the sorted `defaults` of a new interface, and by ifindex the
+    parameters for `neighbours`."""
 
     defaults: tuple[Sysctl, ...] = ()
     neighbours: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
     def of(self, index: int, af_spec: bytes, mtu: int) -> tuple[Sysctl, ...]:
-        """What of an interface's sysctls is not as in the defaults, sorted."""
+        """The sysctls of an interface that differ from the defaults, sorted."""
         own = decoded(af_spec, self.defaults, mtu)
         values = self.neighbours.get(index)
         if not values:
@@ -113,17 +113,17 @@ class Told:
         return tuple(sorted((*own, *timings)))
 
     def is_secret_of_its_own(self, af_spec: bytes) -> bool:
-        """Whether an interface's IPv6 addresses are made of a secret that not every one has."""
+        """Whether an interface's IPv6 addresses are made of a secret of its own."""
         private = bytes([_MODE_STABLE_PRIVACY])
         if _of_ipv6(af_spec).get(_INET6_ADDR_GEN_MODE) != private:
             return False
         return dict(self.defaults).get("ipv6.addr_gen_mode") != _MODE_STABLE_PRIVACY
 
 
-def told(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> Told:
-    """From an RTM_GETNEIGHTBL dump, and from the files of conf/default.
+def tables_of(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> SysctlTables:
+    """The tables of an RTM_GETNEIGHTBL dump, and the files of conf/default.
 
-    A table's own parameters, which a new interface gets, are those without an ifindex.
+    Parameters without an ifindex are the table's own, which a new interface gets.
     """
     neighbours: dict[int, dict[str, int]] = {}
     for body in bodies:
@@ -135,7 +135,7 @@ def told(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> Told:
         index = int.from_bytes(own.get(_NDTPA_IFINDEX, b""), sys.byteorder)
         neighbours.setdefault(index, {}).update(_timings(family, own))
     starts = neighbours.pop(0, {})
-    return Told(tuple(sorted((*defaults(proc), *starts.items()))), neighbours)
+    return SysctlTables(tuple(sorted((*defaults(proc), *starts.items()))), neighbours)
 
 
 def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
@@ -148,9 +148,9 @@ def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
 
 
 def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
-    """What of an interface's sysctls is not as in `defaults`, sorted.
+    """The sysctls of an interface that differ from `defaults`, sorted.
 
-    `ipv6.mtu` is among them where it is not the interface's own (a change of that sets it anew).
+    `ipv6.mtu` is among them if it is not the interface's MTU (a change of which sets it again).
     """
     families = dict(attributes(af_spec))
     fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
@@ -169,12 +169,12 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
 
 
 def makes_no_address(af_spec: bytes) -> bool:
-    """Whether the kernel gives this interface no link-local address (addr_gen_mode none)."""
+    """Whether the kernel adds no link-local address to this interface (addr_gen_mode none)."""
     return _of_ipv6(af_spec).get(_INET6_ADDR_GEN_MODE) == bytes([_MODE_NONE])
 
 
 def token(af_spec: bytes) -> IPv6Address | None:
-    """The identifier that an interface's IPv6 addresses end in, if one is set (ip-token(8))."""
+    """The interface identifier of an interface's IPv6 addresses, if one is set (ip-token(8))."""
     raw = _of_ipv6(af_spec).get(_INET6_TOKEN, b"")
     return IPv6Address(raw) if any(raw) else None
 
@@ -201,9 +201,9 @@ def _in_the_files_unit(name: str, number: int) -> int:
 
 
 def defaults(proc: Path = Path("/proc")) -> tuple[Sysctl, ...]:
-    """What an interface of this network namespace starts with, sorted."""
+    """The defaults of an interface of this network namespace, sorted."""
     found = []
-    base = str(proc)  # ninety files a look, and a Path costs five times what reading one does
+    base = str(proc)  # ninety files per look, and a Path costs five times as much as reading one
     for key in KEYS:
         try:
             found.append((key, int(_read(_path(base, "default", key)))))

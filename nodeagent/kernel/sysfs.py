@@ -1,15 +1,15 @@
 """sysfs: the devices of a driver, their VFs, and the attributes that create and bind them.
 
-What the kernel does behind these files (Linux 6.12):
+The files' behaviour (Linux 6.12):
 
-- `sriov_numvfs` (drivers/pci/iov.c): the same number again is a no-op, another one is EBUSY unless
-  it goes through 0, more than `sriov_totalvfs` is ERANGE, no driver bound is ENOENT. The write
-  returns when the functions exist; with autoprobe on, their drivers may be probed inside it.
+- `sriov_numvfs` (drivers/pci/iov.c): a write of the same number does nothing, of another one is
+  EBUSY unless either is 0, more than `sriov_totalvfs` is ERANGE, without a driver it is ENOENT. The
+  write returns when the functions exist; with autoprobe on, their drivers may be probed meanwhile.
 - `virtfnN` links appear one by one during that write, before each function's uevent.
 - `bind` is ENODEV for a VF while its PF's `sriov_drivers_autoprobe` is 0, unless `driver_override`
-  is set; `drivers_probe` returns no error when no driver takes the device. So a bind counts when
-  the `driver` link says so.
-- netdevsim has `sriov_numvfs` with the same rules, and neither functions nor autoprobe.
+  is set; `drivers_probe` returns no error if no driver takes the device. The `driver` link is
+  therefore read after a bind.
+- netdevsim has `sriov_numvfs` with the same rules, but neither functions nor autoprobe.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PASSED_THROUGH: Final = frozenset(
     {"vfio-pci", "mlx5_vfio_pci", "mlx5-vfio-pci", "pci-stub", "xen-pciback", "uio_pci_generic"}
     | {"igb_uio"}
 )
-"""Drivers that hand a function to a virtual machine or to a process, and make no interface."""
+"""Drivers that pass a function to a virtual machine or a process, without an interface."""
 
 
 @dataclass(frozen=True)
 class RdmaDevice:
-    """An RDMA device: on the function `device`, or in software on `netdev`."""
+    """An RDMA device of the function `device`, or a software device on `netdev`."""
 
     name: str
     device: DeviceHandle | None
@@ -52,7 +52,7 @@ class Sysfs:
         return self.root / "bus" / bus / "devices" / name
 
     def has_vdpa(self) -> bool:
-        """Whether there is a vDPA device (drivers/vdpa/vdpa.c) on this node."""
+        """Whether this node has a vDPA device (drivers/vdpa/vdpa.c)."""
         return any((self.root / "bus/vdpa/devices").glob("*"))
 
     def has_driver(self, bus: str, driver: str) -> bool:
@@ -60,7 +60,7 @@ class Sysfs:
         return (self.root / "bus" / bus / "drivers" / driver).is_dir()
 
     def physical_functions(self, driver: str) -> tuple[DeviceHandle, ...]:
-        """Each device, sorted, that is bound to `driver` that is not itself a VF."""
+        """The devices that are bound to `driver` and are not VFs, sorted."""
         found = []
         for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
             bus = directory.parent.parent.name
@@ -71,30 +71,30 @@ class Sysfs:
         return tuple(sorted(found))
 
     def exists(self, bus: str, name: str) -> bool:
-        """Whether the device is there."""
+        """Whether the device exists."""
         return self.device(bus, name).exists()
 
     def numvfs(self, bus: str, name: str) -> int | None:
-        """How many VFs the PF has now; None for a device without SR-IOV.
+        """The number of VFs of a PF; None for a device without SR-IOV.
 
-        It waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), and so does
-        driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/hung_calls.py.
+        The read waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), as does that
+        of driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/hung_calls.py.
         """
         return _number(self.device(bus, name) / "sriov_numvfs")
 
-    def vfs_there(self, bus: str, name: str) -> int:
-        """How many VFs there are, without the device's lock where they are devices of their own."""
+    def vf_count(self, bus: str, name: str) -> int:
+        """The number of VFs, read without the device's lock if they are devices."""
         if self.has_functions(bus):
             return len(self.functions(bus, name))
         return self.numvfs(bus, name) or 0
 
     def autoprobe(self, bus: str, name: str) -> bool | None:
-        """`sriov_drivers_autoprobe`; None where there is no such attribute."""
+        """`sriov_drivers_autoprobe`; None if there is no such attribute."""
         value = _number(self.device(bus, name) / "sriov_drivers_autoprobe")
         return None if value is None else bool(value)
 
     def has_functions(self, bus: str) -> bool:
-        """Whether this bus's VFs are devices of their own, with a driver each."""
+        """Whether VFs on this bus are devices with drivers."""
         return bus == "pci"
 
     def functions(self, bus: str, name: str) -> dict[int, str]:
@@ -115,35 +115,36 @@ class Sysfs:
         return function
 
     def driver(self, bus: str, name: str) -> str:
-        """The driver the device is bound to, or `none`."""
+        """The driver of the device, or `none`."""
         return _link(self.device(bus, name) / "driver") or NO_DRIVER
 
     def driver_override(self, bus: str, name: str) -> str | None:
-        """The driver that alone may bind to the device; "" if any may; None: no such attribute."""
+        """The only driver that may bind to the device; "" for any; None: no such attribute."""
         text = _text(self.device(bus, name) / "driver_override")
         return "" if text == "(null)" else text
 
     def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
         """ifindexes of the device's network interfaces in this namespace, lowest first.
 
-        A virtio device's lie one level down (`virtioN/net`). A device that goes meanwhile has none.
+        Those of a virtio device are one level deeper (`virtioN/net`). A device that disappears
+        meanwhile has none.
         """
         device = self.device(bus, name)
         found: list[int | None] = []
-        with suppress(FileNotFoundError):  # glob() looks whether a directory is there, and opens it
+        with suppress(FileNotFoundError):  # glob() may open a directory that has disappeared
             for pattern in ("net/*/ifindex", "virtio*/net/*/ifindex"):
                 found += [_number(path) for path in device.glob(pattern)]
         return tuple(sorted(index for index in found if index is not None))
 
     def device_of_interface(self, index: int) -> str | None:
-        """The name of the device that an interface of this namespace belongs to."""
+        """The name of the device of an interface in this namespace."""
         try:
             return _link(self.root / "class/net" / socket.if_indextoname(index) / "device")
         except OSError:
             return None
 
     def ports(self, bus: str, name: str) -> dict[str, int]:
-        """ifindex by phys_port_name, of the device's interfaces that have one."""
+        """By phys_port_name, the ifindexes of the device's interfaces that have one."""
         found = {}
         for directory in self.device(bus, name).glob("net/*"):
             port, index = _text(directory / "phys_port_name"), _number(directory / "ifindex")
@@ -152,7 +153,7 @@ class Sysfs:
         return found
 
     def function_of_virtio(self, name: str) -> DeviceHandle | None:
-        """The device that `virtioN` lies on: a PCI function, a VF of one, or another's."""
+        """The device below `virtioN`, for example a PCI function."""
         try:
             place = self.device("virtio", name).resolve(strict=True).parent
         except OSError:
@@ -163,8 +164,8 @@ class Sysfs:
     def rdma_devices(self) -> tuple[RdmaDevice, ...]:
         """Every RDMA device of this namespace, by name.
 
-        One of a NIC lies on its function (`device`); one in software names its netdev (`parent`,
-        an attribute of rdma_rxe and siw).
+        One of a NIC has its function (`device`); a software device has its netdev (`parent`, an
+        attribute of rdma_rxe and siw).
         """
         found = []
         for entry in sorted(_entries(self.root / "class" / "infiniband")):
@@ -174,7 +175,7 @@ class Sysfs:
     def other_rdma_devices(self) -> dict[DeviceHandle, str]:
         """The names of RDMA devices that are in other network namespaces, by function.
 
-        /sys/class/infiniband shows those of one namespace; ib_uverbs tells of all whose they are.
+        /sys/class/infiniband shows those of one namespace, ib_uverbs those of all.
         """
         here = {entry.name for entry in _entries(self.root / "class" / "infiniband")}
         found = {}
@@ -185,19 +186,19 @@ class Sysfs:
         return found
 
     def has_representors_rdma(self, bus: str, name: str) -> bool:
-        """Whether mlx5_ib has taken the PF's auxiliary device for the RDMA of representors.
+        """Whether mlx5_ib is bound to the PF's auxiliary device for the RDMA of representors.
 
-        There is one in switchdev mode. mlx5_ib then makes the PF's RDMA device when the eswitch's
-        mode is set, not when it is loaded later (mlx5_eswitch_register_vport_reps(),
+        That device exists in switchdev mode. mlx5_ib then creates the PF's RDMA device when the
+        eswitch's mode is set, not when it is loaded later (mlx5_eswitch_register_vport_reps(),
         mlx5_esw_offloads_rep_load(), core/eswitch_offloads.c).
         """
         return any(self.device(bus, name).glob("*.rdma-rep.*/driver"))
 
     def without_driver(self, maker: str) -> tuple[str, ...]:
-        """Auxiliary devices that a driver has made and none has taken: `mlx5_core.eth.3`.
+        """Auxiliary devices of a driver that have no driver themselves: `mlx5_core.eth.3`.
 
-        mlx5's network interface and RDMA device belong to drivers of such devices. Where the task
-        that binds a function is killed, its probe goes on, but the kernel refuses it new threads
+        mlx5's network interface and RDMA device belong to drivers of such devices. If the task that
+        binds a function is killed, its probe continues, but the kernel refuses it new threads
         (EINTR): the function is bound then, and its auxiliary device is not.
         """
         found = _entries(self.root / "bus/auxiliary/devices")
@@ -213,7 +214,7 @@ class Sysfs:
         _write(self.device(bus, name) / "sriov_drivers_autoprobe", str(int(on)))
 
     def set_driver_override(self, bus: str, name: str, driver: str) -> None:
-        """The driver that alone may bind; "" lets any (a bare newline clears it)."""
+        """The only driver that may bind; "" for any (a bare newline clears it)."""
         _write(self.device(bus, name) / "driver_override", f"{driver}\n")
 
     def bind(self, bus: str, name: str, driver: str) -> None:
@@ -221,16 +222,16 @@ class Sysfs:
         _write(self.root / "bus" / bus / "drivers" / driver / "bind", name)
 
     def unbind(self, bus: str, name: str, driver: str) -> None:
-        """Take a device from its driver. Blocks while it is removed."""
+        """Unbind a device from its driver. Blocks while it is removed."""
         _write(self.root / "bus" / bus / "drivers" / driver / "unbind", name)
 
     def probe(self, bus: str, name: str) -> None:
-        """Let the drivers of the bus look at an unbound device (driver_override decides)."""
+        """Let the drivers of the bus probe an unbound device, by its driver_override."""
         _write(self.root / "bus" / bus / "drivers_probe", name)
 
 
 def _write(path: Path, value: str) -> None:
-    """One write(2), as sysfs wants it. KernelError names the file, the value and the refusal."""
+    """One write(2), as sysfs requires. KernelError names the file, the value and the refusal."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -245,7 +246,7 @@ def _write(path: Path, value: str) -> None:
 
 
 def _entries(directory: Path) -> list[Path]:
-    """What is in a directory; nothing when it is not there, or went while it was being read."""
+    """The entries of a directory; none if it does not exist, or disappears meanwhile."""
     try:
         return list(directory.iterdir())
     except OSError:
@@ -253,7 +254,7 @@ def _entries(directory: Path) -> list[Path]:
 
 
 def _text(path: Path) -> str | None:
-    """An attribute's text; None when it is not there, or went while it was being read."""
+    """An attribute's text; None if it does not exist, or disappears meanwhile."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
@@ -266,13 +267,13 @@ def _number(path: Path) -> int | None:
 
 
 def _parent(entry: Path) -> DeviceHandle | None:
-    """The device that an entry of a class belongs to; None for one in software."""
+    """The device of an entry of a class; None for a software device."""
     device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
     return None if device is None or bus is None else DeviceHandle.reported(bus, device)
 
 
 def _link(path: Path) -> str | None:
-    """The last part of a symlink's target; None when there is no such link."""
+    """The last part of a symlink's target; None if there is no such link."""
     try:
         return path.readlink().name
     except OSError:

@@ -1,15 +1,15 @@
-"""Asking the kernel whether it takes a module's file, without loading it.
+"""Find out whether the kernel accepts a module's file, without loading it.
 
-A signature that does not fit a module's content is refused also where signatures are not enforced
+A signature that does not match a module's content is refused even if signatures are not enforced
 (module_sig_check() in kernel/module/signing.c): EKEYREJECTED, "Key was rejected by service". No
-tool tells beforehand: modinfo(8) shows who signed and not whether it is true, and the key is in the
-kernel.
+tool checks that beforehand: modinfo(8) shows the signer but cannot verify the signature, because
+the key is in the kernel.
 
-So it is asked, by init_module(2) or finit_module(2) with parameters that cannot be read (NULL). The
-kernel (load_module() in kernel/module/main.c) looks at the signature first, then at the file's
-format and vermagic, and then at whether a module of that name is loaded: EEXIST. Where none is, it
-comes to the parameters at last: EFAULT. It cannot be loaded so, whatever happens meanwhile, and
-nothing is left of it but, on some kernels, the taint flag of a module that is not signed.
+Therefore init_module(2) or finit_module(2) is called with parameters that cannot be read (NULL).
+The kernel (load_module() in kernel/module/main.c) checks the signature first, then the file's
+format and vermagic, then whether a module of that name is loaded (EEXIST), and at last reads the
+parameters (EFAULT). The module cannot be loaded in this way; on some kernels the taint flag of an
+unsigned module remains.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _FINIT_MODULE: Final = {"x86_64": 313, "aarch64": 273, "ppc64le": 353}
 _REFUSALS: Final = frozenset(
     {EBADMSG, EKEYEXPIRED, EKEYREJECTED, EKEYREVOKED, ENOEXEC, ENOKEY, ENOPKG, EPERM}
 )
-"""All else says nothing of the file: a kernel without the call, no memory, another's policy."""
+"""Other errors are not about the file: a kernel without the call, no memory, a policy."""
 
 
 def refusal(module: Installed, root: Path = Path("/")) -> str | None:
-    """Why the kernel would not load a module, in its words; None where it would or cannot be asked.
+    """Why the kernel would not load a module; None if it would, or if that cannot be found out.
 
-    Ask of modules that are loaded: while the kernel looks at another one's file, loading that fails
-    with EBUSY. Without CAP_SYS_MODULE the answer is always EPERM's.
+    Only for modules that are loaded: while the kernel checks the file of another one, loading that
+    module fails with EBUSY. Without CAP_SYS_MODULE the answer is always EPERM.
     """
     machine = os.uname().machine
     if machine not in _INIT_MODULE:

@@ -1,4 +1,4 @@
-"""udev's own word, read from /run/udev: whether it runs, and which devices it has finished with."""
+"""udev's state in /run/udev: whether it runs, and the devices that it has finished with."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ _RUN = Path("/run/udev")
 
 
 def is_running(run: Path = _RUN) -> bool:
-    """Tell whether anyone listens on udev's control socket.
+    """Whether a process listens on udev's control socket.
 
-    A udevd that was killed leaves the socket's file behind, so the file alone says nothing.
-    Under systemd, systemd listens in udevd's place and starts it when needed: that counts as
-    running. Connecting and hanging up asks nothing of udevd.
+    A killed udevd leaves the socket's file. systemd listens in udevd's place and starts it when
+    necessary, which counts as running. The connection sends nothing to udevd.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as control:
         try:
             control.connect(str(run / "control"))
         except (BlockingIOError, PermissionError):
-            return True  # its queue is full, or it is root's alone: either way there is a listener
+            return True  # its queue is full, or it is only for root: it has a listener
         except OSError:
             return False
     return True
 
 
 def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
-    """Tell whether udev has run its rules for a network device, renaming included.
+    """Whether udev has run its rules for a network device, including a rename.
 
     Its database entry n<ifindex> then has a line I:<microseconds since boot>, which udevd writes
     after the rename (systemd, src/udev/udev-event.c and sd-device's device-private.c).
@@ -37,10 +36,10 @@ def is_initialized(ifindex: int, run: Path = _RUN) -> bool:
 
 
 def is_done(device: str, run: Path = _RUN) -> bool:
-    """Tell whether udev has finished with a device by its database id, `+infiniband:mlx5_0`.
+    """Whether udev has finished with a device, by its database ID (`+infiniband:mlx5_0`).
 
-    One of which its rules tell nothing gets no entry (device_update_db()): then it counts that
-    udev has nothing left to do, or that there is none.
+    A device for which the rules set nothing gets no entry (device_update_db()): it is finished if
+    udev has nothing left to do, or does not run.
     """
     if any(line.startswith("I:") for line in _entry(device, run)):
         return True
@@ -48,11 +47,11 @@ def is_done(device: str, run: Path = _RUN) -> bool:
 
 
 def has_given_up(ifindex: int, run: Path = _RUN) -> bool:
-    """Tell whether udev began with a network device and ended without finishing it.
+    """Whether udev has begun with a network device and ended without finishing it.
 
-    When the name that it wants to give is taken, udevd (systemd 252) leaves the database entry
-    that it wrote before the rename (ID_RENAMING=1, no I: line) and goes on to the next event. With
-    no event left (/run/udev/queue is gone) nothing will come any more.
+    If the new name is taken, udevd (systemd 252) leaves the database entry from before the rename
+    (ID_RENAMING=1, no I: line), and continues with the next event. If there is no further event
+    (/run/udev/queue is gone), the device stays so.
     """
     began = (run / "data" / f"n{ifindex}").exists()
     return began and not (run / "queue").exists() and not is_initialized(ifindex, run)

@@ -1,6 +1,6 @@
 """The processes that use the devices: open files below /dev, packet sockets on interfaces.
 
-psutil is imported when processes are looked at: most looks at a node have none to look for.
+psutil is imported when processes are searched, which most commands do not do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOST_PIDS = "pid:[4026531836]"
 
 @dataclass(frozen=True)
 class User:
-    """A process, the files or sockets that it holds, and its pod (UID) and container, or ""."""
+    """A process, the files or sockets that it has open, and its pod (UID) and container, or ""."""
 
     pid: int
     name: str
@@ -69,9 +69,9 @@ def of_passed_through(dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> t
 
 
 def open_removed_files(directory: Path, proc: Path = Path("/proc")) -> dict[str, int]:
-    """Descriptors of the files below `directory` that others have open and that have no name now.
+    """Descriptors of removed files below `directory` that other processes have open.
 
-    By the path below /proc that opens such a file (proc(5), /proc/PID/fd). The caller closes them.
+    By the file's path below /proc (proc(5), /proc/PID/fd). The caller closes them.
     """
     import psutil  # noqa: PLC0415  see above
 

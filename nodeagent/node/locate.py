@@ -122,7 +122,7 @@ def ifindex_on(node: Node, device: DeviceHandle, target: Target) -> int | None:
 
 
 def rdma_devices(node: Node, devices: LinksByDevice) -> dict[DeviceHandle, RdmaDevice]:
-    """By function, the NIC's own RDMA device, or else a software device on the function's netdev."""
+    """By function, the NIC's own RDMA device, or else a software device on its netdev."""
     owners = {link.name: device for device, links in devices.items() for link in links}
     found: dict[DeviceHandle, RdmaDevice] = {}
     for each in node.sysfs.rdma_devices():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.state.attributes import given
 from nodeagent.state.model import ManagerName, Netdev, Setting
 
@@ -14,7 +14,7 @@ from nodeagent.state.model import ManagerName, Netdev, Setting
 def netdev_of(
     link: Link,
     ethtool: Mapping[int, tuple[Setting, ...]],
-    sysctls: Told,
+    sysctls: SysctlTables,
     managers: Mapping[int, ManagerName] = MappingProxyType({}),
 ) -> Netdev:
     """`ethtool` settings and the names of network managers are by ifindex."""

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import lag, managers
 from nodeagent.kernel.rtnl import Link, VfInfo
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.node import cni, namespaces
 from nodeagent.node.locate import (
     LinksByDevice,
@@ -64,7 +64,7 @@ class Look(NamedTuple):
     devices: LinksByDevice
     ethtool: Mapping[int, tuple[Setting, ...]]
     dcb: Mapping[DeviceHandle, Dcb]
-    sysctls: Told
+    sysctls: SysctlTables
     rdma: Mapping[DeviceHandle, RdmaDevice]
     managers: Mapping[int, ManagerName]
     locked: Mapping[DeviceHandle, LockedAttributes]
@@ -299,7 +299,9 @@ def _with_namespaces(node: Node, driver: str, pfs: Iterable[Pf]) -> NodeState:
     return described.with_vfs(placed)
 
 
-def _stack(node: Node, state: NodeState, links: Mapping[int, Link], sysctls: Told) -> Stack | None:
+def _stack(
+    node: Node, state: NodeState, links: Mapping[int, Link], sysctls: SysctlTables
+) -> Stack | None:
     """What is stacked on our netdevs; None if there are no netdevs."""
     names = {netdev.name for netdev in state.netdevs()}
     roots = {index for index, link in links.items() if link.name in names}

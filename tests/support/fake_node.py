@@ -31,8 +31,8 @@ from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
-from nodeagent.kernel.stack import UNTOLD, StackEdge
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.stack import NO_TABLES, StackEdge
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node import links as real_links
 from nodeagent.node import settle as real_settle
@@ -79,16 +79,16 @@ class FakeStack(StackEdge):
         self,
         links: Mapping[int, Link],
         roots: Collection[int],
-        told: Told = UNTOLD,
+        tables: SysctlTables = NO_TABLES,
         *,
         all_addresses: bool = False,
     ) -> Stack:
         """Nothing."""
         return Stack()
 
-    def parameters(self, proc: Path = Path("/proc")) -> Told:
+    def parameters(self, proc: Path = Path("/proc")) -> SysctlTables:
         """The defaults of the node's files, and nothing of neighbours."""
-        return real_sysctls.told((), proc)
+        return real_sysctls.tables_of((), proc)
 
 
 class FakeNamespaces(Namespaces):

@@ -351,7 +351,7 @@ def test_a_pf_that_does_not_answer_is_named_and_the_others_go_on(fake: FakeNode)
         with pytest.raises(RestoreFailed, match="want 4, have unknown"):
             verify(node, want)
         assert node.sysfs.numvfs("pci", PF2) == 2
-        assert node.sysfs.vfs_there("pci", PF1) == 0
+        assert node.sysfs.vf_count("pci", PF1) == 0
     said = str(caught.value)
     assert (
         f"pci/{PF1}: the kernel has not reported its state for 0.5 s; the thread that asked" in said

@@ -41,7 +41,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     versions = (SrcVersions("mlx5_core", "NEW", "OLD"),)
     monkeypatch.setattr(NicDriver, "srcversions", lambda _self: versions)
     monkeypatch.setattr(Sysfs, "physical_functions", lambda _self, _driver: (("pci", "a"),))
-    monkeypatch.setattr(Sysfs, "vfs_there", lambda _self, _bus, _name: 5)
+    monkeypatch.setattr(Sysfs, "vf_count", lambda _self, _bus, _name: 5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]

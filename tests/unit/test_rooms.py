@@ -32,7 +32,7 @@ def child(name: str, elsewhere: tuple[int, int] | None, index: int = 2) -> Link:
         device=None,
         phys_port_name=None,
     )
-    return Link(**{**vars(here), "info": MACVLAN, "elsewhere": elsewhere})
+    return Link(**{**vars(here), "info": MACVLAN, "foreign_parent": elsewhere})
 
 
 class Told(Namespaces):

@@ -19,13 +19,13 @@ from nodeagent.kernel.stack import children as of_children
 from nodeagent.kernel.stack import linkinfo, memberships
 from nodeagent.kernel.stack import neighbours as of_neighbours
 from nodeagent.kernel.stack import routes as of_routes
-from nodeagent.kernel.stack.adapter import GRACE, Look
+from nodeagent.kernel.stack.adapter import MIN_LIFETIME, Look
 from nodeagent.kernel.stack.addresses import address_of
 from nodeagent.kernel.stack.left_out import fdb_of, identity_of, mdb_of, nexthop_of
 from nodeagent.kernel.stack.memberships import membership_of
 from nodeagent.kernel.stack.neighbours import neighbour_of
 from nodeagent.kernel.stack.routes import Sources
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
@@ -187,7 +187,7 @@ def test_what_is_left_of_a_lifetime() -> None:
     assert found.valid_until == NOW + 900
     gone = address_of(bytes(of_addresses.message(address, INDEXES, NOW + 1000)), OURS, NOW)
     assert gone is not None
-    assert gone.valid_until == NOW + GRACE
+    assert gone.valid_until == NOW + MIN_LIFETIME
 
 
 def test_one_that_is_valid_for_ever_and_not_preferred() -> None:
@@ -346,12 +346,12 @@ def test_permanent_mdb_entries_are_lost() -> None:
 def test_what_ipv6_addresses_are_made_of_is_lost() -> None:
     token = attribute(7, bytes(15) + b"\x77")
     own = link(2, "enp1s0", af_spec=nested(10, token + attribute(8, b"\x02")))
-    assert list(identity_of(own, Told())) == [
+    assert list(identity_of(own, SysctlTables())) == [
         "IPv6 token ::77 on enp1s0",
         "stable_secret on enp1s0, with the IPv6 addresses that are made of it",
     ]
     usual = link(2, "enp1s0", af_spec=nested(10, attribute(7, bytes(16)) + attribute(8, b"\x02")))
-    assert list(identity_of(usual, Told((("ipv6.addr_gen_mode", 2),)))) == []
+    assert list(identity_of(usual, SysctlTables((("ipv6.addr_gen_mode", 2),)))) == []
 
 
 VXLAN = attribute(linkinfo.INFO_KIND, b"vxlan\0") + nested(

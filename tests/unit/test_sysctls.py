@@ -79,7 +79,7 @@ def table(family: int, parameters: dict[int, int], index: int | None = None) -> 
 def test_what_interfaces_have_for_neighbours_is_told_like_the_rest(tmp_path: Path) -> None:
     """In the files' units: seconds, hundredths of a second, milliseconds, counts."""
     starts = {3: 21000, 4: 30000, 6: 60000, 9: 0, 15: 1000, 19: 5000}
-    told = sysctls.told(
+    told = sysctls.tables_of(
         [
             table(2, starts),
             table(10, starts),

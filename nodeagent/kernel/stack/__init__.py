@@ -1,7 +1,6 @@
-"""What is stacked on interfaces, over rtnetlink: an adapter a kind, in one dump each.
+"""What is stacked on interfaces, over rtnetlink: one adapter per kind, one dump each.
 
-Headers are looked at before attributes are: a node with many routes and neighbours of others costs
-little.
+Headers are checked before attributes are decoded, so that foreign routes cost little.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from nodeagent.kernel.stack import (
 )
 from nodeagent.kernel.stack.adapter import Adapter, Look
 from nodeagent.kernel.stack.left_out import left_out
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.state.stack import (
     KINDS,
     Address,
@@ -40,7 +39,7 @@ from nodeagent.state.stack import (
 )
 
 RTM_GETNEIGHTBL: Final = 66
-UNTOLD: Final = Told()
+NO_TABLES: Final = SysctlTables()
 
 ADAPTERS: Final[Mapping[type[Stacked], Adapter[Any]]] = {
     Child: children,
@@ -52,7 +51,7 @@ ADAPTERS: Final[Mapping[type[Stacked], Adapter[Any]]] = {
 }
 
 if ADAPTERS.keys() != KINDS.keys():
-    raise TypeError(f"kinds without an adapter, or the other way round: {ADAPTERS.keys() ^ KINDS}")
+    raise TypeError(f"kinds without adapter, adapters without kind: {ADAPTERS.keys() ^ KINDS}")
 
 
 class StackEdge(Netlink):
@@ -66,29 +65,29 @@ class StackEdge(Netlink):
         self,
         links: Mapping[int, Link],
         roots: Collection[int],
-        told: Told = UNTOLD,
+        tables: SysctlTables = NO_TABLES,
         *,
         all_addresses: bool = False,
     ) -> Stack:
-        """What is stacked on the interfaces `roots`: a handful of dumps, whatever there is.
+        """What is stacked on the interfaces `roots`: a fixed number of dumps.
 
-        `told`: what is known of sysctls. `all_addresses`: with the link-local ones that the kernel
-        makes. KernelError when a dump is refused.
+        `all_addresses`: with the link-local addresses that the kernel adds. KernelError if a dump
+        is refused.
         """
-        look = Look(links, roots, told, all_addresses=all_addresses)
+        look = Look(links, roots, tables, all_addresses=all_addresses)
         for kind, name in KINDS.items():
             found = ADAPTERS[kind].read(self, look)
             more: dict[str, Any] = {name: found.things, "lost": (*look.stack.lost, *found.lost)}
             look = replace(look, stack=replace(look.stack, **more))
-        lost = (*look.stack.lost, *left_out(self, links, look.indexes, told))
+        lost = (*look.stack.lost, *left_out(self, links, look.indexes, tables))
         return replace(look.stack, lost=lost)
 
     @understood("sysctls")
-    def parameters(self, proc: Path = Path("/proc")) -> Told:
-        """The sysctls that new interfaces start with, and what each has for its neighbours."""
+    def parameters(self, proc: Path = Path("/proc")) -> SysctlTables:
+        """The default sysctls of new interfaces, and the parameters for neighbours of each."""
         header = struct.pack("=Bxxx", socket.AF_UNSPEC)
         tables = self.dump(request(RTM_GETNEIGHTBL, NLM_F_DUMP, header), "neighbour tables")
-        return sysctls.told(tables, proc)
+        return sysctls.tables_of(tables, proc)
 
     @understood("IPv6 addresses")
     def tentative(self, indexes: Collection[int]) -> set[str]:

@@ -1,4 +1,4 @@
-"""How each kind of stacked thing is read from the kernel, and sent back to it."""
+"""The interface of an adapter, which reads a kind of stacked thing and sends it back."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from nodeagent.kernel.netlink import Netlink
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.sysctls import Told
+from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.state.stack import Stack, Stacked
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
-GRACE: Final = 60
-"""Seconds. What is left to what expired while its interface was away."""
+MIN_LIFETIME: Final = 60
+"""Seconds, for what expired while its interface was away."""
 
 T = TypeVar("T", bound=Stacked)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is known when a kind is read: all links, ours among them, and the kinds before it.
+    """The input for reading a kind: all links, ours among them, and the kinds before it.
 
     `roots` are the ifindexes of our netdevs; `stack` is what has been read already.
-    `all_addresses`: also the link-local addresses that the kernel makes.
+    `all_addresses`: also the link-local addresses that the kernel adds.
     """
 
     links: Mapping[int, Link]
     roots: Collection[int]
-    told: Told = field(default_factory=Told)
+    tables: SysctlTables = field(default_factory=SysctlTables)
     stack: Stack = field(default_factory=Stack)
     all_addresses: bool = False
 
     @cached_property
     def names(self) -> Mapping[int, str]:
-        """Everybody's names, by ifindex."""
+        """The names of all interfaces, by ifindex."""
         return {index: link.name for index, link in self.links.items()}
 
     @cached_property
@@ -48,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Found(Generic[T]):
-    """What there is of a kind, and a line for each that is not put back."""
+    """The things of a kind, and a line for each that is not restored."""
 
     things: tuple[T, ...] = ()
     lost: tuple[str, ...] = ()
@@ -58,16 +58,16 @@ class Adapter(Protocol[T]):
     """A module of this package: one kind, both ways."""
 
     def read(self, edge: Netlink, look: Look, /) -> Found[T]:
-        """What the kernel has of this kind on our interfaces. KernelError when it refuses."""
+        """The things of this kind on our interfaces. KernelError if the kernel refuses."""
 
     def in_order(self, things: Sequence[T], /) -> Sequence[T]:
-        """In the order in which the kernel takes them, and then has them as they were."""
+        """In the order in which they must be added."""
 
     def message(self, thing: T, indexes: Mapping[str, int], now: float, /) -> bytearray:
-        """The request that puts it back. It may be sent again: what is so already is left as it is,
-        or refused with EEXIST. `indexes`: ifindexes by name; `now`: the Unix time."""
+        """The request that restores it. If it exists already, that changes nothing or is refused
+        with EEXIST. `indexes`: ifindexes by name; `now`: the Unix time."""
 
 
 def time_left(until: int, now: float) -> int:
     """Seconds until a Unix time."""
-    return max(GRACE, int(until - now))
+    return max(MIN_LIFETIME, int(until - now))

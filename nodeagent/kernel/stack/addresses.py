@@ -1,9 +1,9 @@
 """IP addresses over rtnetlink: RTM_NEWADDR (rtnetlink(7), uapi/linux/if_addr.h).
 
-- `IFA_PROTO` (Linux 5.18) says which link-local address the kernel made. Before it, one that is
-  made of the MAC, or has IFA_F_STABLE_PRIVACY, counts as the kernel's.
-- The IPv6 address that was added last is dumped first among those of its scope
-  (ipv6_link_dev_addr()), so they are added from the last to the first.
+- `IFA_PROTO` (Linux 5.18) marks link-local addresses that the kernel has added. On older kernels an
+  address that is made of the MAC, or has IFA_F_STABLE_PRIVACY, is taken for one.
+- Of the IPv6 addresses of a scope, the last added one is dumped first (ipv6_link_dev_addr()), so
+  they are added from the last to the first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FOREVER: Final = 0xFFFFFFFF
 
 
 def read(edge: Netlink, look: Look) -> Found[Address]:
-    """The addresses that an administrator or a program gave the interfaces."""
+    """The addresses that an administrator or a program has added."""
     now = time.time()
     bodies = edge.dump(request(RTM_GETADDR, NLM_F_DUMP, bytes(8)), "addresses")
     found = (address_of(body, look, now) for body in bodies)
@@ -51,14 +51,14 @@ def read(edge: Netlink, look: Look) -> Found[Address]:
 
 
 def in_order(addresses: Sequence[Address]) -> list[Address]:
-    """IPv4 as they were dumped, IPv6 the other way round: so they are dumped again as they were."""
+    """IPv4 addresses as dumped, IPv6 addresses in reverse: that restores the order of the dump."""
     fourth = [each for each in addresses if not each.is_v6]
     sixth = [each for each in addresses if each.is_v6]
     return [*fourth, *reversed(sixth)]
 
 
 def message(address: Address, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Add it, or set what it has different."""
+    """Add it, or change what differs."""
     own, _, length = address.address.partition("/")
     local = ip_address(own)
     family = socket.AF_INET if local.version == 4 else socket.AF_INET6
@@ -75,7 +75,7 @@ def message(address: Address, indexes: Mapping[str, int], now: float) -> bytearr
     if address.proto:
         body += attribute(IFA_PROTO, bytes([address.proto]))
     if (address.valid_until, address.preferred_until) != (None, None):
-        # valid for ever and preferred for no time: one that is not to be used as a source
+        # valid for ever and preferred for 0 seconds: an address that is not used as a source
         valid = FOREVER if address.valid_until is None else time_left(address.valid_until, now)
         preferred = FOREVER
         if address.preferred_until is not None:
@@ -107,7 +107,7 @@ def tentative(edge: Netlink, indexes: Collection[int]) -> set[str]:
 
 
 def address_of(body: bytes, look: Look, now: float) -> Address | None:
-    """One RTM_NEWADDR; None when it is not ours, or when the kernel makes it itself."""
+    """One RTM_NEWADDR; None if it is not ours, or if the kernel adds it itself."""
     family, length, _, scope, index = struct.unpack_from("=BBBBI", body, 16)
     if index not in look.indexes or family not in FAMILIES:
         return None
@@ -118,7 +118,7 @@ def address_of(body: bytes, look: Look, now: float) -> Address | None:
     proto = found.get(IFA_PROTO, b"\0")[0]
     if family == socket.AF_INET6 and flags & IFA_F_TEMPORARY:
         return None
-    # addr_gen_mode none: the kernel would not give it a link-local address again
+    # addr_gen_mode none: the kernel would not add a link-local address again
     is_kept = look.all_addresses or sysctls.makes_no_address(look.links[index].af_spec)
     if family == socket.AF_INET6 and not is_kept:
         is_made = proto == IFAPROT_KERNEL_LL

@@ -33,8 +33,8 @@ RTM_NEWLINK = 16
 
 
 def read(edge: Netlink, look: Look) -> Found[Child]:
-    """The children of the interfaces, parents first, and what the kernel removes for good."""
-    del edge  # all of it is in the dump of links
+    """The children of the interfaces, parents first, and those that are not restored."""
+    del edge  # everything is in the dump of links
     found: list[Child] = []
     lost: list[str] = []
     seen = set(look.indexes)
@@ -51,18 +51,18 @@ def read(edge: Netlink, look: Look) -> Found[Child]:
             values: dict[str, Any] = {**given(link), "name": None}
             if info.kind.startswith("ip"):
                 values["mac"] = None  # its parent's
-            own = look.told.of(link.index, link.af_spec, link.mtu or 0)
+            own = look.tables.of(link.index, link.af_spec, link.mtu or 0)
             found.append(Child(link.name, parent, info.kind, info.data, own, **values))
     return Found(tuple(found), tuple(lost))
 
 
 def in_order(children: Sequence[Child]) -> Sequence[Child]:
-    """As they are: a child whose parent is a child, too, is made with the next look."""
+    """In any order: the caller sends parents first."""
     return children
 
 
 def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Make `child`, or set what an interface of that name may have different."""
+    """Create `child`, or change what differs on an interface of that name."""
     del now
     up = IFF_UP if child.up else 0
     body = struct.pack("=BxHiII", 0, 0, indexes.get(child.dev, 0), up, IFF_UP)
@@ -78,5 +78,5 @@ def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
 
 
 def lower_of(link: Link) -> int | None:
-    """The ifindex of what it stands on. A VXLAN has it among its own attributes only."""
+    """The ifindex of the interface below it. A VXLAN has it only among its own attributes."""
     return linkinfo.vxlan_lower(link.info) if link.parent is None else link.parent

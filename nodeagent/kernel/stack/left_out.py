@@ -1,6 +1,6 @@
-"""What dies with interfaces and is not put back, in words: for the log, before it is too late.
+"""Lines for the log about things that are removed with interfaces and not restored.
 
-Each is one dump. Formats: uapi/linux/{neighbour,nexthop,if_bridge,rtnetlink}.h.
+Each kind is one dump. Formats: uapi/linux/{neighbour,nexthop,if_bridge,rtnetlink}.h.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Tell = Callable[[bytes], Iterable[str | None]]
 
 
 def left_out(
-    edge: Netlink, links: Mapping[int, Link], indexes: Collection[int], told: sysctls.Told
+    edge: Netlink,
+    links: Mapping[int, Link],
+    indexes: Collection[int],
+    tables: sysctls.SysctlTables,
 ) -> Iterator[str]:
-    """A line for each thing of the interfaces `indexes` that dies with them for good.
+    """A line for each thing on the interfaces `indexes` that is not restored.
 
-    A kernel that knows nothing of a kind has none.
+    An older kernel does not have all kinds.
     """
     ours = {index: links[index] for index in sorted(indexes)}
     macs = {link.mac for link in links.values()}
@@ -51,20 +54,20 @@ def left_out(
         except KernelError:
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
         yield from (text for body in bodies for text in tell(body) if text is not None)
-    yield from (text for link in ours.values() for text in identity_of(link, told))
+    yield from (text for link in ours.values() for text in identity_of(link, tables))
 
 
-def identity_of(link: Link, told: sysctls.Told) -> Iterator[str]:
-    """What IPv6 addresses are made of: `IPv6 token ::77 on enp1s0`, `stable_secret on enp1s0`."""
+def identity_of(link: Link, tables: sysctls.SysctlTables) -> Iterator[str]:
+    """The source of IPv6 addresses: `IPv6 token ::77 on enp1s0`, `stable_secret on enp1s0`."""
     token = sysctls.token(link.af_spec)
     if token is not None:
         yield f"IPv6 token {token} on {link.name}"
-    if told.is_secret_of_its_own(link.af_spec):
+    if tables.is_secret_of_its_own(link.af_spec):
         yield f"stable_secret on {link.name}, with the IPv6 addresses that are made of it"
 
 
 def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:
-    """`nexthop id 7 on enp1s0`: routes by it are lost, too."""
+    """`nexthop id 7 on enp1s0`: its routes are lost, too."""
     found = dict(attributes(body, 24))
     if NHA_OIF not in found or NHA_ID not in found:
         return None
@@ -73,10 +76,10 @@ def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:
 
 
 def fdb_of(body: bytes, ours: dict[int, Link], macs: Collection[str | None] = ()) -> str | None:
-    """`static FDB entry 02:… on enp1s0v1 vlan 10`; learned ones and own addresses come anyway.
+    """`static FDB entry 02:… on enp1s0v1 vlan 10`; not learned ones and addresses of interfaces.
 
-    One without a bridge is an address that the interface itself listens to; `macs` are those that
-    interfaces have, and multicast groups join again.
+    One without a bridge is an address on which the interface itself receives. `macs` are the
+    interfaces' own addresses; multicast groups are joined again.
     """
     index, state, flags = struct.unpack_from("=iHB", body, 20)
     found = dict(attributes(body, 28))

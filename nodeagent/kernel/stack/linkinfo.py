@@ -1,7 +1,7 @@
-"""IFLA_LINKINFO: what kind of interface this is, and what of port; both ways, by tables.
+"""IFLA_LINKINFO: the kind of an interface, and of a port, decoded and encoded by tables.
 
-Numbers and sizes are those of uapi/linux/if_link.h. What a table does not have is state
-(a bridge port's timers).
+Numbers and sizes are those of uapi/linux/if_link.h. State (a bridge port's timers) is not in the
+tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INFO_SLAVE_DATA: Final = 5
 BOND_PERM_HWADDR: Final = 4
 VLAN_FLAGS: Final = 2
 VLAN_FLAGS_MASK: Final = 0x1F
-"""Those of Linux 6.12; one that the kernel does not know is refused (vlan_dev_change_flags())."""
+"""Those of Linux 6.12; the kernel refuses unknown flags (vlan_dev_change_flags())."""
 VLAN_MAPS: Final = {3: "egress", 4: "ingress"}
 VLAN_QOS_MAPPING: Final = 1
 VXLAN_LINK: Final = 3
@@ -72,9 +72,9 @@ PORT_DATA: Final[dict[str, Table]] = {
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """Kind and attributes of an interface, and of the port that it is; None: neither.
+    """Kind and attributes of an interface, and kind and attributes of a port, if it is one.
 
-    `port_mac` is the MAC that a bond gives back to its port (IFLA_BOND_SLAVE_PERM_HWADDR).
+    `port_mac` is the MAC that a bond restores when the port leaves (IFLA_BOND_SLAVE_PERM_HWADDR).
     """
 
     kind: str | None = None
@@ -101,7 +101,7 @@ def decoded(raw: bytes) -> LinkInfo:
 
 
 def vxlan_lower(raw: bytes) -> int | None:
-    """The ifindex that a VXLAN sends from (IFLA_VXLAN_LINK), and dies with."""
+    """The ifindex of the interface below a VXLAN (IFLA_VXLAN_LINK), with which it is removed."""
     if b"vxlan" not in raw:
         return None
     data = dict(attributes(dict(attributes(raw)).get(INFO_DATA, b""))).get(VXLAN_LINK, b"")
@@ -109,7 +109,7 @@ def vxlan_lower(raw: bytes) -> int | None:
 
 
 def child_info(kind: str, data: Pairs) -> bytes:
-    """The payload of IFLA_LINKINFO that makes an interface of `kind`."""
+    """The payload of IFLA_LINKINFO for a new interface of `kind`."""
     return attribute(INFO_KIND, kind.encode()) + nested(INFO_DATA, _encoded_data(kind, data))
 
 
@@ -144,7 +144,7 @@ def _vlan_pairs(raw: bytes) -> Iterator[tuple[str, int]]:
 
 
 def _source_pairs(raw: bytes) -> Iterator[tuple[str, int]]:
-    """The MACs that a MACVLAN of mode source listens to, as `source.02:…`."""
+    """The MACs from which a MACVLAN of mode source receives, as `source.02:…`."""
     listed = dict(attributes(raw)).get(MACVLAN_SOURCES, b"")
     for number, mac in attributes(listed):
         if number == MACVLAN_SOURCE:

@@ -36,11 +36,11 @@ RTEXT_FILTER_BRVLAN: Final = 2
 BRIDGE_VLAN_INFO: Final = 2
 
 VlanTables = dict[int, tuple[tuple[int, int], ...]]
-"""By ifindex of a bridge's port its VLAN ids, each with its flags."""
+"""By ifindex of a bridge port, its VLAN IDs with their flags."""
 
 
 def read(edge: Netlink, look: Look) -> Found[Membership]:
-    """Which of the interfaces are ports of others."""
+    """The interfaces that are ports of others."""
     found = {
         index: member
         for index in sorted(look.indexes)
@@ -57,12 +57,12 @@ def read(edge: Netlink, look: Look) -> Found[Membership]:
 
 
 def in_order(members: Sequence[Membership]) -> Sequence[Membership]:
-    """As they are: the order that matters is that of PFs and VFs."""
+    """In any order: the caller sends VFs before PFs."""
     return members
 
 
 def message(member: Membership, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Make it a port."""
+    """Make the interface a port."""
     del now
     number = attribute(IFLA_MASTER, struct.pack("=I", indexes[member.master]))
     return request(RTM_SETLINK, NLM_F_ACK, _link_header(indexes[member.dev]) + number)
@@ -76,7 +76,7 @@ def leave_message(index: int) -> bytearray:
 
 
 def messages_before(member: Membership, link: Link) -> Iterator[bytearray]:
-    """What comes before: a bond takes only a port that is down (bond_enslave()), and opens it."""
+    """The messages before: a bond's port must be down (bond_enslave()); the bond sets it up."""
     if member.kind in {"bond", "team"} and link.up:
         yield request(RTM_SETLINK, NLM_F_ACK, _link_header(link.index, change=IFF_UP))
     if member.mac not in {None, link.mac}:
@@ -86,7 +86,7 @@ def messages_before(member: Membership, link: Link) -> Iterator[bytearray]:
 def messages_after(
     want: Membership, links: Mapping[int, Link], index: int, tables: VlanTables
 ) -> Iterator[bytearray]:
-    """What is to be set once it is a port; nothing where it did not become one."""
+    """The messages after it has become a port; none if it has not."""
     have = membership_of(links[index], links) if index in links else None
     if have is None or have.master != want.master:
         return
@@ -97,7 +97,7 @@ def messages_after(
 
 
 def mac_message(index: int, mac: str) -> bytearray:
-    """Set a MAC; a bond passes it on to its ports (bond_set_mac_address())."""
+    """Set a MAC, which a bond also sets on its ports (bond_set_mac_address())."""
     own = attribute(IFLA_ADDRESS, mac_bytes(mac))
     return request(RTM_SETLINK, NLM_F_ACK, _link_header(index) + own)
 
@@ -105,7 +105,7 @@ def mac_message(index: int, mac: str) -> bytearray:
 def port_messages(
     want: Membership, have: Membership, vlans: Sequence[tuple[int, int]], index: int
 ) -> Iterator[bytearray]:
-    """Set what the port has different; a VLAN that joining gave it (pvid 1) goes."""
+    """Set what differs on the port, and remove the VLAN that it got by joining (pvid 1)."""
     data = tuple(pair for pair in want.data if pair not in have.data)
     if data:
         info = nested(IFLA_LINKINFO, linkinfo.port_info(want.kind, data))
@@ -136,7 +136,7 @@ def vlans(edge: Netlink) -> VlanTables:
 
 
 def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
-    """Whose port it is; None for none, and for kinds that are no configuration of ours (OVS)."""
+    """The link as a port; None if it is none, or a port of a kind that is not restored (OVS)."""
     master = links.get(link.master or 0)
     info = linkinfo.decoded(link.info)
     if master is None or info.port_kind not in MASTER_KINDS:
@@ -153,5 +153,5 @@ def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
 
 
 def _link_header(index: int, family: int = 0, *, change: int = 0) -> bytes:
-    """struct ifinfomsg; the flags in `change` are taken away."""
+    """struct ifinfomsg; the flags in `change` are cleared."""
     return struct.pack("=BxHiII", family, 0, index, 0, change)

@@ -27,10 +27,10 @@ NUD_PERMANENT, NTF_PROXY, NTF_EXT_LEARNED, NTF_ROUTER = 0x80, 0x08, 0x10, 0x80
 
 
 def read(edge: Netlink, look: Look) -> Found[Neighbour]:
-    """The neighbours that do not age, and those that are answered for."""
+    """Permanent neighbours, and proxies."""
     found: list[Neighbour] = []
     for flags in (0, NTF_PROXY):
-        # proxies are listed only when they are asked for (neigh_dump_info())
+        # proxies are dumped only on request (neigh_dump_info())
         header = struct.pack("=BxHiHBB", 0, 0, 0, 0, flags, 0)
         bodies = edge.dump(request(RTM_GETNEIGH, NLM_F_DUMP, header), "neighbours")
         found += (each for body in bodies if (each := neighbour_of(body, look)) is not None)
@@ -38,12 +38,12 @@ def read(edge: Netlink, look: Look) -> Found[Neighbour]:
 
 
 def in_order(neighbours: Sequence[Neighbour]) -> Sequence[Neighbour]:
-    """As they are: none depends on another."""
+    """In any order."""
     return neighbours
 
 
 def message(neighbour: Neighbour, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Add it, or set what it has different."""
+    """Add it, or change what differs."""
     del now
     address = ip_address(neighbour.address)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -56,7 +56,7 @@ def message(neighbour: Neighbour, indexes: Mapping[str, int], now: float) -> byt
 
 
 def neighbour_of(body: bytes, look: Look) -> Neighbour | None:
-    """One RTM_NEWNEIGH; None when it is not ours or not permanent."""
+    """One RTM_NEWNEIGH; None if it is not ours or not permanent."""
     family, index, state, flags, _ = struct.unpack_from("=BxxxiHBB", body, 16)
     proxy = bool(flags & NTF_PROXY)
     if index not in look.indexes or family not in FAMILIES:

@@ -1,9 +1,9 @@
-"""Queueing disciplines (tc(8)) over rtnetlink: read, and as the messages that make them again.
+"""Queueing disciplines (tc(8)) over rtnetlink: RTM_NEWQDISC.
 
-The kernel dumps a qdisc's options in the form in which it takes them (TCA_OPTIONS), so they are
-kept as they are. That holds for `KINDS`, which a test tries on a kernel one by one; netem does not
-dump its distribution, and sfq takes another limit than it dumps. A qdisc with filters (clsact has
-nothing else), classes of its own, a size table or a shared block is not put back: it is named.
+The kernel dumps a qdisc's options in the format in which it accepts them (TCA_OPTIONS), so that
+they can be saved raw. That is true for `KINDS`, each of which is tested on a kernel; netem does not
+dump its distribution, and sfq dumps another limit than it accepts. A qdisc with filters (clsact has
+nothing else), classes of its own, a size table or a shared block is not restored, and is logged.
 Formats: uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 """
 
@@ -43,9 +43,9 @@ KINDS: Final = frozenset(
 
 
 def read(edge: Netlink, look: Look) -> Found[Qdisc]:
-    """The qdiscs that an administrator made, parents first; a line for each that can't be kept.
+    """The qdiscs that an administrator has added, parents first; a line for each other one.
 
-    One dump, and for each that an administrator made one for its filters.
+    One dump, and one for the filters of each qdisc.
     """
     by_index: dict[int, list[tuple[Qdisc, bool]]] = {}
     for body in edge.dump(_request(RTM_GETQDISC, NLM_F_DUMP), "qdiscs"):
@@ -67,9 +67,9 @@ def read(edge: Netlink, look: Look) -> Found[Qdisc]:
 
 
 def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
-    """One RTM_NEWQDISC, and whether it has more than a `Qdisc` holds.
+    """One RTM_NEWQDISC, and whether it has more than a `Qdisc` contains.
 
-    None for the kernel's own, which have no handle.
+    None for those of the kernel, which have no handle.
     """
     handle, parent = struct.unpack_from("=II", body, 24)
     if not handle:
@@ -84,7 +84,7 @@ def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
 
 
 def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
-    """Those that hang on an interface, then those that hang on them; what hangs on nothing goes."""
+    """Root qdiscs, then their children, level by level; those without a parent are left out."""
     kept: dict[int, Qdisc] = {}
     while level := [
         each
@@ -97,7 +97,7 @@ def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
 
 
 def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Make it, in the place of what the kernel made by itself."""
+    """Add it, in place of the kernel's default one."""
     del now
     body = attribute(TCA_KIND, qdisc.kind.encode() + b"\0")
     if qdisc.options:
@@ -107,7 +107,7 @@ def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
 
 
 def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
-    """Whether it has filters, or classes that were added (htb's all are)."""
+    """Whether it has filters, or classes that were added (all of htb's are)."""
     if edge.dump(_request(RTM_GETTFILTER, NLM_F_DUMP, index, 0, qdisc.handle), "filters"):
         return True
     if qdisc.kind != "htb":
@@ -118,22 +118,22 @@ def _is_used(edge: Netlink, index: int, qdisc: Qdisc) -> bool:
 
 
 def _taken(kind: str, options: bytes) -> bytes:
-    """Options as they have to be sent so that the kernel dumps them as they were."""
+    """The options to send so that the kernel dumps the same ones."""
     if kind == "htb":
         return _changed(options, {TCA_HTB_INIT: _htb})
     return _changed(options, dict.fromkeys(CODEL_TIMES[kind], _codel_time))
 
 
 def _htb(init: bytes) -> bytes:
-    """struct tc_htb_glob with the version that htb_init() takes, which is not the one that
-    htb_dump() reports, and without the count of packets that no class had."""
-    _, *told, _, _ = struct.unpack("=5I", init)
-    return struct.pack("=5I", HTB_VERSION, *told, 0, 0)
+    """struct tc_htb_glob with the version that htb_init() accepts, which htb_dump() does not
+    report, and without the count of unclassified packets."""
+    _, *values, _, _ = struct.unpack("=5I", init)
+    return struct.pack("=5I", HTB_VERSION, *values, 0, 0)
 
 
 def _codel_time(microseconds: bytes) -> bytes:
-    """The kernel counts in units of 1024 ns, and cuts off both ways (codel_time_to_us()): what is
-    told becomes a unit less when it is given. One microsecond more becomes just as many."""
+    """The kernel counts in units of 1024 ns and rounds down both ways (codel_time_to_us()): the
+    dumped value would become one unit less. One microsecond more becomes the same value."""
     return struct.pack("=I", struct.unpack("=I", microseconds)[0] + 1)
 
 
@@ -144,7 +144,7 @@ def _changed(options: bytes, changes: Mapping[int, Callable[[bytes], bytes]]) ->
 
 
 def _request(kind: int, flags: int, *place: int, body: bytes = b"") -> bytearray:
-    """struct tcmsg: family, ifindex, handle, parent, info; `place` is as many as matter."""
+    """struct tcmsg: family, ifindex, handle, parent, info; `place`: ifindex, handle and parent."""
     index, handle, parent = (*place, 0, 0, 0)[:3]
     header = struct.pack("=BxxxiIII", 0, index, handle, parent, 0)
     return request(kind, flags, header + body)

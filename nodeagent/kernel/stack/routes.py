@@ -1,10 +1,10 @@
 """Routes over rtnetlink: RTM_NEWROUTE (rtnetlink(7), uapi/linux/rtnetlink.h).
 
-- A route whose gateway no other route reaches is refused (ENETUNREACH), so routes with a gateway
-  are sent after those without.
-- IPv4 drops a multipath route as a whole when one of its devices goes, IPv6 that nexthop only;
-  NLM_F_REPLACE puts all of them back there.
-- NLM_F_APPEND lets a route exist beside another of the same prefix and metric.
+- A route whose gateway is not reachable by another route is refused (ENETUNREACH), so routes with a
+  gateway are sent after those without.
+- If a device is removed, IPv4 removes its multipath routes completely, IPv6 only the nexthop;
+  NLM_F_REPLACE restores the IPv6 route.
+- With NLM_F_APPEND there can be several routes of the same prefix and metric.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RTNH_F_ONLINK: Final = 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
 RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_PREF, RTA_EXPIRES = 9, 12, 15, 18, 20, 23
 RTA_REST: Final = {2: "src", 11: "realm", 16: "mark", 19: "newdst", 22: "encap", 30: "nexthop id"}
-"""What a route may have and is not put back: the route is named instead."""
+"""Attributes of routes that are not restored: such routes are logged."""
 RTAX_CC_ALGO: Final = 16
 RT_TABLE_COMPAT: Final = 252
 USER_HZ: Final = 100
@@ -48,11 +48,11 @@ USER_HZ: Final = 100
 
 @dataclass(frozen=True)
 class Sources:
-    """Which routes are ours because of addresses of ours.
+    """Our addresses, as far as they decide which routes are ours.
 
-    `own` are the IPv4 addresses that routes may be from. `plain` are interfaces and subnets whose
-    routes the kernel does not make: it makes none for an address with IFA_F_NOPREFIXROUTE.
-    NetworkManager sets that, and adds a route with a metric of its own and the kernel's protocol.
+    `own` are the IPv4 addresses that routes may have as source. `plain` are interfaces and subnets
+    without the kernel's prefix route: an address with IFA_F_NOPREFIXROUTE has none. NetworkManager
+    sets that, and adds a route with its own metric and the kernel's protocol.
     """
 
     own: Collection[str] = ()
@@ -70,7 +70,7 @@ class Sources:
 
 
 def read(edge: Netlink, look: Look) -> Found[Route]:
-    """The routes that an administrator or a program added, and those that are not put back."""
+    """The routes that an administrator or a program has added, and those that are not restored."""
     now, sources = time.time(), Sources.of(look.stack.addresses)
     bodies = edge.dump(request(RTM_GETROUTE, NLM_F_DUMP, bytes(12)), "routes")
     found = [each for body in bodies if (each := route_of(body, look, sources, now)) is not None]
@@ -81,12 +81,12 @@ def read(edge: Netlink, look: Look) -> Found[Route]:
 
 
 def in_order(routes: Sequence[Route]) -> list[Route]:
-    """Those by which gateways are reached first."""
+    """Routes without a gateway first: gateways are reached by them."""
     return sorted(routes, key=lambda route: any(hop.via for hop in route.nexthops))
 
 
 def message(route: Route, indexes: Mapping[str, int], now: float) -> bytearray:
-    """Add it beside others."""
+    """Add it, in addition to others."""
     dst, _, length = route.dst.partition("/")
     family = socket.AF_INET6 if route.is_v6 else socket.AF_INET
     single = len(route.nexthops) == 1
@@ -143,7 +143,7 @@ def _subnet(address: Address) -> str:
 
 
 def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | str | None:
-    """One RTM_NEWROUTE; None when it is not ours or the kernel's own; text: it is lost."""
+    """One RTM_NEWROUTE; None if it is not ours or the kernel's own; a line if it is lost."""
     family, length, _, tos, table, proto, scope, kind, flags = struct.unpack_from(
         "=BBBBBBBBI", body, 16
     )
@@ -187,7 +187,7 @@ def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | s
 
 
 def _nexthops(found: Mapping[int, bytes], flags: int) -> Iterator[tuple[int, Nexthop | None]]:
-    """Ifindex and nexthop of each; None for one with what is not known here (an encapsulation)."""
+    """Ifindex and nexthop of each; None for a nexthop with unknown attributes (encapsulations)."""
     if RTA_MULTIPATH not in found:
         yield _u32(found, RTA_OIF, 0), Nexthop(None, _via(found), 1, bool(flags & RTNH_F_ONLINK))
         return
