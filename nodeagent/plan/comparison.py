@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
 from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls
-from nodeagent.plan.actions import SetRoce
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -64,8 +63,8 @@ class Difference:
 
     `on` is the PF, VF or representor (None for a thing that is on an interface), `target` its name
     in messages. `is_anothers`: it belongs to another program now and is left as it is.
-    `is_drivers`: it is the driver's choice, which nothing else sets: it is left as it is, too, and the
-    node counts as restored.
+    `is_drivers`: it is the driver's choice, which nothing else sets. It is left as it is, too, and
+    the node counts as restored.
     """
 
     target: str

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from nodeagent.plan.actions import SetRdma, SetRoce
 from nodeagent.plan.stages import StageName
-from nodeagent.state.model import DeviceHandle, NodeState, Pf, RdmaDevice, Target, Vf
+from nodeagent.state.model import NodeState, Pf, RdmaDevice, Target, Vf
 from nodeagent.state.roce import RocePort, fresh_port
 
 
