@@ -119,7 +119,11 @@ def _tally(stage: Stage, failed: Failures) -> str:
 def _perform_stage(step: Step, stage: Stage) -> Failures:
     failures: Failures = []
     for types, performer in PERFORMERS:
-        actions = [action for action in stage.actions if isinstance(action, types)]
+        actions = [
+            action
+            for action in stage.actions
+            if isinstance(action, types) and not _is_anothers_name(step, action)
+        ]
         if actions:
             failures += performer(step, actions)
     return failures
@@ -137,10 +141,10 @@ def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     return failures + await_functions(node, counts, step.watches)
 
 
-def _not_of_a_lag(step: Step, actions: Sequence[SetRdma]) -> list[SetRdma]:
-    """Without a LAG's device where that LAG has not come: what is there is a port's."""
-    absent = step.attempt.without_lag
-    return [each for each in actions if each.index is not None or each.pf not in absent]
+def _is_anothers_name(step: Step, action: Action) -> bool:
+    """Whether an RDMA device is a port's, because the LAG that it was one of has not come."""
+    is_pfs = isinstance(action, SetRdma) and action.index is None
+    return is_pfs and action.pf in step.attempt.without_lag
 
 
 def _row(types: tuple[type[A], ...], performer: Performer[A]) -> tuple[Any, Performer[Any]]:
@@ -160,7 +164,7 @@ PERFORMERS: Final = (
     _row(
         (SetRdma,),
         lambda step, actions: name_rdma_devices(
-            step.attempt.node, _not_of_a_lag(step, actions), step.watches, step.lost
+            step.attempt.node, actions, step.watches, step.lost
         ),
     ),
     _row((SetRoce,), lambda step, actions: set_roce(step.attempt.node, actions)),

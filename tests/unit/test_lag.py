@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from nodeagent.errors import RestoreFailed
 from nodeagent.kernel import lag as debugfs
 from nodeagent.node import lag as waiting
+from nodeagent.node import perform
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
@@ -23,12 +25,22 @@ from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stack import without_stacked
 from nodeagent.plan.stages import StageName
-from nodeagent.restore import verify
+from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.lag import ESW_MULTIPORT, MULTIPATH, MULTIPORT, Lag
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Snapshot, Target, Vf
+from nodeagent.state.model import (
+    DeviceHandle,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    RdmaDevice,
+    Snapshot,
+    Target,
+    Vf,
+)
 from nodeagent.state.stack import Child, Membership, Stack
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
@@ -352,6 +364,31 @@ def test_verify_fails_for_a_lag_that_is_lost_and_names_what_the_driver_chose(
         with pytest.raises(RestoreFailed) as failed:
             verify(node, want)
     assert f"pci/{PF1} lag: want active switchdev hash, have disabled" in failed.value.message
+
+
+def test_a_restore_waits_once_for_a_lag_that_does_not_come(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of RDMA that is not the LAG's keeps its name, and counts as missing."""
+    caplog.set_level(logging.INFO)
+    named: list[object] = []
+    monkeypatch.setattr(perform, "name_rdma_devices", lambda *given: named.append(given))
+    write(fake.tree.root, PF1, **ACTIVE)
+    with fake.node(Settings()) as node:
+        want = observe(node)
+        rdma = RdmaDevice("mlx5_bond_0")
+        want = dataclasses.replace(want, pfs=(dataclasses.replace(want.pfs[0], rdma=rdma),))
+        write(fake.tree.root, PF1, state="disabled")
+        with pytest.raises(RestoreFailed) as failed:
+            restore(node, want)
+    assert caplog.text.count("await LAG: 1 actions, 1 FAILED") == 1
+    assert named == []
+    first, *others = failed.value.message.splitlines()[1:]
+    assert first.strip().startswith(f"pci/{PF1}: LAG by esw_multiport is disabled, and was active")
+    assert [line.strip() for line in others] == [
+        f"pci/{PF1} lag: want active switchdev hash, have disabled",
+        f"pci/{PF1} rdma: want mlx5_bond_0, have missing",
+    ]
 
 
 def test_a_snapshot_of_an_older_schema_does_not_know_it() -> None:

@@ -54,7 +54,8 @@ def is_active() -> bool:
 
 def unbound() -> list[str]:
     """Unbind all VFs; their addresses."""
-    found = [address for pf in PFS for address in lab.vfs(pf).values()]
+    every = (address for pf in PFS for address in lab.vfs(pf).values())
+    found = [address for address in every if lab.driver(address) == "mlx5_core"]
     for address in found:
         lab.unbind(address)
     return found
@@ -68,15 +69,14 @@ def bind(addresses: list[str]) -> None:
 
 @pytest.fixture(autouse=True)
 def _vfs() -> Iterator[None]:
-    """Two VFs on each PF, and afterwards neither VFs nor a bond: VFs first, as firmware asks."""
+    """Two VFs on each PF; afterwards no bond, which firmware asks to be ended without VFs."""
     lab.clean("A")
     for pf in PFS:
         lab.create_vfs(pf, VFS)
         link = f"link set {lab.name(pf)}"
         lab.ip(*(f"{link} vf {n} mac 02:00:00:0{pf[-1]}:01:0{n}" for n in range(VFS)))
     yield
-    for pf in PFS:
-        (lab.PCI / pf / "sriov_numvfs").write_text("0")
+    unbound()
     lab.sh("ip link del bond9 || true")
     lab.clean("A")
 
@@ -115,6 +115,22 @@ def test_it_is_kept_in_one_pass(nodeagent: Nodeagent, vf_lag: None) -> None:
     begun = done[done.index("CREATE_LAG") :]
     assert [each for each in begun if each == "ENABLE_HCA"], begun
     assert plan.index("master bond9") < plan.index("lag/state") < plan.index("mlx5_core/bind")
+
+
+def test_a_roce_lag_has_its_rdma_device_again(nodeagent: Nodeagent) -> None:
+    """Legacy mode without VFs: one device stands for both ports."""
+    for pf in PFS:
+        (lab.PCI / pf / "sriov_numvfs").write_text("0")
+    make_bond("active-backup")
+    join()
+    lab.eventually(is_active, "LAG")
+    lab.settle()
+    before = read()
+    assert before["lags"] == {pf: ["active", "roce", "hash"] for pf in PFS}
+    assert len(before["rdma"]) == 1
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert read() == before
 
 
 def test_killed_in_the_middle(nodeagent: Nodeagent, vf_lag: None) -> None:
