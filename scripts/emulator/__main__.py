@@ -10,7 +10,7 @@ from signal import Signals
 
 from container.local import Local
 
-from emulator import cache, host
+from emulator import cache, host, roundtrip
 from emulator.build import Builder
 from emulator.host import FAILED, LabError
 from emulator.machine import Nic, Options
@@ -23,6 +23,7 @@ examples:
   scripts/lab run --pfs 8 -- nodeagent snapshot   nodeagent from the working tree, as it is now
   scripts/lab test -k openibd                     pytest in the node (default: tests/lab)
   scripts/lab test --nic connectx                 on the genuine mlx5_core (tests/lab/connectx)
+  scripts/lab roundtrip --seeds 1-20              20 random nodes: the same after a reload?
   scripts/lab shell                               look around
 
 In the node: PFs enp1s0, enp2s0 ... with 7 VFs each to create, on driver build A (lab-driver B puts
@@ -84,6 +85,10 @@ def _perform(arguments: argparse.Namespace, rest: list[str], builder: Builder) -
             return _run(arguments, builder, rest)
         case "test":
             return _run(arguments, builder, _pytest(rest, Nic(arguments.nic)))
+        case "roundtrip" if arguments.show:
+            return roundtrip.show(Nic(arguments.nic), arguments.seeds)
+        case "roundtrip":
+            return roundtrip.round_trips(builder, Nic(arguments.nic), arguments.seeds)
         case _:
             return _shell(arguments, builder)
 
@@ -155,6 +160,14 @@ def _vfs(text: str) -> int:
     return number
 
 
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    found = range(int(first), int(last or first) + 1)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} names no seed: say 7, or 1-20")
+    return found
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own arguments, and those for the command or for pytest in the order given."""
     parser = _parser()
@@ -172,14 +185,15 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--pfs", type=_pfs, default=2, metavar="N", help="PFs, 1 to 8 (default 2)")
-    machine.add_argument(
+    card = argparse.ArgumentParser(add_help=False)
+    card.add_argument(
         "--nic",
         choices=[nic.value for nic in Nic],
         default=Nic.IGB,
         help="igb behind a stand-in for mlx5_core (default), or a ConnectX with the genuine one",
     )
+    machine = argparse.ArgumentParser(add_help=False, parents=[card])
+    machine.add_argument("--pfs", type=_pfs, default=2, metavar="N", help="PFs, 1 to 8 (default 2)")
     machine.add_argument(
         "--vfs",
         type=_vfs,
@@ -251,6 +265,20 @@ def _parser() -> argparse.ArgumentParser:
         help="run pytest in a fresh node",
     )
     test.set_defaults(timeout=1800)
+    trip = verbs.add_parser(
+        "roundtrip",
+        parents=[card],
+        help="reload a random node, and compare all that its tools print before and after",
+    )
+    trip.add_argument(
+        *("--seed", "--seeds"),
+        type=_seeds,
+        dest="seeds",
+        required=True,
+        metavar="N|A-B",
+        help="of one node, or of several, each in a fresh node",
+    )
+    trip.add_argument("--show", action="store_true", help="print the node as a script, run nothing")
     verbs.add_parser("shell", parents=[machine], help="a shell in a fresh node")
     verbs.add_parser("clean", help="remove all that was made, unless a running lab uses it")
     return parser

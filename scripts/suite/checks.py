@@ -30,6 +30,8 @@ NO_PATH = str.maketrans(" /", "--", ",")
 CONNECTX = ("--nic", "connectx", "--vfs", "64")
 """The node of all tests on the ConnectX, so that they have one saved state."""
 CONNECTX_PARTS = 3
+SEEDS = "1-2"
+"""Of random nodes, on each NIC. More of them: scripts/lab roundtrip --seeds 1-20."""
 CONNECTX_SWEEPS = (("upgrade", "1/1"),)
 """Scenes that are marked both_nics, and the share of their points."""
 
@@ -108,6 +110,7 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     )
     for pair in zip_longest(sweeps, others):
         yield from filter(None, pair)
+    yield _round_trips("igb")
     chosen = ("-m", "real_time and not wide", *marked(tree, "real_time"))
     yield _lab("lab, real time", work, chosen)
     chosen = ("--virtual-time", "--image", "-m", "image", *marked(tree, "image"), "-rP")
@@ -135,6 +138,7 @@ def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     plain = "not wide and not sweep"
     for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):
         yield check(f" {number}/{CONNECTX_PARTS}", plain, part)
+    yield _round_trips("connectx")
     if wide and (large := _having(tree, files, "wide")):
         yield check(", 8 PFs", "wide", large, pfs=8)
 
@@ -177,6 +181,11 @@ def _lab_files(tree: Path) -> list[str]:
 
 def _tests_in(tree: Path, directory: str) -> list[str]:
     return sorted(str(path.relative_to(tree)) for path in (tree / directory).glob("test_*.py"))
+
+
+def _round_trips(nic: str) -> Check:
+    argv = ("scripts/lab", "roundtrip", "--nic", nic, "--seeds", SEEDS)
+    return Check(f"round trips, {nic}", argv)
 
 
 def _lab(name: str, work: Path, chosen: tuple[str, ...], *, pfs: int = 2) -> Check:

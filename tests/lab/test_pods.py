@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ from tests.support.pods import (
     Pod,
     Stream,
     home,
-    seconds_of_a_look,
     write_least,
 )
 
@@ -309,6 +309,17 @@ def delete_as_the_cni_does(pod: Pod, cached: State) -> None:
     reset = "mac 00:00:00:00:00:00 vlan 0 spoofchk on trust off"
     lab.ip(f"link set {cached['master']} vf {cached['vfID']} {reset}")
     assert recorded_by_the_cni(cached["deviceID"]) == cached
+
+
+def seconds_of_a_look(node: Node) -> float:
+    """The shortest of three, after one that fills what is remembered."""
+    observe(node)
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        observe(node)
+        times.append(time.monotonic() - began)
+    return min(times)
 
 
 def test_a_hundred_namespaces_of_which_two_matter(nodeagent: Nodeagent, no_vfs: None) -> None:

@@ -6,15 +6,10 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from nodeagent.kernel.netns import Namespaces
-from nodeagent.kernel.rooms import Room
-from nodeagent.node.node import Node
-from nodeagent.node.observe import observe
 from tests.support import lab
 from tests.support.lab import PATIENCE, PCI
 
@@ -182,30 +177,6 @@ class Pings:
         self._process.terminate()
         assert self._process.wait(PATIENCE) == 0
         self.told = json.loads(self._result.read_text())
-
-
-def seconds_of_a_look(node: Node) -> float:
-    """The shortest of three, after one that fills what is remembered."""
-    observe(node)
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        observe(node)
-        times.append(time.monotonic() - began)
-    return min(times)
-
-
-def seconds_of_a_scan() -> tuple[int, float]:
-    """How many namespaces there are, and how long it takes to find and to ask each of them."""
-    namespaces, times = Namespaces(), []
-    for _ in range(3):
-        began = time.monotonic()
-        found = namespaces.scan()
-        for inode, holders in found.items():
-            with namespaces.seen(inode, holders) as fd, Room.open(fd) as room:
-                room.rtnl.has_hardware()
-        times.append(time.monotonic() - began)
-    return len(found), min(times)
 
 
 class Announcements:

@@ -1,0 +1,94 @@
+"""The round trip's own parts: nodes drawn by seed, and a comparison that misses nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.support import printed, random_node
+from tests.support.random_node import CONNECTX, IGB, Nic
+
+LINKS = "ip -d -j link show"
+KINDS = """
+    sriov_numvfs|vfio-pci|pci-stub|netns|type bond|type bridge|type vrf|type vlan|type macvlan
+    type ipvlan|altname|sysctl|conf.default|vlan add|rule add|route add|table 10|nexthop via
+    neigh add|neigh add proxy|tc qdisc|ethtool|max_tx_rate|name spare|name uplink|autoprobe
+    driver/unbind
+"""
+KINDS_OF_CONNECTX = "dcb ets|dcb pfc|mode switchdev|rate add|rate set|dev param set"
+
+
+@pytest.mark.parametrize("nic", [IGB, CONNECTX])
+def test_a_seed_is_always_the_same_node(nic: Nic) -> None:
+    assert random_node.node(nic, 7) == random_node.node(nic, 7)
+    assert random_node.node(nic, 7) != random_node.node(nic, 8)
+    links = (line.text for line in random_node.node(nic, 7) if line.text.startswith("ip link"))
+    names = re.findall(r"(?<!alt)name (\S+)", "\n".join(links))
+    assert all(len(name) < 16 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("nic", "kinds"),
+    [(IGB, KINDS), (CONNECTX, f"{KINDS}|{KINDS_OF_CONNECTX}")],
+    ids=["igb", "connectx"],
+)
+def test_twenty_seeds_have_everything(nic: Nic, kinds: str) -> None:
+    text = "\n".join(line for seed in range(1, 21) for line in random_node.script(nic, seed))
+    assert [kind for kind in re.split(r"[|\n]", kinds) if kind.strip() not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("mtu",), 9000),
+        (("linkinfo", "info_data", "id"), 6),
+        (("flags",), ["NOARP"]),
+        (("linkinfo", "info_data", "new"), True),
+    ],
+)
+def test_a_difference_is_named(path: tuple[str, ...], value: object) -> None:
+    link = {"ifname": "a", "mtu": 1500, "flags": ["UP"], "linkinfo": {"info_data": {"id": 5}}}
+    other = json.loads(json.dumps(link))
+    *down, last = path
+    inner = other
+    for key in down:
+        inner = inner[key]
+    inner[last] = value
+    found = compared(LINKS, [link], [other])
+    assert found[0] == LINKS
+    assert found[-1] == f"  + [a].{'.'.join(path)} = {json.dumps(value)}"
+
+
+def test_what_has_gone_and_what_has_come() -> None:
+    route = {"dst": "10.1.0.0/24", "dev": "a"}
+    command = "ip -d -j -4 route show table all"
+    assert len(compared(command, [route, route], [route])) == 2
+    assert compared(command, [route], [{**route, "metric": 7}])[1].startswith("  - ")
+    assert compared("ip -d -j neigh show nud all", [], [{"dst": "x", "state": ["PERMANENT"]}])
+    assert printed.difference({"a": ["x"]}, {}) == ["a", "  - x"]
+
+
+def test_the_order_of_addresses_counts() -> None:
+    first, second = ({"local": f"10.1.0.{n}", "prefixlen": 24} for n in (1, 2))
+    before, after = (
+        {"ifname": "a", "addr_info": each} for each in ([first, second], [second, first])
+    )
+    assert compared("ip -d -j address show", [before], [after])
+
+
+def test_only_what_must_change_may() -> None:
+    """Each with its reason: numbers, timers, a representor's MAC, but no other one's."""
+    link = {"ifname": "a", "ifindex": 3, "address": "02:00:00:00:00:01"}
+    assert not compared(LINKS, [link], [{**link, "ifindex": 9}])
+    other = {**link, "address": "02:00:00:00:00:02"}
+    assert compared(LINKS, [link], [other])
+    port = {"phys_port_name": "pf0vf3"}
+    assert not compared(LINKS, [link | port], [other | port])
+    assert all(len(row.reason) > 20 or row.reason == "likewise" for row in printed.NORMALISED)
+
+
+def compared(command: str, before: object, after: object) -> list[str]:
+    looks = (printed.lines(command, json.dumps(each)) for each in (before, after))
+    return printed.difference(*({command: each} for each in looks))
