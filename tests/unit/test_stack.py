@@ -288,6 +288,40 @@ def test_a_proxy_has_no_address_of_its_own() -> None:
     assert neighbour_of(bytes(of_neighbours.message(proxy, INDEXES, NOW)), OURS) == proxy
 
 
+def test_a_bond_without_ports_loses_its_neighbours() -> None:
+    """And so does what stands on it. Neither is ours: who owns the port puts them back."""
+    links = dict(OURS.links) | {9: link(9, "bond0.5", parent=3)}
+    member = Membership("enp1s0", "bond0", "bond")
+    look = Look(links, {2}, stack=Stack(memberships=(member,)))
+    for dev, index in (("bond0", 3), ("bond0.5", 9)):
+        found = Neighbour(dev, "192.0.2.1", MAC, port="enp1s0")
+        body = bytes(of_neighbours.message(found, {dev: index}, NOW))
+        assert neighbour_of(body, look) == found
+        assert neighbour_of(body, OURS) is None
+        assert found.removed_with({}) == (dev, "enp1s0")
+        assert found.renamed({"enp1s0": "uplink"}).removed_with({}) == (dev, "uplink")
+        want, have = node(Stack(memberships=(member,), neighbours=(found,))), node(Stack())
+        assert f"192.0.2.1 lladdr {MAC} nud permanent dev {dev}" in "\n".join(
+            lines(plan(want, have), want, have)
+        )
+
+
+def test_a_bridge_port_that_its_own_driver_tells_of_too() -> None:
+    """mlx5e_bridge_getlink() answers a second time, without VLANs."""
+
+    class Edge(Netlink):
+        def __init__(self) -> None:
+            """Without a socket."""
+
+        def dump(self, message: bytearray, what: str) -> list[bytes]:
+            header = bytes(16) + struct.pack("=BxHiII", socket.AF_BRIDGE, 0, 2, 0, 0)
+            entries = (attribute(2, struct.pack("=HH", flags, vid)) for vid, flags in MEMBER.vlans)
+            mode = attribute(1, struct.pack("=H", 1))
+            return [header + nested(26, b"".join(entries)), header + nested(26, mode)]
+
+    assert memberships.vlans(Edge()) == {2: MEMBER.vlans}
+
+
 def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
     ours = {2: link(2, "enp1s0")}
     group = bytes(24) + attribute(1, struct.pack("=I", 9))

@@ -45,6 +45,16 @@ class Look:
         children = {child.dev for child in self.stack.children}
         return {*self.roots, *(i for i, name in self.names.items() if name in children)}
 
+    @cached_property
+    def ports(self) -> Mapping[int, str]:
+        """By ifindex of a master of ours, and of what stands on it, the name of a port of ours."""
+        by_name = {name: index for index, name in self.names.items()}
+        found = {by_name[each.master]: each.dev for each in reversed(self.stack.memberships)}
+        for index, link in sorted(self.links.items()):
+            if index not in found and link.parent in found:
+                found[index] = found[link.parent]
+        return found
+
 
 @dataclass(frozen=True)
 class Found(Generic[T]):

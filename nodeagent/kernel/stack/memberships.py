@@ -122,7 +122,11 @@ def port_messages(
 
 
 def vlans(edge: Netlink) -> VlanTables:
-    """The VLAN table of each bridge port."""
+    """The VLAN table of each bridge port.
+
+    A port's driver that is asked for its bridge mode (mlx5e_bridge_getlink()) answers in a second
+    message for the same interface, without VLANs.
+    """
     mask = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_BRVLAN))
     asked = request(RTM_GETLINK, NLM_F_DUMP, _link_header(0, socket.AF_BRIDGE) + mask)
     tables: VlanTables = {}
@@ -131,7 +135,7 @@ def vlans(edge: Netlink) -> VlanTables:
         found = dict(attributes(body, 32)).get(IFLA_AF_SPEC, b"")
         entries = (v for kind, v in attributes(found) if kind == BRIDGE_VLAN_INFO)
         pairs = (struct.unpack_from("=HH", entry) for entry in entries)
-        tables[index] = tuple((vid, flags) for flags, vid in pairs)
+        tables[index] = (*tables.get(index, ()), *((vid, flags) for flags, vid in pairs))
     return tables
 
 

@@ -59,7 +59,8 @@ def neighbour_of(body: bytes, look: Look) -> Neighbour | None:
     """One RTM_NEWNEIGH; None if it is not ours or not permanent."""
     family, index, state, flags, _ = struct.unpack_from("=BxxxiHBB", body, 16)
     proxy = bool(flags & NTF_PROXY)
-    if index not in look.indexes or family not in FAMILIES:
+    port = None if index in look.indexes else look.ports.get(index)
+    if (index not in look.indexes and port is None) or family not in FAMILIES:
         return None
     if not proxy and not state & NUD_PERMANENT:
         return None
@@ -67,4 +68,4 @@ def neighbour_of(body: bytes, look: Look) -> Neighbour | None:
     lladdr = found.get(NDA_LLADDR, b"").hex(":") or None
     address = str(ip_address(found[NDA_DST]))
     kept = flags & (NTF_ROUTER | NTF_EXT_LEARNED)
-    return Neighbour(look.names[index], address, lladdr, proxy, kept)
+    return Neighbour(look.names[index], address, lladdr, proxy, kept, port)
