@@ -12,6 +12,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -148,6 +149,12 @@ NORMALISED: Final = (
     ),
     Row("ethtool -P .*", "Permanent address: .*", "likewise"),
     Row(
+        IP,
+        r"linkinfo\.info_slave_data\.(designated_port|id|no)",
+        "a bridge's port has the lowest number that is free when it joins; only STP looks at it, "
+        "after cost and priority",
+    ),
+    Row(
         "bridge -d -j fdb .*",
         "ifname",
         "the entry of a MAC that bridge and port share is left to the bridge when the port goes",
@@ -219,7 +226,8 @@ def look(namespaces: Mapping[str, str]) -> dict[str, list[str]]:
             for form in OF_EACH_DEVICES_INTERFACE
         ]
         asked |= _run(path, each)
-        found |= {f"{name}: {command}": lines(command, text) for command, text in asked.items()}
+        made_up = {link["ifname"]: link["address"] for link in links if _is_representor(link)}
+        found |= {f"{name}: {each}": lines(each, text, made_up) for each, text in asked.items()}
     pfs = sorted(path.parent.name for path in PCI.glob("*/sriov_numvfs"))
     of_pfs = [form.format(pf) for pf in pfs for form in OF_EACH_PF]
     asked = _run(next(iter(namespaces.values())), [*OF_THE_NODE, *of_pfs])
@@ -269,18 +277,42 @@ def _functions(pfs: Iterable[str]) -> Iterator[str]:
 
 # Its lines
 
+NONE: Final[Mapping[str, str]] = {}
 
-def lines(command: str, text: str) -> list[str]:
-    """What a command printed as lines, "path = value" where it is JSON, normalised and sorted."""
+
+def lines(command: str, text: str, made_up: Mapping[str, str] = NONE) -> list[str]:
+    """What a command printed as lines, "path = value" where it is JSON, normalised and sorted.
+
+    `made_up`: the MACs that mlx5 has given representors, and what is made of them, by interface.
+    """
     rows = [row for row in NORMALISED if re.fullmatch(row.command, command)]
     try:
         told = json.loads(text)
     except ValueError:  # text, or a refusal
         kept = (line.rstrip() for line in text.splitlines() if line.strip())
         return [line for line in kept if not any(re.fullmatch(row.path, line) for row in rows)]
+    if isinstance(told, list) and made_up:
+        told = [_without_made_up(command, each, made_up) for each in told]
     if command in LEARNED:
         told = [each for each in told if not LEARNED[command][0](each)]
     return sorted(_flat(_normal(told, rows, ""), ""))
+
+
+def _without_made_up(command: str, told: Any, made_up: Mapping[str, str]) -> Any:
+    """A representor's MAC, and its link-local address and group, which the kernel makes of it.
+
+    A child of it keeps its MAC; a bridge has it as an entry under its own name.
+    """
+    text = json.dumps(told)
+    for name, mac in made_up.items():
+        if name in (told.get("ifname"), told.get("dev")) or "fdb" in command:
+            octets = [int(each, 16) for each in mac.split(":")]
+            host = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+            local = str(IPv6Address(bytes((0xFE, 0x80, *[0] * 6)) + host))
+            group = str(IPv6Address(IPv6Address("ff02::1:ff00:0").packed[:13] + host[5:]))
+            for made in (mac, local, group):
+                text = text.replace(f'"{made}"', f'"made up for {name}"')
+    return json.loads(text)
 
 
 def _normal(value: Any, rows: Iterable[Row], path: str) -> Any:

@@ -84,6 +84,8 @@ class Port:
     bondable: bool = False
     vlans: bool = True
     """Whether it takes VLANs."""
+    switch: str = ""
+    """Of which eswitch in switchdev mode it is a port."""
 
 
 @dataclass
@@ -185,7 +187,9 @@ class _Drawn:
         mtu = int(self.mtus[pf])
         # a PF of igb that goes down for it no longer answers its VFs
         free = self.nic is CONNECTX or not count
-        self.host.ports.append(Port(self.names[pf], mtu, "pf", mtu=mtu, up=True, bondable=free))
+        port = Port(self.names[pf], mtu, "pf", mtu=mtu, up=True, bondable=free)
+        port.switch = address if self.switchdev[pf] else ""
+        self.host.ports.append(port)
 
     def _held(self, pf: int, count: int) -> set[int]:
         """What the PF holds for its VFs; those with a VLAN."""
@@ -328,7 +332,11 @@ class _Drawn:
             if gold and self._is(0.4):
                 words.append("parent gold")
             if words:
-                self._add(f"{rate} set {port}/{number} {' '.join(words)}")
+                found = f"s|^\\({port}/[0-9]*\\):.* vfnum {number - 1} .*|\\1|p"
+                self._add(
+                    f"port=$(devlink port show | sed -n '{found}'); "
+                    f"{rate} set $port {' '.join(words)}"
+                )
 
     def _representors(self, pf: int, count: int) -> None:
         for index in range(count):
@@ -338,7 +346,7 @@ class _Drawn:
                 f"ip link set $dev down; ip link set $dev name {called}; udevadm settle; "
                 f"ip link property del dev {called} altname $dev 2>/dev/null || true"
             )
-            self.host.ports.append(Port(called, 9000, "representor"))
+            self.host.ports.append(Port(called, 9000, "representor", switch=self.nic.pfs[pf]))
 
     # what stands on interfaces
 
@@ -397,7 +405,9 @@ class _Drawn:
         left = self.chance.sample(functions, len(functions))
         if len(left) >= 2 and self._is(0.4):
             self._bond(place, left)
-        bridgeable = [port for port in left if port.vlans]
+        # mlx5 takes ports of one eswitch for a bridge
+        switch = next((port.switch for port in left if port.switch), "")
+        bridgeable = [port for port in left if port.vlans and port.switch in ("", switch)]
         if bridgeable and self._is(0.5):
             self._bridge(place, bridgeable)
             left = [port for port in left if port.bare]

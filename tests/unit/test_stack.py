@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from nodeagent.errors import DataError
 from nodeagent.kernel.netlink import Netlink, attribute, nested
 from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack import StackEdge, linkinfo, memberships
 from nodeagent.kernel.stack import addresses as of_addresses
 from nodeagent.kernel.stack import children as of_children
-from nodeagent.kernel.stack import linkinfo, memberships
 from nodeagent.kernel.stack import neighbours as of_neighbours
 from nodeagent.kernel.stack import routes as of_routes
 from nodeagent.kernel.stack.adapter import MIN_LIFETIME, Look
@@ -320,6 +321,30 @@ def test_a_bridge_port_that_its_own_driver_tells_of_too() -> None:
             return [header + nested(26, b"".join(entries)), header + nested(26, mode)]
 
     assert memberships.vlans(Edge()) == {2: MEMBER.vlans}
+
+
+def test_a_bridge_port_without_vlans_has_none_again() -> None:
+    """Joining a bridge gives it VLAN 1."""
+    want = replace(MEMBER, vlans=())
+    (message,) = memberships.port_messages(want, replace(want, vlans=((1, 6),)), ((1, 6),), 2)
+    assert struct.unpack_from("=H", message, 4) == (memberships.RTM_DELLINK,)
+    assert not list(memberships.port_messages(want, want, (), 2))
+
+
+def test_neighbour_tables_are_asked_for_one_by_one() -> None:
+    """The kernel's dump of all leaves interfaces out where a message ends before a table."""
+    asked = []
+
+    class Edge(StackEdge):
+        def __init__(self) -> None:
+            """Without a socket."""
+
+        def dump(self, message: bytearray, what: str) -> list[bytes]:
+            asked.append(message[16])
+            return []
+
+    Edge().parameters(Path("/nonexistent"))
+    assert asked == [socket.AF_INET, socket.AF_INET6]
 
 
 def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:

@@ -23,7 +23,7 @@ from nodeagent.kernel.stack import (
     qdiscs,
     routes,
 )
-from nodeagent.kernel.stack.adapter import Adapter, Look
+from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Look
 from nodeagent.kernel.stack.left_out import left_out
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.state.stack import (
@@ -84,9 +84,15 @@ class StackEdge(Netlink):
 
     @understood("sysctls")
     def parameters(self, proc: Path = Path("/proc")) -> SysctlTables:
-        """The default sysctls of new interfaces, and the parameters for neighbours of each."""
-        header = struct.pack("=Bxxx", socket.AF_UNSPEC)
-        tables = self.dump(request(RTM_GETNEIGHTBL, NLM_F_DUMP, header), "neighbour tables")
+        """The default sysctls of new interfaces, and the parameters for neighbours of each.
+
+        One family is dumped after the other. A dump of all that fills a message right before a
+        table omits as many interfaces of it as the table before had (neightbl_dump_info()).
+        """
+        tables: list[bytes] = []
+        for family in FAMILIES:
+            header = struct.pack("=Bxxx", family)
+            tables += self.dump(request(RTM_GETNEIGHTBL, NLM_F_DUMP, header), "neighbour tables")
         return sysctls.tables_of(tables, proc)
 
     @understood("IPv6 addresses")

@@ -113,7 +113,7 @@ def port_messages(
     bridge = _link_header(index, socket.AF_BRIDGE)
     wanted = {vid for vid, _ in want.vlans}
     for kind, pairs in (
-        (RTM_DELLINK, [(vid, 0) for vid, _ in vlans if want.vlans and vid not in wanted]),
+        (RTM_DELLINK, [(vid, 0) for vid, _ in vlans if vid not in wanted]),
         (RTM_SETLINK, [pair for pair in want.vlans if pair not in vlans]),
     ):
         for vid, flags in pairs:
