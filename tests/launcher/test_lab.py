@@ -275,3 +275,10 @@ def test_another_nic() -> None:
     done = lab("build", "--nic", "e1000")
     assert done.returncode == 2
     assert "invalid choice: 'e1000'" in done.stderr
+
+
+def test_round_trips_of_seeds_are_shown_without_a_node() -> None:
+    shown = lab("roundtrip", "--nic", "connectx", "--seeds", "3-4", "--show")
+    assert shown.stdout.count("# the node of seed") == 2
+    assert shown.stdout == lab("roundtrip", "--nic", "connectx", "--seeds", "3-4", "--show").stdout
+    assert "names no seed" in lab("roundtrip", "--seeds", "4-3").stderr
