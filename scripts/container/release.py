@@ -24,7 +24,7 @@ The directory then holds, for version X:
   nodeagent-X-py3-none-any.whl      the wheel; PROJECT_URL in the environment is its home page
   nodeagent-X-TARGET.oci.tar        the image of each target, tried, as scripts/image makes it
   nodeagent-X-TARGET.cdx.json       what is in that image (CycloneDX)
-  nodeagent-chart-X.tgz             the chart, if manifests/chart is there
+  nodeagent-chart-X.tgz             the Helm chart
   NOTES.md                          what CHANGELOG.md says of this version
   SHA256SUMS                        of all others: sha256sum --check SHA256SUMS
 
@@ -124,10 +124,8 @@ def images(out: Path, number: str) -> None:
 
 
 def chart(directory: Path, out: Path, number: str) -> None:
-    """The chart, if there is one, as `helm package` packs it; LabError: it has another version."""
+    """The chart, as `helm package` packs it; LabError: it has another version."""
     declared = directory / "Chart.yaml"
-    if not declared.exists():
-        return
     facts = dict(re.findall(r"""^(\w+): *["']?([^"'\s#]+)""", declared.read_text(), re.MULTILINE))
     if {facts.get("version"), facts.get("appVersion")} != {number}:
         raise LabError(

@@ -1,4 +1,7 @@
-"""Every overlay, as rendered, is accepted by a real API server: a dry run of each object."""
+"""Every overlay, as rendered, is accepted by a real API server: a dry run of each object.
+
+The chart, too; and Helm's own code installs it there, upgrades it and takes it away.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import pytest
 
 from tests.cluster.conftest import eventually
 from tests.cluster.definitions import ALL
-from tests.cluster.server import ApiError, Object, Server
-from tests.support.kustomize import render
+from tests.cluster.server import ADMIN_TOKEN, ApiError, Object, Server
+from tests.support.helm import CHART, helm, objects
+from tests.support.kustomize import identity, render
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
@@ -81,6 +85,71 @@ def test_the_server_accepts_every_object(cluster: Server, overlay: str) -> None:
     for each in objects:
         stored = dry_run(cluster, each)
         assert _kept(each, stored) == [], each["metadata"]["name"]
+
+
+WAYS: dict[str, Object] = {
+    "companion": {},
+    "replace": {"driver": {"version": "26.01-1"}},
+    "openshift": {"toolkit": {"image": "registry.example/toolkit:4.16"}},
+    "sidecar": {"driver": {"image": "registry.example/driver:25.10"}},
+}
+VALUES: Object = {
+    "image": {"repository": "registry.example/nodeagent", "digest": f"sha256:{'0' * 64}"},
+    "imagePullSecrets": ["pull"],
+    "nodeSelector": {"nic": "connectx"},
+    "tolerations": [{"key": "nic", "operator": "Exists", "effect": "NoSchedule"}],
+    "nodeFeatureDiscovery": False,
+    "resources": {"requests": {"cpu": "1", "memory": "1Gi"}},
+    "settings": {"TERMINATION_GRACE_PERIOD": 600, "NODE_CONDITION": True, "API_TIMEOUT": 0.5},
+    "metrics": {"enabled": True, "podMonitor": {"labels": {"release": "prometheus"}}},
+    "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
+    "rbac": {
+        "nodeStatus": True,
+        "devicePluginNamespaces": ["openshift-sriov-network-operator"],
+        "operatorNamespace": "openshift-sriov-network-operator",
+    },
+}
+"""Each value of the chart that changes what is rendered."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_server_accepts_what_the_chart_renders(cluster: Server, way: str) -> None:
+    found = objects({"way": way, **VALUES, **WAYS[way]})
+    assert {"PodMonitor", "PrometheusRule", "Role"} <= {each["kind"] for each in found}
+    for each in found:
+        stored = dry_run(cluster, each)
+        assert _kept(each, stored) == [], identity(each)
+
+
+@pytest.mark.parametrize("namespace", ["default", "of-helm"])
+def test_helm_installs_upgrades_and_uninstalls(cluster: Server, namespace: str) -> None:
+    """Where Helm makes the namespace, and where the chart does."""
+    where = "made-by-the-chart" if namespace == "default" else namespace
+    values = {"namespace": where} if namespace == "default" else {}
+    daemonset = f"/apis/apps/v1/namespaces/{where}/daemonsets/nodeagent"
+    with helm().Config(
+        kube_apiserver=f"https://127.0.0.1:{cluster.port}",
+        kube_ca_file=cluster.certificate,
+        kube_token=ADMIN_TOKEN,
+        namespace=namespace,
+    ) as connected:
+        connected.install(
+            str(CHART), "nodeagent", values, namespace=namespace, create_namespace=True
+        )
+        installed = cluster.get(daemonset)["spec"]["template"]["spec"]
+        assert installed["containers"][0]["image"] == "nodeagent:sidecar"
+        connected.upgrade(
+            str(CHART), "nodeagent", values | {"image": {"tag": "next"}}, namespace=namespace
+        )
+        changed = cluster.get(daemonset)["spec"]["template"]["spec"]
+        assert changed["containers"][0]["image"] == "nodeagent:next"
+        with pytest.raises(helm().HelmError, match="'/way': value must be one of"):
+            connected.upgrade(str(CHART), "nodeagent", {"way": "none"}, namespace=namespace)
+        connected.uninstall("nodeagent")
+    with pytest.raises(ApiError, match="404"):
+        cluster.get(daemonset)
+    with pytest.raises(ApiError, match="404"):
+        cluster.get("/apis/rbac.authorization.k8s.io/v1/clusterroles/nodeagent")
 
 
 def _kept(given: Object, stored: Object, place: str = "") -> list[str]:

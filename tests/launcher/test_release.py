@@ -21,6 +21,7 @@ from container.recipe import version  # noqa: E402 - likewise
 from emulator.host import LabError  # noqa: E402 - likewise
 
 import nodeagent  # noqa: E402 - likewise
+from tests.support.helm import helm  # noqa: E402 - likewise
 
 
 def test_there_is_one_version() -> None:
@@ -88,13 +89,19 @@ def chart_of(directory: Path, number: str) -> Path:
 
 
 def test_the_chart(tmp_path: Path) -> None:
-    release.chart(tmp_path / "none", tmp_path, "1.0")
-    assert not [*tmp_path.iterdir()]
     release.chart(chart_of(tmp_path / "one", "1.0"), tmp_path, "1.0")
     with tarfile.open(tmp_path / "nodeagent-chart-1.0.tgz") as packed:
         assert packed.getnames() == ["nodeagent", "nodeagent/Chart.yaml"]
     with pytest.raises(LabError, match=r"is of version 0\.9 for 0\.9"):
         release.chart(chart_of(tmp_path / "two", "0.9"), tmp_path, "1.0")
+
+
+def test_the_chart_of_this_tree_is_one_that_helm_reads(tmp_path: Path) -> None:
+    release.chart(ROOT / "manifests" / "chart", tmp_path, version())
+    with helm().Chart.load(tmp_path / f"nodeagent-chart-{version()}.tgz") as chart:
+        assert (chart.name, chart.version) == ("nodeagent", version())
+        assert chart.metadata["appVersion"] == version()
+        assert "kind: DaemonSet" in chart.render({}, name="x")["nodeagent/templates/objects.yaml"]
 
 
 def packed(files: dict[str, bytes], *, compressed: bool = False) -> bytes:

@@ -56,6 +56,7 @@ LOCKS = sorted((ROOT / "scripts").glob("*.lock"))
 def test_all_that_a_lock_names_is_pinned_and_hashed(lock: Path) -> None:
     """And comes from nowhere that the lock names: no index, no address, no path."""
     text = re.sub(r"#.*", "", lock.read_text()).replace("\\\n", " ")
+    text = re.sub(r' ; platform_machine == "\w+" ', "", text)
     entries = [line for line in text.splitlines() if line.strip()]
     assert entries
     for entry in entries:
