@@ -22,6 +22,8 @@ METRICS: Final = {
     **dict.fromkeys(("replace", "openshift"), "metrics"),
 }
 """The component for metrics of each overlay."""
+METRICS_TLS: Final = "metrics-tls"
+"""The component that one may have after that one."""
 SHARED: Final = ("device-plugins", "node-status", "sriov-operator")
 """Folders whose objects any overlay may be given."""
 
@@ -90,19 +92,24 @@ def settings() -> Object:
 
 
 def objects_of(overlay: str) -> Object:
-    """An overlay, and what its component for metrics adds to it."""
-    directory = MANIFESTS / "overlays" / overlay
+    """An overlay, and what its components for metrics add to it: without TLS, and with it."""
+    directory, component = MANIFESTS / "overlays" / overlay, MANIFESTS / METRICS[overlay]
     plain = render(directory)
-    more = render(directory, MANIFESTS / METRICS[overlay])
+    metrics = render(directory, component)
+    proxied = render(directory, component, MANIFESTS / METRICS_TLS)
+    return {
+        "objects": plain,
+        "metrics": _added(plain, metrics),
+        METRICS_TLS: _added(plain, proxied),
+    }
+
+
+def _added(plain: list[Object], more: list[Object]) -> Object:
     (pod,), (larger,) = ([_pod(each) for each in these if _pod(each)] for these in (plain, more))
     added = [each for each in more if each not in plain and not _pod(each)]
     return {
-        "objects": plain,
-        "metrics": {
-            "containers": [each for each in larger["containers"] if each not in pod["containers"]],
-            "objects": [each for each in added if each["kind"] != "PrometheusRule"],
-            "alerts": [each for each in added if each["kind"] == "PrometheusRule"],
-        },
+        "containers": [each for each in larger["containers"] if each not in pod["containers"]],
+        "objects": [each for each in added if each["kind"] != "PrometheusRule"],
     }
 
 
@@ -118,7 +125,9 @@ def files() -> Iterator[tuple[Path, str]]:
         yield CHART / "files" / f"{overlay}.yaml", _yaml(objects_of(overlay))
     policy = yaml.safe_load((MANIFESTS / "network-operator/nicclusterpolicy.yaml").read_text())
     yield CHART / "files/policy.yaml", _yaml({"objects": [policy]})
-    yield CHART / "files/shared.yaml", _yaml({each: render(MANIFESTS / each) for each in SHARED})
+    alerts = yaml.safe_load((MANIFESTS / "metrics/prometheusrule.yaml").read_text())
+    shared = {each: render(MANIFESTS / each) for each in SHARED}
+    yield CHART / "files/shared.yaml", _yaml(shared | {"alerts": [alerts]})
     schema = CHART / "values.schema.json"
     told: dict[str, Any] = json.loads(schema.read_text())
     told["properties"]["settings"]["properties"] = settings()

@@ -44,6 +44,11 @@ _ENDPOINT: Final = _object(
         "port": _TEXT,
         "path": _TEXT,
         "interval": {"type": "string", "pattern": _DURATION},
+        "scheme": {"type": "string", "enum": ["http", "https"]},
+        "tlsConfig": _object({"insecureSkipVerify": _FLAG, "serverName": _TEXT}),
+        "authorization": _object(
+            {"type": _TEXT, "credentials": _object({"name": _TEXT, "key": _TEXT}, "key")}
+        ),
         "relabelings": {
             "type": "array",
             "items": _object({"sourceLabels": _WORDS, "targetLabel": _TEXT, "action": _TEXT}),

@@ -27,6 +27,7 @@ PATHS = {
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+    "Secret": "/api/v1/namespaces/{namespace}/secrets",
     "DaemonSet": "/apis/apps/v1/namespaces/{namespace}/daemonsets",
     "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{namespace}/podmonitors",
     "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{namespace}/prometheusrules",
@@ -101,7 +102,11 @@ VALUES: Object = {
     "nodeFeatureDiscovery": False,
     "resources": {"requests": {"cpu": "1", "memory": "1Gi"}},
     "settings": {"TERMINATION_GRACE_PERIOD": 600, "NODE_CONDITION": True, "API_TIMEOUT": 0.5},
-    "metrics": {"enabled": True, "podMonitor": {"labels": {"release": "prometheus"}}},
+    "metrics": {
+        "enabled": True,
+        "podMonitor": {"labels": {"release": "prometheus"}},
+        "rbacProxy": {"image": "registry.example/kube-rbac-proxy:v0.19"},
+    },
     "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
     "rbac": {
         "nodeStatus": True,
@@ -119,6 +124,45 @@ def test_the_server_accepts_what_the_chart_renders(cluster: Server, way: str) ->
     for each in found:
         stored = dry_run(cluster, each)
         assert _kept(each, stored) == [], identity(each)
+
+
+def test_who_may_read_metrics_with_tls(cluster: Server) -> None:
+    """What kube-rbac-proxy asks, with the rights and as the accounts of the component."""
+    parts = ("overlays/companion", "metrics-sidecar", "metrics-tls")
+    other = {"kind": "ServiceAccount", "metadata": {"name": "other", "namespace": "nodeagent"}}
+    made = []
+    for thing in [*render(*(MANIFESTS / part for part in parts)), other]:
+        if thing["kind"] in {"ServiceAccount", "ClusterRole", "ClusterRoleBinding"}:
+            path = PATHS[thing["kind"]].format(namespace="nodeagent")
+            cluster.create(path, thing)
+            made.append(f"{path}/{thing['metadata']['name']}")
+
+    def token(name: str) -> str:
+        path = f"/api/v1/namespaces/nodeagent/serviceaccounts/{name}/token"
+        told: str = cluster.create(path, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+        return told
+
+    proxy = token("nodeagent")
+
+    def status_of(review: str, group: str, spec: Object) -> Object:
+        path = f"/apis/{group}/v1/{review.lower()}s"
+        body = {"apiVersion": f"{group}/v1", "kind": review, "spec": spec}
+        told: Object = cluster.request("POST", path, body, token=proxy)["status"]
+        return told
+
+    def may_read(name: str, path: str = "/metrics") -> bool:
+        user = status_of("TokenReview", "authentication.k8s.io", {"token": token(name)})["user"]
+        access = {"nonResourceAttributes": {"path": path, "verb": "get"}}
+        who = {"user": user["username"], "groups": user["groups"]}
+        told = status_of("SubjectAccessReview", "authorization.k8s.io", who | access)
+        return bool(told["allowed"])
+
+    eventually(lambda: may_read("nodeagent-metrics-reader"), 30)
+    assert not may_read("nodeagent-metrics-reader", "/debug")
+    assert not may_read("nodeagent")
+    assert not may_read("other")
+    for path in made:
+        cluster.delete(path)
 
 
 @pytest.mark.parametrize("namespace", ["default", "of-helm"])

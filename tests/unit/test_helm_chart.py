@@ -22,6 +22,7 @@ from container import chart
 
 MANIFESTS = CHART.parent
 TOOLKIT = "registry.example/toolkit:4.16"
+PROXY = "registry.example/kube-rbac-proxy:v0.19"
 DRIVER = "registry.example/doca-driver:25.10"
 NEEDED: dict[str, Object] = {
     "companion": {},
@@ -52,7 +53,7 @@ def with_images(things: list[Object]) -> list[Object]:
     """What `images:` in a kustomization makes of an overlay that has images to be set."""
     for container in [each for thing in things for each in containers(thing)]:
         name = container["image"].partition(":")[0]
-        wanted = {"driver-toolkit": TOOLKIT, "doca-driver": DRIVER}
+        wanted = {"driver-toolkit": TOOLKIT, "doca-driver": DRIVER, "kube-rbac-proxy": PROXY}
         container["image"] = wanted.get(name, container["image"])
     return things
 
@@ -131,6 +132,27 @@ def test_metrics_alerts_and_rights_are_the_components(overlay: str) -> None:
     wanted += render(MANIFESTS / "device-plugins") + render(MANIFESTS / "sriov-operator")
     found = objects({"way": overlay, **NEEDED[overlay], **EVERYTHING})
     assert by_identity(found) == by_identity(wanted)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_metrics_with_tls_are_the_component(overlay: str) -> None:
+    directory = MANIFESTS / "overlays" / overlay
+    wanted = render(directory, MANIFESTS / chart.METRICS[overlay], MANIFESTS / "metrics-tls")
+    proxy = {"rbacProxy": {"image": PROXY}}
+    values = {"way": overlay, "metrics": {"enabled": True, **proxy}, "alerts": {"enabled": True}}
+    found = objects(values | NEEDED[overlay])
+    assert by_identity(found) == by_identity(with_images(wanted))
+
+
+def test_the_port_of_metrics_with_tls() -> None:
+    metrics = {"enabled": True, "port": 9999, "rbacProxy": {"image": PROXY}}
+    proxy = container({"metrics": metrics}, "kube-rbac-proxy")
+    assert proxy["args"][:2] == [
+        "--secure-listen-address=[$(POD_IP)]:9999",
+        "--upstream=http://127.0.0.1:9999/",
+    ]
+    told = environment(container({"metrics": metrics}, "metrics"))
+    assert (told["METRICS_ADDRESS"], told["METRICS_PORT"]) == ("127.0.0.1", "9999")
 
 
 def test_each_namespace_of_device_plugins_has_its_role() -> None:
@@ -333,6 +355,7 @@ def test_resources_of_others() -> None:
             {"way": "policy", "image": {"repository": "r/n"}, "metrics": {"enabled": True}},
             "metrics, alerts and rbac are not for way policy",
         ),
+        ({"metrics": {"rbacProxy": {"image": "r/p"}}}, "rbacProxy.image needs metrics.enabled"),
         ({"alerts": {"enabled": True}}, "alerts.enabled needs metrics.enabled"),
         ({"settings": {"NODE_CONDITION": True}}, "NODE_CONDITION needs rbac.nodeStatus"),
         ({"settings": {"HOLD_OFF": "cni,cordon"}}, "HOLD_OFF with cordon needs rbac.nodeStatus"),

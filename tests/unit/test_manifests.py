@@ -270,13 +270,70 @@ def test_metrics_are_a_component_for_each_overlay(tmp_path: Path) -> None:
         }
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_metrics_render_as_kustomize_has_them(overlay: str, tmp_path: Path) -> None:
+def test_metrics_with_tls_are_on_loopback_and_the_proxy_is_on_their_port(overlay: str) -> None:
+    objects = render(
+        MANIFESTS / "overlays" / overlay, MANIFESTS / METRICS[overlay], MANIFESTS / "metrics-tls"
+    )
+    (whole,) = [each for each in objects if each["kind"] == "DaemonSet"]
+    each = {c["name"]: c for c in whole["spec"]["template"]["spec"]["containers"]}
+    serving, proxy = each["metrics"], each["kube-rbac-proxy"]
+    settings = Settings.from_environment(environment(serving))
+    assert (settings.metrics_address, settings.metrics_port) == ("127.0.0.1", 9790)
+    assert serving["ports"] == [{"name": "metrics", "containerPort": 9790}]
+    assert proxy["args"][:2] == [
+        "--secure-listen-address=[$(POD_IP)]:9790",
+        "--upstream=http://127.0.0.1:9790/",
+    ]
+    assert proxy["securityContext"]["runAsNonRoot"] is True
+    assert proxy["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "volumeMounts" not in proxy
+    assert not is_reference(proxy["image"])
+    there = {(each["kind"], each["metadata"]["name"]): each for each in objects}
+    (endpoint,) = there["PodMonitor", "nodeagent"]["spec"]["podMetricsEndpoints"]
+    plain = render(MANIFESTS / "overlays" / overlay, MANIFESTS / METRICS[overlay])
+    (without,) = [each for each in plain if each["kind"] == "PodMonitor"]
+    assert without["spec"]["podMetricsEndpoints"][0].items() <= endpoint.items()
+    assert endpoint["scheme"] == "https"
+    secret = there["Secret", endpoint["authorization"]["credentials"]["name"]]
+    (account,) = secret["metadata"]["annotations"].values()
+    assert ("ServiceAccount", account) in there
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+def test_metrics_with_tls_under_another_name(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    (tmp_path / "kustomization.yaml").write_text(
+        "namespace: other\nnamePrefix: my-\nresources: [manifests/overlays/companion]\n"
+        "components: [manifests/metrics-sidecar, manifests/metrics-tls]\n"
+    )
+    told = subprocess.run(
+        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True
+    )
+    there = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(told.stdout)}
+    name = "my-nodeagent-metrics-reader"
+    (endpoint,) = there["PodMonitor", "my-nodeagent"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"]["credentials"]["name"] == name
+    assert {*there["Secret", name]["metadata"]["annotations"].values()} == {name}
+    binding = there["ClusterRoleBinding", name]
+    assert binding["roleRef"]["name"] == name
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": "other"}]
+    binding = there["ClusterRoleBinding", "my-nodeagent-auth-delegator"]
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    assert binding["subjects"][0]["name"] == "my-nodeagent"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.parametrize("more", [(), ("metrics-tls",)])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_metrics_render_as_kustomize_has_them(
+    overlay: str, more: tuple[str, ...], tmp_path: Path
+) -> None:
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
     directory = tmp_path / "manifests/overlays" / overlay
     with (directory / "kustomization.yaml").open("a") as file:
-        file.write(f"components:\n  - ../../{METRICS[overlay]}\n")
+        file.write("components:\n")
+        file.writelines(f"  - ../../{name}\n" for name in (METRICS[overlay], *more))
     told = subprocess.run(
         ["kubectl", "kustomize", directory], capture_output=True, text=True, check=True
     )

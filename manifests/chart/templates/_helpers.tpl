@@ -27,6 +27,9 @@
 {{- if and .Values.alerts.enabled (not .Values.metrics.enabled) }}
 {{- fail "alerts.enabled needs metrics.enabled: alerts are made of metrics" }}
 {{- end }}
+{{- if and .Values.metrics.rbacProxy.image (not .Values.metrics.enabled) }}
+{{- fail "metrics.rbacProxy.image needs metrics.enabled: there is no port to be protected" }}
+{{- end }}
 {{- range $name := list "NODE_ANNOTATIONS" "NODE_CONDITION" }}
 {{- if and (eq (toString (get $.Values.settings $name)) "true") (not $.Values.rbac.nodeStatus) (not $policy) }}
 {{- fail (printf "settings.%s needs rbac.nodeStatus: it writes to the Node object" $name) }}
@@ -118,6 +121,12 @@
 {{- else if hasPrefix "driver-toolkit:" $container.image }}
 {{- $_ := set $container "image" $values.toolkit.image }}
 {{- $resources = $values.toolkit.resources }}
+{{- else if hasPrefix "kube-rbac-proxy:" $container.image }}
+{{- $_ := set $container "image" $values.metrics.rbacProxy.image }}
+{{- $resources = $values.metrics.rbacProxy.resources }}
+{{- $args := list }}
+{{- range $container.args }}{{ $args = append $args (replace ":9790" (printf ":%v" $values.metrics.port) .) }}{{ end }}
+{{- $_ := set $container "args" $args }}
 {{- else if hasPrefix "doca-driver:" $container.image }}
 {{- $_ := set $container "image" $values.driver.image }}
 {{- $resources = $values.driver.resources }}
