@@ -127,12 +127,10 @@ def is_flag(path: Path) -> bool:
     return flag(path) is not None
 
 
-def flag(path: Path) -> tuple[int, int] | None:
-    """The identity of the flag file `path`, its inode and mtime; None if there is none.
+def flag(path: Path) -> int | None:
+    """The inode of the flag file `path`; None if there is none.
 
-    A flag that was removed and created again has another identity. The inode alone is not enough:
-    ext4 reuses the number of a removed file. DataError if `path` is not a regular file. Raises as
-    exists().
+    DataError if `path` is not a regular file. Raises as exists().
     """
     facts = _facts(path)
     if facts is not None and not stat.S_ISREG(facts.st_mode):
@@ -140,7 +138,30 @@ def flag(path: Path) -> tuple[int, int] | None:
             f"{path} is not a regular file, so nodeagent does not accept it as a flag",
             hint="find out what created it, and move it away",
         )
-    return None if facts is None else (facts.st_ino, facts.st_mtime_ns)
+    return None if facts is None else facts.st_ino
+
+
+@contextmanager
+def held_flag(path: Path) -> Iterator[int | None]:
+    """The inode of the flag file `path`; None if there is none.
+
+    No other file gets that inode while the block lasts, although ext4 reuses the number of a
+    removed file: it is held open. So a flag that is removed and created again is another one. The
+    times of a flag do not tell, because touch(1) creates a file before it sets them. Raises as
+    exists().
+    """
+    try:
+        with directory(path.parent) as at:
+            fd = os.open(path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=at)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        yield os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
 
 
 def _facts(path: Path) -> os.stat_result | None:

@@ -20,6 +20,7 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -83,12 +84,15 @@ def run(settings: Settings) -> int:
                 cni.sweep(settings)
             _catch_up(settings, journal)
             while True:
-                with alive(settings, stop):
-                    flag = _await_flag(settings.driver_ready_path, stop)
-                    _restore_and_announce(settings, journal, stop)
-                journal.set_ready()
-                log.info("ready: %s", journal.ready_path)
-                _await_another(settings.driver_ready_path, flag, stop)
+                with ExitStack() as held:
+                    with alive(settings, stop):
+                        _await(settings.driver_ready_path, None, stop, "be there")
+                        flag = held.enter_context(durable.held_flag(settings.driver_ready_path))
+                        _restore_and_announce(settings, journal, stop)
+                    journal.set_ready()
+                    log.info("ready: %s", journal.ready_path)
+                    # 0, which no file has: it was gone again
+                    _await(settings.driver_ready_path, flag or 0, stop, "go")
                 log.info("the driver container has removed its flag: it restarts, or ends")
                 journal.clear_ready()
                 hold.reap()  # cluster processes, which the holder would do; no other child runs now
@@ -257,19 +261,8 @@ def _saved_as_it_is(node: Node, driver: NicDriver, journal: Journal) -> Snapshot
         return None
 
 
-def _await_flag(path: Path, stop: StopSignal) -> tuple[int, int]:
-    """Return the driver container's flag once it exists."""
-    _await(path, None, stop, "be there")
-    return durable.flag(path) or (0, 0)  # if it was removed again, the next wait notices that
-
-
-def _await_another(path: Path, flag: tuple[int, int], stop: StopSignal) -> None:
-    """Return when that flag was removed, also if another one exists by now."""
-    _await(path, flag, stop, "go")
-
-
-def _await(path: Path, flag: tuple[int, int] | None, stop: StopSignal, what: str) -> None:
-    """Return when the driver container's flag is not `flag` any more."""
+def _await(path: Path, flag: int | None, stop: StopSignal, what: str) -> None:
+    """Return when the driver container's flag is no longer `flag`; None: there is none."""
 
     def same() -> Iterator[Path]:
         if durable.flag(path) == flag:

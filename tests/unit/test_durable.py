@@ -157,6 +157,20 @@ def test_exists_sees_dead_links(tmp_path: Path) -> None:
     assert not durable.exists(tmp_path / "no/b")
 
 
+def test_a_flag_that_is_held_is_told_from_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "flag"
+    with durable.held_flag(path) as none:
+        assert none is None
+    path.touch()
+    with durable.held_flag(path) as flag:
+        os.utime(path, (1, 1))
+        assert durable.flag(path) == flag
+        path.unlink()
+        assert durable.flag(path) is None
+        path.touch()
+        assert durable.flag(path) not in {flag, None}
+
+
 def test_read_own_reads_what_is_ours(tmp_path: Path) -> None:
     durable.replace(tmp_path / "a", b"x", 0o600)
     assert durable.read_own(tmp_path / "a") == b"x"

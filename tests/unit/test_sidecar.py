@@ -313,6 +313,26 @@ def test_one_that_it_was_too_slow_to_see(
     assert restored == [TAKEN.state]
 
 
+def test_a_flag_that_is_seen_before_touch_has_set_its_times(
+    settings: Settings,
+    restored: list[NodeState],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """touch(1) creates a file, and then sets its times: it is the same flag."""
+    flag, restore = settings.driver_ready_path, sidecar._restore_and_announce
+
+    def restore_then_touch(*arguments: Any) -> None:
+        restore(*arguments)
+        os.utime(flag, (1, 1))
+
+    monkeypatch.setattr(sidecar, "_restore_and_announce", restore_then_touch)
+    flag.touch()
+    with caplog.at_level("INFO"):
+        runs(settings, when(lambda: f"waiting for {flag} to go" in caplog.text, terminate))
+    assert "flag is gone" not in caplog.text
+
+
 def test_one_that_goes_while_it_is_looked_at(
     settings: Settings, restored: list[NodeState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
