@@ -22,6 +22,8 @@ METRICS: Final = {
     **dict.fromkeys(("replace", "openshift"), "metrics"),
 }
 """The component for metrics of each overlay."""
+SCC: Final = {"companion": "scc-companion", "replace": "scc", "sidecar": "scc"}
+"""The component with SecurityContextConstraints of each overlay that has none of its own."""
 METRICS_TLS: Final = "metrics-tls"
 """The component that one may have after that one."""
 SHARED: Final = ("device-plugins", "node-status", "sriov-operator")
@@ -101,6 +103,7 @@ def objects_of(overlay: str) -> Object:
         "objects": plain,
         "metrics": _added(plain, metrics),
         METRICS_TLS: _added(plain, proxied),
+        "scc": render(directory, MANIFESTS / SCC[overlay])[len(plain) :] if overlay in SCC else [],
     }
 
 

@@ -110,6 +110,7 @@ VALUES: Object = {
     "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
     "rbac": {
         "nodeStatus": True,
+        "securityContextConstraints": True,
         "devicePluginNamespaces": ["openshift-sriov-network-operator"],
         "operatorNamespace": "openshift-sriov-network-operator",
     },
@@ -120,7 +121,9 @@ VALUES: Object = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_server_accepts_what_the_chart_renders(cluster: Server, way: str) -> None:
     found = objects({"way": way, **VALUES, **WAYS[way]})
-    assert {"PodMonitor", "PrometheusRule", "Role"} <= {each["kind"] for each in found}
+    assert {"PodMonitor", "PrometheusRule", "Role", "SecurityContextConstraints"} <= {
+        each["kind"] for each in found
+    }
     for each in found:
         stored = dry_run(cluster, each)
         assert _kept(each, stored) == [], identity(each)

@@ -135,6 +135,15 @@ def test_metrics_alerts_and_rights_are_the_components(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_security_context_constraints_are_the_component(overlay: str) -> None:
+    components = [MANIFESTS / chart.SCC[overlay]] if overlay in chart.SCC else []
+    wanted = with_images(render(MANIFESTS / "overlays" / overlay, *components))
+    rbac = {"securityContextConstraints": True}
+    found = objects({"way": overlay, "rbac": rbac, **NEEDED[overlay]})
+    assert by_identity(found) == by_identity(wanted)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_metrics_with_tls_are_the_component(overlay: str) -> None:
     directory = MANIFESTS / "overlays" / overlay
     wanted = render(directory, MANIFESTS / chart.METRICS[overlay], MANIFESTS / "metrics-tls")

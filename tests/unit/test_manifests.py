@@ -341,10 +341,22 @@ def test_metrics_render_as_kustomize_has_them(
     assert {identity(each): each for each in render(directory)} == wanted
 
 
-def test_openshift_has_the_toolkit_and_its_constraints() -> None:
+def test_openshift_has_the_toolkit() -> None:
     names = [each["name"] for each in pod("openshift")["containers"]]
     assert sorted(names) == ["mofed-container", "openshift-driver-toolkit-ctr"]
-    objects = render(MANIFESTS / "overlays/openshift")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "components"),
+    [
+        ("openshift", ()),
+        ("replace", ("scc",)),
+        ("sidecar", ("scc",)),
+        ("companion", ("scc-companion", "metrics-sidecar", "metrics-tls")),
+    ],
+)
+def test_constraints_are_what_the_pod_asks_for(overlay: str, components: tuple[str, ...]) -> None:
+    objects = render(MANIFESTS / "overlays" / overlay, *(MANIFESTS / name for name in components))
     (scc,) = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
     assert (scc["users"], scc["groups"]) == ([], [])
     (role,) = [o for o in objects if identity(o)[1:] == ("ClusterRole", "", "nodeagent-scc")]
@@ -352,12 +364,16 @@ def test_openshift_has_the_toolkit_and_its_constraints() -> None:
     (binding,) = [
         o for o in objects if identity(o)[1:] == ("ClusterRoleBinding", "", "nodeagent-scc")
     ]
-    (account,) = [o for o in objects if o["kind"] == "ServiceAccount"]
     (subject,) = binding["subjects"]
-    assert identity(account)[1:] == (subject["kind"], subject["namespace"], subject["name"])
-    kinds = {next(iter(volume.keys() - {"name"})) for volume in pod("openshift")["volumes"]}
-    assert kinds <= set(scc["volumes"])
-    assert scc["allowHostPID"] is pod("openshift").get("hostPID", False)
+    accounts = [identity(each)[1:] for each in objects if each["kind"] == "ServiceAccount"]
+    assert (subject["kind"], subject["namespace"], subject["name"]) in accounts
+    (spec,) = [o["spec"]["template"]["spec"] for o in objects if o["kind"] == "DaemonSet"]
+    kinds = {next(iter(volume.keys() - {"name"})) for volume in spec["volumes"]}
+    assert kinds <= {*scc["volumes"]}
+    assert scc["allowHostPID"] is spec.get("hostPID", False)
+    contexts = [each["securityContext"] for each in spec["containers"]]
+    read_only = all(each.get("readOnlyRootFilesystem", False) for each in contexts)
+    assert scc["readOnlyRootFilesystem"] is read_only
 
 
 def test_the_toolkits_container_runs_what_is_put_beside_the_start_flag(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@
 {{- if and $policy (or .Values.image.tag .Values.image.digest) }}
 {{- fail "image.tag and image.digest are not for way policy: the operator makes the tag of driver.version" }}
 {{- end }}
-{{- if and $policy (or .Values.metrics.enabled .Values.alerts.enabled .Values.rbac.nodeStatus .Values.rbac.devicePluginNamespaces .Values.rbac.operatorNamespace) }}
+{{- if and $policy (or .Values.metrics.enabled .Values.alerts.enabled .Values.rbac.nodeStatus .Values.rbac.devicePluginNamespaces .Values.rbac.operatorNamespace .Values.rbac.securityContextConstraints) }}
 {{- fail "metrics, alerts and rbac are not for way policy: the operator's pods have its ServiceAccount and its containers" }}
 {{- end }}
 {{- if and .Values.alerts.enabled (not .Values.metrics.enabled) }}
