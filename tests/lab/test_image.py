@@ -23,6 +23,7 @@ import pytest
 from tests.support import cni, lab, mounted
 from tests.support.kustomize import Object, render
 from tests.support.lab import PF1, State
+from tests.support.network_operator import driver_daemonset
 from tests.support.pod import Container, Image, Pod
 
 pytestmark = pytest.mark.image
@@ -32,6 +33,8 @@ BROUGHT = Path("/host/root.ext4")
 WORK = Path("/run/lab-image")
 """On a tmpfs: overlayfs does not take another overlay as its upper layer."""
 READY = Path("/run/mellanox/drivers/.driver-ready")
+PROVEN = READY.with_name(".nodeagent-ready")
+"""nodeagent's own flag beside a driver container."""
 STATE_DIR = Path("/var/lib/nodeagent")
 INVENTORY = Path("/var/opt/mofed-container/inventory")
 RELEASE = os.uname().release
@@ -124,7 +127,9 @@ def pod(
 
 
 def agent(running: Pod) -> Container:
-    return running.containers["mofed-container"]
+    """The driver container; in the companion's pod, which has none, nodeagent's."""
+    name = "mofed-container" if "mofed-container" in running.containers else "nodeagent"
+    return running.containers[name]
 
 
 def is_ready(running: Pod) -> bool:
@@ -344,25 +349,93 @@ if [ "$(modinfo -F srcversion mlx5_core)" != "$(cat /sys/module/mlx5_core/srcver
     /etc/init.d/openibd restart && echo "reloaded once" || exit 1
 fi
 touch $flag
-trap 'rm -f $flag; exit 0' TERM
+end() {
+    rm -f $flag
+    if [ "$RESTORE_DRIVER_ON_POD_TERMINATION" = true ]; then /etc/init.d/openibd restart; fi
+    exit 0
+}
+trap end TERM
 while :; do sleep 1 & wait $!; done
 """
+
+
+def driver_container(build: str, image: Image) -> Image:
+    """An image with that script and that build of the driver."""
+    layer = WORK / f"driver-container-{build}"
+    if not layer.exists():
+        shutil.copytree(driver_layer(build), layer)
+        (layer / "entrypoint").write_text(DRIVER_CONTAINER)
+        (layer / "entrypoint").chmod(0o755)
+    return Image((layer, *image.layers), {**image.config, "Entrypoint": ["/entrypoint"]})
+
+
+def test_the_companion_of_the_operators_driver_pods(
+    node: State, image: Image, tmp_path: Path
+) -> None:
+    """Two pods: the operator's, whose end takes the VFs, too; and ours, which puts them back."""
+    build = other_build()
+    env = {"RESTORE_DRIVER_ON_POD_TERMINATION": "true"}
+    spec = driver_daemonset("doca-driver:x", env.items())["spec"]["template"]["spec"]
+    del spec["initContainers"]  # waits for the operator
+    for name in ("run-mlnx-ofed", "etc-network", "drivers-inventory"):
+        (volume,) = [each for each in spec["volumes"] if each["name"] == name]
+        Path(volume["hostPath"]["path"]).mkdir(parents=True, exist_ok=True)
+    images = {"doca-driver:x": driver_container(build, image)}
+    with pod(template("companion"), image, tmp_path / "ours") as companion:
+        ours = companion.containers["nodeagent"]
+        soon(lambda: "-ready to be there" in ours.log, companion, "it waits for the flag")
+        assert not ours.status.ready
+        with pod(spec, image, tmp_path / "theirs", images) as running:
+            soon(partial(is_ready_again, ours, 1), companion, "ready")
+            assert agent(running).log.count("reloaded once") == 1
+            assert lab.loaded() == lab.srcversion_of(build)
+            assert lab.read() == node
+            assert "openibd" not in ours.log
+            assert "is not held off" not in ours.log
+            assert_each_mount_is_needed(ours)
+
+            # it crashes: the VFs are there all the time
+            agent(running).kill(signal.SIGKILL)
+            soon(partial(is_ready_again, ours, 2), companion, "ready after a crash")
+            # it reloads at once, and nodeagent is stopped, or killed, meanwhile
+            reload = f"rm {READY} && /etc/init.d/openibd restart && touch {READY}"
+            for number, wakes in enumerate((signal.SIGCONT, signal.SIGKILL), 3):
+                ours.kill(signal.SIGSTOP)
+                assert agent(running).exec("sh", "-c", reload).returncode == 0
+                assert lab.read() != node
+                ours.kill(wakes)
+                soon(partial(is_ready_again, ours, number), companion, "ready once more")
+                assert ours.log.count("is being reloaded, unobserved") == number - 2
+                assert lab.read() == node
+            # the flag goes and comes back within less than 50 ms
+            assert agent(running).exec("sh", "-c", f"rm {READY}; touch {READY}").returncode == 0
+            soon(partial(is_ready_again, ours, 5), companion, "ready after a short absence")
+            assert lab.read() == node
+            assert running.end() == {"mofed-container": 0}
+        assert lab.read() != node
+        assert not PROVEN.exists()
+        soon(lambda: not ours.status.ready, companion, "not ready")  # after three probes
+        with pod(spec, image, tmp_path / "next", images) as running:
+            soon(partial(is_ready_again, ours, 6), companion, "ready with the next driver pod")
+            assert "reloaded once" not in agent(running).log
+            assert lab.read() == node
+            assert ours.status.restarts == 1  # the one that was killed
+            assert companion.end() == {"nodeagent": 0}
+    assert lab.read() == node
 
 
 def test_beside_an_unchanged_driver_container(node: State, image: Image, tmp_path: Path) -> None:
     """That one reloads, once, and loses every VF; nodeagent kept them and puts them back."""
     build = other_build()
-    layer = WORK / "driver-container"
-    shutil.copytree(driver_layer(build), layer)
-    (layer / "entrypoint").write_text(DRIVER_CONTAINER)
-    (layer / "entrypoint").chmod(0o755)
-    theirs = Image((layer, *image.layers), {**image.config, "Entrypoint": ["/entrypoint"]})
-    images = {"doca-driver:{set-it-by-images-in-your-kustomization}": theirs}
+    images = {
+        "doca-driver:{set-it-by-images-in-your-kustomization}": driver_container(build, image)
+    }
     with pod(template("sidecar"), image, tmp_path / "pod", images) as running:
         ours = running.containers["nodeagent"]
         soon(lambda: ours.status.ready, running, "ready")
         assert agent(running).log.count("reloaded once") == 1
         assert "openibd" not in ours.log
+        assert "is not held off" not in ours.log
         assert lab.loaded() == lab.srcversion_of(build)
         assert lab.read() == node
         assert_each_mount_is_needed(ours)
