@@ -318,6 +318,19 @@ class Settings:
         "/run/mellanox/drivers/.lock",
         "the lock file that admits one driver container per node; a second one exits",
     )
+    driver_lock_path: Path = variable(
+        "DRIVER_CONTAINER_LOCK_PATH",
+        file_path,
+        "/run/mellanox/drivers/.lock",
+        "`sidecar`: the driver container's lock file; LOCK_FILE_PATH is then nodeagent's own",
+    )
+    companion_lock_path: Path = variable(
+        "COMPANION_LOCK_PATH",
+        file_path,
+        "/run/mellanox/drivers/.nodeagent-lock",
+        "the LOCK_FILE_PATH of a companion: while one holds it, VFs in pods that are not visible "
+        "here are left to it, and do not block a reload",
+    )
     beat_limit: float = variable(
         "BEAT_LIMIT",
         seconds,

@@ -20,7 +20,7 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +60,7 @@ def prepare(settings: Settings) -> None:
     """
     require_root("reads the settings of VFs")
     _check(settings)
-    with StopSignal() as stop, lock(settings.lock_path):
+    with StopSignal() as stop, lock(settings.driver_lock_path):
         journal = Journal(settings)
         journal.clear_ready()
         if not _keep(settings, journal, stop):
@@ -72,10 +72,15 @@ def prepare(settings: Settings) -> None:
 
 
 def run(settings: Settings) -> int:
-    """Restore whenever the driver container is ready; 0 after SIGTERM if the node is verified."""
+    """Restore whenever the driver container is ready; 0 after SIGTERM if the node is verified.
+
+    A lock of its own tells a driver container that is nodeagent, too, that VFs in pods are put back
+    here.
+    """
     require_root("writes the settings of VFs")
     _check(settings)
-    with StopSignal() as stop:
+    shares_lock = settings.lock_path == settings.driver_lock_path
+    with StopSignal() as stop, nullcontext() if shares_lock else lock(settings.lock_path):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, hold.STOP_SIGNALS)
         journal = Journal(settings)
         try:
@@ -126,7 +131,7 @@ def _catch_up(settings: Settings, journal: Journal) -> None:
     if journal.has_open_snapshot() or not any(tree.functions(pf.bus, pf.name) for pf in pfs):
         return
     unchanged = verified is not None and _loading(verified) == str(driver.loading())
-    if not unchanged and lock_holders(settings.lock_path):
+    if not unchanged and lock_holders(settings.driver_lock_path):
         log.warning(
             "the driver container is at work, and nothing was verified before: the state of the "
             "VFs is not known, and is not restored"

@@ -13,6 +13,7 @@ from nodeagent.kernel import modules, rooms, users
 from nodeagent.kernel.events import EndWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
+from nodeagent.record.journal import is_locked
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.namespaces import Namespace
@@ -72,6 +73,11 @@ class _Look:
     def _blocks(self) -> bool:
         """Whether the loss of a pod's device blocks a reload."""
         return self._strict or self.settings.pod_losses == PodLosses.BLOCK
+
+    @cached_property
+    def _has_companion(self) -> bool:
+        """Whether a companion is on the node, which saves what is in pods and puts it back."""
+        return is_locked(self.settings.companion_lock_path)
 
     @cached_property
     def _tree(self) -> Sysfs:
@@ -173,13 +179,19 @@ class _Look:
         missing = {device: title for device, title in away.items() if device not in found}
         # a CNI may have moved one to the host's namespace in between
         if lost := [title for each, title in missing.items() if self._has_no_interface(*each)]:
+            what = f"in a network namespace that is not visible: {', '.join(lost)}"
+            if self._has_companion:
+                why = "the pod is without its interface until the companion puts it back"
+                yield Finding(Check.PODS, what, why, "see the companion's log", blocks=False)
+                return
             yield Finding(
                 Check.PODS,
-                f"in a network namespace that is not visible: {', '.join(lost)}",
+                what,
                 "the pod loses its interface, which cannot be restored",
-                "run it with hostPID: true and the host's /run/netns, or on the host; or drain the "
-                "node first (a NicClusterPolicy does, by safeLoad and drain of its upgradePolicy); "
-                "or accept the loss (POD_LOSSES=accept)",
+                "deploy the companion beside it (manifests/overlays/companion); or run it with "
+                "hostPID: true and the host's /run/netns, or on the host; or drain the node first "
+                "(a NicClusterPolicy does, by safeLoad and drain of its upgradePolicy); or accept "
+                "the loss (POD_LOSSES=accept)",
                 blocks=self._blocks,
             )
 
@@ -203,7 +215,7 @@ class _Look:
                     f"interface is{where}",
                     "it returns in the host's namespace, and is not moved to the pod",
                     "restart that pod afterwards, or accept the loss (POD_LOSSES=accept)",
-                    blocks=self._blocks,
+                    blocks=self._blocks and not self._has_companion,
                     pods=() if namespace is None else _pod_of(namespace),
                 )
 

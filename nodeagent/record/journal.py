@@ -28,9 +28,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from nodeagent import durable
+from nodeagent import durable, hostpath
 from nodeagent.errors import AgentError, BusyError, DataError, Stopped, StorageError
-from nodeagent.hostpath import lstat
 from nodeagent.machine import boot_id
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
@@ -307,7 +306,7 @@ def lock(path: Path) -> Iterator[int]:
 
 def _check_named(fd: int, path: Path) -> None:
     """BlockingIOError if `path` is another file by now: another process can lock that one."""
-    facts = lstat(path)
+    facts = hostpath.lstat(path)
     if facts is None or not os.path.samestat(facts, os.fstat(fd)):
         raise BlockingIOError
 
@@ -332,6 +331,24 @@ def adopted(fd: int, path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file, also one in a PID namespace that /proc/locks hides.
+
+    It is locked for a moment, shared, to find out. A file that cannot be opened is not locked.
+    """
+    try:
+        fd = hostpath.open_file(path)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def lock_holders(path: Path, proc: Path = Path("/proc")) -> tuple[int, ...]:

@@ -44,7 +44,8 @@ def container(nodeagent: Nodeagent) -> Iterator[DriverContainer]:
     directory = nodeagent.ready.parent
     directory.mkdir(parents=True)
     nodeagent.environment["DRIVER_CONTAINER_READY_PATH"] = str(directory / "driver-ready")
-    with (directory / "lock").open("w") as lock:
+    nodeagent.environment["DRIVER_CONTAINER_LOCK_PATH"] = str(directory / "driver-lock")
+    with (directory / "driver-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield DriverContainer(directory / "driver-ready")
 

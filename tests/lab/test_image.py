@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support import cni, lab, mounted
 from tests.support.kustomize import Object, render
@@ -369,17 +370,64 @@ def driver_container(build: str, image: Image) -> Image:
     return Image((layer, *image.layers), {**image.config, "Entrypoint": ["/entrypoint"]})
 
 
+def operators_pod(environment: Mapping[str, str]) -> Object:
+    """The Network Operator's driver pod, of the image doca-driver:x."""
+    spec: Object = driver_daemonset("doca-driver:x", environment.items())["spec"]["template"][
+        "spec"
+    ]
+    del spec["initContainers"]  # waits for the operator
+    for name in ("run-mlnx-ofed", "etc-network", "drivers-inventory"):
+        (volume,) = [each for each in spec["volumes"] if each["name"] == name]
+        Path(volume["hostPath"]["path"]).mkdir(parents=True, exist_ok=True)
+    return spec
+
+
+def test_the_operators_driver_pod_leaves_pods_to_the_companion(
+    node: State, image: Image, tmp_path: Path
+) -> None:
+    """Through the policy: it is nodeagent, and cannot see into pods. Alone it is refused."""
+    build = other_build()
+    lab.ip("netns add workload", f"link set {lab.name(lab.vf(PF1, 1))} netns workload")
+    before = lab.read()
+    policy = yaml.safe_load((ROOT / "manifests/network-operator/nicclusterpolicy.yaml").read_text())
+    told = {each["name"]: each["value"] for each in policy["spec"]["ofedDriver"]["env"]}
+    spec = operators_pod(told | {"NVIDIA_NIC_DRIVER_VER": "25.10-1.2.8.0"})
+    spec["containers"][0]["startupProbe"]["initialDelaySeconds"] = 1
+    layer = image.with_layer(driver_layer(build))
+    images = {"doca-driver:x": Image(layer.layers, {**layer.config, "Cmd": ["precompiled"]})}
+
+    alone = Pod(spec, images, tmp_path / "alone")
+    alone.start(restart=False)
+    try:
+        lab.eventually(lambda: agent(alone).status.exits, "its end")
+        assert "in a network namespace that is not visible" in agent(alone).log
+        assert "deploy the companion" in agent(alone).log
+    finally:
+        alone.kill()
+        sys.stdout.write(f"--- alone\n{agent(alone).log}\n")
+    assert lab.read() == before
+
+    with pod(template("companion"), image, tmp_path / "ours") as companion:
+        ours = companion.containers["nodeagent"]
+        soon(lambda: "-ready to be there" in ours.log, companion, "it waits for the flag")
+        with pod(spec, image, tmp_path / "theirs", images) as running:
+            soon(partial(is_ready_again, ours, 1), companion, "ready")
+            assert "until the companion puts it back" in agent(running).log
+            assert lab.loaded() == lab.srcversion_of(build)
+            assert lab.read() == before
+            soon(lambda: agent(running).status.ready, running, "ready for the operator")
+            assert agent(running).status.restarts == ours.status.restarts == 0
+            assert running.end() == {"mofed-container": 0}
+        assert companion.end() == {"nodeagent": 0}
+    assert lab.read() == before
+
+
 def test_the_companion_of_the_operators_driver_pods(
     node: State, image: Image, tmp_path: Path
 ) -> None:
     """Two pods: the operator's, whose end takes the VFs, too; and ours, which puts them back."""
     build = other_build()
-    env = {"RESTORE_DRIVER_ON_POD_TERMINATION": "true"}
-    spec = driver_daemonset("doca-driver:x", env.items())["spec"]["template"]["spec"]
-    del spec["initContainers"]  # waits for the operator
-    for name in ("run-mlnx-ofed", "etc-network", "drivers-inventory"):
-        (volume,) = [each for each in spec["volumes"] if each["name"] == name]
-        Path(volume["hostPath"]["path"]).mkdir(parents=True, exist_ok=True)
+    spec = operators_pod({"RESTORE_DRIVER_ON_POD_TERMINATION": "true"})
     images = {"doca-driver:x": driver_container(build, image)}
     with pod(template("companion"), image, tmp_path / "ours") as companion:
         ours = companion.containers["nodeagent"]

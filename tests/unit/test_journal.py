@@ -24,7 +24,17 @@ from hypothesis import strategies as st
 from nodeagent import durable
 from nodeagent.errors import BusyError, DataError, KernelError, Stopped, StorageError
 from nodeagent.record import journal
-from nodeagent.record.journal import Journal, Note, Record, Step, lock, lock_holders, seal, unseal
+from nodeagent.record.journal import (
+    Journal,
+    Note,
+    Record,
+    Step,
+    is_locked,
+    lock,
+    lock_holders,
+    seal,
+    unseal,
+)
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_to_json
@@ -314,6 +324,15 @@ def test_a_holder_out_of_sight_is_no_process(
     busy = pytest.raises(BusyError, match="in another container")
     with lock(tmp_path / "lock"), busy, lock(tmp_path / "lock"):
         pass
+
+
+def test_a_lock_is_seen_without_proc(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    with lock(path):
+        assert is_locked(path)
+    assert not is_locked(path)
 
 
 def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFaile
 from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
+from nodeagent.record.journal import lock
 from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.host import Host, make
 
@@ -338,6 +339,13 @@ def test_vfs_that_somebody_has(host: Host) -> None:
     assert not given.blocks
     assert not any(each.blocks for each in look(host, pod_losses="accept"))
     assert all(each.blocks for each in look(host, skip_preflight=False))
+
+    companion = host.root / "companion"
+    with lock(companion):
+        _, away = look(host, companion_lock_path=companion, skip_preflight=False)
+        assert (away.what, away.blocks) == (seen, False)
+        assert "until the companion puts it back" in away.why
+    assert look(host, companion_lock_path=companion)[0].blocks
 
 
 @pytest.mark.parametrize(

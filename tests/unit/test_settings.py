@@ -262,6 +262,16 @@ ROWS = {
     "DTK_OCP_START_COMPILE_FLAG": (None, ("/mnt/s/start", Path("/mnt/s/start")), "start"),
     "DTK_OCP_DONE_COMPILE_FLAG": (None, ("/mnt/s/done", Path("/mnt/s/done")), "done"),
     "BEAT_LIMIT": (300.0, ("60", 60.0), "1m"),
+    "DRIVER_CONTAINER_LOCK_PATH": (
+        Path("/run/mellanox/drivers/.lock"),
+        ("/run/l", Path("/run/l")),
+        "lock",
+    ),
+    "COMPANION_LOCK_PATH": (
+        Path("/run/mellanox/drivers/.nodeagent-lock"),
+        ("/run/l", Path("/run/l")),
+        "lock",
+    ),
     "DRIVER_CONTAINER_READY_PATH": (
         Path("/run/mellanox/drivers/.driver-ready"),
         ("/run/theirs", Path("/run/theirs")),

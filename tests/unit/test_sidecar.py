@@ -20,7 +20,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError, ConfigError, KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import Journal
+from nodeagent.record.journal import Journal, is_locked
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 from tests.unit.test_agent import NoNode
@@ -48,7 +48,8 @@ def settings(tmp_path: Path) -> Settings:
         Settings(),
         ready_path=tmp_path / "run/.nodeagent-ready",
         driver_ready_path=tmp_path / "run/.driver-ready",
-        lock_path=tmp_path / "run/.lock",
+        lock_path=tmp_path / "run/.nodeagent-lock",
+        driver_lock_path=tmp_path / "run/.lock",
         state_dir=tmp_path / "state",
         cni_data_dir=tmp_path / "cni",
     )
@@ -120,7 +121,7 @@ def test_an_open_snapshot_stays(
 
 
 def test_while_a_driver_container_still_runs(settings: Settings, restored: list[NodeState]) -> None:
-    with settings.lock_path.open("w") as held:
+    with settings.driver_lock_path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(BusyError):
             sidecar.prepare(settings)
@@ -247,6 +248,32 @@ def test_one_flag_for_two_is_refused(settings: Settings, restored: list[NodeStat
     for command in (sidecar.prepare, sidecar.run):
         with pytest.raises(ConfigError, match="the driver container's own flag"):
             command(same)
+
+
+def test_a_lock_of_its_own_says_that_it_is_there(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    """A driver container that is nodeagent, too, asks for it (COMPANION_LOCK_PATH)."""
+    settings.driver_ready_path.touch()
+    held = []
+
+    def looks() -> None:
+        held.append((is_locked(settings.lock_path), is_locked(settings.driver_lock_path)))
+        terminate()
+
+    runs(settings, when(settings.ready_path.exists, looks))
+    assert held == [(True, False)]
+    assert not is_locked(settings.lock_path)
+
+
+def test_without_one_the_lock_is_the_driver_containers(
+    settings: Settings, restored: list[NodeState]
+) -> None:
+    settings = replace(settings, lock_path=settings.driver_lock_path)
+    with settings.driver_lock_path.open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        settings.driver_ready_path.touch()
+        a_life(settings)
 
 
 LATER = replace(TAKEN, taken_at="2026-11-22T00:00:00Z")
@@ -428,7 +455,7 @@ def test_the_companion_starts_in_the_middle_of_a_first_reload(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What is there may be what the driver container has restored half of: not saved, and said."""
-    with settings.lock_path.open("w") as held:
+    with settings.driver_lock_path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         ready_then_end(settings)
     assert restored == []
@@ -447,7 +474,7 @@ def test_the_companion_was_away_when_the_flag_went_and_the_driver_is_still_there
     settings.driver_ready_path.unlink()
     settings.beat_path.unlink(missing_ok=True)
     monkeypatch.setattr(sidecar, "take_snapshot", lambda _node, _driver: LATER)
-    with settings.lock_path.open("w") as held:
+    with settings.driver_lock_path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         ready_then_end(settings)
     assert restored == [LATER.state]
