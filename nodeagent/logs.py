@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 
-from nodeagent.render import visible
+from nodeagent.render import Screen, visible
 
 
 class LogFormat(StrEnum):
@@ -32,6 +34,53 @@ _COLOURS: Final = {
     logging.CRITICAL: "\x1b[31m",
 }
 _PLAIN: Final = "\x1b[0m"
+
+
+LIVE: Final = 15
+"""The level of what is waited for, second by second: shown on a terminal, and nowhere else."""
+
+log = logging.getLogger(__name__)
+
+
+class Live:
+    """A line on a terminal about what is waited for, which goes with the block."""
+
+    def __init__(self, *, is_wanted: bool = True) -> None:
+        self.period = 1.0 if is_wanted and log.isEnabledFor(LIVE) else math.inf
+        """Seconds between two lines; infinite where none is shown."""
+        self._next = time.monotonic() + self.period
+
+    def show(self, text: Callable[[], str]) -> None:
+        """Show the line that `text` makes, if it is time for one."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + self.period
+            log.log(LIVE, "%s", text())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if math.isfinite(self.period):
+            log.log(LIVE, "")
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Keeps the last line of level LIVE below all others, which stay."""
+
+    def __init__(self, stream: TextIO, width: int) -> None:
+        super().__init__(stream)
+        self._width, self._is_shown = width, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record where that line was."""
+        if self._is_shown:
+            self.stream.write("\r\x1b[K")
+        line = visible(record.getMessage()) if record.levelno == LIVE else ""
+        self._is_shown = line != ""
+        if record.levelno != LIVE:
+            super().emit(record)
+        self.stream.write(line[: self._width - 1])
+        self.flush()
 
 
 class TextFormatter(logging.Formatter):
@@ -78,13 +127,18 @@ def configure(
     `colour` takes effect on a terminal only. Libraries log warnings and above.
     """
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    if log_format == LogFormat.JSON:
-        handler.setFormatter(JsonFormatter())
+    screen = Screen.of(stream, colour=colour)
+    if log_format == LogFormat.JSON or screen.width is None:
+        handler: logging.StreamHandler[TextIO] = logging.StreamHandler(stream)
+        handler.addFilter(lambda record: record.levelno != LIVE)
+        level = logging.INFO
     else:
-        handler.setFormatter(TextFormatter(colour=colour and stream.isatty()))
+        handler, level = _Terminal(stream, screen.width), LIVE
+    handler.setFormatter(
+        JsonFormatter() if log_format == LogFormat.JSON else TextFormatter(colour=screen.colour)
+    )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("nodeagent").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("nodeagent").setLevel(logging.DEBUG if verbose else level)
 
 
 def _message(record: logging.LogRecord) -> str:

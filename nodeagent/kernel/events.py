@@ -11,6 +11,7 @@ import ctypes
 import errno
 import itertools
 import logging
+import math
 import os
 import select
 import selectors
@@ -27,6 +28,7 @@ from typing import Final, Protocol, Self
 
 from nodeagent import hostpath
 from nodeagent.errors import KernelError, NoInputError, Stopped, UnavailableError, WaitTimeout
+from nodeagent.logs import Live
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +58,20 @@ def wait_until_clear(
 ) -> None:
     """Return as soon as `outstanding()` yields nothing; look again at each event.
 
-    `timeout` and `resync` are seconds. A look reads the first item only, so that an `outstanding`
-    written as a generator costs one check per look, however many things are awaited. Some changes
-    make no event (a mount over a watched directory): after `resync` seconds without an event every
-    watch is drained, and the node is looked at again. After `notice` seconds the log says what is
-    waited for (math.inf: never).
+        `timeout` and `resync` are seconds. A look reads the first item only, so that an `outstanding`
+        written as a generator costs one check per look, however many things are awaited. Some changes
+        make no event (a mount over a watched directory): after `resync` seconds without an event every
+        watch is drained, and the node is looked at again. After `notice` seconds the log says what is
+        waited for (math.inf: never).
 
-    With `progress` the time limit begins again whenever fewer items are outstanding than before.
-    They are counted at an event, once in `resync` seconds or in a tenth of `timeout`, and at the
-    deadline. Firmware takes half a second for a VF, and there may be 127.
+        With `progress` the time limit begins again whenever fewer items are outstanding than before.
+        They are counted at an event, once in `resync` seconds or in a tenth of `timeout`, and at the
+        deadline. Firmware takes half a second for a VF, and there may be 127.
+
+        On a terminal a line says each second how much is done, and for how long that is waited for.
 
     Raises WaitTimeout, which lists everything that is outstanding at the deadline, and what a
-    watch's drain() raises (StopSignal: Stopped).
+        watch's drain() raises (StopSignal: Stopped).
     """
     began = time.monotonic()
     deadline = began + timeout
@@ -75,7 +79,19 @@ def wait_until_clear(
     period = min(resync, timeout / 10)
     next_count = began + period
     fewest: int | None = None
-    with selectors.DefaultSelector() as selector:
+    most = 0
+
+    def counted() -> str:
+        nonlocal most
+        count = sum(1 for _ in outstanding())
+        most = max(most, count)
+        done = f": {most - count} of {most}" if most > 1 else ""
+        return f"waiting for {what}{done}, {time.monotonic() - began:.0f} s"
+
+    live = Live(is_wanted=math.isfinite(timeout))
+    if math.isfinite(live.period):
+        counted()
+    with selectors.DefaultSelector() as selector, live:
         for watch in watches:
             selector.register(watch, selectors.EVENT_READ, watch)
         while not _is_clear(outstanding):
@@ -92,9 +108,12 @@ def wait_until_clear(
                 if not missing:
                     return
                 raise WaitTimeout(what, missing, timeout, progress=progress)
-            ready: list[Watch] = [key.data for key, _ in selector.select(min(left, resync))]
+            ready: list[Watch] = [
+                key.data for key, _ in selector.select(min(left, resync, live.period))
+            ]
             for watch in ready or watches:
                 watch.drain()
+            live.show(counted)
             if next_notice <= (now := time.monotonic()) < deadline:
                 next_notice = now + 6 * notice
                 _say(what, outstanding, now - began, deadline - began)

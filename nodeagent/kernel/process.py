@@ -14,13 +14,14 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
+from nodeagent.logs import Live
 from nodeagent.trace import point
 
 log = logging.getLogger(__name__)
@@ -155,12 +156,15 @@ class _Child:
 
         Raises Stopped if a stop signal arrives first.
         """
-        if stop is not None:
-            self._selector.register(stop, selectors.EVENT_READ)
-        try:
+        with ExitStack() as held:
+            if stop is not None:
+                self._selector.register(stop, selectors.EVENT_READ)
+                held.callback(self._selector.unregister, stop)
+            live = held.enter_context(Live())
             while True:
                 left = until - time.monotonic()
-                ready = {key.fd: key.data for key, _ in self._selector.select(max(left, 0))}
+                pause = min(max(left, 0), live.period)
+                ready = {key.fd: key.data for key, _ in self._selector.select(pause)}
                 if self._exit in ready:
                     self._output.read_rest()
                     self._errors.read_rest()
@@ -170,11 +174,12 @@ class _Child:
                         self._selector.unregister(stream)
                 if stop is not None and stop.fileno() in ready:
                     stop.drain()
+                live.show(self._running)
                 if left <= 0:
                     return False
-        finally:
-            if stop is not None:
-                self._selector.unregister(stop)
+
+    def _running(self) -> str:
+        return f"{shlex.join(self._argv)}: {time.monotonic() - self._started:.0f} s"
 
     def end(self) -> str:
         """End the command and its process group; return a description of how that went."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import shutil
 import signal
@@ -17,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodeagent import logs
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
-from nodeagent.kernel import events
+from nodeagent.kernel import events, process
 from nodeagent.kernel.events import FileWatch, LinkWatch, StopSignal, UdevWatch, wait_until_clear
 from tests.support.descriptors import open_descriptors
 
@@ -85,6 +88,41 @@ def test_timeout_zero_means_look_and_do_not_sleep(bell: PipeWatch) -> None:
     with pytest.raises(WaitTimeout):
         wait_until_clear(lambda: ["vf 3"], bell, what="VFs", timeout=0)
     assert bell.drained == 0
+
+
+@pytest.fixture
+def terminal() -> Iterator[io.StringIO]:
+    """What a person sees of the log."""
+    root, ours = logging.getLogger(), logging.getLogger("nodeagent")
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    logs.configure(log_format="text", verbose=False, stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
+
+
+def test_a_person_sees_how_many_are_done(bell: PipeWatch, terminal: io.StringIO) -> None:
+    left = [*range(50)]
+    timers = [later(0.2, lambda: left.__delitem__(slice(37))), later(1.5, left.clear)]
+    timers.append(later(1.6, bell.ring))
+    wait_until_clear(lambda: [*left], bell, what="VFs", timeout=30)
+    for each in timers:
+        each.join()
+    assert terminal.getvalue() == "waiting for VFs: 37 of 50, 1 s\r\x1b[K"
+
+
+def test_a_person_sees_how_long_a_command_runs(terminal: io.StringIO) -> None:
+    process.run(
+        ["sh", "-c", "sleep 1.3; echo done"],
+        timeout=30,
+        on_line=logging.getLogger("nodeagent").info,
+    )
+    first, rest = terminal.getvalue().split("\r\x1b[K")
+    assert first == "sh -c 'sleep 1.3; echo done': 1 s"
+    assert rest.endswith(" INFO  done\n")
 
 
 def test_timeout_lists_everything_that_is_missing() -> None:

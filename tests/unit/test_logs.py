@@ -109,6 +109,31 @@ def test_colour_only_where_wished_and_on_a_terminal(
     assert ("\x1b[" in stream.getvalue()) is coloured
 
 
+ERASED = "\r\x1b[K"
+
+
+def test_what_is_waited_for_is_one_line_below_the_log() -> None:
+    stream = Terminal()
+    logs.configure(log_format="text", verbose=False, stream=stream)
+    log.log(logs.LIVE, "waiting for VFs: 1 of 50, 1 s")
+    log.log(logs.LIVE, "waiting for VFs: 37 of 50, 2 s")
+    log.info("a line that stays")
+    log.log(logs.LIVE, "%s", "x" * 1000)
+    log.log(logs.LIVE, "")
+    one, two, kept, gone = stream.getvalue().split(ERASED)
+    assert (one, two) == ("waiting for VFs: 1 of 50, 1 s", "waiting for VFs: 37 of 50, 2 s")
+    assert re.fullmatch(r".* INFO  a line that stays\nx{79,}", kept)
+    assert gone == ""
+
+
+@pytest.mark.parametrize(("log_format", "verbose"), [("text", True), ("json", False)])
+def test_nowhere_else_is_that_shown(log_format: str, verbose: bool) -> None:
+    stream = Terminal() if log_format == "json" else io.StringIO()
+    logs.configure(log_format=log_format, verbose=verbose, stream=stream)
+    log.log(logs.LIVE, "waiting for VFs: 1 of 50, 1 s")
+    assert stream.getvalue() == ""
+
+
 def test_a_traceback_is_kept() -> None:
     stream = written()
     try:
