@@ -58,20 +58,20 @@ def wait_until_clear(
 ) -> None:
     """Return as soon as `outstanding()` yields nothing; look again at each event.
 
-        `timeout` and `resync` are seconds. A look reads the first item only, so that an `outstanding`
-        written as a generator costs one check per look, however many things are awaited. Some changes
-        make no event (a mount over a watched directory): after `resync` seconds without an event every
-        watch is drained, and the node is looked at again. After `notice` seconds the log says what is
-        waited for (math.inf: never).
+    `timeout` and `resync` are seconds. A look reads the first item only, so that an `outstanding`
+    written as a generator costs one check per look, however many things are awaited. Some changes
+    make no event (a mount over a watched directory): after `resync` seconds without an event every
+    watch is drained, and the node is looked at again. After `notice` seconds the log says what is
+    waited for (math.inf: never).
 
-        With `progress` the time limit begins again whenever fewer items are outstanding than before.
-        They are counted at an event, once in `resync` seconds or in a tenth of `timeout`, and at the
-        deadline. Firmware takes half a second for a VF, and there may be 127.
+    With `progress` the time limit begins again whenever fewer items are outstanding than before.
+    They are counted at an event, once in `resync` seconds or in a tenth of `timeout`, and at the
+    deadline. Firmware takes half a second for a VF, and there may be 127.
 
-        On a terminal a line says each second how much is done, and for how long that is waited for.
+    On a terminal a line says each second how much is done, and for how long that is waited for.
 
     Raises WaitTimeout, which lists everything that is outstanding at the deadline, and what a
-        watch's drain() raises (StopSignal: Stopped).
+    watch's drain() raises (StopSignal: Stopped).
     """
     began = time.monotonic()
     deadline = began + timeout
