@@ -161,6 +161,12 @@ NORMALISED: Final = (
         of=_is_local,
     ),
     Row(
+        "bridge .* mdb .*",
+        "mdb",
+        "groups that somebody behind a port has asked for: they come by themselves",
+        lambda groups: [each for each in groups if each.get("state") != "temp"],
+    ),
+    Row(
         "sysctl .*",
         r"net\.(iw_cm|rdma_ucm)\..*",
         "openibd loads the whole RDMA stack, also what was not loaded before",
