@@ -357,7 +357,7 @@ def test_a_flag_that_is_seen_before_touch_has_set_its_times(
     flag.touch()
     with caplog.at_level("INFO"):
         runs(settings, when(lambda: f"waiting for {flag} to go" in caplog.text, terminate))
-    assert "flag is gone" not in caplog.text
+    assert "has removed its flag" not in caplog.text
 
 
 def test_one_that_goes_while_it_is_looked_at(
