@@ -17,6 +17,7 @@ ALLOWED = {
     "agent/debug.py": "writes to a descriptor that durable has opened",
     "cli/output.py": "/dev/null",
     "kernel/sysfs.py": "attributes of the kernel's",
+    "kernel/roce.py": "configfs: the kernel's own, too",
     "kernel/sysctls.py": "attributes of the kernel's",
     "kernel/announcements.py": "attributes of the kernel's",
     "driver/copies.py": "trees of files, whole under a name of their own and then renamed",
@@ -93,7 +94,8 @@ LOOKING = {
     *("read_text", "read_bytes", "open", "glob", "rglob", "iterdir"),
 }
 MAY_LOOK = {
-    "the kernel's own: /proc and /sys": {
+    "the kernel's own: /proc and /sys, debugfs and configfs in it": {
+        *("kernel/lag.py", "kernel/roce.py"),
         *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "kernel/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
@@ -113,7 +115,6 @@ MAY_LOOK = {
     },
     "names of packages, for the log; our own scripts": {"driver/dtk.py"},
     "whether the image has a dnf": {"driver/builder.py"},
-    "/proc": {"agent/life.py"},
     "an archive in memory": {"agent/support.py"},
     "/proc; and whether the lock is the file of that name": {"record/journal.py"},
     "what all others use": {"hostpath.py"},
