@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.build import Builder
+from emulator.host import FAILED, LabError
 from emulator.machine import Nic, Options
 from emulator.run import run
 from emulator.session import Command
@@ -32,10 +33,11 @@ def show(nic: Nic, seeds: Sequence[int]) -> int:
 def round_trips(builder: Builder, nic: Nic, seeds: Sequence[int]) -> int:
     """1 if a node was not what it had been; how to run that again is printed."""
     options = Options(nic, 2, VFS if nic is Nic.CONNECTX else 8, 1024, virtual_time=True)
+    builder.ready(options)  # without a lab there is nothing to go on with
     failed = []
     for seed in seeds:
         argv = ["python3", "-m", "tests.support.roundtrip", "--seed", str(seed)]
-        if run(builder, options, Command(argv, SECONDS)):
+        if _status(builder, options, Command(argv, SECONDS)):
             failed.append(seed)
             again = f"scripts/lab roundtrip --nic {nic.value} --seed {seed}"
             print(f"run it again: {again}\nits node as a script: {again} --show", flush=True)
@@ -43,3 +45,12 @@ def round_trips(builder: Builder, nic: Nic, seeds: Sequence[int]) -> int:
         named = f"; not the same: {', '.join(map(str, failed))}" if failed else ""
         print(f"{len(seeds) - len(failed)} of {len(seeds)} seeds on {nic.value} the same{named}")
     return int(bool(failed))
+
+
+def _status(builder: Builder, options: Options, command: Command) -> int:
+    """The command's; FAILED where the node stalled, which is no reason to leave other seeds out."""
+    try:
+        return run(builder, options, command)
+    except LabError as error:
+        print(f"lab: {error}\nhint: {error.hint}", file=sys.stderr)
+        return FAILED
