@@ -12,12 +12,12 @@ from tests.support.random_node import CONNECTX, IGB, Nic
 
 LINKS = "ip -d -j link show"
 KINDS = """
-    sriov_numvfs|vfio-pci|pci-stub|netns|type bond|type bridge|type vrf|type vlan|type macvlan
+    sriov_numvfs|vfio-pci|pci-stub|netns|type bridge|type vrf|type vlan|type macvlan
     type ipvlan|altname|sysctl|conf.default|vlan add|rule add|route add|table 10|nexthop via
     neigh add|neigh add proxy|tc qdisc|ethtool|max_tx_rate|name spare|name uplink|autoprobe
     driver/unbind
 """
-KINDS_OF_CONNECTX = "dcb ets|dcb pfc|mode switchdev|rate add|rate set|dev param set"
+KINDS_OF_CONNECTX = "type bond|dcb ets|dcb pfc|mode switchdev|rate add|rate set|dev param set"
 
 
 @pytest.mark.parametrize("nic", [IGB, CONNECTX])
