@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from nodeagent.driver.nic import NicDriver
@@ -26,7 +27,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
 
     KernelError if a device does not report its state.
     """
-    snapshot = look(node, driver)
+    snapshot = _in_effect(node, look(node, driver))
     if hung := node.hung_calls.lines():
         raise KernelError(
             f"cannot save the state of this node: {'; '.join(hung)}",
@@ -43,12 +44,38 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     return snapshot
 
 
+def _in_effect(node: Node, snapshot: Snapshot) -> Snapshot:
+    """The snapshot without the driverinit parameters of instances that were never reloaded.
+
+    devlink tells what was set, and a driver goes on with what it has started with until its
+    instance is reloaded: these have the driver's own values, as they will have when they are bound.
+    """
+    if all(pf.driverinit is None for pf in snapshot.state.pfs):
+        return snapshot
+    with node.devlink() as devlink:
+        fresh = {each for each, instance in devlink.instances().items() if instance.reloads == 0}
+    pfs = (
+        replace(
+            pf,
+            driverinit=None if pf.handle in fresh else pf.driverinit,
+            vfs=tuple(
+                replace(vf, driverinit=None)
+                if pf.handle.with_name(vf.address or "") in fresh
+                else vf
+                for vf in pf.vfs
+            ),
+        )
+        for pf in snapshot.state.pfs
+    )
+    return replace(snapshot, state=replace(snapshot.state, pfs=tuple(pfs)))
+
+
 def look(node: Node, driver: NicDriver) -> Snapshot:
     """The node's present state, to be compared only: what a device does not report is unknown."""
     state = observe(node)
     # only the remarks need these imports
     from nodeagent.plan import lag, rdma  # noqa: PLC0415
-    from nodeagent.plan.remarks import headless, made_up, unseen  # noqa: PLC0415
+    from nodeagent.plan.remarks import headless, made_up, subfunctions, unseen  # noqa: PLC0415
     from nodeagent.plan.unsettable import given_anew  # noqa: PLC0415
 
     for vf in unseen(state):
@@ -71,6 +98,12 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
         log.info("%s: they will be other ones after a reload", line)
     if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():
         log.warning("defaults for RoCE (mode, ToS) are not known: configfs is not mounted")
+    for each in subfunctions(state):
+        log.warning(
+            "%s: the reload takes it away, with its interface and RDMA device: the driver forgets "
+            "its devlink port, which has to be added again",
+            each,
+        )
     stacked = state.stack.lost if state.stack is not None else ()
     for lost in (*rdma.soft(state), *stacked, *children_in_other_namespaces(node, state)):
         log.warning("%s: the reload takes it away, and it is not put back", lost)

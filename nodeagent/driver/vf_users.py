@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
 from nodeagent.record.journal import is_locked
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
-from nodeagent.state.model import DeviceHandle
+from nodeagent.state.model import SUBFUNCTION, DeviceHandle
 from nodeagent.state.namespaces import Namespace
 
 _VHOST_VDPA = "/vhost-vdpa-"
@@ -99,7 +99,7 @@ class _Look:
             yield index, device, self._tree.driver(*device)
 
     def findings(self) -> Iterator[Finding]:
-        """The findings about passed-through VFs, vDPA devices, and VFs in pods."""
+        """The findings about passed-through VFs, subfunctions, vDPA devices, and VFs in pods."""
         driver = self.settings.driver_module
         away: dict[DeviceHandle, str] = {}
         for pf in self._tree.physical_functions(driver):
@@ -111,6 +111,8 @@ class _Look:
                     away[device] = f"{pf} vf {index} ({device.name})"
             if given:
                 yield self._given(str(pf), given)
+            if ports := sorted(filter(SUBFUNCTION.fullmatch, self._tree.ports(*pf))):
+                yield _subfunctions(pf, ports)
         for device in self._own_functions():
             yield from self._vdpa(device)
         yield from self._in_namespaces(away)
@@ -229,10 +231,11 @@ class _Look:
             yield from (device for _, device, _ in self._vfs(pf))
 
     def _has_no_interface(self, bus: str, device: str) -> bool:
-        """Whether an Ethernet function has no interface; on InfiniBand ib_ipoib creates them."""
+        """Whether an Ethernet function lacks its interface; on InfiniBand ib_ipoib creates them."""
         layers = self._tree.device(bus, device).glob("infiniband/*/ports/*/link_layer")
         is_ib = any(path.read_text().strip() == "InfiniBand" for path in layers)
-        return not is_ib and not self._tree.interfaces(bus, device)
+        has_one = self._tree.interfaces(bus, device) or self._tree.has_no_ethernet(bus, device)
+        return not is_ib and not has_one
 
     def _users_of(self, bus: str, device: str) -> list[users.User]:
         """The processes that have the function open."""
@@ -242,6 +245,17 @@ class _Look:
     @cached_property
     def _holders(self) -> tuple[users.User, ...]:
         return users.of_passed_through(self.dev, self.proc)
+
+
+def _subfunctions(pf: DeviceHandle, ports: Iterable[str]) -> Finding:
+    return Finding(
+        Check.VFS,
+        f"{pf} has subfunctions: {', '.join(ports)}",
+        "the driver forgets their devlink ports, and takes their interfaces and RDMA devices with "
+        "it; they are not made again",
+        "add them again afterwards (devlink port add), or have who made them do that",
+        blocks=False,
+    )
 
 
 def _pod_of(namespace: Namespace) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""devlink: the eswitch of a PF, its rates, the driver's runtime parameters (uapi/linux/devlink.h).
+"""devlink: a PF's eswitch and its rates, a driver's parameters (uapi/linux/devlink.h).
 
 pyroute2 does not support them, so the messages are encoded here: a generic netlink header and flat
 attributes. A device without a devlink instance (igb) is not in the list of devices; a kernel
@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import struct
 import sys
-from collections.abc import Iterator, Mapping
-from enum import StrEnum
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Genl, text
@@ -25,6 +25,7 @@ from nodeagent.state.rates import Rate
 CMD_GET: Final = 1
 CMD_ESWITCH_GET: Final = 29
 CMD_ESWITCH_SET: Final = 30
+CMD_RELOAD: Final = 37
 CMD_PARAM_GET: Final = 38
 CMD_PARAM_SET: Final = 39
 CMD_RATE_GET: Final = 74
@@ -40,7 +41,13 @@ PARAM_VALUES_LIST: Final = 84
 PARAM_VALUE: Final = 85
 PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
-CMODE_RUNTIME: Final = 0
+RELOAD_FAILED: Final = 136
+DEV_STATS: Final = 156
+RELOAD_STATS: Final = 157
+RELOAD_STATS_ENTRY: Final = 158
+RELOAD_STATS_VALUE: Final = 160
+RELOAD_ACTION_INFO: Final = 162
+RELOAD_ACTION_STATS: Final = 163
 RATE_NODE_NAME: Final = 168
 RATE_PARENT_NODE_NAME: Final = 169
 
@@ -64,6 +71,26 @@ NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
 NLA_STRING: Final = 5
 NLA_FLAG: Final = 6
 
+
+class Cmode(IntEnum):
+    """When the value of a parameter takes effect (enum devlink_param_cmode)."""
+
+    RUNTIME = 0
+    DRIVERINIT = 1
+    """With `devlink dev reload`."""
+
+
+class Instance(NamedTuple):
+    """A device's devlink instance, which its driver makes when it is bound.
+
+    `reloads`: how often it has been reloaded since; None before Linux 5.10, which does not tell.
+    `failed`: the last reload has left it without its interface and all else that it makes.
+    """
+
+    reloads: int | None = None
+    failed: bool = False
+
+
 _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
 
 
@@ -74,12 +101,13 @@ class Devlink(Genl):
         super().__init__("devlink")
 
     @understood("devlink devices")
-    def devices(self) -> tuple[DeviceHandle, ...]:
+    def instances(self) -> dict[DeviceHandle, Instance]:
         """Every device that has a devlink instance: one request."""
         if self.family is None:
-            return ()
+            return {}
         bodies = self.dump(self.message(CMD_GET, NLM_F_DUMP), "devlink devices")
-        return tuple(_device(dict(attributes(body, HEADER))) for body in bodies)
+        messages = [dict(attributes(body, HEADER)) for body in bodies]
+        return {_device(message): _instance(message) for message in messages}
 
     @understood("an eswitch")
     def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
@@ -116,28 +144,63 @@ class Devlink(Genl):
         self._do(CMD_ESWITCH_SET, *_handle(device), *values)
 
     @understood("devlink parameters")
-    def params(self) -> dict[DeviceHandle, tuple[Param, ...]]:
-        """The runtime parameters of all devices, sorted by name: one request."""
+    def params(self) -> dict[Cmode, dict[DeviceHandle, tuple[Param, ...]]]:
+        """The parameters of all devices, sorted by name: one request.
+
+        Of the mode driverinit it is the value that was set last, in effect or not.
+        """
+        found: dict[Cmode, dict[DeviceHandle, tuple[Param, ...]]] = {mode: {} for mode in Cmode}
         if self.family is None:
-            return {}
-        found: dict[DeviceHandle, list[Param]] = {}
+            return found
         for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
             message = dict(attributes(body, HEADER))
-            param = _param(dict(attributes(message.get(PARAM, b""))))
-            if param is not None:
-                found.setdefault(_device(message), []).append(param)
-        return {device: tuple(sorted(p, key=lambda p: p.name)) for device, p in found.items()}
+            for mode, param in _params(dict(attributes(message.get(PARAM, b"")))):
+                of_mode, device = found[mode], _device(message)
+                params = (*of_mode.get(device, ()), param)
+                of_mode[device] = tuple(sorted(params, key=lambda each: each.name))
+        return found
 
     def set_param(self, device: DeviceHandle, param: Param) -> None:
         """Set a parameter's runtime value. OSError when refused."""
-        self._do(
-            CMD_PARAM_SET,
-            *_handle(device),
-            (PARAM_NAME, param.name.encode() + b"\0"),
-            (PARAM_TYPE, struct.pack("=B", param.kind)),
-            (PARAM_VALUE_CMODE, struct.pack("=B", CMODE_RUNTIME)),
-            *_data(param),
-        )
+        self._do(CMD_PARAM_SET, *_setting(device, param, Cmode.RUNTIME))
+
+    @understood("a devlink parameter")
+    def driverinit(self, device: DeviceHandle, name: str) -> Param | None:
+        """The value that a driver will start with; None where it has no such parameter."""
+        which = (PARAM_NAME, name.encode() + b"\0")
+        try:
+            (body,) = self.ask(self.message(CMD_PARAM_GET, 0, *_handle(device), which))
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.EOPNOTSUPP}:
+                return None
+            raise KernelError(
+                f"cannot read {name} of {device}: {reason(error)}", errno=error.errno
+            ) from error
+        found = dict(attributes(body, HEADER)).get(PARAM, b"")
+        return dict(_params(dict(attributes(found)))).get(Cmode.DRIVERINIT)
+
+    def reload(
+        self, device: DeviceHandle, params: Sequence[Param] = (), before: Sequence[Param] = ()
+    ) -> None:
+        """Set parameters of the mode driverinit, and have the driver start anew with them.
+
+        All of it is one datagram, which the kernel carries out within one system call
+        (netlink_rcv_skb()): a process that is killed has set and reloaded, or neither. Blocks
+        until the driver is there again. Where the reload is refused (mlx5: in LAG), the driver goes
+        on with what it had, which is `before`: that is set again, so that the next look sees what
+        is in effect. OSError: what was refused.
+        """
+        reload = self.message(CMD_RELOAD, NLM_F_ACK, *_handle(device))
+        *unset, refused = self.send([*self._driverinits(device, params), reload])
+        if refused is not None:
+            self.send(self._driverinits(device, before))
+        for error in (refused, *unset):
+            if error is not None:
+                raise error
+
+    def _driverinits(self, device: DeviceHandle, params: Sequence[Param]) -> list[bytearray]:
+        set_ = (_setting(device, param, Cmode.DRIVERINIT) for param in params)
+        return [self.message(CMD_PARAM_SET, NLM_F_ACK, *parts) for parts in set_]
 
     @understood("devlink rates")
     def rates(self) -> dict[DeviceHandle, tuple[Rate, ...]]:
@@ -214,22 +277,43 @@ def _rate(message: dict[int, bytes]) -> Rate | None:
     return Rate(name=name, is_node=node is not None, parent=is_in, **values)
 
 
-def _param(message: dict[int, bytes]) -> Param | None:
-    """A parameter of which the driver reports a runtime value, else None."""
+def _instance(message: dict[int, bytes]) -> Instance:
+    is_told = DEV_STATS in message
+    counts = [
+        int.from_bytes(dict(attributes(entry))[RELOAD_STATS_VALUE], sys.byteorder)
+        for stats in _nests(message.get(DEV_STATS, b""), RELOAD_STATS)
+        for action in _nests(stats, RELOAD_ACTION_INFO)
+        for of_action in _nests(action, RELOAD_ACTION_STATS)
+        for entry in _nests(of_action, RELOAD_STATS_ENTRY)
+    ]
+    return Instance(sum(counts) if is_told else None, any(message.get(RELOAD_FAILED, b"")))
+
+
+def _params(message: dict[int, bytes]) -> Iterator[tuple[Cmode, Param]]:
+    """A parameter's values in the modes that are ours to set; those of firmware are not."""
     if PARAM_NAME not in message or PARAM_TYPE not in message:
-        return None
+        return
     kind = message[PARAM_TYPE][0]
-    for nested in _values(message.get(PARAM_VALUES_LIST, b"")):
-        if nested.get(PARAM_VALUE_CMODE, b"\xff")[0] == CMODE_RUNTIME:
-            value = _value(kind, nested.get(PARAM_VALUE_DATA))
-            return None if value is None else Param(text(message[PARAM_NAME]), kind, value)
-    return None
+    for nest in _nests(message.get(PARAM_VALUES_LIST, b""), PARAM_VALUE):
+        nested = dict(attributes(nest))
+        mode = nested.get(PARAM_VALUE_CMODE, b"\xff")[0]
+        value = _value(kind, nested.get(PARAM_VALUE_DATA))
+        if mode in list(Cmode) and value is not None:
+            yield Cmode(mode), Param(text(message[PARAM_NAME]), kind, value)
 
 
-def _values(payload: bytes) -> Iterator[dict[int, bytes]]:
-    for kind, value in attributes(payload):
-        if kind == PARAM_VALUE:
-            yield dict(attributes(value))
+def _setting(device: DeviceHandle, param: Param, mode: Cmode) -> tuple[tuple[int, bytes], ...]:
+    return (
+        *_handle(device),
+        (PARAM_NAME, param.name.encode() + b"\0"),
+        (PARAM_TYPE, struct.pack("=B", param.kind)),
+        (PARAM_VALUE_CMODE, struct.pack("=B", mode)),
+        *_data(param),
+    )
+
+
+def _nests(payload: bytes, kind: int) -> Iterator[bytes]:
+    return (value for number, value in attributes(payload) if number == kind)
 
 
 def _value(kind: int, payload: bytes | None) -> bool | int | str | None:

@@ -1,10 +1,10 @@
-"""Probe auxiliary devices again that a killed bind or modprobe has left without a driver."""
+"""Do again what a killed bind, modprobe or devlink reload has left undone."""
 
 from __future__ import annotations
 
 import logging
 
-from nodeagent.errors import KernelError
+from nodeagent.errors import KernelError, reason
 from nodeagent.node.node import Node
 
 log = logging.getLogger(__name__)
@@ -13,8 +13,10 @@ log = logging.getLogger(__name__)
 def probe_again(node: Node) -> None:
     """Probe each auxiliary device of the NIC's driver that has no driver (`Sysfs.without_driver`).
 
-    A device without a loaded driver (RDMA without mlx5_ib, vDPA) stays without one.
+    A device without a loaded driver (RDMA without mlx5_ib, vDPA) stays without one. First reload
+    each devlink instance whose reload has failed: it has no interface until that succeeds.
     """
+    _reload_again(node)
     left = node.sysfs.without_driver(node.settings.driver_module)
     for name in left:
         try:
@@ -24,3 +26,14 @@ def probe_again(node: Node) -> None:
     still_left = left and node.sysfs.without_driver(node.settings.driver_module)
     if taken := [name for name in left if name not in still_left]:
         log.info("probed again, because they had no driver: %s", ", ".join(taken))
+
+
+def _reload_again(node: Node) -> None:
+    with node.devlink() as devlink:
+        for device, instance in devlink.instances().items():
+            if instance.failed and node.sysfs.driver(*device) == node.settings.driver_module:
+                try:
+                    devlink.reload(device)
+                    log.info("%s: its devlink reload had failed, and was done again", device)
+                except OSError as error:
+                    log.warning("%s: its devlink reload fails again: %s", device, reason(error))

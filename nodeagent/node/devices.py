@@ -16,12 +16,12 @@ from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, reason
 from nodeagent.kernel import parallel
-from nodeagent.kernel.devlink import Devlink
+from nodeagent.kernel.devlink import Cmode, Devlink
 from nodeagent.kernel.events import Watch
 from nodeagent.node import retry, silent
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import device_of, is_hung
+from nodeagent.node.locate import device_of, is_hung, reload_has_failed
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     BindPf,
@@ -29,6 +29,7 @@ from nodeagent.plan.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetDriverinit,
     SetEswitch,
     SetParam,
     UnbindVf,
@@ -48,7 +49,15 @@ BINDS_PER_CPU: Final = 4
 them the PF gets no processor to answer."""
 
 DeviceAction = (
-    BindPf | SetAutoprobe | CreateVfs | SetParam | SetEswitch | OverrideDriver | UnbindVf | BindVf
+    BindPf
+    | SetAutoprobe
+    | CreateVfs
+    | SetParam
+    | SetDriverinit
+    | SetEswitch
+    | OverrideDriver
+    | UnbindVf
+    | BindVf
 )
 
 
@@ -128,6 +137,8 @@ def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
             return lambda: _create_vfs(attempt, action)
         case SetParam():
             return lambda: _set_param(node, action)
+        case SetDriverinit():
+            return lambda: _set_driverinit(node, action)
         case SetEswitch():
             return lambda: _set_eswitch(node, action)
         case OverrideDriver():
@@ -179,9 +190,27 @@ def _set_param(node: Node, action: SetParam) -> None:
             retry.call(lambda: devlink.set_param(action.pf, param))
         except OSError as error:
             # esw_multiport is one for the ports of a card: a second one finds it set (EINVAL)
-            if param in devlink.params().get(action.pf, ()):
+            if param in devlink.params()[Cmode.RUNTIME].get(action.pf, ()):
                 return
             raise _refused(f"cannot set the devlink parameter {param.name}", error) from error
+
+
+def _set_driverinit(node: Node, action: SetDriverinit) -> None:
+    """Set what differs, and reload; what the driver does not have is left out."""
+    device = action.pf
+    if action.index is not None:
+        device = action.pf.with_name(_function(node, action.pf, action.index))
+    with node.devlink() as devlink:
+        asked = ((each, devlink.driverinit(device, each.name)) for each in action.params)
+        changes = [(want, now) for want, now in asked if now is not None and now != want]
+        params, before = [want for want, _ in changes], [now for _, now in changes]
+        if not params and not reload_has_failed(node, device):
+            return
+        try:
+            retry.call(lambda: devlink.reload(device, params, before))
+        except OSError as error:
+            names = ", ".join(each.name for each in params)
+            raise _refused(f"cannot reload {device} with other {names}", error) from error
 
 
 def _set_eswitch(node: Node, action: SetEswitch) -> None:

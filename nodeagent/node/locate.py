@@ -58,6 +58,13 @@ def is_hung(node: Node, target: Target) -> bool:
     return device_of(node, target) in node.hung_calls or target.pf in node.hung_calls
 
 
+def reload_has_failed(node: Node, device: DeviceHandle) -> bool:
+    """Whether a devlink reload has left a device without its interface."""
+    with node.devlink() as devlink:
+        instance = devlink.instances().get(device)
+    return instance is not None and instance.failed
+
+
 def links_by_device(node: Node) -> LinksByDevice:
     """By parent device, the network interfaces of the node's namespace: one dump."""
     return by_device(node, node.rtnl.links())

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import lag, managers
+from nodeagent.kernel.devlink import Cmode
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.node import cni, namespaces
@@ -30,6 +31,7 @@ from nodeagent.state.attributes import given
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import (
+    SUBFUNCTION,
     DeviceHandle,
     ManagerName,
     Netdev,
@@ -58,7 +60,7 @@ class Look(NamedTuple):
     """What is read for all PFs at once.
 
     `ethtool` and `managers` (the managers that have set up an interface) are by ifindex, `dcb` is
-    by PF.
+    by PF. `devlink` has, by device, fields of `Pf` or `Vf`.
     """
 
     devices: LinksByDevice
@@ -68,6 +70,7 @@ class Look(NamedTuple):
     rdma: Mapping[DeviceHandle, RdmaDevice]
     managers: Mapping[int, ManagerName]
     locked: Mapping[DeviceHandle, LockedAttributes]
+    devlink: Mapping[DeviceHandle, Mapping[str, Any]]
 
     def netdev(self, link: Link | None) -> Netdev | None:
         """A link as a value."""
@@ -89,8 +92,7 @@ def observe(node: Node) -> NodeState:
     found = node.sysfs.physical_functions(driver)
     look = _look(node, links, found)
     try:
-        switches = _eswitches(node, set(found))
-        pfs = [_pf(node, look, DeviceHandle(*each), switches.get(each, {})) for each in found]
+        pfs = [_pf(node, look, DeviceHandle(*each)) for each in found]
         state = _with_namespaces(node, driver, sorted(pfs, key=lambda pf: pf.handle))
         state = _with_users(node, _with_records(node, state))
         state = dataclasses.replace(state, sysctls=look.sysctls.defaults)
@@ -166,6 +168,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         },
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, _with_functions(node, pfs)),
+        devlink=_devlink(node, set(pfs)),
     )
 
 
@@ -205,22 +208,28 @@ def _locked_attributes(
     )
 
 
-def _eswitches(node: Node, ours: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
-    """What devlink reports of our devices, as fields of `Pf`: one request for each device.
+def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
+    """What devlink reports, as fields of `Pf`, and of other devices of `Vf`: a request a PF.
 
-    And one for the rates of all of them, if a device is in switchdev mode.
+    One more for the rates of all of them, where a PF is in switchdev mode. What a driver starts
+    with counts as unknown where the reload of its instance has failed: that has to be done again.
     """
     with node.devlink() as devlink:
-        devices = [device for device in devlink.devices() if device in ours]
-        params = devlink.params() if devices else {}
+        instances = devlink.instances()
+        if not (ours := pfs & instances.keys()):
+            return {}
+        params = devlink.params()
         found: dict[DeviceHandle, dict[str, Any]] = {
-            device: given(devlink.eswitch(device)) | {"params": params.get(device, ())}
-            for device in devices
+            device: {
+                "driverinit": None if each.failed else params[Cmode.DRIVERINIT].get(device, ())
+            }
+            for device, each in instances.items()
         }
+        for device in ours:
+            found[device] |= given(devlink.eswitch(device))
+            found[device]["params"] = params[Cmode.RUNTIME].get(device, ())
         switches = [
-            device
-            for device, fields in found.items()
-            if fields.get("eswitch_mode") is EswitchMode.SWITCHDEV
+            device for device in ours if found[device].get("eswitch_mode") is EswitchMode.SWITCHDEV
         ]
         rates = devlink.rates() if switches else {}
         for device in switches:
@@ -228,7 +237,7 @@ def _eswitches(node: Node, ours: set[DeviceHandle]) -> dict[DeviceHandle, dict[s
         return found
 
 
-def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -> Pf:
+def _pf(node: Node, look: Look, handle: DeviceHandle) -> Pf:
     count = look.locked.get(handle, UNKNOWN).numvfs
     link = link_of(node, Target(handle), look.devices)
     infos = {info.index: info for info in node.rtnl.vfs(link.index)} if link and count else {}
@@ -244,10 +253,11 @@ def _pf(node: Node, look: Look, handle: DeviceHandle, eswitch: dict[str, Any]) -
             for index in indexes
         ),
         representors=_representors(look, look.devices.get(handle, [])),
+        subfunctions=_subfunctions(look.devices.get(handle, [])),
         rdma=look.rdma.get(handle),
         dcb=look.dcb.get(handle),
         lag=lag.read(handle, node.sysfs.root, node.proc),
-        **eswitch,
+        **look.devlink.get(handle, {}),
     )
 
 
@@ -265,12 +275,23 @@ def _vf(
         driver_override=look.locked.get(device, UNKNOWN).driver_override,
         netdev=look.netdev(min(own, key=lambda link: link.index, default=None)),
         rdma=look.rdma.get(device),
+        **look.devlink.get(device, {}),
         **({} if info is None else given(info)),
     )
 
 
+def _subfunctions(links: Iterable[Link]) -> tuple[str, ...]:
+    ports = {link.phys_port_name or "" for link in links}
+    return tuple(sorted(filter(SUBFUNCTION.fullmatch, ports)))
+
+
 def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:
-    found = {link.phys_port_name: link for link in links if is_representor(link)}
+    links = [link for link in links if is_representor(link)]
+    found = {
+        link.phys_port_name: link
+        for link in links
+        if not SUBFUNCTION.fullmatch(link.phys_port_name or "")
+    }
     return tuple(
         Representor(port, netdev)
         for port, link in sorted(found.items(), key=lambda item: str(item[0]))

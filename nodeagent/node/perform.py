@@ -22,7 +22,7 @@ from nodeagent.node.links import set_links, set_vfs
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rates import set_rates
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices, set_roce
-from nodeagent.node.settle import await_functions, note_settled, watching
+from nodeagent.node.settle import await_functions, await_netdevs, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
 from nodeagent.node.urgent import put_first, urgent
@@ -36,6 +36,7 @@ from nodeagent.plan.actions import (
     MoveRdma,
     MoveVf,
     SetDcb,
+    SetDriverinit,
     SetEthtool,
     SetLink,
     SetRates,
@@ -138,7 +139,14 @@ def _write_devices(step: Step, actions: Sequence[DeviceAction]) -> Failures:
     waiting = (arrivals.move_settled, events) if moves else ()
     failures = write_devices(step.attempt, actions, *waiting, urgent=step.first)
     counts = {action.pf: action.count for action in actions if isinstance(action, CreateVfs)}
-    return failures + await_functions(node, counts, step.watches)
+    failures += await_functions(node, counts, step.watches)
+    reloads = [action for action in actions if isinstance(action, SetDriverinit)]
+    arrivals.to_reload.difference_update(map(target_of, reloads))
+    lost = {target for target, _ in failures} | step.lost
+    pfs = [target_of(action) for action in reloads if action.has_netdev]
+    if pfs := [target for target in pfs if target not in lost]:
+        failures += await_netdevs(step.attempt, pfs, step.watches, lost)
+    return failures
 
 
 def _is_anothers_name(step: Step, action: Action) -> bool:

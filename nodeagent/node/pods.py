@@ -21,7 +21,7 @@ from nodeagent.kernel.rtnl import Link, LinkMove
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.ethtool import set_ethtool
-from nodeagent.node.failures import Failures
+from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import change_links
 from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.namespaces import within
@@ -33,6 +33,7 @@ from nodeagent.plan.actions import (
     AddStacked,
     InPod,
     MoveVf,
+    SetDriverinit,
     SetEthtool,
     SetLink,
     SetSysctls,
@@ -87,6 +88,13 @@ class Arrivals:
         self._to_announce: dict[Target, tuple[Namespace, list[AddStacked]]] = {}
         self._half_announced: set[Target] = set()
         """VFs whose IPv4 addresses were announced."""
+        self.to_reload = {
+            target_of(action)
+            for stage in stages
+            for action in stage.actions
+            if isinstance(action, SetDriverinit)
+        }
+        """Those that are not there yet for good: a reload makes an interface anew, and here."""
         self._held = ExitStack()
         self.failures: Failures = []
 
@@ -223,6 +231,8 @@ class Arrivals:
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:
             return None
+        if arrival.target in self.to_reload:
+            return f"{arrival.target}: its devlink instance is not reloaded yet"
         bus, function = arrival.move.pf.bus, arrival.move.address
         # a single sysfs link, because this is called at each event for each VF that is missing
         if self._node.sysfs.driver(bus, function) == NO_DRIVER:

@@ -24,6 +24,7 @@ from nodeagent.node.locate import (
     is_hung,
     link_of,
     links_by_device,
+    reload_has_failed,
 )
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
@@ -266,8 +267,14 @@ def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevic
     """Whether its failure is known (it is in `lost`) and waiting is of no use.
 
     A representor does not appear if its PF's VFs could not be created or its eswitch's mode not be
-    set. A bind that has not returned was waited for already.
+    set. A bind that has not returned was waited for already, and a devlink reload that has failed
+    leaves no interface.
     """
     if isinstance(target[1], str):
         return (target[0], None) in lost and link_of(node, target, devices) is None
-    return target in lost and (not is_bound(node, target) or is_hung(node, target))
+    if target not in lost:
+        return False
+    device = device_of(node, target)
+    if device is None or is_hung(node, target) or not is_bound(node, target):
+        return True
+    return reload_has_failed(node, device)

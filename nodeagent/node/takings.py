@@ -21,6 +21,7 @@ from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     Action,
     CreateVfs,
+    SetDriverinit,
     SetEswitch,
     SetRates,
     SetVf,
@@ -42,7 +43,7 @@ from nodeagent.state.rates import vf_of
 log = logging.getLogger(__name__)
 
 NO_STATE: Final = NodeState("none")
-AFFECT_ALL_VFS: Final = (CreateVfs, SetEswitch)
+AFFECT_ALL_VFS: Final = (CreateVfs, SetDriverinit, SetEswitch)
 """Actions on a PF that remove or rebind its VFs."""
 
 

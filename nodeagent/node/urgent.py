@@ -15,8 +15,10 @@ from nodeagent.plan.actions import BindVf, MoveVf, Stage
 from nodeagent.plan.stages import StageName
 from nodeagent.state.model import Target
 
-INTERFACE_STAGES: Final = (StageName.ETHTOOL, StageName.SYSCTLS, StageName.VF_NETDEVS)
-"""The stages that set up a VF's interface in the host's namespace."""
+INTERFACE_STAGES: Final = (
+    *(StageName.VF_DRIVERINIT, StageName.ETHTOOL, StageName.SYSCTLS, StageName.VF_NETDEVS),
+)
+"""The stages that set up a VF, and its interface in the host's namespace."""
 
 
 def urgent(node: Node, stages: Sequence[Stage]) -> frozenset[Target]:

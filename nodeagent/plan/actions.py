@@ -67,6 +67,21 @@ class SetParam:
 
 
 @dataclass(frozen=True)
+class SetDriverinit:
+    """Ensure parameters that the driver of a PF or a VF starts with, by a reload of its instance.
+
+    `address` is the function's name on its bus. `has_netdev`: the PF has an interface then, which
+    what follows needs.
+    """
+
+    pf: DeviceHandle
+    index: int | None
+    address: str
+    params: tuple[Param, ...]
+    has_netdev: bool = False
+
+
+@dataclass(frozen=True)
 class SetEswitch(EswitchAttributes):
     """Ensure the eswitch's mode and, in switchdev, how it parses. None: leave alone.
 
@@ -245,6 +260,7 @@ Action = (
     | SetAutoprobe
     | CreateVfs
     | SetParam
+    | SetDriverinit
     | SetEswitch
     | SetDcb
     | SetRates

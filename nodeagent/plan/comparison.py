@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls
+from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, sysctls
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import Netdev, NodeState, Pf, PodNetdev, Target, Vf
+from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, PodNetdev, Target, Vf
 from nodeagent.state.roce import fresh_port
 from nodeagent.state.vf import VfAttributes
 
@@ -40,6 +40,8 @@ class Subject(IntEnum):
     RATE = auto()
     """A rate object of an eswitch."""
     PARAM = auto()
+    DRIVERINIT = auto()
+    """A parameter that the driver of a PF or a VF has started with."""
     LAG = auto()
     VF = auto()
     """An attribute that a PF holds for a VF."""
@@ -119,6 +121,7 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
     for param in want.params:
         if param.value != (now := known.get(param.name)):
             yield _difference(on, Subject.PARAM, param.name, param.value, now)
+    yield from _of_driverinit(on, want, have)
     if None not in {want.lag, have.lag} and want.lag != have.lag:
         found = _difference(on, Subject.LAG, "lag", want.lag, have.lag)
         yield replace(found, is_drivers=not lag.must_make(want, have))
@@ -137,6 +140,8 @@ def _of_vf(
         return
     if want.driver not in {None, have.driver}:
         yield _difference(on, Subject.DRIVER, "driver", want.driver, have.driver)
+    elif have.driver != NO_DRIVER:
+        yield from _of_driverinit(on, want, have)
     if want.driver_override not in {None, have.driver_override}:
         values = want.driver_override, have.driver_override
         yield _difference(on, Subject.OVERRIDE, "driver_override", *values)
@@ -148,6 +153,11 @@ def _of_vf(
         yield from _of_interface(on, want.netdev, have.netdev)
     if want.inside is not None:
         yield from _of_pod(on, want.inside, have, wanted, state)
+
+
+def _of_driverinit(on: Target, want: Pf | Vf, have: Pf | Vf) -> Iterator[Difference]:
+    for param, now in driverinit.differing(want, have):
+        yield _difference(on, Subject.DRIVERINIT, param.name, param.value, now)
 
 
 def _of_pod(

@@ -23,6 +23,7 @@ from nodeagent.plan.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetDcb,
+    SetDriverinit,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -39,7 +40,7 @@ from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
 from nodeagent.state.attributes import words
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Port
 from nodeagent.state.rates import commands as rate_commands
 from nodeagent.state.sysctls import commands as sysctl_commands
 
@@ -74,7 +75,7 @@ def _follow(action: Action, known: Known) -> None:
     match action:
         case CreateVfs():
             gone = [key for key in known if key[0] == action.pf and key[1] is not None]
-        case UnbindVf():
+        case UnbindVf() | SetDriverinit(index=int()):
             gone = [(action.pf, action.index)]
         case SetEswitch(eswitch_mode=str()):
             gone = [key for key in known if key[0] == action.pf and isinstance(key[1], str)]
@@ -98,8 +99,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"echo {int(action.on)} > {pf}/sriov_drivers_autoprobe"
         case CreateVfs():
             text = f"echo {action.count} > {pf}/sriov_numvfs"
-        case SetParam():
-            text = _param_line(action)
+        case SetParam() | SetDriverinit():
+            text = "; ".join(_param_commands(action))
         case SetEswitch():
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case SetDcb():
@@ -159,11 +160,21 @@ def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:
     yield f"rmdir {group}"
 
 
-def _param_line(action: SetParam) -> str:
-    param = action.param
+def _param_commands(action: SetParam | SetDriverinit) -> Iterator[str]:
+    if isinstance(action, SetParam):
+        yield _param_line(action.pf, action.param, "runtime")
+        return
+    device = action.pf.with_name(action.address)
+    yield from (_param_line(device, param, "driverinit") for param in action.params)
+    yield f"devlink dev reload {device}"
+    if action.has_netdev:
+        yield "udevadm settle"
+
+
+def _param_line(device: DeviceHandle, param: Param, mode: str) -> str:
     value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
-    what = f"{action.pf} name {param.name} value {shlex.quote(value)}"
-    return f"devlink dev param set {what} cmode runtime"
+    what = f"{device} name {param.name} value {shlex.quote(value)}"
+    return f"devlink dev param set {what} cmode {mode}"
 
 
 def _await_lag_line(action: AwaitLag) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from nodeagent.plan import dcb
+from nodeagent.plan.driverinit import must_reload
 from nodeagent.plan.lag import must_make
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.lag import Lag
+from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
 from nodeagent.state.vf import VfAttributes
 
@@ -32,7 +36,8 @@ def once_made(want: NodeState, have: NodeState) -> NodeState:
     """The PFs of `want` as they are in `have` once they are bound, with VFs made and bound.
 
     Nothing is known of a PF that is not bound: it is treated as one that was never touched. New VFs
-    are as they start; a VF that is bound anew has no interface yet.
+    are as they start; a VF that is bound anew has no interface yet. What their driver starts
+    with is not known.
     """
     pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf), want.driver) for pf in want.pfs)
     return replace(have, pfs=pfs)
@@ -48,13 +53,41 @@ def untouched(want: Pf) -> Pf:
     )
 
 
+def reloaded(pf: Pf) -> Pf:
+    """A PF whose driver has started anew: down, with defaults, without VFs, in legacy mode."""
+    new: dict[str, Any] = {
+        **given(fresh(LinkAttributes)),
+        "mtu": 1500,
+        "up": False,
+        "ethtool": None,
+        "sysctls": (),
+    }
+    return replace(
+        pf,
+        numvfs=None if pf.numvfs is None else 0,
+        vfs=(),
+        driverinit=None,
+        eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
+        representors=(),
+        dcb=dcb.reset(pf.dcb),
+        rates=None,
+        lag=pf.lag and Lag(),
+        netdev=pf.netdev and replace(pf.netdev, **new),
+    )
+
+
 def must_create(want: Pf, have: Pf) -> bool:
-    """Whether the VFs have to be made (anew): another number, or a function that is not there."""
+    """Whether the VFs have to be made (anew).
+
+    Another number, a function that is not there, or the PF is reloaded, which VFs do not outlive.
+    """
     if want.numvfs is None:
         return False
     if want.numvfs != have.numvfs:
         return True
-    return any(have.vf(vf.index) is None for vf in want.vfs)
+    return any(have.vf(vf.index) is None for vf in want.vfs) or (
+        bool(have.numvfs) and must_reload(want, have)
+    )
 
 
 def goes_to_legacy(want: Pf, have: Pf) -> bool:
@@ -123,8 +156,12 @@ def mac_of(vf: Vf) -> Mac | None:
 
 
 def _made(want: Pf, have: Pf, driver: str) -> Pf:
-    if must_create(want, have):
-        mode = EswitchMode.LEGACY if goes_to_legacy(want, have) else have.eswitch_mode
+    creates, legacy = must_create(want, have), goes_to_legacy(want, have)
+    if must_reload(want, have):
+        new = replace(reloaded(have), driverinit=have.driverinit, rdma=None)
+        have = replace(new, netdev=new.netdev and replace(new.netdev, mac=None))
+    if creates:
+        mode = EswitchMode.LEGACY if legacy else have.eswitch_mode
         vfs = tuple(map(_new_vf, want.vfs))
         return replace(have, numvfs=want.numvfs, vfs=vfs, representors=(), eswitch_mode=mode)
     how = bindings(want, have, driver)
@@ -136,11 +173,16 @@ def _new_vf(want: Vf) -> Vf:
 
 
 def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
-    if want is None or not how[vf.index].is_anew:
+    if want is None:
         return vf
+    gone: dict[str, Any] = dict.fromkeys(("netdev", "inside", "rdma"))
+    if not how[vf.index].is_anew:
+        # what is not known is ensured, likewise
+        is_reloaded = vf.driverinit is not None and must_reload(want, vf)
+        return replace(vf, **gone) if is_reloaded else vf
     if vf.driver is None:  # ensured: what it has is what it has if that was so already
         return replace(vf, driver=want.driver)
-    return replace(vf, driver=want.driver, netdev=None, inside=None, rdma=None)
+    return replace(vf, driver=want.driver, driverinit=None, **gone)
 
 
 def _needs_another_bind(want: Vf, have: Vf) -> bool:

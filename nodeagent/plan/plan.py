@@ -30,6 +30,7 @@ from nodeagent.plan.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetDcb,
+    SetDriverinit,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -49,6 +50,7 @@ from nodeagent.plan.made import (
     must_create,
     needs_temporary_mac,
     once_made,
+    reloaded,
     untouched,
 )
 from nodeagent.plan.pods import pod_actions
@@ -64,7 +66,6 @@ from nodeagent.state.attributes import (
     together,
 )
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
-from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Target, Vf
 from nodeagent.state.stack import Stack
@@ -129,29 +130,8 @@ def after_reload(state: NodeState) -> NodeState:
     1500 is the MTU of a fresh Ethernet device (ETH_DATA_LEN, alloc_etherdev). Autoprobe belongs to
     the PCI device, not to the driver, and outlives it.
     """
-    pfs = tuple(map(_reloaded, state.pfs))
+    pfs = tuple(map(reloaded, state.pfs))
     return replace(state, pfs=pfs, stack=state.stack and Stack(), namespaces=())
-
-
-def _reloaded(pf: Pf) -> Pf:
-    new: dict[str, Any] = {
-        **given(fresh(LinkAttributes)),
-        "mtu": 1500,
-        "up": False,
-        "ethtool": None,
-        "sysctls": (),
-    }
-    return replace(
-        pf,
-        numvfs=None if pf.numvfs is None else 0,
-        vfs=(),
-        eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
-        representors=(),
-        dcb=dcb.reset(pf.dcb),
-        rates=None,
-        lag=pf.lag and Lag(),
-        netdev=pf.netdev and replace(pf.netdev, **new),
-    )
 
 
 def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
@@ -254,6 +234,8 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
             for param in pf.params:
                 if param.name in names:
                     yield lag.stage_of(param), SetParam(pf.handle, param)
+        case Subject.DRIVERINIT:
+            yield from _driverinit(part, on, names)
         case Subject.ESWITCH:
             modes = given(together(EswitchAttributes, names, pf, part.made))
             yield StageName.ESWITCH, SetEswitch(pf.handle, **modes)
@@ -283,6 +265,20 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
 
 def _remade_lags(todos: Mapping[DeviceHandle, Todo]) -> set[DeviceHandle]:
     return {pf for pf, todo in todos.items() if Subject.LAG in todo.of(Target(pf))}
+
+
+def _driverinit(part: Part, on: Target, names: set[str]) -> Iterator[Step]:
+    """A reload of an instance, where it is not known to have what is wanted."""
+    pf = part.pf
+    owner: Pf | Vf = _vf(pf, on) if isinstance(on.port, int) else pf
+    params = tuple(each for each in owner.driverinit or () if each.name in names)
+    if isinstance(owner, Vf):
+        address = _address(part, owner)
+        yield StageName.VF_DRIVERINIT, SetDriverinit(pf.handle, owner.index, address, params)
+    else:
+        has_netdev = pf.netdev is not None
+        action = SetDriverinit(pf.handle, None, pf.handle.name, params, has_netdev)
+        yield StageName.PF_DRIVERINIT, action
 
 
 def _changes_mode(todo: Todo, on: Target) -> bool:

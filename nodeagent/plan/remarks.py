@@ -26,12 +26,18 @@ def made_up(state: NodeState) -> tuple[str, ...]:
     )
 
 
+def subfunctions(state: NodeState) -> tuple[str, ...]:
+    """A line for each subfunction."""
+    return tuple(f"{pf.handle} subfunction {port}" for pf in state.pfs for port in pf.subfunctions)
+
+
 def unseen(state: NodeState) -> tuple[str, ...]:
     """VFs bound to the NIC's own driver whose interface is in no visible namespace."""
     return tuple(
         str(on)
         for on, vf in state.vfs()
         if vf.driver == state.driver and vf.netdev is None and vf.inside is None
+        if ("enable_eth", False) not in {(each.name, each.value) for each in vf.driverinit or ()}
     )
 
 

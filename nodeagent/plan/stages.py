@@ -27,6 +27,10 @@ class StageName(StrEnum):
         "what legacy mode holds for VFs is refused in switchdev mode (EOPNOTSUPP, mlx5): VFs that "
         "are made anew get it first",
     )
+    PF_DRIVERINIT = (
+        "reload PFs",
+        "a driver reads these parameters when it starts, and makes the PF's interface anew",
+    )
     LINKS_DOWN = "take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"
     FREE_NAMES = "free names", "two netdevs that swap names need a third name in between (EEXIST)"
     PARAMETERS = "set parameters", "flow_steering_mode and such decide how the eswitch is made"
@@ -75,6 +79,10 @@ class StageName(StrEnum):
     AWAIT_LAG = "await LAG", "the driver makes it after the last port has joined, by itself"
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
     BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"
+    VF_DRIVERINIT = (
+        "reload VFs",
+        "likewise: a VF's interface is made anew, in the namespace of the host",
+    )
     MOVE_VFS = (
         "move VFs",
         "each VF goes into its pod as soon as it is settled, and waits for no other",

@@ -88,8 +88,8 @@ def spared_rates(
 def attainable(want: NodeState, have: NodeState, gone: Collection[Target]) -> NodeState:
     """The part of `want`, which is without the VFs `gone`, that can be restored without them.
 
-    All VFs of a PF are created together, and a change of its eswitch's mode affects all of them:
-    neither is done if one of them is taken.
+    All VFs of a PF are created together, and a change of its eswitch's mode or a reload of its
+    devlink instance affects all of them: none of these is done if one of them is taken.
     """
     pfs = {handle for handle, _ in gone}
     changed = (_attainable(pf, have.pf(pf.handle)) if pf.handle in pfs else pf for pf in want.pfs)
@@ -101,6 +101,7 @@ def _attainable(want: Pf, have: Pf | None) -> Pf:
         return want  # so none of its VFs is taken
     fields: dict[str, Any] = {
         "numvfs": have.numvfs,
+        "driverinit": None,
         "vfs": tuple(vf for vf in want.vfs if have.vf(vf.index) is not None),
         "representors": tuple(e for e in want.representors if have.netdev_of(e.port) is not None),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from nodeagent.state.drivers import Trait, has
-from nodeagent.state.model import NodeState, Pf
+from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
 
 
 def settable(want: NodeState) -> NodeState:
@@ -29,6 +29,10 @@ def given_anew(state: NodeState) -> tuple[str, ...]:
 
 
 def _settable(pf: Pf, driver: str) -> Pf:
+    if any(SUBFUNCTION.fullmatch(each.port) for each in pf.representors):
+        # version 0.2.0 saved these, too
+        kept = (each for each in pf.representors if not SUBFUNCTION.fullmatch(each.port))
+        pf = dataclasses.replace(pf, representors=tuple(kept))
     if has(driver, Trait.RANDOM_REPRESENTOR_MACS) and pf.representors:
         anonymous = (
             dataclasses.replace(each, netdev=dataclasses.replace(each.netdev, mac=None))

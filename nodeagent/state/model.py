@@ -40,6 +40,9 @@ NO_DRIVER: Final = "none"
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
 REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
 
+SUBFUNCTION: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}sf\d{1,9}")
+"""Of these ports the one of a subfunction, which goes with the driver and does not come again."""
+
 Port = int | str | None
 """Whose netdev: None for the PF's own, a number for a VF's, a phys_port_name for a representor."""
 
@@ -180,7 +183,7 @@ class Vf(VfAttributes):
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
     `netdev` in the host's network namespace, or `inside` another. `cni` is what SR-IOV CNI has
     recorded of it, where a pod has it by that. `used_by` names the processes that have it open
-    through VFIO, UIO or vhost-vDPA.
+    through VFIO, UIO or vhost-vDPA. `driverinit` is as a PF's (`Pf`).
     """
 
     index: int
@@ -190,6 +193,7 @@ class Vf(VfAttributes):
     netdev: Netdev | None = None
     inside: PodNetdev | None = None
     rdma: RdmaDevice | None = None
+    driverinit: tuple[Param, ...] | None = None
     cni: CniRecord | None = field(default=None, compare=False)
     used_by: str | None = field(default=None, compare=False)
 
@@ -198,6 +202,7 @@ class Vf(VfAttributes):
             raise ValueError(f"VF {self.index} has an interface here and in another namespace")
         within(0, 0xFFFF)("index", self.index)
         check(self)
+        _check_params(f"VF {self.index}", self.driverinit)
         if self.address is not None and not _DEVICE.fullmatch(self.address):
             raise ValueError(f"{self.address!r} is not a device address")
         for driver in (self.driver, self.driver_override or None):
@@ -228,7 +233,7 @@ _PARAM_KINDS: Final = {1: int, 2: int, 3: int, 4: int, 5: str, 6: bool}
 
 @dataclass(frozen=True)
 class Param:
-    """A devlink parameter's runtime value; `kind` is its type as devlink numbers it."""
+    """A devlink parameter and its value; `kind` is its type as devlink numbers it."""
 
     name: str
     kind: int
@@ -243,6 +248,10 @@ class Param:
             within(0, (1 << (8 << self.kind - 1)) - 1)(self.name, self.value)
         if isinstance(self.value, str) and not self.value.isprintable():
             raise ValueError(f"{self.value!r} is not printable")
+
+
+def _check_params(what: object, params: tuple[Param, ...] | None) -> None:
+    check_sorted(f"{what}: parameters", [param.name for param in params or ()])
 
 
 @dataclass(frozen=True)
@@ -263,9 +272,13 @@ class Pf(EswitchAttributes):
 
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
-    driver has no devlink. `vfs` is sorted by index, `params` and `representors` by name. `dcb` is
+    driver has no devlink. `params` are those of the mode runtime; `driverinit` those that a driver
+    reads when it starts, None where nobody knows what they are. `vfs` is sorted by index, `params`,
+    `driverinit` and `representors` by name. `dcb` is
     `None` where the driver has none, or firmware negotiates it; `rates`, sorted, where the eswitch
-    is not in switchdev mode or has none; `lag` where the driver does not tell of it.
+    is not in switchdev mode or has none; `lag` where the driver does not tell of it. `subfunctions`
+    are the ports of those that there are, and not compared: they are not made again, and neither
+    are their representors.
     """
 
     handle: DeviceHandle
@@ -274,17 +287,23 @@ class Pf(EswitchAttributes):
     netdev: Netdev | None = None
     vfs: tuple[Vf, ...] = ()
     params: tuple[Param, ...] = ()
+    driverinit: tuple[Param, ...] | None = None
     representors: tuple[Representor, ...] = ()
     rdma: RdmaDevice | None = None
     dcb: Dcb | None = None
     rates: tuple[Rate, ...] | None = None
     lag: Lag | None = None
+    subfunctions: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        check_sorted(f"{self.handle}: subfunctions", self.subfunctions)
+        if wrong := [each for each in self.subfunctions if not SUBFUNCTION.fullmatch(each)]:
+            raise ValueError(f"{wrong[0]!r} is not a subfunction's port")
         if self.numvfs is not None:
             within(0, 0xFFFF)("numvfs", self.numvfs)
         check(self)
-        check_sorted(f"{self.handle}: parameters", [param.name for param in self.params])
+        _check_params(self.handle, self.params)
+        _check_params(self.handle, self.driverinit)
         check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
         check_sorted(f"{self.handle}: rates", [each.key for each in self.rates or ()])
         indexes = [vf.index for vf in self.vfs]

@@ -13,6 +13,7 @@ from tests.support import lab
 from tests.support.lab import NETDEVSIM, Nodeagent
 
 VFS = 50
+HANDLE = "netdevsim/netdevsim1"
 DEVICE = NETDEVSIM / "devices" / "netdevsim1"
 DEBUG = Path("/sys/kernel/debug/netdevsim/netdevsim1")
 
@@ -29,7 +30,7 @@ def make_again() -> None:
 
 
 def reload() -> None:
-    lab.sh("devlink dev reload netdevsim/netdevsim1; udevadm settle")
+    lab.sh(f"devlink dev reload {HANDLE}; udevadm settle")
 
 
 def interface() -> str:
@@ -38,9 +39,11 @@ def interface() -> str:
 
 
 def read() -> tuple[str, Any]:
-    """numvfs, and what iproute2 says of the interface and its VFs."""
+    """numvfs, and what iproute2 says of the device, the interface and its VFs."""
     (link,) = json.loads(lab.sh(f"ip -d -j link show {interface()}"))
-    return (DEVICE / "sriov_numvfs").read_text(), [lab.read_interface(link), link["vfinfo_list"]]
+    params = json.loads(lab.sh("devlink -j dev param show"))["param"][HANDLE]
+    told = [lab.read_interface(link), link["vfinfo_list"], params]
+    return (DEVICE / "sriov_numvfs").read_text(), told
 
 
 @pytest.fixture
@@ -48,6 +51,9 @@ def fifty_vfs() -> Iterator[None]:
     """Every attribute of every VF has a value that differs from its neighbours'."""
     lab.sh("modprobe netdevsim")
     make_device()
+    for line in ("max_macs value 16", "test1 value false"):
+        lab.sh(f"devlink dev param set {HANDLE} name {line} cmode driverinit")
+    reload()
     (DEVICE / "sriov_numvfs").write_text(str(VFS))
     name = interface()
     on, states = ("off", "on"), ("auto", "enable", "disable")
@@ -77,6 +83,31 @@ def test_fifty_vfs(
     nodeagent.call("snapshot", "--file", snapshot)
     destroy()
     assert read() != before
+    nodeagent.call("restore", "--snapshot", snapshot)
+    assert read() == before
+    nodeagent.call("verify", "--snapshot", snapshot)
+
+
+def test_a_reload_of_the_device_fails_once(
+    nodeagent: Nodeagent, fifty_vfs: None, tmp_path: Path
+) -> None:
+    """It has no interface then, and shows values that are not in effect: it is reloaded again."""
+    nodeagent.environment["DRIVER_MODULE"] = "netdevsim"
+    snapshot = str(tmp_path / "snapshot")
+    before = read()
+    nodeagent.call("snapshot", "--file", snapshot)
+    make_again()
+    plan = nodeagent.call("plan", "--snapshot", snapshot).output()
+    set_ = f"devlink dev param set {HANDLE} name"
+    assert f"{set_} test1 value false cmode driverinit; devlink dev reload {HANDLE};" in plan
+    lab.sh(plan)
+    assert read() == before
+    nodeagent.call("verify", "--snapshot", snapshot)
+    make_again()
+    (DEBUG / "fail_reload").write_text("1")
+    restore = nodeagent.call("restore", "--snapshot", snapshot, status=1)
+    assert f"cannot reload {HANDLE} with other max_macs, test1" in restore.log
+    (DEBUG / "fail_reload").write_text("0")
     nodeagent.call("restore", "--snapshot", snapshot)
     assert read() == before
     nodeagent.call("verify", "--snapshot", snapshot)

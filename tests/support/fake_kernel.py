@@ -27,6 +27,7 @@ from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import Param
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_tree import FakeTree
+from tests.support.simulate import FRESH_DRIVERINIT
 
 ZERO = Mac("00:00:00:00:00:00")
 PF1, PF2 = "0000:01:00.0", "0000:02:00.0"
@@ -94,6 +95,18 @@ class FakePf:
     params: dict[str, Param] = field(default_factory=dict)
 
 
+@dataclass
+class FakeInstance:
+    """A function's devlink instance: what was set, what is in effect, how often it was reloaded."""
+
+    params: dict[str, Param] = field(
+        default_factory=lambda: {each.name: each for each in FRESH_DRIVERINIT}
+    )
+    in_effect: dict[str, Param] = field(default_factory=dict)
+    reloads: int = 0
+    failed: bool = False
+
+
 class FakeWatch:
     """A descriptor that is always readable: to wait is to let time pass, which `drain` does."""
 
@@ -115,8 +128,8 @@ class FakeWatch:
 
 
 def is_representor(link: Link) -> bool:
-    """Whether the interface stands for a VF: its port is `pf0vfN`."""
-    return (link.phys_port_name or "").startswith("pf0vf")
+    """Whether the interface stands for a VF or a subfunction: its port is `pf0vfN` or `pf0sfN`."""
+    return (link.phys_port_name or "").startswith(("pf0vf", "pf0sf"))
 
 
 class FakeKernel:
@@ -134,6 +147,7 @@ class FakeKernel:
         self.elsewhere: set[int] = set()  # ifindexes that are in another network namespace
         self.never: set[str] = set()  # devices whose interface does not come
         self.missing: set[str] = set()  # functions that do not come
+        self.instances: dict[str, FakeInstance] = {}  # of functions of PFs with devlink
         self.names: dict[str, str] = {}  # what udev calls the interface of a device
         self.watches: list[FakeWatch] = []
         self.lock = threading.RLock()
@@ -221,9 +235,10 @@ class FakeKernel:
         is_switch = pf.eswitch is not None and pf.eswitch.eswitch_mode == "switchdev"
         wanted = {f"pf0vf{index}" for index in pf.vfs} if is_switch else set()
         for link in [link for link in self.links.values() if link.device == pf.name]:
-            if is_representor(link) and link.phys_port_name not in wanted:
+            port = link.phys_port_name or ""
+            if port.startswith("pf0vf") and port not in wanted:
                 self._remove_link(link)
-            wanted.discard(link.phys_port_name or "")
+            wanted.discard(port)
         for port in sorted(wanted):
             self._add_representor_later(pf, port)
 
@@ -235,6 +250,8 @@ class FakeKernel:
     def attach(self, name: str, driver: str, bus: str = "pci") -> None:
         """The device is bound, and its driver makes an interface."""
         self.tree.drive(bus, name, driver)
+        if driver == DRIVER:
+            self.instances[name] = FakeInstance()
         if driver == DRIVER and name not in self.never:
             self.later(self.delays.netdev, lambda: self._add_netdev(bus, name))
 
@@ -242,6 +259,7 @@ class FakeKernel:
         """The driver lets go of the device."""
         for link in [link for link in self.links.values() if link.device == name]:
             self._remove_link(link)
+        self.instances.pop(name, None)
         self.tree.undrive(bus, name)
 
     def _remove_link(self, link: Link) -> None:

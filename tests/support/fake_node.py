@@ -25,7 +25,7 @@ from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.dcb import Dcbnl
-from nodeagent.kernel.devlink import Devlink
+from nodeagent.kernel.devlink import Cmode, Devlink, Instance
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -47,7 +47,15 @@ from nodeagent.state.namespaces import Holder
 from nodeagent.state.rates import Rate
 from nodeagent.state.stack import Stack
 from tests.support import fake_sysctls
-from tests.support.fake_kernel import DRIVER, PF1, ZERO, Delays, FakePf, FakeWatch
+from tests.support.fake_kernel import (
+    DRIVER,
+    PF1,
+    ZERO,
+    Delays,
+    FakeInstance,
+    FakePf,
+    FakeWatch,
+)
 from tests.support.fake_rules import FakeRules
 
 HOSTS_PROCESSES = "pid:[4026531836]"
@@ -187,6 +195,7 @@ class FakeNode(FakeRules):
         self.tree.make_device(bus, name)
         self.tree.make_driver(bus, DRIVER)
         self.tree.drive(bus, name, DRIVER)
+        self.instances[name] = FakeInstance()
         self.tree.set(bus, name, "sriov_numvfs", "0")
         if bus == "pci":
             self.tree.set(bus, name, "sriov_drivers_autoprobe", "1")
@@ -222,6 +231,7 @@ class FakeNode(FakeRules):
                 encap_mode=state.encap_mode,
             )
             pf.params = {p.name: p for p in state.params}
+        self._start_with(pf.name, state.driverinit)
         if state.dcb is not None:
             self.dcb[pf.name] = state.dcb
         if state.rates is not None:
@@ -255,10 +265,18 @@ class FakeNode(FakeRules):
         self.tree.set("pci", function, "driver_override", state.driver_override or "(null)")
         if state.driver not in {None, NO_DRIVER}:
             self.attach(function, state.driver or "")
+            if state.driver == DRIVER:
+                self._start_with(function, state.driverinit)
         if state.netdev is not None:
             self._give_netdev(self.link(function), state.netdev)
         elif state.driver == DRIVER:
             self.move_away(function)
+
+    def _start_with(self, device: str, params: tuple[Param, ...] | None) -> None:
+        """As after a reload with these, but for None: then never reloaded."""
+        if params is not None:
+            known = {each.name: each for each in params}
+            self.instances[device] = FakeInstance(known, dict(known), reloads=1)
 
     def _give_netdev(self, link: Link, wanted: Netdev) -> None:
         every = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
@@ -372,8 +390,13 @@ class FakeDevlink(Devlink):
     def close(self) -> None:
         return
 
-    def devices(self) -> tuple[DeviceHandle, ...]:
-        return tuple(DeviceHandle(pf.bus, pf.name) for pf in self._node.pfs.values() if pf.eswitch)
+    def instances(self) -> dict[DeviceHandle, Instance]:
+        found: dict[DeviceHandle, Instance] = {}
+        for pf in (each for each in self._node.pfs.values() if each.eswitch):
+            for name in (pf.name, *(vf.function for vf in pf.vfs.values())):
+                if name is not None and (own := self._node.instances.get(name)) is not None:
+                    found[DeviceHandle(pf.bus, name)] = Instance(own.reloads, own.failed)
+        return found
 
     def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
         return self._node.pfs[device[1]].eswitch or EswitchAttributes()
@@ -381,12 +404,22 @@ class FakeDevlink(Devlink):
     def set_eswitch(self, device: DeviceHandle, wanted: EswitchAttributes) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], "eswitch", wanted)
 
-    def params(self) -> dict[DeviceHandle, tuple[Param, ...]]:
+    def params(self) -> dict[Cmode, dict[DeviceHandle, tuple[Param, ...]]]:
         pfs = self._node.pfs.values()
+        runtime = {DeviceHandle(pf.bus, pf.name): pf.params for pf in pfs}
+        driverinit = {each: self._node.instances[each.name].params for each in self.instances()}
         return {
-            DeviceHandle(pf.bus, pf.name): tuple(pf.params[name] for name in sorted(pf.params))
-            for pf in pfs
+            mode: {each: tuple(params[name] for name in sorted(params)) for each, params in of_mode}
+            for mode, of_mode in zip(Cmode, (runtime.items(), driverinit.items()), strict=True)
         }
+
+    def driverinit(self, device: DeviceHandle, name: str) -> Param | None:
+        return self._node.instances[device.name].params.get(name)
+
+    def reload(
+        self, device: DeviceHandle, params: Sequence[Param] = (), before: Sequence[Param] = ()
+    ) -> None:
+        self._node.devlink_reload(device.name, params, before)
 
     def set_param(self, device: DeviceHandle, param: Param) -> None:
         self._node.devlink_change(self._node.pfs[device[1]], param.name, param)

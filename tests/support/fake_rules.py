@@ -10,15 +10,15 @@ import dataclasses
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
 from nodeagent.state.addresses import Mac
-from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import Param
-from tests.support.fake_kernel import DRIVER, ZERO, FakeKernel, FakePf
+from tests.support.fake_kernel import DRIVER, ZERO, FakeInstance, FakeKernel, FakePf
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
 LINK_ORDER = (
@@ -102,6 +102,32 @@ class FakeRules(FakeKernel):
         if pf.eswitch is None:
             raise _refusal(errno.EOPNOTSUPP)
         self._perform(Write(pf.name, attribute, value), self._set_devlink)
+
+    def devlink_reload(self, device: str, params: Sequence[Param], before: Sequence[Param]) -> None:
+        """DEVLINK_CMD_PARAM_SET of each, and DEVLINK_CMD_RELOAD; where that is refused, back."""
+        instance = self.instances[device]
+        instance.params |= {each.name: each for each in params}
+        try:
+            self._perform(Write(device, "reload", None), self._reload)
+        except OSError:
+            instance.params |= {each.name: each for each in before}
+            raise
+
+    def _reload(self, write: Write) -> None:
+        """What a function has made goes and comes again; a PF's VFs do not come again."""
+        name = write.target
+        pf = self.pfs.get(name)
+        bus = "pci" if pf is None else pf.bus
+        if pf is not None:
+            self.remove_vfs(pf)
+            pf.eswitch = dataclasses.replace(
+                pf.eswitch or EswitchAttributes(), eswitch_mode=EswitchMode.LEGACY
+            )
+        before = self.instances[name]
+        self.release(bus, name)
+        self.attach(name, DRIVER, bus)
+        reloads = before.reloads + 1
+        self.instances[name] = FakeInstance(before.params, dict(before.params), reloads)
 
     def _perform(self, write: Write, do: Callable[[Write], None]) -> None:
         with self.lock:

@@ -21,6 +21,7 @@ from nodeagent.plan.actions import (
     OverrideDriver,
     SetAutoprobe,
     SetDcb,
+    SetDriverinit,
     SetEswitch,
     SetEthtool,
     SetLink,
@@ -65,6 +66,9 @@ FRESH_ETHTOOL = (
 """What a driver starts with, and no plan can know before it has looked."""
 
 MULTIPORT_ON = Param(ESW_MULTIPORT, 6, True)
+FRESH_DRIVERINIT = (Param("enable_roce", 6, True), Param("event_eq_size", 3, 4096))
+"""Likewise, until it is reloaded with others."""
+
 ZERO = Mac("00:00:00:00:00:00")
 
 
@@ -84,6 +88,8 @@ def perform(state: NodeState, action: Action) -> NodeState:
     """`state` after one action."""
     if isinstance(action, AddStacked):
         return _add(state, action)
+    if isinstance(action, SetDriverinit):
+        return _reloaded(state, action)
     return _followed(state, _performed(state, action), action)
 
 
@@ -91,7 +97,8 @@ def _performed(state: NodeState, action: Action) -> NodeState:
     if isinstance(action, BindPf):
         if state.pf(action.pf) is not None:
             return state
-        fresh = Pf(action.pf, 0, True, _fresh_netdev(state, 0), eswitch_mode=EswitchMode.LEGACY)
+        netdev, mode = _fresh_netdev(state, 0), EswitchMode.LEGACY
+        fresh = Pf(action.pf, 0, True, netdev, eswitch_mode=mode, driverinit=FRESH_DRIVERINIT)
         pfs = (*state.pfs, fresh)
         return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
     pf = state.pf(action.pf)
@@ -169,7 +176,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             vf = _vf(pf, action.index)
             if action.driver not in {None, vf.driver}:
                 raise Refused(f"vf {vf.index} is bound to {vf.driver}, not {action.driver}")
-            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, netdev=None, rdma=None))
+            unbound: dict[str, Any] = dict.fromkeys(("netdev", "rdma", "driverinit"))
+            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, **unbound))
         case BindVf():
             return _with_vf(pf, _bind(state, pf, _vf(pf, action.index), action.driver))
         case SetLink():
@@ -267,7 +275,58 @@ def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
     netdev = _fresh_netdev(state, vf.index)
     if vf.admin_mac is not None and not vf.admin_mac.is_zero:
         netdev = dataclasses.replace(netdev, mac=vf.admin_mac)
-    return dataclasses.replace(vf, driver=driver, netdev=netdev)
+    return dataclasses.replace(vf, driver=driver, netdev=netdev, driverinit=FRESH_DRIVERINIT)
+
+
+def _changed_params(owner: Pf | Vf, action: SetDriverinit) -> dict[str, Param]:
+    """What a reload is needed for: of what the driver has, what is not so already."""
+    now = {each.name: each for each in _params(owner)}
+    return {each.name: each for each in action.params if now.get(each.name, each) != each}
+
+
+def _params(owner: Pf | Vf) -> tuple[Param, ...]:
+    return FRESH_DRIVERINIT if owner.driverinit is None else owner.driverinit
+
+
+def _reloaded(state: NodeState, action: SetDriverinit) -> NodeState:
+    """What stands on the interface goes with it. udev gives a PF's the name that it gave before."""
+    pf = state.pf(action.pf)
+    if pf is None:
+        raise Refused(f"no {action.pf}")
+    owner, between = pf if action.index is None else _vf(pf, action.index), state
+    if _changed_params(owner, action):
+        bare = dataclasses.replace(owner, netdev=None)
+        bare_pf = _with_vf(pf, bare) if isinstance(bare, Vf) else bare
+        between = _followed(state, _with_pf(state, bare_pf), action)
+    netdev = _fresh_netdev(between, action.index or 0)
+    if isinstance(owner, Pf) and owner.netdev is not None:
+        netdev = dataclasses.replace(netdev, name=owner.netdev.name)
+    found = between.pf(action.pf)
+    if found is None:
+        raise AssertionError(action)
+    return _with_pf(between, _reload(state, found, action, netdev))
+
+
+def _reload(state: NodeState, pf: Pf, action: SetDriverinit, netdev: Netdev) -> Pf:
+    """The function's interface and RDMA device are made anew, and a PF's eswitch."""
+    owner = pf if action.index is None else _vf(pf, action.index)
+    changed = _changed_params(owner, action)
+    now = {each.name: each for each in _params(owner)} | changed
+    new: dict[str, Any] = {"driverinit": tuple(each for _, each in sorted(now.items()))}
+    if changed:
+        new |= {"netdev": netdev, "rdma": None}
+    if isinstance(owner, Vf):
+        if owner.driver != state.driver:
+            raise Refused(f"{action}: ENODEV, its function is not bound")
+        if changed and owner.admin_mac is not None and not owner.admin_mac.is_zero:
+            new["netdev"] = dataclasses.replace(netdev, mac=owner.admin_mac)
+        return _with_vf(pf, dataclasses.replace(owner, **new))
+    if changed and pf.numvfs:
+        raise Refused(f"{action}: its VFs do not outlive it")
+    if changed:
+        mode = pf.eswitch_mode and EswitchMode.LEGACY
+        new |= {"eswitch_mode": mode, "representors": (), "rates": reset(pf.rates)}
+    return dataclasses.replace(pf, **new)
 
 
 def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:

@@ -42,7 +42,7 @@ from nodeagent.state.stack import (
 )
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 from tests.support import fake_sysctls
-from tests.support.simulate import FRESH_ETHTOOL, MULTIPORT_ON, with_stack
+from tests.support.simulate import FRESH_DRIVERINIT, FRESH_ETHTOOL, MULTIPORT_ON, with_stack
 
 DRIVER = "mlx5_core"
 ZERO = Mac("00:00:00:00:00:00")
@@ -105,6 +105,15 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
     )
 
 
+driverinits = st.sampled_from(
+    (
+        *(None, None, (), FRESH_DRIVERINIT),
+        (Param("enable_roce", 6, False), Param("event_eq_size", 3, 4096)),
+        (Param("enable_roce", 6, False), Param("event_eq_size", 3, 64), Param("max_macs", 3, 1)),
+    )
+)
+
+
 @st.composite
 def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
     driver = draw(st.sampled_from((DRIVER, DRIVER, DRIVER, NO_DRIVER, "vfio-pci")))
@@ -134,6 +143,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         port_guid=draw(st.sampled_from((None, Guid("02:11:22:33:44:55:66:88")))),
         netdev=netdev,
         rdma=draw(st.none() | rdma_devices(f"mlx5_{index}")) if netdev else None,
+        driverinit=draw(driverinits) if driver == DRIVER else None,
     )
 
 
@@ -233,6 +243,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         vfs=tuple(draw(vfs(index, mtu)) for index in range(numvfs)),
         eswitch_mode=mode,
         params=draw(st.sampled_from(PARAMS)),
+        driverinit=draw(driverinits),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
         dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
         rates=draw(st.none() | rates(numvfs)) if mode is EswitchMode.SWITCHDEV else None,
@@ -348,9 +359,9 @@ def some_of(*names: str) -> st.SearchStrategy[set[str]]:
 # where these alone are unknown no order may lead there: a VF's own MAC needs the admin MAC, a bind
 # a driver_override that allows it, the eswitch's mode and a LAG their VFs unbound (`but_for_one`
 # draws them)
-some_of_vfs = some_of(*(set(rows(VfAttributes)) - {"admin_mac"}))
+some_of_vfs = some_of(*(set(rows(VfAttributes)) - {"admin_mac"}), "driverinit")
 some_of_links = some_of(*(set(rows(LinkAttributes)) - {"name"}), "ethtool", "sysctls")
-some_of_pfs = some_of("autoprobe", "eswitch_mode", "numvfs")
+some_of_pfs = some_of("autoprobe", "driverinit", "eswitch_mode", "numvfs")
 
 
 @st.composite
@@ -367,7 +378,8 @@ def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
     if "eswitch_mode" in unknown:
         unknown |= {"representors": ()}
     if "numvfs" in unknown:
-        unknown |= {"representors": (), "vfs": (), "eswitch_mode": None, "lag": None, "params": ()}
+        unknown |= dict.fromkeys(("eswitch_mode", "lag", "driverinit"))
+        unknown |= {"representors": (), "vfs": (), "params": ()}
     else:
         unknown |= {"vfs": tuple(draw(_blurred_vf(vf)) for vf in pf.vfs)}
     inline, encap = draw(st.sampled_from(INLINE_ENCAP))
@@ -449,12 +461,14 @@ def but_for_one(draw: st.DrawFn, state: NodeState) -> NodeState:
         return state
     pf = draw(st.sampled_from(state.pfs))
     if not pf.vfs or draw(st.booleans()):
-        name = draw(st.sampled_from(("autoprobe", "netdev", "numvfs", *rows(EswitchAttributes))))
+        of_pf = ("autoprobe", "driverinit", "netdev", "numvfs", *rows(EswitchAttributes))
+        name = draw(st.sampled_from(of_pf))
         gone = {"vfs": (), "representors": ()} if name == "numvfs" else {}
         changed = dataclasses.replace(pf, **{name: None}, **gone)  # type: ignore[arg-type] # by name
     else:
         vf = draw(st.sampled_from(pf.vfs))
-        of_vf = ("driver", "driver_override", "netdev", "inside", *rows(VfAttributes))
+        whole = ("driver", "driver_override", "driverinit", "netdev", "inside")
+        of_vf = (*whole, *rows(VfAttributes))
         name = draw(st.sampled_from(of_vf))
         blank = dataclasses.replace(vf, **{name: None})  # type: ignore[arg-type] # by name
         vfs = tuple(blank if each is vf else each for each in pf.vfs)
@@ -528,7 +542,7 @@ def _visible(state: NodeState) -> NodeState:
             dataclasses.replace(
                 pf,
                 vfs=tuple(
-                    dataclasses.replace(vf, driver=NO_DRIVER)
+                    dataclasses.replace(vf, driver=NO_DRIVER, driverinit=None)
                     if vf.driver == DRIVER and vf.netdev is None
                     else vf
                     for vf in pf.vfs

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.devlink import Devlink
+from nodeagent.kernel.devlink import Cmode, Devlink
 from nodeagent.kernel.netlink import attributes
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
 from nodeagent.state.model import DeviceHandle, Param
@@ -98,19 +98,20 @@ def test_a_mode_of_a_newer_kernel_is_not_known() -> None:
 
 
 def test_only_parameters_of_now_count() -> None:
-    assert Answered(MAX_MACS, TEST1).params() == {}
+    assert Answered(MAX_MACS, TEST1).params()[Cmode.RUNTIME] == {}
 
 
 def test_parameters_by_device_and_name() -> None:
-    assert Answered(at_runtime(TEST1), at_runtime(MAX_MACS)).params() == {
-        DEVICE: (Param("max_macs", 3, 32), Param("test1", 6, True))
-    }
+    both = {DEVICE: (Param("max_macs", 3, 32), Param("test1", 6, True))}
+    at_once = Answered(at_runtime(TEST1), at_runtime(MAX_MACS)).params()
+    assert at_once == {Cmode.RUNTIME: both, Cmode.DRIVERINIT: {}}
+    assert Answered(TEST1, MAX_MACS).params() == {Cmode.RUNTIME: {}, Cmode.DRIVERINIT: both}
 
 
 def test_a_flag_that_is_off_is_an_attribute_that_is_not_there() -> None:
     off = at_runtime(TEST1)
     assert off.endswith("04005600")
-    (found,) = Answered(off[:-8]).params()[DEVICE]
+    (found,) = Answered(off[:-8]).params()[Cmode.RUNTIME][DEVICE]
     assert found == Param("test1", 6, False)
 
 
@@ -159,8 +160,8 @@ def test_a_refusal_is_the_callers_to_word() -> None:
 
 def test_a_kernel_without_devlink() -> None:
     devlink = Answered(family=None)
-    assert devlink.devices() == ()
-    assert devlink.params() == {}
+    assert devlink.instances() == {}
+    assert not any(devlink.params().values())
     with pytest.raises(OSError, match="no devlink") as caught:
         devlink.set_param(DEVICE, Param("a", 6, True))
     assert caught.value.errno == errno.EOPNOTSUPP
@@ -169,5 +170,5 @@ def test_a_kernel_without_devlink() -> None:
 
 def test_this_kernel_whatever_it_has() -> None:
     with Devlink() as devlink:
-        assert isinstance(devlink.devices(), tuple)
+        assert isinstance(devlink.instances(), dict)
         assert devlink.eswitch(DeviceHandle("pci", "ffff:ff:1f.7")) == EswitchAttributes()

@@ -347,7 +347,7 @@ def test_devlink(rng: random.Random) -> None:
     raw = messages(rng, 4)
     devlink, pf = RubbishDevlink(raw), DeviceHandle("pci", "0")
     for read in (
-        devlink.devices,
+        devlink.instances,
         devlink.params,
         lambda: devlink.eswitch(pf),
     ):

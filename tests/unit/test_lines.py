@@ -14,6 +14,7 @@ from nodeagent.plan.actions import (
     CreateVfs,
     OverrideDriver,
     SetAutoprobe,
+    SetDriverinit,
     SetEswitch,
     SetLink,
     SetParam,
@@ -71,6 +72,12 @@ def text(*actions: Action, have: NodeState | None = None, want: NodeState | None
          "devlink dev param set pci/0000:01:00.0 name flow_steering_mode value smfs cmode runtime"),
         (SetParam(PF, Param("enable_roce", 6, False)),
          "devlink dev param set pci/0000:01:00.0 name enable_roce value false cmode runtime"),
+        (SetDriverinit(PF, 3, "0000:01:10.6", (Param("enable_roce", 6, False),)),
+         "devlink dev param set pci/0000:01:10.6 name enable_roce value false cmode driverinit; "
+         "devlink dev reload pci/0000:01:10.6"),
+        (SetDriverinit(PF, None, "0000:01:00.0", (Param("max_macs", 3, 64),), has_netdev=True),
+         "devlink dev param set pci/0000:01:00.0 name max_macs value 64 cmode driverinit; "
+         "devlink dev reload pci/0000:01:00.0; udevadm settle"),
         (SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV, inline_mode=InlineMode.LINK,
                     encap_mode=EncapMode.NONE),
          f"devlink dev eswitch set {PF} mode switchdev inline-mode link encap-mode none"),
@@ -189,7 +196,7 @@ def _goes(action: Action, pf: DeviceHandle, port: int | str | None) -> bool:
     match action:
         case CreateVfs(pf=own):
             return own == pf and port is not None
-        case UnbindVf(pf=own, index=index):
+        case UnbindVf(pf=own, index=index) | SetDriverinit(pf=own, index=int() as index):
             return (own, index) == (pf, port)
         case SetEswitch(pf=own, eswitch_mode=str()):
             return own == pf and isinstance(port, str)

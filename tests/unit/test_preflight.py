@@ -384,6 +384,16 @@ def test_vdpa_devices(host: Host) -> None:
     assert f"(pid {process.pid}) holds {device}" in held.what
 
 
+def test_subfunctions_are_named(host: Host) -> None:
+    host.pf(PF, "mlx5_core")
+    for index, port in enumerate(("p0", "pf0vf0", "pf0sf88", "c1pf0sf3"), 5):
+        host.interface(PF, f"eth{index}", index)
+        host.file(f"sys/bus/pci/devices/{PF}/net/eth{index}/phys_port_name", f"{port}\n")
+    (named,) = (each for each in look(host) if "subfunctions" in each.what)
+    assert named.what == f"pci/{PF} has subfunctions: c1pf0sf3, pf0sf88"
+    assert not named.blocks
+
+
 def test_an_accepted_loss_waits_until_the_holder_has_let_go(host: Host) -> None:
     """Removing a VF that is open through VFIO would wait for its holder, for ever."""
     host.pf(PF, "vfio-pci", "mlx5_core")

@@ -869,6 +869,7 @@ def as_igb(state: NodeState) -> NodeState:
             min_tx_rate=0,
             node_guid=None,
             port_guid=None,
+            driverinit=None,
         )
 
     def igb_pf(pf: Pf) -> Pf:

@@ -1,0 +1,42 @@
+"""Parameters that a driver starts with, as values: which differ, and which a driver has no more.
+
+`devlink dev reload` puts them into effect, and makes the function's interface and RDMA device anew,
+the interface in the host's namespace; of a PF also the eswitch, in legacy mode. So a PF is reloaded
+before its VFs are made, and a VF before its interface is set up or moved to a pod. What a newly
+bound driver starts with is not known before it is there: its parameters are ensured then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nodeagent.state.model import NodeState, Param, Pf, Target, Vf
+
+
+def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Param, bool | int | str | None]]:
+    """Each that is not as wanted, with its value now; None where nobody knows that."""
+    known = {each.name: each.value for each in have.driverinit or ()}
+    for each in want.driverinit or ():
+        if have.driverinit is None or known.get(each.name, each.value) != each.value:
+            yield each, known.get(each.name)
+
+
+def must_reload(want: Pf | Vf, have: Pf | Vf) -> bool:
+    """Whether the instance has to be reloaded, or may have to be."""
+    return any(differing(want, have))
+
+
+def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
+    """A line for each parameter that a driver does not have any more."""
+    for pf in want.pfs:
+        known = have.pf(pf.handle)
+        if known is None:
+            continue
+        functions: list[tuple[int | None, Pf | Vf, Pf | Vf | None]] = [(None, pf, known)]
+        functions += ((vf.index, vf, known.vf(vf.index)) for vf in pf.vfs)
+        for index, each, now in functions:
+            offered = () if now is None else now.driverinit
+            names = {param.name for param in offered or ()}
+            for param in each.driverinit or ():
+                if offered is not None and param.name not in names:
+                    yield f"{Target(pf.handle, index)} {param.name} {param.value}"
