@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nodeagent import hostpath
 from nodeagent.errors import KernelError, UnavailableError
-from nodeagent.kernel import process
 
 _SYSFS = Path("/sys")
 _MODINFO_TIMEOUT = 120.0  # seconds; it reads the whole module, from a disk that may be busy
@@ -283,6 +282,8 @@ def find(module: str, below: Path, srcversion: str | None = None) -> Path | None
 
 def field_of_file(path: Path, field: str) -> str:
     """One field of modinfo(8) of a file; "" if it has none, or is not a module."""
+    from nodeagent.kernel import process  # noqa: PLC0415  reading /sys does not need subprocess
+
     done = process.run(
         ["modinfo", "-F", field, str(path)], timeout=_MODINFO_TIMEOUT, only_looks=True
     )
@@ -318,6 +319,8 @@ def _build_id(content: bytes) -> str | None:
 
 
 def _changed(argv: list[str], root: Path, failure: str) -> None:
+    from nodeagent.kernel import process  # noqa: PLC0415  reading /sys does not need subprocess
+
     finished = process.run(process.in_root(root, argv), timeout=_LOAD_TIMEOUT)
     if finished.returncode != 0:
         said = (finished.errors or finished.output)[-_MAX_TEXT:]
@@ -331,6 +334,8 @@ def _modinfo(names: tuple[str, ...], root: Path) -> tuple[dict[str, Installed], 
     modinfo is run once for all of them, because each process costs a fork. It continues after a
     module that it does not find or cannot read, and exits with status 1.
     """
+    from nodeagent.kernel import process  # noqa: PLC0415  reading /sys does not need subprocess
+
     base = [] if root == Path("/") else ["-b", str(root)]
     argv = ["modinfo", "-0", *base, *names]
     finished = process.run(argv, timeout=_MODINFO_TIMEOUT, only_looks=True)
