@@ -1,7 +1,7 @@
-"""What can be done to a node, one frozen dataclass an action.
+"""The actions on a node, one frozen dataclass each.
 
-An action is an *ensure*: its performer looks first and changes only what differs. So one plan
-serves a VF whose netdev does not exist yet when the plan is made.
+Actions are idempotent: the performer reads the present value, and changes only what differs. So a
+plan can contain actions on netdevs that do not exist yet.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SetAutoprobe:
 
 @dataclass(frozen=True)
 class CreateVfs:
-    """Ensure `sriov_numvfs`; 0 removes all VFs. Done when every function is there."""
+    """Ensure `sriov_numvfs`; 0 removes all VFs. Done once all functions exist."""
 
     pf: DeviceHandle
     count: int
@@ -50,8 +50,8 @@ class CreateVfs:
 class SetVf(VfAttributes):
     """Ensure attributes of a VF that its PF holds. None: leave alone.
 
-    VLAN, QoS and protocol are one message to the kernel, so are both rates: they are given
-    together or not at all.
+    VLAN, QoS and protocol are one message to the kernel, as are both rates: they are set together
+    or not at all.
     """
 
     pf: DeviceHandle
@@ -102,7 +102,7 @@ class SetDcb:
 
 @dataclass(frozen=True)
 class SetRates:
-    """Ensure rate objects of an eswitch; `now` has those of them that are there, as they are."""
+    """Ensure rate objects of an eswitch; `now` has the present values of those that exist."""
 
     pf: DeviceHandle
     rates: tuple[Rate, ...]
@@ -121,7 +121,7 @@ class OverrideDriver:
 
 @dataclass(frozen=True)
 class UnbindVf:
-    """Ensure that a VF has no driver. `driver` is the one it is taken from, None: whichever."""
+    """Ensure that a VF has no driver. `driver` is its present one; None: any."""
 
     pf: DeviceHandle
     index: int
@@ -150,12 +150,11 @@ class SetLink(LinkAttributes):
 
 @dataclass(frozen=True)
 class AddStacked:
-    """Ensure one thing that stands on a netdev: a child, a port, an address, a neighbour, a route.
+    """Ensure one object on a netdev: a child, a port, an address, a neighbour, a route.
 
-    `pf` and `index` say whose netdev that is (of a multipath route, the first), `netdev` what it is
-    called: where another one has that name, nothing is put on it. None where names are given in the
-    same moment, as in pods. `anew`: an address that is there, and that the kernel never uses, goes
-    first (`Address.failed`).
+    `pf` and `index` identify the netdev (the first one of a multipath route), `netdev` its name:
+    nothing is added if another netdev has it. None if names are set as well, as in pods.
+    `anew`: an address that exists, but failed DAD, is removed first (`Address.failed`).
     """
 
     pf: DeviceHandle
@@ -181,7 +180,7 @@ class AwaitLag:
 
 @dataclass(frozen=True)
 class SetEthtool:
-    """Ensure ethtool settings of a netdev: a PF's, a VF's or a representor's. What differs only."""
+    """Ensure ethtool settings of a netdev: a PF's, a VF's or a representor's. Only differences."""
 
     pf: DeviceHandle
     index: Port
@@ -190,7 +189,7 @@ class SetEthtool:
 
 @dataclass(frozen=True)
 class SetSysctls:
-    """Ensure per-interface sysctls of a PF's, a VF's or a representor's netdev: what differs."""
+    """Ensure per-interface sysctls of a PF's, a VF's or a representor's netdev: differences."""
 
     pf: DeviceHandle
     index: Port
@@ -199,7 +198,7 @@ class SetSysctls:
 
 @dataclass(frozen=True)
 class SetRdma:
-    """Ensure the name of a function's RDMA device; `now`: the one it has, if it is there."""
+    """Ensure the name of a function's RDMA device; `now`: its present name, if it exists."""
 
     pf: DeviceHandle
     index: int | None
@@ -212,8 +211,8 @@ class SetRdma:
 class MoveVf:
     """Ensure that a VF's interface is in a network namespace, there under `name`; in one message.
 
-    `address` is the VF's PCI address; `carrier`: it had carrier there, so its addresses are
-    announced once it has carrier again. A namespace that is not the one of before is not entered.
+    `address` is the VF's PCI address. `carrier`: it had carrier there, so that its addresses are
+    announced once it has carrier again. Another namespace with the same inode is not entered.
     """
 
     pf: DeviceHandle
@@ -283,7 +282,7 @@ Action = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Actions that may be performed in any order, after all those of the stages before."""
+    """Actions that may be performed in any order, after the stages before are done."""
 
     name: AnyStage
     actions: tuple[Action, ...]

@@ -1,7 +1,7 @@
-"""DCB as values: which parts of it are not as wanted, and which a driver does not have.
+"""DCB: parts that are not as wanted, and parts that a driver does not offer any more.
 
-As with ethtool's settings a part is compared only where the interface offers it: what a driver does
-not have could never be put back. It is named when the node is verified (`no_longer_offered`).
+As with ethtool settings, a part is compared only if the driver offers it: others cannot be
+restored. It is named when the node is verified (`no_longer_offered`).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ def differing(want: Pf, have: Pf) -> Iterator[tuple[str, str, str]]:
 
 
 def to_set(want: Dcb, names: set[str]) -> Dcb:
-    """The parts of it that are called so."""
+    """The parts with these names."""
     return Dcb(**{name: getattr(want, name) for name in PARTS if attribute(name) in names})
 
 
 def attributes(dcb: Dcb) -> set[str]:
-    """What is known of it: `dcb ets`, `dcb app`."""
+    """The names of the known parts: `dcb ets`, `dcb app`."""
     return {attribute(name) for name in PARTS if getattr(dcb, name) is not None}
 
 
 def attribute(part: str) -> str:
-    """What a part is called: dcb(8)'s command for it."""
+    """The name of a part: its dcb(8) command."""
     return f"dcb {part}"
 
 
 def reset(dcb: Dcb | None) -> Dcb | None:
-    """What a load of the driver leaves: no DCB at all. Buffers are its choice, and not known."""
+    """DCB after the driver is loaded: none. Buffers are its choice, and not known."""
     if dcb is None:
         return None
     zeros, strict = (0,) * CLASSES, (Tsa.STRICT,) * CLASSES
@@ -62,7 +62,7 @@ def reset(dcb: Dcb | None) -> Dcb | None:
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
-    """A line for each part that a PF had, and that its driver does not have any more."""
+    """A line for each part that a PF had, and that its driver does not offer any more."""
     for pf in want.pfs:
         now = have.pf(pf.handle)
         if pf.dcb is None or now is None or now.netdev is None:

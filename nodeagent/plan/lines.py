@@ -1,7 +1,7 @@
 """Actions as lines that an engineer could paste into a root shell: ip(8), and echo into sysfs.
 
-Interface names are those that the lines before have left; an interface that is yet to come is
-called what it shall be called.
+Interfaces have the names that the previous lines have set; one that does not exist yet has its
+wanted name.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def by_stage(
 
 
 def _follow(action: Action, known: Known) -> None:
-    """Keep what is known of interfaces true after `action`: those that go, and new names."""
+    """Apply `action` to the known interfaces: removed ones, and new names."""
     match action:
         case CreateVfs():
             gone = [key for key in known if key[0] == action.pf and key[1] is not None]
@@ -183,7 +183,7 @@ def _await_lag_line(action: AwaitLag) -> str:
 
 
 def _inside(want: NodeState) -> Known:
-    """The VFs' interfaces in pods, by the names that they have there once they are moved."""
+    """The interfaces of VFs in pods, with their names there."""
     return {
         (pf.handle, vf.index): vf.inside.netdev
         for pf in want.pfs
@@ -193,7 +193,7 @@ def _inside(want: NodeState) -> Known:
 
 
 def _name(pf: DeviceHandle, port: Port, want: NodeState, known: Known) -> str:
-    """The netdev's name as it is, else as it shall be, else what it belongs to; for a shell."""
+    """For a shell: the netdev's present name, else its wanted name, else its PF or VF."""
     netdev = known.get((pf, port))
     if netdev is None and (wanted := want.pf(pf)) is not None:
         netdev = wanted.netdev_of(port)

@@ -1,4 +1,4 @@
-"""What is done in pods' network namespaces as lines for a root shell.
+"""Actions in pods' network namespaces as lines for a root shell.
 
 nsenter(1) with --net alone: the commands are the host's, only the network is the pod's.
 """
@@ -12,14 +12,14 @@ from nodeagent.state.namespaces import Namespace
 
 
 def move_line(action: MoveVf) -> str:
-    """`ip link set … netns … name net1`; the name that it has here is asked for: udev gives it."""
+    """`ip link set … netns … name net1`; the present name, which udev sets, is in sysfs."""
     devices = f"/sys/bus/{action.pf.bus}/devices/{action.address}/net"
     name = shlex.quote(action.name)
     return f'ip link set dev "$(ls {devices})" netns {_netns(action.namespace)} name {name}'
 
 
 def move_rdma_line(action: MoveRdma) -> str:
-    """rdma(8) looks for a name below /run/netns, and for nothing else."""
+    """rdma(8) only takes names below /run/netns."""
     path = action.namespace.path
     mounted = path.removeprefix("/var").removeprefix("/run/netns/")
     name = f"../..{path}" if mounted.startswith("/") else mounted

@@ -1,4 +1,4 @@
-"""Which devices a plan makes anew: PFs bound, VFs created, VFs bound again; and how they start."""
+"""Devices that a plan creates: PFs bound, VFs created or bound again; and their initial state."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ class Binding:
 
 
 def once_made(want: NodeState, have: NodeState) -> NodeState:
-    """The PFs of `want` as they are in `have` once they are bound, with VFs made and bound.
+    """`have` with the PFs of `want` bound, and their VFs created and bound.
 
-    Nothing is known of a PF that is not bound: it is treated as one that was never touched. New VFs
-    are as they start; a VF that is bound anew has no interface yet. What their driver starts
-    with is not known.
+    A PF that is not bound counts as fresh. New VFs are fresh; a VF that is bound again has no
+    interface yet. The values that their driver starts with are not known.
     """
     pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf), want.driver) for pf in want.pfs)
     return replace(have, pfs=pfs)
@@ -77,9 +76,9 @@ def reloaded(pf: Pf) -> Pf:
 
 
 def must_create(want: Pf, have: Pf) -> bool:
-    """Whether the VFs have to be made (anew).
+    """Whether the VFs must be created.
 
-    Another number, a function that is not there, or the PF is reloaded, which VFs do not outlive.
+    The number differs, a function is missing, or the PF is reloaded, which removes its VFs.
     """
     if want.numvfs is None:
         return False
@@ -91,7 +90,7 @@ def must_create(want: Pf, have: Pf) -> bool:
 
 
 def goes_to_legacy(want: Pf, have: Pf) -> bool:
-    """Whether a PF in switchdev mode leaves it while its VFs are made anew, and goes back then."""
+    """Whether a PF in switchdev mode must be in legacy mode while its VFs are created."""
     return (
         bool(want.numvfs)
         and want.eswitch_mode == have.eswitch_mode == EswitchMode.SWITCHDEV
@@ -110,7 +109,7 @@ def bindings(pf: Pf, now: Pf, driver: str) -> dict[int, Binding]:
 
 
 def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Binding:
-    """How a VF gets its driver; `have` is None for one that is yet to be made.
+    """How a VF gets its driver; `have` is None for one that does not exist yet.
 
     mlx5 wants to see its VFs unbound when the eswitch's mode changes, or a LAG is made. An admin
     MAC reaches the netdev at bind only: a VF that came up with another one is bound again, unless
@@ -119,7 +118,7 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Bindi
     has = NO_DRIVER if have is None else have.driver
     if want.driver is None:
         return Binding()
-    if has is None:  # not known: ensured, and where it is so already nothing is done
+    if has is None:  # not known: the performer does nothing if it is as wanted
         return Binding(binds=want.driver != NO_DRIVER, unbinds=want.driver == NO_DRIVER)
     bound = has != NO_DRIVER
     if want.driver != has:
@@ -150,7 +149,7 @@ def needs_temporary_mac(pf: Pf, want: Vf, driver: str) -> bool:
 
 
 def mac_of(vf: Vf) -> Mac | None:
-    """The MAC of its interface, wherever that is."""
+    """The MAC of its interface, in any namespace."""
     netdev = vf.netdev if vf.inside is None else vf.inside.netdev
     return netdev.mac if netdev is not None else None
 
@@ -180,7 +179,7 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
         # what is not known is ensured, likewise
         is_reloaded = vf.driverinit is not None and must_reload(want, vf)
         return replace(vf, **gone) if is_reloaded else vf
-    if vf.driver is None:  # ensured: what it has is what it has if that was so already
+    if vf.driver is None:  # not known: it may be bound already, and keep its interface
         return replace(vf, driver=want.driver)
     return replace(vf, driver=want.driver, driverinit=None, **gone)
 

@@ -1,13 +1,13 @@
-"""What has to be done to turn one `NodeState` into another, as a value.
+"""The actions that turn one `NodeState` into another, as a value.
 
 `plan(want, have)` is a pure function. It returns stages of actions: stages one after the other,
 the actions of a stage in any order (and in parallel, where they are sysfs writes that block).
 Dry-run prints it, restore performs it, and resuming after a crash is calling it again.
 
-`nodeagent.plan.comparison` says what differs: first on the node as it is, which tells what is made
-anew (PFs bound, VFs created and bound, `nodeagent.plan.made`), then on the node once that is made.
-Each of these differences becomes an action here, and what their order asks for is added: links that
-are taken down, names in between, probing that is held.
+`nodeagent.plan.comparison` finds the differences: first on the present node, which decides what is
+created (PFs bound, VFs created and bound, `nodeagent.plan.made`), then on the node after that. Each
+difference becomes an action here. Their order requires more actions: links are set down, interfaces
+get temporary names, autoprobe is turned off.
 
 The order, and the kernel's reason for it, is `nodeagent.plan.stages`; how a plan is printed is
 `nodeagent.plan.lines`.
@@ -74,21 +74,20 @@ from nodeagent.state.vf import VfAttributes
 TEMPORARY_NAME: Final = "natmp"
 
 MAKING: Final = {Subject.PF, Subject.FUNCTIONS, Subject.DRIVER}
-"""What is as wanted once devices are made; the other differences are compared again then."""
+"""Subjects that are as wanted once devices exist. The others are compared again then."""
 
 OF_VFS: Final = {
     *(Subject.VF, Subject.DRIVER, Subject.OVERRIDE),
     *(Subject.INTERFACE, Subject.LINK, Subject.ETHTOOL),
 }
-"""What is done to VFs while their PF is up."""
+"""Subjects of VFs whose PF must be up."""
 
 Step = tuple[AnyStage, Action]
 
 
 def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
-    """The stages that turn `have` into `want`; PFs that `want` does not name are left alone.
-
-    What the driver does not take (`nodeagent.plan.unsettable`) is not wanted.
+    """The stages that turn `have` into `want`. PFs that `want` does not name are left alone, as are
+    attributes that their driver does not let set (`nodeagent.plan.unsettable`).
     """
     want = settable(want)
     now = _ours(differences(want, have))
@@ -125,7 +124,7 @@ def _ours(found: Iterable[Difference]) -> tuple[Difference, ...]:
 
 
 def after_reload(state: NodeState) -> NodeState:
-    """What an unload and load of the driver leaves of `state`: the PFs, down, with defaults.
+    """`state` after the driver was unloaded and loaded: the PFs, down, with defaults.
 
     1500 is the MTU of a fresh Ethernet device (ETH_DATA_LEN, alloc_etherdev). Autoprobe belongs to
     the PCI device, not to the driver, and outlives it.
@@ -135,7 +134,7 @@ def after_reload(state: NodeState) -> NodeState:
 
 
 def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
-    """The attributes that differ; `have` is None for an interface yet to come."""
+    """The attributes that differ; `have` is None for an interface that does not exist yet."""
     changes = changed(LinkAttributes, want, have or fresh(LinkAttributes))
     if have is not None and have.up and want.up and needs_down(changes):
         return replace(changes, up=True)
@@ -144,22 +143,22 @@ def link_changes(want: Netdev, have: Netdev | None) -> LinkAttributes:
 
 @dataclass(frozen=True)
 class Todo:
-    """What differs, by target and subject: the names of the attributes."""
+    """The names of the attributes that differ, by target and subject."""
 
     found: defaultdict[Target, defaultdict[Subject, set[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
     )
 
     def add(self, on: Target, subject: Subject, *names: str) -> None:
-        """Note that these differ."""
+        """Add names of attributes that differ."""
         self.found[on][subject].update(names)
 
     def of(self, on: Target) -> Mapping[Subject, set[str]]:
-        """What differs of a target."""
+        """The differences of a target."""
         return self.found.get(on, {})
 
     def has_vfs(self) -> bool:
-        """Whether a VF is bound, or something is set of one."""
+        """Whether a VF is to be bound, or an attribute of one to be set."""
         return any(
             isinstance(on.port, int) and not OF_VFS.isdisjoint(subjects)
             for on, subjects in self.found.items()
@@ -168,9 +167,9 @@ class Todo:
 
 @dataclass(frozen=True)
 class Part:
-    """A PF's part of a plan: wanted, as it is, and as it is once its devices are made.
+    """A PF's part of a plan: as wanted, at present, and once its devices exist.
 
-    `creates`: its VFs are made (anew); `bindings`: by index, how they get their drivers.
+    `creates`: its VFs are created, perhaps again. `bindings`: by index, how they get their drivers.
     """
 
     pf: Pf
@@ -196,7 +195,7 @@ def _pf_steps(part: Part) -> Iterator[Step]:
         if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
     if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
-        # without VFs some drivers fall back to legacy (netdevsim): looked at again, set if need be
+        # without VFs some drivers fall back to legacy (netdevsim): set again if needed
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     if _changes_mode(todo, on) and pf.dcb is not None:
         todo.add(on, Subject.DCB, *dcb.attributes(pf.dcb))
@@ -221,7 +220,7 @@ def _steps(part: Part, on: Target) -> Iterator[Step]:
 
 
 def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterator[Step]:
-    """What ensures that attributes of a target are as wanted: at least one action for each."""
+    """The actions that set attributes of a target: at least one for each."""
     pf = part.pf
     match subject:
         case Subject.PF:
@@ -286,12 +285,12 @@ def _changes_mode(todo: Todo, on: Target) -> bool:
 
 
 def _loses_rates(part: Part) -> bool:
-    """Whether ports are made anew: a change of mode is noted before this is asked."""
+    """Whether ports are created again. A change of mode must be in `todo` before."""
     return part.creates or _changes_mode(part.todo, Target(part.pf.handle))
 
 
 def _rates(part: Part, names: set[str]) -> Iterator[Step]:
-    """Nodes first, which leafs belong to."""
+    """Nodes first, because leafs refer to them."""
     known = {} if _loses_rates(part) else rates.by_key(part.made)
     wanted = sorted(
         (each for each in part.pf.rates or () if str(each) in names),
@@ -312,7 +311,7 @@ def _create(part: Part) -> Iterator[Step]:
 
 
 def _autoprobe(part: Part) -> Iterator[Step]:
-    """Off while VFs are made, on while they are bound, in the end as wanted, or as it was."""
+    """Off while VFs are created, on while they are bound, then as wanted, or as before."""
     pf, have = part.pf, part.have
     if pf.autoprobe is None and have.autoprobe is None:
         return
@@ -342,7 +341,7 @@ def _bind(part: Part, vf: Vf) -> Iterator[Step]:
 
 
 def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
-    """What the PF holds for a VF: before the VF is bound, and the rest late."""
+    """Attributes that the PF holds for a VF: before the VF is bound, except for late ones."""
     pf = part.pf
     first = given(together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes()))
     late: dict[str, Any] = {}
@@ -376,7 +375,7 @@ def _link(part: Part, on: Target) -> Iterator[Step]:
 def _pf_link(
     part: Part, want: Netdev, have: Netdev | None, first: LinkAttributes
 ) -> Iterator[Step]:
-    """A PF is up while VFs are bound and set, and its MTU is never lowered before theirs."""
+    """A PF is up while its VFs are bound and set, and its MTU is not lowered before theirs."""
     last = LinkAttributes()
     lowers = have is not None and (have.mtu or 0) > (want.mtu or 0)
     if first.mtu is not None and lowers:
@@ -413,7 +412,7 @@ def _address(part: Part, vf: Vf) -> str:
 def _sysctls(
     want: NodeState, have: NodeState, made: NodeState, then: tuple[Difference, ...]
 ) -> Iterator[Step]:
-    """Of interfaces that are there what differs, of those yet to come what is no default."""
+    """Sysctls that differ; for interfaces that do not exist yet, those that are not the default."""
     concerned = {each.on for each in then if each.subject in {Subject.SYSCTL, Subject.INTERFACE}}
     for pf in want.pfs:
         for port, netdev in pf.netdevs():
@@ -426,7 +425,7 @@ def _sysctls(
 
 
 def _freed_names(want: NodeState, have: NodeState, made: NodeState) -> Iterator[Step]:
-    """Links that go down to be changed, and names that are taken from one for another of ours."""
+    """Set links down that are to be changed, and free names that another interface of ours gets."""
     wanted_names = {netdev.name for netdev in want.netdevs()}
     taken = wanted_names | {netdev.name for netdev in have.netdevs()}
     spare = (f"{TEMPORARY_NAME}{n}" for n in itertools.count())
@@ -445,7 +444,7 @@ def _pf_of(state: NodeState, on: Target) -> Pf:
 
 
 def _netdevs_there(want: NodeState, have: NodeState) -> Iterator[tuple[Target, Netdev, Netdev]]:
-    """The netdevs that are wanted and are there, wanted and now, without those that go with VFs."""
+    """Netdevs that exist and are wanted: both values, without those of VFs to be removed."""
     for pf in want.pfs:
         known = have.pf(pf.handle)
         if known is None:

@@ -1,6 +1,6 @@
-"""VFs whose interfaces belong into pods: moved there and set up there. Pure, like the plan.
+"""Move interfaces of VFs into pods, and set them up there. Pure, like the plan.
 
-An interface that is in a third namespace by now is another pod's, and stays there.
+An interface that is in a third namespace belongs to another pod by now, and stays there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nodeagent.state.stack import Stack
 
 LinkChanges = Callable[[Netdev, Netdev | None], LinkAttributes]
 Known = Callable[[Pf, Vf], Vf | None]
-"""A VF as it is now; None where it, or its interface, is made anew."""
+"""A VF at present; None if it, or its interface, is created by the plan."""
 
 Step = tuple[StageName, MoveVf | MoveRdma | InPod]
 
@@ -46,7 +46,7 @@ Step = tuple[StageName, MoveVf | MoveRdma | InPod]
 def pod_actions(
     want: NodeState, have: NodeState, known: Known, link_changes: LinkChanges
 ) -> Iterator[Step]:
-    """Stage and action for each VF that belongs into a pod, and for what stands on it there."""
+    """Stage and action for each VF that belongs into a pod, and for the objects on it there."""
     stacked = _stacked(want, have, known)
     for pf in want.pfs:
         usual = _usual_ethtool(pf)
@@ -76,7 +76,7 @@ def pod_actions(
             inner = [SetSysctls(*target, values)] if values else []
             inner += _own(target, vf.inside, place, link_changes)
             if place is None and _ethtool_of(vf) not in usual:
-                # what a new interface starts with is not known: all of it, before it goes up
+                # the initial settings of a new interface are not known: all, before it is set up
                 inner.insert(0, SetEthtool(*target, _ethtool_of(vf)))
             inner += stacked.get(Target(*target), ())
             yield from ((StageName.IN_PODS, InPod(*target, bare, name, each)) for each in inner)
@@ -88,10 +88,10 @@ def is_place(place: PodNetdev, state: NodeState, namespace: Namespace) -> bool:
 
 
 def _usual_ethtool(pf: Pf) -> Collection[tuple[Setting, ...]]:
-    """Settings that several VFs of a PF share are what their driver starts with.
+    """Settings that several VFs of a PF share: presumably the driver's defaults.
 
-    To look at them costs a pod more than all else that is done for it. Should they not be, the next
-    look at the node tells.
+    Setting them would take longer than everything else for a pod. If they are no defaults, the next
+    comparison finds the difference.
     """
     count = Counter(map(_ethtool_of, pf.vfs))
     return {(), *(settings for settings, number in count.items() if number > 1)}
@@ -108,13 +108,13 @@ def _own(
     now: PodNetdev | None,
     link_changes: LinkChanges,
 ) -> Iterator[SetLink | SetEthtool]:
-    """The interface itself; up is the last."""
+    """The interface itself; it is set up last."""
     known = None if now is None else now.netdev
     if ethtool := to_set(want.netdev, known):
         yield SetEthtool(*target, ethtool)
     changes = link_changes(want.netdev, known)
     if known is None:
-        changes = dataclasses.replace(changes, name=None)  # it comes with the move
+        changes = dataclasses.replace(changes, name=None)  # the move sets it
     elif known.up and needs_down(changes):
         yield SetLink(*target, up=False)
     if values := given(changes):
@@ -122,7 +122,7 @@ def _own(
 
 
 def _stacked(want: NodeState, have: NodeState, known: Known) -> Mapping[Target, list[AddStacked]]:
-    """What has to be put back on each VF's interface; on one that is made anew, all."""
+    """The missing objects on each VF's interface; on a new interface, all."""
     anew = {
         Target(pf.handle, vf.index)
         for pf in want.pfs

@@ -1,6 +1,6 @@
 """Rate objects as values: which are not as wanted, and which a driver does not have.
 
-A leaf is compared only where the eswitch has it: one of a subfunction goes with that, and a driver
+A leaf is compared only if the eswitch has it: a subfunction's is removed with it, and a driver
 without rates has none. It is named when the node is verified (`no_longer_offered`). A node is made
 where the eswitch has rates at all; nodes that are not wanted are left alone.
 """
@@ -30,7 +30,7 @@ def by_key(pf: Pf) -> dict[tuple[bool, str], Rate]:
 
 
 def set_by_hand(pf: Pf) -> Iterator[Rate]:
-    """Those that a change of the eswitch's mode takes."""
+    """Those that a change of the eswitch's mode loses."""
     return (each for each in pf.rates or () if not each.is_fresh)
 
 

@@ -1,6 +1,6 @@
-"""What has to be put back on interfaces, in the host's network namespace and in pods'. Pure.
+"""Objects that interfaces lack, in the host's network namespace and in pods'. Pure.
 
-What is there beyond what is wanted stays: another program may have put it there since.
+Objects that are not wanted stay: another program may have added them since.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nodeagent.state.sysctls import Sysctl
 
 @dataclass(frozen=True)
 class Lacking:
-    """A thing that is wanted and is not there; `instead` is what is there in its place.
+    """An object that is wanted and is missing; `instead` is another one with the same key.
 
     `owner`: the PF, VF or representor on whose interface it is; where it is on several, the first.
     """
@@ -29,18 +29,17 @@ class Lacking:
 
     @property
     def anew(self) -> bool:
-        """Whether what is there has to go first: an address that the kernel never uses."""
+        """Whether the present one must be removed first: an address that failed DAD."""
         return isinstance(self.instead, Address) and bool(self.instead.failed)
 
 
 @dataclass(frozen=True)
 class Place:
-    """One network namespace as it is wanted and as it is.
+    """One network namespace, as wanted and at present.
 
-    `owners` are our interfaces in it, by the names that they shall have; `names` are the names that
-    they have now, and those that they shall have. `absent`: the interfaces of these are not there,
-    so nothing is on them. `defaults`: the sysctls that an interface starts with there now.
-    `namespace` is None for the host's.
+    `owners` are our interfaces in it, by wanted names; `names` maps present names to wanted ones.
+    `absent`: targets whose interfaces do not exist, so that nothing is on them. `defaults`: the
+    default sysctls of new interfaces there. `namespace` is None for the host's.
     """
 
     want: Stack
@@ -52,9 +51,9 @@ class Place:
     namespace: Namespace | None = None
 
     def lacking(self) -> Iterator[Lacking]:
-        """What is to be put back, in the order in which it can be.
+        """Missing objects, in the order in which they can be added.
 
-        Names are compared as they will be: what is on an interface is not lost by its renaming.
+        Interfaces are compared by their wanted names: a rename does not remove what is on them.
         """
         there: dict[Hashable, list[Stacked]] = {}
         for thing in self.have.things():
@@ -91,7 +90,7 @@ def host(want: NodeState, have: NodeState) -> Place:
 
 
 def pod(want: NodeState, have: NodeState, namespace: Namespace) -> Place:
-    """A network namespace that VFs of `want` belong into."""
+    """A network namespace of VFs of `want`."""
     owners = dict(_inside(want, namespace))
     now = dict(_inside(have, namespace))
     is_known = namespace in have.namespaces
@@ -109,13 +108,13 @@ def pod(want: NodeState, have: NodeState, namespace: Namespace) -> Place:
 
 
 def places(want: NodeState, have: NodeState) -> Iterator[Place]:
-    """The host's network namespace, and all that VFs of `want` belong into."""
+    """The host's network namespace, and all those of VFs of `want`."""
     yield host(want, have)
     yield from (pod(want, have, namespace) for namespace in want.namespaces)
 
 
 def stack_actions(want: NodeState, have: NodeState) -> Iterator[tuple[AnyStage, AddStacked]]:
-    """Stage and action for each thing that is wanted in the host's namespace and is not there."""
+    """Stage and action for each object that is missing in the host's namespace."""
     called = {owner: name for name, owner in owners_of_netdevs(want)}
     for each in host(want, have).lacking():
         name = called[each.owner]
@@ -137,7 +136,7 @@ def _is_on(action: Action, targets: Collection[Target]) -> bool:
 
 
 def owners_of_netdevs(state: NodeState) -> Iterator[tuple[str, Target]]:
-    """The name of each netdev in the host's namespace, and whose it is."""
+    """The name of each netdev in the host's namespace, and its PF, VF or representor."""
     return ((netdev.name, on) for on, netdev in state.targets())
 
 

@@ -1,6 +1,6 @@
-"""What a driver reports and cannot be told (`nodeagent.state.drivers`) is wanted of nobody.
+"""Attributes that a driver reports but does not let set (`nodeagent.state.drivers`).
 
-Each of these is refused with EOPNOTSUPP whenever it is asked for, whatever the value.
+Setting one fails with EOPNOTSUPP for any value.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
 
 
 def settable(want: NodeState) -> NodeState:
-    """`want` without what its driver cannot be told."""
+    """`want` without attributes that its driver does not let set."""
     return dataclasses.replace(want, pfs=tuple(_settable(pf, want.driver) for pf in want.pfs))
 
 
 def given_anew(state: NodeState) -> tuple[str, ...]:
-    """A line for each PF whose representors have a MAC that no reload keeps."""
+    """A line for each PF whose representors' MACs are lost in a reload."""
     if not has(state.driver, Trait.RANDOM_REPRESENTOR_MACS):
         return ()
     return tuple(
