@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from nodeagent.state.drivers import Trait, has
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
 
 
@@ -41,5 +42,10 @@ def _settable(pf: Pf, driver: str) -> Pf:
         pf = dataclasses.replace(pf, representors=tuple(anonymous))
     if has(driver, Trait.NO_QUERY_RSS) and any(vf.query_rss is not None for vf in pf.vfs):
         vfs = (dataclasses.replace(vf, query_rss=None) for vf in pf.vfs)
+        pf = dataclasses.replace(pf, vfs=tuple(vfs))
+    is_switchdev = pf.eswitch_mode is EswitchMode.SWITCHDEV
+    if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and is_switchdev:
+        # auto where VFs were made in switchdev mode, disable where the mode came later
+        vfs = (dataclasses.replace(vf, link_state=None) for vf in pf.vfs)
         pf = dataclasses.replace(pf, vfs=tuple(vfs))
     return pf

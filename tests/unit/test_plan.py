@@ -25,7 +25,7 @@ from nodeagent.plan.stages import ORDER, StageName
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
-from nodeagent.state.vf import LinkState, VlanProtocol
+from nodeagent.state.vf import VlanProtocol
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import legal_pairs, partly_known_pairs, states
 
@@ -50,7 +50,7 @@ def undone(want: NodeState, have: NodeState) -> list[Difference]:
 
 
 def test_vfs_made_anew_get_in_legacy_mode_what_switchdev_refuses() -> None:
-    vfs = tuple(Vf(n, driver="mlx5_core", link_state=LinkState.DISABLE) for n in range(2))
+    vfs = tuple(Vf(n, driver="mlx5_core", trust=True) for n in range(2))
     pf = Pf(PF, 2, vfs=vfs, eswitch_mode=EswitchMode.SWITCHDEV)
     want = NodeState("mlx5_core", (pf,))
     have = NodeState("mlx5_core", (dataclasses.replace(pf, vfs=vfs[:1]),))

@@ -12,6 +12,7 @@ from nodeagent.plan.unsettable import given_anew
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
+from nodeagent.state.vf import LinkState
 
 
 def node(driver: str, *, mac: str, query_rss: bool, mtu: int = 1500) -> NodeState:
@@ -54,3 +55,27 @@ def test_it_is_told_once_for_each_pf(driver: str, lines: int) -> None:
     assert len(given_anew(state)) == lines
     without = dataclasses.replace(state, pfs=(dataclasses.replace(state.pfs[0], representors=()),))
     assert given_anew(without) == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "differing"), [(EswitchMode.SWITCHDEV, []), (EswitchMode.LEGACY, ["link_state"])]
+)
+def test_a_link_state_in_switchdev_mode_is_the_representors(
+    mode: EswitchMode, differing: list[str]
+) -> None:
+    """VFs that were made in switchdev mode have auto, those that were there before it disable."""
+    want, have = (
+        NodeState(
+            "mlx5_core",
+            (
+                Pf(
+                    DeviceHandle("pci", "0000:01:00.0"),
+                    numvfs=1,
+                    eswitch_mode=mode,
+                    vfs=(Vf(0, link_state=state),),
+                ),
+            ),
+        )
+        for state in (LinkState.AUTO, LinkState.DISABLE)
+    )
+    assert [each.attribute for each in differences(want, have)] == differing
