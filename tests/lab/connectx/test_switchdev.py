@@ -66,3 +66,23 @@ def test_killed_between_eswitch_and_representors(nodeagent: Nodeagent, switchdev
     assert nodeagent.open_snapshot.exists()
     nodeagent.call("reload")
     assert connectx.read() == switchdev
+
+
+def test_vfs_that_were_made_in_switchdev_mode(nodeagent: Nodeagent) -> None:
+    """They have link state auto: a restore, which makes VFs first, has them with disable."""
+    lab.clean("A")
+    connectx.switch(PF1)
+    lab.create_vfs(PF1, 2)
+    lab.settle()
+    before = connectx.read()
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    after = connectx.read()
+    states = [
+        [vf["told by its PF"].pop("link_state") for vf in each["devices"][PF1]["vfs"].values()]
+        for each in (before, after)
+    ]
+    assert states == [["auto", "auto"], ["disable", "disable"]]
+    assert after == before
+    assert nodeagent.ready.exists()
+    lab.clean("A")
