@@ -176,9 +176,7 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
         return vf
     gone: dict[str, Any] = dict.fromkeys(("netdev", "inside", "rdma"))
     if not how[vf.index].is_anew:
-        # what is not known is ensured, likewise
-        is_reloaded = vf.driverinit is not None and must_reload(want, vf)
-        return replace(vf, **gone) if is_reloaded else vf
+        return replace(vf, **gone) if must_reload(want, vf) else vf
     if vf.driver is None:  # not known: it may be bound already, and keep its interface
         return replace(vf, driver=want.driver)
     return replace(vf, driver=want.driver, driverinit=None, **gone)

@@ -279,7 +279,12 @@ def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
 
 
 def _changed_params(owner: Pf | Vf, action: SetDriverinit) -> dict[str, Param]:
-    """What a reload is needed for: of what the driver has, what is not so already."""
+    """What a reload is needed for: of what the driver has, what is not so already.
+
+    All of it where that is not known: the last reload of that instance has failed.
+    """
+    if owner.driverinit is None:
+        return {each.name: each for each in action.params}
     now = {each.name: each for each in _params(owner)}
     return {each.name: each for each in action.params if now.get(each.name, each) != each}
 
