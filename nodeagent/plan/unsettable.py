@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 
+from nodeagent.state.addresses import Mac
 from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
+from nodeagent.state.stack import Stack
 
 
 def settable(want: NodeState) -> NodeState:
     """`want` without attributes that its driver does not let set."""
-    return dataclasses.replace(want, pfs=tuple(_settable(pf, want.driver) for pf in want.pfs))
+    pfs = tuple(_settable(pf, want.driver) for pf in want.pfs)
+    return dataclasses.replace(want, pfs=pfs, stack=_settable_stack(want))
 
 
 def given_anew(state: NodeState) -> tuple[str, ...]:
@@ -27,6 +30,31 @@ def given_anew(state: NodeState) -> tuple[str, ...]:
         for pf in state.pfs
         if pf.representors
     )
+
+
+def _settable_stack(want: NodeState) -> Stack | None:
+    """Children of representors without the MACs that they have inherited (vlan_dev_init()).
+
+    The representor gets another MAC in a reload. A VLAN that kept the old one would make it
+    promiscuous.
+    """
+    if want.stack is None or not has(want.driver, Trait.RANDOM_REPRESENTOR_MACS):
+        return want.stack
+    netdevs = (each.netdev for pf in want.pfs for each in pf.representors)
+    macs = {netdev.name: netdev.mac for netdev in netdevs}
+    by_name = {child.dev: child for child in want.stack.children}
+
+    def inherited(dev: str) -> Mac | None:
+        child = by_name.get(dev)
+        if child is None:
+            return macs.get(dev)
+        return child.mac if child.mac == inherited(child.parent) else None
+
+    children = (
+        dataclasses.replace(child, mac=None) if inherited(child.dev) else child
+        for child in want.stack.children
+    )
+    return dataclasses.replace(want.stack, children=tuple(children))
 
 
 def _settable(pf: Pf, driver: str) -> Pf:

@@ -16,8 +16,7 @@ from typing import Final
 MODULES: Final = "bonding bridge 8021q macvlan ipvlan vrf dummy vfio-pci pci-stub"
 LEFT_OUT: Final = {
     "driverinit parameters": "in work: they need a reload of the devlink instance",
-    "VLAN and IPVLAN interfaces on representors": "an IPVLAN one has its representor's random MAC; "
-    "a VLAN one keeps that of before the reload, and the representor is promiscuous for it",
+    "VLAN and IPVLAN interfaces on representors": "they have their representor's random MAC",
     "flow_steering_mode": "the emulated card has dmfs alone",
     "software RDMA devices, RDMA's exclusive mode": "nobody has them beside namespaces of pods",
     "interfaces of a macvlan's or bridge's port that are in another namespace": "their CNI's",

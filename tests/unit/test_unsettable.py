@@ -12,6 +12,7 @@ from nodeagent.plan.unsettable import given_anew
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
+from nodeagent.state.stack import Child, Stack
 from nodeagent.state.vf import LinkState
 
 
@@ -32,6 +33,35 @@ def test_mlx5_gives_representors_other_macs_and_has_no_query_rss() -> None:
     have = node("mlx5_core", mac="02:00:00:00:00:02", query_rss=True)
     assert plan(want, have) == ()
     assert differences(want, have) == ()
+
+
+@pytest.mark.parametrize(
+    ("driver", "vlan", "differing"),
+    [
+        ("mlx5_core", "02:00:00:00:00:01", []),
+        ("mlx5_core", "02:00:00:00:00:09", ["enp1s0f0npf0vf0.5", "enp1s0f0npf0vf0.5.6"]),
+        ("netdevsim", "02:00:00:00:00:01", ["enp1s0f0npf0vf0.5", "enp1s0f0npf0vf0.5.6"]),
+    ],
+)
+def test_a_vlan_on_a_representor_follows_its_mac(
+    driver: str, vlan: str, differing: list[str]
+) -> None:
+    """Unless it was given one of its own, or the driver gives representors the same one again."""
+
+    def with_vlans(state: NodeState, mac: str) -> NodeState:
+        name = "enp1s0f0npf0vf0"
+        children = (
+            Child(dev=f"{name}.5", parent=name, kind="vlan", data=(("id", 5),), mac=Mac(mac)),
+            Child(
+                dev=f"{name}.5.6", parent=f"{name}.5", kind="vlan", data=(("id", 6),), mac=Mac(mac)
+            ),
+        )
+        return dataclasses.replace(state, stack=Stack(children=children))
+
+    want = with_vlans(node(driver, mac="02:00:00:00:00:01", query_rss=False), vlan)
+    have = with_vlans(node(driver, mac="02:00:00:00:00:02", query_rss=False), "02:00:00:00:00:02")
+    found = [str(each).partition(" child: ") for each in differences(want, have)]
+    assert [target for target, is_child, _ in found if is_child] == differing
 
 
 def test_all_else_of_a_representor_is_wanted() -> None:

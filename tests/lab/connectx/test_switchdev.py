@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -69,15 +70,24 @@ def test_killed_between_eswitch_and_representors(nodeagent: Nodeagent, switchdev
 
 
 def test_vfs_that_were_made_in_switchdev_mode(nodeagent: Nodeagent) -> None:
-    """They have link state auto: a restore, which makes VFs first, has them with disable."""
+    """They have link state auto: a restore, which makes VFs first, has them with disable.
+
+    A VLAN on a representor takes the MAC that the representor is given anew.
+    """
     lab.clean("A")
     connectx.switch(PF1)
     lab.create_vfs(PF1, 2)
     lab.settle()
+    representor = lab.representors(PF1)["pf0vf0"]
+    vlan_5 = f"link add link {representor} name tenant.5 type vlan id 5"
+    lab.ip(f"link set {representor} up", vlan_5, "link set tenant.5 up")
     before = connectx.read()
     lab.put_other_build_on_disk()
     nodeagent.call("reload")
     after = connectx.read()
+    (vlan,) = json.loads(lab.sh("ip -j link show tenant.5"))
+    (below,) = json.loads(lab.sh(f"ip -d -j link show {representor}"))
+    assert (vlan["address"], below["promiscuity"]) == (below["address"], 0)
     states = [
         [vf["told by its PF"].pop("link_state") for vf in each["devices"][PF1]["vfs"].values()]
         for each in (before, after)
