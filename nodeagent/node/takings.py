@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 NO_STATE: Final = NodeState("none")
 AFFECT_ALL_VFS: Final = (CreateVfs, SetDriverinit, SetEswitch)
-"""Actions on a PF that remove or rebind its VFs."""
+"""Actions that remove or rebind all VFs of a PF, if they are the PF's own."""
 
 
 class Takings:
@@ -126,10 +126,12 @@ class Takings:
         if isinstance(action, SetRates):
             vfs = (vf_of(action.pf.bus, rate) for rate in action.rates)
             return [Target(action.pf, vf) for vf in vfs if vf is not None]
-        if isinstance(action, AFFECT_ALL_VFS):
-            return [target for target in self._want if target.pf == action.pf]
         target = target_of(action)
-        return (target,) if isinstance(target.port, int) else ()
+        if isinstance(target.port, int):
+            return (target,)
+        if isinstance(action, AFFECT_ALL_VFS):
+            return [each for each in self._want if each.pf == action.pf]
+        return ()
 
     def is_taken(self, node: Node, target: Target, watches: Iterable[Watch]) -> bool:
         """Whether a VF that is waited for was taken.

@@ -414,7 +414,9 @@ class FakeDevlink(Devlink):
         }
 
     def driverinit(self, device: DeviceHandle, name: str) -> Param | None:
-        return self._node.instances[device.name].params.get(name)
+        if (own := self._node.instances.get(device.name)) is None:
+            raise KernelError(f"cannot read {name} of {device}: ENODEV", errno=errno.ENODEV)
+        return own.params.get(name)
 
     def reload(
         self, device: DeviceHandle, params: Sequence[Param] = (), before: Sequence[Param] = ()
