@@ -47,4 +47,5 @@ def test_saved_and_resumed_with_a_command_pending(tmp_path: Path) -> None:
         await_word(node, "saved: as before")
     lines = (second / "host" / "firmware.log").read_text().splitlines()
     answered = [line.split() for line in lines if "#" not in line]
-    assert int(answered[0][5]) >= 1_900_000, answered[0]
+    # the driver may have asked to hear of the VFs' addresses at the same moment
+    assert [each for each in answered[:3] if int(each[5]) >= 1_900_000], answered[:3]
