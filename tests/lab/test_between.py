@@ -44,9 +44,11 @@ class Scene:
         """A restore that has come to that point; it goes on when the block ends, to its end."""
         run = self._begun(f"STOP {number}", settings)
         lab.eventually(lambda: lab.is_stopped(run.process.pid), f"held at {number}")
-        yield run
-        os.kill(run.process.pid, signal.SIGCONT)
-        run.wait()
+        try:
+            yield run
+        finally:
+            os.kill(run.process.pid, signal.SIGCONT)
+            run.wait()
 
     def restored(self) -> Started:
         """A restore that is not held; it must be whole."""
@@ -105,8 +107,11 @@ def another_gets_its_ifindex() -> Callable[[], str]:
 
     A look at that other one. udevd is done before: it renames by ifindex, too.
     """
+    function = lab.vf(PF1, 1)
+    # its bind may still be in the kernel: binds run side by side, and a stopped process's go on
+    lab.eventually((PCI / function / "net").is_dir, "VF 1 has its interface")
     lab.settle()
-    function, port = lab.vf(PF1, 1), the_port()
+    port = the_port()
     number = (PCI / function / "net" / port / "ifindex").read_text().strip()
     lab.unbind(function)
     lab.ip(f"link add other index {number} type dummy")
