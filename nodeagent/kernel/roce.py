@@ -9,6 +9,7 @@ ENODEV.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class RoceDefaults:
         """Set a port's values. OSError where the kernel refuses one, or cannot be asked."""
         root = self._root()
         if root is None:
-            raise FileNotFoundError(2, "rdma_cm is not loaded, or configfs not mounted")
+            raise FileNotFoundError(errno.ENOENT, "rdma_cm is not loaded, or configfs not mounted")
         with _directory(root / device) as ports:
             for name, value in (("mode", str(wanted.mode)), ("tos", str(wanted.tos))):
                 path = ports / str(wanted.port) / f"default_roce_{name}"

@@ -15,6 +15,7 @@ from nodeagent.node.node import Node
 from nodeagent.plan.actions import MoveRdma, SetRdma, SetRoce
 from nodeagent.plan.plan import TEMPORARY_NAME
 from nodeagent.state.model import Target
+from nodeagent.state.roce import port_of
 
 
 def name_rdma_devices(
@@ -62,9 +63,8 @@ def set_roce(node: Node, actions: Sequence[SetRoce]) -> Failures:
     for action in actions:
         if (now := node.roce.read(action.name)) is None:
             continue
-        others = {each.port for each in now}
         for port in action.ports:
-            if port in now or (port.is_fresh and port.port not in others):
+            if port == port_of(now, port.port):
                 continue
             try:
                 node.roce.write(action.name, port)

@@ -23,7 +23,7 @@ from nodeagent.state.attributes import Attributes, differing
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import NO_DRIVER, Netdev, NodeState, Pf, PodNetdev, Target, Vf
-from nodeagent.state.roce import fresh_port
+from nodeagent.state.roce import port_of
 from nodeagent.state.vf import VfAttributes
 
 
@@ -209,17 +209,10 @@ def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
         yield _difference(on, Subject.RDMA, "rdma", each.name, each.now or "missing")
     for action in rdma.roce(want, have):
         on = Target(action.pf, action.index)
+        known = rdma.device(have, on)
         for port in action.ports:
-            now = _roce_now(have, on, port.port)
+            now = "missing" if known is None else port_of(known.roce or (), port.port).words()
             yield _difference(on, Subject.RDMA, f"roce port {port.port}", port.words(), now)
-
-
-def _roce_now(have: NodeState, on: Target, number: int) -> str:
-    known = rdma.device(have, on)
-    if known is None:
-        return "missing"
-    ports = {port.port: port for port in known.roce or ()}
-    return ports.get(number, fresh_port(number)).words()
 
 
 def _of_rows(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from nodeagent.plan.actions import SetRdma, SetRoce
 from nodeagent.plan.stages import StageName
 from nodeagent.state.model import NodeState, Pf, RdmaDevice, Target, Vf
-from nodeagent.state.roce import RocePort, fresh_port
+from nodeagent.state.roce import RocePort, port_of
 
 
 def actions(want: NodeState, have: NodeState) -> Iterator[tuple[StageName, SetRdma]]:
@@ -45,13 +45,10 @@ def roce(want: NodeState, have: NodeState) -> Iterator[SetRoce]:
 
 
 def _differing(want: tuple[RocePort, ...], have: tuple[RocePort, ...]) -> tuple[RocePort, ...]:
-    """The ports that are not as wanted. One that neither has is that of a fresh device."""
-    wanted, now = ({port.port: port for port in ports} for ports in (want, have))
-    return tuple(
-        wanted.get(number, fresh_port(number))
-        for number in sorted({*wanted, *now})
-        if wanted.get(number) != now.get(number)
-    )
+    """The ports that are not as wanted, as they are wanted."""
+    numbers = sorted({port.port for port in (*want, *have)})
+    wanted = (port_of(want, number) for number in numbers)
+    return tuple(port for port in wanted if port != port_of(have, port.port))
 
 
 def soft(state: NodeState) -> Iterator[str]:

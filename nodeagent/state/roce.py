@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,6 +40,11 @@ class RocePort:
     def words(self) -> str:
         """`RoCE v2 tos 106`."""
         return f"{self.mode} tos {self.tos}"
+
+
+def port_of(ports: Iterable[RocePort], number: int) -> RocePort:
+    """The port of that number; one that is not among them is a fresh device's."""
+    return next((port for port in ports if port.port == number), fresh_port(number))
 
 
 def fresh_port(number: int) -> RocePort:
