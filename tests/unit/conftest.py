@@ -6,6 +6,7 @@ library makes it, and every program started. It cannot be removed, so it is arme
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -47,3 +48,16 @@ def _seatbelts() -> Iterator[None]:
     _armed[0] = True
     yield
     _armed[0] = False
+
+
+@pytest.fixture(autouse=True)
+def _log_handlers() -> Iterator[None]:
+    """Take away the handler that a command installed: its stream is closed after the test.
+
+    A later test that fails would print a traceback of logging for each of its lines.
+    """
+    root = logging.getLogger()
+    before = set(root.handlers)
+    yield
+    for handler in set(root.handlers) - before:
+        root.removeHandler(handler)
