@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,6 +116,18 @@ class Machine:
     """What the guest's kernel printed on ttyS0."""
     log: Path
     """What QEMU itself printed."""
+
+    def seconds_at_work(self) -> float:
+        """A clock that stands still while QEMU waits for a processor of a busy host.
+
+        The time that its thread with the longest wait spent on a run queue (the second number of
+        /proc/PID/task/TID/schedstat, ns; Documentation/scheduler/sched-stats.rst) is taken off.
+        """
+        waited = 0
+        for path in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                waited = max(waited, int(path.read_text().split()[1]))
+        return time.monotonic() - waited / 1e9
 
 
 def qemu_version() -> str:
