@@ -80,7 +80,7 @@ enum {
     PAGE = 4096,
     FIRST_UAR = 16,             /* pages of the BAR before it: initialization segment, MSI-X */
     UARS = 8192,
-    EQS = 256,
+    EQS = 256, ASYNC_EQS = 3,   /* of the latter: commands, events, pages */
     COMMAND_SLOTS = 32, LOG_COMMAND_SLOTS = 5, LOG_COMMAND_STRIDE = 6,
     MAX_MESSAGE = 1 * MiB,
     CAP_BYTES = 4096, CAP_TYPES = 64,
@@ -265,7 +265,7 @@ struct Pf {
     char *log_path;
     FILE *log;
     /* Set at any time. */
-    uint32_t command_us, vf_ms, parallel, health, speed;
+    uint32_t command_us, command_timeout_s, vf_ms, parallel, health, speed;
     bool initializing, dead, lag_needs_unbound;
     Fault fault[FAULTS];
     unsigned faults;
@@ -341,6 +341,7 @@ bool listens(Fn *fn, uint8_t type);
 bool event(Fn *fn, uint8_t type, uint8_t sub, const uint8_t data[28]);
 void uar_write(Fn *fn, unsigned offset, uint64_t val, unsigned size);
 void eq_free(Eq *eq);
+int eqs_in_use(const Fn *fn);
 void cq_free(void *cq);
 void wq_free(void *wq);
 Wq *wq_new(const uint8_t *wq_context);

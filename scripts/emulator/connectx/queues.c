@@ -61,6 +61,16 @@ void eq_free(Eq *eq)
     *eq = (Eq) {};
 }
 
+int eqs_in_use(const Fn *fn)
+{
+    int number = 0;
+
+    for (int i = 0; i < EQS; i++) {
+        number += fn->eq[i].used;
+    }
+    return number;
+}
+
 static void eq_interrupt(Fn *fn, Eq *eq)
 {
     eq->armed = false;

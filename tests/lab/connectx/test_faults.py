@@ -37,6 +37,8 @@ HANGS = {
     "create VFs, the FDB": (1, connectx.CREATE_FLOW_TABLE, PF),
     "bind VFs": (0, connectx.INIT_HCA, VF1),
 }
+WAIT = 13
+"""Seconds that a driver waits for a command, in the tests of those that hang; 60 by default."""
 
 
 @pytest.fixture
@@ -112,13 +114,15 @@ def test_a_command_hangs(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     """Once, for longer than the driver waits: said meanwhile, and mended within the same start."""
     pf, opcode, vport = HANGS[stage]
     before = connectx.LOG.stat().st_size
+    # until its events are in use, a driver waits in a loop
+    its_card.set(pf, "command-timeout-s", WAIT)
     reload = reload_while(nodeagent, lambda: its_card.hang(pf, opcode, vport=vport), stage)
     its_card.mend()
     assert "HELD" in {each.status for each in connectx.asked(before)}, "the fault was not met"
     if stage == LOAD:  # openibd waits
-        assert seconds(reload, "restart done  step=restart") > 60
+        assert seconds(reload, "restart done  step=restart") > WAIT
     elif stage == "prepare PFs":  # a PF that is set up
-        assert seconds(reload, "prepare PFs: 2 actions") > 60
+        assert seconds(reload, "prepare PFs: 2 actions") > WAIT
     else:
         assert re.search(f"waiting for the kernel, 1[01] s so far.*pci/0000:01:00.{pf}", reload.log)
     assert reload.process.returncode == 0
