@@ -21,15 +21,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from nodeagent.errors import ConfigError, NoInputError
+from nodeagent.errors import ConfigError, NoInputError, WaitTimeout
 from nodeagent.kernel.cgroup import pod_and_container, pods_called
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.record.journal import Journal, Note
 
 log = logging.getLogger(__name__)
 
+START_TIMEOUT: Final = 60.0
+"""Seconds within which the process must begin: a Python, on a machine that may be busy."""
 ANSWER_TIMEOUT: Final = 5.0
-"""Seconds within which the process must begin, and report at its end."""
+"""Seconds within which it must report at its end."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
     arguments = [f"{probe.address}@{place_of(probe)}" for probe in probes]
     requests, answers, pid = _start(arguments)
     try:
-        # it writes a byte once it has begun
-        if not select.select([answers], [], [], ANSWER_TIMEOUT)[0] or not os.read(answers, 1):
+        # it writes a byte once it has begun, and closes its end when it cannot
+        if not select.select([answers], [], [], START_TIMEOUT)[0]:
+            raise WaitTimeout("the start of echoes", [*map(str, probes)], START_TIMEOUT)
+        if not os.read(answers, 1):
             raise ConfigError(
                 f"cannot send echoes to {', '.join(map(str, probes))}",
                 hint="it takes CAP_NET_RAW, and CAP_SYS_ADMIN for another namespace",
