@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from nodeagent.cluster.client import Client
 from nodeagent.settings import Settings
 from tests.cluster import proxy as proxies
 from tests.cluster.commands import Pod
+from tests.cluster.definitions import ALL as OTHERS
 from tests.cluster.field import Story, playing
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import ADMIN_TOKEN, ApiError, Object, Server, custom_resources, running
@@ -33,6 +35,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     except FileNotFoundError as error:
         reason = f"no {error}: set KUBEBUILDER_ASSETS or install them on $PATH"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="session")
+def other_kinds(server: Server) -> None:
+    """Kinds of other projects that manifests/ has objects of are served."""
+    _serve(server, OTHERS)
 
 
 @pytest.fixture(scope="session")
@@ -153,8 +161,11 @@ def eventually(check: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def _install(server: Server) -> None:
-    """Create the CRDs and wait until each is served."""
-    crds = custom_resources()
+    """Create the operators' CRDs and wait until each is served."""
+    _serve(server, custom_resources())
+
+
+def _serve(server: Server, crds: Sequence[Mapping[str, Any]]) -> None:
     for each in crds:
         server.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", each)
     for each in crds:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.conftest import eventually
-from tests.cluster.definitions import ALL
 from tests.cluster.server import ADMIN_TOKEN, ApiError, Object, Server
 from tests.support.helm import CHART, helm, objects
 from tests.support.kustomize import identity, render
@@ -37,29 +35,14 @@ PATHS = {
 
 
 @pytest.fixture(scope="module")
-def cluster(server: Server) -> Iterator[Server]:
+def cluster(server: Server, other_kinds: None) -> Iterator[Server]:
     """With the namespaces and kinds that the manifests expect to find."""
     namespaces = ("nodeagent", "openshift-sriov-network-operator")
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     for name in namespaces:
         server.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    for each in ALL:
-        server.create(definitions, each)
-    for each in ALL:
-        eventually(partial(_is_served, server, each["spec"]), 30)
     yield server
-    for each in ALL:
-        server.delete(f"{definitions}/{each['metadata']['name']}")
     for name in namespaces:
         server.delete(f"/api/v1/namespaces/{name}")
-
-
-def _is_served(server: Server, spec: Object) -> bool:
-    try:
-        server.get(f"/apis/{spec['group']}/v1/{spec['names']['plural']}")
-    except ApiError:
-        return False
-    return True
 
 
 def dry_run(server: Server, thing: Object) -> Object:

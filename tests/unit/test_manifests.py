@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from nodeagent.settings import Settings, rows
 from tests.support.kustomize import Object, identity, render
 from tests.support.network_operator import CONTAINER, FLAG, driver_daemonset
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from container.overlay import REFERENCE, problems
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = sorted(path.name for path in (MANIFESTS / "overlays").iterdir())
 
@@ -30,18 +34,6 @@ METRICS = {
     **dict.fromkeys(("replace", "openshift"), "metrics"),
 }
 """The component for metrics of each overlay."""
-
-
-REFERENCE = re.compile(
-    r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-    r"(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
-"""An image's name as the kubelet accepts it (distribution/reference, regexp.go)."""
-
-
-def is_reference(image: str) -> bool:
-    return REFERENCE.fullmatch(image) is not None
 
 
 def daemonset(overlay: str) -> Object:
@@ -288,7 +280,7 @@ def test_metrics_with_tls_are_on_loopback_and_the_proxy_is_on_their_port(overlay
     assert proxy["securityContext"]["runAsNonRoot"] is True
     assert proxy["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert "volumeMounts" not in proxy
-    assert not is_reference(proxy["image"])
+    assert not REFERENCE.fullmatch(proxy["image"])
     there = {(each["kind"], each["metadata"]["name"]): each for each in objects}
     (endpoint,) = there["PodMonitor", "nodeagent"]["spec"]["podMetricsEndpoints"]
     plain = render(MANIFESTS / "overlays" / overlay, MANIFESTS / METRICS[overlay])
@@ -414,25 +406,33 @@ def test_the_lines_of_the_readme(overlay: str, tmp_path: Path) -> None:
     """The archive they push is the one that is written; no image is left without its registry."""
     text = (MANIFESTS / "README.md").read_text().partition("## Deploy\n")[2]
     text, _, after = text.partition("```yaml\n")
-    build, push, apply, _ = [line.strip() for line in text.splitlines() if line[:4] == " " * 4]
+    lines = [line.strip() for line in text.splitlines() if line[:4] == " " * 4]
+    build, push, check, apply, _ = lines
+    assert check.split()[-1] == apply.split()[-1]
     assert build == "scripts/image --out images"
     assert "oci-archive:images/nodeagent-driver.oci.tar" in push
     shutil.copytree(MANIFESTS, tmp_path / "manifests")
     mine = tmp_path / apply.split()[-1]
     mine.mkdir()
     yours = after.partition("```")[0].replace("  # -", "  -").replace("sha256:...", DIGEST)
+    if overlay in {"companion", "sidecar"}:
+        yours = yours.replace("name: mofed-container", "name: nodeagent")
     (mine / "kustomization.yaml").write_text(
         yours.replace("overlays/replace", f"overlays/{overlay}")
     )
     told = subprocess.run(
         ["kubectl", "kustomize", mine], capture_output=True, text=True, check=True
     )
-    (whole,) = [each for each in yaml.safe_load_all(told.stdout) if each["kind"] == "DaemonSet"]
+    objects = [*yaml.safe_load_all(told.stdout)]
+    assert [
+        each.replace("REGISTRY", "") for each in problems(objects) if "REGISTRY" not in each
+    ] == []
+    (whole,) = [each for each in objects if each["kind"] == "DaemonSet"]
     spec = whole["spec"]["template"]["spec"]
     both = [*spec["containers"], *spec.get("initContainers", [])]
     assert {each["image"].partition("/")[0] for each in both} == {"REGISTRY"}
     for each in both:
-        assert is_reference(each["image"].replace("REGISTRY", "registry.example")), each
+        assert REFERENCE.fullmatch(each["image"].replace("REGISTRY", "registry.example")), each
 
 
 @pytest.mark.parametrize(
@@ -440,6 +440,95 @@ def test_the_lines_of_the_readme(overlay: str, tmp_path: Path) -> None:
 )
 def test_an_image_that_has_to_be_set_is_refused_until_it_is(overlay: str, name: str) -> None:
     """It is no reference, which the kubelet refuses without a pull; the others are."""
-    refused = {each["image"] for each in containers(overlay) if not is_reference(each["image"])}
+    refused = {
+        each["image"] for each in containers(overlay) if not REFERENCE.fullmatch(each["image"])
+    }
     assert refused == {f"{name}:{{set-it-by-images-in-your-kustomization}}"}
     assert not {each["image"] for each in containers(overlay) if each["image"].endswith(":latest")}
+
+
+# a kustomization of somebody's, checked before it is applied (scripts/check-overlay)
+
+
+def _with(change: Object, overlay: str = "replace", *components: str) -> list[Object]:
+    """An overlay with its images set, and its first container changed."""
+    objects = copy.deepcopy(
+        render(MANIFESTS / "overlays" / overlay, *(MANIFESTS / each for each in components))
+    )
+    for each in objects:
+        if each["kind"] == "DaemonSet":
+            spec = each["spec"]["template"]["spec"]
+            for container in spec["containers"] + spec.get("initContainers", []):
+                container["image"] = "registry.example/nodeagent:1"
+            first = spec["containers"][0]
+            names = {each["name"] for each in change.get("env", [])}
+            env = [each for each in first["env"] if each["name"] not in names]
+            first |= change
+            first["env"] = env + change.get("env", [])
+    return objects
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_with_its_images_set_has_nothing_wrong(overlay: str) -> None:
+    assert [*problems(_with({}, overlay, METRICS[overlay]))] == []
+
+
+def _env(name: str, value: object) -> Object:
+    return {"env": [{"name": name, "value": value}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"image": "nodeagent:driver"},
+            "the image nodeagent:driver names no registry: set newName",
+        ),
+        ({"image": "example/nodeagent:1"}, "the image example/nodeagent:1 names no registry"),
+        ({"image": "r.example/n"}, "the image r.example/n has neither tag nor digest: set newTag"),
+        ({"image": "r.example:5000/n"}, "the image r.example:5000/n has neither tag nor digest"),
+        ({"image": "r.example/n:latest"}, "the image r.example/n:latest is another one tomorrow"),
+        ({"image": "r.example/n:{set-it}"}, "the image 'r.example/n:{set-it}' is no image's name"),
+        (
+            {"args": ["source"]},
+            "its argument is 'source'; allowed: sources, precompiled, dtk-build",
+        ),
+        ({"args": ["sources"]}, "NVIDIA_NIC_DRIVER_PATH is not set; in sources mode it names"),
+        (_env("QUIESE", "off"), "QUIESE is no setting; is it QUIESCE?"),
+        (_env("FOO", "off"), "FOO is no setting"),
+        (_env("HOLD_OFF", "foo"), "HOLD_OFF is 'foo'; allowed: none, or of cni, cordon, plugin"),
+        (_env("HOLD_OFF", "cordon"), "HOLD_OFF=cordon need the component node-status"),
+        (_env("RESTORE_FIRST", "a b"), "RESTORE_FIRST is 'a b'; allowed: namespaces and PCI"),
+        (_env("METRICS_PORT", "-1"), "METRICS_PORT is '-1'; allowed: a TCP port, 1 to 65535"),
+        (_env("VF_TIMEOUT", 300), "VF_TIMEOUT is 300 and not text: put it in quotes"),
+        (_env("VF_TIMEOUT", "5m"), "VF_TIMEOUT is '5m'; allowed: seconds as a plain number"),
+        (_env("STATE_DIR", "state"), "STATE_DIR is 'state'; allowed: an absolute path"),
+        (_env("NVIDIA_NIC_DRIVER_VER", ""), "NVIDIA_NIC_DRIVER_VER is not set; it names"),
+    ],
+)
+def test_what_would_fail_on_a_node_is_said_before(change: Object, told: str) -> None:
+    (said,) = problems(_with(change))
+    assert said.startswith("mofed-container: ")
+    assert told in said
+
+
+def test_what_a_setting_needs_may_be_there() -> None:
+    assert [*problems(_with(_env("HOLD_OFF", "cordon"), "replace", "node-status"))] == []
+    assert [*problems([])] == ["no DaemonSet: name one of manifests/overlays under `resources`"]
+    assert [*problems(_with(_env("FOO", "x"), "sidecar"))] == []  # NVIDIA's own container
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+def test_the_command_that_says_it(tmp_path: Path) -> None:
+    def told(directory: Path) -> tuple[int, str, str]:
+        argv = [MANIFESTS.parent / "scripts/check-overlay", directory]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    status, found, _ = told(MANIFESTS / "overlays/companion")
+    assert status == 1
+    assert found.startswith("nodeagent: the image nodeagent:sidecar names no registry")
+    status, found, reason = told(tmp_path)
+    assert (status, found) == (125, "")
+    assert "kustomization" in reason
+    assert reason.endswith(f"check-overlay: kubectl cannot render {tmp_path}\n")
