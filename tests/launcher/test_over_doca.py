@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -186,20 +189,43 @@ esac
 """
 
 
-def test_on_an_image_that_is_named(tmp_path: Path) -> None:
-    """With an engine that only writes down its arguments: no such image can be had here."""
+def with_an_engine(tmp_path: Path, *argv: str) -> list[str]:
+    """What an engine is called with, that only writes it down: no such image can be had here."""
     (tmp_path / "podman").write_text(ENGINE)
     (tmp_path / "podman").chmod(0o755)
     calls = tmp_path / "calls"
-    asked = ("--doca-driver", "registry.example/doca:1", "--tag-for", "25.10-1.2.8.0-0")
     done = subprocess.run(
-        [str(ROOT / "scripts/image"), *asked, "--os", "rhel9.4", "--arch", "arm64"],
+        argv,
+        cwd=ROOT,
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (build,) = (line for line in calls.read_text().splitlines() if line.startswith("build"))
+    return calls.read_text().splitlines()
+
+
+def test_the_lines_of_the_readme(tmp_path: Path) -> None:
+    """They build and push the image that the example of a policy makes the operator pull."""
+    text = (ROOT / "manifests/README.md").read_text()
+    section = text.partition("\n## Through the Network Operator's policy\n")[2]
+    section = section.partition("\n## ")[0]
+    lines = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE))
+    calls = with_an_engine(tmp_path, "sh", "-ec", lines.replace("REPOSITORY", "registry.example/r"))
+    policy = yaml.safe_load((ROOT / "manifests/network-operator/nicclusterpolicy.yaml").read_text())
+    driver = policy["spec"]["ofedDriver"]
+    architecture = names.ARCHITECTURES[platform.machine()]
+    asked = f"registry.example/r/{driver['image']}:{driver['version']}-ubuntu24.04-{architecture}"
+    (build,) = (line for line in calls if line.startswith("build"))
+    assert f"--tag {asked} " in build
+    assert "DOCA_DRIVER=DRIVER_IMAGE" in build
+    assert calls[-1] == f"push {asked}"
+
+
+def test_on_an_image_that_is_named(tmp_path: Path) -> None:
+    asked = ("--doca-driver", "registry.example/doca:1", "--tag-for", "25.10-1.2.8.0-0")
+    calls = with_an_engine(tmp_path, "scripts/image", *asked, "--os", "rhel9.4", "--arch", "arm64")
+    (build,) = (line for line in calls if line.startswith("build"))
     assert "--target over-doca --build-arg DOCA_DRIVER=registry.example/doca:1 " in build
     assert "--tag nodeagent-doca:25.10-1.2.8.0-0-rhel9.4-arm64 " in build
