@@ -29,6 +29,9 @@ def support_bundle(call: Call, target: str, output: Output) -> None:
     It changes nothing. Secrets are left out: the values of secret settings, tokens, passwords, the
     machine-id. Still, look through it: it has names, addresses and routes of this node.
     """
+    if target in {*Output}:
+        raise click.UsageError(f"-o is the archive's name here; the format is --output {target}.")
+
     from nodeagent import durable
     from nodeagent.agent import support
     from nodeagent.agent.requirements import require_root

@@ -133,6 +133,8 @@ def test_the_command(
     assert found["report.txt"].startswith("not available: NODE_NAME is not set")
     assert path.stat().st_mode & 0o777 == 0o600
     assert status_of(["support-bundle"]) == 64
+    assert status_of(["support-bundle", "-o", "json"]) == 64
+    assert "the format is --output json" in capsys.readouterr().err
 
 
 def test_without_root(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
