@@ -1,14 +1,12 @@
 """What the kernel and its drivers make of each write to a fake node, and the faults in the way.
 
-The rules are those of drivers/pci/iov.c, drivers/base/bus.c, net/core/rtnetlink.c and igb; each
-refusal was seen in the lab or stands in the source.
+What they refuse, `kernel_rules` says; here are the refusals that only this node can meet.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,9 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import Param
+from tests.support import kernel_rules
 from tests.support.fake_kernel import DRIVER, ZERO, FakeInstance, FakeKernel, FakePf
+from tests.support.kernel_rules import refusal
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
 LINK_ORDER = (
@@ -83,7 +83,7 @@ class FakeRules(FakeKernel):
         """One RTM_SETLINK or RTM_NEWLINKPROP: attributes in the kernel's order, up to a refusal."""
         link = self.links.get(change.index)
         if link is None or change.index in self.elsewhere:
-            raise _refusal(errno.ENODEV)
+            raise refusal(errno.ENODEV)
         target = link.device or link.name
         if isinstance(change, VfChange):
             for attribute, value in _vf_attributes(change):
@@ -100,7 +100,7 @@ class FakeRules(FakeKernel):
     def devlink_change(self, pf: FakePf, attribute: str, value: object) -> None:
         """DEVLINK_CMD_ESWITCH_SET or DEVLINK_CMD_PARAM_SET."""
         if pf.eswitch is None:
-            raise _refusal(errno.EOPNOTSUPP)
+            raise refusal(errno.EOPNOTSUPP)
         self._perform(Write(pf.name, attribute, value), self._set_devlink)
 
     def devlink_reload(self, device: str, params: Sequence[Param], before: Sequence[Param]) -> None:
@@ -141,7 +141,7 @@ class FakeRules(FakeKernel):
             fault.held.wait()
         with self.lock:
             if fault is not None and fault.errno is not None:
-                raise _refusal(fault.errno)
+                raise refusal(fault.errno)
             if fault is not None and fault.count is not None:
                 do(dataclasses.replace(write, value=str(fault.count)))
             elif fault is None or fault.held is not None:
@@ -152,24 +152,21 @@ class FakeRules(FakeKernel):
         """bind_store(), unbind_store() and drivers_probe_store() of drivers/base/bus.c."""
         name, now = write.target, self.tree.driver(write.target)
         if not self.tree.device(name).exists():
-            raise _refusal(errno.ENODEV)
+            raise refusal(errno.ENODEV)
         if write.attribute == "unbind":
-            if now != write.value:
-                raise _refusal(errno.ENODEV)
+            kernel_rules.check_unbind(now, str(write.value))
             self.release("pci", name)
             return
         override = self.tree.get(name, "driver_override").replace("(null)", "")
-        takes = override or DRIVER  # vfio-pci knows no device but by its override
-        may = bool(override) or self.autoprobes(name)
-        if write.attribute == "drivers_probe":
-            if now is None and may:
-                self.attach(name, takes)
-        elif now is not None:
-            raise _refusal(errno.EBUSY)
-        elif not may or takes != write.value:
-            raise _refusal(errno.ENODEV)
-        else:
-            self.attach(name, takes)
+        autoprobe = self.autoprobes(name)
+        if write.attribute == "bind":
+            driver = str(write.value)
+            kernel_rules.check_bind(now, driver, override, DRIVER, autoprobe=autoprobe)
+            self.attach(name, driver)
+        elif now is None and kernel_rules.takes(
+            driver := override or DRIVER, override, DRIVER, autoprobe=autoprobe
+        ):
+            self.attach(name, driver)
 
     def _device_write(self, write: Write) -> None:
         name, text = write.target, str(write.value)
@@ -182,15 +179,14 @@ class FakeRules(FakeKernel):
     def _set_numvfs(self, pf: FakePf, count: int) -> None:
         """sriov_numvfs_store() of drivers/pci/iov.c."""
         if count > pf.totalvfs:
-            raise _refusal(errno.ERANGE)
+            raise refusal(errno.ERANGE)
         if count == pf.numvfs:
             return
         if self.tree.driver(pf.name, pf.bus) is None:
-            raise _refusal(errno.ENOENT)
+            raise refusal(errno.ENOENT)
+        kernel_rules.check_numvfs(pf.numvfs, count)
         if count == 0:
             self.remove_vfs(pf)
-        elif pf.numvfs:
-            raise _refusal(errno.EBUSY)
         else:
             self.create_vfs(pf, count)
 
@@ -198,7 +194,7 @@ class FakeRules(FakeKernel):
         name, _, number = write.target.partition(" vf ")
         vf = self.pfs[name].vfs.get(int(number))
         if vf is None:
-            raise _refusal(errno.EINVAL)
+            raise refusal(errno.EINVAL)
         changes: dict[str, object] = {write.attribute: write.value}
         match write.attribute, write.value:
             case "vlan", (vlan, qos, protocol):
@@ -216,20 +212,17 @@ class FakeRules(FakeKernel):
     def _check_igb(self, pf: str, changes: dict[str, object]) -> None:
         """igb_ndo_set_vf_*() of drivers/net/ethernet/intel/igb/igb_main.c."""
         if changes.keys() & {"link_state", "query_rss", "node_guid", "port_guid"}:
-            raise _refusal(errno.EOPNOTSUPP)
+            raise refusal(errno.EOPNOTSUPP)
         if changes.get("vlan_proto", "802.1Q") != "802.1Q":
-            raise _refusal(errno.EPROTONOSUPPORT)
+            raise refusal(errno.EPROTONOSUPPORT)
         if "max_tx_rate" in changes and (changes["min_tx_rate"] or not self.link(pf).carrier):
-            raise _refusal(errno.EINVAL)
+            raise refusal(errno.EINVAL)
 
     def _set_link(self, index: int, write: Write) -> None:
         link, attribute, value = self.links[index], write.attribute, write.value
         if value == getattr(link, attribute):
             return
-        if attribute in {"name", "mac"} and link.up:
-            raise _refusal(errno.EBUSY)
-        if attribute == "name" and self.is_taken(str(value)):
-            raise _refusal(errno.EEXIST)
+        kernel_rules.check_link(attribute, value, up=link.up, is_taken=self.is_taken)
         self._check_vf_link(link, write)
         if attribute == "up":
             self.change(index, up=value, carrier=False)
@@ -247,27 +240,26 @@ class FakeRules(FakeKernel):
         pf, vf = found
         if write.attribute == "mac":
             # igb, which has no eswitch; mlx5e_set_mac() asks for no permission
-            is_refused = pf.eswitch is None and vf.pf_has_set_mac
-            if is_refused and write.value != vf.held.admin_mac:
-                raise _refusal(errno.EADDRNOTAVAIL)
+            if pf.eswitch is None and vf.pf_has_set_mac:
+                kernel_rules.check_vf_mac(write.value, vf.held.admin_mac)
             if self.igb:
                 vf.held = dataclasses.replace(vf.held, admin_mac=Mac(str(write.value)))
-        if write.attribute == "mtu" and int(str(write.value)) > (self.link(pf.name).mtu or 0):
-            raise _refusal(errno.EINVAL)
+        if write.attribute == "mtu":
+            kernel_rules.check_vf_mtu(int(str(write.value)), self.link(pf.name).mtu)
 
     def _set_altname(self, index: int, write: Write) -> None:
         altnames = {*(self.links[index].altnames or ())}
         match write.value:
             case (str(name), True):
                 if self.is_taken(name):
-                    raise _refusal(errno.EEXIST)
+                    raise refusal(errno.EEXIST)
                 altnames.add(name)
             case (str(name), False):
                 # netdev_name_node_alt_destroy(), net/core/dev.c
                 if not self.is_taken(name):
-                    raise _refusal(errno.ENOENT)
+                    raise refusal(errno.ENOENT)
                 if name not in altnames:
-                    raise _refusal(errno.EINVAL)
+                    raise refusal(errno.EINVAL)
                 altnames.remove(name)
         self.change(index, altnames=tuple(sorted(altnames)))
 
@@ -278,8 +270,8 @@ class FakeRules(FakeKernel):
                 pf.params[param.name] = param
             case EswitchAttributes() as wanted if pf.eswitch is not None:
                 bound = (self.tree.driver(vf.function) for vf in pf.vfs.values() if vf.function)
-                if wanted.eswitch_mode not in {None, pf.eswitch.eswitch_mode} and any(bound):
-                    raise _refusal(errno.EBUSY)  # mlx5: unbind the VFs first
+                mode = pf.eswitch.eswitch_mode
+                kernel_rules.check_eswitch_mode(mode, wanted.eswitch_mode, bound)
                 given = {k: v for k, v in dataclasses.asdict(wanted).items() if v is not None}
                 pf.eswitch = dataclasses.replace(pf.eswitch, **given)
                 self.update_representors(pf)
@@ -302,7 +294,3 @@ def _vf_attributes(change: VfChange) -> list[tuple[str, object]]:
         ("port_guid", change.port_guid),
     )
     return [(name, value) for name, value in every if value is not None]
-
-
-def _refusal(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

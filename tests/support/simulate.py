@@ -1,8 +1,8 @@
 """A node of values: performs a plan on a `NodeState` and refuses what the kernel would refuse.
 
-Every refusal here is one that was seen in the lab or stands in the kernel's source; it raises
-`Refused`, which no plan may ever cause. What a state does not know (None) is there all the same: it
-can be set, and is known then.
+A refusal raises `Refused`, which no plan may ever cause. The kernel's are those of `kernel_rules`;
+here are those that protect the order of a plan, which the kernel would let pass. What a state does
+not know (None) is there all the same: it can be set, and is known then.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from nodeagent.state.model import (
 from nodeagent.state.rates import reset
 from nodeagent.state.stack import KINDS, Child, Neighbour, Route, Stack, Stacked
 from nodeagent.state.vf import VfAttributes
+from tests.support import kernel_rules
 
 FRESH_ETHTOOL = (
     ("coalesce.adaptive-rx", True),
@@ -86,11 +87,14 @@ def simulate(state: NodeState, stages: Iterable[Stage]) -> NodeState:
 
 def perform(state: NodeState, action: Action) -> NodeState:
     """`state` after one action."""
-    if isinstance(action, AddStacked):
-        return _add(state, action)
-    if isinstance(action, SetDriverinit):
-        return _reloaded(state, action)
-    return _followed(state, _performed(state, action), action)
+    try:
+        if isinstance(action, AddStacked):
+            return _add(state, action)
+        if isinstance(action, SetDriverinit):
+            return _reloaded(state, action)
+        return _followed(state, _performed(state, action), action)
+    except OSError as error:
+        raise Refused(f"{action}: {error}") from error
 
 
 def _performed(state: NodeState, action: Action) -> NodeState:
@@ -174,8 +178,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _with_vf(pf, dataclasses.replace(vf, driver_override=action.driver))
         case UnbindVf():
             vf = _vf(pf, action.index)
-            if action.driver not in {None, vf.driver}:
-                raise Refused(f"vf {vf.index} is bound to {vf.driver}, not {action.driver}")
+            if action.driver is not None:
+                kernel_rules.check_unbind(vf.driver, action.driver)
             unbound: dict[str, Any] = dict.fromkeys(("netdev", "rdma", "driverinit"))
             return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, **unbound))
         case BindVf():
@@ -196,8 +200,7 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
 def _create(state: NodeState, pf: Pf, count: int) -> Pf:
     if count == pf.numvfs:
         return pf
-    if count and pf.numvfs:
-        raise Refused(f"EBUSY: numvfs {pf.numvfs} -> {count}")
+    kernel_rules.check_numvfs(pf.numvfs, count)
     if count and pf.autoprobe:
         raise Refused("VFs created while probing is on: they would be probed twice")
     is_device = pf.handle.bus == "pci"
@@ -234,9 +237,8 @@ def _made_lag(state: NodeState, pf: Pf, lag: Lag) -> Pf:
 
 
 def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
-    is_bound = any(vf.driver == state.driver for vf in pf.vfs)
-    if action.eswitch_mode not in {None, pf.eswitch_mode} and is_bound:
-        raise Refused("the eswitch's mode changes while VFs are bound")
+    bound = (vf.driver == state.driver for vf in pf.vfs)
+    kernel_rules.check_eswitch_mode(pf.eswitch_mode, action.eswitch_mode, bound)
     if action.eswitch_mode not in {None, pf.eswitch_mode}:
         pf = dataclasses.replace(pf, rates=reset(pf.rates), lag=pf.lag and Lag())
     return _with_representors(state, dataclasses.replace(pf, **given(action)))
@@ -262,12 +264,8 @@ def _set_vf(vf: Vf, action: SetVf) -> Vf:
 
 
 def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
-    if vf.driver not in {NO_DRIVER, None}:
-        raise Refused(f"vf {vf.index} is bound already")
-    if pf.autoprobe is False and not vf.driver_override:
-        raise Refused("ENODEV: sriov_drivers_autoprobe is 0")
-    if vf.driver_override not in {"", driver, None}:
-        raise Refused(f"ENODEV: driver_override is {vf.driver_override}")
+    bound = None if vf.driver == NO_DRIVER else vf.driver
+    kernel_rules.check_bind(bound, driver, vf.driver_override, state.driver, autoprobe=pf.autoprobe)
     if driver != state.driver:
         return dataclasses.replace(vf, driver=driver)
     if pf.netdev is not None and not pf.netdev.up:
@@ -339,19 +337,17 @@ def _set_link(state: NodeState, pf: Pf, action: SetLink) -> Pf:
     netdev = pf.netdev_of(action.index)
     if netdev is None:
         raise Refused(f"{action}: no netdev")
-    disturbs = action.mac not in {None, netdev.mac} or action.name not in {None, netdev.name}
-    if disturbs and netdev.up:
-        raise Refused(f"{action}: EBUSY, the link is up")
     taken = {other.name for other in state.netdevs()} - {netdev.name}
-    if action.name in taken:
-        raise Refused(f"{action}: EEXIST")
+    for attribute, now in (("mac", netdev.mac), ("name", netdev.name)):
+        value = getattr(action, attribute)
+        if value not in {None, now}:
+            kernel_rules.check_link(attribute, value, up=netdev.up, is_taken=taken.__contains__)
     takes_any = pf.eswitch_mode is not None and state.driver == "mlx5_core"
-    wrong_mac = vf is not None and action.mac not in {None, vf.admin_mac, netdev.mac}
-    wrong_mac = wrong_mac and not takes_any
-    if wrong_mac and vf is not None and vf.admin_mac is not None and not vf.admin_mac.is_zero:
-        raise Refused(f"{action}: EADDRNOTAVAIL, the administrator has set {vf.admin_mac}")
-    if vf is not None and action.mtu and pf.netdev and action.mtu > (pf.netdev.mtu or 0):
-        raise Refused(f"{action}: the PF's MTU is {pf.netdev.mtu}")
+    is_set = vf is not None and vf.admin_mac is not None and not vf.admin_mac.is_zero
+    if vf is not None and is_set and not takes_any and action.mac not in {None, netdev.mac}:
+        kernel_rules.check_vf_mac(action.mac, vf.admin_mac)
+    if vf is not None and action.mtu and pf.netdev:
+        kernel_rules.check_vf_mtu(action.mtu, pf.netdev.mtu)
     changed = dataclasses.replace(netdev, **given(action))
     return _with_netdev(pf, action.index, changed)
 
