@@ -16,7 +16,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Self, TextIO
 
-from nodeagent.render import Screen, visible
+from nodeagent.render import Colour, Screen, visible
 
 
 class LogFormat(StrEnum):
@@ -28,13 +28,11 @@ class LogFormat(StrEnum):
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _COLOURS: Final = {
-    logging.DEBUG: "\x1b[2m",
-    logging.WARNING: "\x1b[33m",
-    logging.ERROR: "\x1b[31m",
-    logging.CRITICAL: "\x1b[31m",
+    logging.DEBUG: Colour.FAINT,
+    logging.WARNING: Colour.YELLOW,
+    logging.ERROR: Colour.RED,
+    logging.CRITICAL: Colour.RED,
 }
-_PLAIN: Final = "\x1b[0m"
-
 
 LIVE: Final = 15
 """The level of what is waited for, second by second: shown on a terminal, and nowhere else."""
@@ -97,7 +95,7 @@ class TextFormatter(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.gmtime(record.created))
         level = f"{record.levelname:<5}"
         if self.colour and record.levelno in _COLOURS:
-            level = f"{_COLOURS[record.levelno]}{level}{_PLAIN}"
+            level = _COLOURS[record.levelno].of(level)
         line = f"{clock}.{int(record.created % 1 * 1000):03d} {level} {visible(first)}"
         if facts:
             line += f"  {facts}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, TextIO
 
 MIN_COLUMN_WIDTH: Final = 8
@@ -13,8 +14,18 @@ MIN_COLUMN_WIDTH: Final = 8
 MIN_TEXT_WIDTH: Final = 20
 """Characters. No text is wrapped to less."""
 
-_MARK: Final = "\x1b[1;31m"
-_PLAIN: Final = "\x1b[0m"
+
+class Colour(StrEnum):
+    """Parameters of the control sequence SGR (ECMA-48)."""
+
+    FAINT = "2"
+    RED = "31"
+    YELLOW = "33"
+    BOLD_RED = "1;31"
+
+    def of(self, text: str) -> str:
+        """The text in this colour."""
+        return f"\x1b[{self}m{text}\x1b[0m"
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def wrapped(text: str, screen: Screen, *, indent: str = "", hanging: str = "") -
 
 def marked(text: str, screen: Screen) -> str:
     """The text, in colour if the screen has any: it is not as it should be."""
-    return f"{_MARK}{text}{_PLAIN}" if screen.colour else text
+    return Colour.BOLD_RED.of(text) if screen.colour else text
 
 
 def visible(text: str) -> str:
@@ -120,7 +131,7 @@ def _padded(cell: Cell, width: int, screen: Screen) -> str:
         text = text[: width - 1] + "…"
     padding = " " * (width - len(text))
     if screen.colour and isinstance(cell, Marked):
-        return f"{_MARK}{text}{_PLAIN}{padding}"
+        return Colour.BOLD_RED.of(text) + padding
     return text + padding
 
 

@@ -243,7 +243,7 @@ def _of_drift(runs: Sequence[Run]) -> Iterator[Metric]:
 
 def _wanted(journal: Journal) -> Iterator[Metric]:
     """The number of VFs in the open snapshot, or else in the last one."""
-    snapshot = journal.open_snapshot() or journal.last_snapshot()
+    snapshot = journal.wanted_snapshot()
     if snapshot is not None:
         text = "VFs that this node had before the last reload."
         yield _gauge("nodeagent_vfs_wanted", text, snapshot.state.vf_count)

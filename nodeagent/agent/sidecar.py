@@ -156,7 +156,7 @@ def _keep(settings: Settings, journal: Journal, stop: StopSignal | None) -> bool
         if driver.loading() != loading:
             return False
         journal.save(snapshot)
-    log.info("snapshot: %d PFs, %d VFs", len(snapshot.state.pfs), snapshot.state.vf_count)
+    log.info("snapshot: %s", snapshot.state.counts)
     return True
 
 

@@ -326,8 +326,7 @@ def verify(call: Call, source: str | None, output: Output) -> int:
         ]
         write_lines(table(("target", "attribute", "want", "have"), rows, screen(loaded)))
     else:
-        state = wanted.state
-        write_lines([f"{len(state.pfs)} PFs, {state.vf_count} VFs: nothing differs"])
+        write_lines([f"{wanted.state.counts}: nothing differs"])
     return ExitCode.DIFFERS if found else 0
 
 
@@ -412,7 +411,7 @@ def _chosen(source: str | None, loaded: Settings, *, or_last: bool = True) -> Sn
     if source is not None:
         return unseal(content(source), "stdin" if source == "-" else source, sealed=False)
     journal = Journal(loaded)
-    return journal.open_snapshot() or (journal.last_snapshot() if or_last else None)
+    return journal.wanted_snapshot() if or_last else journal.open_snapshot()
 
 
 def _compared(first: str, second: str, output: Output, place: Screen) -> tuple[str, int]:

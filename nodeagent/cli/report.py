@@ -89,15 +89,14 @@ def _vfs(loaded: Settings) -> Iterable[str]:
     from nodeagent.record.journal import Journal
 
     journal = Journal(loaded)
-    wanted = journal.open_snapshot() or journal.last_snapshot()
+    wanted = journal.wanted_snapshot()
     if wanted is None:
         return ["no snapshot: no reload has begun on this node"]
     wanted, left = by_hand.reachable(wanted, loaded)
     now = by_hand.snapshot_now(loaded).state
     theirs = taken(wanted.state, now)
     found = differences(ours(wanted.state, now), now)
-    state = wanted.state
-    same = f"{len(state.pfs)} PFs, {state.vf_count} VFs as of {wanted.taken_at}: nothing differs"
+    same = f"{wanted.state.counts} as of {wanted.taken_at}: nothing differs"
     return [*map(str, left), *map(str, theirs), *([str(each) for each in found] or [same])]
 
 

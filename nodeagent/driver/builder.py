@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodeagent import durable, hostpath
-from nodeagent.driver import packages, sources
+from nodeagent.driver import dtk, packages, sources
 from nodeagent.errors import AgentError, ConfigError, NoInputError, Stopped
 from nodeagent.kernel import process
 from nodeagent.kernel.events import FileWatch, StopSignal, wait_until_clear
@@ -24,7 +24,6 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_RESYNC_SECONDS = 30.0  # between two looks without an event, as in dtk.py
 _TOOLS = ("perl", "ethtool", "autoconf", "pciutils", "automake", "libtool", "python3-devel")
 _QUERY = ("rpm", "-q", "--whatprovides")
 _DNF_TIMEOUT = 900.0  # seconds
@@ -54,12 +53,12 @@ def job(settings: Settings) -> Job:
             f"cannot build for the driver container: {', '.join(missing)} not set",
             hint="run `. dtk.env` in the shared directory first, which sets them",
         )
-    done = settings.dtk_done_flag
+    shared = dtk.HandOver(settings.dtk_shared_dir, settings.dtk_compiled_ver or "")
     return Job(
-        settings.dtk_shared_dir / f"MLNX_OFED_SRC-{settings.dtk_compiled_ver}",
+        shared.sources,
         settings.dtk_start_flag,
-        done,
-        done.with_name(f"dtk_failed_compile_{done.name.removeprefix('dtk_done_compile_')}"),
+        settings.dtk_done_flag,
+        dtk.failed_instead_of(settings.dtk_done_flag),
         (*sources.TOOLKIT_ARGUMENTS, *shlex.split(settings.append_build_flags or "")),
     )
 
@@ -120,7 +119,7 @@ def _wait_for_start(wanted: Job, stop: StopSignal) -> None:
             stop,
             what="the driver container's start flag",
             timeout=math.inf,
-            resync=_RESYNC_SECONDS,
+            resync=dtk.RESYNC_SECONDS,
             notice=math.inf,
         )
 

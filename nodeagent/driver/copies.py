@@ -12,7 +12,6 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +71,7 @@ def sweep(target: Path) -> None:
     """Remove what killed copies to `target` left. Call it only while no copy is in progress."""
     what = f"cannot remove unfinished copies of {target}"
     with (
-        _storage(what),
+        durable.storage(what),
         suppress(FileNotFoundError),
         hostpath.directory_path(target.parent) as parent,
     ):
@@ -84,7 +83,7 @@ def remove(directory: Path) -> None:
     """Remove a directory recursively, or the file or link of that name, if it exists."""
     what = f"cannot remove {directory}"
     with (
-        _storage(what),
+        durable.storage(what),
         suppress(FileNotFoundError),
         hostpath.directory_path(directory.parent) as parent,
     ):
@@ -116,7 +115,8 @@ def _whole(target: Path, size: int) -> Iterator[Path]:
     """A directory to fill, which replaces `target` if the block succeeds."""
     durable.make_directory(target.parent, 0o755)
     sweep(target)
-    with _storage(f"cannot copy to {target}"), hostpath.directory_path(target.parent) as parent:
+    what = f"cannot copy to {target}"
+    with durable.storage(what), hostpath.directory_path(target.parent) as parent:
         _require_room(parent, target.parent, size)
         temporary, old = (parent / f".{target.name}.{word()}.tmp" for word in (_new, _old))
         try:
@@ -204,15 +204,3 @@ def _walk(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _sync_directories(top: Path) -> None:
     for parent, _, _ in os.walk(top):
         _sync(Path(parent))
-
-
-@contextmanager
-def _storage(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {ENOSPC, EDQUOT}
-        raise StorageError(
-            f"{what}: {error.strerror}",
-            hint="make room on that file system (df shows it)" if full else None,
-        ) from error

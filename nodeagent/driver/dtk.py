@@ -25,8 +25,8 @@ from nodeagent.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# For file systems without inotify: the interval at which the driver container polls.
-_RESYNC_SECONDS = 30.0
+RESYNC_SECONDS: Final = 30.0
+"""Between two looks, for file systems without inotify: the driver container's own interval."""
 
 _TOOLKIT: Final = Path(__file__).parent / "toolkit"
 SCRIPTS: Final = ("dtk_nic_driver_build.sh", "entrypoint")
@@ -73,16 +73,18 @@ class HandOver:
     @property
     def done(self) -> Path:
         """The done flag: the packages of this version are complete."""
-        return self.directory / f"dtk_done_compile_{self._name}"
+        name = self.version.replace(".", "_").replace("-", "_")
+        return self.directory / f"dtk_done_compile_{name}"
 
     @property
     def failed(self) -> Path:
         """The failure marker, with the last lines of the build's log."""
-        return self.directory / f"dtk_failed_compile_{self._name}"
+        return failed_instead_of(self.done)
 
-    @property
-    def _name(self) -> str:
-        return self.version.replace(".", "_").replace("-", "_")
+
+def failed_instead_of(done: Path) -> Path:
+    """The failure marker of a build that would create the done flag `done`."""
+    return done.with_name(f"dtk_failed_compile_{done.name.removeprefix('dtk_done_compile_')}")
 
 
 def hand_over(settings: Settings, release: str) -> HandOver:
@@ -255,7 +257,7 @@ def wait_for_build(settings: Settings, release: str, stop: StopSignal | None) ->
                 *watches,
                 what="the driver toolkit's build",
                 timeout=settings.build_timeout,
-                resync=_RESYNC_SECONDS,
+                resync=RESYNC_SECONDS,
                 notice=math.inf,
             )
         except WaitTimeout as error:

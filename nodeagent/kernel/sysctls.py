@@ -21,10 +21,9 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
-from nodeagent.errors import KernelError, reason
+from nodeagent.kernel import sysfs
 from nodeagent.kernel.netlink import attributes
 from nodeagent.state.sysctls import Sysctl, sysctl_parts
-from nodeagent.trace import point
 
 _INET_CONF: Final = 1
 _INET6_CONF: Final = 2
@@ -214,18 +213,7 @@ def defaults(proc: Path = Path("/proc")) -> tuple[Sysctl, ...]:
 
 def write(name: str, key: str, value: int, proc: Path = Path("/proc")) -> None:
     """Set one sysctl of an interface. KernelError names it and the refusal."""
-    path = _path(str(proc), name, key)
-    point("sysctl", path)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.write(fd, f"{value}\n".encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise KernelError(
-            f"cannot write {value} to {path}: {reason(error)}", errno=error.errno
-        ) from error
+    sysfs.write(_path(str(proc), name, key), f"{value}\n", "sysctl")
 
 
 def _read(path: str) -> bytes:

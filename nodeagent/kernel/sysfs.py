@@ -216,35 +216,38 @@ class Sysfs:
 
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
-        _write(self.device(bus, name) / "sriov_numvfs", str(count))
+        write(self.device(bus, name) / "sriov_numvfs", str(count))
 
     def set_autoprobe(self, bus: str, name: str, on: bool) -> None:
         """Whether VFs that are created from now on are probed at once."""
-        _write(self.device(bus, name) / "sriov_drivers_autoprobe", str(int(on)))
+        write(self.device(bus, name) / "sriov_drivers_autoprobe", str(int(on)))
 
     def set_driver_override(self, bus: str, name: str, driver: str) -> None:
         """The only driver that may bind; "" for any (a bare newline clears it)."""
-        _write(self.device(bus, name) / "driver_override", f"{driver}\n")
+        write(self.device(bus, name) / "driver_override", f"{driver}\n")
 
     def bind(self, bus: str, name: str, driver: str) -> None:
         """Bind a device to a driver that knows its ID. Blocks while it is probed."""
-        _write(self.root / "bus" / bus / "drivers" / driver / "bind", name)
+        write(self.root / "bus" / bus / "drivers" / driver / "bind", name)
 
     def unbind(self, bus: str, name: str, driver: str) -> None:
         """Unbind a device from its driver. Blocks while it is removed."""
-        _write(self.root / "bus" / bus / "drivers" / driver / "unbind", name)
+        write(self.root / "bus" / bus / "drivers" / driver / "unbind", name)
 
     def probe(self, bus: str, name: str) -> None:
         """Let the drivers of the bus probe an unbound device, by its driver_override."""
-        _write(self.root / "bus" / bus / "drivers_probe", name)
+        write(self.root / "bus" / bus / "drivers_probe", name)
 
 
-def _write(path: Path, value: str) -> None:
-    """One write(2), as sysfs requires. KernelError names the file, the value and the refusal."""
+def write(path: str | Path, value: str, step: str = "write sysfs") -> None:
+    """One write(2), as sysfs and /proc/sys require; `step` is its trace point.
+
+    KernelError names the file, the value and the refusal.
+    """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            point("write sysfs", path)
+            point(step, path)
             os.write(fd, value.encode())
         finally:
             os.close(fd)

@@ -6,6 +6,7 @@ Setting one fails with EOPNOTSUPP for any value.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.drivers import Trait, has
@@ -68,12 +69,10 @@ def _settable(pf: Pf, driver: str) -> Pf:
             for each in pf.representors
         )
         pf = dataclasses.replace(pf, representors=tuple(anonymous))
-    if has(driver, Trait.NO_QUERY_RSS) and any(vf.query_rss is not None for vf in pf.vfs):
-        vfs = (dataclasses.replace(vf, query_rss=None) for vf in pf.vfs)
-        pf = dataclasses.replace(pf, vfs=tuple(vfs))
-    is_switchdev = pf.eswitch_mode is EswitchMode.SWITCHDEV
-    if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and is_switchdev:
+    unset: dict[str, Any] = {}
+    if has(driver, Trait.NO_QUERY_RSS):
+        unset["query_rss"] = None
+    if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and pf.eswitch_mode is EswitchMode.SWITCHDEV:
         # auto where VFs were made in switchdev mode, disable where the mode came later
-        vfs = (dataclasses.replace(vf, link_state=None) for vf in pf.vfs)
-        pf = dataclasses.replace(pf, vfs=tuple(vfs))
-    return pf
+        unset["link_state"] = None
+    return dataclasses.replace(pf, vfs=tuple(dataclasses.replace(vf, **unset) for vf in pf.vfs))

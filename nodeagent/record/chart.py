@@ -36,22 +36,26 @@ _NAME: Final = 34
 _MOST_TICKS: Final = 10
 
 _GREY: Final = "#57606a"
-_WINDOW: Final = "#8250df"
-_ECHOES: Final = "#bc4c00"
+_PURPLE: Final = "#8250df"
+_ORANGE: Final = "#bc4c00"
+_BLUE: Final = "#0969da"
+_LIGHT_BLUE: Final = "#54aeff"
+_GREEN: Final = "#1a7f37"
+_RED: Final = "#cf222e"
+_YELLOW: Final = "#bf8700"
 _COLOURS: Final = {
-    Result.DONE: "#0969da",
-    Result.RUNNING: "#54aeff",
-    Result.FAILED: "#cf222e",
-    Result.INTERRUPTED: "#bf8700",
-    Result.CUT_SHORT: "#bf8700",
+    Result.DONE: _BLUE,
+    Result.RUNNING: _LIGHT_BLUE,
+    Result.FAILED: _RED,
+    Result.INTERRUPTED: _YELLOW,
+    Result.CUT_SHORT: _YELLOW,
 }
 
-
 _WAYS: Final = {
-    "bound": ("gone", "#8250df"),
-    "settled": ("until udev is done", "#54aeff"),
-    "set_up": ("until set up", "#0969da"),
-    "in_pod": ("until in its pod", "#1a7f37"),
+    "bound": ("gone", _PURPLE),
+    "settled": ("until udev is done", _LIGHT_BLUE),
+    "set_up": ("until set up", _BLUE),
+    "in_pod": ("until in its pod", _GREEN),
 }
 """What a VF's row shows until each of its moments (`VfGap`): in words, and its colour."""
 
@@ -166,13 +170,13 @@ def _panel(run: Run) -> _Panel:
         windows.append((gone, back))
         text = "not back" if window.seconds is None else _for(window.seconds)
         detail = f"VFs gone from {window.gone} to {window.back or 'now'}"
-        bars.append(_Bar("VFs gone", (_Part(gone, back, _WINDOW),), text, detail))
+        bars.append(_Bar("VFs gone", (_Part(gone, back, _PURPLE),), text, detail))
         bars += (_vf(gap, gone, back) for gap in window.vfs)
     for echo in run.echoes:
         start = at(echo.at)
         text = f"{echo.lost} of {echo.sent} lost, longest gap {_for(echo.gap)}"
         detail = f"echoes to {echo.target}: no answer from {echo.at}"
-        parts = (_Part(start, start + echo.gap, _ECHOES),)
+        parts = (_Part(start, start + echo.gap, _ORANGE),)
         bars.append(_Bar(f"to {echo.target}", parts, text, detail))
     end = max([end, *(bar.end for bar in bars)])
     return _Panel(_title(run), tuple(bars), tuple(windows), end, _message(run))
@@ -190,7 +194,7 @@ def _vf(gap: VfGap, began: float, ended: float) -> _Bar:
             at = began + seconds
     text = "not back" if gap.seconds is None else _for(gap.seconds)
     if gap.seconds is None or not parts:
-        parts, words = [_Part(began + gap.gone, max(ended, began + gap.gone), _WINDOW)], [text]
+        parts, words = [_Part(began + gap.gone, max(ended, began + gap.gone), _PURPLE)], [text]
     return _Bar(gap.vf, tuple(parts), text, f"{gap.vf}: {', '.join(words)}", is_low=True)
 
 
@@ -225,7 +229,7 @@ def _draw(root: ET.Element, panel: _Panel, top: int, longest: float) -> None:
     first, last = top + _ROW, top + _ROW + panel.scale
     for gone, back in panel.window:
         size = x(back) - x(gone), last - first
-        _rect(root, (x(gone), first), size, fill=_WINDOW, opacity="0.08")
+        _rect(root, (x(gone), first), size, fill=_PURPLE, opacity="0.08")
     for tick in _ticks(panel.end, longest):
         line = {"x1": _px(x(tick)), "x2": _px(x(tick)), "y1": str(first), "y2": str(last)}
         ET.SubElement(root, "line", {**line, "stroke": _GREY, "stroke-opacity": "0.25"})

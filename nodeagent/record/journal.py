@@ -176,6 +176,10 @@ class Journal:
         """The snapshot that was closed last; None if there is none. DataError if damaged."""
         return self._load(self.last_path)
 
+    def wanted_snapshot(self) -> Snapshot | None:
+        """What the node is to be: the open snapshot, or else the last one. DataError if damaged."""
+        return self.open_snapshot() or self.last_snapshot()
+
     def save(self, snapshot: Snapshot) -> Snapshot:
         """Write `snapshot` durably as the open one.
 

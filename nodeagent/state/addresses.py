@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import Final
-
-_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_GUID: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
+from typing import ClassVar, Self
 
 
-class Mac(str):
-    """An Ethernet address, lower case with colons: `02:11:22:33:44:50`."""
+class _Address(str):
+    """Octets in hexadecimal, lower case with colons. ValueError for any other text."""
 
     __slots__ = ()
+    form: ClassVar[re.Pattern[str]]
+    noun: ClassVar[str]
 
-    def __new__(cls, text: str) -> Mac:
+    def __new__(cls, text: str) -> Self:
         lowered = text.lower()
-        if not _MAC.fullmatch(lowered):
-            raise ValueError(f"{text!r} is not an Ethernet address")
+        if not cls.form.fullmatch(lowered):
+            raise ValueError(f"{text!r} is not {cls.noun}")
         return super().__new__(cls, lowered)
+
+
+class Mac(_Address):
+    """An Ethernet address: `02:11:22:33:44:50`."""
+
+    __slots__ = ()
+    form = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+    noun = "an Ethernet address"
 
     @property
     def is_zero(self) -> bool:
@@ -26,13 +33,9 @@ class Mac(str):
         return self == "00:00:00:00:00:00"
 
 
-class Guid(str):
-    """An InfiniBand GUID, lower case with colons: `02:11:22:33:44:55:66:77`."""
+class Guid(_Address):
+    """An InfiniBand GUID: `02:11:22:33:44:55:66:77`."""
 
     __slots__ = ()
-
-    def __new__(cls, text: str) -> Guid:
-        lowered = text.lower()
-        if not _GUID.fullmatch(lowered):
-            raise ValueError(f"{text!r} is not a GUID")
-        return super().__new__(cls, lowered)
+    form = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}")
+    noun = "a GUID"

@@ -427,6 +427,11 @@ class NodeState:
         """How many VFs there are on all PFs."""
         return sum(pf.numvfs or 0 for pf in self.pfs)
 
+    @property
+    def counts(self) -> str:
+        """How many PFs and VFs there are, for people."""
+        return f"{len(self.pfs)} PFs, {self.vf_count} VFs"
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -133,7 +133,7 @@ def test_written_is_the_file_and_a_refusal_names_it(tmp_path: Path) -> None:
     (directory / "rp_filter").write_text("0\n")
     sysctls.write("ens1.5", "ipv4.rp_filter", 2, tmp_path)
     assert (directory / "rp_filter").read_text() == "2\n"
-    with pytest.raises(KernelError, match=r"cannot write 1 to .*/ipv6/conf/ens1/forwarding"):
+    with pytest.raises(KernelError, match=r"cannot write '1' to .*/ipv6/conf/ens1/forwarding"):
         sysctls.write("ens1", "ipv6.forwarding", 1, tmp_path)
 
 
