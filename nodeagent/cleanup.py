@@ -1,4 +1,4 @@
-"""Steps that are taken although an error is about to be raised."""
+"""Clean-up steps, which run even if an error is being raised."""
 
 from __future__ import annotations
 

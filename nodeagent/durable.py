@@ -52,8 +52,7 @@ def replace(path: Path, data: bytes, mode: int) -> None:
 
 
 def create(path: Path, data: bytes, mode: int) -> bool:
-    """Write `path` unless it exists, be it as a dangling link. False if it does. StorageError."""
-
+    """Write `path` unless it exists, even as a dangling link. False if it does. StorageError."""
     with storage(f"cannot write {path}"):
         return _write(path, data, mode, _take_its_name_if_free)
 
@@ -118,7 +117,7 @@ def link(path: Path, to: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether `path` exists, be it as a dangling link. PermissionDenied if it is out of reach."""
+    """Whether `path` exists, even as a dangling link. PermissionDenied if it cannot be reached."""
     return _facts(path) is not None
 
 
@@ -301,7 +300,7 @@ def make_private_directory(path: Path) -> None:
     is: users cannot remove or rename each other's files there.
     """
     make_directory(path, 0o700)
-    with storage(f"cannot keep others out of {path}"), directory(path) as there:
+    with storage(f"cannot restrict access to {path}"), directory(path) as there:
         facts = os.fstat(there)
         if facts.st_uid not in {0, os.geteuid()}:
             raise StorageError(

@@ -110,7 +110,7 @@ class BusyError(AgentError):
 class WaitTimeout(AgentError):
     """A wait reached its deadline. `missing` names each thing that had not arrived.
 
-    `progress`: the time limit began again with each that did.
+    `progress`: the time limit began again with each arrival.
     """
 
     exit_code = ExitCode.TRY_AGAIN

@@ -97,7 +97,7 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether `path` is a regular file, reached without a link. False if it is out of reach."""
+    """Whether `path` is a regular file, reached without a link. False if it cannot be reached."""
     try:
         facts = lstat(path)
     except OSError:
@@ -117,8 +117,8 @@ def is_directory(path: Path) -> bool:
 def resolve_in_root(root: Path, below: Path) -> Path:
     """The path of `below` under `root`, with its links resolved as under chroot(2).
 
-    A component that does not exist is kept as it is. Of links that form a loop one is left, and
-    opening the result then fails with ELOOP.
+    A component that does not exist is kept as it is. If links form a loop, one of them is kept, and
+    opening the result fails with ELOOP.
     """
     done: list[str] = []
     left = [*reversed(below.parts)]

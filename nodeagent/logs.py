@@ -35,13 +35,13 @@ _COLOURS: Final = {
 }
 
 LIVE: Final = 15
-"""The level of what is waited for, second by second: shown on a terminal, and nowhere else."""
+"""The level of lines about a wait in progress, shown on a terminal only."""
 
 log = logging.getLogger(__name__)
 
 
 class Live:
-    """A line on a terminal about what is waited for, which goes with the block."""
+    """A line on a terminal about a wait in progress, removed at the end of the block."""
 
     def __init__(self, *, is_wanted: bool = True) -> None:
         self.period = 1.0 if is_wanted and log.isEnabledFor(LIVE) else math.inf
@@ -49,7 +49,7 @@ class Live:
         self._next = time.monotonic() + self.period
 
     def show(self, text: Callable[[], str]) -> None:
-        """Show the line that `text` makes, if it is time for one."""
+        """Show the line that `text` returns, if a period has passed."""
         if (now := time.monotonic()) >= self._next:
             self._next = now + self.period
             log.log(LIVE, "%s", text())
@@ -63,14 +63,14 @@ class Live:
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Keeps the last line of level LIVE below all others, which stay."""
+    """Keeps one line of level LIVE below all others."""
 
     def __init__(self, stream: TextIO, width: int) -> None:
         super().__init__(stream)
         self._width, self._is_shown = width, False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record where that line was."""
+        """Write the record in place of that line."""
         if self._is_shown:
             self.stream.write("\r\x1b[K")
         line = visible(record.getMessage()) if record.levelno == LIVE else ""

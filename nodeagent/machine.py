@@ -17,7 +17,7 @@ def boot_id(proc: Path = PROC) -> str:
 
 
 def booted_at(proc: Path = PROC) -> int | None:
-    """When this node booted, in seconds since the epoch (proc_stat(5)); None if it is not told."""
+    """The time of this boot in seconds since the epoch (proc_stat(5)); None if it is not known."""
     with suppress(OSError, ValueError):
         for line in (proc / "stat").read_text(encoding="ascii").splitlines():
             if line.startswith("btime "):

@@ -156,7 +156,7 @@ def member_of(words: type[Word]) -> Callable[[str], Word]:
 
 
 def words_of(kind: type[Word]) -> Callable[[str], tuple[Word, ...]]:
-    """A parser of members of an enum with commas between them; `none` for no member."""
+    """A parser for members of an enum, separated by commas; `none` for no member."""
 
     def words(text: str) -> tuple[Word, ...]:
         if text == "none":
@@ -164,7 +164,7 @@ def words_of(kind: type[Word]) -> Callable[[str], tuple[Word, ...]]:
         found = dict.fromkeys(text.split(","))
         if found.keys() <= {*kind}:
             return tuple(map(kind, found))
-        raise ValueError(f"none, or of {', '.join(kind)} one or more with commas between them")
+        raise ValueError(f"none, or one or more of {', '.join(kind)}, separated by commas")
 
     return words
 

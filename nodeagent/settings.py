@@ -61,7 +61,7 @@ _WRITTEN: Final = {
 
 
 class AfterReboot(StrEnum):
-    """What becomes of a snapshot that was open when the node rebooted."""
+    """What to do with a snapshot that was open when the node rebooted."""
 
     KEEP = "keep"
     SET_ASIDE = "set-aside"
@@ -75,7 +75,7 @@ class PodInterfaces(StrEnum):
 
 
 class HoldOff(StrEnum):
-    """Who is kept from VFs while they are away."""
+    """What is kept from using VFs during a reload."""
 
     CNI = "cni"
     CORDON = "cordon"
@@ -83,7 +83,7 @@ class HoldOff(StrEnum):
 
 
 class Quiesce(StrEnum):
-    """Whether VFs are removed before the driver is unloaded, or by the unload."""
+    """How VFs are removed: by nodeagent before the driver is unloaded, or by the unload."""
 
     AUTO = "auto"
     OFF = "off"
@@ -369,15 +369,15 @@ class Settings:
         seconds,
         "150",
         "time limit for every VF to get its driver and netdev, and for udev to process it; it "
-        "begins again as long as VFs keep coming",
+        "starts again with each VF that is done",
         unit="s",
     )
     vfio_timeout: float = variable(
         "VFIO_TIMEOUT",
         seconds,
         "60",
-        "time limit for a process that holds a VF through VFIO to let go of it, where its loss is "
-        "accepted; then the reload is refused",
+        "time limit for a process to close a VF that it has open through VFIO, if POD_LOSSES is "
+        "accept; after that the reload is refused",
         unit="s",
     )
     pf_timeout: float = variable(
@@ -453,24 +453,25 @@ class Settings:
         "HOLD_OFF",
         words_of(HoldOff),
         "cni",
-        "who is kept from VFs from the snapshot until they are right again: SR-IOV CNI by its own "
-        "records, new pods by a cordon of the node, kubelet by a restart of device plugins while "
-        "QUIESCE has removed the VFs; `none` for nobody",
+        "what is kept from using VFs, from the snapshot until they are restored: cni: SR-IOV CNI, "
+        "by its own records; cordon: new pods, by a cordon of the node; plugin: the kubelet, by a "
+        "restart of device plugins while QUIESCE has removed the VFs; or none",
         unit="comma-separated",
     )
     restore_first: tuple[str, ...] | None = variable(
         "RESTORE_FIRST",
         names_or_addresses,
         None,
-        "whose VFs are bound and set up first: Kubernetes namespaces of pods, PCI addresses "
-        "of VFs, or of PFs for all their VFs",
+        "the VFs to bind and set up first: Kubernetes namespaces of their pods, their PCI "
+        "addresses, or those of their PFs",
         unit="comma-separated",
     )
     cni_data_dir: Path = variable(
         "CNI_DATA_DIR",
         file_path,
         "/var/lib/cni/sriov",
-        "SR-IOV CNI's records on the host: what VFs were before pods, and who has them",
+        "the directory on the host of SR-IOV CNI's records: which pod has a VF, and the VF's "
+        "settings before",
     )
     debug: bool = variable(
         "ENTRYPOINT_DEBUG",

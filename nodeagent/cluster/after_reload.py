@@ -1,10 +1,9 @@
-"""After a reload: announce it to the cluster, restart the device plugins once, lift a cordon.
+"""After a reload: announce it to the cluster, restart the device plugins once, remove a cordon.
 
-A restart is due while the last closed snapshot is not the one that the last restart was for; beside
-a driver container, which may reload twice for one snapshot or not at all, while the driver is not
-the one that was loaded then; and after a reload that failed if device plugins were restarted in it
-(HOLD_OFF=plugin). That is read from disk, so that the next process does what a killed one did not
-finish.
+A restart is due if the last closed snapshot is not the one of the last restart; for a sidecar,
+whose driver container may reload twice for one snapshot or not at all, if the driver has been
+loaded since; and after a failed reload in which device plugins were restarted (HOLD_OFF=plugin).
+All of this is read from disk, so that the next process finishes the work of one that was killed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 def after_reload(client: Client, settings: Settings, node: str, journal: Journal) -> bool:
     """Do all of it, even if a part fails. False if one failed.
 
-    The cordon is lifted last: device plugins offer by then what there is.
+    The cordon is removed last, when device plugins report the devices.
     """
     steps: tuple[tuple[str, Callable[[], object]], ...] = (
         ("cannot announce", lambda: _announce(client, settings, node, journal)),
@@ -40,8 +39,8 @@ def after_reload(client: Client, settings: Settings, node: str, journal: Journal
 def due(journal: Journal, state_dir: Path) -> str:
     """The name of the reload that still requires a restart; "" if none does.
 
-    It is the `taken_at` of its snapshot, or after a proof beside a driver container the boot and
-    the number of the driver's loading.
+    It is the `taken_at` of its snapshot; of a sidecar, the boot and the number of the loading of
+    the driver.
     """
     last = journal.last_snapshot()
     if last is None or journal.has_open_snapshot():
@@ -61,12 +60,12 @@ def _announce(client: Client, settings: Settings, node: str, journal: Journal) -
 def _restart(client: Client, settings: Settings, node: str, journal: Journal) -> None:
     held_off = device_plugin.is_held_off(settings.state_dir)
     moment = due(journal, settings.state_dir)
-    if held_off and not moment:  # VFs are back on the driver of before: no new record is due
+    if held_off and not moment:  # the VFs are restored on the former driver: no new record is due
         device_plugin.restart(client, settings, node, wait=False)
-        log.info("device plugins restarted: they had been while there were no VFs")
+        log.info("device plugins restarted: their last restart was without VFs")
     if not moment:
         if not journal.has_open_snapshot():
-            allocatable.forget(settings.state_dir)  # of a reload that turned out not to be needed
+            allocatable.forget(settings.state_dir)  # of a reload that was not necessary
         return
     done = device_plugin.restart(client, settings, node, wait=True)
     if done is None:

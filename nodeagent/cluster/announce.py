@@ -2,10 +2,10 @@
 
 A pod that lost an interface gets an Event of its own, in its namespace.
 
-The journal is the queue, and a file beside it has the last announcement. Announcements that failed
-because the API server did not answer are thus made later, in order and once: the name of an Event
-is derived from its content, and an existing Event's count is increased, unless it was created for
-the same record.
+The journal is the queue, and a file in the same directory has the last announcement. Announcements
+that failed because the API server did not answer are thus made later, in order and once: the name
+of an Event is derived from its content, and an existing Event's count is increased, unless it was
+created for the same record.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Announced:
 
 
 def driver_events(records: Sequence[Record]) -> tuple[DriverEvent, ...]:
-    """The announcements that the records call for, in order."""
+    """The announcements to make for the records, in order."""
     return tuple(_driver_events(records))
 
 
@@ -158,7 +158,7 @@ def _driver_events(records: Sequence[Record]) -> Iterator[DriverEvent]:
             reason = _OF_FAILED_STEP.get(record.name, Reason.RELOAD_FAILED)
             yield _driver_event(record, reason, message)
         elif record.is_note(Note.READY):
-            message = "the NIC driver is loaded, the VFs are right"
+            message = "the NIC driver is loaded, and the VFs are restored"
             yield _driver_event(record, Reason.READY, message)
         elif record.is_note(Note.POD_INTERFACE_LOST):
             pod = Pod(*(record.facts.get(key, "") for key in ("namespace", "pod", "uid")))
@@ -265,7 +265,7 @@ def _count_up(client: Client, event: Object) -> None:
 def _shown(
     settings: Settings, found: Sequence[DriverEvent], records: Sequence[Record]
 ) -> dict[str, Object]:
-    """The condition and annotations for the node, as far as the settings ask for them."""
+    """The condition and annotations for the node, as far as the settings enable them."""
     shown: dict[str, Object] = {}
     of_node = [each for each in found if each.pod is None]
     if settings.node_condition and of_node:

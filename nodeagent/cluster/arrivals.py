@@ -120,7 +120,7 @@ def _causes(client: Client, settings: Settings, names: set[str], namespace: str)
         if space_name == namespace and name in names
     }
     for name in sorted(names - asked.keys()):
-        yield f"no SriovNetwork asks for {namespace}/{name}"
+        yield f"no SriovNetwork defines {namespace}/{name}"
     for network in asked.values():
         where = network["metadata"]["namespace"]
         if where not in settings.operator_namespaces:

@@ -106,7 +106,7 @@ class Connection:
     def _open(self, what: str, path: str, timeout: float, **parameters: Any) -> Any:
         """Send a request whose answer is streamed, without retries.
 
-        `after` of Unreachable is the delay that the server asks for.
+        `after` of Unreachable is the delay in the server's Retry-After.
         """
         try:
             return self._send("get", path, timeout, **parameters)
@@ -188,7 +188,7 @@ def backoff(attempt: int) -> float:
 
 
 def _worth_waiting(error: Exception, attempt: int) -> float | None:
-    """Seconds until a retry; None if it is of no use.
+    """Seconds until a retry; None if a retry would not help.
 
     The kubelet renews an expired token on disk shortly after its expiry at the latest, so a 401 is
     retried three times.
@@ -204,7 +204,7 @@ def _worth_waiting(error: Exception, attempt: int) -> float | None:
 
 
 def _retry_after(error: ApiException) -> float:
-    """The delay in seconds that the server asks for (RFC 9110, 10.2.3), with jitter; 0 if none.
+    """The delay of Retry-After in seconds (RFC 9110, 10.2.3), with jitter; 0 if there is none.
 
     The API server gives seconds, with 429 and 503; a proxy in front of it may give a date.
     """

@@ -1,8 +1,8 @@
-"""A cordon for as long as VFs are away (HOLD_OFF=cordon): new pods go to other nodes meanwhile.
+"""A cordon during a reload (HOLD_OFF=cordon): new pods are scheduled to other nodes.
 
-An annotation on the node marks the cordon as ours; any other cordon stays. A file on this node says
-that there may be one, so that the next process that finishes a reload lifts it if this one is
-killed. Both take one lock: a cordon that the API server delayed must not come after its lift.
+An annotation on the node marks the cordon as ours; any other cordon stays. A file on this node
+records that there may be one: if this process is killed, the next one that finishes a reload lifts
+it. Both hold one lock, so that a cordon that the API server delays is not set after it was lifted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LOCK: Final = "cordon.lock"
 
 
 def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], bool]) -> bool:
-    """Mark the node unschedulable; False where it is already, or where the reload is over by now.
+    """Mark the node unschedulable. False if it is already, or the reload is over.
 
-    Raises what a request raises; then the node may be cordoned, and `lift` looks.
+    Raises what a request raises. The node may be cordoned then: `lift` checks that.
     """
     with turns.alone(state_dir, LOCK):
         found = client.get(NODE, node)
@@ -47,7 +47,7 @@ def cordon(client: Client, node: str, state_dir: Path, is_over: Callable[[], boo
 
 
 def lift(client: Client, node: str, state_dir: Path) -> bool:
-    """Take our cordon away; False where there is none. Raises what a request raises."""
+    """Remove our cordon; False if there is none. Raises what a request raises."""
     with turns.alone(state_dir, LOCK):
         if not durable.exists(_path(state_dir)):
             return False

@@ -101,12 +101,11 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
 def hold_off(
     client: Client, settings: Settings, node: str, is_over: Callable[[], bool]
 ) -> tuple[str, ...]:
-    """Restart the device plugins while there are no VFs (HOLD_OFF=plugin): kubelet has none then.
+    """Restart the device plugins while there are no VFs (HOLD_OFF=plugin): they report none.
 
-    Returns the pods deleted; none where `is_over` says that the reload has ended meanwhile, or
-    where what the node had is not recorded: nobody could wait for that afterwards. A file says that
-    this was done, so that `nodeagent.cluster.after_reload` restarts them also after a reload that
-    failed.
+    Returns the deleted pods: none if `is_over` reports that the reload has ended, or the node's
+    allocatable was not recorded, which is awaited after the reload. A file records the restart, so
+    that `nodeagent.cluster.after_reload` restarts them even after a reload that failed.
     """
     with turns.alone(settings.state_dir, LOCK):
         if allocatable.load(settings.state_dir) is None:
@@ -125,7 +124,7 @@ def hold_off(
 def is_held_off(state_dir: Path) -> bool:
     """Whether they were restarted while there were no VFs, and not since.
 
-    One that is doing so is waited for.
+    Waits for a `hold_off` in progress.
     """
     with turns.alone(state_dir, LOCK):
         return durable.exists(_held_off(state_dir))

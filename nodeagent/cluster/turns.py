@@ -43,9 +43,10 @@ def turn(state_dir: Path) -> Iterator[bool]:
 
 @contextmanager
 def alone(state_dir: Path, name: str) -> Iterator[None]:
-    """Hold the lock file `name` of STATE_DIR, waiting for it. StorageError if it can't be opened.
+    """Wait for the lock file `name` of STATE_DIR and hold it. StorageError if it can't be opened.
 
-    What the API server delays for one process must not come after what another does to end it.
+    A request of one process that the API server delays is thus not made after the request of
+    another process that undoes it.
     """
     durable.make_private_directory(state_dir)
     fd = _open(state_dir / name)

@@ -11,9 +11,6 @@ from typing import Final
 from nodeagent.settings import Settings
 from nodeagent.state.drivers import Trait, has
 
-DOCA_OFED: Final = "25.10"
-"""The release whose openibd this list was read from."""
-
 BY_OPENIBD: Final = (
     *("eth_ipoib", "ib_ipoib", "rds_rdma", "rds_tcp", "rds", "rnbd_client", "rnbd_server"),
     *("ib_srp", "ib_iser", "ib_sdp", "rdma_rxe"),
@@ -23,8 +20,8 @@ BY_OPENIBD: Final = (
     *("mlx5_ib", "mlx5_core", "mlx4_ib", "mlx4_en", "mlx4_core", "ib_core", "mlxfw", "mlxdevm"),
     *("mlx_compat", "mlx5_netdev", "auxiliary", "vfio_mdev"),
 )
-"""Upper layers before lower ones. mlx4_en, mlx4_core, mlx5_netdev and mlx_compat, on which each
-module of DOCA-OFED depends, are unloaded with their users."""
+"""As in DOCA-OFED 25.10: upper layers before lower ones. mlx4_en, mlx4_core, mlx5_netdev and
+mlx_compat, on which each module of DOCA-OFED depends, are unloaded with their users."""
 
 IF_OF_OFED: Final = ("scsi_transport_srp", "cls_flower")
 """Modules that it unloads if they are DOCA-OFED's own; it continues if they are in use."""

@@ -1,10 +1,9 @@
 """Defaults of rdma_cm for RoCE, in configfs (drivers/infiniband/core/cma_configfs.c).
 
 `rdma_cm/<device>/ports/<port>/default_roce_{mode,tos}` shows and sets values of the device itself.
-The directory is only a way to them: mkdir makes it for any device that is there, and the values
-outlast rmdir. While it is there rdma_cm cannot be unloaded, so that a directory made here is
-removed at once. One that another program has made stays; without the device each access to it is
-ENODEV.
+mkdir(2) makes the directory of a device that exists, and rmdir(2) does not change the values. While
+a directory exists rdma_cm cannot be unloaded, so one that is made here is removed at once. One that
+another program made is kept; if its device is gone, each access fails with ENODEV.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class RoceDefaults:
         return self._root() is not None
 
     def read(self, device: str) -> tuple[RocePort, ...] | None:
-        """Those that a fresh port has not; None where they cannot be asked: the device is gone."""
+        """The ports with other defaults than a new device's; None if they cannot be read."""
         root = self._root()
         if root is None:
             return None
@@ -49,7 +48,7 @@ class RoceDefaults:
             return None
 
     def write(self, device: str, wanted: RocePort) -> None:
-        """Set a port's values. OSError where the kernel refuses one, or cannot be asked."""
+        """Set a port's values. OSError if the kernel refuses one, or there is no such directory."""
         root = self._root()
         if root is None:
             raise FileNotFoundError(errno.ENOENT, "rdma_cm is not loaded, or configfs not mounted")

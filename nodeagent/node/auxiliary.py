@@ -1,4 +1,4 @@
-"""Do again what a killed bind, modprobe or devlink reload has left undone."""
+"""Repeat a bind or a devlink reload that a kill has interrupted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 def probe_again(node: Node) -> None:
     """Probe each auxiliary device of the NIC's driver that has no driver (`Sysfs.without_driver`).
 
-    A device without a loaded driver (RDMA without mlx5_ib, vDPA) stays without one. First reload
-    each devlink instance whose reload has failed: it has no interface until that succeeds.
+    A device whose driver is not loaded (RDMA without mlx5_ib, vDPA) stays unbound. First, each
+    devlink instance whose reload has failed is reloaded: it has no interface until that succeeds.
     """
     _reload_again(node)
     left = node.sysfs.without_driver(node.settings.driver_module)
@@ -34,6 +34,10 @@ def _reload_again(node: Node) -> None:
             if instance.failed and node.sysfs.driver(*device) == node.settings.driver_module:
                 try:
                     devlink.reload(device)
-                    log.info("%s: its devlink reload had failed, and was done again", device)
+                    log.info("%s: its devlink reload had failed: reloaded", device)
                 except OSError as error:
-                    log.warning("%s: its devlink reload fails again: %s", device, reason(error))
+                    log.warning(
+                        "%s: its devlink reload had failed, and fails again: %s",
+                        device,
+                        reason(error),
+                    )

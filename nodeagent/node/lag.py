@@ -1,4 +1,4 @@
-"""Waiting for the LAG of a card, which its driver makes when its PFs have joined their bond."""
+"""Wait for the LAG of a card, which the driver makes when the PFs have joined their bond."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from nodeagent.plan.actions import AddStacked, AwaitLag
 log = logging.getLogger(__name__)
 
 LAG_TIMEOUT: Final = 60.0
-"""Seconds. mlx5 makes a LAG in milliseconds; a firmware command may take as long as that."""
+"""Seconds. mlx5 makes a LAG in milliseconds, but a firmware command may take this long."""
 JOINED_TIMEOUT: Final = 5.0
-"""Seconds until a bond that is no LAG is joined anew; mlx5 itself tries again each second while
-another changes an eswitch (mlx5_do_bond_work())."""
+"""Seconds until a PF leaves a bond that has not become a LAG, and joins it again. mlx5 itself tries
+again each second while an eswitch is being changed (mlx5_do_bond_work())."""
 
 _WHAT_TO_DO: Final = (
     "firmware makes one while no VF of the card is bound and all ports of the card, and no others, "
@@ -38,10 +38,10 @@ _WHAT_TO_DO: Final = (
 def await_lags(
     attempt: Attempt, actions: Sequence[AwaitLag], watches: tuple[Watch, ...]
 ) -> Failures:
-    """Wait until each LAG is active. A PF that has not become part of one joins its bond once more.
+    """Wait until each LAG is active. If one is late, its PFs leave their bond and join it again.
 
-    mlx5 looks at a bond when a port comes or goes. So a bond that was refused while a VF was bound,
-    or that a network manager has not made in its time, is left and joined.
+    mlx5 checks a bond when a port joins or leaves. It made no LAG if a VF was bound then; and a
+    network manager may not have set up the bond in time.
     """
     is_managed = any(each.manager for each in actions)
     late = _late(attempt.node, actions, watches, MANAGERS_TIMEOUT if is_managed else JOINED_TIMEOUT)
@@ -59,7 +59,7 @@ def await_lags(
 def _late(
     node: Node, actions: Sequence[AwaitLag], watches: tuple[Watch, ...], seconds: float
 ) -> dict[AwaitLag, str]:
-    """Those that have not come in that time, and what there is in their place.
+    """The LAGs that are not active after that time, each with its present state.
 
     debugfs has no events: it is read at each event of a link, and every RETRY_INTERVAL seconds.
     """
@@ -73,7 +73,7 @@ def _late(
 
 
 def _why(node: Node, action: AwaitLag) -> str | None:
-    """What there is in the place of a LAG; None where that is not known: nothing shows it come."""
+    """The present state of a LAG that is not as wanted; None if it is, or is not reported."""
     now = lag.read(action.pf, node.sysfs.root, node.proc)
     if now is None or action.lag.is_met_by(now):
         return None
@@ -88,7 +88,7 @@ def _join_anew(node: Node, late: Mapping[AwaitLag, str]) -> Failures:
     with node.stack() as edge:
         for each, why in late.items():
             if each.port is not None:
-                log.info("%s: it joins the bond anew", why)
+                log.info("%s: leaving the bond and joining it again", why)
                 link = link_of(node, target_of(each), devices)
                 if link is not None and link.master:
                     edge.send([memberships.leave_message(link.index)])

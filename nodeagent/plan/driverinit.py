@@ -1,9 +1,9 @@
-"""Parameters that a driver starts with, as values: which differ, and which a driver has no more.
+"""Devlink parameters of the mode driverinit: which differ, and which a driver no longer has.
 
-`devlink dev reload` puts them into effect, and makes the function's interface and RDMA device anew,
-the interface in the host's namespace; of a PF also the eswitch, in legacy mode. So a PF is reloaded
-before its VFs are made, and a VF before its interface is set up or moved to a pod. What a newly
-bound driver starts with is not known before it is there: its parameters are ensured then.
+`devlink dev reload` puts them into effect. It makes the function's interface (in the host's
+namespace) and RDMA device again; of a PF also the eswitch, in legacy mode. So a PF is reloaded
+before its VFs are made, and a VF before its interface is set up or moved to a pod. The parameters
+of a driver that is not bound yet are not known: an action that ensures them is planned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nodeagent.state.model import NodeState, Param, Pf, Target, Vf
 
 
 def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Param, bool | int | str | None]]:
-    """Each that is not as wanted, with its value now; None where nobody knows that."""
+    """Each parameter that is not as wanted, with its present value; None if that is not known."""
     known = {each.name: each.value for each in have.driverinit or ()}
     for each in want.driverinit or ():
         if have.driverinit is None or known.get(each.name, each.value) != each.value:
@@ -22,12 +22,12 @@ def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Param, bool | int 
 
 
 def must_reload(want: Pf | Vf, have: Pf | Vf) -> bool:
-    """Whether the instance has to be reloaded, or may have to be."""
+    """Whether the instance has to be reloaded, as far as is known."""
     return any(differing(want, have))
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
-    """A line for each parameter that a driver does not have any more."""
+    """A line for each parameter that a driver no longer has."""
     for pf in want.pfs:
         known = have.pf(pf.handle)
         if known is None:

@@ -1,4 +1,4 @@
-"""LAG as a value: which PFs join their bond before VFs are bound, and which LAG is waited for.
+"""The plan for LAGs: which PFs join their bond before VFs are bound, and which LAGs to wait for.
 
 mlx5 makes a LAG of a bond when the card's ports, and only they, are in it, with all eswitches in
 the same mode; firmware refuses to make one while a VF is bound (mlx5_activate_lag(), core/lag).
@@ -20,9 +20,9 @@ BONDS: Final = ("bond", "team")
 
 
 def must_make(want: Pf, have: Pf) -> bool:
-    """Whether LAG has to be made, for which no VF may be bound.
+    """Whether a LAG has to be made, for which no VF may be bound.
 
-    Not known in `have`: nothing would show that it was made.
+    False if `have` does not report a LAG: the result could not be verified.
     """
     if _is_multiport(want) and not _is_multiport(have):
         return True
@@ -32,7 +32,7 @@ def must_make(want: Pf, have: Pf) -> bool:
 
 
 def stage_of(param: Param) -> StageName:
-    """When a parameter is set: one that makes a LAG in the place of a bond."""
+    """The stage of a parameter: esw_multiport makes a LAG, as a bond does."""
     makes = param.name == ESW_MULTIPORT and param.value is True
     return StageName.LAG if makes else StageName.PARAMETERS
 
@@ -42,9 +42,9 @@ def steps(
     stacked: Iterable[tuple[AnyStage, AddStacked]],
     remade: Collection[DeviceHandle],
 ) -> Iterator[tuple[AnyStage, AddStacked | AwaitLag]]:
-    """`stacked` with ports of a LAG before VFs are bound; and a wait for each LAG that comes so.
+    """`stacked`, with the ports of LAGs in the stage before VFs are bound, and a wait for each LAG.
 
-    `remade`: the PFs whose LAG does not outlast the stages before.
+    `remade`: the PFs whose LAG an earlier stage ends.
     """
     joining: set[DeviceHandle] = set()
     for stage, action in stacked:
@@ -59,18 +59,18 @@ def steps(
 
 
 def unknown(state: NodeState) -> Iterator[str]:
-    """A line for each PF in a bond that does not tell whether the card has a LAG."""
+    """A line for each PF in a bond that does not report whether the card has a LAG."""
     for pf in state.pfs:
         if pf.lag is None and pf.eswitch_mode is not None and (port := _port(state, pf)):
             yield f"{pf.handle}: whether its card makes a LAG of {port.kind} {port.master}"
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
-    """A line for each PF with a LAG before that does not tell of any now."""
+    """A line for each PF that had a LAG and does not report any now."""
     for pf in want.pfs:
         now = have.pf(pf.handle)
         if pf.lag is not None and pf.lag.active and now is not None and now.lag is None:
-            yield f"{pf.handle} lag ({pf.lag}; debugfs tells of it)"
+            yield f"{pf.handle} lag ({pf.lag}; debugfs would report it)"
 
 
 def _is_multiport(pf: Pf) -> bool:
@@ -78,12 +78,12 @@ def _is_multiport(pf: Pf) -> bool:
 
 
 def _joins_early(pf: Pf) -> bool:
-    """Before VFs are bound; a bond that was no LAG stays none, where that is known."""
+    """Whether it joins its bond before VFs are bound, so that a LAG is made."""
     return pf.eswitch_mode is EswitchMode.SWITCHDEV if pf.lag is None else pf.lag.is_made
 
 
 def _port(state: NodeState, pf: Pf) -> Membership | None:
-    """A PF's own interface as port of a bond."""
+    """The membership of a PF's own interface in a bond."""
     ports = () if state.stack is None or pf.netdev is None else state.stack.memberships
     name = None if pf.netdev is None else pf.netdev.name
     return next((each for each in ports if each.dev == name and each.kind in BONDS), None)

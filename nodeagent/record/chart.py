@@ -57,7 +57,7 @@ _WAYS: Final = {
     "set_up": ("until set up", _BLUE),
     "in_pod": ("until in its pod", _GREEN),
 }
-"""What a VF's row shows until each of its moments (`VfGap`): in words, and its colour."""
+"""The part of a VF's row until each of its moments (`VfGap`): label and colour."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _title(run: Run) -> str:
 
 
 def _message(run: Run) -> tuple[str, ...]:
-    """What the run ended with: a few lines, since the text of a ticket has all of it."""
+    """The run's error message, cut to a few lines: the ticket has the whole text."""
     width = int((WIDTH - 2 * _MARGIN) / _SMALL)
     lines = [part for line in run.message.splitlines() for part in textwrap.wrap(line, width)]
     return tuple(lines[:6])

@@ -1,7 +1,7 @@
-"""How long each VF was away in a reload: its moments, as noted, on record and in the timeline.
+"""How long each VF was unusable in a reload: its moments, as noted, on record, in the timeline.
 
-Moments are kept in memory and put on record in one note, `vf-times`: a record for each would be
-hundreds of writes to the disk while the VFs are gone. What a run that was killed had kept is lost.
+Moments are kept in memory and recorded in one note, `vf-times`: a record for each would be hundreds
+of writes to the disk while the VFs are gone. The moments of a run that was killed are lost.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Moment(StrEnum):
 
 @dataclass(frozen=True)
 class VfGap:
-    """One VF's moments, in seconds since the VFs began to go. None: not noted, or not done to it.
+    """One VF's moments, in seconds since the first VFs were removed. None: not noted.
 
-    `gone` is when it was unbound by itself, or 0. `seconds` is from then to its last moment; None
-    if it is not bound again.
+    `gone` is when it was unbound individually, or 0. `seconds` is from then to its last moment;
+    None if it is not bound again.
     """
 
     vf: str
@@ -47,9 +47,9 @@ class VfGap:
 
 @dataclass(frozen=True)
 class Gaps:
-    """Of the VFs that came back: the median, the 95th percentile and the longest gap, in seconds.
+    """The gaps of the VFs that are bound again: median, 95th percentile and longest, in seconds.
 
-    `vf` is the VF with the longest. The percentiles are those of the nearest rank.
+    `vf` is the VF with the longest gap. Percentiles are by the nearest rank.
     """
 
     median: float
@@ -65,7 +65,7 @@ class VfTimes:
         self._noted: dict[Target, dict[Moment, float]] = {}
 
     def note(self, vf: Target, moment: Moment, at: float | None = None) -> None:
-        """A VF has reached a moment, now or `at`. The first GONE counts, of others the last."""
+        """A VF has reached a moment, now or `at`. The first GONE counts; of others, the last."""
         clock = time.clock_gettime(time.CLOCK_BOOTTIME) if at is None else at
         own = self._noted.setdefault(vf, {})
         if moment is Moment.BOUND:
@@ -77,7 +77,7 @@ class VfTimes:
         return moment in self._noted.get(vf, {})
 
     def taken(self) -> dict[str, str]:
-        """The facts of the note; from here on nothing is noted."""
+        """The facts of the note; the moments are removed."""
         noted, self._noted = self._noted, {}
         return {
             str(vf): " ".join(f"{moment}={at:.3f}" for moment, at in own.items())
@@ -86,7 +86,7 @@ class VfTimes:
 
 
 def moments(fact: str) -> dict[str, float]:
-    """The moments of a fact of the note; what is none is left out."""
+    """The moments in a fact of the note; anything else is skipped."""
     found: dict[str, float] = {}
     for word in fact.split():
         name, _, number = word.partition("=")
@@ -97,7 +97,7 @@ def moments(fact: str) -> dict[str, float]:
 
 
 def gap(vf: str, noted: Mapping[str, float]) -> VfGap:
-    """A VF's gap, of its moments in seconds since the VFs began to go."""
+    """A VF's gap, from its moments in seconds since the first VFs were removed."""
     at = {moment: round(noted[moment], 3) for moment in Moment if moment in noted}
     gone = max(at.pop(Moment.GONE, 0.0), 0.0)
     back = round(max(at.values()) - gone, 3) if Moment.BOUND in at else None
@@ -105,7 +105,7 @@ def gap(vf: str, noted: Mapping[str, float]) -> VfGap:
 
 
 def summary(gaps: Iterable[VfGap]) -> Gaps | None:
-    """None where no VF is back."""
+    """The summary; None if no VF is bound again."""
     back = sorted((each.seconds, each.vf) for each in gaps if each.seconds is not None)
     if not back:
         return None

@@ -92,7 +92,7 @@ class Note(StrEnum):
     DRIFT = "drift"
     """With WATCH_DRIFT, an attribute has changed: `target`, `attribute`, `want`, `have`."""
     DRIFT_OVER = "drift-over"
-    """It is as it was: `target`, `attribute`."""
+    """The attribute is as it was again: `target`, `attribute`."""
     TERMINATED = "terminated"
     FAILED = "failed"
     """The run has failed: `message`."""
@@ -177,7 +177,7 @@ class Journal:
         return self._load(self.last_path)
 
     def wanted_snapshot(self) -> Snapshot | None:
-        """What the node is to be: the open snapshot, or else the last one. DataError if damaged."""
+        """The snapshot that the node should match: the open one, else the last. DataError."""
         return self.open_snapshot() or self.last_snapshot()
 
     def save(self, snapshot: Snapshot) -> Snapshot:

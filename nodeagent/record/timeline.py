@@ -33,11 +33,11 @@ class Result(StrEnum):
 
 
 SUCCEEDED: Final = frozenset({Result.READY, Result.TERMINATED})
-"""The results of a run that has done what it was for."""
+"""The results of a run that was successful."""
 
 
 class CheckpointKind(StrEnum):
-    """What a checkpoint's srcversions are of."""
+    """The modules whose srcversions a checkpoint has."""
 
     INSTALLED = "installed"
     """The modules on disk, from modinfo(8)."""
@@ -73,7 +73,7 @@ class Window:
     back: str | None
     seconds: float | None
     vfs: tuple[VfGap, ...] = ()
-    """Each VF that was unbound or bound meanwhile, by its name."""
+    """The VFs that were unbound or bound during that time, by name."""
     gaps: Gaps | None = None
 
 
@@ -126,7 +126,7 @@ def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run
 
 
 def key_checkpoints(found: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
-    """Those that a report shows, as far as they are on record."""
+    """The checkpoints that a report shows, as far as they are on record."""
     by_kind: dict[CheckpointKind, list[Checkpoint]] = {kind: [] for kind in CheckpointKind}
     for each in found:
         by_kind[each.name].append(each)
@@ -233,7 +233,7 @@ _RESULTS: Final = {
 
 
 def checkpoints(records: Iterable[Record]) -> Iterator[Checkpoint]:
-    """Those on record, in order."""
+    """The checkpoints on record, in order."""
     for record in records:
         if record.is_note(Note.SRCVERSION):
             versions = dict(record.facts)
@@ -249,7 +249,7 @@ def _echoes(records: Sequence[Record]) -> Iterator[Echoes]:
             with suppress(KeyError, ValueError):
                 sent, lost, gap = int(facts["sent"]), int(facts["lost"]), float(facts["gap"])
                 began = datetime.fromisoformat(facts["at"])
-                if 0 <= gap < _LONGEST_GAP and began.tzinfo is not None:  # so NaN is none
+                if 0 <= gap < _LONGEST_GAP and began.tzinfo is not None:  # False for NaN
                     yield Echoes(facts["target"], sent, lost, gap, facts["at"])
 
 
@@ -261,7 +261,7 @@ def _windows(records: Sequence[Record]) -> Iterator[tuple[str, Window]]:
         if record.is_note(Note.VFS_GONE):
             gone = gone or record
         elif record.is_note(Note.VF_TIMES) and gone is not None:
-            # a VF that went before another run was killed has gone but once
+            # of a VF that was gone before an earlier run was killed, the first GONE is kept
             since = _between(gone, record) - record.clock
             for vf, fact in record.facts.items():
                 own = times.setdefault(vf, {})
@@ -281,7 +281,7 @@ def _window(gone: Record, back: Record | None, times: dict[str, dict[str, float]
 
 
 def _natural(name: str) -> tuple[str, int]:
-    """`pci/0000:01:00.0 vf 10` is behind `vf 9`."""
+    """A sort key: `pci/0000:01:00.0 vf 10` is after `vf 9`."""
     pf, _, number = name.rpartition(" ")
     return (pf, int(number)) if number.isdecimal() else (name, 0)
 
@@ -327,7 +327,7 @@ _MOMENTS: Final = ("    gone", "   bound", " settled", "  set up", "  in pod", "
 
 
 def _vf_row(vf: VfGap) -> tuple[str, ...]:
-    """Its moments, since the VFs began to go."""
+    """Its moments, in seconds since the first VFs were removed."""
     numbers = (vf.gone, vf.bound, vf.settled, vf.set_up, vf.in_pod, vf.seconds)
     return (visible(vf.vf), *(f"{_for(each):>8}" for each in numbers))
 

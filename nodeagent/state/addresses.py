@@ -1,4 +1,4 @@
-"""Addresses that are read once and then cannot be wrong."""
+"""MAC addresses and GUIDs, checked when they are parsed."""
 
 from __future__ import annotations
 

@@ -136,10 +136,10 @@ def _fresh(kind: Any) -> Any:
 def differing(
     kind: type[Attributes], want: Attributes, have: Attributes
 ) -> Iterator[tuple[str, object, object]]:
-    """Name, wanted value and present value of each attribute that is wanted and is not so.
+    """Name, wanted value and present value of each attribute that is not as wanted.
 
-    What is known in `want` and not known in `have` cannot be proven to be so: it differs, its
-    present value is None, and the plan has an action that ensures it.
+    An attribute that is known in `want` and not in `have` differs, with None as its present value:
+    the plan has an action that ensures it.
     """
     for name in rows(kind):
         wanted = getattr(want, name)
@@ -148,7 +148,7 @@ def differing(
 
 
 def changed(kind: type[A], want: A, have: A) -> A:
-    """What has to be set to get from `have` to `want`, each with what is set together with it."""
+    """What to set to get from `have` to `want`, each with the attributes set together with it."""
     names = {name for name, _, _ in differing(kind, want, have)}
     return together(kind, names, want, have)
 
@@ -166,7 +166,7 @@ def together(kind: type[A], names: set[str], want: A, have: A) -> A:
 
 
 def words(values: Attributes) -> Iterator[str]:
-    """The attributes that are given as ip(8) and devlink(8) take them."""
+    """The attributes that are known, as arguments of ip(8) and devlink(8)."""
     found = given(values)
     for name, row in rows(type(values)).items():
         has_other = row.only_with is None or found.get(row.only_with)
@@ -175,7 +175,7 @@ def words(values: Attributes) -> Iterator[str]:
 
 
 def check(values: Attributes) -> None:
-    """ValueError for a value that no such attribute has."""
+    """ValueError for a value that the attribute cannot have."""
     for name, does_check in _checks(type(values)):  # type: ignore[arg-type] # see Attributes
         value = getattr(values, name)
         if value is not None:

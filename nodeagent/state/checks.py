@@ -1,4 +1,4 @@
-"""Checks that values of `nodeagent.state` have in common; ValueError says what is wrong."""
+"""Checks of values, shared by the modules of `nodeagent.state`; ValueError says what is wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def one_of(allowed: Sequence[str]) -> Check:
 
 
 def member_of(kind: type[StrEnum]) -> Check:
-    """A check: the value is a member."""
+    """A check: the value is a member of the enum."""
     members = frozenset(kind)
 
     def check_member(name: str, value: str) -> None:

@@ -1,8 +1,7 @@
 """Snapshots as JSON, both ways.
 
-Fields that are None are left out, so that a reader sees only what is known. Each member is read as
-its field is annotated: one that is missing, unknown or of another type is refused, and `DataError`
-names the file.
+Fields that are None are left out: the JSON has only what is known. Each member must have the type
+of its field. `DataError` names the file if a member is missing, unknown or of another type.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from nodeagent.state.model import DeviceHandle, NodeState, Pf, PodNetdev, Snapsh
 
 SCHEMA: Final = 3
 READ: Final = (1, 2, SCHEMA)
-"""Older ones are the same without what they did not know yet, which so is not known: None."""
+"""The schemas that can be read. The fields that an older one lacks are None: not known."""
 
 ALWAYS: Final[Mapping[type, tuple[str, ...]]] = {
     NodeState: ("pfs",),
     Pf: ("vfs",),
     PodNetdev: ("carrier",),
 }
-"""Members that every schema writes: where one is missing the file is damaged, default or not."""
+"""Members that every schema writes: the file is damaged if one is missing."""
 
 _PAIRS: Final = ("srcversions", "ethtool", "sysctls")
 """Fields that are tuples of pairs, and objects in JSON."""
 
 
 def to_plain(value: Any) -> Any:
-    """A value of the model as what `json` can write: dicts, lists, strings, numbers."""
+    """A value of the model as dicts, lists, strings and numbers, which `json` can write."""
     if isinstance(value, DeviceHandle):
         return str(value)
     if dataclasses.is_dataclass(value):
@@ -52,11 +51,11 @@ def to_plain(value: Any) -> Any:
 
 
 _LONGEST: Final = 400
-"""Characters of a reason: enough for the longest that quotes no more than it must."""
+"""Characters of a reason; a longer one is cut."""
 
 
 def snapshot_to_json(snapshot: Snapshot) -> str:
-    """The snapshot as people and programs read it: sorted keys, indented, one final newline."""
+    """The snapshot as JSON: sorted keys, indented, one newline at the end."""
     plain = to_plain(snapshot)
     return json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n"
 
@@ -70,12 +69,12 @@ def snapshot_from_json(text: str, source: str) -> Snapshot:
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{source} is not a snapshot that this version can read: {_brief(error)}",
-            hint="it is left as it is; `nodeagent snapshot` shows what the format looks like",
+            hint="the file was not changed; `nodeagent snapshot` prints the format",
         ) from error
 
 
 def _brief(error: Exception) -> str:
-    """What is quoted in it may be as large as the file."""
+    """The error's text, cut, because it may quote all of the file."""
     text = str(error)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
@@ -126,7 +125,8 @@ def _one_of(kinds: Sequence[type], plain: Any) -> Any:
 
 def _tuple(arguments: tuple[Any, ...], plain: Any) -> tuple[Any, ...]:
     if isinstance(plain, Mapping) and typing.get_args(arguments[0])[:1] == (str,):
-        plain = [list(pair) for pair in sorted(plain.items())]  # pairs, as people read them best
+        # an object in JSON is a tuple of pairs
+        plain = [list(pair) for pair in sorted(plain.items())]
     if not isinstance(plain, list):
         raise TypeError(f"{plain!r} is not a list")
     if arguments[-1] is Ellipsis:
@@ -155,7 +155,7 @@ def _made(kind: type, plain: Any) -> Any:
 
 @cache
 def _members(kind: type) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """The fields of a class with their types, and those that have to be there."""
+    """The fields of a class with their types, and the names of those that are required."""
     fields = dataclasses.fields(kind)
     hints = typing.get_type_hints(kind)
     required = (
@@ -167,7 +167,7 @@ def _members(kind: type) -> tuple[Mapping[str, Any], tuple[str, ...]]:
 
 
 def _title(kind: type) -> str:
-    """`node state`, `rdma device`: a class as people call it."""
+    """`node state`, `rdma device`: a class's name in messages."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 

@@ -26,7 +26,7 @@ class Tsa(StrEnum):
 
 
 class Selector(StrEnum):
-    """What an entry of the application table goes by, as dcb-app(8) calls it."""
+    """The kinds of entries of the application table, in the words of dcb-app(8)."""
 
     ETHTYPE = "ethtype-prio"
     STREAM_PORT = "stream-port-prio"
@@ -40,7 +40,7 @@ class Selector(StrEnum):
 class Ets:
     """Enhanced transmission selection. Bandwidths are percent, `prio_tc` are traffic classes.
 
-    What begins with `reco` is recommended to the link partner by LLDP.
+    The fields that begin with `reco` are recommended to the link partner by LLDP.
     """
 
     willing: bool
@@ -60,9 +60,9 @@ class Ets:
             _check_eight(name, getattr(self, name), 0xFF)
 
     def words(self) -> str:
-        """As dcb-ets(8) takes it: bandwidths add up to 100, and classes without ETS have 0.
+        """The arguments of dcb-ets(8): bandwidths add up to 100, and classes without ETS have 0.
 
-        mlx5 reports 100 for those, and ignores what it is given for them.
+        mlx5 reports 100 for those, and ignores values that are set for them.
         """
         return " ".join(
             (
@@ -90,14 +90,14 @@ class Pfc:
         within(0, 0xFFFF)("delay", self.delay)
 
     def words(self) -> str:
-        """As dcb-pfc(8) takes it."""
+        """The arguments of dcb-pfc(8)."""
         prio_pfc = _by_number([_on(each) for each in self.prio_pfc])
         return f"prio-pfc {prio_pfc} macsec-bypass {_on(self.macsec_bypass)} delay {self.delay}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Buffers:
-    """The port's receive buffers: the one of each priority, and their sizes in bytes."""
+    """The port's receive buffers: the buffer of each priority, and the size of each in bytes."""
 
     prio_buffer: Eight
     buffer_size: Eight
@@ -107,14 +107,14 @@ class Buffers:
         _check_eight("buffer_size", self.buffer_size, U32)
 
     def words(self) -> str:
-        """As dcb-buffer(8) takes it."""
+        """The arguments of dcb-buffer(8)."""
         prio_buffer, sizes = _by_number(self.prio_buffer), _by_number(self.buffer_size)
         return f"prio-buffer {prio_buffer} buffer-size {sizes}"
 
 
 @dataclass(frozen=True, order=True)
 class App:
-    """An entry of the application table: what has this protocol number gets that priority."""
+    """An entry of the application table: traffic of this protocol gets that priority."""
 
     selector: Selector
     protocol: int
@@ -125,7 +125,7 @@ class App:
         within(0, 0xFF)("priority", self.priority)
 
     def words(self) -> str:
-        """As dcb-app(8) takes it. Ethertype 0 is what no other entry is about."""
+        """The arguments of dcb-app(8). Ethertype 0 is the default for all other traffic."""
         if self.selector is Selector.ETHTYPE and self.protocol == 0:
             return f"default-prio {self.priority}"
         return f"{self.selector} {self.protocol}:{self.priority}"
@@ -133,7 +133,7 @@ class App:
 
 @dataclass(frozen=True, kw_only=True)
 class Dcb:
-    """A port's DCB; None: its driver does not have that.
+    """A port's DCB. A part is None if the driver does not support it.
 
     `maxrate` is the limit of each traffic class in kbit/s, 0 for none. `app` is sorted; mlx5 trusts
     DSCP instead of PCP exactly while there is an entry by DSCP.
@@ -151,7 +151,7 @@ class Dcb:
         check_sorted("entries of the application table", self.app or ())
 
     def commands(self, name: str) -> Iterator[str]:
-        """Lines for dcb(8), which write all that is known to the interface `name`."""
+        """The commands of dcb(8) that set all that is known on the interface `name`."""
         if self.ets is not None:
             yield f"dcb ets set dev {name} {self.ets.words()}"
         if self.maxrate is not None:
@@ -170,9 +170,9 @@ Part = Ets | Pfc | Buffers | tuple[App, ...] | Eight
 
 
 def words(part: Part) -> str:
-    """A part of a port's DCB as dcb(8) takes it; "none" for an application table without entries.
+    """The arguments of dcb(8) for a part; "none" for an application table without entries.
 
-    A limit of each traffic class and a table are told apart by their members.
+    Limits of traffic classes and an application table are distinguished by their members.
     """
     if not isinstance(part, tuple):
         return part.words()
@@ -184,7 +184,7 @@ def words(part: Part) -> str:
 
 
 PARTS: Final = ("ets", "maxrate", "pfc", "buffer", "app")
-"""In the order in which they are set: mlx5 sizes buffers when PFC changes."""
+"""The parts in the order in which they are set: mlx5 resizes buffers when PFC changes."""
 
 
 def _check_eight(name: str, values: Eight, most: int) -> None:

@@ -1,4 +1,4 @@
-"""What differs by driver: one table, so that no other module asks for a driver's name."""
+"""Differences between drivers, in one table. No other module compares a driver's name."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Final
 
 
 class Trait(Enum):
-    """What holds for some drivers and not for others."""
+    """Traits that some drivers have and others do not."""
 
     RANDOM_REPRESENTOR_MACS = auto()
     """A representor gets a random MAC whenever it is made, and takes no other."""
     NO_QUERY_RSS = auto()
-    """Whether a VF may ask for the RSS table cannot be set."""
+    """query_rss, whether a VF may read the RSS table, cannot be set."""
     LINK_STATE_OF_REPRESENTORS = auto()
     """In switchdev mode a VF's link state follows its representor, and cannot be set."""
     EINVAL_IS_BUSY = auto()
-    """The eswitch answers EINVAL while another changes it."""
+    """A change of the eswitch fails with EINVAL while another one is in progress."""
     MODE_UNDER_UNBOUND_VFS = auto()
-    """The eswitch changes its mode under VFs that no driver has; removing them does not help."""
+    """The eswitch's mode can change while there are VFs, if none is bound.
+
+    If the change is refused nevertheless, removing the VFs does not help.
+    """
     ANY_VF_MAC = auto()
-    """A VF's interface takes another MAC than the admin MAC, where the PF has an eswitch."""
+    """A VF's interface can have another MAC than the admin MAC if the PF has an eswitch."""
     OFED_STACK = auto()
-    """DOCA-OFED has it: openibd restarts it, together with the RDMA modules."""
+    """It is part of DOCA-OFED: openibd restarts it together with the RDMA modules."""
 
 
 TRAITS: Final[Mapping[str, frozenset[Trait]]] = {
@@ -39,5 +42,5 @@ TRAITS: Final[Mapping[str, frozenset[Trait]]] = {
 
 
 def has(driver: str, trait: Trait) -> bool:
-    """Whether it holds for the driver; what the table does not have holds for none."""
+    """Whether the driver has the trait; a driver that is not in the table has none."""
     return trait in TRAITS.get(driver, frozenset())

@@ -1,4 +1,4 @@
-"""What devlink says of a PF's eswitch: `devlink dev eswitch set …`, one row each."""
+"""The attributes of a PF's eswitch (`devlink dev eswitch set …`): a row for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodeagent.state.checks import member_of
 
 
 class EswitchMode(StrEnum):
-    """In the kernel's order (enum devlink_eswitch_mode), as the others."""
+    """The modes in the kernel's order (enum devlink_eswitch_mode), as in the other enums."""
 
     LEGACY = "legacy"
     SWITCHDEV = "switchdev"

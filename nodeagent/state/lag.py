@@ -1,4 +1,4 @@
-"""A card's LAG, as each of its PFs reports it: driver and firmware treat its ports as one."""
+"""The LAG of a card, as each of its PFs reports it: the card's ports work as one."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Final
 
 MULTIPATH: Final = "multipath"
-MULTIPORT: Final = "multiport_eswitch"
-"""Types of LAG that no bond makes: routes do, or the devlink parameter esw_multiport."""
+"""The type of a LAG that the driver makes of routes, without a bond."""
 
 ESW_MULTIPORT: Final = "esw_multiport"
+"""The devlink parameter that makes a LAG without a bond."""
 
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
 class Lag:
-    """`type` and `mode` are the driver's words, None where it has no LAG, or does not tell.
+    """`type` and `mode` are the driver's words; None if there is no LAG, or they are not reported.
 
-    mlx5's types are roce, switchdev (VF-LAG), multipath and multiport_eswitch. Its modes, by which
-    it selects a port, are hash, queue_affinity and mpesw (core/lag/debugfs.c): what of them it
-    takes is its own choice, by the bond's mode and the firmware's capabilities.
+    mlx5's types are roce, switchdev (VF-LAG), multipath and multiport_eswitch. Its modes, the ways
+    to select a port, are hash, queue_affinity and mpesw (core/lag/debugfs.c). The driver chooses
+    the mode, by that of the bond and the firmware's capabilities.
     """
 
     active: bool = False
@@ -41,9 +41,9 @@ class Lag:
 
     @property
     def is_made(self) -> bool:
-        """Whether it has to be made before VFs are bound; routes make theirs when they come."""
+        """Whether a restore makes it, before VFs are bound. Routes make a multipath LAG later."""
         return self.active and self.type != MULTIPATH
 
     def is_met_by(self, now: Lag) -> bool:
-        """Whether `now` is this LAG, but perhaps for the mode, which is the driver's choice."""
+        """Whether `now` is this LAG. The mode is not compared: the driver chooses it."""
         return self.active == now.active and self.type in {None, now.type}

@@ -1,4 +1,4 @@
-"""What a network interface is set to: `ip link set …`, one row each."""
+"""The attributes of a network interface (`ip link set …`): a row for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALTIFNAMSIZ: Final = 128
 def check_interface_name(name: str) -> str:
     """The kernel's rule for interface names (net/core/dev.c), or ValueError.
 
-    dev_valid_name() allows a "%", but takes it for a number to choose: no interface has one.
+    dev_valid_name() allows a "%", but the kernel replaces it with a number: no interface has one.
     """
     if not 0 < len(name.encode()) < 16 or name in {".", ".."}:
         raise ValueError(f"{name!r} is not an interface name")
@@ -54,13 +54,13 @@ def _check_alias(_: str, alias: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkAttributes(Attributes):
-    """An interface's attributes; the order is that in which ip(8) and the kernel take them.
+    """An interface's attributes, in the order in which ip(8) and the kernel set them.
 
     `up` is the administrative state (IFF_UP), never the operational one; `promisc` and `allmulti`
-    are what an administrator has set, not what a bridge above asks for (dev_get_flags()).
+    are what an administrator has set, without what a bridge has added (dev_get_flags()).
     `altnames` are sorted; `alias` is free text, "" for none.
 
-    What is fresh is what every new Ethernet interface starts from (ether_setup(),
+    The fresh values are those of every new Ethernet interface (ether_setup(),
     DEFAULT_TX_QUEUE_LEN).
     """
 

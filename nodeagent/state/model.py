@@ -7,9 +7,9 @@ is never compared and never written.
 A device is identified by its devlink handle (bus and name, `pci/0000:01:00.0`), a VF by its PF and
 its index. Interface names are attributes like any other, never identity.
 
-Everything here is checked when it is made: a value of these types cannot hold an address that is
-not one, a name with a slash in it, or two VFs with one index; `ValueError` says what is wrong. As
-JSON they are read and written by `nodeagent.state.codec`.
+Values are checked when they are made: none has an invalid address, a name with a slash, or two VFs
+with one index; `ValueError` says what is wrong. `nodeagent.state.codec` reads and writes them as
+JSON.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from nodeagent.state.vf import VfAttributes
 
 NO_DRIVER: Final = "none"
 
-# phys_port_name of a port that stands for a function, also one of another controller
+# phys_port_name of a representor, also of a function of another controller
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
 REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
 
 SUBFUNCTION: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}sf\d{1,9}")
-"""Of these ports the one of a subfunction, which goes with the driver and does not come again."""
+"""The port of a subfunction, which is lost with the driver and is not made again."""
 
 Port = int | str | None
-"""Whose netdev: None for the PF's own, a number for a VF's, a phys_port_name for a representor."""
+"""The owner of a netdev: None is the PF, a number a VF, a phys_port_name a representor."""
 
 Setting = tuple[str, int | bool]
 """An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
@@ -71,18 +71,18 @@ class DeviceHandle(_BusAndName):
     __slots__ = ()
 
     def __new__(cls, bus: str, name: str) -> Self:
-        """ValueError for what no PF or VF is called."""
+        """ValueError if no PF or VF can have that bus and name."""
         if not _BUS.fullmatch(bus) or not _DEVICE.fullmatch(name):
             raise ValueError(f"{bus!r}/{name!r} is not a device handle")
         return super().__new__(cls, bus, name)
 
     @classmethod
     def reported(cls, bus: str, name: str) -> Self:
-        """The handle of any device that the kernel reports, unchecked: it need not be a NIC's."""
+        """The handle of any device that the kernel reports, unchecked: it may not be a NIC."""
         return cls._make((bus, name))
 
     def with_name(self, name: str) -> Self:
-        """The device of that name on the same bus: of a PF, a VF's function."""
+        """The device of that name on the same bus, as the function of a VF."""
         return self.reported(self.bus, name)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class DeviceHandle(_BusAndName):
 
 
 class ManagerName(StrEnum):
-    """Programs that set up interfaces by themselves."""
+    """The network managers: programs that set up interfaces."""
 
     NETWORK_MANAGER = "NetworkManager"
     NETWORKD = "systemd-networkd"
@@ -122,10 +122,9 @@ class Target(NamedTuple):
 class Netdev(LinkAttributes):
     """A network interface of a PF or a VF, in the host's network namespace.
 
-    `ethtool` is what its driver lets an administrator set, sorted; a key that is not in it is not
-    the driver's to offer. `sysctls` are those that differ from the node's defaults
-    (`NodeState.sysctls`), sorted. `manager`: who had finished setting it up (NetworkManager,
-    systemd-networkd), to be waited for and never compared.
+    `ethtool` are the settings that its driver supports, sorted. `sysctls` are those that differ
+    from the node's defaults (`NodeState.sysctls`), sorted. `manager` is the network manager that
+    had set it up: a restore waits for it; it is not compared.
     """
 
     name: str
@@ -144,8 +143,8 @@ class Netdev(LinkAttributes):
 class PodNetdev:
     """The interface of a VF in another network namespace, a pod's: `namespace` is its inode.
 
-    `carrier` is IFF_LOWER_UP, and not compared: it says whether there was anybody to talk to.
-    `rdma` is the name of the VF's RDMA device where that is there, too (exclusive mode).
+    `carrier` is IFF_LOWER_UP; it is not compared. `rdma` is the name of the VF's RDMA device if
+    that is in the namespace, too (exclusive mode).
     """
 
     namespace: int
@@ -162,7 +161,7 @@ class PodNetdev:
 class RdmaDevice:
     """A function's RDMA device; `soft`: one in software (rdma_rxe) on its netdev.
 
-    `roce` holds the ports whose defaults for RoCE are not those of a fresh device, by number.
+    `roce` are the ports with other defaults for RoCE than a new device's, by number.
     """
 
     name: str
@@ -181,9 +180,9 @@ class Vf(VfAttributes):
     `address` is its PCI address (`None` where VFs are no devices, as on netdevsim): information for
     people and for binding, never compared. `driver` is the name of the bound driver or `none`;
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
-    `netdev` in the host's network namespace, or `inside` another. `cni` is what SR-IOV CNI has
-    recorded of it, where a pod has it by that. `used_by` names the processes that have it open
-    through VFIO, UIO or vhost-vDPA. `driverinit` is as a PF's (`Pf`).
+    `netdev` in the host's network namespace, or `inside` another. `cni` is SR-IOV CNI's record of
+    it, if a pod has it through that. `used_by` names the processes that have it open through VFIO,
+    UIO or vhost-vDPA. `driverinit` is described at `Pf`.
     """
 
     index: int
@@ -212,11 +211,11 @@ class Vf(VfAttributes):
 
 @dataclass(frozen=True)
 class CniRecord:
-    """What SR-IOV CNI keeps of a VF from a pod's ADD to its DEL.
+    """SR-IOV CNI's record of a VF, kept from a pod's ADD to its DEL.
 
     `name` is the record's file: the container's ID, `-`, the interface's name in the pod. `before`
     is what DEL puts back: what ADD has set, as it was, and the interface in the host's namespace.
-    None in it: ADD has not set that.
+    An attribute in it that is None was not set by ADD.
     """
 
     name: str
@@ -224,7 +223,7 @@ class CniRecord:
 
     def __post_init__(self) -> None:
         if not _RECORD.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is not the name of a CNI's record")
+            raise ValueError(f"{self.name!r} is not the name of a record of SR-IOV CNI")
 
 
 # DEVLINK_PARAM_TYPE_U8, _U16, _U32, _U64, _STRING, _BOOL (net/devlink.h)
@@ -256,7 +255,7 @@ def _check_params(what: object, params: tuple[Param, ...] | None) -> None:
 
 @dataclass(frozen=True)
 class Representor:
-    """A port of the eswitch that stands for a VF: `port` is its phys_port_name, `pf0vf3`."""
+    """The representor of a VF; `port` is its phys_port_name, `pf0vf3`."""
 
     port: str
     netdev: Netdev
@@ -272,13 +271,12 @@ class Pf(EswitchAttributes):
 
     `numvfs` is `None` for a device without SR-IOV; `autoprobe` is `None` where the bus has no
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
-    driver has no devlink. `params` are those of the mode runtime; `driverinit` those that a driver
-    reads when it starts, None where nobody knows what they are. `vfs` is sorted by index, `params`,
-    `driverinit` and `representors` by name. `dcb` is
-    `None` where the driver has none, or firmware negotiates it; `rates`, sorted, where the eswitch
-    is not in switchdev mode or has none; `lag` where the driver does not tell of it. `subfunctions`
-    are the ports of those that there are, and not compared: they are not made again, and neither
-    are their representors.
+    driver has no devlink. `params` are the parameters of the mode runtime; `driverinit` those that
+    the driver reads when it starts, `None` if the values in effect are not known. `vfs` is sorted
+    by index, `params`, `driverinit` and `representors` by name. `dcb` is `None` if the driver has
+    none, or firmware negotiates it; `rates`, sorted, if the eswitch is not in switchdev mode or has
+    none; `lag` if the driver does not report it. `subfunctions` are the ports of subfunctions. They
+    are not compared, because they and their representors are not made again.
     """
 
     handle: DeviceHandle
@@ -328,7 +326,7 @@ class Pf(EswitchAttributes):
         return {each.port: each for each in self.representors}
 
     def netdevs(self) -> Iterator[tuple[Port, Netdev]]:
-        """Every netdev of this PF, of its VFs and of its representors, with whose it is."""
+        """Every netdev of this PF, of its VFs and of its representors, with its owner."""
         if self.netdev is not None:
             yield None, self.netdev
         yield from ((vf.index, vf.netdev) for vf in self.vfs if vf.netdev is not None)
@@ -347,10 +345,10 @@ class Pf(EswitchAttributes):
 
 @dataclass(frozen=True)
 class NodeState:
-    """Every PF bound to `driver`, sorted by handle, with its VFs; and what stands on them.
+    """Every PF bound to `driver`, sorted by handle, with its VFs and what is configured on them.
 
-    `sysctls` is what a new interface starts with (net.ipv4.conf.default and net.ipv6.conf.default).
-    `namespaces`, sorted by inode, are those that VFs are inside of.
+    `sysctls` are the defaults of a new interface (net.ipv4.conf.default, net.ipv6.conf.default).
+    `namespaces`, sorted by inode, are those with VFs in them.
     """
 
     driver: str
@@ -366,7 +364,7 @@ class NodeState:
         for pf in self.pfs:
             for vf in pf.vfs:
                 if vf.inside is not None and vf.inside.namespace not in inodes:
-                    raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace not described")
+                    raise ValueError(f"{pf.handle} vf {vf.index} is in a namespace that is missing")
         if not _DRIVER.fullmatch(self.driver):
             raise ValueError(f"{self.driver!r} is not a driver name")
         check_sorted("PF handles", [pf.handle for pf in self.pfs])
@@ -383,7 +381,7 @@ class NodeState:
         return {pf.handle: pf for pf in self.pfs}
 
     def namespace(self, inode: int) -> Namespace:
-        """The namespace with that inode. KeyError when none of our VFs is inside of it."""
+        """The namespace with that inode. KeyError if none of our VFs is in it."""
         return {each.inode: each for each in self.namespaces}[inode]
 
     def vf(self, target: Target) -> Vf | None:
@@ -418,13 +416,13 @@ class NodeState:
         return (netdev for _, netdev in self.targets())
 
     def targets(self) -> Iterator[tuple[Target, Netdev]]:
-        """The same, each with its PF, VF or representor."""
+        """The same, each with its owner."""
         for pf in self.pfs:
             yield from ((Target(pf.handle, port), netdev) for port, netdev in pf.netdevs())
 
     @property
     def vf_count(self) -> int:
-        """How many VFs there are on all PFs."""
+        """The number of VFs of all PFs."""
         return sum(pf.numvfs or 0 for pf in self.pfs)
 
     @property

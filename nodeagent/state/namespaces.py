@@ -1,9 +1,9 @@
 """Network namespaces that hold interfaces of our VFs, as values: which one, and what is in it.
 
-The kernel gives a namespace's inode number to another one once the namespace is gone, so the number
-alone proves nothing. A namespace is the same one while one of its first holders holds it: a process
-(by pid and start time) that is in it, or a mount of it. Linux 5.14 also has a number that is given
-once in a boot (SO_NETNS_COOKIE, socket(7)).
+The kernel reuses the inode number of a namespace that is gone, so the number alone does not
+identify one. A namespace is the same as before while one of its first holders holds it: a process
+(by pid and start time) that is in it, or a mount of it. Since Linux 5.14 each also has a number
+that is not reused until the next boot (SO_NETNS_COOKIE, socket(7)).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nodeagent.state.stack import Stack
 
 @dataclass(frozen=True)
 class Holder:
-    """Who keeps a namespace: a process that is in it, or a mount of it (nsfs) at a path.
+    """What keeps a namespace: a process that is in it, or a mount of it (nsfs) at a path.
 
     `started` is in clock ticks since boot (field 22 of proc_pid_stat(5)).
     """
@@ -33,7 +33,7 @@ class Holder:
 
     @property
     def path(self) -> str:
-        """Where the namespace can be opened."""
+        """The path at which the namespace can be opened."""
         return f"/proc/{self.pid}/ns/net" if self.mount is None else self.mount
 
 
@@ -42,8 +42,8 @@ class Namespace:
     """A network namespace: `device` and `inode` of nsfs, in the boot `boot`, and its `cookie`.
 
     `holders` is not empty. `process` (a holder's name), `pod` (its UID) and `container` are for
-    people, "" where they can't be told. `stack` is what stands on our interfaces there,
-    `sysctls` what interfaces start with there.
+    people, "" if they are not known. `stack` is what is configured on our interfaces there,
+    `sysctls` are the defaults of interfaces there.
     """
 
     device: int
@@ -59,7 +59,7 @@ class Namespace:
 
     def __post_init__(self) -> None:
         if not self.holders:
-            raise ValueError(f"namespace {self.inode} is held by nobody")
+            raise ValueError(f"namespace {self.inode} has no holder")
 
     def __str__(self) -> str:
         """`pod 0b1c…-…, container 5f2e (pause, pid 812)`, `/run/netns/blue`."""
@@ -73,5 +73,5 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """Where it could be opened when it was seen."""
+        """The path at which it could be opened when it was observed."""
         return self.holders[0].path

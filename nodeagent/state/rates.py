@@ -10,17 +10,16 @@ from typing import Any, Final
 from nodeagent.state.checks import U32, U64, check_fields, within
 
 VALUES: Final = ("tx_share", "tx_max", "tx_priority", "tx_weight", "parent")
-"""What is set of a rate object; the kernel takes all of it in one message, and in this order."""
+"""The values of a rate object, in the order in which the kernel sets those of a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A leaf is a port of the eswitch, a node a group of leafs that share what it has.
+    """A leaf is a port of the eswitch; a node is a group of leafs that share its rate.
 
-    `name` is what devlink(8) has after the PF's handle: a leaf's port index, which a driver gives
-    to the same VF again (mlx5: its vport), or the name by which a node was made. `parent` is the
-    node that it belongs to. `tx_share` and `tx_max` are bytes a second, 0 for none and for
-    unlimited.
+    `name` follows the PF's handle in devlink(8): a leaf's port index, which is the same for a VF
+    after a reload (mlx5: its vport), or the name of a node. `parent` is the node that it belongs
+    to. `tx_share` and `tx_max` are in bytes per second, 0 for none and for unlimited.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Rate:
 
     @property
     def key(self) -> tuple[bool, str]:
-        """What tells it from the others of its PF."""
+        """What identifies it among the rate objects of its PF."""
         return self.is_node, self.name
 
     def __str__(self) -> str:
@@ -50,22 +49,22 @@ class Rate:
 
     @property
     def is_fresh(self) -> bool:
-        """A leaf of which nothing has been set."""
+        """Whether it is a leaf without any setting."""
         return not self.is_node and not self.changes(None)
 
     def changes(self, now: Rate | None) -> Mapping[str, Any]:
-        """What has to be set of it, by name; `now` is None where it has just come."""
+        """The values to set, by name; `now` is None for a new one."""
         before = now or Rate(name=self.name, is_node=self.is_node)
         values = ((name, getattr(self, name), getattr(before, name)) for name in VALUES)
         return {name: want for name, want, was in values if want != was}
 
     def words(self) -> str:
-        """All that is set of it, as devlink(8) takes it; "none" where that is nothing."""
+        """Its settings as arguments of devlink(8); "none" if there are none."""
         return " ".join(_words(self.changes(None))) or "none"
 
 
 def vf_of(bus: str, rate: Rate) -> int | None:
-    """The VF to whose port a leaf belongs; None for a node, and for the port of something else.
+    """The index of the VF whose port the leaf is; None for a node or another port.
 
     mlx5's port index has the vport in its lower 16 bits, which is 1 for VF 0
     (mlx5_esw_vport_to_devlink_port_index(), eswitch.h); netdevsim's VF 0 has port 128
@@ -78,13 +77,13 @@ def vf_of(bus: str, rate: Rate) -> int | None:
 
 
 def commands(pf: str, rates: Iterable[Rate], now: Iterable[Rate]) -> Iterator[str]:
-    """Lines for devlink(8), in this order; `now` has those of them that are there, as they are."""
+    """The commands of devlink(8), in this order; `now` are the present rate objects."""
     known = {each.key: each for each in now}
     return (_command(pf, each, known.get(each.key)) for each in rates)
 
 
 def _command(pf: str, rate: Rate, now: Rate | None) -> str:
-    """A line for devlink(8) that makes a node, or changes what differs from `now`."""
+    """The command of devlink(8) that adds a node, or sets what differs from `now`."""
     verb = "add" if rate.is_node and now is None else "set"
     words = " ".join(("", *_words(rate.changes(now))))
     return f"devlink port function rate {verb} {shlex.quote(f'{pf}/{rate.name}')}{words}"
@@ -95,12 +94,12 @@ def _words(values: Mapping[str, Any]) -> Iterator[str]:
         if name == "parent":
             yield "noparent" if value is None else f"parent {shlex.quote(value)}"
         else:
-            # without a unit it would be bits a second
+            # without a unit it is in bits per second
             yield f"{name} {value}{'bps' if name in {'tx_share', 'tx_max'} else ''}"
 
 
 def reset(rates: tuple[Rate, ...] | None) -> tuple[Rate, ...] | None:
-    """What a change of the eswitch's mode leaves: leafs as they start, and no node."""
+    """The rate objects after a change of the eswitch's mode: leafs without settings, no nodes."""
     if rates is None:
         return None
     return tuple(Rate(name=each.name) for each in rates if not each.is_node)

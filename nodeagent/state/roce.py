@@ -1,4 +1,4 @@
-"""What rdma_cm gives new connections over a port of an RDMA device."""
+"""The defaults of rdma_cm for new connections over a port of an RDMA device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nodeagent.state.checks import U32, within
 
 
 class RoceMode(StrEnum):
-    """The type of GID that is preferred (gid_type_str, drivers/infiniband/core/cache.c)."""
+    """The preferred type of GID (gid_type_str, drivers/infiniband/core/cache.c)."""
 
     V1 = "IB/RoCE v1"
     V2 = "RoCE v2"
@@ -18,7 +18,7 @@ class RoceMode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RocePort:
-    """The defaults of a port, from 1 on; `tos` is the IP header's type of service, or its DSCP * 4.
+    """The defaults of a port, 1 or more. `tos` is the IP type of service: the DSCP times 4.
 
     The kernel gives a fresh device RoCE v2 where it can, and ToS 0 (cma_add_one(),
     drivers/infiniband/core/cma.c).
@@ -34,7 +34,7 @@ class RocePort:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether a device that has just come has this."""
+        """Whether a new device has these defaults."""
         return self == fresh_port(self.port)
 
     def words(self) -> str:
@@ -43,10 +43,10 @@ class RocePort:
 
 
 def port_of(ports: Iterable[RocePort], number: int) -> RocePort:
-    """The port of that number; one that is not among them is a fresh device's."""
+    """The port of that number; with the defaults of a new device if it is not in `ports`."""
     return next((port for port in ports if port.port == number), fresh_port(number))
 
 
 def fresh_port(number: int) -> RocePort:
-    """As a device that has just come has it."""
+    """The defaults of a new device."""
     return RocePort(port=number, mode=RoceMode.V2, tos=0)

@@ -24,7 +24,7 @@ def sysctl_parts(key: str) -> tuple[str, str, str]:
 
 @lru_cache
 def check_sysctls(sysctls: tuple[Sysctl, ...]) -> None:
-    """ValueError for a name that is none, or a value that no sysctl holds.
+    """ValueError for an invalid name, or a value that no sysctl can have.
 
     Cached: hundreds of VFs have the same, and a check of each costs more than a look.
     """
@@ -44,7 +44,7 @@ def missing(
 
 
 def commands(values: tuple[Sysctl, ...], name: str) -> Iterator[str]:
-    """Lines for a shell; sysctl(8) takes slashes, so that a dot in a name is no separator."""
+    """The commands of sysctl(8), with slashes, because an interface's name may have dots."""
     for key, value in values:
         family, tree, entry = sysctl_parts(key)
         yield f"sysctl -qw net/{family}/{tree}/{name}/{entry}={value}"

@@ -1,4 +1,4 @@
-"""What a PF holds for a VF and is written through the PF: `ip link … vf N …`, one row each."""
+"""What a PF holds for a VF, set through the PF (`ip link … vf N …`): a row for each attribute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nodeagent.state.checks import U32, member_of, within
 
 
 class LinkState(StrEnum):
-    """What a PF makes of a VF's link, in the kernel's order (IFLA_VF_LINK_STATE_*)."""
+    """The link state that a PF gives a VF, in the kernel's order (IFLA_VF_LINK_STATE_*)."""
 
     AUTO = "auto"
     ENABLE = "enable"
@@ -25,7 +25,7 @@ class VlanProtocol(StrEnum):
     ethertype: int
 
     def __new__(cls, text: str, ethertype: int) -> Self:
-        """A member of two: ip(8)'s word, and the number."""
+        """A member has ip(8)'s word and the EtherType."""
         member = str.__new__(cls, text)
         member._value_ = text
         member.ethertype = ethertype
@@ -37,7 +37,7 @@ class VlanProtocol(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class VfAttributes(Attributes):
-    """A VF as its PF has it; the order is that in which ip(8) and the kernel take them.
+    """A VF's attributes at its PF, in the order in which ip(8) and the kernel set them.
 
     Rates are in Mbit/s, 0 for unlimited. A GUID that is zero has not been set and is None here.
 

@@ -135,7 +135,7 @@ def test_network_wait_prints_how_long_it_took(pod: Pod, server: Server, namespac
     assert done.stdout.startswith(f"{namespace}/net complete after "), done.stderr
     late = pod.run("network", "wait", "other", "-n", namespace, "--timeout", "0")
     assert late.returncode == 75
-    assert f"hint: no SriovNetwork asks for {namespace}/other" in late.stderr
+    assert f"hint: no SriovNetwork defines {namespace}/other" in late.stderr
     assert pod.run("network", "wait", "../x", "-n", namespace).returncode == 64
 
 

@@ -218,7 +218,7 @@ def test_causes_of_lateness(
     nowhere = _late(client, settings, f"nowhere-{unique}")
     assert "does not exist: create it" in str(nowhere.hint)
     nobody = _late(client, settings, namespace)
-    assert f"no SriovNetwork asks for {namespace}/net" in str(nobody.hint)
+    assert f"no SriovNetwork defines {namespace}/net" in str(nobody.hint)
 
     held = attachment("net", VFS)
     held["metadata"]["finalizers"] = ["tests/held"]

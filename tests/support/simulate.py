@@ -39,7 +39,7 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.dcb import PARTS
 from nodeagent.state.eswitch import EswitchMode
-from nodeagent.state.lag import ESW_MULTIPORT, MULTIPORT, Lag
+from nodeagent.state.lag import ESW_MULTIPORT, Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -66,6 +66,7 @@ FRESH_ETHTOOL = (
 )
 """What a driver starts with, and no plan can know before it has looked."""
 
+MULTIPORT = "multiport_eswitch"
 MULTIPORT_ON = Param(ESW_MULTIPORT, 6, True)
 FRESH_DRIVERINIT = (Param("enable_roce", 6, True), Param("event_eq_size", 3, 4096))
 """Likewise, until it is reloaded with others."""

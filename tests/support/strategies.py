@@ -12,7 +12,7 @@ from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import rows
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc, Selector, Tsa
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.lag import MULTIPATH, MULTIPORT, Lag
+from nodeagent.state.lag import MULTIPATH, Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     NO_DRIVER,
@@ -42,7 +42,13 @@ from nodeagent.state.stack import (
 )
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 from tests.support import fake_sysctls
-from tests.support.simulate import FRESH_DRIVERINIT, FRESH_ETHTOOL, MULTIPORT_ON, with_stack
+from tests.support.simulate import (
+    FRESH_DRIVERINIT,
+    FRESH_ETHTOOL,
+    MULTIPORT,
+    MULTIPORT_ON,
+    with_stack,
+)
 
 DRIVER = "mlx5_core"
 ZERO = Mac("00:00:00:00:00:00")

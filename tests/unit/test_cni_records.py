@@ -442,5 +442,5 @@ def test_a_record_in_a_snapshot() -> None:
     text = snapshot_to_json(Snapshot("2026", "m", "b", "k", (), state))
     read = snapshot_from_json(text, "it")
     assert read.state.pfs[0].vfs[0].cni == state.pfs[0].vfs[0].cni
-    with pytest.raises(ValueError, match="not the name of a CNI's record"):
+    with pytest.raises(ValueError, match="not the name of a record of SR-IOV CNI"):
         CniRecord("a/b", Vf(0))

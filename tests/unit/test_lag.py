@@ -29,7 +29,7 @@ from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.eswitch import EswitchMode
-from nodeagent.state.lag import ESW_MULTIPORT, MULTIPATH, MULTIPORT, Lag
+from nodeagent.state.lag import ESW_MULTIPORT, MULTIPATH, Lag
 from nodeagent.state.model import (
     DeviceHandle,
     Netdev,
@@ -44,6 +44,7 @@ from nodeagent.state.model import (
 from nodeagent.state.stack import Child, Membership, Stack
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
+from tests.support.simulate import MULTIPORT
 
 ONE, TWO = (DeviceHandle("pci", f"0000:01:00.{n}") for n in range(2))
 HASH = Lag(True, "switchdev", "hash")
@@ -126,7 +127,7 @@ def test_a_lag_that_is_lost_differs_and_one_that_is_not_known_does_not() -> None
     assert differences(node(pf()), node(pf(lag=None))) == ()
     assert differences(node(pf(lag=None)), node(pf())) == ()
     assert list(lag.no_longer_offered(node(pf()), node(pf(lag=None)))) == [
-        f"{ONE} lag (active switchdev hash; debugfs tells of it)"
+        f"{ONE} lag (active switchdev hash; debugfs would report it)"
     ]
 
 
@@ -359,7 +360,7 @@ def test_verify_fails_for_a_lag_that_is_lost_and_names_what_the_driver_chose(
         (fake.tree.root / "kernel/debug").rename(fake.tree.root / "kernel/unmounted")
         verify(node, want)
         assert "the driver does not have it any more: " in caplog.text
-        assert f"pci/{PF1} lag (active switchdev hash; debugfs tells of it)" in caplog.text
+        assert f"pci/{PF1} lag (active switchdev hash; debugfs would report it)" in caplog.text
         write(fake.tree.root, PF1, state="disabled")
         with pytest.raises(RestoreFailed) as failed:
             verify(node, want)

@@ -131,8 +131,8 @@ def test_codel_cuts_off_what_it_is_given_and_what_it_tells(given: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ({"kind": ""}, "no kind"),
-        ({"kind": "x" * 16}, "no kind"),
+        ({"kind": ""}, "not a kind"),
+        ({"kind": "x" * 16}, "not a kind"),
         ({"options": "0g"}, "hexadecimal"),
         ({"handle": -1}, "not within"),
     ],

@@ -1,15 +1,15 @@
-"""What is stacked on our netdevs in one network namespace: a module a kind, and `Stack` of all.
+"""The objects on our netdevs in one network namespace: a module for each kind, and `Stack`.
 
-Everything names interfaces by their names: these are put back before anything is stacked on them.
+Objects refer to interfaces by name: names are restored before anything is added to an interface.
 Numbers are the kernel's (rtnetlink(7), uapi/linux/rtnetlink.h, if_addr.h, neighbour.h), because
-tables, protocols and scopes have no other names that hold on every node. `None` and the empty
+tables, protocols and scopes have no names that are the same on every node. `None` and the empty
 tuple mean: not set.
 
-What is not here comes by itself, or survives. The kernel makes routes of protocol `kernel`, the
-local table's, and the link-local address of protocol `kernel_ll` when an address is added and when
-the link goes up. Rules with iif or oif stay: the kernel detaches them by name and attaches them
-again when an interface of that name comes (fib_rules_event(), net/core/fib_rules.c). Bonds,
-bridges, VRFs and teams stay, with their addresses: they lose their ports only.
+Other objects are made by the kernel, or survive a reload. The kernel makes routes of protocol
+`kernel`, those of the local table, and the link-local address of protocol `kernel_ll` when an
+address is added and when the link is set up. Rules with iif or oif survive: the kernel detaches
+them, and attaches them again when an interface of that name appears (fib_rules_event(),
+net/core/fib_rules.c). Bonds, bridges, VRFs and teams survive with their addresses, without ports.
 """
 
 from __future__ import annotations
@@ -49,12 +49,11 @@ __all__ = (
 
 @dataclass(frozen=True)
 class Stack:
-    """All that is stacked on our netdevs: a field a kind, which is the registry of kinds.
+    """All objects on our netdevs: a field for each kind. The fields are the registry of kinds.
 
-    The order of the fields is that in which kinds are read and put back. `children` and `qdiscs`
-    have parents first, the rest is in the kernel's order, which for addresses means something
-    (primary and secondary). `lost` is in words: what the kernel removes with our netdevs and is not
-    put back.
+    The kinds are read and restored in the order of the fields. `children` and `qdiscs` have parents
+    first; the others are in the kernel's order, which makes addresses primary or secondary. `lost`
+    has a line for each object that the kernel removes with our netdevs and that is not restored.
     """
 
     children: tuple[Child, ...] = ()
@@ -67,20 +66,20 @@ class Stack:
 
     @property
     def sources(self) -> dict[str, str]:
-        """By IPv4 address its interface. The kernel removes a route from it with the address."""
+        """The interface of each IPv4 address. The kernel removes routes from an address with it."""
         fourth = (each for each in self.addresses if not each.is_v6)
         return {each.address.partition("/")[0]: each.dev for each in fourth}
 
     @property
     def roots(self) -> dict[str, str]:
-        """Each child's name, and the name of the netdev that is at the bottom of it."""
+        """For each child's name, the name of the netdev that it is on, directly or indirectly."""
         found: dict[str, str] = {}
         for child in self.children:
             found[child.dev] = found.get(child.parent, child.parent)
         return found
 
     def things(self) -> Iterator[Stacked]:
-        """Everything, in the order in which it can be put back."""
+        """All objects, in the order in which they are restored."""
         for name in KINDS.values():
             yield from getattr(self, name)
 
@@ -90,4 +89,4 @@ KINDS: Final[Mapping[type[Stacked], str]] = {
     for name, hint in typing.get_type_hints(Stack).items()
     if name != "lost"
 }
-"""The kinds, in the order in which they are put back, and the field of `Stack` that has each."""
+"""The kinds, in the order in which they are restored, each with its field of `Stack`."""

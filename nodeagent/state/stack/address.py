@@ -1,4 +1,4 @@
-"""IP addresses of an interface."""
+"""IP addresses of interfaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS: Final = (
     (0x200, "noprefixroute"),
     (0x400, "autojoin"),
 )
-"""IFA_F_* (uapi/linux/if_addr.h), and what ip-address(8) calls them."""
+"""IFA_F_* (uapi/linux/if_addr.h), and their words in ip-address(8)."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Address(OnInterface):
     _MANAGETEMPADDR, _MCAUTOJOIN). `tentative`: duplicate address detection (IPv6) has not ended, or
     has found a duplicate; `failed`: it has found one, and the kernel never uses the address
     (dadfailed). `expires`: it has a lifetime; `valid_until` and `preferred_until` are Unix times in
-    seconds, and not compared, because the kernel counts in seconds of its own.
+    seconds, not compared, because they are computed from the kernel's rounded lifetimes.
     """
 
     stage: ClassVar = StackStage(
-        "add addresses", "an IPv6 address goes when its link goes down (addrconf_ifdown())"
+        "add addresses", "the kernel removes IPv6 addresses of a link set down (addrconf_ifdown())"
     )
 
     address: str
@@ -74,7 +74,7 @@ class Address(OnInterface):
 
     @property
     def is_the_kernels(self) -> bool:
-        """A link-local address that was not in use yet: the kernel adds it again."""
+        """Whether it is a link-local address that was not in use yet: the kernel adds it again."""
         return self.tentative and ip_interface(self.address).is_link_local and self.is_v6
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Interfaces on top of another one: VLAN, MACVLAN, MACVTAP, IPVLAN, IPVTAP."""
+"""Interfaces on top of another: VLAN, MACVLAN, MACVTAP, IPVLAN, IPVTAP."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MODES: Final = {
 }
 PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
 MADE_WITH: Final = ("mac", "mtu", "name", "up", "altnames")
-"""Link attributes that the command which makes it has, or a command of their own."""
+"""Link attributes that `ip link add` sets, or that have a command of their own."""
 
 
 @dataclass(frozen=True)
 class Child(Stacked, LinkAttributes):
-    """An interface on top of another, with all that a link is set to; `name` is None: it is `dev`.
+    """An interface on top of another, with all attributes of a link; `name` is None, see `dev`.
 
-    `data` is what its kind has: a VLAN's id, protocol, flags, and `egress.N`, `ingress.N` for its
-    priority maps; mode and flags of the others. `mac` is None where it is its parent's (IPVLAN).
-    `sysctls` are those that differ from the node's defaults; they are compared against those.
+    `data` are the attributes of its kind: id, protocol and flags of a VLAN, with `egress.N` and
+    `ingress.N` for its priority maps; mode and flags of the others. `mac` is None if it is that of
+    the parent (IPVLAN). `sysctls` are those that differ from the node's defaults.
     """
 
     stage: ClassVar = StackStage(
@@ -59,7 +59,7 @@ class Child(Stacked, LinkAttributes):
         return ", ".join((text, *altnames, *self._settings(), *sysctls))
 
     def _settings(self) -> Iterator[str]:
-        """What is set beside what makes it, in ip-link(8)'s words."""
+        """The attributes to set after `ip link add`, as arguments of ip-link(8)."""
         usual = {**given(fresh(LinkAttributes)), "txqueuelen": None}
         found = given(self)
         for name, row in rows(LinkAttributes).items():
@@ -83,7 +83,7 @@ class Child(Stacked, LinkAttributes):
         return f"make {self.kind} {self.dev} on {self.parent}"
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
-        """What is not known of a link attribute is not compared."""
+        """Link attributes that are not known are not compared."""
         if not isinstance(found, Child):
             return False
         if (self.parent, self.kind, self.data) != (found.parent, found.kind, found.data):
@@ -114,7 +114,7 @@ class Child(Stacked, LinkAttributes):
         yield from self._data_words()
 
     def _data_words(self) -> Iterator[str]:
-        """The words of ip-link(8); flags, whose words differ by kind, are left out."""
+        """Arguments of ip-link(8), without flags, whose words differ by kind."""
         modes = MODES["macvlan" if self.kind.startswith("macv") else "ipvlan"]
         for name, value in self.data:
             if name == "protocol":

@@ -1,4 +1,4 @@
-"""The interface that every kind of stacked thing has."""
+"""The base class of all kinds of objects on interfaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nodeagent.state.checks import U32, check_sorted, within
 from nodeagent.state.sysctls import Sysctl
 
 Pairs = tuple[tuple[str, int], ...]
-"""Attributes as the driver of a link has them, sorted by name: `(("id", 100),)`."""
+"""Attributes of a kind of link, sorted by name: `(("id", 100),)`."""
 
 
 class StackStage(str):
@@ -30,7 +30,7 @@ class StackStage(str):
 
 @dataclass(frozen=True)
 class Stacked(ABC):
-    """One thing on an interface (an address, a VLAN child …), which the kernel removes with it.
+    """One object on an interface (an address, a VLAN child …), which the kernel removes with it.
 
     Each kind is a frozen dataclass in a module of its own, a field of `Stack`, and an adapter of
     `nodeagent.kernel.stack`.
@@ -41,12 +41,12 @@ class Stacked(ABC):
     @property
     @abstractmethod
     def interfaces(self) -> tuple[str, ...]:
-        """The interfaces of ours that it is on. They must exist before it."""
+        """Our interfaces that it is on. They must exist before it."""
 
     @property
     @abstractmethod
     def key(self) -> Hashable:
-        """An interface has one thing of a key: another one with the same key is in its place."""
+        """What identifies it: an interface cannot have two objects with the same key."""
 
     @abstractmethod
     def commands(self) -> Iterator[str]:
@@ -54,24 +54,24 @@ class Stacked(ABC):
 
     @abstractmethod
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same thing with other names of interfaces: `names` maps old names to new ones."""
+        """The same object with other names of interfaces: `names` maps old names to new ones."""
 
     def removal(self) -> Iterator[str]:
-        """The commands that remove the thing in its place, if that is necessary."""
+        """The commands that remove an object with the same key, if that is necessary."""
         return iter(())
 
     @property
     def is_the_kernels(self) -> bool:
-        """Whether the kernel creates it, so that it is not restored."""
+        """Whether the kernel creates it: then it is not restored."""
         return False
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The interfaces that it needs, also those that are not ours."""
+        """The interfaces that it needs, ours and others."""
         return self.interfaces
 
     def removed_with(self, sources: Mapping[str, str]) -> tuple[str, ...]:
-        """The interfaces with which the kernel removes it. `sources`: see `Stack.sources`."""
+        """The interfaces whose removal removes it. `sources`: see `Stack.sources`."""
         del sources
         return self.interfaces
 
@@ -82,7 +82,7 @@ class Stacked(ABC):
 
     @property
     def interface(self) -> str:
-        """The interface that messages name it with."""
+        """The interface that messages about it name."""
         return self.interfaces[0]
 
     @property
@@ -98,7 +98,7 @@ class Stacked(ABC):
 
 @dataclass(frozen=True)
 class OnInterface(Stacked):
-    """A thing that is on one interface of ours, `dev`."""
+    """An object on one interface of ours, `dev`."""
 
     dev: str
 

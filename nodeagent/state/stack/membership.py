@@ -1,4 +1,4 @@
-"""Interfaces that are ports of another one."""
+"""Interfaces that are ports of a bond, bridge, team or VRF."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PVID, UNTAGGED = 0x02, 0x04
 
 @dataclass(frozen=True)
 class Membership(OnInterface):
-    """An interface as port of a bond, bridge, team or VRF. `data`: the port's own attributes.
+    """An interface that is a port of a bond, bridge, team or VRF. `data`: attributes of the port.
 
-    `vlans` is a bridge port's VLAN table: ids, each with its BRIDGE_VLAN_INFO_* flags. A bond
-    keeps the MAC that its port had before (`mac`), and loses its own (`master_mac`) with its last
-    port. Neither is compared: the port's present MAC is an attribute of its netdev.
+    `vlans` is a bridge port's VLAN table: ids, each with its BRIDGE_VLAN_INFO_* flags. `mac` is the
+    MAC that the port had before it joined a bond, and `master_mac` the bond's own, which the bond
+    loses with its last port. Neither is compared: the port's MAC is an attribute of its netdev.
     """
 
     stage: ClassVar = StackStage(

@@ -1,4 +1,4 @@
-"""Neighbours of an interface that an administrator set."""
+"""Permanent neighbours of an interface."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nodeagent.state.stack.kind import OnInterface, StackStage, fields_in_words
 
 @dataclass(frozen=True)
 class Neighbour(OnInterface):
-    """A permanent neighbour, or one that is answered for (`proxy`, then without `lladdr`).
+    """A permanent neighbour, or a proxy entry (`proxy`, without `lladdr`).
 
-    On a bond or bridge, and on what stands on one, `port` is a port of it that is ours: with its
-    last port it has another MAC, and then no neighbours.
+    If `dev` is a bond or bridge, or an interface on one, `port` is a port of it that is ours: when
+    the last port is removed its MAC changes, and the kernel removes its neighbours.
     """
 
     stage: ClassVar = StackStage(
         "add neighbours",
-        "a permanent neighbour goes when its link goes down (neigh_flush_dev()), and when its MAC "
+        "the kernel removes it when its link is set down (neigh_flush_dev()), and when its MAC "
         "changes (neigh_changeaddr())",
     )
 

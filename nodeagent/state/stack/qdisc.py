@@ -22,7 +22,7 @@ class Qdisc(OnInterface):
     """
 
     stage: ClassVar = StackStage(
-        "add qdiscs", "nothing else needs them; a qdisc's parent is named by its handle"
+        "add qdiscs", "no other object needs them; a qdisc refers to its parent by handle"
     )
 
     kind: str
@@ -34,7 +34,7 @@ class Qdisc(OnInterface):
         check_fields(self, within(0, U32), "handle", "parent")
         bytes.fromhex(self.options)
         if not self.kind.isprintable() or not 0 < len(self.kind) < IFNAMSIZ:
-            raise ValueError(f"{self.kind!r} is no kind of qdisc")
+            raise ValueError(f"{self.kind!r} is not a kind of qdisc")
 
     def __str__(self) -> str:
         options = f" with {self.options}" if self.options else ""

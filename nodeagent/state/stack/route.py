@@ -16,7 +16,7 @@ METRICS: Final = {2: "mtu", 3: "window", 4: "rtt", 7: "cwnd", 8: "advmss", 10: "
 
 @dataclass(frozen=True)
 class Nexthop:
-    """Where a route goes: `dev` (None: not ours to say), `via` a gateway. `weight` is from 1."""
+    """A nexthop of a route: `dev` (None: not one of our interfaces), `via` a gateway, `weight`."""
 
     dev: str | None
     via: str | None = None
@@ -33,7 +33,7 @@ class Nexthop:
         return f"{via}dev {self.dev}{' onlink' if self.onlink else ''}"
 
     def words(self, *, is_v6: bool) -> Iterator[str]:
-        """The words of ip-route(8); `is_v6`: in an IPv6 route."""
+        """The arguments of ip-route(8); `is_v6`: of an IPv6 route."""
         if self.via is not None:
             family = "" if (":" in self.via) == is_v6 else "inet6 " if ":" in self.via else "inet "
             yield f"via {family}{self.via}"
@@ -44,7 +44,7 @@ class Nexthop:
 
 @dataclass(frozen=True)
 class Route(Stacked):
-    """A route by one or several nexthops of which at least one is ours, or from an address of ours.
+    """A route with at least one nexthop through our interfaces, or from an address of ours.
 
     `metrics` are RTAX_* by number (mtu is 2), `kind` is RTN_* (1: unicast). `expires_at` is a Unix
     time, and not compared.
@@ -95,8 +95,8 @@ class Route(Stacked):
         return tuple(hop.dev for hop in self.nexthops if hop.dev is not None)
 
     def removed_with(self, sources: Mapping[str, str]) -> tuple[str, ...]:
-        """Those that it goes through, and the one whose address it is from (`fib_sync_down_addr()`
-        in net/ipv4/fib_semantics.c)."""
+        """The interfaces of its nexthops, and the one that has its source address
+        (fib_sync_down_addr(), net/ipv4/fib_semantics.c)."""
         if self.src in sources:
             return (*self.interfaces, sources[self.src or ""])
         return self.interfaces

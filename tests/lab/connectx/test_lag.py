@@ -218,4 +218,4 @@ def test_networkds_bond_is_waited_for(nodeagent: Nodeagent, networkd: None) -> N
     assert "bind VFs: " not in awaited
     assert "bind VFs: " in rest
     assert "make LAG: " not in reload.log
-    assert "joins the bond anew" not in reload.log
+    assert "joining it again" not in reload.log
