@@ -46,14 +46,15 @@ class StageName(StrEnum):
         "set PF sysctls",
         "before the PF is up: they decide which addresses it gets by itself",
     )
-    PREPARE_PFS = (
-        "prepare PFs",
-        "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down",
-    )
     HOLD_PROBING = "hold probing", "a VF that is probed before its MAC is set makes one up"
     CREATE_VFS = (
         "create VFs",
         "virtfnN links appear one by one while the write is still blocking",
+    )
+    PREPARE_PFS = (
+        "prepare PFs",
+        "a VF's MTU may not exceed its PF's; an igb VF gets no MAC while its PF is down; after VFs "
+        "are made, for which igb closes and opens a PF that is up (igb_sriov_reinit())",
     )
     UNBIND_VFS = (
         "unbind VFs",

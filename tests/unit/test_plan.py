@@ -196,12 +196,12 @@ def test_the_life_of_one_vf_as_an_engineer_reads_it() -> None:
     want = one_vf()
     have = after_reload(want)
     assert lines(plan(want, have), want, have) == [
-        "# prepare PFs",
-        "ip link set dev ens1f0np0 mtu 9000 up",
         "# hold probing",
         "echo 0 > /sys/bus/pci/devices/0000:01:00.0/sriov_drivers_autoprobe",
         "# create VFs",
         "echo 7 > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs",
+        "# prepare PFs",
+        "ip link set dev ens1f0np0 mtu 9000 up",
         "# set VFs",
         "ip link set dev ens1f0np0 vf 3 mac 02:11:22:33:44:53 vlan 100 qos 3 proto 802.1Q"
         " spoofchk off trust on",

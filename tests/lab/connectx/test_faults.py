@@ -32,7 +32,7 @@ STAGES = {
 """A PF, a command of that stage, who sends it, and the status."""
 HANGS = {
     LOAD: (0, connectx.INIT_HCA, PF),
-    "prepare PFs": (0, connectx.MODIFY_NIC_VPORT_CONTEXT, PF),
+    "prepare PFs": (0, connectx.CREATE_SQ, PF),
     "create VFs": (0, connectx.ENABLE_HCA, PF),
     "create VFs, the FDB": (1, connectx.CREATE_FLOW_TABLE, PF),
     "bind VFs": (0, connectx.INIT_HCA, VF1),
