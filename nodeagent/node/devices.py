@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -43,10 +42,8 @@ from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target
 log = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 16
-"""Parallel writes. The kernel probes VFs in parallel if their driver allows it."""
-BINDS_PER_CPU: Final = 4
-"""Parallel binds. igbvf's probe busy-waits for its PF's answer (e1000_poll_for_ack): with more of
-them the PF gets no processor to answer."""
+"""Parallel writes, however few processors there are: a probe waits for the NIC's firmware. The
+kernel probes VFs in parallel if their driver allows it."""
 
 DeviceAction = (
     BindPf
@@ -80,13 +77,10 @@ def write_devices(
     )
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
-    threads = MAX_THREADS
-    if any(isinstance(action, BindVf) for action in actions):
-        threads = min(threads, BINDS_PER_CPU * (os.cpu_count() or 1))
     results = parallel.run_all(
         jobs,
         timeout=node.settings.vf_timeout,
-        threads=threads,
+        threads=MAX_THREADS,
         name=lambda number: str(target_of(actions[number])),
         meanwhile=meanwhile,
         watches=watches,
