@@ -3,7 +3,8 @@
 Six kinds are read, each with one dump for all interfaces of the namespace, whatever the number of
 VFs (uapi/linux/ethtool_netlink.h, Documentation/networking/ethtool-netlink.rst): private flags,
 channels, rings, coalescing, pause and features. A setting is a pair of a key, which is the kind and
-ethtool(8)'s word ("rings.rx", "features.rx-gro"), and its value.
+ethtool(8)'s word ("rings.rx", "features.rx-gro"), and its value. What ethtool(8) sets with ioctls
+is in `nodeagent.kernel.receive`.
 
 Facts of the kernel that shape this module (net/ethtool, Linux 6.12):
 
@@ -28,12 +29,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.kernel import receive
 from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded, text
 from nodeagent.kernel.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attributes, understood
 
 log = logging.getLogger(__name__)
 
-Value = int | bool
+Value = int | bool | str
 Settings = tuple[tuple[str, Value], ...]
 """Pairs of key and value, sorted by key."""
 
@@ -170,13 +172,31 @@ class Ethtool(Genl):
                 index, rest = _interface(body)
                 if index in wanted:
                     found.setdefault(index, []).append(self._settings(kind, rest))
+        for index, parts in found.items():
+            parts.append(tuple(receive.read(self.interface(index))))
         return {index: self._join(tuple(parts)) for index, parts in found.items()}
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
         """Send all changes, in order; for each None or why the kernel refused it."""
         if self.family is None:
             return [OSError(errno.EOPNOTSUPP, "this kernel has no ethtool") for _ in changes]
-        return self.send([self._set(change) for change in changes])
+        by_netlink = [self._set(change) for change in changes if change.kind in BY_NAME]
+        sent = iter(self.send(by_netlink))
+        return [
+            next(sent) if change.kind in BY_NAME else self._set_by_ioctl(change)
+            for change in changes
+        ]
+
+    def interface(self, index: int) -> receive.Interface:
+        """For what is asked of its driver with ioctls."""
+        return receive.Interface(self._socket, index)
+
+    def _set_by_ioctl(self, change: Change) -> OSError | None:
+        try:
+            receive.write(self.interface(change.index), dict(change.values))
+        except OSError as error:
+            return error
+        return None
 
     def _bodies(self, kind: Kind, wanted: Iterable[int]) -> Iterator[bytes]:
         """One dump; if a driver's error ends it, one request for each of our interfaces."""
@@ -251,8 +271,8 @@ class Ethtool(Genl):
 
 
 def in_order(index: int, values: Settings) -> list[Change]:
-    """The changes for an interface, one per kind, in the order of KINDS."""
-    kinds = ((kind.name, f"{kind.name}.") for kind in KINDS)
+    """The changes for an interface, one per kind, in the order of KINDS and of receive's."""
+    kinds = ((name, f"{name}.") for name in (*BY_NAME, *receive.KINDS))
     every = (
         Change(index, name, tuple(pair for pair in values if pair[0].startswith(start)))
         for name, start in kinds

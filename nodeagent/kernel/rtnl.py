@@ -55,6 +55,8 @@ IFLA_NUM_VF, IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK = 21, 22, 28, 29
 IFLA_AF_SPEC, IFLA_GROUP, IFLA_LINK_NETNSID, IFLA_PHYS_PORT_NAME = 26, 27, 37, 38
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
+IFLA_GSO_MAX_SEGS, IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE = 40, 41, 58
+IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE = 63, 64
 IFLA_INFO_KIND: Final = 1
 IFLA_VF_INFO: Final = 1
 IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 1, 2, 4, 5, 6
@@ -82,6 +84,10 @@ def _u32(value: bytes) -> int:
 def _ethernet(value: bytes | None) -> Mac | None:
     """None for other addresses (those of IPv4 tunnels have four bytes, of InfiniBand twenty)."""
     return Mac(value.hex(":")) if value is not None and len(value) == 6 else None
+
+
+def _known_u32(value: bytes | None) -> int | None:
+    return None if value is None else _u32(value)
 
 
 def _required_u32(value: bytes | None) -> int:
@@ -141,10 +147,15 @@ LinkCodec = tuple[str, int, Callable[[bytes | None], Any], Callable[[Any], bytes
 LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
     ("mac", IFLA_ADDRESS, _ethernet, mac_bytes),
     ("mtu", IFLA_MTU, _required_u32, _packed_u32),
-    ("txqueuelen", IFLA_TXQLEN, lambda value: _u32(value) if value else None, _packed_u32),
+    ("txqueuelen", IFLA_TXQLEN, _known_u32, _packed_u32),
     ("group", IFLA_GROUP, lambda value: _u32(value) if value else 0, _packed_u32),
     ("name", IFLA_IFNAME, _required_text, _packed_text),
     ("alias", IFLA_IFALIAS, lambda value: _printable(value or b""), _packed_text),
+    ("gso_max_size", IFLA_GSO_MAX_SIZE, _known_u32, _packed_u32),
+    ("gso_ipv4_max_size", IFLA_GSO_IPV4_MAX_SIZE, _known_u32, _packed_u32),
+    ("gso_max_segs", IFLA_GSO_MAX_SEGS, _known_u32, _packed_u32),
+    ("gro_max_size", IFLA_GRO_MAX_SIZE, _known_u32, _packed_u32),
+    ("gro_ipv4_max_size", IFLA_GRO_IPV4_MAX_SIZE, _known_u32, _packed_u32),
 )
 LINK_FLAGS: Final = (
     # attribute, bit of ifi_flags, what the bit means when it is set

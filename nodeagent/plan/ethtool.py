@@ -25,8 +25,11 @@ OPTIONS: Final = {
 }
 """ethtool(8)'s option for each kind, in the order in which they are set."""
 
+RECEIVE: Final = ("rss", "rx-flow-hash", "ntuple")
+"""The kinds with a command for each setting, which are set after these."""
 
-def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, int | bool]]:
+
+def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, int | bool | str]]:
     """Each setting that is not as wanted, with its present value. None if either is not known."""
     now = dict(have.ethtool or ())
     for key, value in want.ethtool or ():
@@ -73,11 +76,36 @@ def commands(values: tuple[Setting, ...], name: str) -> Iterator[str]:
         ]
         if words:
             yield f"ethtool {option} {name} {' '.join(words)}"
+    for kind in RECEIVE:
+        for key, value in values:
+            if _kind(key) == kind:
+                yield from _receive_commands(key, str(value), name)
+
+
+def _receive_commands(key: str, value: str, name: str) -> Iterator[str]:
+    """One a setting; comments for what ethtool(8) cannot set."""
+    kind, _, word = key.partition(".")
+    if value.startswith("queues"):
+        yield f"# ethtool has no words for this table of {name}: {value}"
+    elif word == "table":
+        yield f"ethtool -X {name} {value}"
+    elif value.startswith("default"):
+        digits = 3 * int(value.removeprefix("default")) - 1
+        yield f"ethtool -X {name} hkey $(cut -c1-{digits} /proc/sys/net/core/netdev_rss_key)"
+    elif kind == "rss":
+        yield f"ethtool -X {name} {word} {value}"
+    elif kind == "rx-flow-hash":
+        yield f"ethtool -N {name} {kind} {word} {value}"
+    elif kind == "ntuple":
+        yield f"ethtool -n {name} | sed -n 's/^Filter: //p' | xargs -rn1 ethtool -N {name} delete"
+        for rule in filter(None, value.split("; ")):
+            has_words = not rule.startswith("raw")
+            yield f"ethtool -N {name} {rule}" if has_words else f"# no words for {name}'s {rule}"
 
 
 def _kind(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _word(value: int | bool) -> str:
-    return str(value) if type(value) is int else ("on" if value else "off")
+def _word(value: int | bool | str) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -16,9 +16,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from nodeagent.state.checks import Check
+
+LEGACY_MAX_SIZE: Final = 1 << 16
+"""GSO_LEGACY_MAX_SIZE and GRO_LEGACY_MAX_SIZE (include/linux/netdevice.h)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Row:
 
     `part` is its name in messages; attributes of one part are set together, in one message to the
     kernel. `word` is the keyword of ip(8) or devlink(8), None if they have a command of its own for
-    it; `only_with` names an attribute without which (or if that is 0) it is not written. `fresh` is
+    it; `only_with` names an attribute without which (or if that is 0) it is not written; `follows`
+    one with which the kernel sets it, too, to the same value, up to 64 KiB. `fresh` is
     the value of a new device, None if that depends on the driver. `is_late`: it is set only when
     the VFs are bound and have carrier. `needs_down`: the kernel refuses it while the link is up.
     """
@@ -35,6 +39,7 @@ class Row:
     part: str
     word: str | None
     only_with: str | None
+    follows: str | None
     fresh: object
     check: Check | None
     is_late: bool
@@ -54,13 +59,14 @@ def attribute(
     word: str | None,
     *,
     only_with: str | None = None,
+    follows: str | None = None,
     fresh: object = None,
     check: Check | None = None,
     is_late: bool = False,
     needs_down: bool = False,
 ) -> Any:
     """A field with its row; its default is None."""
-    row = Row(part, word, only_with, fresh, check, is_late, needs_down)
+    row = Row(part, word, only_with, follows, fresh, check, is_late, needs_down)
     return dataclasses.field(default=None, metadata={"row": row})
 
 
@@ -169,8 +175,11 @@ def words(values: Attributes) -> Iterator[str]:
     """The attributes that are known, as arguments of ip(8) and devlink(8)."""
     found = given(values)
     for name, row in rows(type(values)).items():
+        if name not in found or row.word is None:
+            continue
         has_other = row.only_with is None or found.get(row.only_with)
-        if name in found and row.word is not None and has_other:
+        other = found.get(row.follows or "")
+        if has_other and (other != found[name] or other > LEGACY_MAX_SIZE):
             yield row.words(found[name])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nodeagent.state.addresses import Mac
-from nodeagent.state.attributes import Attributes, attribute
+from nodeagent.state.attributes import LEGACY_MAX_SIZE, Attributes, attribute
 from nodeagent.state.checks import U32, check_sorted, within
 
 IFALIASZ: Final = 256
@@ -60,8 +60,8 @@ class LinkAttributes(Attributes):
     are what an administrator has set, without what a bridge has added (dev_get_flags()).
     `altnames` are sorted; `alias` is free text, "" for none.
 
-    The fresh values are those of every new Ethernet interface (ether_setup(),
-    DEFAULT_TX_QUEUE_LEN).
+    The fresh values are those of every new Ethernet interface (ether_setup(), DEFAULT_TX_QUEUE_LEN,
+    alloc_netdev_mqs()).
     """
 
     mac: Mac | None = attribute("MAC", "address", needs_down=True)
@@ -71,6 +71,30 @@ class LinkAttributes(Attributes):
     txqueuelen: int | None = attribute("txqueuelen", "txqueuelen", fresh=1000, check=within(0, U32))
     group: int | None = attribute("group", "group", fresh=0, check=within(0, U32))
     alias: str | None = attribute("alias", "alias", fresh="", check=_check_alias)
+    # netif_set_gso_max_size() sets IPv4's, too; ip(8) has a word for that since 6.2
+    gso_max_size: int | None = attribute(
+        "GSO limit", "gso_max_size", fresh=LEGACY_MAX_SIZE, check=within(0, U32)
+    )
+    gso_ipv4_max_size: int | None = attribute(
+        "GSO limit",
+        "gso_ipv4_max_size",
+        follows="gso_max_size",
+        fresh=LEGACY_MAX_SIZE,
+        check=within(0, U32),
+    )
+    gso_max_segs: int | None = attribute(
+        "GSO segments", "gso_max_segs", fresh=65535, check=within(0, U32)
+    )
+    gro_max_size: int | None = attribute(
+        "GRO limit", "gro_max_size", fresh=LEGACY_MAX_SIZE, check=within(0, U32)
+    )
+    gro_ipv4_max_size: int | None = attribute(
+        "GRO limit",
+        "gro_ipv4_max_size",
+        follows="gro_max_size",
+        fresh=LEGACY_MAX_SIZE,
+        check=within(0, U32),
+    )
     promisc: bool | None = attribute("promisc", "promisc", fresh=False)
     allmulti: bool | None = attribute("allmulti", "allmulticast", fresh=False)
     arp: bool | None = attribute("arp", "arp", fresh=True)

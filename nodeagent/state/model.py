@@ -46,12 +46,14 @@ SUBFUNCTION: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}sf\d{1,9}")
 Port = int | str | None
 """The owner of a netdev: None is the PF, a number a VF, a phys_port_name a representor."""
 
-Setting = tuple[str, int | bool]
+Setting = tuple[str, int | bool | str]
 """An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
 
 _SETTING = re.compile(
-    r"(privflags|channels|rings|coalesce|pause|features)\.[!-~]([ -~]{0,62}[!-~])?"
+    r"(privflags|channels|rings|coalesce|pause|features|rss|rx-flow-hash|ntuple)"
+    r"\.[!-~]([ -~]{0,62}[!-~])?"
 )
+_WORDS = re.compile(r"[A-Za-z0-9 .:-]*(; [A-Za-z0-9 .:-]+)*")
 _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -463,6 +465,10 @@ def _check_ethtool(settings: tuple[Setting, ...]) -> None:
     for key, value in settings:
         if not _SETTING.fullmatch(key):
             raise ValueError(f"{key!r} is not an ethtool setting")
-        if type(value) not in {bool, int}:
+        if isinstance(value, str):
+            if not _WORDS.fullmatch(value):
+                raise ValueError(f"{key}: {value!r} has other than ethtool's words")
+        elif type(value) not in {bool, int}:
             raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
-        within(0, U32)(key, value)
+        else:
+            within(0, U32)(key, value)

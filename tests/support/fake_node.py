@@ -117,7 +117,7 @@ class FakeNode(FakeRules):
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, igb: bool = True) -> None:
         super().__init__(root, igb=igb)
         self.without_info: set[tuple[str, int]] = set()
-        self.ethtool: dict[int, dict[str, int | bool]] = {}
+        self.ethtool: dict[int, dict[str, int | bool | str]] = {}
         self.ethtool_writes: list[ethtool.Change] = []
         self.refused_settings: set[str] = set()
         self.dcb: dict[str, Dcb] = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, VfChange
 from nodeagent.state.addresses import Mac
+from nodeagent.state.attributes import LEGACY_MAX_SIZE
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import Param
 from tests.support import kernel_rules
@@ -23,7 +24,8 @@ from tests.support.kernel_rules import refusal
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
 LINK_ORDER = (
     *("mac", "mtu", "group", "name", "alias", "up", "promisc", "allmulti", "arp", "multicast"),
-    "txqueuelen",
+    *("txqueuelen", "gso_max_size", "gso_max_segs", "gro_max_size", "gso_ipv4_max_size"),
+    "gro_ipv4_max_size",
 )
 FOREVER = 1_000_000
 
@@ -229,6 +231,9 @@ class FakeRules(FakeKernel):
             if value:
                 self.later(self.delays.carrier, lambda: self.change(index, carrier=True))
             return
+        follower = attribute.replace("_max", "_ipv4_max")  # netif_set_gso_max_size()
+        if attribute in {"gso_max_size", "gro_max_size"} and int(str(value)) <= LEGACY_MAX_SIZE:
+            self.change(index, **{follower: value})
         self.change(index, **{attribute: value})
         if attribute == "name":
             self.udev_sees_rename(index)

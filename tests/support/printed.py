@@ -51,6 +51,7 @@ OF_EACH_DEVICES_INTERFACE: Final = (
         f"ethtool {option} {{}}"
         for option in ("-a", "-c", "-g", "-i", "-l", "-n", "-P", "-T", "-x")
     ),
+    *(f"ethtool -n {{}} rx-flow-hash {flow}" for flow in ("tcp4", "udp4", "tcp6", "udp6")),
     "ethtool --show-priv-flags {}",
     "ethtool --show-fec {}",
     *(

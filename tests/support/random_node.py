@@ -380,7 +380,7 @@ class _Drawn:
             words.append(f"alias {self._one('rack-4', 'tenant-1', 'to-the-spine')}")
         if self._is(0.15):
             words.append(f"group {self.chance.randint(1, 200)}")
-        words += self._some(0.1, "promisc on", "allmulticast on")
+        words += self._some(0.1, "promisc on", "allmulticast on", "gso_max_size 30000")
         if port.kind != "pf":  # a PF is up, and in groups that it would have joined before
             words += self._some(0.1, "arp off", "multicast off")
         if port.kind == "vf" and self.nic is CONNECTX and self._is(0.2):
@@ -717,6 +717,8 @@ ETHTOOL: Final = {
         "-K {dev} gro off rxvlan off",
         "-K {dev} rx-udp-gro-forwarding on",
         "--set-priv-flags {dev} rx_cqe_moder on",
+        "-X {dev} hfunc xor",
+        "-N {dev} flow-type udp4 dst-ip 10.0.0.0 m 0.0.0.255 dst-port 53 action -1 loc 5",
     ),
     ("connectx", "vf"): (
         "-G {dev} rx 256",
@@ -724,6 +726,7 @@ ETHTOOL: Final = {
         "-K {dev} tso off gro off",
         "-K {dev} rx-udp-gro-forwarding on",
         "--set-priv-flags {dev} rx_no_csum_complete on",
+        "-N {dev} rx-flow-hash udp4 sd",
     ),
     ("connectx", "representor"): ("-G {dev} rx 256 tx 512", "-K {dev} gro off"),
 }

@@ -106,6 +106,10 @@ def netdevs(draw: st.DrawFn, name: str, mac: Mac, mtu: int) -> Netdev:
         txqueuelen=draw(st.sampled_from((0, 1000, 5000))),
         group=draw(st.sampled_from((0, 7))),
         alias=draw(st.sampled_from(("", "rack 4, port 'b'"))),
+        gso_max_size=draw(st.sampled_from((None, 65536, 190000))),
+        gso_ipv4_max_size=draw(st.sampled_from((None, 30000, 65536))),
+        gso_max_segs=draw(st.sampled_from((None, 65535, 9))),
+        gro_max_size=draw(st.sampled_from((None, 30000, 65536))),
         ethtool=draw(settings),
         sysctls=draw(sysctls),
     )

@@ -111,6 +111,14 @@ def test_what_a_pf_holds_for_a_vf(action: Action, words: str) -> None:
         (SetLink(PF, 3, mac=Mac("02:00:00:00:00:01"), up=False),
          "ip link set dev ens1f0v3 address 02:00:00:00:00:01 down"),
         (SetLink(PF, "pf0vf3", txqueuelen=0, group=7), "ip link set dev rep3 txqueuelen 0 group 7"),
+        (  # ip(8) before 6.2 has no word for IPv4's, which follows
+            SetLink(PF, 3, gso_max_size=30000, gso_ipv4_max_size=30000),
+            "ip link set dev ens1f0v3 gso_max_size 30000",
+        ),
+        (
+            SetLink(PF, 3, gro_max_size=190000, gro_ipv4_max_size=65536),
+            "ip link set dev ens1f0v3 gro_max_size 190000 gro_ipv4_max_size 65536",
+        ),
         (SetLink(PF, 3, promisc=True, allmulti=False),
          "ip link set dev ens1f0v3 promisc on allmulticast off"),
         (SetLink(PF, 3, alias="rack 4, port 'b'"),

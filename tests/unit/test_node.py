@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator
+from typing import Any, Final
 
 import pytest
 
@@ -26,6 +27,10 @@ from tests.support.fake_rules import Fault
 from tests.support.fake_sysctls import DEFAULTS
 
 HANDLE = DeviceHandle("pci", PF1)
+LIMITS: Final[Any] = {
+    **{f"{way}{ip}_max_size": 65536 for way in ("gso", "gro") for ip in ("", "_ipv4")},
+    "gso_max_segs": 65535,
+}
 PATIENT = dataclasses.replace(Settings(), vf_timeout=30.0, pf_timeout=30.0)
 
 
@@ -74,6 +79,7 @@ def test_a_pf_as_it_is(fake: FakeNode) -> None:
                 sysctls=(),
                 arp=True,
                 multicast=True,
+                **LIMITS,
             ),
         ),
     )
@@ -116,6 +122,7 @@ def test_a_vf_as_it_is(fake: FakeNode) -> None:
             sysctls=(),
             arp=True,
             multicast=True,
+            **LIMITS,
         ),
     )
 

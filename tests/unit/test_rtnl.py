@@ -358,6 +358,11 @@ def test_the_bytes_are_those_that_pyroute2_sends(change: rtnl.Change, sent: str)
         altnames=st.just(()),
         txqueuelen=u32,
         group=u32,
+        gso_max_size=u32,
+        gso_ipv4_max_size=u32,
+        gso_max_segs=u32,
+        gro_max_size=u32,
+        gro_ipv4_max_size=u32,
         alias=st.text(
             st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=60
         ),
@@ -465,6 +470,7 @@ def test_every_attribute_of_a_link_is_set_and_read_back(alone: Rtnl) -> None:
     change = LinkChange(
         1, name="loop", mtu=1400, up=True, promisc=True, allmulti=True,
         txqueuelen=77, group=9, alias="rack 4, port 'b'",
+        gso_max_size=30000, gso_max_segs=9, gro_max_size=40000,
     )  # fmt: skip
     assert alone.change([change]) == [None]
     said = dataclasses.asdict(alone.links()[1])
