@@ -17,6 +17,7 @@ from nodeagent.machine import boot_id, machine_id
 from nodeagent.node.namespaces import children_in_other_namespaces
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
+from nodeagent.node.unsaved import unsaved
 from nodeagent.state.model import Snapshot
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
             each,
         )
     stacked = state.stack.lost if state.stack is not None else ()
-    for lost in (*rdma.soft(state), *stacked, *children_in_other_namespaces(node, state)):
+    others = (*children_in_other_namespaces(node, state), *unsaved(node, state))
+    for lost in (*rdma.soft(state), *stacked, *others):
         log.warning("%s: the reload takes it away, and it is not put back", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:

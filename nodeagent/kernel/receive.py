@@ -35,8 +35,8 @@ _SIOCGIFNAME: Final = 0x8910
 _SIOCETHTOOL: Final = 0x8946
 _GRXFH, _SRXFH, _GRXRINGS = 0x29, 0x2A, 0x2D
 _GRXCLSRLCNT, _GRXCLSRULE, _GRXCLSRLALL, _SRXCLSRLDEL, _SRXCLSRLINS = range(0x2E, 0x33)
-_GRSSH, _SRSSH = 0x46, 0x47
-_RXFH: Final = struct.Struct("=IIIIBB6x")
+GRSSH, _SRSSH = 0x46, 0x47
+RXFH: Final = struct.Struct("=IIIIBB6x")
 """struct ethtool_rxfh: command, context, sizes of table and key, hash function, transformation."""
 _NO_CHANGE: Final = 0xFFFFFFFF
 _RXNFC: Final = struct.Struct("=IIQ168sI4x")
@@ -62,11 +62,11 @@ class Interface:
         answer: bytes = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
         return answer[:16].partition(b"\0")[0].decode()
 
-    def ask(self, body: bytes) -> bytes:
+    def ask(self, body: bytes, kind: int = _SIOCETHTOOL) -> bytes:
         """`body` as the kernel has changed it. OSError if it refuses, or the interface is gone."""
         answer = array.array("B", body)
         request = struct.pack("16sP16x", self._name.encode(), answer.buffer_info()[0])
-        fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
+        fcntl.ioctl(self._socket, kind, request)
         return answer.tobytes()
 
 
@@ -133,15 +133,15 @@ def table_of(words: str, size: int) -> list[int]:
 
 def _rss(on: Interface) -> Iterator[tuple[str, str]]:
     try:
-        _, _, size, length, *_ = _RXFH.unpack(on.ask(_RXFH.pack(_GRSSH, *[0] * 5)))
-        head = _RXFH.pack(_GRSSH, 0, size, length, 0, 0)
+        _, _, size, length, *_ = RXFH.unpack(on.ask(RXFH.pack(GRSSH, *[0] * 5)))
+        head = RXFH.pack(GRSSH, 0, size, length, 0, 0)
         answer = on.ask(head + bytes(4 * size + length))
     except OSError:
         return
-    function, at = answer[16], _RXFH.size + 4 * size
+    function, at = answer[16], RXFH.size + 4 * size
     rings = _nfc(on, _GRXRINGS)
     if size and rings and rings[2]:
-        table = struct.unpack_from(f"={size}I", answer, _RXFH.size)
+        table = struct.unpack_from(f"={size}I", answer, RXFH.size)
         yield "rss.table", table_in_words(table, rings[2])
     if length:
         key = answer[at : at + length]
@@ -152,7 +152,7 @@ def _rss(on: Interface) -> Iterator[tuple[str, str]]:
 
 def _set_rss(on: Interface, wanted: Mapping[str, str]) -> None:
     """Table, key and function in one request; what is not given stays as it is."""
-    now = _RXFH.unpack(on.ask(_RXFH.pack(_GRSSH, *[0] * 5)))
+    now = RXFH.unpack(on.ask(RXFH.pack(GRSSH, *[0] * 5)))
     table, size = b"", _NO_CHANGE
     if (words := wanted.get("rss.table")) is not None:
         queues = table_of(words, now[2])
@@ -160,7 +160,7 @@ def _set_rss(on: Interface, wanted: Mapping[str, str]) -> None:
     key = _key_of(wanted["rss.hkey"]) if "rss.hkey" in wanted else b""
     numbers = {word: number for number, word in _HASH_FUNCTIONS.items()}
     function = numbers[wanted["rss.hfunc"]] if "rss.hfunc" in wanted else 0
-    head = _RXFH.pack(_SRSSH, 0, size, len(key), function, now[5])
+    head = RXFH.pack(_SRSSH, 0, size, len(key), function, now[5])
     on.ask(head + table + key)
 
 

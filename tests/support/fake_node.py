@@ -30,6 +30,7 @@ from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
 from nodeagent.kernel.netns import Namespaces
+from nodeagent.kernel.receive import Interface
 from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import NO_TABLES, StackEdge
 from nodeagent.kernel.sysctls import SysctlTables
@@ -352,6 +353,16 @@ class FakeRtnl(Rtnl):
         return None
 
 
+class NoIoctls(Interface):
+    """A driver that offers nothing by ioctls."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def ask(self, body: bytes, kind: int = 0) -> bytes:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
 class FakeEthtool(Ethtool):
     """ethtool of a FakeNode: interfaces that have settings, and keys that a driver refuses."""
 
@@ -360,6 +371,9 @@ class FakeEthtool(Ethtool):
 
     def close(self) -> None:
         return
+
+    def interface(self, index: int) -> Interface:
+        return NoIoctls(index)
 
     def settings(self, indexes: Collection[int]) -> dict[int, EthtoolSettings]:
         known = self._node.ethtool

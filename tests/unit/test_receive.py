@@ -42,7 +42,7 @@ class Driver(Interface):
         self.has_rules, self.has_rss = has_rules, has_rss
         self.asked: list[int] = []
 
-    def ask(self, body: bytes) -> bytes:
+    def ask(self, body: bytes, kind: int = 0x8946) -> bytes:
         (command,) = struct.unpack_from("=I", body)
         self.asked.append(command)
         if command in (0x46, 0x47):

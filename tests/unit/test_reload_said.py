@@ -328,6 +328,7 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(restoring, "observe", lambda _: state)
     monkeypatch.setattr(looking, "observe", lambda _: state)
     monkeypatch.setattr(looking, "children_in_other_namespaces", lambda *_: ("VLAN x on enp1s0",))
+    monkeypatch.setattr(looking, "unsaved", lambda _node, _state: ("rps_cpus of enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
     return SimpleNamespace(
         hung_calls=HungCalls(), sysfs=Sysfs(Path("/nowhere")), roce=RoceDefaults(())
@@ -368,13 +369,16 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
         ),
         ("WARNING", f"nexthop 7: {away}"),
         ("WARNING", f"VLAN x on enp1s0: {away}"),
+        ("WARNING", f"rps_cpus of enp1s0: {away}"),
         ("WARNING", f"qdisc tbf in {pod}: the reload takes it away for good"),
     ]
     assert taken.state == state
     caplog.clear()
     bare = dataclasses.replace(state, pfs=(), stack=None, namespaces=())
     looking.take_snapshot(node_that_is(bare, monkeypatch), cast("NicDriver", Driver()))
-    assert [record.getMessage() for record in caplog.records] == [f"VLAN x on enp1s0: {away}"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{lost} enp1s0: {away}" for lost in ("VLAN x on", "rps_cpus of")
+    ]
 
 
 def test_a_pf_that_stays_away_is_said_and_the_others_are_restored(

@@ -74,3 +74,38 @@ def test_it_is_kept_in_one_pass(nodeagent: Nodeagent, tmp_path: Path) -> None:
     lab.sh(nodeagent.call("plan", "--snapshot", snapshot).output())
     assert told() == before
     nodeagent.call("verify", "--snapshot", snapshot)
+
+
+TIMESTAMPS = """
+import array, fcntl, socket, struct, sys
+config = array.array("i", [0, 1, 1])
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    request = struct.pack("16sP16x", sys.argv[1].encode(), config.buffer_info()[0])
+    fcntl.ioctl(asked, 0x89B0, request)
+"""
+"""SIOCSHWTSTAMP, as hwstamp_ctl(8) does it."""
+
+
+def test_what_is_not_kept_is_named(nodeagent: Nodeagent, tmp_path: Path) -> None:
+    pf, snapshot = lab.name(PF1), str(tmp_path / "snapshot")
+    assert "not put back" not in nodeagent.call("snapshot", "--file", snapshot).log
+    script = tmp_path / "timestamps.py"
+    script.write_text(TIMESTAMPS)
+    lab.sh(f"""set -e
+        ip link set {pf} up
+        ethtool -X {pf} context new
+        ethtool -N {pf} flow-type tcp4 dst-port 81 context 1
+        python3 {script} {pf}
+        cd /sys/class/net/{pf}
+        echo 20000 > gro_flush_timeout
+        echo 1 > queues/rx-0/rps_cpus
+        echo 32 > queues/rx-0/rps_flow_cnt
+    """)
+    log = nodeagent.call("snapshot", "--file", snapshot).log
+    for lost in (
+        f"RSS context 1 of {pf}, with n-tuple rules that name it",
+        f"hardware timestamping of {pf}",
+        *(f"{file} of {pf}" for file in ("gro_flush_timeout", "rps_cpus", "rps_flow_cnt")),
+    ):
+        assert f"{lost}: the reload takes it away, and it is not put back" in log
+    assert log.count("not put back") == 5
