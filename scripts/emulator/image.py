@@ -19,6 +19,7 @@ MODULES = """
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
     8021q dummy veth macvlan macvtap ipvlan bridge bonding team team_mode_activebackup vrf ifb
     sch_ingress sch_htb sch_prio sch_fq sch_fq_codel sch_mqprio sch_tbf sch_sfq sch_codel sch_netem
+    sch_ets sch_etf sch_pie sch_cake sch_multiq
     cls_flower cls_matchall cls_u32 cls_basic act_mirred act_gact act_vlan
     psample macsec tls mlxfw pci-hyperv-intf vdpa nfnetlink xt_conntrack
 """

@@ -21,6 +21,12 @@ MADE = """
     root pfifo limit 77
     root bfifo limit 7777
     root pfifo_head_drop limit 78
+    root pie limit 500 target 20ms tupdate 30ms alpha 3 beta 22 ecn bytemode
+    root mqprio num_tc 2 map 0 0 1 1 0 0 0 0 0 0 0 0 0 0 0 0 queues 1@0 2@1 hw 0
+    root ets bands 6 strict 2 quanta 3000 2000 1500 1000 priomap 0 1 2 3 4 5 5 5 5 5 5 5 5 5 5 5
+    root etf clockid CLOCK_TAI delta 300000 skip_sock_check deadline_mode
+    root cake bandwidth 50mbit diffserv4 dual-srchost nat ack-filter rtt 50ms overhead 18 mpu 64
+    root multiq
     root mq
 """
 TREE = "root handle 1: prio bands 4 priomap 1 2 2 2 1 2 0 0 1 1 1 1 1 1 1 3"
@@ -62,7 +68,7 @@ def test_each_kind(device: str) -> None:
         lab.sh(f"tc qdisc add dev {device} {line}")
         before, after, lost = again(device)
         assert (before, lost) == (after, ()), line
-        seen.add(before.split()[1])
+        seen |= set(re.findall(r"^qdisc (\w+)", before, re.MULTILINE))
         lab.sh(f"tc qdisc delete dev {device} root")
     assert seen | {"prio", "noqueue"} == qdiscs.KINDS
 

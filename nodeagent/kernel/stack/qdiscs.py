@@ -2,8 +2,10 @@
 
 The kernel dumps a qdisc's options in the format in which it accepts them (TCA_OPTIONS), so that
 they can be saved raw. That is true for `KINDS`, each of which is tested on a kernel; netem does not
-dump its distribution, and sfq dumps another limit than it accepts. A qdisc with filters (clsact has
-nothing else), classes of its own, a size table or a shared block is not restored, and is logged.
+dump its distribution, red not the table that it requires (TCA_RED_STAB), taprio other attributes
+before its schedule has begun than afterwards, and sfq another limit than it accepts. A qdisc with
+filters (clsact has nothing else), classes of its own, a size table or a shared block is not
+restored, and is logged.
 Formats: uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 """
 
@@ -21,6 +23,7 @@ from nodeagent.kernel.netlink import (
     Netlink,
     attribute,
     attributes,
+    nested,
     request,
     text,
 )
@@ -36,9 +39,12 @@ HTB_VERSION: Final = 3
 CODEL_TIMES: Final = {"codel": (1, 3, 5), "fq_codel": (1, 3, 7)}
 """Target, interval and ce_threshold."""
 
+MQPRIO: Final = struct.Struct("=B16sB32s32s2x")
+"""struct tc_mqprio_qopt: number of classes, their priorities, hardware mode, queues; padded."""
+
 KINDS: Final = frozenset(
-    {"pfifo", "bfifo", "pfifo_head_drop", "fq", "fq_codel", "codel", "tbf", "prio", "htb"}
-    | {"mq", "noqueue"}
+    {"pfifo", "bfifo", "pfifo_head_drop", "fq", "fq_codel", "codel", "tbf", "prio", "htb", "pie"}
+    | {"mq", "noqueue", "mqprio", "ets", "etf", "multiq", "cake"}
 )
 
 
@@ -78,7 +84,7 @@ def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
     kind = text(found.get(TCA_KIND, b""))
     more = kind not in KINDS or {TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK} & found.keys()
     options = found.get(TCA_OPTIONS, b"")
-    if kind == "htb" or kind in CODEL_TIMES:
+    if kind in {"htb", "mqprio"} or kind in CODEL_TIMES:
         options = _taken(kind, options)
     return Qdisc(dev, kind, handle, parent, options.hex()), bool(more)
 
@@ -101,7 +107,7 @@ def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
     del now
     body = attribute(TCA_KIND, qdisc.kind.encode() + b"\0")
     if qdisc.options:
-        body += attribute(TCA_OPTIONS, bytes.fromhex(qdisc.options))
+        body += nested(TCA_OPTIONS, bytes.fromhex(qdisc.options))  # ets insists on the flag
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
     return _request(RTM_NEWQDISC, flags, indexes[qdisc.dev], qdisc.handle, qdisc.parent, body=body)
 
@@ -121,6 +127,9 @@ def _taken(kind: str, options: bytes) -> bytes:
     """The options to send so that the kernel dumps the same ones."""
     if kind == "htb":
         return _changed(options, {TCA_HTB_INIT: _htb})
+    if kind == "mqprio":
+        _, _, is_hardware, *_ = MQPRIO.unpack_from(options)
+        return options if is_hardware else options[: MQPRIO.size]  # EINVAL for attributes behind it
     return _changed(options, dict.fromkeys(CODEL_TIMES[kind], _codel_time))
 
 
