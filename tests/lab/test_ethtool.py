@@ -1,6 +1,6 @@
 """ethtool settings of PFs, VFs and representors through a reload, as ethtool(8) tells them.
 
-Compared are the whole outputs of `ethtool -k -g -l -c -a --show-priv-flags` before and after.
+Compared are the whole outputs of `ethtool -k -g -l -c -a -x -n --show-priv-flags` before and after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.lab import NETDEVSIM, PF1, PF2, Nodeagent
 pytestmark = pytest.mark.real_time
 """igb has as many channels as there are processors: with one of them there is nothing to set."""
 
-SHOW = ("-k", "-g", "-l", "-c", "-a", "--show-priv-flags")
+SHOW = ("-k", "-g", "-l", "-c", "-a", "-x", "-n", "--show-priv-flags")
 DEVICE = NETDEVSIM / "devices" / "netdevsim1"
 
 
@@ -51,14 +51,17 @@ def load_anew() -> None:
 
 
 def tune() -> None:
-    """The first PF and its VFs 0 and 1 get settings that igb and igbvf can hold; VF 2 gets none."""
-    pf, first, second = lab.name(PF1), *(lab.name(lab.vf(PF1, index)) for index in (0, 1))
+    """Both PFs and VFs 0 and 1 get settings that igb and igbvf can hold; VF 2 gets none."""
+    pf, other = lab.name(PF1), lab.name(PF2)
+    first, second = (lab.name(lab.vf(PF1, index)) for index in (0, 1))
     ethtool(
         f"--set-priv-flags {pf} legacy-rx on",
         f"-L {pf} combined 1",
         f"-G {pf} rx 512 tx 1024",
         f"-C {pf} rx-usecs 50",
         f"-A {pf} autoneg off rx on tx off",
+        f"-N {pf} flow-type ether proto 0x88f7 action 0 loc 3",
+        f"-X {other} weight 0 1",
         f"-K {pf} rx-all on gro off rxvlan off txvlan off tx-nocache-copy on",
         f"-G {first} rx 2048 tx 512",
         f"-C {first} rx-usecs 20",
@@ -78,7 +81,7 @@ def tuned() -> Iterator[dict[str, dict[str, str]]]:
     fresh = told_of_all()
     tune()
     before = told_of_all()
-    touched = {PF1, lab.vf(PF1, 0), lab.vf(PF1, 1)}
+    touched = {PF1, PF2, lab.vf(PF1, 0), lab.vf(PF1, 1)}
     assert {address for address in fresh if fresh[address] != before[address]} == touched
     assert all(before[PF1][option] != fresh[PF1][option] for option in SHOW)
     yield before
