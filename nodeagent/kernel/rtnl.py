@@ -54,6 +54,7 @@ IFLA_MASTER, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS = 10, 13, 18, 20
 IFLA_NUM_VF, IFLA_VFINFO_LIST, IFLA_NET_NS_FD, IFLA_EXT_MASK = 21, 22, 28, 29
 IFLA_AF_SPEC, IFLA_GROUP, IFLA_LINK_NETNSID, IFLA_PHYS_PORT_NAME = 26, 27, 37, 38
 IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
+IFLA_XDP, IFLA_XDP_ATTACHED = 43, 2
 IFLA_PARENT_DEV_NAME, IFLA_PARENT_DEV_BUS_NAME = 56, 57
 IFLA_GSO_MAX_SEGS, IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE = 40, 41, 58
 IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE = 63, 64
@@ -194,7 +195,8 @@ class Link(LinkAttributes):
     of the interface below it, in this namespace, `master` that of the interface of which it is a
     port; `info` is the raw IFLA_LINKINFO, for `nodeagent.kernel.stack`, and `af_spec` IFLA_AF_SPEC,
     for `nodeagent.kernel.sysctls`. `foreign_parent`: the ifindex of the interface below it in
-    another namespace, and that namespace's number in this one.
+    another namespace, and that namespace's number in this one. `has_xdp`: an XDP program is
+    attached.
     """
 
     index: int
@@ -208,6 +210,7 @@ class Link(LinkAttributes):
     info: bytes = b""
     af_spec: bytes = b""
     foreign_parent: tuple[int, int] | None = None
+    has_xdp: bool = False
 
 
 @dataclass(frozen=True)
@@ -438,6 +441,7 @@ def _link(message: bytes) -> Link:
         master=number(IFLA_MASTER),
         info=found.get(IFLA_LINKINFO, b""),
         af_spec=found.get(IFLA_AF_SPEC, b""),
+        has_xdp=any(dict(attributes(found.get(IFLA_XDP, b""))).get(IFLA_XDP_ATTACHED, b"")),
         foreign_parent=None if parent is None or namespace is None else (parent, namespace),
         **{name: read(found.get(kind)) for name, kind, read, _ in LINK_CODEC},
         **_flags(flags),

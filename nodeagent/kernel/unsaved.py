@@ -46,6 +46,8 @@ def of_queues(on: Interface, name: str, sysfs: Path) -> Iterator[str]:
     with suppress(OSError):
         if len(set(_coalescing(on, receivers))) > 1:
             yield f"coalescing of single queues of {name} (ethtool --per-queue)"
+    if _text(interface / "mode") == "connected":
+        yield f"IPoIB mode connected of {name}"
     for file in _FILES:
         if any(_is_set(each) for each in interface.glob(file)):
             yield f"{file.rpartition('/')[2]} of {name}"

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel import netlink, rtnl, sysctls
+from nodeagent.kernel.netlink import attribute
 from nodeagent.kernel.rtnl import AltnameChange, Link, LinkChange, LinkMove, Rtnl, VfChange, VfInfo
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import fresh
@@ -86,6 +87,15 @@ def test_a_vf_of_igb_as_recorded() -> None:
     link = link_of("igb-vf-link")
     assert (link.index, link.name, link.up) == (4, "enp1s0v0", False)
     assert (link.bus, link.device) == ("pci", "0000:01:10.0")
+
+
+def test_an_xdp_program_is_seen() -> None:
+    assert not link_of("igb-pf-link").has_xdp
+    attached = attribute(43, attribute(2, b"\x01"))
+    header = bytes(16) + struct.pack("=BxHiII", 0, 1, 7, 0, 0)
+    name = attribute(3, b"ens1\0") + attribute(4, struct.pack("=I", 1500))
+    assert rtnl._link(header + name + attached).has_xdp
+    assert not rtnl._link(header + name + attribute(43, attribute(2, b"\0"))).has_xdp
 
 
 def test_netdevsim_names_its_port() -> None:

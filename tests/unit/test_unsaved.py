@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nodeagent.kernel.attached import hooked, offloaded
+from nodeagent.kernel.netlink import attribute, nested
 from nodeagent.kernel.receive import Interface
 from nodeagent.kernel.unsaved import of_driver, of_interrupts, of_queues
 
@@ -103,3 +105,43 @@ def test_interrupts(tmp_path: Path, hint: str, affinity: str, comm: str, told: l
     written(tmp_path / "proc/irq", **{"31/affinity_hint": hint, "31/smp_affinity": affinity})
     written(tmp_path / "proc", **{"77/comm": comm})
     assert list(of_interrupts(tmp_path / "device", "ens1", tmp_path / "proc")) == told
+
+
+def test_ipoib_in_connected_mode(tmp_path: Path) -> None:
+    written(tmp_path / "class/net/ib0", mode="connected")
+    written(tmp_path / "class/net/ib1", mode="datagram")
+    said = [list(of_queues(Driver((), 0), name, tmp_path)) for name in ("ib0", "ib1")]
+    assert said == [["IPoIB mode connected of ib0"], []]
+
+
+CHAIN = bytes.fromhex(
+    "7c000000030a020001000000da0600000500000606000100740000000600030063000000"
+    "0c00020000000000000000012800048008000100000000000800020000000000"
+    "0c000400070001006c6f0000070003006c6f000008000500000000010b00070066696c746572000008000a"
+    "00000000010800060000000000"
+)
+"""As Linux 6.18 tells of `chain c` of `table netdev t`, on lo."""
+
+
+def test_a_chain_of_nftables() -> None:
+    assert list(hooked("chain", CHAIN, ["lo", "ens1"])) == ["nftables chain c of table t on lo"]
+    assert list(hooked("chain", CHAIN, ["ens1"])) == []
+
+
+def test_a_flowtable_of_nftables() -> None:
+    devices = nested(3, attribute(1, b"ens2\0") + attribute(1, b"ens1\0"))
+    hook = nested(3, attribute(1, bytes(4)) + attribute(2, bytes(4)) + devices)
+    body = bytes(20) + attribute(1, b"t\0") + attribute(2, b"f\0") + hook
+    assert list(hooked("flowtable", body, ["ens1", "ens2", "ens3"])) == [
+        f"nftables flowtable f of table t on ens{number}" for number in (1, 2)
+    ]
+
+
+def test_an_ipsec_state_of_a_driver() -> None:
+    identity = bytes(56 + 16) + struct.pack(">I", 0x1000)
+    state = bytes(16) + identity.ljust(224, b"\0")
+    offload = attribute(28, struct.pack("=iB", 2, 0))
+    assert offloaded(state, {2: "ens1"}) is None
+    assert offloaded(state + offload, {3: "ens2"}) is None
+    told = offloaded(state + offload, {2: "ens1"})
+    assert told == "IPsec state 0x00001000 offloaded to ens1"

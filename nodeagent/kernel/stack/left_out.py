@@ -54,7 +54,10 @@ def left_out(
         except KernelError:
             continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
         yield from (text for body in bodies for text in tell(body) if text is not None)
-    yield from (text for link in ours.values() for text in identity_of(link, tables))
+    for link in ours.values():
+        yield from identity_of(link, tables)
+        if link.has_xdp:
+            yield f"XDP program on {link.name}"
 
 
 def identity_of(link: Link, tables: sysctls.SysctlTables) -> Iterator[str]:
