@@ -334,6 +334,7 @@ def test_resources_of_others() -> None:
     ("values", "message"),
     [
         ({"way": "drive"}, r"'/way': value must be one of 'companion', 'replace', 'openshift',"),
+        ({"way": None}, "way is required: companion, replace, openshift, sidecar or policy"),
         ({"imgae": {}}, "additional properties 'imgae' not allowed"),
         ({"image": {"repository": "r/n:tag"}}, "'/image/repository': 'r/n:tag' does not match"),
         ({"image": {"repository": ""}}, "'/image/repository': '' does not match"),
@@ -355,6 +356,15 @@ def test_resources_of_others() -> None:
         ({"rbac": {"nodeStatus": "no"}}, "'/rbac/nodeStatus': got string, want boolean"),
         ({"way": "openshift"}, "toolkit.image is required by way openshift: oc adm release info"),
         ({"way": "sidecar"}, "driver.image is required by way sidecar"),
+        (
+            {"way": "sidecar", "driver": {"image": "doca-driver:latest"}},
+            "driver.image is doca-driver:latest, which is another image tomorrow",
+        ),
+        (
+            {"way": "openshift", "toolkit": {"image": "r.example:5000/driver-toolkit"}},
+            "toolkit.image is r.example:5000/driver-toolkit, which is another image tomorrow",
+        ),
+        ({"image": {"tag": "latest"}}, "image.tag is latest, which is another image tomorrow"),
         ({"way": "policy"}, "image.repository is required by way policy"),
         (
             {"way": "policy", "image": {"repository": "r/n", "tag": "x"}},
@@ -364,7 +374,7 @@ def test_resources_of_others() -> None:
             {"way": "policy", "image": {"repository": "r/n"}, "metrics": {"enabled": True}},
             "metrics, alerts and rbac are not for way policy",
         ),
-        ({"metrics": {"rbacProxy": {"image": "r/p"}}}, "rbacProxy.image needs metrics.enabled"),
+        ({"metrics": {"rbacProxy": {"image": "r/p:1"}}}, "rbacProxy.image needs metrics.enabled"),
         ({"alerts": {"enabled": True}}, "alerts.enabled needs metrics.enabled"),
         ({"settings": {"NODE_CONDITION": True}}, "NODE_CONDITION needs rbac.nodeStatus"),
         ({"settings": {"HOLD_OFF": "cni,cordon"}}, "HOLD_OFF with cordon needs rbac.nodeStatus"),

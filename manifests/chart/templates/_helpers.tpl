@@ -8,12 +8,23 @@
 
 {{/* What the schema cannot say: values that need another one. */}}
 {{- define "nodeagent.check" -}}
+{{- if not .Values.way }}
+{{- fail "way is required: companion, replace, openshift, sidecar or policy" }}
+{{- end }}
 {{- $policy := eq .Values.way "policy" }}
 {{- if and (eq .Values.way "openshift") (not .Values.toolkit.image) }}
 {{- fail "toolkit.image is required by way openshift: oc adm release info --image-for=driver-toolkit" }}
 {{- end }}
 {{- if and (eq .Values.way "sidecar") (not .Values.driver.image) }}
 {{- fail "driver.image is required by way sidecar: the image of your driver container" }}
+{{- end }}
+{{- range $name, $image := dict "toolkit.image" .Values.toolkit.image "driver.image" .Values.driver.image "metrics.rbacProxy.image" .Values.metrics.rbacProxy.image }}
+{{- if and $image (or (hasSuffix ":latest" $image) (not (or (contains "@" $image) (contains ":" (base $image))))) }}
+{{- fail (printf "%s is %s, which is another image tomorrow: name a tag other than latest, or a digest" $name $image) }}
+{{- end }}
+{{- end }}
+{{- if eq .Values.image.tag "latest" }}
+{{- fail "image.tag is latest, which is another image tomorrow: name the version, or set image.digest" }}
 {{- end }}
 {{- if and $policy (not (contains "/" .Values.image.repository)) }}
 {{- fail "image.repository is required by way policy: REPOSITORY/nodeagent-doca, as scripts/image --tag-for prints it" }}
