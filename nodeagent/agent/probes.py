@@ -82,7 +82,7 @@ def around(probes: Sequence[Probe], journal: Journal) -> Iterator[None]:
         for probe, facts in zip(probes, _answer(answers), strict=False):
             at = datetime.fromtimestamp(float(facts.pop("gap_at")), UTC)
             words = {name: f"{value:g}" for name, value in facts.items()}
-            words["at"] = at.isoformat(timespec="seconds")
+            words["at"] = at.isoformat(timespec="milliseconds")
             journal.note(Note.PROBE, target=str(probe), **words)
         os.close(answers)
         os.waitpid(pid, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from nodeagent.agent import probes
 from nodeagent.agent.probes import Probe
 from nodeagent.cli import state_table
-from nodeagent.errors import DataError, NoInputError
+from nodeagent.errors import ConfigError, DataError, NoInputError, WaitTimeout
 from nodeagent.kernel.netns import NamespaceGone, Namespaces
 from nodeagent.kernel.rooms import CachingRtnl
 from nodeagent.kernel.rtnl import Link, Rtnl
@@ -36,6 +36,7 @@ from nodeagent.plan.left_behind import without
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.remarks import unseen
+from nodeagent.record.journal import Journal, Note
 from nodeagent.render import Screen
 from nodeagent.settings import PodInterfaces, Settings
 from nodeagent.state.addresses import Mac
@@ -563,6 +564,53 @@ def test_a_pod_is_found_by_its_name_and_by_how_its_uid_begins(
     ):
         with pytest.raises(NoInputError, match=f"no pods here .*{words}"):
             probes.place_of(Probe("192.0.2.1", where))
+
+
+def around_a_process(
+    script: str, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> dict[str, str]:
+    """What is noted of a probe whose process is a shell that runs `script`."""
+
+    def start(_: Sequence[str]) -> tuple[int, int, int]:
+        (theirs_in, requests), (answers, theirs_out) = (
+            os.pipe2(os.O_CLOEXEC),
+            os.pipe2(os.O_CLOEXEC),
+        )
+        actions = [(os.POSIX_SPAWN_DUP2, theirs_in, 0), (os.POSIX_SPAWN_DUP2, theirs_out, 1)]
+        argv = ["/bin/sh", "-c", script]
+        pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        return requests, answers, pid
+
+    monkeypatch.setattr(probes, "_start", start)
+    journal = Journal(dataclasses.replace(Settings(), state_dir=directory))
+    with probes.around([Probe("192.0.2.1")], journal):
+        pass
+    noted = journal.last_note(Note.PROBE)
+    assert noted is not None
+    return dict(noted.facts)
+
+
+def test_a_gap_is_noted_to_the_millisecond(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = '[{"sent": 9, "lost": 2, "gap": 0.3, "gap_at": 1796000000.123}]'
+    noted = around_a_process(f"echo; read end; printf %s '{told}'", monkeypatch, tmp_path)
+    assert noted == {
+        "target": "192.0.2.1",
+        "sent": "9",
+        "lost": "2",
+        "gap": "0.3",
+        "at": "2026-11-30T00:53:20.123+00:00",
+    }
+
+
+def test_a_process_that_does_not_begin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It says so, and only one that ended is a matter of rights."""
+    with pytest.raises(ConfigError, match=r"cannot send echoes to 192\.0\.2\.1"):
+        around_a_process("exit 1", monkeypatch, tmp_path)
+    monkeypatch.setattr(probes, "START_TIMEOUT", 0.01)
+    with pytest.raises(WaitTimeout, match=r"the start of echoes; still missing: 192\.0\.2\.1"):
+        around_a_process("read end", monkeypatch, tmp_path)
 
 
 # RDMA devices in exclusive mode
