@@ -38,8 +38,8 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     for pf in snapshot.state.pfs:
         if pf.numvfs is None and node.sysfs.functions(pf.handle.bus, pf.handle.name):
             raise KernelError(
-                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs holds "
-                "no number",
+                f"cannot save the state of {pf.handle}: it has VFs, and its sriov_numvfs is "
+                "not a number",
                 hint="`cat` it: the device may be failing, see dmesg",
             )
     return snapshot
@@ -48,8 +48,8 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
 def _in_effect(node: Node, snapshot: Snapshot) -> Snapshot:
     """The snapshot without the driverinit parameters of instances that were never reloaded.
 
-    devlink tells what was set, and a driver goes on with what it has started with until its
-    instance is reloaded: these have the driver's own values, as they will have when they are bound.
+    devlink reports the values that were set, but a driver uses those from its start until its
+    instance is reloaded. These instances have the driver's defaults, now and after the next bind.
     """
     if all(pf.driverinit is None for pf in snapshot.state.pfs):
         return snapshot

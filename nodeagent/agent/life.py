@@ -23,7 +23,7 @@ from nodeagent.record.timeline import Run, runs_of
 from nodeagent.settings import Settings
 
 HIDDEN_PID: Final = 0
-"""Stands for the process ID of an agent in another PID namespace."""
+"""In place of the process ID of an agent in another PID namespace."""
 
 
 _TRIES: Final = 3

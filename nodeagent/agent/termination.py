@@ -52,8 +52,8 @@ def restore_driver(
 ) -> None:
     """Load the host's own driver, unless it is loaded already, and restore the VFs.
 
-    `stop` tells of a signal after the one that began the termination. Raises AgentError with the
-    snapshot, if it was taken, open.
+    `stop` notices a signal after the one that began the termination. If AgentError is raised, the
+    snapshot stays open, if it was taken.
     """
     driver = NicDriver(settings, Mode.PRECOMPILED, stop, sysfs, proc)
     if inbox.runs(driver) and not journal.has_open_snapshot():

@@ -167,7 +167,7 @@ class Preflight:
                     "it would be unloaded and not loaded again"
                     + (": the node would be without its driver" * (name == settings.driver_module)),
                     "install it again; a signed module that was changed afterwards (strip) must be "
-                    "signed anew",
+                    "signed again",
                     blocks=True,
                 )
 

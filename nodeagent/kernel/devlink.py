@@ -83,8 +83,8 @@ class Cmode(IntEnum):
 class Instance(NamedTuple):
     """A device's devlink instance, which its driver makes when it is bound.
 
-    `reloads`: how often it has been reloaded since; None before Linux 5.10, which does not tell.
-    `failed`: the last reload has left it without its interface and all else that it makes.
+    `reloads`: how often it has been reloaded since; None before Linux 5.10.
+    `failed`: the last reload has failed, and the device has no interface.
     """
 
     reloads: int | None = None
@@ -182,13 +182,13 @@ class Devlink(Genl):
     def reload(
         self, device: DeviceHandle, params: Sequence[Param] = (), before: Sequence[Param] = ()
     ) -> None:
-        """Set parameters of the mode driverinit, and have the driver start anew with them.
+        """Set parameters of the mode driverinit, and reload the driver, which reads them.
 
         All of it is one datagram, which the kernel carries out within one system call
-        (netlink_rcv_skb()): a process that is killed has set and reloaded, or neither. Blocks
-        until the driver is there again. Where the reload is refused (mlx5: in LAG), the driver goes
-        on with what it had, which is `before`: that is set again, so that the next look sees what
-        is in effect. OSError: what was refused.
+        (netlink_rcv_skb()): a process that is killed has done all of it or nothing. Blocks until
+        the driver has started. If the reload is refused (mlx5: in LAG), the values in effect are
+        unchanged; they are `before`, and are set again, so that devlink reports them. OSError is
+        the refusal.
         """
         reload = self.message(CMD_RELOAD, NLM_F_ACK, *_handle(device))
         *unset, refused = self.send([*self._driverinits(device, params), reload])

@@ -195,13 +195,13 @@ class Sysfs:
         return any(self.device(bus, name).glob("*.rdma-rep.*/driver"))
 
     def has_no_ethernet(self, bus: str, name: str) -> bool:
-        """Whether a function's driver has been told to make no interface (devlink's enable_eth).
+        """Whether a function has no interface because devlink's enable_eth is off.
 
-        mlx5_core then makes no auxiliary device for one (is_eth_enabled(), core/dev.c). A driver
-        that makes no such devices for any function is none of these.
+        mlx5_core then makes no auxiliary device for it (is_eth_enabled(), core/dev.c). False for a
+        driver that makes no such devices at all.
         """
-        is_told = any((self.root / "bus/auxiliary/devices").glob("*.eth.*"))
-        return is_told and not any(self.device(bus, name).glob("*.eth.*"))
+        has_any = any((self.root / "bus/auxiliary/devices").glob("*.eth.*"))
+        return has_any and not any(self.device(bus, name).glob("*.eth.*"))
 
     def without_driver(self, maker: str) -> tuple[str, ...]:
         """Auxiliary devices of a driver that have no driver themselves: `mlx5_core.eth.3`.

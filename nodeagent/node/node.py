@@ -32,8 +32,8 @@ from nodeagent.state.model import DeviceHandle
 class Node:
     """This node, seen from one network namespace. A context manager, which closes its sockets.
 
-    `network` is a block in which /proc/sys/net is that of the namespace. `hung_calls` outlives each
-    attempt to restore, because only the kernel can end such a call. `locked_records` are the VFs
+    `network` is a block in which /proc/sys/net is that of the namespace. `hung_calls` are kept for
+    all attempts to restore, because only the kernel can end them. `locked_records` are the VFs
     whose SR-IOV CNI record we have locked. `port_indexes` is a cache of `nodeagent.node.locate`: by
     device, the ifindex of each port.
     """

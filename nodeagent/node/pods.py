@@ -94,7 +94,7 @@ class Arrivals:
             for action in stage.actions
             if isinstance(action, SetDriverinit)
         }
-        """Those that are not there yet for good: a reload makes an interface anew, and here."""
+        """VFs whose instance is still to be reloaded: their interface is then made on the host."""
         self._held = ExitStack()
         self.failures: Failures = []
 

@@ -168,8 +168,8 @@ class AddStacked:
 class AwaitLag:
     """Ensure that a PF's card has this LAG, once the PF has joined its bond.
 
-    `port` is the PF in that bond, which it joins once more where no LAG comes of it; None where
-    `esw_multiport` makes the LAG. `manager` makes the bond by itself.
+    `port` is the PF's membership in that bond, which it leaves and joins again if there is no LAG
+    in time; None if `esw_multiport` makes the LAG. `manager` is the network manager of the bond.
     """
 
     pf: DeviceHandle

@@ -53,7 +53,7 @@ def untouched(want: Pf) -> Pf:
 
 
 def reloaded(pf: Pf) -> Pf:
-    """A PF whose driver has started anew: down, with defaults, without VFs, in legacy mode."""
+    """A PF after its driver was loaded again: down, with defaults, without VFs, in legacy mode."""
     new: dict[str, Any] = {
         **given(fresh(LinkAttributes)),
         "mtu": 1500,

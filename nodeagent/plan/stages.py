@@ -14,29 +14,35 @@ class StageName(StrEnum):
     reason: str
 
     def __new__(cls, text: str, reason: str) -> Self:
-        """A member of two: its text, by which it is printed, and its reason."""
+        """A member has a text, by which it is printed, and a reason."""
         member = str.__new__(cls, text)
         member._value_ = text
         member.reason = reason
         return member
 
     BIND_PFS = "bind PFs", "a PF without its driver has no sriov_numvfs to write (ENOENT)"
-    REMOVE_VFS = "remove VFs", "numvfs goes from N to M only through 0 (EBUSY, drivers/pci/iov.c)"
+    REMOVE_VFS = (
+        "remove VFs",
+        "numvfs changes from N to M only through 0 (EBUSY, drivers/pci/iov.c)",
+    )
     LEGACY = (
         "set eswitch back",
-        "what legacy mode holds for VFs is refused in switchdev mode (EOPNOTSUPP, mlx5): VFs that "
-        "are made anew get it first",
+        "VF attributes of legacy mode are refused in switchdev mode (EOPNOTSUPP, mlx5): VFs that "
+        "are made again get them first",
     )
     PF_DRIVERINIT = (
         "reload PFs",
-        "a driver reads these parameters when it starts, and makes the PF's interface anew",
+        "a driver reads these parameters when it starts, and makes the PF's interface again",
     )
     LINKS_DOWN = "take links down", "before Linux 6.2 a link that is up cannot be renamed (EBUSY)"
     FREE_NAMES = "free names", "two netdevs that swap names need a third name in between (EEXIST)"
-    PARAMETERS = "set parameters", "flow_steering_mode and such decide how the eswitch is made"
+    PARAMETERS = (
+        "set parameters",
+        "some, as flow_steering_mode, take effect when the eswitch is made",
+    )
     PF_ETHTOOL = (
         "set PF ethtool",
-        "before the PF is up: rings, channels and pause restart an interface, carrier and all",
+        "before the PF is up: to set rings, channels or pause restarts it, and its carrier is lost",
     )
     PF_DCB = (
         "set PF DCB",
@@ -44,7 +50,7 @@ class StageName(StrEnum):
     )
     PF_SYSCTLS = (
         "set PF sysctls",
-        "before the PF is up: they decide which addresses it gets by itself",
+        "before the PF is up: the kernel adds IPv6 addresses by them",
     )
     HOLD_PROBING = "hold probing", "a VF that is probed before its MAC is set makes one up"
     CREATE_VFS = (
@@ -60,14 +66,14 @@ class StageName(StrEnum):
         "unbind VFs",
         "an admin MAC reaches a VF's netdev only when the VF is bound again",
     )
-    VFS = "set VFs", "what the PF holds is in place before the VF's driver looks at it"
+    VFS = "set VFs", "the PF has a VF's attributes before the VF's driver reads them"
     ESWITCH = (
         "set eswitch",
         "after legacy's attributes are set, before VFs are bound (representors)",
     )
     DCB = (
         "set DCB",
-        "of PFs in another eswitch mode, where mlx5 begins with its own ETS (mlx5e_ets_init())",
+        "after a change of the eswitch's mode, where mlx5 sets its own ETS (mlx5e_ets_init())",
     )
     RATES = (
         "set rates",
@@ -77,54 +83,54 @@ class StageName(StrEnum):
         "make LAG",
         "firmware makes one while no VF is bound (mlx5_activate_lag()), of eswitches in one mode",
     )
-    AWAIT_LAG = "await LAG", "the driver makes it after the last port has joined, by itself"
+    AWAIT_LAG = "await LAG", "the driver makes it some time after the last port has joined"
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
-    BIND_VFS = "bind VFs", "each VF is probed once, and comes up right"
+    BIND_VFS = "bind VFs", "each VF is probed once, with its attributes set"
     VF_DRIVERINIT = (
         "reload VFs",
-        "likewise: a VF's interface is made anew, in the namespace of the host",
+        "likewise: a VF's interface is made again, in the namespace of the host",
     )
     MOVE_VFS = (
         "move VFs",
-        "each VF goes into its pod as soon as it is settled, and waits for no other",
+        "each VF is moved as soon as it is settled, and waits for no other",
     )
     IN_PODS = (
         "set up in pods",
-        "what is inside a namespace goes with the interface, and comes after it",
+        "objects in a namespace are lost with the interface, and added after it",
     )
-    AUTOPROBE = "put autoprobe back", "writing it probes nothing: it holds for the next VFs only"
+    AUTOPROBE = "put autoprobe back", "writing it probes nothing: it is for VFs created later"
     ETHTOOL = (
         "set ethtool",
-        "of VFs and representors, which are there by now, if possible before they go up",
+        "of VFs and representors, which exist by now, if possible before they are up",
     )
     SYSCTLS = (
         "set sysctls",
-        "of VFs and representors, before they go up; after udev has named them",
+        "of VFs and representors, before they are up, and after udev has named them",
     )
     VF_NETDEVS = (
         "set VF netdevs",
-        "MAC, MTU and name first, then up; after udev has finished with them",
+        "MAC, MTU and name first, then up; after udev has processed them",
     )
     REPRESENTORS = "set representors", "they exist once the eswitch is in switchdev mode"
     RDMA_NAMES = (
         "name RDMA devices",
         "mlx5_ib makes its device after the function is bound; udev names it",
     )
-    ROCE = "set RoCE defaults", "by the name that the RDMA device has by then; of every namespace"
+    ROCE = "set RoCE defaults", "by the RDMA device's name, which is set by now; in all namespaces"
     RDMA_MOVES = "move RDMA devices", "after its interface, and by the name that it has there"
     VFS_LATE = (
         "set VFs late",
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",
     )
-    FINISH_PFS = "finish PFs", "a PF goes down, or to a smaller MTU, only when its VFs are done"
+    FINISH_PFS = "finish PFs", "a PF is set down, or to a smaller MTU, only after its VFs"
 
 
 AnyStage = StageName | StackStage
 
 ORDER: Final[tuple[AnyStage, ...]] = (*StageName, *(kind.stage for kind in KINDS))
-"""All stages, first to last: what is stacked on interfaces comes when they are as they shall be."""
+"""All stages, first to last: objects on interfaces are added when the interfaces are set up."""
 
 AFTER_UDEV = (
     *(StageName.MOVE_VFS, StageName.SYSCTLS, StageName.VF_NETDEVS, StageName.REPRESENTORS),
 )
-"""Stages whose interfaces have just come: a shell has to wait until udev has named them."""
+"""Stages about new interfaces: a shell script has to wait until udev has named them."""

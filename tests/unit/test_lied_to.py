@@ -402,7 +402,7 @@ def test_a_number_of_vfs_that_is_none_is_not_saved(fake: FakeNode, text: str) ->
     fake.tree.set("pci", PF1, "sriov_numvfs", text)
     with (
         fake.node(SETTINGS) as node,
-        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs holds no number") as no,
+        pytest.raises(KernelError, match="it has VFs, and its sriov_numvfs is not a number") as no,
     ):
         take_snapshot(node, cast("NicDriver", Mock()))
     assert no.value.hint == "`cat` it: the device may be failing, see dmesg"

@@ -26,7 +26,7 @@ say() {
     echo "[$(date +%H:%M:%S)] $*"
 }
 
-# A signal ends all at once. The start flag stays, so that whoever comes next builds.
+# A signal ends everything. The start flag stays, so that the next container builds.
 stopped() {
     [ -z "$job" ] || kill -s TERM -- "-$job" 2>/dev/null || kill -s TERM "$job" 2>/dev/null || :
     [ -z "$nap" ] || kill "$nap" 2>/dev/null || :
