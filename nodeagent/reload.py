@@ -170,7 +170,7 @@ def salvage(
     """
     if not driver.is_loaded():
         return
-    log.warning("%s: putting the VFs back on the driver that is loaded", why)
+    log.warning("%s: restoring the VFs on the driver that is loaded", why)
     steps: tuple[Callable[[], object], ...] = (
         lambda: driver.ensure_companions(before),
         lambda: wait_for_pfs(node, snapshot.state),

@@ -137,7 +137,7 @@ def _undone(now: _Compared) -> tuple[Difference, ...]:
     found = differences(now.ours, now.have)
     for each in found:
         if each.is_drivers:
-            log.warning("its driver's choice, left as it is: %s", each)
+            log.warning("chosen by the driver, left as it is: %s", each)
     return tuple(each for each in found if not each.is_drivers)
 
 
@@ -176,7 +176,7 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
         )
     for offered in (driverinit, ethtool, dcb, rates, lag):
         for gone in offered.no_longer_offered(want, have):
-            log.warning("the driver does not have it any more: %s", gone)
+            log.warning("the driver no longer has it: %s", gone)
     there = subfunctions(have)
     for each in subfunctions(want):
         if each not in there:

@@ -81,22 +81,22 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
 
     for vf in unseen(state):
         log.warning(
-            "%s: its interface is in a namespace that can't be seen (a pod's?); what its PF holds "
-            "for it is restored, the interface comes back in the host's namespace",
+            "%s: its interface is in a namespace that is not visible (a pod's?): the settings at "
+            "its PF are restored, but the interface will be in the host's namespace",
             vf,
         )
     for pf in headless(state):
         log.warning(
-            "%s: it has VFs and no interface in this network namespace: what it holds for them "
-            "(MACs, VLANs, rates) is not known, and not put back",
+            "%s: it has VFs and no interface in this network namespace: their settings (MACs, "
+            "VLANs, rates) cannot be read, and are not restored",
             pf,
         )
     for vf in made_up(state):
-        log.info("%s: its driver made this MAC up, and it is restored as its interface's own", vf)
+        log.info("%s: the driver generated this MAC; the interface gets the same one again", vf)
     for line in lag.unknown(state):
-        log.warning("%s is not known: it is in debugfs, which is not mounted", line)
+        log.warning("%s is not known: debugfs, which reports it, is not mounted", line)
     for line in given_anew(state):
-        log.info("%s: they will be other ones after a reload", line)
+        log.info("%s: they change in a reload", line)
     if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():
         log.warning("defaults for RoCE (mode, ToS) are not known: configfs is not mounted")
     for each in subfunctions(state):
@@ -108,10 +108,10 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
     stacked = state.stack.lost if state.stack is not None else ()
     others = (*children_in_other_namespaces(node, state), *unsaved(node, state))
     for lost in (*rdma.soft(state), *stacked, *others):
-        log.warning("%s: the reload takes it away, and it is not put back", lost)
+        log.warning("%s: the reload removes it, and it is not restored", lost)
     for namespace in state.namespaces:
         for lost in namespace.stack.lost:
-            log.warning("%s in %s: the reload takes it away for good", lost, namespace)
+            log.warning("%s in %s: the reload removes it, and it is not restored", lost, namespace)
     return Snapshot(
         taken_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         machine_id=machine_id(),

@@ -249,7 +249,7 @@ def _restore_open_snapshot(settings: Settings, journal: Journal, stop: StopSigna
             with cni.held_off(node, vf_addresses(node, journal)):
                 put_back(node, journal, snapshot, wait_first=True)
         else:
-            log.info("no snapshot is open: nothing to put back")
+            log.info("no snapshot is open: nothing to restore")
             snapshot = None if loading is None else _saved_as_it_is(node, driver, journal)
     journal.close_snapshot()
     taken_at = "" if snapshot is None else snapshot.taken_at

@@ -65,7 +65,7 @@ def restore_driver(
         left = openibd.time_left(settings, stop)
     if not left:
         raise UnavailableError(
-            "the host's own driver is not put back: the grace period is nearly over",
+            "the host's own driver is not loaded again: the grace period is nearly over",
             hint=f"TERMINATION_GRACE_PERIOD is {settings.grace_period:g} s: raise it together with "
             "the pod's terminationGracePeriodSeconds",
         )

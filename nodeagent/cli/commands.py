@@ -510,7 +510,7 @@ def _ask_to_terminate(loaded: Settings) -> None:
         what += ", its own driver is loaded, and the VFs are restored on it"
     if not sys.stdin.isatty():
         raise click.UsageError(f"--yes is missing: {what}")
-    click.confirm(f"With this, {what}. Go on?", abort=True, err=True)
+    click.confirm(f"With this, {what}. Continue?", abort=True, err=True)
 
 
 def _forecast_lines(found: Forecast, place: Screen) -> Iterator[str]:

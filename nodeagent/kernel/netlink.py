@@ -184,7 +184,7 @@ def understood(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return read(*args, **kwargs)
             except (struct.error, LookupError, ValueError, TypeError, AttributeError) as error:
                 raise KernelError(
-                    f"cannot make sense of the kernel's answer about {what}: {error!r}",
+                    f"cannot decode the kernel's answer about {what}: {error!r}",
                     hint="a module that was built for another kernel may be the cause",
                 ) from error
 

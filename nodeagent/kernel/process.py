@@ -116,11 +116,11 @@ def run(
         except Stopped:
             if stop_grace > 0:
                 log.info(
-                    "asked to stop: letting %s finish first, for %.0f s",
+                    "stopping after %s ends, in at most %.0f s",
                     *(shlex.join(argv), stop_grace),
                 )
             if not (stop_grace > 0 and child.follow(min(deadline, time.monotonic() + stop_grace))):
-                log.warning("%s ended by us: %s", shlex.join(argv), child.end())
+                log.warning("%s was ended by nodeagent: %s", shlex.join(argv), child.end())
             raise
         if not has_ended:
             raise WaitTimeout(f"{shlex.join(argv)} to end", [child.end()], timeout)

@@ -1,4 +1,4 @@
-"""Changes by another program during a restore: reported, and not fought.
+"""Changes by another program during a restore: reported, and undone only once.
 
 An attempt remembers what it has set. If an attribute has another value afterwards, another program
 has set it, or the driver has accepted the value and ignored it. The attribute is planned once more,
@@ -30,15 +30,18 @@ class Conflicts:
 
     def note_sent(self, target: str, attribute: str, value: object) -> None:
         """The kernel has accepted the value."""
-        self._done[target, attribute] = value, "we set it to {}, and now it is {}"
+        self._done[target, attribute] = value, "nodeagent set it to {}, and now it is {}"
 
     def note_made(self, target: str, attribute: str, value: object) -> None:
         """The value was set and read back."""
-        self._done[target, attribute] = value, "we set it to {}, and something else made it {}"
+        self._done[target, attribute] = (
+            value,
+            "nodeagent set it to {}, and another program made it {}",
+        )
 
     def note_found(self, target: str, attribute: str, value: object) -> None:
         """The attribute had the value before."""
-        self._done[target, attribute] = value, "it was {}, and something else made it {}"
+        self._done[target, attribute] = value, "it was {}, and another program made it {}"
 
     def check(
         self, differences: Sequence[Difference], failures: Iterable[str], *, is_last: bool = False
@@ -59,15 +62,15 @@ class Conflicts:
         self._done.clear()
         if undone and (self._undone or is_last):
             raise RestoreFailed(
-                "what is restored does not stay: something else on this node changes it, or its "
-                "driver ignores it, and is not fought",
+                "restored attributes change again: another program on this node sets them, or "
+                "their driver ignores them; nodeagent stops after the second time",
                 dict.fromkeys(
                     (*self._undone.values(), *undone.values(), *failures, *map(str, differences))
                 ),
-                hint="the snapshot stays open: find who changes it (sriov_numvfs: an SR-IOV "
+                hint="the snapshot stays open: find the program (sriov_numvfs: an SR-IOV "
                 "operator's config daemon; else a CNI, a network manager, a udev rule, a script), "
                 "stop it, and start again",
             )
         for line in undone.values():
-            log.warning("%s: planned once more, not twice", line)
+            log.warning("%s: restoring it once more", line)
         self._undone |= undone

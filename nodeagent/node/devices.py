@@ -232,7 +232,7 @@ def _set_eswitch_without_vfs(
     node: Node, devlink: Devlink, pf: DeviceHandle, wanted: EswitchAttributes
 ) -> None:
     count = node.sysfs.numvfs(*pf) or 0
-    log.info("%s: the eswitch's mode is refused with VFs: setting it without", pf)
+    log.info("%s: the eswitch's mode is refused while there are VFs: removing them to set it", pf)
     node.sysfs.set_numvfs(*pf, 0)
     try:
         devlink.set_eswitch(pf, wanted)

@@ -93,10 +93,12 @@ class Takings:
             action, unknown = given_back(target, written, given, now)
             if action is not None:
                 actions.append(action)
-                log.warning("%s: given back what its taker had set: %s", target, action)
+                log.warning("%s: set again to the values of its new user: %s", target, action)
             if unknown:
                 names = ", ".join(unknown)
-                text = "%s: set while it was being taken, and its taker left no record: %s"
+                text = (
+                    "%s: set while it was being taken; its new user's values are not on record: %s"
+                )
                 log.warning(text, target, names)
         return tuple(actions)
 

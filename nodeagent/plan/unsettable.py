@@ -1,4 +1,4 @@
-"""Attributes that a driver reports but does not let set (`nodeagent.state.drivers`).
+"""Attributes that a driver reports but that cannot be set (`nodeagent.state.drivers`).
 
 Setting one fails with EOPNOTSUPP for any value.
 """
@@ -16,7 +16,7 @@ from nodeagent.state.stack import Stack
 
 
 def settable(want: NodeState) -> NodeState:
-    """`want` without attributes that its driver does not let set."""
+    """`want` without the attributes that cannot be set with its driver."""
     pfs = tuple(_settable(pf, want.driver) for pf in want.pfs)
     return dataclasses.replace(want, pfs=pfs, stack=_settable_stack(want))
 
@@ -26,8 +26,8 @@ def given_anew(state: NodeState) -> tuple[str, ...]:
     if not has(state.driver, Trait.RANDOM_REPRESENTOR_MACS):
         return ()
     return tuple(
-        f"{pf.handle}: {state.driver} gives its {len(pf.representors)} representors random MACs "
-        "whenever it makes them, and takes no others"
+        f"{pf.handle}: {state.driver} makes its {len(pf.representors)} representors with random "
+        "MACs, which cannot be set"
         for pf in state.pfs
         if pf.representors
     )

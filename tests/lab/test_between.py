@@ -138,7 +138,7 @@ def test_and_between_the_last_look_and_the_change(scene: Scene) -> None:
     with scene.held_at(_sets_netdevs(scene)) as run:
         another_gets_its_ifindex()
     assert run.wait() == 0, run.log
-    assert f"pci/{PF1} vf 1 up: we set it to True, and now it is False: planned once" in run.log
+    assert f"pci/{PF1} vf 1 up: nodeagent set it to True, and now it is False: restoring" in run.log
     lab.ip("link delete other")
     assert look() == scene.before
 

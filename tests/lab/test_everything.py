@@ -222,7 +222,7 @@ def test_everything_at_once_in_one_pass(nodeagent: Nodeagent, everything: None) 
     looks.assert_same(before, look())
     assert "FAILED" not in done.log
     assert done.log.count("create VFs: ") == 1
-    assert "not put back" not in done.log
+    assert "not restored" not in done.log
 
 
 def _settled_addresses() -> bool:

@@ -162,8 +162,8 @@ def test_an_operators_loop_wants_another_number_of_vfs(
 
     with lab.busy(enforce):
         run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
-    assert "is not fought" in run.log
-    assert f"pci/{PF1} numvfs: we set it to 3, and something else made it" in run.log
+    assert "stops after the second time" in run.log
+    assert f"pci/{PF1} numvfs: nodeagent set it to 3, and another program made it" in run.log
     assert len([line for line in run.log.splitlines() if "create VFs" in line]) == 2
     nodeagent.call("restore", "--snapshot", str(saved))
     assert lab.read() == three_vfs
@@ -229,12 +229,12 @@ def test_two_others_at_the_same_vfs_are_named_and_not_fought(
 
     with lab.busy(rename), lab.busy(retag):
         run = nodeagent.call("restore", "--snapshot", str(saved), status=1)
-    assert "is not fought" in run.log
+    assert "stops after the second time" in run.log
     # who of the two comes in time depends on the machine: one is enough to end it
-    name = f"pci/{PF1} vf 1 name: we set it to enp1s0v1, and now it is stolen"
-    vlan = f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999"
+    name = f"pci/{PF1} vf 1 name: nodeagent set it to enp1s0v1, and now it is stolen"
+    vlan = f"pci/{PF1} vf 2 vlan: nodeagent set it to 102, and now it is 999"
     assert name in run.log or vlan in run.log
-    assert len([line for line in run.log.splitlines() if "planned once more" in line]) <= 4
+    assert len([line for line in run.log.splitlines() if "restoring it once more" in line]) <= 4
     assert len([line for line in run.log.splitlines() if "set VFs:" in line]) <= 2
     nodeagent.call("restore", "--snapshot", str(saved))
     lab.settle()
@@ -316,7 +316,7 @@ def test_a_pf_that_is_taken_out_and_found_again_in_the_middle(
     (PCI / PF1 / "remove").write_text("1")
     Path("/sys/bus/pci/rescan").write_text("1")
     assert run.wait() in {0, 1}
-    assert "and something else made it" in run.log
+    assert "and another program made it" in run.log
     nodeagent.call("restore", "--snapshot", str(saved))
     lab.settle()
     assert lab.read() == three_vfs

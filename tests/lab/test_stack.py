@@ -75,7 +75,7 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"IPv6 token ::77 on {PF}",
         f"stable_secret on {PF}, with the IPv6 addresses that are made of it",
     ):
-        assert f"{lost}: the reload takes it away, and it is not put back" in log
+        assert f"{lost}: the reload removes it, and it is not restored" in log
     assert f"macvlan child7 on {PF} in " in log
 
 

@@ -356,10 +356,10 @@ def test_verify_fails_for_a_lag_that_is_lost_and_names_what_the_driver_chose(
         write(fake.tree.root, PF1, **ACTIVE | {"port_sel_mode": "queue_affinity"})
         verify(node, want)
         said = f"pci/{PF1} lag: want active switchdev hash, have active switchdev queue_affinity"
-        assert f"its driver's choice, left as it is: {said}" in caplog.text
+        assert f"chosen by the driver, left as it is: {said}" in caplog.text
         (fake.tree.root / "kernel/debug").rename(fake.tree.root / "kernel/unmounted")
         verify(node, want)
-        assert "the driver does not have it any more: " in caplog.text
+        assert "the driver no longer has it: " in caplog.text
         assert f"pci/{PF1} lag (active switchdev hash; debugfs would report it)" in caplog.text
         write(fake.tree.root, PF1, state="disabled")
         with pytest.raises(RestoreFailed) as failed:

@@ -129,7 +129,7 @@ def test_numvfs_changed_once_is_said_and_planned_again(
     after(fake, MADE, others_loop(fake, 2))
     restored(fake)
     assert (
-        f"pci/{PF1} numvfs: we set it to 4, and something else made it 2: planned once more"
+        f"pci/{PF1} numvfs: nodeagent set it to 4, and another program made it 2: restoring it once"
         in caplog.text
     )
 
@@ -137,9 +137,9 @@ def test_numvfs_changed_once_is_said_and_planned_again(
 @pytest.mark.parametrize("count", [0, 2, 7])
 def test_numvfs_changed_again_and_again_is_a_clear_stop(fake: FakeNode, count: int) -> None:
     after(fake, MADE, others_loop(fake, count), times=100)
-    with pytest.raises(RestoreFailed, match="is not fought") as caught:
+    with pytest.raises(RestoreFailed, match="stops after the second time") as caught:
         restored(fake)
-    assert f"pci/{PF1} numvfs: we set it to 4, and something else made it {count}" in str(
+    assert f"pci/{PF1} numvfs: nodeagent set it to 4, and another program made it {count}" in str(
         caught.value
     )
     assert "sriov_numvfs" in (caught.value.hint or "")
@@ -152,7 +152,7 @@ def test_numvfs_changed_while_vfs_are_bound(
     """Later in the same round: binds fail, nobody waits for what is gone, the next plan mends."""
     after(fake, "attribute='trust'", others_loop(fake, 2))
     restored(fake)
-    assert "something else made it 2" in caplog.text
+    assert "another program made it 2" in caplog.text
 
 
 def test_nobody_waits_for_vfs_that_another_took_away(fake: FakeNode) -> None:
@@ -173,8 +173,8 @@ def test_what_another_set_once_is_said_and_planned_again(
 ) -> None:
     after(fake, "attribute='mtu'", lambda: vlan_of(fake, 2, 999))
     restored(fake)
-    line = f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999"
-    assert f"{line}: planned once more, not twice" in caplog.text
+    line = f"pci/{PF1} vf 2 vlan: nodeagent set it to 102, and now it is 999"
+    assert f"{line}: restoring it once more" in caplog.text
 
 
 def test_what_others_set_again_and_again_is_a_clear_stop(fake: FakeNode) -> None:
@@ -185,11 +185,11 @@ def test_what_others_set_again_and_again_is_a_clear_stop(fake: FakeNode) -> None
         fake.change(link_of(fake, 1).index, name="stolen")
 
     after(fake, "attribute='up'", both, times=100)
-    with pytest.raises(RestoreFailed, match="is not fought") as caught:
+    with pytest.raises(RestoreFailed, match="stops after the second time") as caught:
         restored(fake)
     said = str(caught.value)
-    assert f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 999" in said
-    assert f"pci/{PF1} vf 1 name: we set it to net1, and now it is stolen" in said
+    assert f"pci/{PF1} vf 2 vlan: nodeagent set it to 102, and now it is 999" in said
+    assert f"pci/{PF1} vf 1 name: nodeagent set it to net1, and now it is stolen" in said
     assert len([w for w in fake.writes if w.target == f"{PF1} vf 2" and w.attribute == "vlan"]) == 2
 
 
@@ -215,7 +215,7 @@ def test_what_another_sets_after_the_last_plan_is_his(
     said = str(caught.value)
     assert f"pci/{PF1} vf 2 vlan: want 102, have 999" in said
     assert f"pci/{PF1} vf 3: cannot set its trust: EPERM" in said
-    assert ("is not fought" in said) == fights
+    assert ("stops after the second time" in said) == fights
 
 
 VLAN, MTU = (
@@ -228,13 +228,13 @@ def test_who_is_at_work_and_what_is_to_be_done(caplog: pytest.LogCaptureFixture)
     conflicts = Conflicts()
     conflicts.note_sent("vf 1", "vlan", 5)
     conflicts.check([VLAN], ())
-    line = "vf 1 vlan: we set it to 5, and now it is 6"
-    assert caplog.messages == [f"{line}: planned once more, not twice"]
+    line = "vf 1 vlan: nodeagent set it to 5, and now it is 6"
+    assert caplog.messages == [f"{line}: restoring it once more"]
     with pytest.raises(RestoreFailed) as caught:
         conflicts.check([VLAN, MTU], ["refused"])  # it was not even set again
     assert caught.value.failures == (line, "refused", str(VLAN), str(MTU))
     assert caught.value.hint == (
-        "the snapshot stays open: find who changes it (sriov_numvfs: an SR-IOV operator's config "
+        "the snapshot stays open: find the program (sriov_numvfs: an SR-IOV operator's config "
         "daemon; else a CNI, a network manager, a udev rule, a script), stop it, and start again"
     )
 
@@ -245,7 +245,7 @@ def test_what_was_undone_once_is_remembered() -> None:
     conflicts.check([VLAN], ())
     conflicts.check([], ())
     conflicts.note_sent("vf 2", "mtu", 1400)
-    with pytest.raises(RestoreFailed, match="vf 1 vlan: we set it to 5"):
+    with pytest.raises(RestoreFailed, match="vf 1 vlan: nodeagent set it to 5"):
         conflicts.check([MTU], ())
 
 
@@ -266,9 +266,9 @@ def test_what_is_nobodys_work(differs: Difference, caplog: pytest.LogCaptureFixt
 
 def test_what_the_driver_ignores_is_named(fake: FakeNode) -> None:
     fake.plant(f"{PF1} vf 2", "vlan", Fault())
-    with pytest.raises(RestoreFailed, match="or its driver ignores it") as caught:
+    with pytest.raises(RestoreFailed, match="or their driver ignores them") as caught:
         restored(fake)
-    assert f"pci/{PF1} vf 2 vlan: we set it to 102, and now it is 0" in str(caught.value)
+    assert f"pci/{PF1} vf 2 vlan: nodeagent set it to 102, and now it is 0" in str(caught.value)
 
 
 def test_nobody_waits_for_the_interface_of_a_vf_that_another_gave_to_vfio(
@@ -296,7 +296,7 @@ def test_a_pf_that_is_unbound_in_the_middle(
     after(fake, MADE, lambda: fake.tree.undrive("pci", PF1))
     restored(fake)
     assert (
-        f"pci/{PF1} driver: it was mlx5_core, and something else made it not bound" in caplog.text
+        f"pci/{PF1} driver: it was mlx5_core, and another program made it not bound" in caplog.text
     )
 
 

@@ -200,7 +200,7 @@ def test_vfs_of_a_killed_process_come_back_where_the_next_reload_is_refused(
         host.start()
     assert host.driver.restarts == 0
     assert host.state() == before
-    assert "the reload is refused: putting the VFs back on the driver that is loaded" in caplog.text
+    assert "the reload is refused: restoring the VFs on the driver that is loaded" in caplog.text
     host.driver.unsafe = None
     host.start()
     assert host.state() == before

@@ -374,7 +374,7 @@ def test_a_vf_in_another_namespace_comes_back_in_ours_and_is_named(
     before = host.state()
     host.start()
     assert differences(before, host.state()) == ()
-    assert f"pci/{PF1} vf 0: its interface is in a namespace that can't be seen" in caplog.text
+    assert f"pci/{PF1} vf 0: its interface is in a namespace that is not visible" in caplog.text
 
 
 # what goes wrong
@@ -408,7 +408,7 @@ def test_a_write_that_was_silently_ignored_is_found(host: Host) -> None:
     with pytest.raises(RestoreFailed) as caught:
         host.start()
     assert caught.value.failures == (
-        f"pci/{PF1} vf 0 spoofchk: we set it to False, and now it is True",
+        f"pci/{PF1} vf 0 spoofchk: nodeagent set it to False, and now it is True",
         f"pci/{PF1} vf 0 spoofchk: want False, have True",
     )
     assert not host.journal.is_ready()

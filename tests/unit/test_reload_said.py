@@ -116,7 +116,7 @@ def salvaged(fake: FakeNode, settings: Settings, driver: Driver, taken: Snapshot
         )
 
 
-SALVAGE = "the restart failed: putting the VFs back on the driver that is loaded"
+SALVAGE = "the restart failed: restoring the VFs on the driver that is loaded"
 
 
 def test_salvage_says_what_it_does_and_that_they_are_back(
@@ -203,8 +203,8 @@ def test_what_verify_warns_of(
     with fake.node(settings) as node:
         restoring.verify(node, observe(node))
     assert [record.getMessage() for record in caplog.records] == [
-        "the driver does not have it any more: net0 rings.rx",
-        "the driver does not have it any more: net0 dcb ets",
+        "the driver no longer has it: net0 rings.rx",
+        "the driver no longer has it: net0 dcb ets",
         "VFs share a MAC, as they did before: 02:00: vf 1, vf 2",
     ]
 
@@ -220,7 +220,7 @@ def test_what_a_snapshot_warns_of(
         state = dataclasses.replace(observe(node), stack=Stack(lost=("qdisc htb on net0",)))
         monkeypatch.setattr(looking, "observe", lambda _: state)
         taken = looking.take_snapshot(node, cast("NicDriver", Driver()))
-    assert "qdisc htb on net0: the reload takes it away, and it is not put back" in [
+    assert "qdisc htb on net0: the reload removes it, and it is not restored" in [
         record.getMessage() for record in caplog.records
     ]
     assert taken.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -349,28 +349,28 @@ def test_what_a_snapshot_cannot_hold_is_said_word_by_word(
     stack = Stack(lost=("nexthop 7",))
     state = NodeState("mlx5_core", (pf,), stack, namespaces=(pod,))
     taken = looking.take_snapshot(node_that_is(state, monkeypatch), cast("NicDriver", Driver()))
-    away = "the reload takes it away, and it is not put back"
+    away = "the reload removes it, and it is not restored"
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         (
             "WARNING",
-            "pci/0000:01:00.0 vf 0: its interface is in a namespace that can't be seen (a pod's?); "
-            "what its PF holds for it is restored, the interface comes back in the host's "
-            "namespace",
+            "pci/0000:01:00.0 vf 0: its interface is in a namespace that is not visible "
+            "(a pod's?): the settings at its PF are restored, but the interface will be in the "
+            "host's namespace",
         ),
         (
             "WARNING",
-            "pci/0000:01:00.0: it has VFs and no interface in this network namespace: what it "
-            "holds for them (MACs, VLANs, rates) is not known, and not put back",
+            "pci/0000:01:00.0: it has VFs and no interface in this network namespace: their "
+            "settings (MACs, VLANs, rates) cannot be read, and are not restored",
         ),
         (
             "INFO",
-            "pci/0000:01:00.0 vf 1 02:00:00:00:00:01: its driver made this MAC up, and it is "
-            "restored as its interface's own",
+            "pci/0000:01:00.0 vf 1 02:00:00:00:00:01: the driver generated this MAC; the interface "
+            "gets the same one again",
         ),
         ("WARNING", f"nexthop 7: {away}"),
         ("WARNING", f"VLAN x on enp1s0: {away}"),
         ("WARNING", f"rps_cpus of enp1s0: {away}"),
-        ("WARNING", f"qdisc tbf in {pod}: the reload takes it away for good"),
+        ("WARNING", f"qdisc tbf in {pod}: the reload removes it, and it is not restored"),
     ]
     assert taken.state == state
     caplog.clear()

@@ -88,7 +88,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
 
 def test_what_is_not_kept_is_named(nodeagent: Nodeagent, tmp_path: Path) -> None:
     pf, snapshot = lab.name(PF1), str(tmp_path / "snapshot")
-    assert "not put back" not in nodeagent.call("snapshot", "--file", snapshot).log
+    assert "not restored" not in nodeagent.call("snapshot", "--file", snapshot).log
     script = tmp_path / "timestamps.py"
     script.write_text(TIMESTAMPS)
     lab.sh(f"""set -e
@@ -107,5 +107,5 @@ def test_what_is_not_kept_is_named(nodeagent: Nodeagent, tmp_path: Path) -> None
         f"hardware timestamping of {pf}",
         *(f"{file} of {pf}" for file in ("gro_flush_timeout", "rps_cpus", "rps_flow_cnt")),
     ):
-        assert f"{lost}: the reload takes it away, and it is not put back" in log
-    assert log.count("not put back") == 5
+        assert f"{lost}: the reload removes it, and it is not restored" in log
+    assert log.count("not restored") == 5

@@ -41,7 +41,7 @@ def test_two_pfs_with_four_vfs_are_ready(nodeagent: Nodeagent, switchdev: State)
     assert connectx.read() == switchdev
     assert nodeagent.ready.exists()
     assert not nodeagent.open_snapshot.exists()
-    assert f"pci/{PF1}: mlx5_core gives its 4 representors random MACs" in reload.log
+    assert f"pci/{PF1}: mlx5_core makes its 4 representors with random MACs" in reload.log
 
 
 def test_rates_of_ports(nodeagent: Nodeagent, switchdev: State) -> None:
