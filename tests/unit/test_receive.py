@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ class Driver(Interface):
 
     def __init__(self, *, has_rules: bool = True, has_rss: bool = True) -> None:
         self.table = [n % 4 for n in range(8)]
-        self.key = receive._default_key(40)
+        self.key = bytes(range(40))
         self.function = 1
         self.fields = {1: 0xF0, 2: 0x30}
         self.rules: dict[int, bytes] = {}
@@ -162,6 +163,15 @@ def test_what_a_driver_lacks_is_no_setting() -> None:
     assert dict(receive.read(Driver(has_rules=False, has_rss=False))) == {
         key: value for key, value in FRESH.items() if key.startswith("rx-flow-hash")
     }
+
+
+def test_where_the_key_of_this_boot_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(receive, "_RSS_KEY", Path("/nowhere"))
+    driver = Driver()
+    assert dict(receive.read(driver))["rss.hkey"] == bytes(range(40)).hex(":")
+    with pytest.raises(OSError, match="No such file"):
+        receive.write(driver, {"rss.hkey": "default 40"})
 
 
 def test_an_interface_that_is_gone_has_none() -> None:
