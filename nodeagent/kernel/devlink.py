@@ -1,4 +1,6 @@
-"""devlink: a PF's eswitch and its rates, a driver's parameters (uapi/linux/devlink.h).
+"""devlink: a PF's eswitch, its rates and port functions, parameters and health reporters.
+
+The numbers are those of uapi/linux/devlink.h.
 
 pyroute2 does not support them, so the messages are encoded here: a generic netlink header and flat
 attributes. A device without a devlink instance (igb) is not in the list of devices; a kernel
@@ -15,7 +17,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.genl import HEADER, Genl, text
+from nodeagent.kernel.genl import HEADER, Genl, encoded, text
 from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
@@ -23,17 +25,22 @@ from nodeagent.state.model import DeviceHandle, Param
 from nodeagent.state.rates import Rate
 
 CMD_GET: Final = 1
+CMD_PORT_GET: Final = 5
+CMD_PORT_SET: Final = 6
 CMD_ESWITCH_GET: Final = 29
 CMD_ESWITCH_SET: Final = 30
 CMD_RELOAD: Final = 37
 CMD_PARAM_GET: Final = 38
 CMD_PARAM_SET: Final = 39
+CMD_REPORTER_GET: Final = 52
+CMD_REPORTER_SET: Final = 53
 CMD_RATE_GET: Final = 74
 CMD_RATE_SET: Final = 75
 CMD_RATE_NEW: Final = 76
 BUS_NAME: Final = 1
 DEV_NAME: Final = 2
 PORT_INDEX: Final = 3
+PORT_FLAVOUR: Final = 77
 PARAM: Final = 80
 PARAM_NAME: Final = 81
 PARAM_TYPE: Final = 83
@@ -41,7 +48,12 @@ PARAM_VALUES_LIST: Final = 84
 PARAM_VALUE: Final = 85
 PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
+REPORTER: Final = 114
+REPORTER_NAME: Final = 115
+PORT_VF_NUMBER: Final = 128
 RELOAD_FAILED: Final = 136
+PORT_FUNCTION: Final = 145
+PORT_CONTROLLER: Final = 150
 DEV_STATS: Final = 156
 RELOAD_STATS: Final = 157
 RELOAD_STATS_ENTRY: Final = 158
@@ -66,6 +78,22 @@ RATE_CODEC: Final = (
     ("tx_weight", 178, "=I"),
 )
 
+REPORTER_CODEC: Final = (
+    # devlink(8)'s word, its number, the format of its value
+    ("auto_recover", 121, "=?"),
+    ("grace_period", 120, "=Q"),
+    ("auto_dump", 141, "=?"),
+)
+
+# enum devlink_port_flavour: a port of the NIC itself, and a VF's, as the function has it
+OWN_PORTS: Final = {0, 5}
+FUNCTION_CAPS: Final = 4
+"""DEVLINK_PORT_FN_ATTR_CAPS, a struct nla_bitfield32."""
+MAX_IO_EQS: Final = 6
+CAPS: Final = ("roce", "migratable", "ipsec_crypto", "ipsec_packet")
+"""Bits of it (enum devlink_port_fn_attr_cap)."""
+NLA_F_NESTED: Final = 0x8000
+
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
 NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
 NLA_STRING: Final = 5
@@ -89,6 +117,24 @@ class Instance(NamedTuple):
 
     reloads: int | None = None
     failed: bool = False
+
+
+class Port(NamedTuple):
+    """A devlink port: its number (DEVLINK_ATTR_PORT_INDEX), None for the device itself."""
+
+    device: DeviceHandle
+    number: int | None = None
+
+
+class Ports(NamedTuple):
+    """What there is to be known of ports.
+
+    `own`: those through which a function sends itself. `functions`: by PF and index of a VF, its
+    port of the eswitch and what that sets of the VF, by devlink(8)'s word.
+    """
+
+    own: frozenset[Port]
+    functions: Mapping[tuple[DeviceHandle, int], tuple[Port, Mapping[str, bool | int]]]
 
 
 _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
@@ -205,17 +251,8 @@ class Devlink(Genl):
     @understood("devlink rates")
     def rates(self) -> dict[DeviceHandle, tuple[Rate, ...]]:
         """The rate objects of all devices, sorted: one request. None before Linux 5.14."""
-        if self.family is None:
-            return {}
         found: dict[DeviceHandle, list[Rate]] = {}
-        try:
-            bodies = self.dump(self.message(CMD_RATE_GET, NLM_F_DUMP), "devlink rates")
-        except KernelError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return {}
-            raise
-        for body in bodies:
-            message = dict(attributes(body, HEADER))
+        for message in self._dump(CMD_RATE_GET, "devlink rates"):
             if (rate := _rate(message)) is not None:
                 found.setdefault(_device(message), []).append(rate)
         return {device: tuple(sorted(r, key=lambda r: r.key)) for device, r in found.items()}
@@ -238,6 +275,61 @@ class Devlink(Genl):
             values.append((RATE_PARENT_NODE_NAME, (changes["parent"] or "").encode() + b"\0"))
         self._do(CMD_RATE_SET, *_handle(device), which, *values)
 
+    @understood("devlink ports")
+    def ports(self) -> Ports:
+        """All ports: one request. VFs of another controller (a DPU's host) are not ours."""
+        own, functions = set(), {}
+        for message in self._dump(CMD_PORT_GET, "devlink ports"):
+            port = _port(message)
+            if _number(message, PORT_FLAVOUR) in OWN_PORTS:
+                own.add(port)
+            if PORT_VF_NUMBER in message and not _number(message, PORT_CONTROLLER):
+                function = _function(dict(attributes(message.get(PORT_FUNCTION, b""))))
+                functions[port.device, _number(message, PORT_VF_NUMBER)] = port, function
+        return Ports(frozenset(own), functions)
+
+    def set_function(self, port: Port, word: str, value: bool | int) -> None:
+        """Set something of the function behind a port, by devlink(8)'s word. OSError."""
+        if word in CAPS:
+            bit = 1 << CAPS.index(word)
+            nested = encoded((FUNCTION_CAPS, struct.pack("=II", bit if value else 0, bit)))
+        else:
+            nested = encoded((MAX_IO_EQS, struct.pack("=I", value)))
+        self._do(CMD_PORT_SET, *_place(port), (PORT_FUNCTION | NLA_F_NESTED, nested))
+
+    @understood("devlink health reporters")
+    def reporters(self) -> dict[Port, dict[str, dict[str, bool | int]]]:
+        """By port or device and by name, what may be set of each reporter: one request."""
+        found: dict[Port, dict[str, dict[str, bool | int]]] = {}
+        for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
+            reporter = dict(attributes(message.get(REPORTER, b"")))
+            values = {
+                word: struct.unpack_from(form, reporter[kind])[0]
+                for word, kind, form in REPORTER_CODEC
+                if kind in reporter
+            }
+            if values and REPORTER_NAME in reporter:
+                found.setdefault(_port(message), {})[text(reporter[REPORTER_NAME])] = values
+        return found
+
+    def set_reporter(self, port: Port, name: str, word: str, value: bool | int) -> None:
+        """Set something of a health reporter, by devlink(8)'s word. OSError when refused."""
+        ((kind, form),) = ((kind, form) for each, kind, form in REPORTER_CODEC if each == word)
+        which = (REPORTER_NAME, name.encode() + b"\0")
+        self._do(CMD_REPORTER_SET, *_place(port), which, (kind, struct.pack(form, value)))
+
+    def _dump(self, command: int, what: str) -> Iterator[dict[int, bytes]]:
+        """The messages of a dump; none where the kernel does not know the command."""
+        if self.family is None:
+            return
+        try:
+            bodies = self.dump(self.message(command, NLM_F_DUMP), what)
+        except KernelError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return
+            raise
+        yield from (dict(attributes(body, HEADER)) for body in bodies)
+
     def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
         (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
         if error is not None:
@@ -246,6 +338,32 @@ class Devlink(Genl):
 
 def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
     return (BUS_NAME, device.bus.encode() + b"\0"), (DEV_NAME, device.name.encode() + b"\0")
+
+
+def _place(port: Port) -> tuple[tuple[int, bytes], ...]:
+    number = () if port.number is None else ((PORT_INDEX, struct.pack("=I", port.number)),)
+    return (*_handle(port.device), *number)
+
+
+def _port(message: dict[int, bytes]) -> Port:
+    return Port(_device(message), _number(message, PORT_INDEX) if PORT_INDEX in message else None)
+
+
+def _number(message: Mapping[int, bytes], kind: int) -> int:
+    """0 where the message does not have it."""
+    return int.from_bytes(message.get(kind, b""), sys.byteorder)
+
+
+def _function(message: Mapping[int, bytes]) -> dict[str, bool | int]:
+    """What may be set of a port function; a driver tells in a bit field of what it knows."""
+    found: dict[str, bool | int] = {}
+    if FUNCTION_CAPS in message:
+        value, selector = struct.unpack_from("=II", message[FUNCTION_CAPS])
+        bits = ((word, 1 << at) for at, word in enumerate(CAPS))
+        found |= {word: bool(value & bit) for word, bit in bits if selector & bit}
+    if MAX_IO_EQS in message:
+        found["max_io_eqs"] = _number(message, MAX_IO_EQS)
+    return found
 
 
 def _device(message: dict[int, bytes]) -> DeviceHandle:

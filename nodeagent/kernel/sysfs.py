@@ -32,6 +32,10 @@ PASSED_THROUGH: Final = frozenset(
 """Drivers that pass a function to a virtual machine or a process, without an interface."""
 
 
+# include/uapi/linux/pci_regs.h
+_PCI_CAPABILITY_LIST, _PCI_MSIX, _PCI_CAPABILITIES = 0x34, 0x11, 48
+
+
 @dataclass(frozen=True)
 class RdmaDevice:
     """An RDMA device of the function `device`, or a software device on `netdev`."""
@@ -123,6 +127,38 @@ class Sysfs:
         text = _text(self.device(bus, name) / "driver_override")
         return "" if text == "(null)" else text
 
+    def shares_msix(self, bus: str, name: str) -> bool:
+        """Whether a PF's driver lets the MSI-X vectors of its VFs be set (drivers/pci/iov.c)."""
+        return bool(_number(self.device(bus, name) / "sriov_vf_total_msix"))
+
+    def msix_vectors(self, bus: str, name: str) -> int | None:
+        """How many MSI-X vectors a function has; None if its configuration does not tell.
+
+        The size of the table is in its capability (PCI_MSIX_FLAGS_QSIZE), which is looked for in
+        the list of capabilities (pci_regs.h).
+        """
+        try:
+            fd = os.open(self.device(bus, name) / "config", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            (at,) = os.pread(fd, 1, _PCI_CAPABILITY_LIST)
+            for _ in range(_PCI_CAPABILITIES):
+                kind, following, low, high = os.pread(fd, 4, at & ~3)
+                if kind == _PCI_MSIX:
+                    return (low | high << 8 & 0x700) + 1
+                if not (at := following):
+                    break
+        except (OSError, ValueError):
+            return None  # the function has gone, or its configuration is not all readable
+        finally:
+            os.close(fd)
+        return None
+
+    def set_msix_vectors(self, bus: str, name: str, count: int) -> None:
+        """How many a VF without a driver has."""
+        write(self.device(bus, name) / "sriov_vf_msix_count", str(count))
+
     def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
         """ifindexes of the device's network interfaces in this namespace, lowest first.
 
@@ -152,14 +188,14 @@ class Sysfs:
                 found[port] = index
         return found
 
-    def function_of_virtio(self, name: str) -> DeviceHandle | None:
-        """The device below `virtioN`, for example a PCI function."""
+    def function_below(self, bus: str, name: str) -> DeviceHandle | None:
+        """The device of which one on this bus is a part: below `virtioN`, a PCI function."""
         try:
-            place = self.device("virtio", name).resolve(strict=True).parent
+            place = self.device(bus, name).resolve(strict=True).parent
         except OSError:
             return None
-        bus = _link(place / "subsystem")
-        return None if bus is None else DeviceHandle.reported(bus, place.name)
+        below = _link(place / "subsystem")
+        return None if below is None else DeviceHandle.reported(below, place.name)
 
     def rdma_devices(self) -> tuple[RdmaDevice, ...]:
         """Every RDMA device of this namespace, by name.

@@ -75,7 +75,7 @@ def by_device(node: Node, links: Mapping[int, Link]) -> LinksByDevice:
     devices: LinksByDevice = {}
     for link in links.values():
         if link.bus == "virtio" and link.device is not None:
-            device = node.sysfs.function_of_virtio(link.device)
+            device = node.sysfs.function_below("virtio", link.device)
         elif link.bus and link.device:
             device = DeviceHandle.reported(link.bus, link.device)
         else:

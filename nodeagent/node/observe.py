@@ -16,7 +16,7 @@ from nodeagent.kernel import lag, managers
 from nodeagent.kernel.devlink import Cmode
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import SysctlTables
-from nodeagent.node import cni, namespaces
+from nodeagent.node import cni, namespaces, tuning
 from nodeagent.node.locate import (
     LinksByDevice,
     by_device,
@@ -211,8 +211,9 @@ def _locked_attributes(
 def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
     """What devlink reports, as fields of `Pf`, and of other devices of `Vf`: a request a PF.
 
-    One more for the rates of all of them, where a PF is in switchdev mode. What a driver starts
-    with counts as unknown where the reload of its instance has failed: that has to be done again.
+    A few more for all of them: what is tuned, and rates, where a PF is in switchdev mode. What a
+    driver starts with counts as unknown where the reload of its instance has failed: that has to be
+    done again.
     """
     with node.devlink() as devlink:
         instances = devlink.instances()
@@ -225,6 +226,9 @@ def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str,
             }
             for device, each in instances.items()
         }
+        tuned = tuning.read(node, devlink, ours)
+        for function in _with_functions(node, ours):
+            found.setdefault(function, {})["tuning"] = tuned.get(function, ())
         for device in ours:
             found[device] |= given(devlink.eswitch(device))
             found[device]["params"] = params[Cmode.RUNTIME].get(device, ())

@@ -25,6 +25,7 @@ from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices, set_roce
 from nodeagent.node.settle import await_functions, await_netdevs, note_settled, watching
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import set_sysctls
+from nodeagent.node.tuning import set_tuning
 from nodeagent.node.urgent import put_first, urgent
 from nodeagent.plan.actions import (
     Action,
@@ -43,6 +44,7 @@ from nodeagent.plan.actions import (
     SetRdma,
     SetRoce,
     SetSysctls,
+    SetTuning,
     SetVf,
     Stage,
 )
@@ -164,6 +166,7 @@ PERFORMERS: Final = (
     _row((SetVf,), lambda step, actions: set_vfs(step.attempt, actions, step.watches)),
     _row((SetDcb,), lambda step, actions: set_dcb(step.attempt.node, actions)),
     _row((SetRates,), lambda step, actions: set_rates(step.attempt.node, actions)),
+    _row((SetTuning,), lambda step, actions: set_tuning(step.attempt.node, actions)),
     _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),
     _row(
         (SetSysctls,),

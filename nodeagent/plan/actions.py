@@ -19,6 +19,7 @@ from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import Membership, Stacked
 from nodeagent.state.sysctls import Sysctl
+from nodeagent.state.tuning import Tuned
 from nodeagent.state.vf import VfAttributes
 
 
@@ -107,6 +108,16 @@ class SetRates:
     pf: DeviceHandle
     rates: tuple[Rate, ...]
     now: tuple[Rate, ...] = ()
+
+
+@dataclass(frozen=True)
+class SetTuning:
+    """Ensure what is tuned of a PF or a VF; `address` is the function's name on its bus."""
+
+    pf: DeviceHandle
+    index: int | None
+    address: str
+    values: tuple[Tuned, ...]
 
 
 @dataclass(frozen=True)
@@ -263,6 +274,7 @@ Action = (
     | SetEswitch
     | SetDcb
     | SetRates
+    | SetTuning
     | SetVf
     | OverrideDriver
     | UnbindVf

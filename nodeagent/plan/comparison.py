@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, sysctls
+from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, sysctls, tuning
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -43,6 +43,8 @@ class Subject(IntEnum):
     DRIVERINIT = auto()
     """A parameter that the driver of a PF or a VF has started with."""
     LAG = auto()
+    TUNING = auto()
+    """A value of a function that is set by devlink, or in sysfs."""
     VF = auto()
     """An attribute that a PF holds for a VF."""
     DRIVER = auto()
@@ -122,6 +124,7 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
         if param.value != (now := known.get(param.name)):
             yield _difference(on, Subject.PARAM, param.name, param.value, now)
     yield from _of_driverinit(on, want, have)
+    yield from _of_tuning(on, want, have)
     if None not in {want.lag, have.lag} and want.lag != have.lag:
         found = _difference(on, Subject.LAG, "lag", want.lag, have.lag)
         yield replace(found, is_drivers=not lag.must_make(want, have))
@@ -146,6 +149,7 @@ def _of_vf(
         values = want.driver_override, have.driver_override
         yield _difference(on, Subject.OVERRIDE, "driver_override", *values)
     yield from _of_rows(on, Subject.VF, VfAttributes, want, have)
+    yield from _of_tuning(on, want, have)
     if want.netdev is not None and have.netdev is None and have.inside is not None:
         where = f"{have.inside.netdev.name} in {state.namespace(have.inside.namespace)}"
         yield _difference(on, Subject.INTERFACE, "netdev", want.netdev.name, where)
@@ -158,6 +162,11 @@ def _of_vf(
 def _of_driverinit(on: Target, want: Pf | Vf, have: Pf | Vf) -> Iterator[Difference]:
     for param, now in driverinit.differing(want, have):
         yield _difference(on, Subject.DRIVERINIT, param.name, param.value, now)
+
+
+def _of_tuning(on: Target, want: Pf | Vf, have: Pf | Vf) -> Iterator[Difference]:
+    for (name, value), now in tuning.differing(want, have):
+        yield _difference(on, Subject.TUNING, name, value, now)
 
 
 def _of_pod(

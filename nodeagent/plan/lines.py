@@ -7,6 +7,7 @@ wanted name.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 
@@ -32,6 +33,7 @@ from nodeagent.plan.actions import (
     SetRdma,
     SetRoce,
     SetSysctls,
+    SetTuning,
     SetVf,
     Stage,
     UnbindVf,
@@ -39,6 +41,7 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
+from nodeagent.plan.tuning import commands as tuning_commands
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Port
 from nodeagent.state.rates import commands as rate_commands
@@ -107,9 +110,10 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = "; ".join(action.dcb.commands(_name(action.pf, None, want, known)))
         case SetRates():
             text = "; ".join(rate_commands(str(action.pf), action.rates, action.now))
+        case SetTuning():
+            text = "; ".join(_tuning_commands(action, want, known))
         case OverrideDriver():
-            driver = action.driver or '""'
-            text = f"echo {driver} > {pf}/virtfn{action.index}/driver_override"
+            text = f"echo {shlex.quote(action.driver)} > {pf}/virtfn{action.index}/driver_override"
         case UnbindVf():
             at = f"drivers/{action.driver}" if action.driver else f"devices/{action.address}/driver"
             text = f"echo {action.address} > {bus}/{at}/unbind"
@@ -145,6 +149,19 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case InPod():
             text = inside_line(action.namespace, _line(action.action, want, _inside(want)))
     return text
+
+
+def _tuning_commands(action: SetTuning, want: NodeState, known: Known) -> Iterator[str]:
+    ports = (action.index, _representor(action.pf, action.index, want))
+    own, representor = (_name(action.pf, port, want, known) for port in ports)
+    return tuning_commands(action, own, representor)
+
+
+def _representor(pf: DeviceHandle, index: int | None, want: NodeState) -> Port:
+    """The port of a VF's representor; the VF itself where there is none."""
+    wanted = want.pf(pf)
+    ports = () if wanted is None else (each.port for each in wanted.representors)
+    return next((port for port in ports if re.fullmatch(rf"pf\d+vf{index}", port)), index)
 
 
 def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:

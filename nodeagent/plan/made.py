@@ -9,6 +9,7 @@ from typing import Any
 from nodeagent.plan import dcb
 from nodeagent.plan.driverinit import must_reload
 from nodeagent.plan.lag import must_make
+from nodeagent.plan.tuning import must_unbind
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.drivers import Trait, has
@@ -66,6 +67,7 @@ def reloaded(pf: Pf) -> Pf:
         numvfs=None if pf.numvfs is None else 0,
         vfs=(),
         driverinit=None,
+        tuning=None,
         eswitch_mode=pf.eswitch_mode and EswitchMode.LEGACY,
         representors=(),
         dcb=dcb.reset(pf.dcb),
@@ -125,7 +127,11 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Bindi
         return Binding(binds=want.driver != NO_DRIVER, unbinds=bound)
     new_mode = pf.eswitch_mode not in {None, now.eswitch_mode}
     needs_mac = have is not None and not any_mac and _needs_another_bind(want, have)
-    stale = bound and have is not None and (new_mode or needs_mac or must_make(pf, now))
+    stale = (
+        bound
+        and have is not None
+        and (new_mode or needs_mac or must_make(pf, now) or must_unbind(want, have))
+    )
     return Binding(stale, stale)
 
 
@@ -176,10 +182,10 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
         return vf
     gone: dict[str, Any] = dict.fromkeys(("netdev", "inside", "rdma"))
     if not how[vf.index].is_anew:
-        return replace(vf, **gone) if must_reload(want, vf) else vf
+        return replace(vf, tuning=None, **gone) if must_reload(want, vf) else vf
     if vf.driver is None:  # not known: it may be bound already, and keep its interface
         return replace(vf, driver=want.driver)
-    return replace(vf, driver=want.driver, driverinit=None, **gone)
+    return replace(vf, driver=want.driver, driverinit=None, tuning=None, **gone)
 
 
 def _needs_another_bind(want: Vf, have: Vf) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls
+from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls, tuning
 from nodeagent.plan.actions import (
     Action,
     BindPf,
@@ -37,6 +37,7 @@ from nodeagent.plan.actions import (
     SetParam,
     SetRates,
     SetSysctls,
+    SetTuning,
     SetVf,
     Stage,
     UnbindVf,
@@ -192,6 +193,10 @@ def _pf_steps(part: Part) -> Iterator[Step]:
     for vf in pf.vfs:
         if part.bindings[vf.index].is_anew:
             todo.add(Target(pf.handle, vf.index), Subject.DRIVER)
+            # what does not go with its driver is as it is now
+            if (vf_now := part.have.vf(vf.index)) is not None:
+                names = (name for (name, _), _ in tuning.differing(vf, vf_now))
+                todo.add(Target(pf.handle, vf.index), Subject.TUNING, *names)
         if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
     if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
@@ -199,6 +204,8 @@ def _pf_steps(part: Part) -> Iterator[Step]:
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     if _changes_mode(todo, on) and pf.dcb is not None:
         todo.add(on, Subject.DCB, *dcb.attributes(pf.dcb))
+    if _changes_mode(todo, on):
+        todo.add(on, Subject.TUNING, *tuning.set_by_hand(pf))
     if _loses_rates(part):
         todo.add(on, Subject.RATE, *map(str, rates.set_by_hand(pf)))
         todo.add(on, Subject.LAG)
@@ -244,6 +251,8 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
                 yield stage, SetDcb(pf.handle, dcb.to_set(pf.dcb, names))
         case Subject.RATE:
             yield from _rates(part, names)
+        case Subject.TUNING:
+            yield from _tuning(part, on, names)
         case Subject.VF:
             yield from _held(part, _vf(pf, on), names)
         case Subject.DRIVER:
@@ -278,6 +287,16 @@ def _driverinit(part: Part, on: Target, names: set[str]) -> Iterator[Step]:
         has_netdev = pf.netdev is not None
         action = SetDriverinit(pf.handle, None, pf.handle.name, params, has_netdev)
         yield StageName.PF_DRIVERINIT, action
+
+
+def _tuning(part: Part, on: Target, names: set[str]) -> Iterator[Step]:
+    """By the stages in which they are set."""
+    pf = part.pf
+    owner: Pf | Vf = _vf(pf, on) if isinstance(on.port, int) else pf
+    index = owner.index if isinstance(owner, Vf) else None
+    address = _address(part, owner) if isinstance(owner, Vf) else pf.handle.name
+    for stage, values in tuning.by_stage(owner, names):
+        yield stage, SetTuning(pf.handle, index, address, values)
 
 
 def _changes_mode(todo: Todo, on: Target) -> bool:

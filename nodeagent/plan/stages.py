@@ -79,6 +79,10 @@ class StageName(StrEnum):
         "set rates",
         "ports and groups have them in switchdev mode only, and lose them when the mode changes",
     )
+    FUNCTIONS = (
+        "tune VFs",
+        "before their drivers look: the kernel takes MSI-X counts of unbound VFs only (EBUSY)",
+    )
     LAG = (
         "make LAG",
         "firmware makes one while no VF is bound (mlx5_activate_lag()), of eswitches in one mode",
@@ -117,6 +121,10 @@ class StageName(StrEnum):
         "mlx5_ib makes its device after the function is bound; udev names it",
     )
     ROCE = "set RoCE defaults", "by the RDMA device's name, which is set by now; in all namespaces"
+    REPORTERS = (
+        "set health reporters",
+        "they come with the driver, and with its interface (mlx5e_health_create_reporters())",
+    )
     RDMA_MOVES = "move RDMA devices", "after its interface, and by the name that it has there"
     VFS_LATE = (
         "set VFs late",

@@ -30,7 +30,7 @@ ALWAYS: Final[Mapping[type, tuple[str, ...]]] = {
 }
 """Members that every schema writes: the file is damaged if one is missing."""
 
-_PAIRS: Final = ("srcversions", "ethtool", "sysctls")
+_PAIRS: Final = ("srcversions", "ethtool", "sysctls", "tuning")
 """Fields that are tuples of pairs, and objects in JSON."""
 
 

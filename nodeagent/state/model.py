@@ -32,6 +32,7 @@ from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort
 from nodeagent.state.stack import Stack
 from nodeagent.state.sysctls import Sysctl, check_sysctls
+from nodeagent.state.tuning import Tuned, check_tuning
 from nodeagent.state.vf import VfAttributes
 
 NO_DRIVER: Final = "none"
@@ -184,7 +185,7 @@ class Vf(VfAttributes):
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
     `netdev` in the host's network namespace, or `inside` another. `cni` is SR-IOV CNI's record of
     it, if a pod has it through that. `used_by` names the processes that have it open through VFIO,
-    UIO or vhost-vDPA. `driverinit` is described at `Pf`.
+    UIO or vhost-vDPA. `driverinit` and `tuning` are described at `Pf`.
     """
 
     index: int
@@ -195,6 +196,7 @@ class Vf(VfAttributes):
     inside: PodNetdev | None = None
     rdma: RdmaDevice | None = None
     driverinit: tuple[Param, ...] | None = None
+    tuning: tuple[Tuned, ...] | None = None
     cni: CniRecord | None = field(default=None, compare=False)
     used_by: str | None = field(default=None, compare=False)
 
@@ -204,6 +206,7 @@ class Vf(VfAttributes):
         within(0, 0xFFFF)("index", self.index)
         check(self)
         _check_params(f"VF {self.index}", self.driverinit)
+        check_tuning(f"VF {self.index}", self.tuning or ())
         if self.address is not None and not _DEVICE.fullmatch(self.address):
             raise ValueError(f"{self.address!r} is not a device address")
         for driver in (self.driver, self.driver_override or None):
@@ -275,8 +278,9 @@ class Pf(EswitchAttributes):
     `sriov_drivers_autoprobe` (netdevsim); what belongs to devlink is `None` or empty where the
     driver has no devlink. `params` are the parameters of the mode runtime; `driverinit` those that
     the driver reads when it starts, `None` if the values in effect are not known. `vfs` is sorted
-    by index, `params`, `driverinit` and `representors` by name. `dcb` is `None` if the driver has
-    none, or firmware negotiates it; `rates`, sorted, if the eswitch is not in switchdev mode or has
+    by index, `params`, `driverinit`, `tuning` and `representors` by name. `tuning` is `None` if
+    what the function has is not known. `dcb` is `None` if the driver has none, or firmware
+    negotiates it; `rates`, sorted, if the eswitch is not in switchdev mode or has
     none; `lag` if the driver does not report it. `subfunctions` are the ports of subfunctions. They
     are not compared, because they and their representors are not made again.
     """
@@ -288,6 +292,7 @@ class Pf(EswitchAttributes):
     vfs: tuple[Vf, ...] = ()
     params: tuple[Param, ...] = ()
     driverinit: tuple[Param, ...] | None = None
+    tuning: tuple[Tuned, ...] | None = None
     representors: tuple[Representor, ...] = ()
     rdma: RdmaDevice | None = None
     dcb: Dcb | None = None
@@ -304,6 +309,7 @@ class Pf(EswitchAttributes):
         check(self)
         _check_params(self.handle, self.params)
         _check_params(self.handle, self.driverinit)
+        check_tuning(self.handle, self.tuning or ())
         check_sorted(f"{self.handle}: representors", [each.port for each in self.representors])
         check_sorted(f"{self.handle}: rates", [each.key for each in self.rates or ()])
         indexes = [vf.index for vf in self.vfs]

@@ -25,7 +25,7 @@ from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.dcb import Dcbnl
-from nodeagent.kernel.devlink import Cmode, Devlink, Instance
+from nodeagent.kernel.devlink import Cmode, Devlink, Instance, Port, Ports
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -125,6 +125,8 @@ class FakeNode(FakeRules):
         self.dcb_writes: list[str] = []
         self.rates: dict[str, tuple[Rate, ...]] = {}
         self.rate_writes: list[str] = []
+        self.own_ports: set[Port] = set()
+        self.reporters: dict[Port, dict[str, dict[str, bool | int]]] = {}
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -444,6 +446,18 @@ class FakeDevlink(Devlink):
         pfs = self._node.pfs.values()
         found = ((DeviceHandle(pf.bus, pf.name), self._node.rates.get(pf.name)) for pf in pfs)
         return {device: rates for device, rates in found if rates is not None}
+
+    def ports(self) -> Ports:
+        return Ports(frozenset(self._node.own_ports), {})
+
+    def reporters(self) -> dict[Port, dict[str, dict[str, bool | int]]]:
+        return {
+            port: {name: dict(values) for name, values in reporters.items()}
+            for port, reporters in self._node.reporters.items()
+        }
+
+    def set_reporter(self, port: Port, name: str, word: str, value: bool | int) -> None:
+        self._node.reporters[port][name][word] = value
 
     def add_rate_node(self, device: DeviceHandle, name: str) -> None:
         self._write_rate(device, Rate(name=name, is_node=True))

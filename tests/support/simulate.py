@@ -30,6 +30,7 @@ from nodeagent.plan.actions import (
     SetRdma,
     SetRoce,
     SetSysctls,
+    SetTuning,
     SetVf,
     Stage,
     UnbindVf,
@@ -55,6 +56,7 @@ from nodeagent.state.model import (
 )
 from nodeagent.state.rates import reset
 from nodeagent.state.stack import KINDS, Child, Neighbour, Route, Stack, Stacked
+from nodeagent.state.tuning import WHILE_UNBOUND, Tuned, kind
 from nodeagent.state.vf import VfAttributes
 from tests.support import kernel_rules
 
@@ -70,6 +72,10 @@ MULTIPORT = "multiport_eswitch"
 MULTIPORT_ON = Param(ESW_MULTIPORT, 6, True)
 FRESH_DRIVERINIT = (Param("enable_roce", 6, True), Param("event_eq_size", 3, 4096))
 """Likewise, until it is reloaded with others."""
+FRESH_REPORTERS = (("reporter.fw.auto_dump", True), ("reporter.fw.grace_period", 600))
+"""Likewise: of a function whose driver has just come."""
+FRESH_VF = (("function.roce", True), ("msix", 8))
+"""Likewise: of a VF, also without a driver."""
 
 ZERO = Mac("00:00:00:00:00:00")
 
@@ -104,6 +110,7 @@ def _performed(state: NodeState, action: Action) -> NodeState:
             return state
         netdev, mode = _fresh_netdev(state, 0), EswitchMode.LEGACY
         fresh = Pf(action.pf, 0, True, netdev, eswitch_mode=mode, driverinit=FRESH_DRIVERINIT)
+        fresh = dataclasses.replace(fresh, tuning=FRESH_REPORTERS)
         pfs = (*state.pfs, fresh)
         return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
     pf = state.pf(action.pf)
@@ -172,6 +179,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_dcb(pf, action)
         case SetRates():
             return _set_rates(pf, action)
+        case SetTuning():
+            return _set_tuning(state, pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -182,7 +191,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             if action.driver is not None:
                 kernel_rules.check_unbind(vf.driver, action.driver)
             unbound: dict[str, Any] = dict.fromkeys(("netdev", "rdma", "driverinit"))
-            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, **unbound))
+            tuning = None if vf.tuning is None else _of_vf(vf.tuning)
+            return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, tuning=tuning, **unbound))
         case BindVf():
             return _with_vf(pf, _bind(state, pf, _vf(pf, action.index), action.driver))
         case SetLink():
@@ -213,6 +223,7 @@ def _create(state: NodeState, pf: Pf, count: int) -> Pf:
             driver_override="" if is_device else None,
             **given(fresh(VfAttributes)),
             spoofchk=True,
+            tuning=FRESH_VF if is_device else None,
         )
         for index in range(count)
     )
@@ -274,7 +285,28 @@ def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
     netdev = _fresh_netdev(state, vf.index)
     if vf.admin_mac is not None and not vf.admin_mac.is_zero:
         netdev = dataclasses.replace(netdev, mac=vf.admin_mac)
-    return dataclasses.replace(vf, driver=driver, netdev=netdev, driverinit=FRESH_DRIVERINIT)
+    tuning = None if vf.tuning is None else tuple(sorted((*_of_vf(vf.tuning), *FRESH_REPORTERS)))
+    return dataclasses.replace(
+        vf, driver=driver, netdev=netdev, driverinit=FRESH_DRIVERINIT, tuning=tuning
+    )
+
+
+def _of_vf(tuning: Iterable[Tuned]) -> tuple[Tuned, ...]:
+    """What does not go with the driver of a VF."""
+    return tuple((name, value) for name, value in tuning if kind(name) in WHILE_UNBOUND)
+
+
+def _set_tuning(state: NodeState, pf: Pf, action: SetTuning) -> Pf:
+    """What is not there is left out."""
+    owner: Pf | Vf = pf if action.index is None else _vf(pf, action.index)
+    is_bound = isinstance(owner, Pf) or owner.driver == state.driver
+    fresh = (*(() if isinstance(owner, Pf) else FRESH_VF), *(FRESH_REPORTERS if is_bound else ()))
+    now = dict(fresh if owner.tuning is None else owner.tuning)
+    changes = {name: value for name, value in action.values if now.get(name, value) != value}
+    if is_bound and isinstance(owner, Vf) and any(kind(name) in WHILE_UNBOUND for name in changes):
+        raise Refused(f"{action}: EBUSY, the VF has a driver")
+    tuned = dataclasses.replace(owner, tuning=tuple(sorted((now | changes).items())))
+    return _with_vf(pf, tuned) if isinstance(tuned, Vf) else tuned
 
 
 def _changed_params(owner: Pf | Vf, action: SetDriverinit) -> dict[str, Param]:
@@ -319,6 +351,9 @@ def _reload(state: NodeState, pf: Pf, action: SetDriverinit, netdev: Netdev) -> 
     new: dict[str, Any] = {"driverinit": tuple(each for _, each in sorted(now.items()))}
     if changed:
         new |= {"netdev": netdev, "rdma": None}
+        if owner.tuning is not None:
+            kept = () if isinstance(owner, Pf) else _of_vf(owner.tuning)
+            new["tuning"] = tuple(sorted((*kept, *FRESH_REPORTERS)))
     if isinstance(owner, Vf):
         if owner.driver != state.driver:
             raise Refused(f"{action}: ENODEV, its function is not bound")

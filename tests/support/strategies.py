@@ -40,11 +40,13 @@ from nodeagent.state.stack import (
     Route,
     Stack,
 )
+from nodeagent.state.tuning import Tuned
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
 from tests.support import fake_sysctls
 from tests.support.simulate import (
     FRESH_DRIVERINIT,
     FRESH_ETHTOOL,
+    FRESH_REPORTERS,
     MULTIPORT,
     MULTIPORT_ON,
     with_stack,
@@ -124,6 +126,24 @@ driverinits = st.sampled_from(
 )
 
 
+reporters = st.sampled_from(
+    (
+        *((), FRESH_REPORTERS, (("reporter.fw.auto_dump", False),)),
+        (("reporter.fw.auto_dump", False), ("reporter.fw.grace_period", 5)),
+        (("port-reporter.tx.grace_period", 500), ("reporter.fw.grace_period", 600)),
+    )
+)
+
+
+@st.composite
+def tunings(draw: st.DrawFn, *, is_bound: bool = True, is_vf: bool = True) -> tuple[Tuned, ...]:
+    """What is tuned of a function, with its driver or without."""
+    found: list[Tuned] = [*draw(reporters)] if is_bound else []
+    if is_vf and draw(st.booleans()):
+        found += [("function.roce", draw(st.booleans())), ("msix", draw(st.sampled_from((4, 8))))]
+    return tuple(sorted(found))
+
+
 @st.composite
 def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
     driver = draw(st.sampled_from((DRIVER, DRIVER, DRIVER, NO_DRIVER, "vfio-pci")))
@@ -154,6 +174,7 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         netdev=netdev,
         rdma=draw(st.none() | rdma_devices(f"mlx5_{index}")) if netdev else None,
         driverinit=draw(driverinits) if driver == DRIVER else None,
+        tuning=draw(st.none() | tunings(is_bound=driver == DRIVER)),
     )
 
 
@@ -254,6 +275,7 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         eswitch_mode=mode,
         params=draw(st.sampled_from(PARAMS)),
         driverinit=draw(driverinits),
+        tuning=draw(st.none() | tunings(is_vf=False)),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
         dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
         rates=draw(st.none() | rates(numvfs)) if mode is EswitchMode.SWITCHDEV else None,
@@ -274,10 +296,14 @@ def states(draw: st.DrawFn, max_pfs: int = 2, *, stacked: bool = True) -> NodeSt
 
 
 def without_rdma(state: NodeState) -> NodeState:
-    """As a node without RDMA has it, and so without LAG."""
+    """As a node without RDMA has it, and so without LAG; and without what is tuned."""
     pfs = (
         dataclasses.replace(
-            pf, rdma=None, lag=None, vfs=tuple(dataclasses.replace(vf, rdma=None) for vf in pf.vfs)
+            pf,
+            rdma=None,
+            lag=None,
+            tuning=None,
+            vfs=tuple(dataclasses.replace(vf, rdma=None, tuning=None) for vf in pf.vfs),
         )
         for pf in state.pfs
     )
@@ -552,7 +578,7 @@ def _visible(state: NodeState) -> NodeState:
             dataclasses.replace(
                 pf,
                 vfs=tuple(
-                    dataclasses.replace(vf, driver=NO_DRIVER, driverinit=None)
+                    dataclasses.replace(vf, driver=NO_DRIVER, driverinit=None, tuning=None)
                     if vf.driver == DRIVER and vf.netdev is None
                     else vf
                     for vf in pf.vfs

@@ -61,7 +61,7 @@ def text(*actions: Action, have: NodeState | None = None, want: NodeState | None
         (CreateVfs(PF, 7), f"echo 7 > {DEVICE}/sriov_numvfs"),
         (OverrideDriver(PF, 3, "0000:01:10.6", "vfio-pci"),
          f"echo vfio-pci > {DEVICE}/virtfn3/driver_override"),
-        (OverrideDriver(PF, 3, "0000:01:10.6", ""), f'echo "" > {DEVICE}/virtfn3/driver_override'),
+        (OverrideDriver(PF, 3, "0000:01:10.6", ""), f"echo '' > {DEVICE}/virtfn3/driver_override"),
         (UnbindVf(PF, 3, "0000:01:10.6", "mlx5_core"),
          f"echo 0000:01:10.6 > {SYS}/drivers/mlx5_core/unbind"),
         (BindVf(PF, 3, "0000:01:10.6", "mlx5_core"),

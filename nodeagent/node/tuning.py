@@ -1,0 +1,103 @@
+"""Read and set what is tuned of functions beside their interfaces."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from nodeagent.errors import KernelError, reason
+from nodeagent.kernel.devlink import Devlink, Port
+from nodeagent.node import retry
+from nodeagent.node.failures import Failures, target_of
+from nodeagent.node.node import Node
+from nodeagent.plan.actions import SetTuning
+from nodeagent.state.model import DeviceHandle
+from nodeagent.state.tuning import Kind, Tuned, Value, kind
+
+
+class Found(NamedTuple):
+    """By name, a value and where it is set: a devlink port, or the function itself."""
+
+    value: Value
+    port: Port
+
+
+def read(
+    node: Node, devlink: Devlink, pfs: Collection[DeviceHandle]
+) -> dict[DeviceHandle, tuple[Tuned, ...]]:
+    """What these PFs and their VFs have, by function, sorted by name."""
+    return {
+        device: tuple((name, found[name].value) for name in sorted(found))
+        for device, found in _read(node, devlink, pfs).items()
+    }
+
+
+def _read(
+    node: Node, devlink: Devlink, pfs: Collection[DeviceHandle]
+) -> dict[DeviceHandle, dict[str, Found]]:
+    """Two requests, and some reads of each VF's PCI configuration where its count can be set."""
+    found: dict[DeviceHandle, dict[str, Found]] = defaultdict(dict)
+    ports = devlink.ports()
+    for port, reporters in devlink.reporters().items():
+        of = Kind.REPORTER if port.number is None else Kind.PORT_REPORTER
+        if of is Kind.PORT_REPORTER and port not in ports.own:
+            continue  # a representor's
+        device = port.device
+        if device.bus == "auxiliary":
+            device = node.sysfs.function_below(*device) or device
+        for name, each in reporters.items():
+            found[device] |= {f"{of}.{name}.{w}": Found(v, port) for w, v in each.items()}
+    for pf in pfs:
+        functions = node.sysfs.functions(*pf) if node.sysfs.has_functions(pf.bus) else {}
+        shares = bool(functions) and node.sysfs.shares_msix(*pf)
+        for index, function in functions.items():
+            own = found[pf.with_name(function)]
+            port, values = ports.functions.get((pf, index), (Port(pf), {}))
+            own |= {f"{Kind.FUNCTION}.{word}": Found(v, port) for word, v in values.items()}
+            count = node.sysfs.msix_vectors(pf.bus, function) if shares else None
+            if count is not None:
+                own[Kind.MSIX] = Found(count, port)
+    return found
+
+
+def set_tuning(node: Node, actions: Sequence[SetTuning]) -> Failures:
+    """Set what differs. What a function does not have is left out.
+
+    VFs share a pool of MSI-X vectors: those that give some back come first.
+    """
+    failures: Failures = []
+    changes = []
+    with node.devlink() as devlink:
+        known = _read(node, devlink, {action.pf for action in actions})
+        for action in actions:
+            now = known.get(action.pf.with_name(action.address), {})
+            for name, value in action.values:
+                if name in now and now[name].value != value:
+                    changes.append((action, now[name], name, value))
+        for action, is_now, name, value in sorted(changes, key=_growth):
+            try:
+                retry.call(partial(_set, node, devlink, action, is_now.port, (name, value)))
+            except (KernelError, OSError) as error:
+                target = target_of(action)
+                text = error.message if isinstance(error, KernelError) else reason(error)
+                failures.append((target, f"{target}: cannot set {name} to {value}: {text}"))
+    return failures
+
+
+def _growth(change: tuple[SetTuning, Found, str, Value]) -> int:
+    _, now, name, value = change
+    return int(value) - int(now.value) if kind(name) is Kind.MSIX else 0
+
+
+def _set(node: Node, devlink: Devlink, action: SetTuning, port: Port, tuned: Tuned) -> None:
+    name, value = tuned
+    words, _, word = name.partition(".")[2].rpartition(".")
+    match kind(name):
+        case Kind.MSIX:
+            node.sysfs.set_msix_vectors(action.pf.bus, action.address, int(value))
+        case Kind.FUNCTION:
+            devlink.set_function(port, word, int(value))
+        case Kind.REPORTER | Kind.PORT_REPORTER:
+            devlink.set_reporter(port, words, word, int(value))

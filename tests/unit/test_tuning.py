@@ -1,0 +1,313 @@
+"""What is tuned of functions: messages, files, what is planned, and what is set on a node."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nodeagent.errors import DataError
+from nodeagent.kernel.devlink import Devlink, Port
+from nodeagent.kernel.genl import encoded
+from nodeagent.kernel.netlink import attributes
+from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node.observe import observe
+from nodeagent.node.tuning import set_tuning
+from nodeagent.plan.actions import SetTuning
+from nodeagent.plan.comparison import differences
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.plan.stages import StageName
+from nodeagent.plan.tuning import no_longer_offered
+from nodeagent.settings import Settings
+from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
+from nodeagent.state.eswitch import EswitchMode
+from nodeagent.state.model import (
+    NO_DRIVER,
+    DeviceHandle,
+    Netdev,
+    NodeState,
+    Pf,
+    Representor,
+    Snapshot,
+    Target,
+    Vf,
+)
+from nodeagent.state.tuning import Tuned
+from tests.support.fake_kernel import DRIVER, PF1
+from tests.support.fake_node import FakeNode, fake_node
+from tests.support.fake_rules import Fault
+
+PF = DeviceHandle("pci", PF1)
+HANDLE = (1, b"pci\0"), (2, f"{PF1}\0".encode())
+
+
+class Answered(Devlink):
+    """devlink that answers with these messages, and takes what it is told."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self.family, self.name, self.bodies = 0x17, "devlink", bodies
+        self.sent: list[dict[int, bytes]] = []
+
+    def dump(self, message: bytearray, what: str) -> list[bytes]:
+        return [bytes(20) + body for body in self.bodies]
+
+    def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
+        self.sent += [{-1: bytes(m[16:17])} | dict(attributes(bytes(m), 20)) for m in messages]
+        return [None] * len(messages)
+
+
+def reporter(name: str, *values: tuple[int, bytes]) -> bytes:
+    return encoded(*HANDLE, (114, encoded((115, f"{name}\0".encode()), (116, b"\1"), *values)))
+
+
+def test_a_reporter_has_what_its_driver_can_do() -> None:
+    """As mlx5 tells them: vnic can do nothing, fw cannot recover."""
+    told = Answered(
+        reporter("fw", (141, b"\1")),
+        reporter("fw_fatal", (120, struct.pack("=Q", 60000)), (121, b"\0"), (141, b"\1")),
+        reporter("vnic"),
+    ).reporters()
+    fatal = {"auto_recover": False, "grace_period": 60000, "auto_dump": True}
+    assert told == {Port(PF): {"fw": {"auto_dump": True}, "fw_fatal": fatal}}
+
+
+def test_a_reporter_of_a_port_is_set_by_its_number() -> None:
+    devlink = Answered()
+    devlink.set_reporter(Port(PF, 65535), "tx", "grace_period", 700)
+    devlink.set_reporter(Port(PF), "fw", "auto_dump", False)
+    first, second = devlink.sent
+    assert first[-1] == second[-1] == b"\x35"
+    assert first[3] == struct.pack("=I", 65535)
+    assert (first[115], first[120]) == (b"tx\0", struct.pack("=Q", 700))
+    assert 3 not in second
+    assert (second[115], second[141]) == (b"fw\0", b"\0")
+
+
+def port(number: int, flavour: int, *more: tuple[int, bytes]) -> bytes:
+    index = (3, struct.pack("=I", number))
+    return encoded(*HANDLE, index, (77, struct.pack("=H", flavour)), *more)
+
+
+def test_what_a_port_function_has() -> None:
+    """A capability that the driver does not tell of is not among them."""
+    caps = (4, struct.pack("=II", 0b01, 0b11))
+    vf = (128, struct.pack("=H", 3)), (150, struct.pack("=I", 0))
+    ports = Answered(
+        port(65535, 0),
+        port(4, 4, *vf, (145, encoded((1, bytes(6)), caps, (6, struct.pack("=I", 60))))),
+        port(9, 4, vf[0], (150, struct.pack("=I", 1)), (145, encoded(caps))),
+    ).ports()
+    assert ports.own == {Port(PF, 65535)}
+    values = {"roce": True, "migratable": False, "max_io_eqs": 60}
+    assert ports.functions == {(PF, 3): (Port(PF, 4), values)}
+
+
+def test_a_port_function_is_set_one_by_one() -> None:
+    devlink = Answered()
+    devlink.set_function(Port(PF, 4), "migratable", True)
+    devlink.set_function(Port(PF, 4), "roce", False)
+    devlink.set_function(Port(PF, 4), "max_io_eqs", 8)
+    nests = [dict(attributes(each[145])) for each in devlink.sent]
+    assert nests == [
+        {4: struct.pack("=II", 2, 2)},
+        {4: struct.pack("=II", 0, 1)},
+        {6: struct.pack("=I", 8)},
+    ]
+    assert {each[-1] for each in devlink.sent} == {b"\6"}
+
+
+def config(*capabilities: bytes) -> bytes:
+    """A function's configuration with a list of capabilities."""
+    made = bytearray(256)
+    made[0x34] = 0x60
+    for at, each in zip(range(0x60, 256, 16), capabilities, strict=False):
+        following = at + 16 if each is not capabilities[-1] else 0
+        made[at : at + 4] = each[:1] + bytes([following]) + each[1:]
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        (config(b"\x10\x02\x00", b"\x11\x0b\x80"), 12),
+        (config(b"\x11\xff\x07"), 2048),
+        (config(b"\x10\x02\x00"), None),
+        (b"\xff" * 256, None),
+        (config(b"\x11\x0b\x80")[:64], None),
+    ],
+)
+def test_the_size_of_the_msix_table(tmp_path: Path, content: bytes, count: int | None) -> None:
+    """Enabled or not; without such a capability, of a function that is gone, not as root."""
+    directory = tmp_path / "bus/pci/devices" / PF1
+    directory.mkdir(parents=True)
+    sysfs = Sysfs(tmp_path)
+    assert sysfs.msix_vectors("pci", PF1) is None
+    (directory / "config").write_bytes(content)
+    assert sysfs.msix_vectors("pci", PF1) == count
+
+
+# ---- what differs, and what is planned -----------------------------------------------------------
+
+
+def state(
+    pf: tuple[Tuned, ...] | None, *vfs: tuple[Tuned, ...] | None, switchdev: bool = False
+) -> NodeState:
+    made = tuple(
+        Vf(n, f"0000:01:10.{n}", DRIVER, netdev=Netdev(f"v{n}", up=True), tuning=each)
+        for n, each in enumerate(vfs)
+    )
+    mode = EswitchMode.SWITCHDEV if switchdev else EswitchMode.LEGACY
+    ports = (Representor(f"pf1vf{n}", Netdev(f"r{n}")) for n in range(len(vfs)))
+    netdev = Netdev("p", mtu=1500, up=True)
+    made_pf = Pf(PF, len(made), True, netdev, made, tuning=pf, eswitch_mode=mode)
+    return NodeState(
+        DRIVER,
+        (dataclasses.replace(made_pf, representors=tuple(ports) if switchdev else ()),),
+    )
+
+
+def test_a_vf_is_unbound_for_its_msix_count_and_no_other_is() -> None:
+    want, have = state((), (("msix", 12),), (("msix", 8),)), state((), *[(("msix", 8),)] * 2)
+    assert [str(each) for each in differences(want, have)] == [
+        f"pci/{PF1} vf 0 msix: want 12, have 8"
+    ]
+    stages = plan(want, have)
+    text = lines(stages, want, have)
+    steps = ["# unbind VFs", "# tune VFs", "# bind VFs"]
+    assert [each for each in text if each in steps] == steps
+    assert "echo 12 > /sys/bus/pci/devices/0000:01:10.0/sriov_vf_msix_count" in text
+    assert sum("unbind" in each for each in text) == 2
+
+
+def test_a_reporter_is_set_while_the_vf_is_bound() -> None:
+    tx, fw = "port-reporter.tx.grace_period", "reporter.fw.auto_dump"
+    want, have = state(((tx, 700),), ((fw, False),)), state(((tx, 500),), ((fw, True),))
+    port = "$(devlink port show p | sed 's/: .*//;q')"
+    assert lines(plan(want, have), want, have) == [
+        "# set health reporters",
+        f"devlink health set {port} reporter tx grace_period 700",
+        "devlink health set pci/0000:01:10.0 reporter fw auto_dump false",
+    ]
+
+
+def test_a_port_function_is_set_by_the_port_of_the_representor() -> None:
+    want = state((), (("function.max_io_eqs", 8), ("function.roce", False)), switchdev=True)
+    have = state((), (("function.max_io_eqs", 60), ("function.roce", True)), switchdev=True)
+    (line,) = (each for each in lines(plan(want, have), want, have) if "port function" in each)
+    port = "$(devlink port show r0 | sed 's/: .*//;q')"
+    assert line == (
+        f"devlink port function set {port} max_io_eqs 8; "
+        f"devlink port function set {port} roce disable"
+    )
+
+
+def test_after_a_reload_of_the_driver_its_own_values_are_not_set() -> None:
+    """But for those that are different from driver to driver, or firmware's."""
+    fresh = (("reporter.fw.auto_dump", True), ("reporter.fw_fatal.grace_period", 30000))
+    changed = (("function.roce", False), ("msix", 8), ("reporter.fw.auto_dump", False))
+    want = state(fresh, fresh, changed)
+    found = [
+        (stage.name, action.index, action.values)
+        for stage in plan(want, after_reload(want))
+        for action in stage.actions
+        if isinstance(action, SetTuning)
+    ]
+    assert found == [
+        (StageName.FUNCTIONS, 1, changed[:2]),
+        (StageName.REPORTERS, 1, changed[2:]),
+    ]
+
+
+def test_what_a_driver_has_no_more_is_named_and_not_waited_for() -> None:
+    want = state(
+        (("reporter.fw.auto_dump", True),), (("msix", 12), ("reporter.fw.auto_dump", False))
+    )
+    have = state((), ())
+    assert differences(want, have) == ()
+    assert list(no_longer_offered(want, have)) == [
+        f"pci/{PF1} vf 0 msix 12",
+        f"pci/{PF1} vf 0 reporter.fw.auto_dump False",
+    ]
+
+
+def test_in_a_snapshot_it_is_an_object() -> None:
+    tuned = (("function.roce", False), ("msix", 12), ("reporter.fw.auto_dump", True))
+    snapshot = Snapshot("2026-01-01T00:00:00Z", "0" * 32, "b", "6.12", (), state(tuned, ()))
+    text = snapshot_to_json(snapshot)
+    assert '"msix": 12' in text
+    assert snapshot_from_json(text, "x") == snapshot
+    for wrong in ('"msx": 12', '"msix": -1', '"msix": 1.5'):
+        with pytest.raises(DataError):
+            snapshot_from_json(text.replace('"msix": 12', wrong), "x")
+
+
+# ---- on a node -----------------------------------------------------------------------------------
+
+
+REPORTERS = {"auto_dump": True, "grace_period": 60000}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    """A PF with devlink and two VFs without a driver, which share MSI-X vectors."""
+    with fake_node(monkeypatch, igb=False) as node:
+        (pf,) = state(None).pfs
+        vfs = tuple(Vf(index, driver=NO_DRIVER, driver_override="") for index in range(2))
+        node.set_up(NodeState(DRIVER, (dataclasses.replace(pf, numvfs=2, vfs=vfs, driverinit=()),)))
+        node.tree.set("pci", PF1, "sriov_vf_total_msix", "64")
+        for index, count in enumerate((8, 12)):
+            path = node.tree.root / "bus/pci/devices" / node.function(index)
+            (path / "config").write_bytes(config(bytes([0x11, count - 1, 0])))
+            (path / "sriov_vf_msix_count").touch()
+        node.reporters = {Port(PF): {"fw_fatal": dict(REPORTERS)}}
+        yield node
+
+
+def test_what_a_node_has(fake: FakeNode) -> None:
+    (pf,) = observe(fake.node(Settings())).pfs
+    assert pf.tuning == (
+        ("reporter.fw_fatal.auto_dump", True),
+        ("reporter.fw_fatal.grace_period", 60000),
+    )
+    assert [vf.tuning for vf in pf.vfs] == [(("msix", 8),), (("msix", 12),)]
+    fake.tree.set("pci", PF1, "sriov_vf_total_msix", "0")
+    (pf,) = observe(fake.node(Settings())).pfs
+    assert [vf.tuning for vf in pf.vfs] == [(), ()]
+
+
+def test_a_reporter_belongs_to_the_function_below_its_auxiliary_device(fake: FakeNode) -> None:
+    """That of a representor's port belongs to nobody."""
+    auxiliary = fake.tree.root / "bus/auxiliary/devices/mlx5_core.eth.7"
+    below = fake.tree.root / "bus/pci/devices" / fake.function(1) / auxiliary.name
+    below.mkdir()
+    auxiliary.parent.mkdir(parents=True)
+    auxiliary.symlink_to(below.resolve())
+    (below.parent / "subsystem").symlink_to(fake.tree.root / "bus/pci")
+    own, other = Port(DeviceHandle.reported("auxiliary", auxiliary.name), 0), Port(PF, 2)
+    fake.reporters = {each: {"tx": {"auto_recover": False}} for each in (own, other)}
+    fake.own_ports = {own}
+    (pf,) = observe(fake.node(Settings())).pfs
+    found = ("port-reporter.tx.auto_recover", False)
+    assert [pf.tuning, *(vf.tuning for vf in pf.vfs)] == [(), (("msix", 8),), (("msix", 12), found)]
+
+
+def test_only_what_differs_is_set_and_vectors_are_given_back_first(fake: FakeNode) -> None:
+    node, name = fake.node(Settings()), "reporter.fw_fatal.grace_period"
+    wanted = ((0, (("msix", 12),)), (1, (("msix", 4), ("function.roce", False))))
+    actions = [SetTuning(PF, index, fake.function(index), each) for index, each in wanted]
+    actions.append(SetTuning(PF, None, PF1, ((name, 5), ("reporter.fw_fatal.auto_dump", True))))
+    assert set_tuning(node, actions) == []
+    assert fake.reporters == {Port(PF): {"fw_fatal": {"auto_dump": True, "grace_period": 5}}}
+    assert [(write.target, write.value) for write in fake.written("sriov_vf_msix_count")] == [
+        (fake.function(1), "4"),
+        (fake.function(0), "12"),
+    ]
+    fake.plant(fake.function(0), "sriov_vf_msix_count", Fault(errno.EBUSY))
+    ((target, text),) = set_tuning(node, actions[:1])
+    assert target == Target(PF, 0)
+    assert "cannot set msix to 12" in text
