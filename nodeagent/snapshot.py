@@ -14,6 +14,7 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import KernelError
 from nodeagent.kernel.modules import is_loaded
 from nodeagent.machine import boot_id, machine_id
+from nodeagent.node import tuning
 from nodeagent.node.namespaces import children_in_other_namespaces
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
@@ -106,7 +107,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
             each,
         )
     stacked = state.stack.lost if state.stack is not None else ()
-    others = (*children_in_other_namespaces(node, state), *unsaved(node, state))
+    told = tuning.lost(node, [pf.handle for pf in state.pfs])
+    others = (*told, *children_in_other_namespaces(node, state), *unsaved(node, state))
     for lost in (*rdma.soft(state), *stacked, *others):
         log.warning("%s: the reload removes it, and it is not restored", lost)
     for namespace in state.namespaces:

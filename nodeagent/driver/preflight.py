@@ -254,6 +254,16 @@ class Preflight:
                 "restart it after the reload",
                 blocks=self._strict,
             )
+        for user in users.of_these_files(self._clocks(), self.proc):
+            yield Finding(
+                Check.PROCESSES,
+                str(user),
+                "its clock goes with the driver (ENODEV), and while this is open the one that comes "
+                "has another number",
+                f"end it (pid {user.pid}) before the reload, and start it again afterwards",
+                blocks=self._strict,
+                pods=users.pods_of([user]),
+            )
         if not users.sees_the_host(self.proc):
             yield Finding(
                 Check.PROCESSES,
@@ -324,15 +334,26 @@ class Preflight:
     def _loaded_of(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if name.replace("-", "_") in self.loaded]
 
+    def _clocks(self) -> frozenset[str]:
+        """The files of the PTP clocks of our PFs and VFs (drivers/ptp/ptp_clock.c)."""
+        tree = Sysfs(self.sysfs)
+        clocks = (each for own in self._devices() for each in tree.device(*own).glob("ptp/ptp*"))
+        return frozenset(f"{self.dev}/{each.name}" for each in clocks)
+
     def _interfaces(self) -> Mapping[int, str]:
         """By ifindex, the devices of the interfaces of our PFs and VFs in this namespace."""
         tree = Sysfs(self.sysfs)
         found: dict[int, str] = {}
-        for bus, pf in tree.physical_functions(self.settings.driver_module):
-            vfs = tree.functions(bus, pf).values() if bus == "pci" else ()
-            for device in (pf, *vfs):
-                found |= dict.fromkeys(tree.interfaces(bus, device), f"{bus}/{device}")
+        for bus, device in self._devices():
+            found |= dict.fromkeys(tree.interfaces(bus, device), f"{bus}/{device}")
         return found
+
+    def _devices(self) -> Iterator[tuple[str, str]]:
+        """Bus and name of each of our PFs and VFs."""
+        tree = Sysfs(self.sysfs)
+        for bus, pf in tree.physical_functions(self.settings.driver_module):
+            yield bus, pf
+            yield from ((bus, vf) for vf in tree.functions(bus, pf).values() if bus == "pci")
 
 
 def enforce(findings: Iterable[Finding]) -> None:

@@ -15,6 +15,7 @@ The files' behaviour (Linux 6.12):
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.state.files import CLOCK, FILES, value_of
 from nodeagent.state.model import NO_DRIVER, DeviceHandle
 from nodeagent.trace import point
 
@@ -158,6 +160,32 @@ class Sysfs:
     def set_msix_vectors(self, bus: str, name: str, count: int) -> None:
         """How many a VF without a driver has."""
         write(self.device(bus, name) / "sriov_vf_msix_count", str(count))
+
+    def files(
+        self, bus: str, name: str, place: str, index: int | None = None
+    ) -> dict[str, tuple[Path, str]]:
+        """The files at a place of a device (`nodeagent.state.files`): path and value, by name.
+
+        Every module of DOCA-OFED uses mlx_compat: without it there are none of its own.
+        """
+        found: dict[str, tuple[Path, str]] = {}
+        rows = [row for row in FILES if row.place == place]
+        if place != CLOCK and not (self.root / "module/mlx_compat").is_dir():
+            return found
+        for base in self.device(bus, name).glob(place.format(vf=index)):
+            for path in base.rglob("*") if base.is_dir() else ():
+                called = path.relative_to(base).as_posix()
+                row = next((row for row in rows if re.fullmatch(row.name, called)), None)
+                if row is None or (text := _text(path)) is None:
+                    continue
+                if (value := value_of(row, text)) is not None:
+                    found[called] = path, value
+        return found
+
+    def rate_groups(self, bus: str, name: str) -> list[str]:
+        """DOCA-OFED's groups of VFs with rates in common; there is always group 0, without any."""
+        groups = _entries(self.device(bus, name) / "sriov/groups")
+        return sorted(each.name for each in groups if each.name != "0")
 
     def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
         """ifindexes of the device's network interfaces in this namespace, lowest first.

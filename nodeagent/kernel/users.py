@@ -6,7 +6,7 @@ psutil is imported when processes are searched, which most commands do not do.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,11 @@ def of_files(directory: Path, proc: Path = Path("/proc")) -> tuple[User, ...]:
 def of_files_like(beginnings: tuple[str, ...], proc: Path = Path("/proc")) -> tuple[User, ...]:
     """The processes that have files open whose paths have one of these beginnings."""
     return tuple(_users(lambda target: target.startswith(beginnings) and target, proc))
+
+
+def of_these_files(paths: Collection[str], proc: Path = Path("/proc")) -> tuple[User, ...]:
+    """The processes that have one of these files open."""
+    return tuple(_users(lambda target: target in paths and target, proc)) if paths else ()
 
 
 def files_of_function(own: Path, dev: Path = Path("/dev")) -> set[str]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.kernel import sysfs
 from nodeagent.kernel.devlink import Devlink, Port
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import SetTuning
+from nodeagent.state.files import CLOCK, INTERFACE, RDMA, VF, writes
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.tuning import Kind, Tuned, Value, kind
 
 
 class Found(NamedTuple):
-    """By name, a value and where it is set: a devlink port, or the function itself."""
+    """By name, a value and where it is set: a devlink port, a file, or the function itself."""
 
     value: Value
     port: Port
+    path: Path = Path()
 
 
 def read(
@@ -59,7 +63,29 @@ def _read(
             count = node.sysfs.msix_vectors(pf.bus, function) if shares else None
             if count is not None:
                 own[Kind.MSIX] = Found(count, port)
+            own |= _files(node, pf, VF, index)
+        found[pf] |= _files(node, pf, CLOCK)
+        for function in (pf.name, *functions.values()):
+            device = pf.with_name(function)
+            found[device] |= _files(node, device, INTERFACE) | _files(node, device, RDMA)
     return found
+
+
+def lost(node: Node, pfs: Collection[DeviceHandle]) -> Iterator[str]:
+    """What DOCA-OFED has been told of these PFs and does not tell."""
+    for pf in pfs:
+        for group in node.sysfs.rate_groups(*pf):
+            yield f"{pf} rates of VF group {group} (sriov/groups/{group}), which are write-only"
+        for path, _ in node.sysfs.files(*pf, RDMA).values():
+            if "\n" in path.read_text().strip():
+                yield f"{pf} traffic classes by address, in {path}"
+
+
+def _files(
+    node: Node, device: DeviceHandle, place: str, index: int | None = None
+) -> dict[str, Found]:
+    found = node.sysfs.files(*device, place, index)
+    return {f"{Kind.FILE}.{name}": Found(v, Port(device), p) for name, (p, v) in found.items()}
 
 
 def set_tuning(node: Node, actions: Sequence[SetTuning]) -> Failures:
@@ -78,7 +104,7 @@ def set_tuning(node: Node, actions: Sequence[SetTuning]) -> Failures:
                     changes.append((action, now[name], name, value))
         for action, is_now, name, value in sorted(changes, key=_growth):
             try:
-                retry.call(partial(_set, node, devlink, action, is_now.port, (name, value)))
+                retry.call(partial(_set, node, devlink, action, is_now, (name, value)))
             except (KernelError, OSError) as error:
                 target = target_of(action)
                 text = error.message if isinstance(error, KernelError) else reason(error)
@@ -91,13 +117,16 @@ def _growth(change: tuple[SetTuning, Found, str, Value]) -> int:
     return int(value) - int(now.value) if kind(name) is Kind.MSIX else 0
 
 
-def _set(node: Node, devlink: Devlink, action: SetTuning, port: Port, tuned: Tuned) -> None:
+def _set(node: Node, devlink: Devlink, action: SetTuning, now: Found, tuned: Tuned) -> None:
     name, value = tuned
     words, _, word = name.partition(".")[2].rpartition(".")
     match kind(name):
         case Kind.MSIX:
             node.sysfs.set_msix_vectors(action.pf.bus, action.address, int(value))
         case Kind.FUNCTION:
-            devlink.set_function(port, word, int(value))
+            devlink.set_function(now.port, word, int(value))
         case Kind.REPORTER | Kind.PORT_REPORTER:
-            devlink.set_reporter(port, words, word, int(value))
+            devlink.set_reporter(now.port, words, word, int(value))
+        case Kind.FILE:
+            for text in writes(name.partition(".")[2], str(value), str(now.value)):
+                sysfs.write(now.path, text)

@@ -11,10 +11,12 @@ from typing import Final
 
 from nodeagent.plan.actions import SetTuning
 from nodeagent.plan.stages import StageName
+from nodeagent.state import files
+from nodeagent.state.files import file_of, writes
 from nodeagent.state.model import NodeState, Pf, Target, Vf
 from nodeagent.state.tuning import WHILE_UNBOUND, Kind, Tuned, Value, kind
 
-STAGES: Final = {
+_STAGES: Final = {
     Kind.MSIX: StageName.FUNCTIONS,
     Kind.FUNCTION: StageName.FUNCTIONS,
     Kind.REPORTER: StageName.REPORTERS,
@@ -33,6 +35,14 @@ _FRESH: Final[Mapping[str, Collection[Value]]] = {
 net/devlink/health.c; mlx5: en/reporter_{tx,rx}.c, health.c for PF and VF). Others are not known."""
 
 
+def stage_of(name: str) -> StageName:
+    """The stage in which a value of this name is set."""
+    file = file_of(name.partition(".")[2]) if kind(name) is Kind.FILE else None
+    if file is not None:
+        return StageName.VFS if file.place == files.VF else StageName.REPORTERS
+    return _STAGES[kind(name)]
+
+
 def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Tuned, Value | None]]:
     """Each value that is not as wanted, with the present one; None where nobody knows that."""
     known = dict(have.tuning or ())
@@ -46,6 +56,8 @@ def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Tuned, Value | Non
 
 def is_fresh(name: str, value: Value) -> bool:
     """Whether a function that is made anew is known to have it."""
+    if kind(name) is Kind.FILE and (file := file_of(name.partition(".")[2])) is not None:
+        return value == file.fresh
     return value in _FRESH.get(name, _FRESH.get(name.rpartition(".")[2], ()))
 
 
@@ -81,11 +93,11 @@ def by_stage(
     owner: Pf | Vf, names: Collection[str]
 ) -> Iterator[tuple[StageName, tuple[Tuned, ...]]]:
     """The values of these names, by the stage in which they are set."""
-    for stage in dict.fromkeys(STAGES.values()):
+    for stage in (StageName.VFS, StageName.FUNCTIONS, StageName.REPORTERS):
         values = tuple(
             (name, value)
             for name, value in owner.tuning or ()
-            if name in names and STAGES[kind(name)] is stage
+            if name in names and stage_of(name) is stage
         )
         if values:
             yield stage, values
@@ -95,7 +107,8 @@ def commands(action: SetTuning, own: str, representor: str) -> Iterator[str]:
     """Lines for a root shell; `own` and `representor` are the function's interfaces."""
     device = action.pf.with_name(action.address)
     for name, value in action.values:
-        reporter, _, word = name.partition(".")[2].rpartition(".")
+        words = name.partition(".")[2]
+        reporter, _, word = words.rpartition(".")
         match kind(name):
             case Kind.MSIX:
                 directory = f"/sys/bus/{device.bus}/devices/{device.name}"
@@ -106,6 +119,28 @@ def commands(action: SetTuning, own: str, representor: str) -> Iterator[str]:
             case Kind.REPORTER | Kind.PORT_REPORTER:
                 where = device if kind(name) is Kind.REPORTER else _port(own)
                 yield f"devlink health set {where} reporter {reporter} {word} {str(value).lower()}"
+            case Kind.FILE:
+                path = f"{_place(action, words, own)}/{words}"
+                yield from (f"echo {text} | tee {path}" for text in _texts(words, str(value)))
+
+
+def _place(action: SetTuning, name: str, own: str) -> str:
+    """The directory of a file; with a wildcard, which tee(1) is for."""
+    file, devices = file_of(name), f"/sys/bus/{action.pf.bus}/devices"
+    match None if file is None else file.place:
+        case files.VF:
+            return f"{devices}/{action.pf.name}/sriov/{action.index}"
+        case files.INTERFACE:
+            return f"/sys/class/net/{own}"
+        case place:
+            return f"{devices}/{action.address}/{place}"
+
+
+def _texts(name: str, value: str) -> Iterator[str]:
+    """Which VLANs a trunk has at present is not known to a line: all go."""
+    if name == "trunk":
+        yield from writes(name, "", "0-4095")
+    yield from writes(name, value, "")
 
 
 def _port(interface: str) -> str:

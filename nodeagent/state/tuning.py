@@ -1,6 +1,7 @@
 """What is tuned of a function beside its interface, as pairs of a name and a value.
 
-A name is the kind (`Kind`), a dot, and devlink(8)'s words: "reporter.fw.auto_dump".
+A name is the kind (`Kind`), a dot, and devlink(8)'s words or a file's name: "function.roce",
+"reporter.fw.auto_dump", "file.trunk".
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from nodeagent.state.checks import U64, check_sorted, within
+from nodeagent.state.files import check_file
 
 Value = bool | int | str
 Tuned = tuple[str, Value]
@@ -28,6 +30,8 @@ class Kind(StrEnum):
     """A health reporter of the function's devlink instance."""
     PORT_REPORTER = "port-reporter"
     """A health reporter of its devlink port, which goes with its interface."""
+    FILE = "file"
+    """A file in sysfs (`nodeagent.state.files`)."""
 
 
 WHILE_UNBOUND: Final = frozenset({Kind.MSIX, Kind.FUNCTION})
@@ -48,8 +52,9 @@ def check_tuning(what: object, values: Collection[Tuned]) -> None:
     for name, value in values:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is nothing that is tuned")
-        if isinstance(value, str):
-            if not value.isprintable():
-                raise ValueError(f"{name}: {value!r} is not printable")
+        if kind(name) is Kind.FILE:
+            check_file(name.partition(".")[2], value)
+        elif isinstance(value, str):
+            raise ValueError(f"{name}: {value!r} is neither a number nor on or off")
         else:
             within(0, U64)(name, value)

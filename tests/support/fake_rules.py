@@ -78,8 +78,11 @@ class FakeRules(FakeKernel):
         text = value.strip()
         if path.name in {"bind", "unbind", "drivers_probe"}:
             self._perform(Write(text, path.name, path.parent.name), self._bus_write)
-        else:
+        elif self.tree.device(path.parent.name).exists():
             self._perform(Write(path.parent.name, path.name, text), self._device_write)
+        else:
+            self.writes.append(Write(path.parent.name, path.name, text))
+            path.write_text(text)
 
     def link_change(self, change: Change) -> None:
         """One RTM_SETLINK or RTM_NEWLINKPROP: attributes in the kernel's order, up to a refusal."""

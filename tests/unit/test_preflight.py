@@ -259,6 +259,28 @@ def test_an_open_device(host: Host) -> None:
     assert only(findings_with_real_processes(host)).check == "references"
 
 
+def test_an_open_clock_of_a_nic(host: Host) -> None:
+    """ptp4l has it; that of another device is not ours, whatever its number begins with."""
+    host.pf(PF, "mlx5_core")
+    (host.root / "sys/bus/pci/devices" / PF / "ptp/ptp1").mkdir(parents=True)
+    (host.root / "dev").mkdir(exist_ok=True)
+    ours, other = (host.root / "dev" / name for name in ("ptp1", "ptp10"))
+    for each in (ours, other):
+        each.touch()
+    code = "files = [open(each) for each in sys.argv[1:]]"
+    with running(code, str(ours), str(other)) as process:
+        found = findings_with_real_processes(host)
+        finding = only(tuple(each for each in found if each.check == "processes"))
+        assert finding.what.endswith(f"(pid {process.pid}) holds {ours}")
+        assert "another number" in finding.why
+        assert not finding.blocks
+        found = findings_with_real_processes(host, skip_preflight=False)
+        assert finding == replace(
+            *(each for each in found if each.check == "processes"), blocks=False
+        )
+        assert finding not in found
+
+
 def findings_with_real_processes(host: Host, **settings: Any) -> tuple[Finding, ...]:
     """Everything but the processes is the host's."""
     changed = replace(host.driver.settings, **settings)

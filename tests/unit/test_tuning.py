@@ -16,7 +16,7 @@ from nodeagent.kernel.genl import encoded
 from nodeagent.kernel.netlink import attributes
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.observe import observe
-from nodeagent.node.tuning import set_tuning
+from nodeagent.node.tuning import lost, set_tuning
 from nodeagent.plan.actions import SetTuning
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
@@ -311,3 +311,135 @@ def test_only_what_differs_is_set_and_vectors_are_given_back_first(fake: FakeNod
     ((target, text),) = set_tuning(node, actions[:1])
     assert target == Target(PF, 0)
     assert "cannot set msix to 12" in text
+
+
+# ---- DOCA-OFED's files ---------------------------------------------------------------------------
+
+FILES = {
+    f"{PF1}/sriov/0/trunk": "Allowed 802.1Q VLANs: 2 3 4 10\n",
+    f"{PF1}/sriov/1/trunk": "",
+    f"{PF1}/sriov/0/group": "3\n",
+    f"{PF1}/sriov/0/page_limit": "limit: 0\n",
+    f"{PF1}/sriov/0/meters/rx/pps/rate": "1000\n",
+    f"{PF1}/sriov/0/meters/rx/pps/num_dropped": "7\n",
+    f"{PF1}/sriov/0/config": "VF : 0\nMAC : 02:00:00:00:00:01\n",
+    f"{PF1}/net/p/settings/hfunc": "Operational hfunc: xor\nSupported hfuncs: xor toeplitz\n",
+    f"{PF1}/net/p/settings/pfc_stall_prevention": "auto\n",
+    f"{PF1}/net/p/settings/force_local_lb_disable": "Force local loopback disable is ON\n",
+    f"{PF1}/net/p/ecn/roce_np/enable/3": "1\n",
+    f"{PF1}/net/p/ecn/roce_rp/rpg_ai_rate": "5\n",
+    f"{PF1}/ptp/ptp3/pins/mlx5_pps0": "2 0\n",
+    f"{PF1}/ptp/ptp3/pins/mlx5_pps1": "0 1\n",
+    f"{PF1}/ptp/ptp3/clock_name": "mlx5_ptp\n",
+    f"{PF1}/infiniband/mlx5_0/tc/1/traffic_class": "Global tclass=106\nsrc_ip=1.2.3.4,tclass=7\n",
+}
+
+
+def put_files(fake: FakeNode) -> Path:
+    devices = fake.tree.root / "bus/pci/devices"
+    for name, text in FILES.items():
+        path = devices / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return devices
+
+
+def test_files_of_doca_ofed(fake: FakeNode) -> None:
+    """Of a module that uses mlx_compat; what is only to be read is not among them."""
+    devices, node = put_files(fake), fake.node(Settings())
+    assert all("file" not in str(vf.tuning) for vf in observe(node).pfs[0].vfs)
+    (fake.tree.root / "module/mlx_compat").mkdir(parents=True)
+    (pf,) = observe(node).pfs
+    of_vf = [[each for each in vf.tuning or () if each[0] != "msix"] for vf in pf.vfs]
+    assert of_vf == [
+        [
+            ("file.group", "3"),
+            ("file.meters/rx/pps/rate", "1000"),
+            ("file.page_limit", "0"),
+            ("file.trunk", "2-4 10"),
+        ],
+        [("file.trunk", "")],
+    ]
+    of_pf = tuple(each for each in pf.tuning or () if each[0].startswith("file."))
+    assert of_pf == (
+        ("file.ecn/roce_np/enable/3", "1"),
+        ("file.ecn/roce_rp/rpg_ai_rate", "5"),
+        ("file.pins/mlx5_pps0", "2 0"),
+        ("file.pins/mlx5_pps1", "0 1"),
+        ("file.settings/force_local_lb_disable", "ON"),
+        ("file.settings/hfunc", "xor"),
+        ("file.settings/pfc_stall_prevention", "auto"),
+        ("file.tc/1/traffic_class", "106"),
+    )
+    wanted = (
+        (0, (("file.group", "4"), ("file.trunk", "3-5 10"))),
+        (1, (("file.trunk", "7 9-11"),)),
+        (None, (("file.tc/1/traffic_class", "96"), ("file.settings/hfunc", "toeplitz"))),
+    )
+    assert set_tuning(node, [SetTuning(PF, n, PF1 if n is None else fake.function(n), v)
+                             for n, v in wanted]) == []  # fmt: skip
+    written = [(w.attribute, w.value) for w in fake.writes if w.target in {"0", "1", "settings"}]
+    assert written == [
+        ("group", "4"),
+        ("trunk", "rem 2 2"),
+        ("trunk", "add 5 5"),
+        ("trunk", "add 7 7"),
+        ("trunk", "add 9 11"),
+        ("traffic_class", "96"),
+        ("hfunc", "toeplitz"),
+    ]
+    assert devices.is_dir()
+
+
+def test_what_doca_ofed_does_not_tell_is_named(fake: FakeNode) -> None:
+    devices, node = put_files(fake), fake.node(Settings())
+    (fake.tree.root / "module/mlx_compat").mkdir(parents=True)
+    for group in "03":
+        (devices / PF1 / "sriov/groups" / group).mkdir(parents=True)
+    (tclass,) = devices.glob("*/infiniband/*/tc/1/traffic_class")
+    assert list(lost(node, [PF])) == [
+        f"pci/{PF1} rates of VF group 3 (sriov/groups/3), which are write-only",
+        f"pci/{PF1} traffic classes by address, in {tclass}",
+    ]
+    tclass.write_text("Global tclass=106\n")
+    (devices / PF1 / "sriov/groups/3").rmdir()
+    assert list(lost(node, [PF])) == []
+
+
+def test_lines_for_files_can_be_pasted() -> None:
+    """What mlx5_core has by itself is not set of functions that are made anew."""
+    of_vf = (("file.group", "0"), ("file.trunk", "2-4 10"))
+    of_pf = (
+        ("file.pins/mlx5_pps0", "2 0"),
+        ("file.settings/hfunc", "xor"),
+        ("file.tc/1/traffic_class", "106"),
+    )
+    want = state(of_pf, of_vf)
+    have = after_reload(want)
+    text = lines(plan(want, have), want, have)
+    trunk = f"/sys/bus/pci/devices/{PF1}/sriov/0/trunk"
+    assert "; ".join(f"echo {each} | tee {trunk}" for each in (
+        "rem 0 4095", "add 2 4", "add 10 10")) in text  # fmt: skip
+    assert (
+        f"echo 2 0 | tee /sys/bus/pci/devices/{PF1}/ptp/*/pins/mlx5_pps0; "
+        "echo xor | tee /sys/class/net/p/settings/hfunc; "
+        f"echo 106 | tee /sys/bus/pci/devices/{PF1}/infiniband/*/tc/1/traffic_class"
+    ) in text
+    assert not any("group" in line for line in text)
+    steps = ["# create VFs", "# set VFs", "# bind VFs", "# set health reporters"]
+    assert [line for line in text if line in steps] == steps
+
+
+@pytest.mark.parametrize(
+    "tuned",
+    [
+        ("file.../../driver_override", "1"),
+        ("file.trunk", "5000"),
+        ("file.trunk", "2; reboot"),
+        ("file.group", 3),
+        ("msix", "12"),
+    ],
+)
+def test_a_snapshot_can_name_no_other_file_and_no_other_value(tuned: Tuned) -> None:
+    with pytest.raises(ValueError, match=r"is no file|is not within|neither a number"):
+        state((tuned,))
