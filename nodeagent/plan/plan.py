@@ -363,14 +363,13 @@ def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
     """Attributes that the PF holds for a VF: before the VF is bound, except for late ones."""
     pf = part.pf
     first = given(together(VfAttributes, names, vf, part.made.vf(vf.index) or VfAttributes()))
-    late: dict[str, Any] = {}
-    # in switchdev mode rates are devlink's, so they are set before it
+    every = rows(VfAttributes).items()
+    late: dict[str, Any] = {n: first[n] for n, row in every if row.is_late and n in first}
+    # in switchdev mode some drivers keep what legacy mode had, and others (mlx5) take it in both
     if pf.eswitch_mode != EswitchMode.SWITCHDEV:
-        late = {
-            name: first.pop(name)
-            for name, row in rows(VfAttributes).items()
-            if row.is_late and name in first
-        }
+        first = {name: value for name, value in first.items() if name not in late}
+    elif not _loses_rates(part):
+        late = {}
     if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
         first["admin_mac"], late["admin_mac"] = mac_of(vf), vf.admin_mac
     if first:

@@ -25,7 +25,7 @@ def told() -> State:
 
 @pytest.fixture(autouse=True)
 def _switchdev() -> Iterator[None]:
-    """A PF in switchdev mode with rates, and one without."""
+    """A PF in switchdev mode with rates, and one with one that ip(8) has set in that mode."""
     lab.clean("A")
     for pf in (PF1, PF2):
         lab.create_vfs(pf, VFS)
@@ -40,6 +40,7 @@ def _switchdev() -> Iterator[None]:
         f"set {pf}/2 tx_share 24mbit tx_max 1gbit parent gold",
         f"set {pf}/3 parent gold",
     )
+    lab.ip(f"link set {lab.name(PF2)} vf 1 max_tx_rate 300")
     lab.settle()
     yield
     lab.clean("A")
@@ -50,11 +51,13 @@ def test_ports_and_groups_are_kept_in_one_pass(nodeagent: Nodeagent) -> None:
     rates = before["rates"]["rate"]
     assert rates[f"pci/{PF1}/gold"] == {"type": "node", "tx_share": 250e6, "tx_max": 1250e6}
     assert rates[f"pci/{PF1}/2"]["parent"] == "gold"
-    assert {"type": "leaf"} in (each for key, each in rates.items() if PF2 in key)
+    assert all(each == {"type": "leaf"} for key, each in rates.items() if PF2 in key)
+    assert before["devices"][PF2]["vfs"][1]["told by its PF"]["rate"]["max_tx"] == 300
     lab.put_other_build_on_disk()
     reload = nodeagent.call("reload")
     assert connectx.read() == before
     assert reload.log.count("set rates: 1 actions") == 1
+    assert reload.log.count("set VFs late: ") == 1
     assert reload.log.count("set eswitch: ") == 1
     assert "set VFs: " in reload.log.partition("set eswitch: ")[0]
     assert "set VFs: " not in reload.log.partition("set eswitch: ")[2]
