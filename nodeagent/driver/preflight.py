@@ -258,8 +258,8 @@ class Preflight:
             yield Finding(
                 Check.PROCESSES,
                 str(user),
-                "its clock goes with the driver (ENODEV), and while this is open the one that comes "
-                "has another number",
+                "the clock goes with the driver (ENODEV); while this is open, the new one has "
+                "another number",
                 f"end it (pid {user.pid}) before the reload, and start it again afterwards",
                 blocks=self._strict,
                 pods=users.pods_of([user]),
