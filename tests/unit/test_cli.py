@@ -910,7 +910,8 @@ def test_status_watch(settings: Settings, tmp_path: Path) -> None:
     with watching.stdout:
         assert said() == ("no run on record", False)
         with lock(settings.lock_path), journal.step(Step.BUILD):
-            assert said() == ("running in build", False)
+            while (now := said()) != ("running in build", False):
+                assert now == ("working, nothing on record yet", False)  # locked, not yet noted
         journal.set_ready()
         while (now := said()) != ("ready", True):
             assert now[0] in {"cut short", "running", "running in build", "cut short in build"}
