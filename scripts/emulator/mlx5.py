@@ -20,6 +20,9 @@ BUILDS = ("A", "B")
 CORE = Path("mellanox/mlx5/core")
 RDMA = Path("mlx5_ib")
 
+SUBFUNCTIONS = ("CONFIG_MLX5_SF", "CONFIG_MLX5_SF_MANAGER")
+"""What DOCA-OFED's driver is built with, and Debian's is not."""
+
 # DOCA-OFED reports 802.1Q for a VF without a VLAN as well; the kernel's own driver reports 0.
 VLAN_PROTOCOL = (
     r"(\tivi->vlan = evport->info\.vlan;\n)",
@@ -48,8 +51,10 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
             edit(work / module / "main.c", (said, rf'\1MODULE_VERSION("25.10-lab{name}");\n'))
         runner.run(
             *("make", "-s", f"-j{os.cpu_count()}", "-C", headers_of(kernel, chosen)),
+            *(f"{symbol}=y" for symbol in SUBFUNCTIONS),
             # Nobody reads the debugging information, which is most of what the compiler writes.
-            *(f"M={work}", "KCFLAGS=-g0", "modules"),
+            "KCFLAGS=" + " ".join(("-g0", *(f"-D{symbol}=1" for symbol in SUBFUNCTIONS))),
+            *(f"M={work}", "modules"),
             what="building mlx5_core",
         )
         (directory / name).mkdir()

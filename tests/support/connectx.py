@@ -189,6 +189,25 @@ class Card:
         self.set(pf, "cable", cable)
 
 
+@contextmanager
+def infiniband(card: Card) -> Iterator[str]:
+    """The first port is InfiniBand's, as mlxconfig's LINK_TYPE_P1 has it; its IPoIB interface."""
+
+    def restart() -> None:
+        lab.sh("modprobe -r ib_ipoib mlx5_ib mlx5_core; modprobe -a mlx5_core mlx5_ib ib_ipoib")
+        lab.settle()
+
+    card.set(0, "infiniband", True)
+    restart()
+    try:
+        yield lab.name(lab.PF1)
+    finally:
+        (lab.PCI / lab.PF1 / "sriov_numvfs").write_text("0")
+        card.set(0, "infiniband", False)
+        restart()
+        lab.sh("modprobe -r ib_ipoib")
+
+
 @dataclass(frozen=True)
 class Command:
     """A line of the log: what firmware was asked, and what became of it."""

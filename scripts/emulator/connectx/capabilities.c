@@ -8,13 +8,6 @@
  */
 #include "connectx.h"
 
-/* enum mlx5_cap_type, which is in the driver's device.h */
-enum {
-    MLX5_CAP_GENERAL = 0x0, MLX5_CAP_ETHERNET_OFFLOADS = 0x1, MLX5_CAP_ATOMIC = 0x3,
-    MLX5_CAP_ROCE = 0x4, MLX5_CAP_FLOW_TABLE = 0x7, MLX5_CAP_ESWITCH_FLOW_TABLE = 0x8,
-    MLX5_CAP_ESWITCH = 0x9, MLX5_CAP_QOS = 0xc, MLX5_CAP_GENERAL_2 = 0x20,
-    MLX5_CAP_PORT_SELECTION = 0x25,
-};
 enum { PF_EQS = 64, VF_EQS = 24 };
 
 static void flow_table(uint8_t *p)
@@ -47,7 +40,8 @@ static void general_caps(Pf *pf, uint16_t vport, uint8_t *c)
 {
     G(vhca_id, pf->vhca + (vport < SF_BASE ? vport : 1 + pf->vfs + vport - SF_BASE));
     G(hca_cap_2, 1);
-    G(port_type, 1);
+    G(port_type, !pf->infiniband);
+    G(ib_virt, pf->infiniband);
     G(num_ports, 1);
     G(native_port_num, pf->port);
     G(eth_net_offloads, 1);

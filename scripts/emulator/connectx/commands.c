@@ -83,6 +83,10 @@ static uint8_t query_hca_cap(Fn *fn)
         memcpy(c, of->cur[type], CAP_BYTES);
     } else if (v->cap[type]) {
         memcpy(c, v->cap[type], CAP_BYTES);
+        if (type == MLX5_CAP_GENERAL) {     /* which the PF has set, perhaps on another link layer */
+            SET(cmd_hca_cap, c, port_type, !fn->pf->infiniband);
+            SET(cmd_hca_cap, c, ib_virt, fn->pf->infiniband);
+        }
     } else {
         cap_default(fn->pf, vport, type, current, c);
     }
@@ -291,7 +295,14 @@ static uint8_t disable_hca(Fn *fn)
 
     if (!function) {
         if (is_sf(fn->pf, fn->vport)) {
-            sf_state(fn->pf, fn->vport, STATE_ALLOCATED);
+            switch (vport_of(fn->pf, fn->vport)->sf_state) {
+            case STATE_TEARDOWN_REQUEST:
+                sf_state(fn->pf, fn->vport, STATE_ALLOCATED);
+                break;
+            case STATE_IN_USE:      /* its driver is reloaded */
+                sf_state(fn->pf, fn->vport, STATE_ACTIVE);
+                break;
+            }
         }
         return OK;
     }
@@ -300,7 +311,8 @@ static uint8_t disable_hca(Fn *fn)
     }
     note(fn, "disables function %u%s", function, of && of->running ? ", which is at work" : "");
     if (is_sf(fn->pf, function)) {
-        sf_state(fn->pf, function, of->running ? STATE_TEARDOWN_REQUEST : STATE_ALLOCATED);
+        sf_state(fn->pf, function,
+                 v->sf_state == STATE_IN_USE ? STATE_TEARDOWN_REQUEST : STATE_ALLOCATED);
         return OK;      /* its driver ends first */
     }
     v->enabled = false;

@@ -76,6 +76,14 @@ static inline void set_bits(uint8_t *p, unsigned off, unsigned n, uint64_t v)
 #define TYPE_PF "mlx5fw"
 #define TYPE_VF "mlx5fw-vf"
 
+/* enum mlx5_cap_type, which is in the driver's device.h */
+enum {
+    MLX5_CAP_GENERAL = 0x0, MLX5_CAP_ETHERNET_OFFLOADS = 0x1, MLX5_CAP_ATOMIC = 0x3,
+    MLX5_CAP_ROCE = 0x4, MLX5_CAP_FLOW_TABLE = 0x7, MLX5_CAP_ESWITCH_FLOW_TABLE = 0x8,
+    MLX5_CAP_ESWITCH = 0x9, MLX5_CAP_QOS = 0xc, MLX5_CAP_GENERAL_2 = 0x20,
+    MLX5_CAP_PORT_SELECTION = 0x25,
+};
+
 enum {
     PAGE = 4096,
     FIRST_UAR = 16,             /* pages of the BAR before it: initialization segment, MSI-X */

@@ -19,7 +19,7 @@ enum {
 };
 
 enum {
-    MAX_MTU = 10000, CELL = 96, BUFFER_CELLS = 2744, DEFAULT_BUFFER_CELLS = 2730,
+    MAX_MTU = 10000, IB_MTU = 4096, CELL = 96, BUFFER_CELLS = 2744, DEFAULT_BUFFER_CELLS = 2730,
     PRIORITIES = 8, BUFFERS = 8, LANES = 4,
     WRITE = 0, ARGUMENTS = BYTES(access_register_in),
     FIRMWARE_ONLY = 1, IDLE = 1, INFO_VERSION = 1, SPEED_MASK_ETHERNET = 4,
@@ -256,9 +256,11 @@ uint8_t access_register(Fn *fn)
         if (!read) {
             v->mtu = GET(pmtu_reg, w, admin_mtu);
         } else {
-            SET(pmtu_reg, r, max_mtu, MAX_MTU);
-            SET(pmtu_reg, r, admin_mtu, v->mtu);
-            SET(pmtu_reg, r, oper_mtu, v->mtu);
+            unsigned mtu = pf->infiniband ? IB_MTU : v->mtu;
+
+            SET(pmtu_reg, r, max_mtu, pf->infiniband ? IB_MTU : MAX_MTU);
+            SET(pmtu_reg, r, admin_mtu, mtu);
+            SET(pmtu_reg, r, oper_mtu, mtu);
         }
         return OK;
     case PTYS:

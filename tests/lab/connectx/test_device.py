@@ -256,6 +256,37 @@ def test_port_functions_and_rate_nodes() -> None:
     assert "02:00:00:00:00:61" in shown
 
 
+def test_a_subfunction_comes_and_goes() -> None:
+    """With the builds that have them: made, set active, probed, made inactive, removed."""
+    connectx.switch(PF1)
+    handle = f"pci/{PF1}"
+    lab.sh(f"devlink port add {handle} flavour pcisf pfnum 0 sfnum 88; udevadm settle")
+    (port, told) = next(
+        (name, each)
+        for name, each in json.loads(lab.sh("devlink -j port show"))["port"].items()
+        if each.get("flavour") == "pcisf"
+    )
+    representor = Path("/sys/class/net", told["netdev"])
+    assert (representor / "phys_port_name").read_text().strip() == "pf0sf88"
+    assert (representor / "device").resolve().name == PF1
+    lab.sh(f"devlink port function set {port} hw_addr 02:00:00:00:00:88")
+
+    def function() -> dict[str, str]:
+        shown = json.loads(lab.sh(f"devlink -j port show {port}"))["port"][port]
+        return dict(shown["function"])
+
+    try:
+        lab.sh(f"devlink port function set {port} state active")
+        lab.eventually(lambda: function()["opstate"] == "attached", "the subfunction's driver")
+        assert function()["hw_addr"] == "02:00:00:00:00:88"
+        assert "auxiliary/mlx5_core.sf." in lab.sh("devlink dev show")
+        lab.sh(f"devlink port function set {port} state inactive")
+        lab.eventually(lambda: function()["opstate"] == "detached", "its end")
+    finally:
+        lab.sh(f"devlink port del {port}")
+    assert "mlx5_core.sf." not in lab.sh("devlink dev show")
+
+
 # ---- DCB ----------------------------------------------------------------------------------------
 
 
@@ -355,6 +386,27 @@ def test_rdma_devices_have_guids_of_their_functions() -> None:
     for mode in ("exclusive", "shared"):
         lab.sh(f"rdma system set netns {mode}")
         assert lab.sh("rdma system show").startswith(f"netns {mode}")
+
+
+def test_infiniband_and_the_guids_of_vfs(held: Card) -> None:
+    """IPoIB on PF and VF; GUIDs and link state reach a VF's RDMA device when it is bound."""
+    node, port = "02:11:22:33:44:55:66:77", "02:11:22:33:44:55:66:78"
+    with connectx.infiniband(held) as name:
+        assert "link/infiniband" in lab.sh(f"ip link show {name}")
+        lab.create_vfs(PF1, 2)
+        vf = lab.vf(PF1, 0)
+        lab.unbind(vf)
+        for words in (f"node_guid {node}", f"port_guid {port}", "state enable"):
+            lab.ip(f"link set {name} vf 0 {words}")
+        assert f"NODE_GUID {node}, PORT_GUID {port}" in lab.sh(f"ip link show {name}")
+        connectx.bind(vf)
+        lab.settle()
+        (device,) = (lab.PCI / vf / "infiniband").iterdir()
+        assert (device / "node_guid").read_text().strip() == "0211:2233:4455:6677"
+        gid = (device / "ports/1/gids/0").read_text().strip()
+        assert gid == "fe80:0000:0000:0000:0211:2233:4455:6678"
+        assert (device / "ports/1/link_layer").read_text().strip() == "InfiniBand"
+        assert "02:11:22:33:44:55:66:78" in lab.sh(f"ip link show {lab.name(vf)}")
 
 
 def test_devlink_info_parameters_and_reload() -> None:
