@@ -93,8 +93,23 @@ def _running(proc: Path) -> Iterator[int]:
             arguments = path.read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if any(Path(os.fsdecode(each)).name in _SCRIPTS for each in arguments[:2]):
+        is_script = any(Path(os.fsdecode(each)).name in _SCRIPTS for each in arguments[:2])
+        if is_script and not _is_left_behind(path.parent, proc):
             yield int(path.parent.name)
+
+
+def _is_left_behind(process: Path, proc: Path) -> bool:
+    """Whether it is a shell that openibd has left in the background (`ib_set_node_desc`).
+
+    It waits for the host's name for up to two minutes, with the script's own command line, and
+    writes to nowhere; the script, which leads its process group, has ended.
+    """
+    try:
+        group = (process / "stat").read_text().rpartition(")")[2].split()[2]
+        output = (process / "fd/1").readlink()
+    except OSError:
+        return False
+    return str(output) == os.devnull and not (proc / group).exists()
 
 
 def restart(settings: Settings, stop: StopSignal | None) -> process.Finished:

@@ -150,6 +150,39 @@ def test_one_that_has_just_ended_is_not_waited_for(settings: Settings, tmp_path:
     openibd.await_running(settings, None, tmp_path / "proc")
 
 
+def test_the_shell_that_it_leaves_in_the_background_is_not_running(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """ib_set_node_desc, which waits for the host's name; before the script's end both count."""
+    script = tmp_path / "openibd"
+    script.write_text(
+        "ib_set_node_desc() { read -r; }\n"
+        "ib_set_node_desc <&3 >/dev/null 2>&1 &\n"
+        "echo started; read -r\n"
+    )
+    listening, waiting = os.pipe()
+    with subprocess.Popen(
+        ["/bin/bash", script, "start"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.dup2(listening, 3),  # noqa: PLW1509 no threads here
+        pass_fds=[3],
+        start_new_session=True,
+    ) as main:
+        assert main.stdin is not None
+        assert main.stdout is not None
+        assert main.stdout.readline() == b"started\n"
+        soon = replace(settings, restart_timeout=0.1)
+        with pytest.raises(WaitTimeout, match=f"the end of process {main.pid}"):
+            openibd.await_running(soon, None)
+        main.stdin.write(b"\n")
+        main.stdin.close()
+        main.wait()
+        openibd.await_running(soon, None)
+    os.close(listening)
+    os.close(waiting)
+
+
 def test_a_restart_that_outlasts_the_grace_period_is_ended_by_us(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
