@@ -88,6 +88,22 @@ def test_a_size_table_and_a_shared_block_are_named(number: int) -> None:
     assert read(body(FQ, attribute(number, bytes(4)))) == ([], ["fq"])
 
 
+def test_mqprio_without_hardware_is_made_of_its_struct_alone() -> None:
+    """The kernel tells of attributes behind it, and refuses them; with hardware it is named."""
+    struct_alone = bytes([2, *range(16), 0]) + bytes(66)
+    told = Qdisc("net1", "mqprio", 0x10000, QDISC_ROOT, (struct_alone + b"attributes.").hex())
+    assert qdiscs.qdisc_of(body(told), "net1") == (
+        Qdisc("net1", "mqprio", 0x10000, QDISC_ROOT, struct_alone.hex()),
+        False,
+    )
+    in_hardware = struct_alone[:17] + b"\1" + struct_alone[18:]
+    found = qdiscs.qdisc_of(
+        body(Qdisc("net1", "mqprio", 1 << 16, QDISC_ROOT, in_hardware.hex())), ""
+    )
+    assert found is not None
+    assert found[1]
+
+
 def test_filters_and_classes_are_its_makers() -> None:
     assert read(body(PRIO), used={0x10000: FILTERS}) == ([], ["prio"])
     clsact = Qdisc("net1", "clsact", 0xFFFF0000, 0xFFFFFFF1)

@@ -4,8 +4,8 @@ The kernel dumps a qdisc's options in the format in which it accepts them (TCA_O
 they can be saved raw. That is true for `KINDS`, each of which is tested on a kernel; netem does not
 dump its distribution, red not the table that it requires (TCA_RED_STAB), taprio other attributes
 before its schedule has begun than afterwards, and sfq another limit than it accepts. A qdisc with
-filters (clsact has nothing else), classes of its own, a size table or a shared block is not
-restored, and is logged.
+filters (clsact has nothing else), classes of its own, a size table or a shared block, and mqprio in
+hardware mode, whose queues are the driver's, is not restored, and is logged.
 Formats: uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 """
 
@@ -39,8 +39,8 @@ HTB_VERSION: Final = 3
 CODEL_TIMES: Final = {"codel": (1, 3, 5), "fq_codel": (1, 3, 7)}
 """Target, interval and ce_threshold."""
 
-MQPRIO: Final = struct.Struct("=B16sB32s32s2x")
-"""struct tc_mqprio_qopt: number of classes, their priorities, hardware mode, queues; padded."""
+MQPRIO_BYTES, MQPRIO_HW_AT = 84, 17
+"""struct tc_mqprio_qopt, padded; whether it is in hardware mode."""
 
 KINDS: Final = frozenset(
     {"pfifo", "bfifo", "pfifo_head_drop", "fq", "fq_codel", "codel", "tbf", "prio", "htb", "pie"}
@@ -84,9 +84,10 @@ def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
     kind = text(found.get(TCA_KIND, b""))
     more = kind not in KINDS or {TCA_STAB, TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK} & found.keys()
     options = found.get(TCA_OPTIONS, b"")
+    is_hardware = kind == "mqprio" and any(options[MQPRIO_HW_AT : MQPRIO_HW_AT + 1])
     if kind in {"htb", "mqprio"} or kind in CODEL_TIMES:
         options = _taken(kind, options)
-    return Qdisc(dev, kind, handle, parent, options.hex()), bool(more)
+    return Qdisc(dev, kind, handle, parent, options.hex()), bool(more) or is_hardware
 
 
 def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
@@ -128,8 +129,7 @@ def _taken(kind: str, options: bytes) -> bytes:
     if kind == "htb":
         return _changed(options, {TCA_HTB_INIT: _htb})
     if kind == "mqprio":
-        _, _, is_hardware, *_ = MQPRIO.unpack_from(options)
-        return options if is_hardware else options[: MQPRIO.size]  # EINVAL for attributes behind it
+        return options[:MQPRIO_BYTES]  # EINVAL for the attributes behind it (mqprio_parse_opt())
     return _changed(options, dict.fromkeys(CODEL_TIMES[kind], _codel_time))
 
 
