@@ -238,6 +238,7 @@ def test_an_eswitch_after_a_reload() -> None:
         "allow probing": (SetAutoprobe(PF, True),),
         "bind VFs": (BindVf(PF, 0, "0000:01:10.0", DRIVER),),
         "set representors": (SetLink(PF, "pf0vf0", name="rep0", mtu=1500, up=True),),
+        "set VFs late": (SetVf(PF, 0, min_tx_rate=0, max_tx_rate=100),),
     }
 
 
