@@ -18,7 +18,6 @@ ALLOWED = {
     "cli/output.py": "/dev/null",
     "kernel/sysfs.py": "attributes of the kernel's",
     "kernel/roce.py": "configfs: the kernel's own, too",
-    "kernel/sysctls.py": "attributes of the kernel's",
     "kernel/announcements.py": "attributes of the kernel's",
     "driver/copies.py": "trees of files, whole under a name of their own and then renamed",
 }
@@ -95,12 +94,12 @@ LOOKING = {
 }
 MAY_LOOK = {
     "the kernel's own: /proc and /sys, debugfs and configfs in it": {
-        *("kernel/lag.py", "kernel/roce.py"),
+        *("kernel/lag.py", "kernel/receive.py", "kernel/roce.py", "kernel/unsaved.py"),
         *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "kernel/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
         *("kernel/announcements.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
-        *("kernel/rooms.py", "machine.py", "node/devices.py", "node/settle.py"),
+        *("kernel/rooms.py", "machine.py", "node/devices.py", "node/settle.py", "node/tuning.py"),
     },
     "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
     "what people name on the command line": {"cli/input.py"},
