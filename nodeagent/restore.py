@@ -20,11 +20,11 @@ from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned_for
 from nodeagent.node.takings import Takings
-from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, tuning
+from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, subfunctions, tuning
 from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
-from nodeagent.plan.remarks import shared_macs, subfunctions
+from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
 from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.state.model import NodeState, Snapshot, Target
@@ -174,13 +174,11 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
-    for offered in (driverinit, ethtool, dcb, rates, lag, tuning):
+    for offered in (driverinit, ethtool, dcb, subfunctions, rates, lag, tuning):
         for gone in offered.no_longer_offered(want, have):
             log.warning("the driver no longer has it: %s", gone)
-    there = subfunctions(have)
-    for each in subfunctions(want):
-        if each not in there:
-            log.warning("gone, and to be added again by who made it (devlink port add): %s", each)
+    for on in subfunctions.without_interface(want):
+        log.warning("%s: its interface was in another namespace, and is not moved there", on)
     for shared in shared_macs(have):
         log.warning("VFs share a MAC, as they did before: %s", shared)
     for left_behind in behind:

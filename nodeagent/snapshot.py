@@ -15,11 +15,12 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.modules import is_loaded
 from nodeagent.machine import boot_id, machine_id
 from nodeagent.node import tuning
+from nodeagent.node.locate import device_of
 from nodeagent.node.namespaces import children_in_other_namespaces
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.unsaved import unsaved
-from nodeagent.state.model import Snapshot
+from nodeagent.state.model import Snapshot, Target
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,13 @@ def _in_effect(node: Node, snapshot: Snapshot) -> Snapshot:
                 else vf
                 for vf in pf.vfs
             ),
+            subfunctions=pf.subfunctions
+            and tuple(
+                replace(each, driverinit=None)
+                if device_of(node, Target(pf.handle, each.own_port)) in fresh
+                else each
+                for each in pf.subfunctions
+            ),
         )
         for pf in snapshot.state.pfs
     )
@@ -77,7 +85,8 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
     state = observe(node)
     # only the remarks need these imports
     from nodeagent.plan import lag, rdma  # noqa: PLC0415
-    from nodeagent.plan.remarks import headless, made_up, subfunctions, unseen  # noqa: PLC0415
+    from nodeagent.plan.remarks import headless, made_up, unseen  # noqa: PLC0415
+    from nodeagent.plan.subfunctions import without_interface  # noqa: PLC0415
     from nodeagent.plan.unsettable import given_anew  # noqa: PLC0415
 
     for vf in unseen(state):
@@ -100,11 +109,11 @@ def look(node: Node, driver: NicDriver) -> Snapshot:
         log.info("%s: they change in a reload", line)
     if is_loaded("rdma_cm", node.sysfs.root) and not node.roce.exist():
         log.warning("defaults for RoCE (mode, ToS) are not known: configfs is not mounted")
-    for each in subfunctions(state):
+    for on in without_interface(state):
         log.warning(
-            "%s: the reload takes it away, with its interface and RDMA device: the driver forgets "
-            "its devlink port, which has to be added again",
-            each,
+            "%s: its interface is in another namespace (a pod's?): the reload takes it away, and "
+            "it comes back in the host's namespace",
+            on,
         )
     stacked = state.stack.lost if state.stack is not None else ()
     told = tuning.lost(node, [pf.handle for pf in state.pfs])

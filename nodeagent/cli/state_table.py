@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from nodeagent.plan.subfunctions import words
 from nodeagent.render import Screen, table, visible
 from nodeagent.state.model import Netdev, NodeState, Pf, Vf
 
@@ -31,10 +32,12 @@ def lines(state: NodeState, screen: Screen) -> list[str]:
 
 
 def _beside(state: NodeState) -> Iterator[str]:
-    """One line for each LAG, and for each interface in another network namespace."""
+    """One line for each LAG, subfunction, and interface in another network namespace."""
     for pf in state.pfs:
         if pf.lag is not None and pf.lag.active:
             yield f"{pf.handle}: LAG {pf.lag}"
+        for each in pf.subfunctions or ():
+            yield f"{pf.handle}: subfunction {each.port} {words(each)}"
     for on, vf in state.vfs():
         if vf.inside is not None:
             yield f"{on}: {vf.inside.netdev.name} is in {state.namespace_of(vf)}"

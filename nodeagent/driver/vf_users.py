@@ -102,6 +102,7 @@ class _Look:
         """The findings about passed-through VFs, subfunctions, vDPA devices, and VFs in pods."""
         driver = self.settings.driver_module
         away: dict[DeviceHandle, str] = {}
+        subfunctions: list[DeviceHandle] = []
         for pf in self._tree.physical_functions(driver):
             given: dict[str, Sequence[users.User]] = {}
             for index, device, bound in self._vfs(pf):
@@ -113,7 +114,11 @@ class _Look:
                 yield self._given(str(pf), given)
             if ports := sorted(filter(SUBFUNCTION.fullmatch, self._tree.ports(*pf))):
                 yield _subfunctions(pf, ports)
-        for device in self._own_functions():
+            for number, device in sorted(self._tree.subfunctions(*pf).items()):
+                subfunctions.append(device)
+                if self._has_no_interface(*device):
+                    yield self._elsewhere(f"{pf} subfunction sf{number} ({device.name})")
+        for device in (*self._own_functions(), *subfunctions):
             yield from self._vdpa(device)
         yield from self._in_namespaces(away)
 
@@ -147,6 +152,16 @@ class _Look:
             "print their configuration",
             "create them again after the reload (vdpa dev add name NAME mgmtdev DEVICE)",
             blocks=self._strict,
+        )
+
+    def _elsewhere(self, subfunction: str) -> Finding:
+        return Finding(
+            Check.PODS,
+            f"{subfunction}: its interface is in another network namespace",
+            "the pod loses it: the subfunction is made again, and its interface stays in the "
+            "host's namespace",
+            "restart that pod afterwards, or accept the loss (POD_LOSSES=accept)",
+            blocks=self._blocks,
         )
 
     def _given(self, pf: str, given: Mapping[str, Sequence[users.User]]) -> Finding:
@@ -252,8 +267,9 @@ def _subfunctions(pf: DeviceHandle, ports: Iterable[str]) -> Finding:
         Check.VFS,
         f"{pf} has subfunctions: {', '.join(ports)}",
         "the driver forgets their devlink ports, and takes their interfaces and RDMA devices with "
-        "it; they are not made again",
-        "add them again afterwards (devlink port add), or have who made them do that",
+        "it; nodeagent makes them again, but not what DOCA-OFED's mlxdevm has set (trust, caps) "
+        "and their RDMA devices' names, and nothing on a driver without CONFIG_MLX5_SF",
+        "set that again afterwards, if it was set",
         blocks=False,
     )
 

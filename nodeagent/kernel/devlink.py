@@ -18,15 +18,24 @@ from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.genl import HEADER, Genl, encoded, text
-from nodeagent.kernel.netlink import NLM_F_ACK, NLM_F_DUMP, attributes, understood
+from nodeagent.kernel.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    attributes,
+    mac_bytes,
+    understood,
+)
+from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import given
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import DeviceHandle, Param
+from nodeagent.state.model import DeviceHandle, Param, Subfunction
 from nodeagent.state.rates import Rate
 
 CMD_GET: Final = 1
 CMD_PORT_GET: Final = 5
 CMD_PORT_SET: Final = 6
+CMD_PORT_NEW: Final = 7
 CMD_ESWITCH_GET: Final = 29
 CMD_ESWITCH_SET: Final = 30
 CMD_RELOAD: Final = 37
@@ -50,9 +59,11 @@ PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 REPORTER: Final = 114
 REPORTER_NAME: Final = 115
+PORT_PF_NUMBER: Final = 127
 PORT_VF_NUMBER: Final = 128
 RELOAD_FAILED: Final = 136
 PORT_FUNCTION: Final = 145
+PORT_EXTERNAL: Final = 149
 PORT_CONTROLLER: Final = 150
 DEV_STATS: Final = 156
 RELOAD_STATS: Final = 157
@@ -60,6 +71,7 @@ RELOAD_STATS_ENTRY: Final = 158
 RELOAD_STATS_VALUE: Final = 160
 RELOAD_ACTION_INFO: Final = 162
 RELOAD_ACTION_STATS: Final = 163
+PORT_SF_NUMBER: Final = 164
 RATE_NODE_NAME: Final = 168
 RATE_PARENT_NODE_NAME: Final = 169
 
@@ -92,7 +104,12 @@ FUNCTION_CAPS: Final = 4
 MAX_IO_EQS: Final = 6
 CAPS: Final = ("roce", "migratable", "ipsec_crypto", "ipsec_packet")
 """Bits of it (enum devlink_port_fn_attr_cap)."""
-NLA_F_NESTED: Final = 0x8000
+FLAVOUR_SF: Final = 7
+# within PORT_FUNCTION, too
+FUNCTION_HW_ADDR: Final = 1
+FUNCTION_STATE: Final = 2
+CAP_ROCE: Final = 1
+MAC_BYTES: Final = 6
 
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
 NLA_FORMATS: Final = {1: "=B", 2: "=H", 3: "=I", 4: "=Q"}
@@ -330,6 +347,48 @@ class Devlink(Genl):
             raise
         yield from (dict(attributes(body, HEADER)) for body in bodies)
 
+    @understood("subfunctions")
+    def makes_subfunctions(self, device: DeviceHandle) -> bool:
+        """Whether its driver can. It is asked for a port without flavour, which nothing makes.
+
+        Without the operation the kernel says EOPNOTSUPP before it looks at the flavour
+        (devlink_nl_port_new_doit(), net/devlink/port.c).
+        """
+        try:
+            self._do(CMD_PORT_NEW, *_handle(device))
+        except OSError as error:
+            return error.errno == errno.EINVAL
+        return False
+
+    @understood("devlink ports")
+    def subfunctions(self) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
+        """The subfunctions of all devices, sorted: one request, for which mlx5 asks its firmware
+        about every port.
+        """
+        found: dict[DeviceHandle, list[Subfunction]] = {}
+        for message in self._dump(CMD_PORT_GET, "devlink ports"):
+            if _number(message, PORT_FLAVOUR) == FLAVOUR_SF:
+                found.setdefault(_device(message), []).append(_subfunction(message))
+        return {device: tuple(sorted(f, key=lambda f: f.port)) for device, f in found.items()}
+
+    def add_subfunction(self, device: DeviceHandle, wanted: Subfunction) -> None:
+        """Make the port of a subfunction, which is not active. OSError when refused."""
+        controller, pf, number = wanted.numbers
+        parts = [
+            (PORT_FLAVOUR, struct.pack("=H", FLAVOUR_SF)),
+            (PORT_PF_NUMBER, struct.pack("=H", pf)),
+            (PORT_SF_NUMBER, struct.pack("=I", number)),
+        ]
+        if controller is not None:
+            parts.append((PORT_CONTROLLER, struct.pack("=I", controller)))
+        self._do(CMD_PORT_NEW, *_handle(device), *parts)
+
+    def set_subfunction(self, device: DeviceHandle, index: int, changes: Mapping[str, Any]) -> None:
+        """Set these values of a subfunction's function, by name. OSError when refused."""
+        function = encoded(*(_of_subfunction(name, value) for name, value in changes.items()))
+        port = (PORT_INDEX, struct.pack("=I", index))
+        self._do(CMD_PORT_SET, *_handle(device), port, (PORT_FUNCTION | NLA_F_NESTED, function))
+
     def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
         (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
         if error is not None:
@@ -393,6 +452,36 @@ def _rate(message: dict[int, bytes]) -> Rate | None:
     }
     is_in = None if parent is None else text(parent) or None
     return Rate(name=name, is_node=node is not None, parent=is_in, **values)
+
+
+def _subfunction(message: dict[int, bytes]) -> Subfunction:
+    """A port of that flavour; its name is as the kernel makes phys_port_name of it."""
+    controller = f"c{_number(message, PORT_CONTROLLER)}" if _number(message, PORT_EXTERNAL) else ""
+    pf, number = _number(message, PORT_PF_NUMBER), _number(message, PORT_SF_NUMBER)
+    nested = dict(attributes(message.get(PORT_FUNCTION, b"")))
+    mac, values = nested.get(FUNCTION_HW_ADDR, b""), _function(nested)
+    roce, max_io_eqs = values.get("roce"), values.get("max_io_eqs")
+    return Subfunction(
+        port=f"{controller}pf{pf}sf{number}",
+        index=_number(message, PORT_INDEX),
+        hw_addr=Mac(mac.hex(":")) if len(mac) == MAC_BYTES else None,
+        active=_number(nested, FUNCTION_STATE) == 1,
+        roce=None if roce is None else bool(roce),
+        max_io_eqs=max_io_eqs,
+    )
+
+
+def _of_subfunction(name: str, value: Any) -> tuple[int, bytes]:
+    """A value of a subfunction as an attribute within PORT_FUNCTION."""
+    match name:
+        case "hw_addr":
+            return FUNCTION_HW_ADDR, mac_bytes(value)
+        case "active":
+            return FUNCTION_STATE, struct.pack("=B", value)
+        case "roce":
+            return FUNCTION_CAPS, struct.pack("=II", CAP_ROCE * value, CAP_ROCE)
+        case _:
+            return MAX_IO_EQS, struct.pack("=I", value)
 
 
 def _instance(message: dict[int, bytes]) -> Instance:

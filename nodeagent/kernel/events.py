@@ -174,6 +174,7 @@ class LinkWatch(_Held):
     `left` counts the interfaces that were removed, or moved to another namespace.
     """
 
+    PROTOCOL = socket.NETLINK_ROUTE
     GROUPS = 0x1  # RTMGRP_LINK
     left = 0
 
@@ -181,7 +182,7 @@ class LinkWatch(_Held):
         self._socket = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            socket.NETLINK_ROUTE,
+            self.PROTOCOL,
         )
         try:
             self._socket.bind((0, self.GROUPS))
@@ -216,6 +217,12 @@ class AddressWatch(LinkWatch):
     """Changes of IPv6 addresses of this namespace, also the end of their DAD."""
 
     GROUPS = 0x100  # RTMGRP_IPV6_IFADDR
+
+
+class DeviceWatch(LinkWatch):
+    """The kernel's events of devices: one is added, removed, or bound to its driver (uevents)."""
+
+    PROTOCOL = 15  # NETLINK_KOBJECT_UEVENT
 
 
 class UdevWatch(_Held):

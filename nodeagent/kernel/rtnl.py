@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from nodeagent.errors import KernelError
@@ -64,6 +64,7 @@ IFLA_VF_MAC, IFLA_VF_VLAN, IFLA_VF_SPOOFCHK, IFLA_VF_LINK_STATE, IFLA_VF_RATE = 
 IFLA_VF_RSS_QUERY_EN, IFLA_VF_TRUST, IFLA_VF_IB_NODE_GUID, IFLA_VF_IB_PORT_GUID = 7, 9, 10, 11
 IFLA_VF_VLAN_LIST: Final = 12
 IFLA_VF_VLAN_INFO: Final = 1
+ARPHRD_INFINIBAND: Final = 32
 ARPHRD_LOOPBACK: Final = 772
 IFF_UP: Final = 0x1
 IFF_NOARP: Final = 0x80
@@ -289,6 +290,8 @@ class Rtnl(Netlink):
         VFs about which the driver cannot report (ndo_get_vf_config is missing, or fails with
         EINVAL) are not in the list. KernelError if the interface is gone, or if VFs are missing
         because the list wrapped at 64 KiB.
+
+        IPoIB lists its own address for each VF (ipoib_get_vf_config()), which nothing sets.
         """
         mask = RTEXT_FILTER_VF | RTEXT_FILTER_SKIP_STATS
         try:
@@ -306,7 +309,10 @@ class Rtnl(Netlink):
                 f"{text(found[IFLA_IFNAME])}: the list is cut at 64 KiB",
                 hint="a PF can report about 340 VFs; use fewer VFs, or a newer kernel",
             )
-        return tuple(sorted(map(_vf_info, infos), key=lambda vf: vf.index))
+        vfs: Iterable[VfInfo] = map(_vf_info, infos)
+        if _type_of(body) == ARPHRD_INFINIBAND:
+            vfs = (replace(vf, admin_mac=None) for vf in vfs)
+        return tuple(sorted(vfs, key=lambda vf: vf.index))
 
     @understood("network namespaces")
     def number_of(self, fd: int) -> int | None:
@@ -325,11 +331,15 @@ class Rtnl(Netlink):
         return self.send([_set_link(change) for change in changes])
 
 
+def _type_of(body: bytes) -> int:
+    """The member ifi_type of struct ifinfomsg."""
+    return int(struct.unpack_from("=H", body, 18)[0])
+
+
 def _is_hardware(body: bytes) -> bool:
-    """Of struct ifinfomsg the type; of the attributes IFLA_LINKINFO's IFLA_INFO_KIND."""
-    (kind,) = struct.unpack_from("=H", body, 18)
+    """A kind of its own (IFLA_INFO_KIND) is a virtual interface's."""
     info = dict(attributes(body, LINK_HEADER)).get(IFLA_LINKINFO, b"")
-    return kind != ARPHRD_LOOPBACK and IFLA_INFO_KIND not in dict(attributes(info))
+    return _type_of(body) != ARPHRD_LOOPBACK and IFLA_INFO_KIND not in dict(attributes(info))
 
 
 def _by_number(data: bytes, offset: int = 0) -> dict[int, bytes]:
@@ -363,8 +373,8 @@ def _set_link(change: Change) -> bytearray:
     if isinstance(change, LinkMove):
         return _move(change)
     if isinstance(change, VfChange):
-        info = attribute(IFLA_VF_INFO, b"".join(_vf_attributes(change)))
-        return _message(RTM_SETLINK, NLM_F_ACK, change.index, attribute(IFLA_VFINFO_LIST, info))
+        infos = attribute(IFLA_VFINFO_LIST, b"".join(_vf_nests(change)))
+        return _message(RTM_SETLINK, NLM_F_ACK, change.index, infos)
     values = given(change)
     parts = [
         attribute(kind, write(values[name]))
@@ -393,6 +403,14 @@ def _set_altname(change: AltnameChange) -> bytearray:
     kind = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
     altname = attribute(IFLA_ALT_IFNAME, _packed_text(change.altname))
     return _message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
+
+
+def _vf_nests(change: VfChange) -> Iterator[bytes]:
+    """The kernel sets one GUID of a nest, and ignores what follows (do_setvfinfo())."""
+    port_guid = VfChange(change.index, change.vf, port_guid=change.port_guid)
+    for part in (replace(change, port_guid=None), port_guid):
+        if given(part):
+            yield attribute(IFLA_VF_INFO, b"".join(_vf_attributes(part)))
 
 
 def _vf_attributes(change: VfChange) -> Iterator[bytes]:

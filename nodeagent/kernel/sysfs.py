@@ -120,6 +120,21 @@ class Sysfs:
             return None
         return function
 
+    def subfunction(self, bus: str, name: str, number: int) -> DeviceHandle | None:
+        """The auxiliary device of a PF's active subfunction (its sfnum), `mlx5_core.sf.2`.
+
+        Its driver's number for it is another one each time.
+        """
+        return self.subfunctions(bus, name).get(number)
+
+    def subfunctions(self, bus: str, name: str) -> dict[int, DeviceHandle]:
+        """By sfnum, those of all of a PF's active subfunctions."""
+        found = {}
+        for path in self.device(bus, name).glob("*.sf.*/sfnum"):
+            if (number := _number(path)) is not None:
+                found[number] = DeviceHandle.reported("auxiliary", path.parent.name)
+        return found
+
     def driver(self, bus: str, name: str) -> str:
         """The driver of the device, or `none`."""
         return _link(self.device(bus, name) / "driver") or NO_DRIVER

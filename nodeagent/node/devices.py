@@ -10,7 +10,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, reason
@@ -37,7 +37,7 @@ from nodeagent.record.gaps import Moment
 from nodeagent.state.attributes import changed, given
 from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, Param, Target
 
 log = logging.getLogger(__name__)
 
@@ -190,12 +190,19 @@ def _set_param(node: Node, action: SetParam) -> None:
 
 
 def _set_driverinit(node: Node, action: SetDriverinit) -> None:
-    """Set what differs, and reload; what the driver does not have is left out."""
     device = action.pf
     if action.index is not None:
         device = action.pf.with_name(_function(node, action.pf, action.index))
+    reload_with(node, device, action.params)
+
+
+def reload_with(node: Node, device: DeviceHandle, wanted: Iterable[Param]) -> None:
+    """Set parameters that differ, and reload the device; what its driver lacks is left out.
+
+    Raises KernelError: which could not be set.
+    """
     with node.devlink() as devlink:
-        asked = ((each, devlink.driverinit(device, each.name)) for each in action.params)
+        asked = ((each, devlink.driverinit(device, each.name)) for each in wanted)
         changes = [(want, now) for want, now in asked if now is not None and now != want]
         params, before = [want for want, _ in changes], [now for _, now in changes]
         if not params and not reload_has_failed(node, device):

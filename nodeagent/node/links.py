@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.kernel import vf_guids
 from nodeagent.kernel.events import UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfChange, VfInfo
 from nodeagent.node import retry
@@ -79,7 +80,7 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
     for pf in sorted({action.pf for action in actions}):
         link = link_of(attempt.node, Target(pf), devices)
         if link is None:
-            failures.append((Target(pf), f"{pf}: has no interface through which to set its VFs"))
+            failures += _set_guids(attempt.node, [each for each in actions if each.pf == pf])
             continue
         try:
             have = {info.index: info for info in attempt.node.rtnl.vfs(link.index)}
@@ -91,6 +92,24 @@ def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
                 change = _vf_change(action, link, have.get(action.index))
                 changes += [(Target(pf, action.index), change)] if change is not None else []
     return failures + _send(attempt, changes, _vf_refusal)
+
+
+def _set_guids(node: Node, actions: Sequence[SetVf]) -> Failures:
+    """Set what a PF without an interface holds for its VFs."""
+    failures: Failures = []
+    device = node.sysfs.device(*actions[0].pf)
+    have = vf_guids.read(device)
+    for action in actions:
+        target = Target(action.pf, action.index)
+        now = have.get(action.index)
+        if now is None:
+            text = f"{action.pf}: has no interface through which to set its VFs"
+            return [*failures, (Target(action.pf), text)]
+        try:
+            vf_guids.set_vf(device, action.index, changed(VfAttributes, action, now))
+        except KernelError as error:
+            failures.append((target, f"{target}: {error.message}"))
+    return failures
 
 
 def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:

@@ -11,7 +11,14 @@ from nodeagent.kernel import udev, users
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.node import Node
-from nodeagent.state.model import NO_DRIVER, REPRESENTOR, DeviceHandle, RdmaDevice, Target
+from nodeagent.state.model import (
+    NO_DRIVER,
+    OWN_PORT,
+    REPRESENTOR,
+    DeviceHandle,
+    RdmaDevice,
+    Target,
+)
 
 LinksByDevice = dict[DeviceHandle, list[Link]]
 
@@ -37,8 +44,10 @@ def users_of(node: Node, drivers: Mapping[DeviceHandle, str | None]) -> dict[Dev
 
 
 def device_of(node: Node, target: Target) -> DeviceHandle | None:
-    """The device of a target; None for a VF that does not exist."""
+    """The device of a target; None for a VF that does not exist, or an inactive subfunction."""
     handle, port = target
+    if isinstance(port, str) and (own := OWN_PORT.fullmatch(port)):
+        return node.sysfs.subfunction(*handle, int(own[1]))
     if not isinstance(port, int):
         return handle
     if not node.sysfs.has_functions(handle.bus):
@@ -91,7 +100,7 @@ def link_of(node: Node, target: Target, devices: LinksByDevice) -> Link | None:
     if device is None:
         return None
     links = devices.get(device, [])
-    if isinstance(target[1], str):
+    if isinstance(target[1], str) and device == target.pf:
         own = [link for link in links if link.phys_port_name == target[1]]
     else:
         own = [link for link in links if not is_representor(link)]
@@ -120,7 +129,7 @@ def ifindex_on(node: Node, device: DeviceHandle, target: Target) -> int | None:
         ports = node.sysfs.ports(*device).items()
         others = {index for name, index in ports if REPRESENTOR.fullmatch(name)}
         return next((index for index in found if index not in others), None)
-    if not isinstance(port, str):
+    if not isinstance(port, str) or device != target.pf:
         return next(iter(node.sysfs.interfaces(*device)), None)
     known = node.port_indexes.get(device, {}).get(port)
     if known is None or not udev.is_initialized(known, node.udev_run):

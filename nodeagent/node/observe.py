@@ -12,14 +12,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
-from nodeagent.kernel import lag, managers
-from nodeagent.kernel.devlink import Cmode
+from nodeagent.kernel import lag, managers, vf_guids
+from nodeagent.kernel.devlink import Cmode, Devlink
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.node import cni, namespaces, tuning
 from nodeagent.node.locate import (
     LinksByDevice,
     by_device,
+    device_of,
     is_representor,
     link_of,
     rdma_devices,
@@ -40,6 +41,7 @@ from nodeagent.state.model import (
     RdmaDevice,
     Representor,
     Setting,
+    Subfunction,
     Target,
     Vf,
 )
@@ -168,7 +170,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         },
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, _with_functions(node, pfs)),
-        devlink=_devlink(node, set(pfs)),
+        devlink=_devlink(node, set(pfs), devices),
     )
 
 
@@ -208,7 +210,9 @@ def _locked_attributes(
     )
 
 
-def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
+def _devlink(
+    node: Node, pfs: set[DeviceHandle], devices: LinksByDevice
+) -> dict[DeviceHandle, dict[str, Any]]:
     """What devlink reports, as fields of `Pf`, and of other devices of `Vf`: a request a PF.
 
     A few more for all of them: what is tuned, and rates, where a PF is in switchdev mode. What a
@@ -232,8 +236,12 @@ def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str,
         for device in ours:
             found[device] |= given(devlink.eswitch(device))
             found[device]["params"] = params[Cmode.RUNTIME].get(device, ())
+        for device, ports in _subfunctions(devlink, ours, devices).items():
+            found[device]["subfunctions"] = ports
         switches = [
-            device for device in ours if found[device].get("eswitch_mode") is EswitchMode.SWITCHDEV
+            device
+            for device in ours
+            if found[device].get("eswitch_mode") not in {None, EswitchMode.LEGACY}
         ]
         rates = devlink.rates() if switches else {}
         for device in switches:
@@ -244,9 +252,16 @@ def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str,
 def _pf(node: Node, look: Look, handle: DeviceHandle) -> Pf:
     count = look.locked.get(handle, UNKNOWN).numvfs
     link = link_of(node, Target(handle), look.devices)
-    infos = {info.index: info for info in node.rtnl.vfs(link.index)} if link and count else {}
+    infos: Mapping[int, VfInfo] = {}
+    if count and link is not None:
+        infos = {info.index: info for info in node.rtnl.vfs(link.index)}
+    elif count:
+        infos = vf_guids.read(node.sysfs.device(*handle))
     functions = node.sysfs.functions(*handle) if node.sysfs.has_functions(handle.bus) else {}
     indexes = sorted(index for index in {*infos, *functions} if index < (count or 0))
+    own = dict(look.devlink.get(handle, {}))
+    if ports := own.get("subfunctions"):
+        own["subfunctions"] = tuple(_subfunction(node, look, handle, port) for port in ports)
     return Pf(
         handle=handle,
         numvfs=count,
@@ -257,11 +272,10 @@ def _pf(node: Node, look: Look, handle: DeviceHandle) -> Pf:
             for index in indexes
         ),
         representors=_representors(look, look.devices.get(handle, [])),
-        subfunctions=_subfunctions(look.devices.get(handle, [])),
         rdma=look.rdma.get(handle),
         dcb=look.dcb.get(handle),
         lag=lag.read(handle, node.sysfs.root, node.proc),
-        **look.devlink.get(handle, {}),
+        **own,
     )
 
 
@@ -284,18 +298,31 @@ def _vf(
     )
 
 
-def _subfunctions(links: Iterable[Link]) -> tuple[str, ...]:
-    ports = {link.phys_port_name or "" for link in links}
-    return tuple(sorted(filter(SUBFUNCTION.fullmatch, ports)))
+def _subfunctions(
+    devlink: Devlink, pfs: Iterable[DeviceHandle], devices: LinksByDevice
+) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
+    """Of each PF whose driver makes them. Ports are asked for where one has a representor."""
+    having = {
+        pf
+        for pf in pfs
+        if any(SUBFUNCTION.fullmatch(link.phys_port_name or "") for link in devices.get(pf, ()))
+    }
+    found = devlink.subfunctions() if having else {}
+    return {pf: found.get(pf, ()) for pf in pfs if pf in having or devlink.makes_subfunctions(pf)}
+
+
+def _subfunction(node: Node, look: Look, pf: DeviceHandle, port: Subfunction) -> Subfunction:
+    """With what its driver has made, if it is active here."""
+    on = Target(pf, port.own_port)
+    device = device_of(node, on) if port.is_local and port.active else None
+    if device is None:
+        return port
+    netdev = look.netdev(link_of(node, on, look.devices))
+    return dataclasses.replace(port, netdev=netdev, **look.devlink.get(device, {}))
 
 
 def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:
-    links = [link for link in links if is_representor(link)]
-    found = {
-        link.phys_port_name: link
-        for link in links
-        if not SUBFUNCTION.fullmatch(link.phys_port_name or "")
-    }
+    found = {link.phys_port_name: link for link in links if is_representor(link)}
     return tuple(
         Representor(port, netdev)
         for port, link in sorted(found.items(), key=lambda item: str(item[0]))

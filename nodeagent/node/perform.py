@@ -24,12 +24,14 @@ from nodeagent.node.rates import set_rates
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices, set_roce
 from nodeagent.node.settle import await_functions, await_netdevs, note_settled, watching
 from nodeagent.node.stack import add_stacked
+from nodeagent.node.subfunctions import add_subfunctions, start_subfunctions
 from nodeagent.node.sysctls import set_sysctls
 from nodeagent.node.tuning import set_tuning
 from nodeagent.node.urgent import put_first, urgent
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AddSubfunction,
     AwaitLag,
     BindVf,
     CreateVfs,
@@ -47,6 +49,7 @@ from nodeagent.plan.actions import (
     SetTuning,
     SetVf,
     Stage,
+    StartSubfunction,
 )
 from nodeagent.record.gaps import Moment
 from nodeagent.state.model import Target
@@ -165,6 +168,11 @@ PERFORMERS: Final = (
     _row(get_args(DeviceAction), _write_devices),
     _row((SetVf,), lambda step, actions: set_vfs(step.attempt, actions, step.watches)),
     _row((SetDcb,), lambda step, actions: set_dcb(step.attempt.node, actions)),
+    _row((AddSubfunction,), lambda step, actions: add_subfunctions(step.attempt.node, actions)),
+    _row(
+        (StartSubfunction,),
+        lambda step, actions: start_subfunctions(step.attempt, actions, step.watches),
+    ),
     _row((SetRates,), lambda step, actions: set_rates(step.attempt.node, actions)),
     _row((SetTuning,), lambda step, actions: set_tuning(step.attempt.node, actions)),
     _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),

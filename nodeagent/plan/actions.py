@@ -13,7 +13,7 @@ from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Param, Port, Setting
+from nodeagent.state.model import DeviceHandle, Param, Port, Setting, Subfunction
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort
@@ -118,6 +118,27 @@ class SetTuning:
     index: int | None
     address: str
     values: tuple[Tuned, ...]
+
+
+@dataclass(frozen=True)
+class AddSubfunction:
+    """Ensure the port of a subfunction, and what its driver looks at when it starts.
+
+    `now`: as it is, if it is there.
+    """
+
+    pf: DeviceHandle
+    subfunction: Subfunction
+    now: Subfunction | None = None
+
+
+@dataclass(frozen=True)
+class StartSubfunction:
+    """Ensure a subfunction's state and what its driver starts with; done once that has started."""
+
+    pf: DeviceHandle
+    subfunction: Subfunction
+    now: Subfunction | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +296,8 @@ Action = (
     | SetDcb
     | SetRates
     | SetTuning
+    | AddSubfunction
+    | StartSubfunction
     | SetVf
     | OverrideDriver
     | UnbindVf

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, sysctls, tuning
+from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, subfunctions, sysctls, tuning
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -37,6 +37,8 @@ class Subject(IntEnum):
     AUTOPROBE = auto()
     ESWITCH = auto()
     DCB = auto()
+    SUBFUNCTION = auto()
+    """A subfunction's port or function."""
     RATE = auto()
     """A rate object of an eswitch."""
     PARAM = auto()
@@ -88,7 +90,7 @@ def differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
     """Every attribute of `want` that `have` lacks, except for what its driver does not let set
     (`nodeagent.plan.unsettable`).
     """
-    return all_differences(settable(want), have)
+    return all_differences(settable(want, have), have)
 
 
 def all_differences(want: NodeState, have: NodeState) -> tuple[Difference, ...]:
@@ -115,6 +117,11 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
     yield from _of_rows(on, Subject.ESWITCH, EswitchAttributes, want, have)
     for name, wanted_words, words in dcb.differing(want, have):
         yield _difference(on, Subject.DCB, name, wanted_words, words)
+    for wanted_port, port_now in subfunctions.differing(want, have):
+        name = f"subfunction {wanted_port.port}"
+        wanted_words = subfunctions.words(wanted_port, port_now)
+        words = subfunctions.words_now(wanted_port, port_now)
+        yield _difference(on, Subject.SUBFUNCTION, name, wanted_words, words)
     for rate, rate_now in rates.differing(want, have):
         words_now = "missing" if rate_now is None else rate_now.words()
         yield _difference(on, Subject.RATE, str(rate), rate.words(), words_now)
@@ -130,9 +137,10 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
         yield replace(found, is_drivers=not lag.must_make(want, have))
     for vf in want.vfs:
         yield from _of_vf(Target(want.handle, vf.index), vf, have.vf(vf.index), wanted, state)
-    for each in want.representors:
-        on = Target(want.handle, each.port)
-        yield from _of_interface(on, each.netdev, have.netdev_of(each.port))
+    for port, netdev in want.netdevs():
+        if isinstance(port, str):
+            on = Target(want.handle, port)
+            yield from _of_interface(on, netdev, have.netdev_of(port))
 
 
 def _of_vf(

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nodeagent.state.model import NodeState, Param, Pf, Target, Vf
+from nodeagent.state.model import NodeState, Param, Pf, Subfunction, Target, Vf
+
+Function = Pf | Vf | Subfunction
 
 
-def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Param, bool | int | str | None]]:
+def differing(want: Function, have: Function) -> Iterator[tuple[Param, bool | int | str | None]]:
     """Each parameter that is not as wanted, with its present value; None if that is not known."""
     known = {each.name: each.value for each in have.driverinit or ()}
     for each in want.driverinit or ():
@@ -21,7 +23,7 @@ def differing(want: Pf | Vf, have: Pf | Vf) -> Iterator[tuple[Param, bool | int 
             yield each, known.get(each.name)
 
 
-def must_reload(want: Pf | Vf, have: Pf | Vf) -> bool:
+def must_reload(want: Function, have: Function) -> bool:
     """Whether the instance has to be reloaded, as far as is known."""
     return any(differing(want, have))
 

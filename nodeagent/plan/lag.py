@@ -11,7 +11,6 @@ from typing import Final
 
 from nodeagent.plan.actions import AddStacked, AwaitLag
 from nodeagent.plan.stages import AnyStage, StageName
-from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.lag import ESW_MULTIPORT
 from nodeagent.state.model import DeviceHandle, NodeState, Param, Pf
 from nodeagent.state.stack import Membership
@@ -79,7 +78,7 @@ def _is_multiport(pf: Pf) -> bool:
 
 def _joins_early(pf: Pf) -> bool:
     """Whether it joins its bond before VFs are bound, so that a LAG is made."""
-    return pf.eswitch_mode is EswitchMode.SWITCHDEV if pf.lag is None else pf.lag.is_made
+    return pf.is_switchdev if pf.lag is None else pf.lag.is_made
 
 
 def _port(state: NodeState, pf: Pf) -> Membership | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AddSubfunction,
     AwaitLag,
     BindPf,
     BindVf,
@@ -36,16 +37,19 @@ from nodeagent.plan.actions import (
     SetTuning,
     SetVf,
     Stage,
+    StartSubfunction,
     UnbindVf,
 )
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
+from nodeagent.plan.subfunctions import add_commands, start_commands
 from nodeagent.plan.tuning import commands as tuning_commands
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Port
 from nodeagent.state.rates import commands as rate_commands
 from nodeagent.state.sysctls import commands as sysctl_commands
+from nodeagent.state.vf import POLICIES
 
 Known = dict[tuple[DeviceHandle, Port], Netdev]
 
@@ -82,6 +86,8 @@ def _follow(action: Action, known: Known) -> None:
             gone = [(action.pf, action.index)]
         case SetEswitch(eswitch_mode=str()):
             gone = [key for key in known if key[0] == action.pf and isinstance(key[1], str)]
+        case StartSubfunction():
+            gone = [(action.pf, action.subfunction.own_port)]
         case SetLink() if (now := known.get((action.pf, action.index))) is not None:
             altnames = now.altnames if action.altnames is None else action.altnames
             renamed = dataclasses.replace(now, name=action.name or now.name, altnames=altnames)
@@ -108,8 +114,8 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case SetDcb():
             text = "; ".join(action.dcb.commands(_name(action.pf, None, want, known)))
-        case SetRates():
-            text = "; ".join(rate_commands(str(action.pf), action.rates, action.now))
+        case SetRates() | AddSubfunction() | StartSubfunction():
+            text = "; ".join(_port_commands(action))
         case SetTuning():
             text = "; ".join(_tuning_commands(action, want, known))
         case OverrideDriver():
@@ -122,8 +128,9 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
         case BindVf():
             text = f"echo {action.address} > {bus}/drivers/{action.driver}/bind"
         case SetVf():
-            name = _name(action.pf, None, want, known)
-            text = f"ip link set dev {name} vf {action.index} {' '.join(words(action))}"
+            text = _vf_line(
+                action, _name(action.pf, None, want, known), f"{pf}/sriov/{action.index}"
+            )
         case SetLink():
             name = _name(action.pf, action.index, want, known)
             text = "; ".join(_link_commands(action, name, known.get((action.pf, action.index))))
@@ -162,6 +169,32 @@ def _representor(pf: DeviceHandle, index: int | None, want: NodeState) -> Port:
     wanted = want.pf(pf)
     ports = () if wanted is None else (each.port for each in wanted.representors)
     return next((port for port in ports if re.fullmatch(rf"pf\d+vf{index}", port)), index)
+
+
+def _vf_line(action: SetVf, name: str, files: str) -> str:
+    """By the PF's interface, or where it has none by DOCA-OFED's files for InfiniBand."""
+    if name != str(action.pf):
+        # the kernel takes one GUID of a command
+        port_guid = SetVf(action.pf, action.index, port_guid=action.port_guid)
+        parts = (dataclasses.replace(action, port_guid=None), port_guid)
+        told = (" ".join(words(part)) for part in parts)
+        return "; ".join(f"ip link set dev {name} vf {action.index} {w}" for w in told if w)
+    values = {
+        "node": action.node_guid,
+        "port": action.port_guid,
+        "policy": action.link_state and POLICIES[action.link_state],
+    }
+    return "; ".join(f"echo {value} > {files}/{name}" for name, value in values.items() if value)
+
+
+def _port_commands(action: SetRates | AddSubfunction | StartSubfunction) -> Iterator[str]:
+    match action:
+        case SetRates():
+            return rate_commands(str(action.pf), action.rates, action.now)
+        case AddSubfunction():
+            return add_commands(str(action.pf), action.subfunction, action.now)
+        case StartSubfunction():
+            return start_commands(action.pf, action.subfunction, action.now)
 
 
 def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:

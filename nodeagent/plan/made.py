@@ -9,6 +9,7 @@ from typing import Any
 from nodeagent.plan import dcb
 from nodeagent.plan.driverinit import must_reload
 from nodeagent.plan.lag import must_make
+from nodeagent.plan.subfunctions import as_made
 from nodeagent.plan.tuning import must_unbind
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
@@ -16,7 +17,7 @@ from nodeagent.state.drivers import Trait, has
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import NO_DRIVER, NodeState, Pf, Vf
+from nodeagent.state.model import NO_DRIVER, SUBFUNCTION, NodeState, Pf, Vf
 from nodeagent.state.vf import VfAttributes
 
 
@@ -50,6 +51,7 @@ def untouched(want: Pf) -> Pf:
         numvfs=None if want.numvfs is None else 0,
         autoprobe=None if want.autoprobe is None else True,
         lag=want.lag and Lag(),
+        subfunctions=want.subfunctions and (),
     )
 
 
@@ -73,6 +75,7 @@ def reloaded(pf: Pf) -> Pf:
         dcb=dcb.reset(pf.dcb),
         rates=None,
         lag=pf.lag and Lag(),
+        subfunctions=pf.subfunctions and (),
         netdev=pf.netdev and replace(pf.netdev, **new),
     )
 
@@ -93,11 +96,7 @@ def must_create(want: Pf, have: Pf) -> bool:
 
 def goes_to_legacy(want: Pf, have: Pf) -> bool:
     """Whether a PF in switchdev mode must be in legacy mode while its VFs are created."""
-    return (
-        bool(want.numvfs)
-        and want.eswitch_mode == have.eswitch_mode == EswitchMode.SWITCHDEV
-        and must_create(want, have)
-    )
+    return bool(want.numvfs) and want.is_switchdev and have.is_switchdev and must_create(want, have)
 
 
 def bindings(pf: Pf, now: Pf, driver: str) -> dict[int, Binding]:
@@ -162,19 +161,28 @@ def mac_of(vf: Vf) -> Mac | None:
 
 def _made(want: Pf, have: Pf, driver: str) -> Pf:
     creates, legacy = must_create(want, have), goes_to_legacy(want, have)
+    have = replace(have, subfunctions=as_made(want, have))
     if must_reload(want, have):
         new = replace(reloaded(have), driverinit=have.driverinit, rdma=None)
         have = replace(new, netdev=new.netdev and replace(new.netdev, mac=None))
     if creates:
         mode = EswitchMode.LEGACY if legacy else have.eswitch_mode
         vfs = tuple(map(_new_vf, want.vfs))
-        return replace(have, numvfs=want.numvfs, vfs=vfs, representors=(), eswitch_mode=mode)
+        kept = (
+            () if legacy else tuple(r for r in have.representors if SUBFUNCTION.fullmatch(r.port))
+        )
+        have = replace(have, representors=kept, eswitch_mode=mode)
+        if legacy:
+            have = replace(have, subfunctions=have.subfunctions and ())
+        return replace(have, numvfs=want.numvfs, vfs=vfs)
     how = bindings(want, have, driver)
     return replace(have, vfs=tuple(_bound(want.vf(vf.index), vf, how) for vf in have.vfs))
 
 
 def _new_vf(want: Vf) -> Vf:
-    return Vf(want.index, driver=want.driver, driver_override="", **given(fresh(VfAttributes)))
+    """InfiniBand's have no MAC, and mlx5 presets their link state by a policy, which is Down."""
+    new = Vf(want.index, driver=want.driver, driver_override="", **given(fresh(VfAttributes)))
+    return replace(new, link_state=None) if want.admin_mac is None else new
 
 
 def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:

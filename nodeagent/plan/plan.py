@@ -21,9 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import dcb, ethtool, lag, rates, rdma, sysctls, tuning
+from nodeagent.plan import dcb, ethtool, lag, rates, rdma, subfunctions, sysctls, tuning
 from nodeagent.plan.actions import (
     Action,
+    AddSubfunction,
     BindPf,
     BindVf,
     CreateVfs,
@@ -40,6 +41,7 @@ from nodeagent.plan.actions import (
     SetTuning,
     SetVf,
     Stage,
+    StartSubfunction,
     UnbindVf,
 )
 from nodeagent.plan.comparison import Difference, Subject, differences
@@ -68,7 +70,7 @@ from nodeagent.state.attributes import (
 )
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Target, Vf
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Subfunction, Target, Vf
 from nodeagent.state.stack import Stack
 from nodeagent.state.vf import VfAttributes
 
@@ -90,7 +92,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     """The stages that turn `have` into `want`. PFs that `want` does not name are left alone, as are
     attributes that their driver does not let set (`nodeagent.plan.unsettable`).
     """
-    want = settable(want)
+    want = settable(want, have)
     now = _ours(differences(want, have))
     if not now:
         return ()
@@ -199,7 +201,7 @@ def _pf_steps(part: Part) -> Iterator[Step]:
                 todo.add(Target(pf.handle, vf.index), Subject.TUNING, *names)
         if part.bindings[vf.index].binds and needs_temporary_mac(pf, vf, part.driver):
             todo.add(Target(pf.handle, vf.index), Subject.VF, "admin_mac")
-    if part.creates and pf.numvfs and pf.eswitch_mode == EswitchMode.SWITCHDEV:
+    if part.creates and pf.numvfs and pf.is_switchdev:
         # without VFs some drivers fall back to legacy (netdevsim): set again if needed
         todo.add(on, Subject.ESWITCH, "eswitch_mode")
     if _changes_mode(todo, on) and pf.dcb is not None:
@@ -215,8 +217,9 @@ def _pf_steps(part: Part) -> Iterator[Step]:
     if todo.has_vfs() and Subject.INTERFACE not in todo.of(on):
         todo.add(on, Subject.LINK)
     yield from _steps(part, on)
-    for each in pf.representors:
-        yield from _steps(part, Target(pf.handle, each.port))
+    for port, _ in pf.netdevs():
+        if isinstance(port, str):
+            yield from _steps(part, Target(pf.handle, port))
     yield from vf_steps
 
 
@@ -253,6 +256,14 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
             yield from _rates(part, names)
         case Subject.TUNING:
             yield from _tuning(part, on, names)
+        case Subject.SUBFUNCTION:
+            # in this order each gets its index again
+            found = subfunctions.differing(pf, part.made)
+            for each, now in sorted(found, key=lambda pair: pair[0].index):
+                if now is None or subfunctions.changes(each, now):
+                    yield StageName.SUBFUNCTIONS, AddSubfunction(pf.handle, each, now)
+                if subfunctions.must_restart(each, now or Subfunction(each.port, each.index)):
+                    yield StageName.START_SUBFUNCTIONS, StartSubfunction(pf.handle, each, now)
         case Subject.VF:
             yield from _held(part, _vf(pf, on), names)
         case Subject.DRIVER:
@@ -366,7 +377,7 @@ def _held(part: Part, vf: Vf, names: set[str]) -> Iterator[Step]:
     every = rows(VfAttributes).items()
     late: dict[str, Any] = {n: first[n] for n, row in every if row.is_late and n in first}
     # in switchdev mode some drivers keep what legacy mode had, and others (mlx5) take it in both
-    if pf.eswitch_mode != EswitchMode.SWITCHDEV:
+    if not pf.is_switchdev:
         first = {name: value for name, value in first.items() if name not in late}
     elif not _loses_rates(part):
         late = {}
@@ -448,7 +459,7 @@ def _freed_names(want: NodeState, have: NodeState, made: NodeState) -> Iterator[
     taken = wanted_names | {netdev.name for netdev in have.netdevs()}
     spare = (f"{TEMPORARY_NAME}{n}" for n in itertools.count())
     spare_names = (name for name in spare if name not in taken)
-    for on, wanted, now in _netdevs_there(want, have):
+    for on, wanted, now in _netdevs_there(want, have, made):
         stays = _pf_of(made, on).netdev_of(on.port) is not None
         in_the_way = now.name in wanted_names and now.name != wanted.name
         if now.up and (in_the_way or (stays and needs_down(link_changes(wanted, now)))):
@@ -461,14 +472,19 @@ def _pf_of(state: NodeState, on: Target) -> Pf:
     return state.pf(on.pf) or Pf(on.pf)
 
 
-def _netdevs_there(want: NodeState, have: NodeState) -> Iterator[tuple[Target, Netdev, Netdev]]:
-    """Netdevs that exist and are wanted: both values, without those of VFs to be removed."""
+def _netdevs_there(
+    want: NodeState, have: NodeState, made: NodeState
+) -> Iterator[tuple[Target, Netdev, Netdev]]:
+    """Netdevs that exist and are wanted: both values, without those that are removed before."""
     for pf in want.pfs:
         known = have.pf(pf.handle)
         if known is None:
             continue
-        creates = must_create(pf, known)
+        creates, then = must_create(pf, known), _pf(made, pf)
         for port, wanted in pf.netdevs():
             now = known.netdev_of(port)
-            if now is not None and (port is None or not creates):
+            stays = port is None or not creates
+            if isinstance(port, str):
+                stays = then.representor(port) is not None or then.subfunction(port) is not None
+            if now is not None and stays:
                 yield Target(pf.handle, port), wanted, now

@@ -26,11 +26,6 @@ def made_up(state: NodeState) -> tuple[str, ...]:
     )
 
 
-def subfunctions(state: NodeState) -> tuple[str, ...]:
-    """A line for each subfunction."""
-    return tuple(f"{pf.handle} subfunction {port}" for pf in state.pfs for port in pf.subfunctions)
-
-
 def unseen(state: NodeState) -> tuple[str, ...]:
     """VFs bound to the NIC's own driver whose interface is in no visible namespace."""
     return tuple(
@@ -42,5 +37,12 @@ def unseen(state: NodeState) -> tuple[str, ...]:
 
 
 def headless(state: NodeState) -> tuple[str, ...]:
-    """PFs with VFs and no interface, so that what they hold for their VFs cannot be read."""
-    return tuple(str(pf.handle) for pf in state.pfs if pf.numvfs and pf.netdev is None)
+    """PFs with VFs and no interface, so that what they hold for their VFs cannot be read.
+
+    But for InfiniBand's with DOCA-OFED, which has that in files.
+    """
+    return tuple(
+        str(pf.handle)
+        for pf in state.pfs
+        if pf.numvfs and pf.netdev is None and all(vf.link_state is None for vf in pf.vfs)
+    )

@@ -75,6 +75,10 @@ class StageName(StrEnum):
         "set DCB",
         "after a change of the eswitch's mode, where mlx5 sets its own ETS (mlx5e_ets_init())",
     )
+    SUBFUNCTIONS = (
+        "add subfunctions",
+        "an eswitch has their ports in switchdev mode only, and their representors come with them",
+    )
     RATES = (
         "set rates",
         "ports and groups have them in switchdev mode only, and lose them when the mode changes",
@@ -90,6 +94,10 @@ class StageName(StrEnum):
     AWAIT_LAG = "await LAG", "the driver makes it some time after the last port has joined"
     ALLOW_PROBING = "allow probing", "a bind returns ENODEV while sriov_drivers_autoprobe is 0"
     BIND_VFS = "bind VFs", "each VF is probed once, with its attributes set"
+    START_SUBFUNCTIONS = (
+        "start subfunctions",
+        "an active one is probed at once: with its address, and as VFs after a LAG is made",
+    )
     VF_DRIVERINIT = (
         "reload VFs",
         "likewise: a VF's interface is made again, in the namespace of the host",

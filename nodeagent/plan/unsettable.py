@@ -10,14 +10,15 @@ from typing import Any
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.drivers import Trait, has
-from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
 from nodeagent.state.stack import Stack
 
 
-def settable(want: NodeState) -> NodeState:
-    """`want` without the attributes that cannot be set with its driver."""
-    pfs = tuple(_settable(pf, want.driver) for pf in want.pfs)
+def settable(want: NodeState, have: NodeState) -> NodeState:
+    """`want` without the attributes that cannot be set with its driver, and without subfunctions if
+    it makes none.
+    """
+    pfs = tuple(_settable(_offered(pf, have.pf(pf.handle)), want.driver) for pf in want.pfs)
     return dataclasses.replace(want, pfs=pfs, stack=_settable_stack(want))
 
 
@@ -58,11 +59,23 @@ def _settable_stack(want: NodeState) -> Stack | None:
     return dataclasses.replace(want.stack, children=tuple(children))
 
 
-def _settable(pf: Pf, driver: str) -> Pf:
-    if any(SUBFUNCTION.fullmatch(each.port) for each in pf.representors):
-        # version 0.2.0 saved these, too
-        kept = (each for each in pf.representors if not SUBFUNCTION.fullmatch(each.port))
+def _offered(pf: Pf, have: Pf | None) -> Pf:
+    """Without subfunctions where the driver makes none, or the eswitch's mode is not known.
+
+    Version 0.2.0 saved representors of subfunctions without these, which do not come again.
+    """
+    makes_none = have is not None and have.subfunctions is None
+    if pf.subfunctions and (makes_none or not pf.is_switchdev):
+        pf = dataclasses.replace(pf, subfunctions=None)
+    made = {each.port for each in pf.subfunctions or ()}
+    gone = [SUBFUNCTION.fullmatch(r.port) and r.port not in made for r in pf.representors]
+    if any(gone):
+        kept = (each for each, is_gone in zip(pf.representors, gone, strict=True) if not is_gone)
         pf = dataclasses.replace(pf, representors=tuple(kept))
+    return pf
+
+
+def _settable(pf: Pf, driver: str) -> Pf:
     if has(driver, Trait.RANDOM_REPRESENTOR_MACS) and pf.representors:
         anonymous = (
             dataclasses.replace(each, netdev=dataclasses.replace(each.netdev, mac=None))
@@ -72,7 +85,7 @@ def _settable(pf: Pf, driver: str) -> Pf:
     unset: dict[str, Any] = {}
     if has(driver, Trait.NO_QUERY_RSS):
         unset["query_rss"] = None
-    if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and pf.eswitch_mode is EswitchMode.SWITCHDEV:
+    if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and pf.is_switchdev:
         # auto where VFs were made in switchdev mode, disable where the mode came later
         unset["link_state"] = None
     return dataclasses.replace(pf, vfs=tuple(dataclasses.replace(vf, **unset) for vf in pf.vfs))

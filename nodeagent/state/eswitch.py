@@ -14,6 +14,8 @@ class EswitchMode(StrEnum):
 
     LEGACY = "legacy"
     SWITCHDEV = "switchdev"
+    SWITCHDEV_INACTIVE = "switchdev_inactive"
+    """With representors, and without traffic until it is `switchdev`. Older kernels have none."""
 
 
 class InlineMode(StrEnum):
@@ -43,3 +45,8 @@ class EswitchAttributes(Attributes):
         "inline mode", "inline-mode", check=member_of(InlineMode)
     )
     encap_mode: EncapMode | None = attribute("encap mode", "encap-mode", check=member_of(EncapMode))
+
+    @property
+    def is_switchdev(self) -> bool:
+        """Whether it has representors."""
+        return self.eswitch_mode not in {None, EswitchMode.LEGACY}

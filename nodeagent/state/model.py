@@ -21,8 +21,9 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple, Self
 
+from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import check
-from nodeagent.state.checks import U32, check_sorted, within
+from nodeagent.state.checks import U32, check_fields, check_sorted, within
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.lag import Lag
@@ -41,11 +42,15 @@ NO_DRIVER: Final = "none"
 # (devlink_port_attrs, net/devlink/port.c): pf0vf3, c1pf0vf0, pf0sf88, pf0hpf
 REPRESENTOR: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}(vf\d{1,9}|sf\d{1,9}|hpf)?")
 
-SUBFUNCTION: Final = re.compile(r"(c\d{1,9})?pf\d{1,9}sf\d{1,9}")
-"""The port of a subfunction, which is lost with the driver and is not made again."""
+SUBFUNCTION: Final = re.compile(r"(?:c(\d{1,9}))?pf(\d{1,9})sf(\d{1,9})")
+"""The port of a subfunction: controller, pfnum and sfnum."""
+
+OWN_PORT: Final = re.compile(r"sf(\d{1,9})")
+"""A subfunction's own side, whose interface has no phys_port_name: `sf88`."""
 
 Port = int | str | None
-"""The owner of a netdev: None is the PF, a number a VF, a phys_port_name a representor."""
+"""The owner of a netdev: None is the PF, a number a VF, a phys_port_name a representor, `sf88` a
+subfunction."""
 
 Setting = tuple[str, int | bool | str]
 """An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
@@ -108,7 +113,10 @@ class ManagerName(StrEnum):
 
 
 class Target(NamedTuple):
-    """A PF, a VF (its index) or a representor (its phys_port_name): never an interface's name."""
+    """A PF, a VF (its index), a representor (its phys_port_name) or a subfunction (`sf88`).
+
+    Never an interface's name.
+    """
 
     pf: DeviceHandle
     port: Port = None
@@ -117,7 +125,9 @@ class Target(NamedTuple):
         """`pci/0000:01:00.0`, `pci/0000:01:00.0 vf 3`, `pci/0000:01:00.0 representor pf0vf3`."""
         if self.port is None:
             return str(self.pf)
-        kind = "vf" if isinstance(self.port, int) else "representor"
+        if isinstance(self.port, int):
+            return f"{self.pf} vf {self.port}"
+        kind = "subfunction" if OWN_PORT.fullmatch(self.port) else "representor"
         return f"{self.pf} {kind} {self.port}"
 
 
@@ -260,7 +270,7 @@ def _check_params(what: object, params: tuple[Param, ...] | None) -> None:
 
 @dataclass(frozen=True)
 class Representor:
-    """The representor of a VF; `port` is its phys_port_name, `pf0vf3`."""
+    """The representor of a VF or a subfunction; `port` is its phys_port_name, `pf0vf3`."""
 
     port: str
     netdev: Netdev
@@ -268,6 +278,52 @@ class Representor:
     def __post_init__(self) -> None:
         if not REPRESENTOR.fullmatch(self.port):
             raise ValueError(f"{self.port!r} is not a representor's port")
+
+
+@dataclass(frozen=True)
+class Subfunction:
+    """A port of the eswitch with a function behind it, which devlink has made.
+
+    `port` is its representor's phys_port_name, `index` its number as devlink's port, which a driver
+    gives by the order in which ports are made. Its driver starts with `driverinit` when it is made
+    active, and makes `netdev` and an RDMA device only if these say so (mlx5's enable_eth and
+    enable_rdma, which are off at first).
+    """
+
+    port: str
+    index: int = field(compare=False)
+    hw_addr: Mac | None = None
+    active: bool = False
+    roce: bool | None = None
+    max_io_eqs: int | None = None
+    driverinit: tuple[Param, ...] | None = None
+    netdev: Netdev | None = None
+
+    def __post_init__(self) -> None:
+        if not SUBFUNCTION.fullmatch(self.port):
+            raise ValueError(f"{self.port!r} is not a subfunction's port")
+        check_fields(self, within(0, U32), "index", "max_io_eqs")
+        _check_params(self.port, self.driverinit)
+
+    @property
+    def numbers(self) -> tuple[int | None, int, int]:
+        """Controller (None for this host's), pfnum and sfnum."""
+        controller, pf, number = SUBFUNCTION.findall(self.port)[0]
+        return int(controller) if controller else None, int(pf), int(number)
+
+    @property
+    def own_port(self) -> str:
+        """The port of its own side."""
+        return self.port[self.port.rindex("sf") :]
+
+    def without_netdev(self) -> Self:
+        """The same before its driver has made its interface."""
+        return replace(self, netdev=None)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it belongs to this host, and not to another controller's."""
+        return not self.port.startswith("c")
 
 
 @dataclass(frozen=True)
@@ -281,8 +337,8 @@ class Pf(EswitchAttributes):
     by index, `params`, `driverinit`, `tuning` and `representors` by name. `tuning` is `None` if
     what the function has is not known. `dcb` is `None` if the driver has none, or firmware
     negotiates it; `rates`, sorted, if the eswitch is not in switchdev mode or has
-    none; `lag` if the driver does not report it. `subfunctions` are the ports of subfunctions. They
-    are not compared, because they and their representors are not made again.
+    none; `lag` if the driver does not report it; `subfunctions`, sorted by
+    port, if it makes none.
     """
 
     handle: DeviceHandle
@@ -298,12 +354,10 @@ class Pf(EswitchAttributes):
     dcb: Dcb | None = None
     rates: tuple[Rate, ...] | None = None
     lag: Lag | None = None
-    subfunctions: tuple[str, ...] = field(default=(), compare=False)
+    subfunctions: tuple[Subfunction, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_sorted(f"{self.handle}: subfunctions", self.subfunctions)
-        if wrong := [each for each in self.subfunctions if not SUBFUNCTION.fullmatch(each)]:
-            raise ValueError(f"{wrong[0]!r} is not a subfunction's port")
+        check_sorted(f"{self.handle}: subfunctions", [f.port for f in self.subfunctions or ()])
         if self.numvfs is not None:
             within(0, 0xFFFF)("numvfs", self.numvfs)
         check(self)
@@ -321,6 +375,13 @@ class Pf(EswitchAttributes):
         """The VF with that index, or None."""
         return self._vfs_by_index.get(index)
 
+    def subfunction(self, port: str) -> Subfunction | None:
+        """The subfunction with that port, or with that own port, or None."""
+        ours = self.subfunctions or ()
+        return next(
+            (f for f in ours if port == f.port or (f.is_local and port == f.own_port)), None
+        )
+
     def representor(self, port: str) -> Representor | None:
         """The representor with that port, or None."""
         return self._representors_by_port.get(port)
@@ -334,19 +395,25 @@ class Pf(EswitchAttributes):
         return {each.port: each for each in self.representors}
 
     def netdevs(self) -> Iterator[tuple[Port, Netdev]]:
-        """Every netdev of this PF, of its VFs and of its representors, with its owner."""
+        """Every netdev of this PF, its VFs, subfunctions and representors, with its owner."""
         if self.netdev is not None:
             yield None, self.netdev
         yield from ((vf.index, vf.netdev) for vf in self.vfs if vf.netdev is not None)
         yield from ((each.port, each.netdev) for each in self.representors)
+        for each in self.subfunctions or ():
+            if each.netdev is not None:
+                yield each.own_port, each.netdev
 
     def netdev_of(self, port: Port) -> Netdev | None:
-        """The netdev of the PF itself, of a VF or of a representor, or None."""
+        """The netdev of the PF itself, of a VF, a representor or a subfunction, or None."""
         if port is None:
             return self.netdev
         if isinstance(port, int):
             vf = self.vf(port)
             return None if vf is None else vf.netdev
+        if OWN_PORT.fullmatch(port):
+            own = self.subfunction(port)
+            return None if own is None else own.netdev
         representor = self.representor(port)
         return None if representor is None else representor.netdev
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import Attributes, attribute
@@ -17,6 +17,14 @@ class LinkState(StrEnum):
     AUTO = "auto"
     ENABLE = "enable"
     DISABLE = "disable"
+
+
+POLICIES: Final = {
+    LinkState.AUTO: "Follow",
+    LinkState.ENABLE: "Up",
+    LinkState.DISABLE: "Down",
+}
+"""DOCA-OFED's words for them on InfiniBand, where a new VF's is Down."""
 
 
 class VlanProtocol(StrEnum):

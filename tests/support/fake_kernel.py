@@ -24,7 +24,7 @@ from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import Param
+from nodeagent.state.model import Param, Subfunction
 from nodeagent.state.vf import LinkState, VlanProtocol
 from tests.support.fake_tree import FakeTree
 from tests.support.simulate import FRESH_DRIVERINIT
@@ -32,6 +32,7 @@ from tests.support.simulate import FRESH_DRIVERINIT
 ZERO = Mac("00:00:00:00:00:00")
 PF1, PF2 = "0000:01:00.0", "0000:02:00.0"
 DRIVER = "mlx5_core"
+SF_DRIVER = f"{DRIVER}.sf"
 AGES = 1e6
 """Seconds: longer than anybody waits for anything."""
 IGB_VF = VfInfo(
@@ -93,6 +94,7 @@ class FakePf:
     vfs: dict[int, FakeVf] = field(default_factory=dict)
     eswitch: EswitchAttributes | None = None
     params: dict[str, Param] = field(default_factory=dict)
+    subfunctions: dict[str, Subfunction] | None = None
 
 
 @dataclass
@@ -232,15 +234,46 @@ class FakeKernel:
 
     def update_representors(self, pf: FakePf) -> None:
         """In switchdev each VF has one, in legacy none has."""
-        is_switch = pf.eswitch is not None and pf.eswitch.eswitch_mode == "switchdev"
+        is_switch = pf.eswitch is not None and pf.eswitch.is_switchdev
         wanted = {f"pf0vf{index}" for index in pf.vfs} if is_switch else set()
+        if not is_switch:
+            self.remove_subfunctions(pf)
+        wanted.update(pf.subfunctions or ())
         for link in [link for link in self.links.values() if link.device == pf.name]:
             port = link.phys_port_name or ""
-            if port.startswith("pf0vf") and port not in wanted:
+            if is_representor(link) and port not in wanted:
                 self._remove_link(link)
             wanted.discard(port)
         for port in sorted(wanted):
             self._add_representor_later(pf, port)
+
+    def start_subfunction(self, pf: FakePf, port: str) -> None:
+        """Its driver probes it, and makes an interface."""
+        number = int(port[port.rindex("sf") + 2 :])
+        name = self.subfunction_of(port)
+        self.tree.make_subfunction(pf.name, name, number)
+        self.names[name] = f"own{number}"
+        self.tree.make_driver("auxiliary", SF_DRIVER)
+        self.later(self.delays.functions, lambda: self.attach(name, SF_DRIVER, "auxiliary"))
+
+    def stop_subfunction(self, pf: FakePf, port: str) -> None:
+        """Its driver lets go of it, and the device is gone."""
+        name = self.subfunction_of(port)
+        if self.tree.device(name, "auxiliary").exists():
+            self.release("auxiliary", name)
+            self.tree.remove_subfunction(pf.name, name)
+
+    def remove_subfunctions(self, pf: FakePf) -> None:
+        """All of them, where the driver makes any."""
+        for port in list(pf.subfunctions or ()):
+            self.stop_subfunction(pf, port)
+        if pf.subfunctions is not None:
+            pf.subfunctions = {}
+
+    @staticmethod
+    def subfunction_of(port: str) -> str:
+        """The auxiliary device of a subfunction."""
+        return f"{DRIVER}.sf.{port[port.rindex('sf') + 2 :]}"
 
     def autoprobes(self, name: str) -> bool:
         """pci_device_can_probe(): a VF asks its PF."""
@@ -250,9 +283,9 @@ class FakeKernel:
     def attach(self, name: str, driver: str, bus: str = "pci") -> None:
         """The device is bound, and its driver makes an interface."""
         self.tree.drive(bus, name, driver)
-        if driver == DRIVER:
+        if driver in {DRIVER, SF_DRIVER}:
             self.instances[name] = FakeInstance()
-        if driver == DRIVER and name not in self.never:
+        if driver in {DRIVER, SF_DRIVER} and name not in self.never:
             self.later(self.delays.netdev, lambda: self._add_netdev(bus, name))
 
     def release(self, bus: str, name: str) -> None:
@@ -272,7 +305,12 @@ class FakeKernel:
         mac = self._own_mac()
 
         def add() -> None:
-            if pf.eswitch is not None and pf.eswitch.eswitch_mode == "switchdev":
+            is_there = any(
+                (link.device, link.phys_port_name) == (pf.name, port)
+                for link in self.links.values()
+            )
+            is_switch = pf.eswitch is not None and pf.eswitch.is_switchdev
+            if is_switch and not is_there:
                 self._announce(self.new_link(self._ethernet(), mac, pf.bus, pf.name, port))
 
         self.later(self.delays.netdev, add)
@@ -344,7 +382,7 @@ class FakeKernel:
 
     def _add_netdev(self, bus: str, name: str) -> None:
         has_one = any(link.device == name for link in self.links.values())
-        if not has_one and self.tree.driver(name, bus) == DRIVER:
+        if not has_one and self.tree.driver(name, bus) in {DRIVER, SF_DRIVER}:
             self._announce(self.new_link(self._ethernet(), self._mac(name), bus, name))
 
     def _announce(self, link: Link) -> None:
@@ -364,7 +402,7 @@ class FakeKernel:
         """
         found = self.vf_of(device)
         if found is None:
-            return self.pfs[device].mac
+            return self.pfs[device].mac if device in self.pfs else self._own_mac()
         pf, vf = found
         own = self._own_mac()
         if not any(link.up for link in self.links.values() if link.device == pf.name):

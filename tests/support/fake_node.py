@@ -37,13 +37,23 @@ from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node import links as real_links
 from nodeagent.node import settle as real_settle
+from nodeagent.node import subfunctions as real_subfunctions
 from nodeagent.node.node import Node
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import given
 from nodeagent.state.dcb import App, Dcb
 from nodeagent.state.eswitch import EswitchAttributes
-from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Param, Pf, Vf
+from nodeagent.state.model import (
+    NO_DRIVER,
+    DeviceHandle,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    Subfunction,
+    Vf,
+)
 from nodeagent.state.namespaces import Holder
 from nodeagent.state.rates import Rate
 from nodeagent.state.stack import Stack
@@ -157,6 +167,7 @@ class FakeNode(FakeRules):
                 return
 
         monkeypatch.setattr(real_settle, "LinkWatch", FakeLinkWatch)
+        monkeypatch.setattr(real_subfunctions, "DeviceWatch", FakeLinkWatch)
         for module in (real_settle, real_links):
             monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
         monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=self.monotonic))
@@ -313,6 +324,7 @@ class FakeNode(FakeRules):
         """The driver is unloaded and loaded: VFs, names, MTUs and states are gone."""
         for pf in self.pfs.values():
             self.remove_vfs(pf)
+            self.remove_subfunctions(pf)
             self.release(pf.bus, pf.name)
         for pf in self.pfs.values():
             self.attach(pf.name, DRIVER, pf.bus)
@@ -412,7 +424,46 @@ class FakeDevlink(Devlink):
             for name in (pf.name, *(vf.function for vf in pf.vfs.values())):
                 if name is not None and (own := self._node.instances.get(name)) is not None:
                     found[DeviceHandle(pf.bus, name)] = Instance(own.reloads, own.failed)
+            for port in pf.subfunctions or ():
+                name = self._node.subfunction_of(port)
+                if (own := self._node.instances.get(name)) is not None:
+                    device = DeviceHandle("auxiliary", name)
+                    found[device] = Instance(own.reloads, own.failed)
         return found
+
+    def makes_subfunctions(self, device: DeviceHandle) -> bool:
+        return self._node.pfs[device.name].subfunctions is not None
+
+    def subfunctions(self) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
+        return {
+            DeviceHandle(pf.bus, pf.name): tuple(
+                pf.subfunctions[p] for p in sorted(pf.subfunctions)
+            )
+            for pf in self._node.pfs.values()
+            if pf.subfunctions
+        }
+
+    def add_subfunction(self, device: DeviceHandle, wanted: Subfunction) -> None:
+        pf = self._node.pfs[device.name]
+        if wanted.port in self._node.refused_settings:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if pf.subfunctions is None or pf.eswitch is None or not pf.eswitch.is_switchdev:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if wanted.port in pf.subfunctions:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        index = 100 + len(pf.subfunctions)
+        pf.subfunctions[wanted.port] = Subfunction(wanted.port, index, ZERO, roce=True)
+        self._node.update_representors(pf)
+
+    def set_subfunction(self, device: DeviceHandle, index: int, changes: Mapping[str, Any]) -> None:
+        pf = self._node.pfs[device.name]
+        now = next(each for each in (pf.subfunctions or {}).values() if each.index == index)
+        if pf.subfunctions is not None:
+            pf.subfunctions[now.port] = dataclasses.replace(now, **changes)
+        if changes.get("active") and not now.active:
+            self._node.start_subfunction(pf, now.port)
+        if changes.get("active") is False:
+            self._node.stop_subfunction(pf, now.port)
 
     def eswitch(self, device: DeviceHandle) -> EswitchAttributes:
         return self._node.pfs[device[1]].eswitch or EswitchAttributes()

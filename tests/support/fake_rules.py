@@ -18,7 +18,7 @@ from nodeagent.state.attributes import LEGACY_MAX_SIZE
 from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
 from nodeagent.state.model import Param
 from tests.support import kernel_rules
-from tests.support.fake_kernel import DRIVER, ZERO, FakeInstance, FakeKernel, FakePf
+from tests.support.fake_kernel import DRIVER, SF_DRIVER, ZERO, FakeInstance, FakeKernel, FakePf
 from tests.support.kernel_rules import refusal
 
 # the order of do_setlink() and do_setvfinfo() in net/core/rtnetlink.c
@@ -78,6 +78,8 @@ class FakeRules(FakeKernel):
         text = value.strip()
         if path.name in {"bind", "unbind", "drivers_probe"}:
             self._perform(Write(text, path.name, path.parent.name), self._bus_write)
+        elif path.parents[1].name == "sriov":  # DOCA-OFED's, of a VF
+            path.write_text(value)
         elif path.parent.name in self.pfs or self.tree.device(path.parent.name).exists():
             self._perform(Write(path.parent.name, path.name, text), self._device_write)
         else:
@@ -122,15 +124,17 @@ class FakeRules(FakeKernel):
         """What a function has made goes and comes again; a PF's VFs do not come again."""
         name = write.target
         pf = self.pfs.get(name)
-        bus = "pci" if pf is None else pf.bus
+        bus = ("auxiliary" if ".sf." in name else "pci") if pf is None else pf.bus
+        driver = SF_DRIVER if bus == "auxiliary" else DRIVER
         if pf is not None:
             self.remove_vfs(pf)
+            self.remove_subfunctions(pf)
             pf.eswitch = dataclasses.replace(
                 pf.eswitch or EswitchAttributes(), eswitch_mode=EswitchMode.LEGACY
             )
         before = self.instances[name]
         self.release(bus, name)
-        self.attach(name, DRIVER, bus)
+        self.attach(name, driver, bus)
         reloads = before.reloads + 1
         self.instances[name] = FakeInstance(before.params, dict(before.params), reloads)
 

@@ -47,6 +47,17 @@ class FakeTree:
         (self.device(function) / "physfn").symlink_to(f"../{pf}")
         (self.device(pf) / f"virtfn{index}").symlink_to(f"../{function}")
 
+    def make_subfunction(self, pf: str, name: str, number: int) -> None:
+        """An active subfunction's auxiliary device, which is below its PF's."""
+        self.make_device("auxiliary", name)
+        self.set("auxiliary", name, "sfnum", str(number))
+        (self.device(pf) / name).symlink_to(self.device(name, "auxiliary"))
+
+    def remove_subfunction(self, pf: str, name: str) -> None:
+        """The reverse of `make_subfunction`."""
+        (self.device(pf) / name).unlink()
+        self.remove_device("auxiliary", name)
+
     def remove_function(self, pf: str, index: int, function: str) -> None:
         """The reverse of `make_function`."""
         (self.device(pf) / f"virtfn{index}").unlink()

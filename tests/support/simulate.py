@@ -14,6 +14,7 @@ from typing import Any
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
+    AddSubfunction,
     AwaitLag,
     BindPf,
     BindVf,
@@ -33,9 +34,11 @@ from nodeagent.plan.actions import (
     SetTuning,
     SetVf,
     Stage,
+    StartSubfunction,
     UnbindVf,
 )
 from nodeagent.plan.stack import owners_of_netdevs
+from nodeagent.plan.subfunctions import changes
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.dcb import PARTS
@@ -52,6 +55,7 @@ from nodeagent.state.model import (
     Port,
     RdmaDevice,
     Representor,
+    Subfunction,
     Vf,
 )
 from nodeagent.state.rates import reset
@@ -109,8 +113,13 @@ def _performed(state: NodeState, action: Action) -> NodeState:
         if state.pf(action.pf) is not None:
             return state
         netdev, mode = _fresh_netdev(state, 0), EswitchMode.LEGACY
-        fresh = Pf(action.pf, 0, True, netdev, eswitch_mode=mode, driverinit=FRESH_DRIVERINIT)
-        fresh = dataclasses.replace(fresh, tuning=FRESH_REPORTERS)
+        fresh = Pf(
+            *(action.pf, 0, True, netdev),
+            eswitch_mode=mode,
+            driverinit=FRESH_DRIVERINIT,
+            tuning=FRESH_REPORTERS,
+            subfunctions=(),
+        )
         pfs = (*state.pfs, fresh)
         return dataclasses.replace(state, pfs=tuple(sorted(pfs, key=lambda pf: pf.handle)))
     pf = state.pf(action.pf)
@@ -181,6 +190,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_rates(pf, action)
         case SetTuning():
             return _set_tuning(state, pf, action)
+        case AddSubfunction() | StartSubfunction():
+            return _with_subfunction(state, pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -257,18 +268,54 @@ def _set_eswitch(state: NodeState, pf: Pf, action: SetEswitch) -> Pf:
 
 
 def _with_representors(state: NodeState, pf: Pf) -> Pf:
-    """In switchdev each VF has one, in legacy none has (netdevsim, nsim_dev_port_add_all)."""
-    if pf.eswitch_mode != "switchdev":
-        return dataclasses.replace(pf, representors=())
+    """In switchdev each VF has one, in legacy none has (netdevsim, nsim_dev_port_add_all).
+
+    In legacy there are no subfunctions either.
+    """
+    if not pf.is_switchdev:
+        gone = pf.eswitch_mode == EswitchMode.LEGACY
+        kept = pf.subfunctions and () if gone else pf.subfunctions
+        return dataclasses.replace(pf, representors=(), subfunctions=kept)
     taken = {netdev.name for netdev in state.netdevs()}
     names = (f"eth{n}" for n in range(10_000, 99_999))
     free = (name for name in names if name not in taken)
+    ports = (*(f"pf0vf{vf.index}" for vf in pf.vfs), *(f.port for f in pf.subfunctions or ()))
     made = (
-        pf.representor(f"pf0vf{vf.index}")
-        or Representor(f"pf0vf{vf.index}", dataclasses.replace(_fresh_netdev(state, 0), name=name))
-        for vf, name in zip(pf.vfs, free, strict=False)
+        pf.representor(port)
+        or Representor(port, dataclasses.replace(_fresh_netdev(state, 0), name=name))
+        for port, name in zip(ports, free, strict=False)
     )
     return dataclasses.replace(pf, representors=tuple(sorted(made, key=lambda each: each.port)))
+
+
+def _with_subfunction(state: NodeState, pf: Pf, action: AddSubfunction | StartSubfunction) -> Pf:
+    want = action.subfunction
+    now = pf.subfunction(want.port)
+    if pf.subfunctions is None or not pf.is_switchdev:
+        raise Refused(f"{action}: EOPNOTSUPP")
+    if isinstance(action, AddSubfunction):
+        now = now or Subfunction(want.port, want.index)
+        now = dataclasses.replace(now, **changes(want, now))
+    elif now is None:
+        raise Refused(f"{action}: ENODEV")
+    elif not want.active:
+        now = dataclasses.replace(now, active=False, netdev=None, driverinit=None)
+    else:
+        if not now.active:
+            netdev = _fresh_netdev(state, 88)
+            now = dataclasses.replace(now, active=True, netdev=netdev, driverinit=FRESH_DRIVERINIT)
+        params = {each.name: each for each in now.driverinit or FRESH_DRIVERINIT}
+        wanted = {each.name: each for each in want.driverinit or () if each.name in params}
+        if now.driverinit is None or wanted.items() - params.items():
+            kept = tuple(each for _, each in sorted((params | wanted).items()))
+            netdev = _fresh_netdev(state, 88)
+            now = dataclasses.replace(now, driverinit=kept, netdev=netdev)
+    return _with_representors(state, _and_subfunction(pf, now))
+
+
+def _and_subfunction(pf: Pf, changed: Subfunction) -> Pf:
+    others = {each.port: each for each in pf.subfunctions or ()} | {changed.port: changed}
+    return dataclasses.replace(pf, subfunctions=tuple(f for _, f in sorted(others.items())))
 
 
 def _set_vf(vf: Vf, action: SetVf) -> Vf:
@@ -365,6 +412,7 @@ def _reload(state: NodeState, pf: Pf, action: SetDriverinit, netdev: Netdev) -> 
     if changed:
         mode = pf.eswitch_mode and EswitchMode.LEGACY
         new |= {"eswitch_mode": mode, "representors": (), "rates": reset(pf.rates)}
+        new["subfunctions"] = pf.subfunctions and ()
     return dataclasses.replace(pf, **new)
 
 
@@ -457,6 +505,9 @@ def _set_sysctls(state: NodeState, pf: Pf, action: SetSysctls) -> Pf:
 
 
 def _with_netdev(pf: Pf, port: Port, netdev: Netdev) -> Pf:
+    own = pf.subfunction(port) if isinstance(port, str) else None
+    if own is not None and port == own.own_port:
+        return _and_subfunction(pf, dataclasses.replace(own, netdev=netdev))
     if isinstance(port, str):
         changed = Representor(port, netdev)
         others = (changed if each.port == port else each for each in pf.representors)

@@ -24,6 +24,7 @@ from nodeagent.state.model import (
     PodNetdev,
     RdmaDevice,
     Representor,
+    Subfunction,
     Vf,
 )
 from nodeagent.state.namespaces import Holder, Namespace
@@ -261,11 +262,39 @@ lags = st.sampled_from(
 
 
 @st.composite
+def subfunctions(draw: st.DrawFn) -> tuple[Subfunction, ...]:
+    """Up to two, each with an interface or none."""
+    ports = draw(st.sets(st.sampled_from(("pf0sf0", "pf0sf88")), min_size=1))
+    return tuple(draw(subfunction(port, index)) for index, port in enumerate(sorted(ports)))
+
+
+@st.composite
+def subfunction(draw: st.DrawFn, port: str, index: int) -> Subfunction:
+    active = draw(st.booleans())
+    has_netdev = active and draw(st.booleans())
+    return Subfunction(
+        port=port,
+        index=index,
+        hw_addr=draw(macs),
+        active=active,
+        roce=draw(st.none() | st.booleans()),
+        max_io_eqs=draw(st.sampled_from((None, 8))),
+        driverinit=draw(driverinits) if active else None,
+        netdev=draw(netdevs(f"own{port}", Mac("02:00:00:00:00:88"), 1500)) if has_netdev else None,
+    )
+
+
+@st.composite
 def pfs(draw: st.DrawFn, number: int) -> Pf:
     mtu = draw(mtus)
     numvfs = draw(st.integers(0, 4))
-    mode = draw(st.sampled_from((EswitchMode.LEGACY, EswitchMode.LEGACY, EswitchMode.SWITCHDEV)))
-    ports = [f"pf0vf{index}" for index in range(numvfs)] if mode is EswitchMode.SWITCHDEV else []
+    mode = draw(st.sampled_from((EswitchMode.LEGACY, EswitchMode.LEGACY, *EswitchMode)))
+    is_switchdev = mode is not EswitchMode.LEGACY
+    ports = [f"pf0vf{index}" for index in range(numvfs)] if is_switchdev else []
+    own: tuple[Subfunction, ...] | None = draw(st.none() | st.just(()))
+    if is_switchdev and own is not None:
+        own = draw(st.just(()) | subfunctions())
+        ports = sorted([*ports, *(each.port for each in own)])
     return Pf(
         handle=DeviceHandle("pci", f"0000:{number:02x}:00.0"),
         numvfs=numvfs,
@@ -278,8 +307,9 @@ def pfs(draw: st.DrawFn, number: int) -> Pf:
         tuning=draw(st.none() | tunings(is_vf=False)),
         representors=tuple(Representor(p, draw(netdevs(p, ZERO, 1500))) for p in ports),
         dcb=draw(st.one_of(st.sampled_from(FEW_DCBS), dcbs)),
-        rates=draw(st.none() | rates(numvfs)) if mode is EswitchMode.SWITCHDEV else None,
+        rates=draw(st.none() | rates(numvfs)) if is_switchdev else None,
         lag=draw(lags),
+        subfunctions=own,
     )
 
 
@@ -384,6 +414,8 @@ def _renamed(pf: Pf, chosen: object) -> Pf:
         representors=tuple(
             Representor(each.port, rename(each.netdev) or each.netdev) for each in pf.representors
         ),
+        subfunctions=pf.subfunctions
+        and tuple(dataclasses.replace(f, netdev=rename(f.netdev)) for f in pf.subfunctions),
     )
 
 

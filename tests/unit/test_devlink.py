@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
 from nodeagent.kernel.devlink import Cmode, Devlink
-from nodeagent.kernel.netlink import attributes
+from nodeagent.kernel.netlink import attribute, attributes
+from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
-from nodeagent.state.model import DeviceHandle, Param
+from nodeagent.state.model import DeviceHandle, Param, Subfunction
 
 DEVICE = DeviceHandle("netdevsim", "netdevsim1")
 FAMILY = 0x17
@@ -148,6 +149,34 @@ def test_an_eswitch_reads_back_as_what_is_set(wanted: EswitchAttributes) -> None
     devlink = Answered()
     devlink.set_eswitch(DEVICE, wanted)
     assert Answered(devlink.sent[0].hex()).eswitch(DEVICE) == wanted
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Subfunction("pf0sf88", 16809984, Mac("02:00:00:00:00:88"), active=True, roce=False),
+        Subfunction("c1pf1sf0", 3, max_io_eqs=8),
+    ],
+)
+def test_a_subfunction_reads_back_as_what_is_set(wanted: Subfunction) -> None:
+    """The kernel answers with the attributes that it is given, and tells an external controller."""
+    devlink = Answered()
+    devlink.add_subfunction(DEVICE, wanted)
+    values = {name: getattr(wanted, name) for name in ("hw_addr", "active", "roce", "max_io_eqs")}
+    known = {name: value for name, value in values.items() if value is not None}
+    devlink.set_subfunction(DEVICE, wanted.index, known)
+    made, set_ = devlink.sent
+    external = b"" if wanted.is_local else attribute(149, b"\x01")
+    answer = set_ + made[20:] + external
+    assert Answered(answer.hex()).subfunctions() == {DEVICE: (wanted,)}
+
+
+@pytest.mark.parametrize(
+    ("error", "makes"), [(errno.EINVAL, True), (errno.EOPNOTSUPP, False), (errno.ENODEV, False)]
+)
+def test_whether_a_driver_makes_subfunctions(error: int, makes: bool) -> None:
+    """A port without flavour is refused in either case, by another error."""
+    assert Answered(error=error).makes_subfunctions(DEVICE) is makes
 
 
 def test_a_refusal_is_the_callers_to_word() -> None:

@@ -416,6 +416,42 @@ def test_subfunctions_are_named(host: Host) -> None:
     assert not named.blocks
 
 
+def subfunction(host: Host) -> str:
+    """One that is active, and its driver makes no interface; its directory."""
+    host.pf(PF, "mlx5_core")
+    at = f"sys/bus/pci/devices/{PF}/mlx5_core.sf.2"
+    host.file(f"{at}/sfnum", "88\n")
+    host.file("sys/bus/auxiliary/devices/mlx5_core.eth.1/uevent", "")
+    (host.root / "sys/bus/auxiliary/devices/mlx5_core.sf.2").symlink_to(host.root / at)
+    return at
+
+
+def test_a_subfunctions_vdpa_device_that_is_open(host: Host) -> None:
+    at = subfunction(host)
+    host.file(f"{at}/vdpa0/vhost-vdpa-0/dev", "510:0\n")
+    host.file("dev/vhost-vdpa-0", "")
+    (named,) = (each for each in look(host) if "vDPA" in each.what)
+    assert named.what == "auxiliary/mlx5_core.sf.2 has vDPA devices: vdpa0"
+    with running("file = open(sys.argv[1])", str(host.root / "dev/vhost-vdpa-0")):
+        found = findings_with_real_processes(host, pod_losses="accept")
+    (held,) = (each for each in found if "in use" in each.what)
+    assert held.blocks
+
+
+def test_a_subfunction_whose_interface_is_in_a_pod(host: Host) -> None:
+    """It is made again, and nothing moves its interface back."""
+    at = subfunction(host)
+    assert [each for each in look(host) if "subfunction sf" in each.what] == []  # without one
+    host.file(f"{at}/mlx5_core.eth.2/uevent", "")
+    (elsewhere,) = (each for each in look(host) if "subfunction sf" in each.what)
+    assert elsewhere.what == (
+        f"pci/{PF} subfunction sf88 (mlx5_core.sf.2): its interface is in another network namespace"
+    )
+    assert elsewhere.blocks
+    host.file(f"{at}/net/sf88/ifindex", "7\n")
+    assert [each for each in look(host) if "subfunction sf" in each.what] == []
+
+
 def test_an_accepted_loss_waits_until_the_holder_has_let_go(host: Host) -> None:
     """Removing a VF that is open through VFIO would wait for its holder, for ever."""
     host.pf(PF, "vfio-pci", "mlx5_core")

@@ -49,6 +49,9 @@ def test_a_driver_without_guids_reports_none() -> None:
 
 
 def test_each_is_written_as_the_header_has_it() -> None:
-    message = bytes(_set_link(VfChange(7, 3, node_guid=NODE, port_guid=PORT)))
-    assert guid(10, 3, NODE) in message
-    assert guid(11, 3, PORT) in message
+    """In a nest each: the kernel takes one GUID of a nest."""
+    message = bytes(_set_link(VfChange(7, 3, node_guid=NODE, port_guid=PORT, trust=True)))
+    first, second = _vf_infos(dict(attributes(message, 32)))
+    assert dict(attributes(first)).keys() == {9, 10}
+    assert guid(10, 3, NODE) in first
+    assert second == guid(11, 3, PORT)

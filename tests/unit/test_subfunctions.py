@@ -1,54 +1,177 @@
-"""Subfunctions: a reload takes them, so they are named, and their representors not waited for."""
+"""Subfunctions: saved, made again after a reload, or named where a driver makes none."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 
 import pytest
 
 from nodeagent.driver.nic import NicDriver
+from nodeagent.errors import RestoreFailed
 from nodeagent.modes import Mode
+from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
+from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import after_reload, plan
+from nodeagent.plan.subfunctions import no_longer_offered
 from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
 from nodeagent.snapshot import take_snapshot
-from nodeagent.state.eswitch import EswitchMode
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Representor, Vf
+from nodeagent.state.addresses import Mac
+from nodeagent.state.eswitch import EswitchAttributes, EswitchMode
+from nodeagent.state.model import (
+    DeviceHandle,
+    Netdev,
+    NodeState,
+    Param,
+    Pf,
+    Representor,
+    Subfunction,
+    Vf,
+)
 from tests.support.fake_kernel import DRIVER, PF1
-from tests.support.fake_node import fake_node
+from tests.support.fake_node import FakeNode, fake_node
 
 PF = DeviceHandle("pci", PF1)
 PORT = "pf0sf88"
+MAC = Mac("02:00:00:00:00:88")
+NO_ROCE = Param("enable_roce", 6, False)
 
 
-def test_they_are_named_and_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    """A PF in switchdev mode with a VF and two subfunctions, the second one not active."""
     with fake_node(monkeypatch, igb=False) as fake:
         pf = fake.add_pf()
+        pf.subfunctions = {}
         fake.give(Pf(PF, 1, True, Netdev("p"), (Vf(0),), eswitch_mode=EswitchMode.SWITCHDEV))
+        with fake.node(Settings()).devlink() as devlink:
+            devlink.add_subfunction(PF, Subfunction(PORT, 0))
+            devlink.add_subfunction(PF, Subfunction("pf0sf9", 0))
+            devlink.set_subfunction(PF, 100, {"hw_addr": MAC, "active": True})
+            fake.settle()
+            device = DeviceHandle("auxiliary", fake.subfunction_of(PORT))
+            devlink.reload(device, [NO_ROCE])
         fake.settle()
-        fake.add_link("sf88", bus="pci", device=PF1, phys_port_name=PORT, up=True)
+        fake.change(fake.link(device.name).index, name="sf88", mtu=1400, up=True)
+        yield fake
+
+
+def saved(fake: FakeNode) -> NodeState:
+    """What a snapshot has of the node."""
+    node = fake.node(Settings())
+    return take_snapshot(node, NicDriver(node.settings, Mode.PRECOMPILED, None)).state
+
+
+def reload(fake: FakeNode, *, makes: bool = True) -> None:
+    """The driver starts anew, in legacy mode; perhaps it is one without subfunctions."""
+    fake.restart()
+    pf = fake.pfs[PF1]
+    assert pf.eswitch is not None
+    pf.eswitch = dataclasses.replace(pf.eswitch, eswitch_mode=EswitchMode.LEGACY)
+    pf.subfunctions = {} if makes else None
+    fake.settle()
+
+
+def test_they_are_made_again(fake: FakeNode) -> None:
+    want = saved(fake)
+    (pf,) = want.pfs
+    assert [each.port for each in pf.representors] == ["pf0sf88", "pf0sf9", "pf0vf0"]
+    (first, second) = pf.subfunctions or ()
+    assert (first.port, first.hw_addr, first.active, first.roce) == (PORT, MAC, True, True)
+    assert first.netdev is not None
+    assert (first.netdev.name, first.netdev.mtu) == ("sf88", 1400)
+    assert NO_ROCE in (first.driverinit or ())
+    assert (second.port, second.active, second.driverinit) == ("pf0sf9", False, None)
+    reload(fake)
+    node = fake.node(Settings())
+    restore(node, want)
+    verify(node, want)
+    assert fake.skipped == 0, "waited for something in vain"
+    assert {each.index for each in observe(node).pfs[0].subfunctions or ()} == {100, 101}
+
+
+def test_what_a_killed_restore_has_left_is_finished(fake: FakeNode) -> None:
+    """A port that is not active yet, and one whose driver has not been reloaded yet."""
+    want = saved(fake)
+    for is_active in (False, True):
+        reload(fake)
         node = fake.node(Settings())
-        driver = NicDriver(node.settings, Mode.PRECOMPILED, None)
-        want = take_snapshot(node, driver).state
-        (saved,) = want.pfs
-        assert [each.port for each in saved.representors] == ["pf0vf0"]
-        assert saved.subfunctions == (PORT,)
-        assert f"pci/{PF1} subfunction {PORT}: the reload takes it away" in caplog.text
-        fake.restart()
-        pf.eswitch = dataclasses.replace(saved, eswitch_mode=EswitchMode.LEGACY)
+        with node.devlink() as devlink:
+            devlink.set_eswitch(PF, EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV))
+            devlink.add_subfunction(PF, Subfunction(PORT, 0))
+            devlink.set_subfunction(PF, 100, {"active": is_active})
         fake.settle()
-        caplog.clear()
-        began = node.hung_calls, fake.skipped
         restore(node, want)
         verify(node, want)
-        assert (node.hung_calls, fake.skipped) == began  # nobody has waited in vain
-        gone = [each for each in caplog.records if PORT in each.getMessage()]
-        assert [(each.levelno, each.getMessage().partition(":")[0]) for each in gone] == [
-            (logging.WARNING, "gone, and to be added again by who made it (devlink port add)")
-        ]
+
+
+def test_a_driver_that_makes_none(fake: FakeNode, caplog: pytest.LogCaptureFixture) -> None:
+    """They are named; the node is ready."""
+    want = saved(fake)
+    reload(fake, makes=False)
+    node = fake.node(Settings())
+    restore(node, want)
+    verify(node, want)
+    assert fake.skipped == 0, "waited for something in vain"
+    named = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each for each in named if "subfunction" in each] == [
+        f"the driver no longer has it: {PF} subfunction pf0sf88 "
+        f"(hw_addr {MAC} roce enable state active)",
+        f"the driver no longer has it: {PF} subfunction pf0sf9 "
+        "(hw_addr 00:00:00:00:00:00 roce enable state inactive)",
+    ]
+
+
+def test_one_that_is_refused_is_an_error_and_nothing_of_it_is_waited_for(fake: FakeNode) -> None:
+    want = saved(fake)
+    reload(fake)
+    fake.refused_settings = {PORT}
+    with pytest.raises(RestoreFailed) as failed:
+        restore(fake.node(Settings()), want)
+    assert f"{PF} subfunction {PORT}: cannot add it: EINVAL: Invalid argument" in (
+        failed.value.failures
+    )
+    assert fake.skipped == 0
+
+
+def test_the_plan_is_lines_for_a_shell(fake: FakeNode) -> None:
+    want = saved(fake)
+    have = after_reload(want)
+    text = lines(plan(want, have), want, have)
+    at = text.index("# add subfunctions")
+    assert text[at + 1 : at + 3] == [
+        f"devlink port add {PF} flavour pcisf pfnum 0 sfnum 88; "
+        f"devlink port function set {PF}/100 hw_addr {MAC} roce enable",
+        f"devlink port add {PF} flavour pcisf pfnum 0 sfnum 9; "
+        f"devlink port function set {PF}/101 roce enable",
+    ]
+    (start,) = text[text.index("# start subfunctions") + 1 :][:1]
+    assert start.startswith(f"devlink port function set {PF}/100 state active; sf=$(basename ")
+    assert start.endswith(
+        "devlink dev param set auxiliary/$sf name enable_roce value false cmode driverinit; "
+        "devlink dev param set auxiliary/$sf name event_eq_size value 4096 cmode driverinit; "
+        "devlink dev reload auxiliary/$sf"
+    )
+    (own,) = (line for line in text if line.startswith("ip link set dev sf88 "))
+    assert " mtu 1400 name sf88 up" in own
+
+
+def test_another_controllers() -> None:
+    """A DPU's host has the function: its port is made here, and its driver is not."""
+    far = Subfunction("c1pf0sf3", 5, MAC, active=True)
+    mode = EswitchMode.SWITCHDEV
+    want = NodeState(DRIVER, (Pf(PF, 0, subfunctions=(far,), eswitch_mode=mode),))
+    have = NodeState(DRIVER, (Pf(PF, 0, subfunctions=(), eswitch_mode=mode),))
+    assert lines(plan(want, have), want, have) == [
+        "# add subfunctions",
+        f"devlink port add {PF} flavour pcisf controller 1 pfnum 0 sfnum 3; "
+        f"devlink port function set {PF}/5 hw_addr {MAC}",
+        "# start subfunctions",
+        f"devlink port function set {PF}/5 state active",
+    ]
 
 
 def test_a_snapshot_of_before_that_has_their_representors() -> None:
@@ -60,9 +183,10 @@ def test_a_snapshot_of_before_that_has_their_representors() -> None:
     assert [str(each) for each in differences(NodeState(DRIVER, pfs), have)] == [
         f"pci/{PF1} representor pf0vf0 netdev: want vf0, have missing"
     ]
+    assert list(no_longer_offered(NodeState(DRIVER, pfs), have)) == []
 
 
 @pytest.mark.parametrize("port", ["pf0vf1", "pf0", "p0", "pf0sf"])
 def test_no_subfunction(port: str) -> None:
     with pytest.raises(ValueError, match="not a subfunction"):
-        Pf(PF, 0, subfunctions=(port,))
+        Subfunction(port, 0)
