@@ -128,7 +128,7 @@ class _Look:
         The unload of mlx5_vdpa, and with it openibd, would wait until it is closed
         (drivers/vhost/vdpa.c, vhost_vdpa_remove()).
         """
-        named = [each.name for each in self._tree.device(*device).glob("vdpa*")]
+        named = self._tree.vdpa_devices(*device)
         if not named:
             return
         holders = [
@@ -147,7 +147,7 @@ class _Look:
             )
         yield Finding(
             Check.VFS,
-            f"{device} has vDPA devices: {', '.join(sorted(named))}",
+            f"{device} has vDPA devices: {', '.join(named)}",
             "nodeagent does not create them again; `vdpa -j dev show` and `vdpa dev config show` "
             "print their configuration",
             "create them again after the reload (vdpa dev add name NAME mgmtdev DEVICE)",

@@ -61,6 +61,11 @@ class Sysfs:
         """Whether this node has a vDPA device (drivers/vdpa/vdpa.c)."""
         return any((self.root / "bus/vdpa/devices").glob("*"))
 
+    def vdpa_devices(self, bus: str, name: str) -> tuple[str, ...]:
+        """The vDPA devices of a function, by names that an administrator gave (vdpa(8))."""
+        below = _entries(self.device(bus, name))
+        return tuple(sorted(each.name for each in below if _link(each / "subsystem") == "vdpa"))
+
     def has_driver(self, bus: str, driver: str) -> bool:
         """Whether a driver of the bus is registered: its module is loaded."""
         return (self.root / "bus" / bus / "drivers" / driver).is_dir()

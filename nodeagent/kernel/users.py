@@ -65,7 +65,7 @@ def files_of_function(own: Path, dev: Path = Path("/dev")) -> set[str]:
     files = {f"{dev}/vfio/{(own / 'iommu_group').resolve().name}"}
     files |= {f"{dev}/vfio/devices/{each.name}" for each in own.glob("vfio-dev/*")}
     files |= {f"{dev}/{each.name}" for each in own.glob("uio/*")}
-    return files | {f"{dev}/{each.name}" for each in own.glob("vdpa*/vhost-vdpa-*")}
+    return files | {f"{dev}/{each.name}" for each in own.glob("*/vhost-vdpa-*")}
 
 
 def of_passed_through(dev: Path = Path("/dev"), proc: Path = Path("/proc")) -> tuple[User, ...]:

@@ -444,9 +444,9 @@ def _blurred_vf(draw: st.DrawFn, vf: Vf) -> Vf:
 def _blurred_pf(draw: st.DrawFn, pf: Pf) -> Pf:
     unknown: dict[str, Any] = dict.fromkeys(draw(some_of_pfs))
     if "eswitch_mode" in unknown:
-        unknown |= {"representors": ()}
+        unknown |= {"representors": (), "subfunctions": None}
     if "numvfs" in unknown:
-        unknown |= dict.fromkeys(("eswitch_mode", "lag", "driverinit"))
+        unknown |= dict.fromkeys(("eswitch_mode", "lag", "driverinit", "subfunctions"))
         unknown |= {"representors": (), "vfs": (), "params": ()}
     else:
         unknown |= {"vfs": tuple(draw(_blurred_vf(vf)) for vf in pf.vfs)}
@@ -596,6 +596,13 @@ def _own_names(want: NodeState, have: NodeState) -> NodeState:
                     each.port, dataclasses.replace(each.netdev, name=f"e{next(number)}")
                 )
                 for each in pf.representors
+            ),
+            subfunctions=pf.subfunctions
+            and tuple(
+                each
+                if each.netdev is None or (wanted and wanted.netdev_of(each.own_port))
+                else dataclasses.replace(each, netdev=called(each.netdev, f"e{next(number)}"))
+                for each in pf.subfunctions
             ),
         )
 

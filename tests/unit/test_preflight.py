@@ -389,14 +389,21 @@ def test_who_has_a_vf_open(host: Host, link: str, path: str) -> None:
     assert given.what.count(f"(pid {process.pid}) holds {device}") == 1
 
 
+def vdpa_device(host: Host, function: str, name: str) -> None:
+    """One that vhost-vdpa has, below its function (drivers/vdpa/vdpa.c)."""
+    host.file(f"{function}/{name}/vhost-vdpa-0/dev", "510:0\n")
+    host.file("dev/vhost-vdpa-0", "")
+    (host.root / "sys/bus/vdpa").mkdir(parents=True)
+    (host.root / function / name / "subsystem").symlink_to(host.root / "sys/bus/vdpa")
+
+
 def test_vdpa_devices(host: Host) -> None:
     """That they are not made again is said; one that is open blocks, whatever the settings."""
     host.pf(PF, "mlx5_core", "vfio-pci")
     host.interface("0000:01:00.2", "ens1f0v0", 5)
-    host.file("sys/bus/pci/devices/0000:01:00.2/vdpa0/vhost-vdpa-0/dev", "510:0\n")
-    host.file("dev/vhost-vdpa-0", "")
+    vdpa_device(host, "sys/bus/pci/devices/0000:01:00.2", "blue")
     (named,) = (each for each in look(host) if "vDPA" in each.what)
-    assert named.what == "pci/0000:01:00.2 has vDPA devices: vdpa0"
+    assert named.what == "pci/0000:01:00.2 has vDPA devices: blue"
     assert not named.blocks
     device = host.root / "dev/vhost-vdpa-0"
     with running("file = open(sys.argv[1])", str(device)) as process:
@@ -428,8 +435,7 @@ def subfunction(host: Host) -> str:
 
 def test_a_subfunctions_vdpa_device_that_is_open(host: Host) -> None:
     at = subfunction(host)
-    host.file(f"{at}/vdpa0/vhost-vdpa-0/dev", "510:0\n")
-    host.file("dev/vhost-vdpa-0", "")
+    vdpa_device(host, at, "vdpa0")
     (named,) = (each for each in look(host) if "vDPA" in each.what)
     assert named.what == "auxiliary/mlx5_core.sf.2 has vDPA devices: vdpa0"
     with running("file = open(sys.argv[1])", str(host.root / "dev/vhost-vdpa-0")):

@@ -24,6 +24,7 @@ from nodeagent.state.model import (
     Pf,
     RdmaDevice,
     Representor,
+    Subfunction,
     Vf,
 )
 from nodeagent.state.rates import Rate
@@ -75,7 +76,7 @@ TABLE = ATTRIBUTES.partition("### Every attribute")[2].partition("### Left out o
 ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
-    *(NodeState, Pf, Vf, Netdev, Param, Representor, RdmaDevice),
+    *(NodeState, Pf, Vf, Netdev, Param, Representor, Subfunction, RdmaDevice),
     *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort, Lag),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
 )

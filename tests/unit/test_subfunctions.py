@@ -93,6 +93,21 @@ def test_they_are_made_again(fake: FakeNode) -> None:
     assert {each.index for each in observe(node).pfs[0].subfunctions or ()} == {100, 101}
 
 
+def test_vdpa_devices_are_named_whatever_they_are_called(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = fake.tree.root / "bus/vdpa"
+    bus.mkdir()
+    name = fake.subfunction_of(PORT)
+    for function, device in (("pci", fake.function(0)), ("auxiliary", name)):
+        below = fake.tree.device(device, function) / "blue"
+        below.mkdir()
+        (below / "subsystem").symlink_to(bus)
+    saved(fake)
+    for device in (f"pci/{fake.function(0)}", f"auxiliary/{name}"):
+        assert f"the vDPA device blue of {device}: the reload removes it" in caplog.text
+
+
 def test_what_a_killed_restore_has_left_is_finished(fake: FakeNode) -> None:
     """A port that is not active yet, and one whose driver has not been reloaded yet."""
     want = saved(fake)
