@@ -15,8 +15,6 @@ ended() {
 }
 
 ended begin
-ip -batch prepare.ip
-ended prepare PFs
 for pf in "${pfs[@]}"; do
     {
         echo 0 >"$devices/$pf/sriov_drivers_autoprobe"
@@ -25,6 +23,8 @@ for pf in "${pfs[@]}"; do
 done
 wait
 ended create VFs
+ip -batch prepare.ip
+ended prepare PFs
 ip -batch held.ip
 ended set VFs
 for pf in "${pfs[@]}"; do
