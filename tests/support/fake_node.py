@@ -122,6 +122,11 @@ class FakeNamespaces(Namespaces):
         return {}
 
 
+def before_its_driver(port: Subfunction) -> Subfunction:
+    """A subfunction without what its driver makes."""
+    return dataclasses.replace(port, netdev=None, driverinit=None)
+
+
 class FakeNode(FakeRules):
     """The node, and what a test may do to it."""
 
@@ -252,7 +257,11 @@ class FakeNode(FakeRules):
             self.rates[pf.name] = state.rates
         if pf.bus == "pci":
             self.tree.set(pf.bus, pf.name, "sriov_drivers_autoprobe", "0")
+        if state.subfunctions is not None:
+            pf.subfunctions = {f.port: before_its_driver(f) for f in state.subfunctions}
         self.create_vfs(pf, state.numvfs or 0)
+        for each in state.subfunctions or ():
+            self._give_subfunction(pf, each)
         for vf in state.vfs:
             self._give_vf(pf, vf)
         if pf.bus == "pci":
@@ -267,6 +276,17 @@ class FakeNode(FakeRules):
         for representor in state.representors:
             self._give_netdev(ports[representor.port], representor.netdev)
         self.delays = kept
+
+    def _give_subfunction(self, pf: FakePf, state: Subfunction) -> None:
+        if not state.active:
+            return
+        self.start_subfunction(pf, state.port)
+        device = self.subfunction_of(state.port)
+        self._start_with(device, state.driverinit)
+        if state.netdev is not None:
+            self._give_netdev(self.link(device), state.netdev)
+        else:
+            self.move_away(device)
 
     def _give_vf(self, pf: FakePf, state: Vf) -> None:
         vf = pf.vfs[state.index]
