@@ -78,8 +78,6 @@ class FakeRules(FakeKernel):
         text = value.strip()
         if path.name in {"bind", "unbind", "drivers_probe"}:
             self._perform(Write(text, path.name, path.parent.name), self._bus_write)
-        elif path.parents[1].name == "sriov":  # DOCA-OFED's, of a VF
-            path.write_text(value)
         elif path.parent.name in self.pfs or self.tree.device(path.parent.name).exists():
             self._perform(Write(path.parent.name, path.name, text), self._device_write)
         else:

@@ -94,7 +94,13 @@ LOOKING = {
 }
 MAY_LOOK = {
     "the kernel's own: /proc and /sys, debugfs and configfs in it": {
-        *("kernel/lag.py", "kernel/receive.py", "kernel/roce.py", "kernel/unsaved.py"),
+        *(
+            "kernel/lag.py",
+            "kernel/receive.py",
+            "kernel/roce.py",
+            "kernel/unsaved.py",
+            "kernel/vf_guids.py",
+        ),
         *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "kernel/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
