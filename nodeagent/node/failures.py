@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from nodeagent.errors import WaitTimeout
-from nodeagent.plan.actions import Action
 from nodeagent.state.model import Target
+
+if TYPE_CHECKING:
+    from nodeagent.plan.actions import Action
 
 Failures = list[tuple[Target, str]]
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import sysfs
@@ -14,10 +14,12 @@ from nodeagent.kernel.devlink import Devlink, Port
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.node import Node
-from nodeagent.plan.actions import SetTuning
 from nodeagent.state.files import CLOCK, INTERFACE, RDMA, VF, writes
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.tuning import Kind, Tuned, Value, kind
+
+if TYPE_CHECKING:
+    from nodeagent.plan.actions import SetTuning
 
 
 class Found(NamedTuple):
