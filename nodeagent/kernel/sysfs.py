@@ -14,6 +14,7 @@ The files' behaviour (Linux 6.12):
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -192,8 +193,11 @@ class Sysfs:
         rows = [row for row in FILES if row.place == place]
         if place != CLOCK and not (self.root / "module/mlx_compat").is_dir():
             return found
-        for base in self.device(bus, name).glob(place.format(vf=index)):
-            for path in base.rglob("*") if base.is_dir() else ():
+        # an RDMA device has a thousand files besides, its GIDs
+        tops = {row.name.partition("/")[0] for row in rows}
+        places = self.device(bus, name).glob(place.format(vf=index))
+        for base, top in itertools.product(places, tops):
+            for path in (base / top, *(base / top).rglob("*")):
                 called = path.relative_to(base).as_posix()
                 row = next((row for row in rows if re.fullmatch(row.name, called)), None)
                 if row is None or (text := _text(path)) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,8 +80,9 @@ def lost(node: Node, pfs: Collection[DeviceHandle]) -> Iterator[str]:
         for group in node.sysfs.rate_groups(*pf):
             yield f"{pf} rates of VF group {group} (sriov/groups/{group}), which are write-only"
         for path, _ in node.sysfs.files(*pf, RDMA).values():
-            if "\n" in path.read_text().strip():
-                yield f"{pf} traffic classes by address, in {path}"
+            with suppress(OSError):  # its device is gone
+                if "\n" in path.read_text().strip():
+                    yield f"{pf} traffic classes by address, in {path}"
 
 
 def _files(
