@@ -145,18 +145,19 @@ def _open_directory(path: Path) -> int:
     """Component by component; a relative path from the working directory."""
     step = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     *parts, last = path.parts or (".",)
-    at, walked = None, Path()
+    at = None
+    steps = (*((part, os.O_PATH) for part in parts), (last, os.O_RDONLY))
     try:
-        for part, flags in (*((part, os.O_PATH) for part in parts), (last, os.O_RDONLY)):
-            walked /= part
+        for number, (part, flags) in enumerate(steps, 1):
             try:
                 below = os.open(part, flags | step, dir_fd=at)
             except NotADirectoryError:
                 # O_DIRECTORY gives ENOTDIR for a link, too
                 if not stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
                     raise
-                if not _KERNELS.fullmatch(str(walked)):
-                    raise OSError(ELOOP, os.strerror(ELOOP), str(walked)) from None
+                walked = str(Path(*path.parts[:number]))
+                if not _KERNELS.fullmatch(walked):
+                    raise OSError(ELOOP, os.strerror(ELOOP), walked) from None
                 below = os.open(part, flags | step & ~os.O_NOFOLLOW, dir_fd=at)
             if at is not None:
                 os.close(at)

@@ -125,6 +125,9 @@ class Cmode(IntEnum):
     """With `devlink dev reload`."""
 
 
+_CMODES: Final = frozenset(map(int, Cmode))
+
+
 class Instance(NamedTuple):
     """A device's devlink instance, which its driver makes when it is bound.
 
@@ -212,16 +215,19 @@ class Devlink(Genl):
 
         Of the mode driverinit it is the value that was set last, in effect or not.
         """
-        found: dict[Cmode, dict[DeviceHandle, tuple[Param, ...]]] = {mode: {} for mode in Cmode}
-        if self.family is None:
-            return found
-        for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
-            message = dict(attributes(body, HEADER))
-            for mode, param in _params(dict(attributes(message.get(PARAM, b"")))):
-                of_mode, device = found[mode], _device(message)
-                params = (*of_mode.get(device, ()), param)
-                of_mode[device] = tuple(sorted(params, key=lambda each: each.name))
-        return found
+        found: dict[Cmode, dict[DeviceHandle, list[Param]]] = {mode: {} for mode in Cmode}
+        if self.family is not None:
+            for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
+                message = dict(attributes(body, HEADER))
+                for mode, param in _params(dict(attributes(message.get(PARAM, b"")))):
+                    found[mode].setdefault(_device(message), []).append(param)
+        return {
+            mode: {
+                device: tuple(sorted(params, key=lambda each: each.name))
+                for device, params in devices.items()
+            }
+            for mode, devices in found.items()
+        }
 
     def set_param(self, device: DeviceHandle, param: Param) -> None:
         """Set a parameter's runtime value. OSError when refused."""
@@ -504,8 +510,10 @@ def _params(message: dict[int, bytes]) -> Iterator[tuple[Cmode, Param]]:
     for nest in _nests(message.get(PARAM_VALUES_LIST, b""), PARAM_VALUE):
         nested = dict(attributes(nest))
         mode = nested.get(PARAM_VALUE_CMODE, b"\xff")[0]
+        if mode not in _CMODES:
+            continue
         value = _value(kind, nested.get(PARAM_VALUE_DATA))
-        if mode in list(Cmode) and value is not None:
+        if value is not None:
             yield Cmode(mode), Param(text(message[PARAM_NAME]), kind, value)
 
 

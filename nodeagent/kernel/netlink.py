@@ -37,6 +37,8 @@ NETLINK_EXT_ACK: Final = 11
 BATCH_SIZE: Final = 64
 RECEIVE_BYTES: Final = 512 * 1024
 DUMP_TRIES: Final = 8
+_ATTRIBUTE: Final = struct.Struct("=HH")
+"""struct nlattr: length and type."""
 
 
 class Netlink:
@@ -212,8 +214,9 @@ def nested(kind: int, payload: bytes) -> bytes:
 
 def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """Type and payload of each attribute from `offset` to the end; flag bits are masked off."""
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
+    last = len(data) - 4
+    while offset <= last:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < 4:
             return
         yield kind & 0x3FFF, data[offset + 4 : offset + length]

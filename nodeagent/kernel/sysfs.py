@@ -18,7 +18,6 @@ import itertools
 import os
 import re
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +34,7 @@ PASSED_THROUGH: Final = frozenset(
 """Drivers that pass a function to a virtual machine or a process, without an interface."""
 
 
+_PAGE: Final = 4096
 # include/uapi/linux/pci_regs.h
 _PCI_CAPABILITY_LIST, _PCI_MSIX, _PCI_CAPABILITIES = 0x34, 0x11, 48
 
@@ -56,7 +56,11 @@ class Sysfs:
 
     def device(self, bus: str, name: str) -> Path:
         """The directory of a device, whether it exists or not."""
-        return self.root / "bus" / bus / "devices" / name
+        return Path(self._at(bus, name))
+
+    def _at(self, bus: str, name: str) -> str:
+        """The same as text: a look at the node reads thousands of files."""
+        return f"{self.root}/bus/{bus}/devices/{name}"
 
     def has_vdpa(self) -> bool:
         """Whether this node has a vDPA device (drivers/vdpa/vdpa.c)."""
@@ -76,10 +80,10 @@ class Sysfs:
         found = []
         for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
             bus = directory.parent.parent.name
-            for link in _entries(directory):
-                is_device = link.is_symlink() and self.device(bus, link.name).exists()
-                if is_device and not (link / "physfn").exists():
-                    found.append(DeviceHandle.reported(bus, link.name))
+            for name in _names(directory):
+                is_device = _link(f"{directory}/{name}") == name and self.exists(bus, name)
+                if is_device and _link(f"{directory}/{name}/physfn") is None:
+                    found.append(DeviceHandle.reported(bus, name))
         return tuple(sorted(found))
 
     def exists(self, bus: str, name: str) -> bool:
@@ -92,7 +96,7 @@ class Sysfs:
         The read waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), as does that
         of driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/hung_calls.py.
         """
-        return _number(self.device(bus, name) / "sriov_numvfs")
+        return _number(f"{self._at(bus, name)}/sriov_numvfs")
 
     def vf_count(self, bus: str, name: str) -> int:
         """The number of VFs, read without the device's lock if they are devices."""
@@ -102,7 +106,7 @@ class Sysfs:
 
     def autoprobe(self, bus: str, name: str) -> bool | None:
         """`sriov_drivers_autoprobe`; None if there is no such attribute."""
-        value = _number(self.device(bus, name) / "sriov_drivers_autoprobe")
+        value = _number(f"{self._at(bus, name)}/sriov_drivers_autoprobe")
         return None if value is None else bool(value)
 
     def has_functions(self, bus: str) -> bool:
@@ -111,18 +115,18 @@ class Sysfs:
 
     def functions(self, bus: str, name: str) -> dict[int, str]:
         """The name of each VF's device by VF index, from the PF's `virtfnN` links."""
-        found = {}
-        for entry in _entries(self.device(bus, name)):
-            if entry.name.startswith("virtfn") and entry.name[6:].isdecimal():
-                target = _link(entry)
+        device, found = self._at(bus, name), {}
+        for entry in _names(device):
+            if entry.startswith("virtfn") and entry[6:].isdecimal():
+                target = _link(f"{device}/{entry}")
                 if target is not None:
-                    found[int(entry.name[6:])] = target
+                    found[int(entry[6:])] = target
         return found
 
     def function(self, bus: str, name: str, index: int) -> str | None:
         """The device of VF `index`; None unless its `physfn` link points back to this PF."""
-        function = _link(self.device(bus, name) / f"virtfn{index}")
-        if function is None or _link(self.device(bus, function) / "physfn") != name:
+        function = _link(f"{self._at(bus, name)}/virtfn{index}")
+        if function is None or _link(f"{self._at(bus, function)}/physfn") != name:
             return None
         return function
 
@@ -143,16 +147,16 @@ class Sysfs:
 
     def driver(self, bus: str, name: str) -> str:
         """The driver of the device, or `none`."""
-        return _link(self.device(bus, name) / "driver") or NO_DRIVER
+        return _link(f"{self._at(bus, name)}/driver") or NO_DRIVER
 
     def driver_override(self, bus: str, name: str) -> str | None:
         """The only driver that may bind to the device; "" for any; None: no such attribute."""
-        text = _text(self.device(bus, name) / "driver_override")
+        text = _text(f"{self._at(bus, name)}/driver_override")
         return "" if text == "(null)" else text
 
     def shares_msix(self, bus: str, name: str) -> bool:
         """Whether a PF's driver lets the MSI-X vectors of its VFs be set (drivers/pci/iov.c)."""
-        return bool(_number(self.device(bus, name) / "sriov_vf_total_msix"))
+        return bool(_number(f"{self._at(bus, name)}/sriov_vf_total_msix"))
 
     def msix_vectors(self, bus: str, name: str) -> int | None:
         """How many MSI-X vectors a function has; None if its configuration does not tell.
@@ -161,7 +165,7 @@ class Sysfs:
         the list of capabilities (pci_regs.h).
         """
         try:
-            fd = os.open(self.device(bus, name) / "config", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"{self._at(bus, name)}/config", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -180,7 +184,7 @@ class Sysfs:
 
     def set_msix_vectors(self, bus: str, name: str, count: int) -> None:
         """How many a VF without a driver has."""
-        write(self.device(bus, name) / "sriov_vf_msix_count", str(count))
+        write(f"{self._at(bus, name)}/sriov_vf_msix_count", str(count))
 
     def files(
         self, bus: str, name: str, place: str, index: int | None = None
@@ -190,9 +194,9 @@ class Sysfs:
         Every module of DOCA-OFED uses mlx_compat: without it there are none of its own.
         """
         found: dict[str, tuple[Path, str]] = {}
-        rows = [row for row in FILES if row.place == place]
-        if place != CLOCK and not (self.root / "module/mlx_compat").is_dir():
+        if place != CLOCK and not os.access(f"{self.root}/module/mlx_compat", os.F_OK):
             return found
+        rows = [row for row in FILES if row.place == place]
         # an RDMA device has a thousand files besides, its GIDs
         tops = {row.name.partition("/")[0] for row in rows}
         places = self.device(bus, name).glob(place.format(vf=index))
@@ -208,7 +212,7 @@ class Sysfs:
 
     def rate_groups(self, bus: str, name: str) -> list[str]:
         """DOCA-OFED's groups of VFs with rates in common; there is always group 0, without any."""
-        groups = _entries(self.device(bus, name) / "sriov/groups")
+        groups = _entries(f"{self._at(bus, name)}/sriov/groups")
         return sorted(each.name for each in groups if each.name != "0")
 
     def interfaces(self, bus: str, name: str) -> tuple[int, ...]:
@@ -217,12 +221,12 @@ class Sysfs:
         Those of a virtio device are one level deeper (`virtioN/net`). A device that disappears
         meanwhile has none.
         """
-        device = self.device(bus, name)
-        found: list[int | None] = []
-        with suppress(FileNotFoundError):  # glob() may open a directory that has disappeared
-            for pattern in ("net/*/ifindex", "virtio*/net/*/ifindex"):
-                found += [_number(path) for path in device.glob(pattern)]
-        return tuple(sorted(index for index in found if index is not None))
+        device = self._at(bus, name)
+        found = _indexes(f"{device}/net")
+        if not found:
+            deeper = (each for each in _names(device) if each.startswith("virtio"))
+            found = [index for each in deeper for index in _indexes(f"{device}/{each}/net")]
+        return tuple(sorted(found))
 
     def device_of_interface(self, index: int) -> str | None:
         """The name of the device of an interface in this namespace."""
@@ -234,20 +238,21 @@ class Sysfs:
     def ports(self, bus: str, name: str) -> dict[str, int]:
         """By phys_port_name, the ifindexes of the device's interfaces that have one."""
         found = {}
-        for directory in self.device(bus, name).glob("net/*"):
-            port, index = _text(directory / "phys_port_name"), _number(directory / "ifindex")
+        for directory in _entries(f"{self._at(bus, name)}/net"):
+            port, index = _text(f"{directory}/phys_port_name"), _number(f"{directory}/ifindex")
             if port and index is not None:
                 found[port] = index
         return found
 
     def function_below(self, bus: str, name: str) -> DeviceHandle | None:
         """The device of which one on this bus is a part: below `virtioN`, a PCI function."""
+        device = self._at(bus, name)
         try:
-            place = self.device(bus, name).resolve(strict=True).parent
-        except OSError:
+            *_, function, _ = os.readlink(device).split("/")  # noqa: PTH115 # not a whole path
+        except (OSError, ValueError):
             return None
-        below = _link(place / "subsystem")
-        return None if below is None else DeviceHandle.reported(below, place.name)
+        below = _link(f"{device}/../subsystem")
+        return None if below is None else DeviceHandle.reported(below, function)
 
     def rdma_devices(self) -> tuple[RdmaDevice, ...]:
         """Every RDMA device of this namespace, by name.
@@ -255,20 +260,21 @@ class Sysfs:
         One of a NIC has its function (`device`); a software device has its netdev (`parent`, an
         attribute of rdma_rxe and siw).
         """
-        found = []
-        for entry in sorted(_entries(self.root / "class" / "infiniband")):
-            found.append(RdmaDevice(entry.name, _parent(entry), _text(entry / "parent")))
-        return tuple(found)
+        place = f"{self.root}/class/infiniband"
+        return tuple(
+            RdmaDevice(name, _parent(f"{place}/{name}"), _text(f"{place}/{name}/parent"))
+            for name in sorted(_names(place))
+        )
 
     def other_rdma_devices(self) -> dict[DeviceHandle, str]:
         """The names of RDMA devices that are in other network namespaces, by function.
 
         /sys/class/infiniband shows those of one namespace, ib_uverbs those of all.
         """
-        here = {entry.name for entry in _entries(self.root / "class" / "infiniband")}
+        here = set(_names(f"{self.root}/class/infiniband"))
         found = {}
-        for entry in _entries(self.root / "class" / "infiniband_verbs"):
-            device, name = _parent(entry), _text(entry / "ibdev")
+        for entry in _entries(f"{self.root}/class/infiniband_verbs"):
+            device, name = _parent(entry), _text(f"{entry}/ibdev")
             if device is not None and name is not None and name not in here:
                 found[device] = name
         return found
@@ -304,15 +310,15 @@ class Sysfs:
 
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
-        write(self.device(bus, name) / "sriov_numvfs", str(count))
+        write(f"{self._at(bus, name)}/sriov_numvfs", str(count))
 
     def set_autoprobe(self, bus: str, name: str, on: bool) -> None:
         """Whether VFs that are created from now on are probed at once."""
-        write(self.device(bus, name) / "sriov_drivers_autoprobe", str(int(on)))
+        write(f"{self._at(bus, name)}/sriov_drivers_autoprobe", str(int(on)))
 
     def set_driver_override(self, bus: str, name: str, driver: str) -> None:
         """The only driver that may bind; "" for any (a bare newline clears it)."""
-        write(self.device(bus, name) / "driver_override", f"{driver}\n")
+        write(f"{self._at(bus, name)}/driver_override", f"{driver}\n")
 
     def bind(self, bus: str, name: str, driver: str) -> None:
         """Bind a device to a driver that knows its ID. Blocks while it is probed."""
@@ -345,36 +351,55 @@ def write(path: str | Path, value: str, step: str = "write sysfs") -> None:
         ) from error
 
 
-def _entries(directory: Path) -> list[Path]:
-    """The entries of a directory; none if it does not exist, or disappears meanwhile."""
+def _names(directory: str | Path) -> list[str]:
+    """The names in a directory; none if it does not exist, or disappears meanwhile."""
     try:
-        return list(directory.iterdir())
+        return os.listdir(directory)  # noqa: PTH208 # a path of each costs more than the list
     except OSError:
         return []
 
 
-def _text(path: Path) -> str | None:
-    """An attribute's text; None if it does not exist, or disappears meanwhile."""
+def _entries(directory: str | Path) -> list[Path]:
+    """The entries of a directory; none if it does not exist, or disappears meanwhile."""
+    return [Path(directory, name) for name in _names(directory)]
+
+
+def _text(path: str | Path) -> str | None:
+    """An attribute's text; None if it does not exist, or disappears meanwhile.
+
+    One read(2) returns it whole: it is never longer than a page
+    (Documentation/filesystems/sysfs.rst).
+    """
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, _PAGE).decode("ascii", "replace").strip()
+        finally:
+            os.close(fd)
     except OSError:
         return None
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str | Path) -> int | None:
     text = _text(path)
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _parent(entry: Path) -> DeviceHandle | None:
+def _parent(entry: str | Path) -> DeviceHandle | None:
     """The device of an entry of a class; None for a software device."""
-    device, bus = _link(entry / "device"), _link(entry / "device" / "subsystem")
+    device, bus = _link(f"{entry}/device"), _link(f"{entry}/device/subsystem")
     return None if device is None or bus is None else DeviceHandle.reported(bus, device)
 
 
-def _link(path: Path) -> str | None:
+def _link(path: str | Path) -> str | None:
     """The last part of a symlink's target; None if there is no such link."""
     try:
-        return path.readlink().name
+        return os.readlink(path).rpartition("/")[2]  # noqa: PTH115 # thousands in a look
     except OSError:
         return None
+
+
+def _indexes(directory: str | Path) -> list[int]:
+    """The ifindexes of the interfaces in a directory `net`."""
+    found = (_number(f"{directory}/{name}/ifindex") for name in _names(directory))
+    return [index for index in found if index is not None]

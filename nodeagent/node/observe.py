@@ -159,13 +159,14 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
     indexes = [each.index for each in itertools.chain(*devices.values())]
     with node.stack() as edge:
         sysctls = edge.parameters(node.proc)
+    roce = node.roce
     return Look(
         devices=devices,
         ethtool=node.ethtool.settings(indexes),
         dcb=_dcb(node, devices, pfs),
         sysctls=sysctls,
         rdma={
-            device: each if each.soft else dataclasses.replace(each, roce=node.roce.read(each.name))
+            device: each if each.soft else dataclasses.replace(each, roce=roce.read(each.name))
             for device, each in rdma_devices(node, devices).items()
         },
         managers=_managers(node, indexes),

@@ -39,7 +39,7 @@ def test_names_that_were_swapped_and_one_that_is_gone(
 ) -> None:
     snapshot = str(tmp_path / "snapshot")
     taken = nodeagent.call("snapshot", "--file", snapshot)
-    assert "software RDMA device roce-left on pci/0000:01:00.0: the reload takes it" in taken.log
+    assert "software RDMA device roce-left on pci/0000:01:00.0: the reload removes it" in taken.log
     lab.sh("rdma dev set roce-left name x; rdma dev set roce-right name roce-left")
     lab.sh("rdma dev set x name roce-right")
     told = nodeagent.call("verify", "--snapshot", snapshot, "--output", "json", status=1)

@@ -145,13 +145,13 @@ def test_interfaces_lowest_first(sysfs: Sysfs, tree: FakeTree) -> None:
 def test_interfaces_of_a_device_that_goes_in_the_middle(
     sysfs: Sysfs, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hot unplug between glob's look whether its directory is there and the opening of it."""
+    """A hot unplug right before its directory is read."""
 
     def gone(path: object) -> None:
         raise FileNotFoundError(2, "No such file or directory", str(path))
 
     interface(tree.device(VF0), "ens1", "12")
-    monkeypatch.setattr(os, "scandir", gone)
+    monkeypatch.setattr(os, "listdir", gone)
     assert sysfs.interfaces("pci", VF0) == ()
 
 
