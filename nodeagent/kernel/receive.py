@@ -98,9 +98,13 @@ def write(on: Interface, values: Mapping[str, object]) -> None:
 
 
 def table_in_words(table: Sequence[int], queues: int) -> str:
-    """`default`, `equal 4`, `start 2 equal 2`, `weight 3 1`, or each entry's queue."""
+    """`default`, `equal 4`, `start 2 equal 2`, `weight 3 1`, or each entry's queue.
+
+    A table with a queue that the interface does not have is the driver's, too: the kernel refuses
+    to set one (ethtool_copy_validate_indir()). igb keeps that of two queues without its VFs.
+    """
     size = len(table)
-    if list(table) in (
+    if max(table) >= queues or list(table) in (
         [i % queues for i in range(size)],
         [i * queues // size for i in range(size)],
     ):
