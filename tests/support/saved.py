@@ -30,7 +30,7 @@ def answers() -> bool:
 
 def main() -> None:
     # a mounted share keeps QEMU from saving the machine
-    lab.sh("umount /host")
+    lab.sh("umount /share")
     lab.ip(f"link set {lab.name(PF1)} up")
     lab.create_vfs(PF1, 3)
     lab.ip(f"link set {lab.name(PF1)} vf 2 vlan 5")
