@@ -16,6 +16,7 @@ from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.subfunctions import no_longer_offered
+from nodeagent.plan.unsettable import settable
 from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
 from nodeagent.snapshot import take_snapshot
@@ -31,6 +32,7 @@ from nodeagent.state.model import (
     Subfunction,
     Vf,
 )
+from nodeagent.state.stack import Address, Child, Nexthop, Route, Stack
 from tests.support.fake_kernel import DRIVER, PF1
 from tests.support.fake_node import FakeNode, fake_node
 
@@ -199,6 +201,22 @@ def test_a_snapshot_of_before_that_has_their_representors() -> None:
         f"pci/{PF1} representor pf0vf0 netdev: want vf0, have missing"
     ]
     assert list(no_longer_offered(NodeState(DRIVER, pfs), have)) == []
+
+
+def test_a_route_over_one_that_does_not_come_is_not_wanted() -> None:
+    """Nor is one from its address, nor what is on its interface; all else is."""
+    lost = Representor(PORT, Netdev("sf88"))
+    vf0 = Representor("pf0vf0", Netdev("vf0"))
+    child = Child(dev="sf88.7", parent="sf88", kind="vlan", data=(("id", 7),))
+    both = Route("10.7.0.0/16", (Nexthop("vf0"), Nexthop("sf88.7")))
+    one = Route("10.8.0.0/16", (Nexthop("vf0"),))
+    of_its_address = Route("10.9.0.0/16", (Nexthop("vf0"),), src="10.7.0.1")
+    address = Address("sf88", "10.7.0.1/24")
+    stack = Stack(children=(child,), addresses=(address,), routes=(both, one, of_its_address))
+    want = NodeState(DRIVER, (Pf(PF, 0, representors=(lost, vf0)),), stack)
+    wanted = settable(want, NodeState(DRIVER, (Pf(PF, 0),))).stack
+    assert wanted is not None
+    assert list(wanted.things()) == [one]
 
 
 @pytest.mark.parametrize("port", ["pf0vf1", "pf0", "p0", "pf0sf"])

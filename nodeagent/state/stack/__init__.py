@@ -15,9 +15,9 @@ net/core/fib_rules.c). Bonds, bridges, VRFs and teams survive with their address
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 from nodeagent.state.stack.address import Address
 from nodeagent.state.stack.child import CHILD_KINDS, Child
@@ -77,6 +77,16 @@ class Stack:
         for child in self.children:
             found[child.dev] = found.get(child.parent, child.parent)
         return found
+
+    def without(self, gone: Collection[str]) -> Self:
+        """The objects that need none of these netdevs: a multipath route needs all of its own."""
+        roots, sources = self.roots, self.sources
+
+        def stays(thing: Stacked) -> bool:
+            return not any(roots.get(name, name) in gone for name in thing.removed_with(sources))
+
+        kept = {name: tuple(filter(stays, getattr(self, name))) for name in KINDS.values()}
+        return replace(self, **kept)
 
     def things(self) -> Iterator[Stacked]:
         """All objects, in the order in which they are restored."""
