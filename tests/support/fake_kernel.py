@@ -250,7 +250,7 @@ class FakeKernel:
     def start_subfunction(self, pf: FakePf, port: str) -> None:
         """Its driver probes it, and makes an interface."""
         number = int(port[port.rindex("sf") + 2 :])
-        name = self.subfunction_of(port)
+        name = self.subfunction_of(pf.name, port)
         self.tree.make_subfunction(pf.name, name, number)
         self.names[name] = f"own{number}"
         self.tree.make_driver("auxiliary", SF_DRIVER)
@@ -258,7 +258,7 @@ class FakeKernel:
 
     def stop_subfunction(self, pf: FakePf, port: str) -> None:
         """Its driver lets go of it, and the device is gone."""
-        name = self.subfunction_of(port)
+        name = self.subfunction_of(pf.name, port)
         if self.tree.device(name, "auxiliary").exists():
             self.release("auxiliary", name)
             self.tree.remove_subfunction(pf.name, name)
@@ -271,9 +271,10 @@ class FakeKernel:
             pf.subfunctions = {}
 
     @staticmethod
-    def subfunction_of(port: str) -> str:
-        """The auxiliary device of a subfunction."""
-        return f"{DRIVER}.sf.{port[port.rindex('sf') + 2 :]}"
+    def subfunction_of(pf: str, port: str) -> str:
+        """The auxiliary device of a subfunction: no other PF has one of that name."""
+        card = "".join(filter(str.isdigit, pf))
+        return f"{DRIVER}.sf.{port[port.rindex('sf') + 2 :]}{card}"
 
     def autoprobes(self, name: str) -> bool:
         """pci_device_can_probe(): a VF asks its PF."""

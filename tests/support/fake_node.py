@@ -281,7 +281,7 @@ class FakeNode(FakeRules):
         if not state.active:
             return
         self.start_subfunction(pf, state.port)
-        device = self.subfunction_of(state.port)
+        device = self.subfunction_of(pf.name, state.port)
         self._start_with(device, state.driverinit)
         if state.netdev is not None:
             self._give_netdev(self.link(device), state.netdev)
@@ -445,7 +445,7 @@ class FakeDevlink(Devlink):
                 if name is not None and (own := self._node.instances.get(name)) is not None:
                     found[DeviceHandle(pf.bus, name)] = Instance(own.reloads, own.failed)
             for port in pf.subfunctions or ():
-                name = self._node.subfunction_of(port)
+                name = self._node.subfunction_of(pf.name, port)
                 if (own := self._node.instances.get(name)) is not None:
                     device = DeviceHandle("auxiliary", name)
                     found[device] = Instance(own.reloads, own.failed)

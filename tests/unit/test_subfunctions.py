@@ -54,7 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
             devlink.add_subfunction(PF, Subfunction("pf0sf9", 0))
             devlink.set_subfunction(PF, 100, {"hw_addr": MAC, "active": True})
             fake.settle()
-            device = DeviceHandle("auxiliary", fake.subfunction_of(PORT))
+            device = DeviceHandle("auxiliary", fake.subfunction_of(PF1, PORT))
             devlink.reload(device, [NO_ROCE])
         fake.settle()
         fake.change(fake.link(device.name).index, name="sf88", mtu=1400, up=True)
@@ -100,7 +100,7 @@ def test_vdpa_devices_are_named_whatever_they_are_called(
 ) -> None:
     bus = fake.tree.root / "bus/vdpa"
     bus.mkdir()
-    name = fake.subfunction_of(PORT)
+    name = fake.subfunction_of(PF1, PORT)
     for function, device in (("pci", fake.function(0)), ("auxiliary", name)):
         below = fake.tree.device(device, function) / "blue"
         below.mkdir()
