@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from tests.support import connectx, lab
 from tests.support.lab import PF1, PF2, Nodeagent, State
 
 VFS = 4
+Change = tuple[int, str, bool | int]
+"""A VF, and what its port function is to have."""
 
 
 def msix(pf: str) -> list[str]:
@@ -104,15 +106,33 @@ def functions(pf: str) -> list[Mapping[str, bool | int]]:
     return [found[DeviceHandle("pci", pf), index][1] for index in range(VFS)]
 
 
-def test_port_functions_are_kept_in_one_pass(nodeagent: Nodeagent) -> None:
-    connectx.switch(PF1)
-    changes = ((0, "roce", False), (1, "max_io_eqs", 8), (2, "migratable", False))
+def set_functions(changes: Sequence[Change]) -> list[Change]:
+    """Set them on VFs of the first PF; what they were."""
+    before = []
     with Devlink() as devlink:
         ports = devlink.ports().functions
         for index, word, value in changes:
+            port, values = ports[DeviceHandle("pci", PF1), index]
+            before.append((index, word, values[word]))
             lab.unbind(lab.vf(PF1, index))
-            devlink.set_function(ports[DeviceHandle("pci", PF1), index][0], word, value)
+            devlink.set_function(port, word, value)
             connectx.bind(lab.vf(PF1, index))
+    return before
+
+
+@pytest.fixture
+def changes() -> Iterator[Sequence[Change]]:
+    """Firmware keeps them for the tests that follow: a VF without RoCE is unknown to rdma_cm."""
+    connectx.switch(PF1)
+    changed = ((0, "roce", False), (1, "max_io_eqs", 8), (2, "migratable", False))
+    before = set_functions(changed)
+    yield changed
+    set_functions(before)
+
+
+def test_port_functions_are_kept_in_one_pass(
+    nodeagent: Nodeagent, changes: Sequence[Change]
+) -> None:
     lab.settle()
     before, told = connectx.read(), functions(PF1)
     assert [told[index][word] for index, word, _ in changes] == [value for *_, value in changes]
