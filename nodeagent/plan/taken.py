@@ -62,10 +62,7 @@ def without(want: NodeState, gone: Collection[Target]) -> NodeState:
     """`want` without those VFs."""
     if not gone:
         return want
-    pfs = tuple(_without(pf, gone) for pf in want.pfs)
-    names = {vf.netdev.name for on, vf in want.vfs() if on in gone and vf.netdev is not None}
-    stack = want.stack and want.stack.without(names)
-    return dataclasses.replace(want, pfs=pfs, stack=stack)
+    return want.with_pfs(tuple(_without(pf, gone) for pf in want.pfs))
 
 
 def ours(want: NodeState, have: NodeState) -> NodeState:

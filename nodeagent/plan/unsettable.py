@@ -6,7 +6,6 @@ Setting one fails with EOPNOTSUPP for any value.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nodeagent.state.addresses import Mac
@@ -19,13 +18,9 @@ def settable(want: NodeState, have: NodeState) -> NodeState:
     """`want` without the attributes that cannot be set with its driver, and without subfunctions if
     it makes none.
     """
-    offered = [_offered(pf, have.pf(pf.handle)) for pf in want.pfs]
-    pfs = tuple(_settable(pf, want.driver) for pf in offered)
-    stack = _settable_stack(want)
-    gone = {*_netdevs_of_ports(want.pfs)} - {*_netdevs_of_ports(offered)}
-    if gone and stack is not None:
-        stack = stack.without(gone)
-    return dataclasses.replace(want, pfs=pfs, stack=stack)
+    want = want.with_pfs(tuple(_offered(pf, have.pf(pf.handle)) for pf in want.pfs))
+    pfs = tuple(_settable(pf, want.driver) for pf in want.pfs)
+    return dataclasses.replace(want, pfs=pfs, stack=_settable_stack(want))
 
 
 def given_anew(state: NodeState) -> tuple[str, ...]:
@@ -63,13 +58,6 @@ def _settable_stack(want: NodeState) -> Stack | None:
         for child in want.stack.children
     )
     return dataclasses.replace(want.stack, children=tuple(children))
-
-
-def _netdevs_of_ports(pfs: Iterable[Pf]) -> Iterator[str]:
-    """The names of the netdevs of subfunctions and representors."""
-    for pf in pfs:
-        yield from (each.netdev.name for each in pf.representors)
-        yield from (each.netdev.name for each in pf.subfunctions or () if each.netdev)
 
 
 def _offered(pf: Pf, have: Pf | None) -> Pf:

@@ -477,6 +477,12 @@ class NodeState:
 
         return replace(self, pfs=tuple(map(changed, self.pfs)))
 
+    def with_pfs(self, pfs: tuple[Pf, ...]) -> Self:
+        """The same state with these PFs, and without what is on interfaces that they lack."""
+        changed = replace(self, pfs=pfs)
+        gone = {each.name for each in self.netdevs()} - {each.name for each in changed.netdevs()}
+        return replace(changed, stack=self.stack.without(gone)) if gone and self.stack else changed
+
     def namespace_of(self, vf: Vf) -> Namespace | None:
         """The namespace that one of its VFs is in; None for the host's."""
         return None if vf.inside is None else self.namespace(vf.inside.namespace)
