@@ -108,7 +108,6 @@ FLAVOUR_SF: Final = 7
 # within PORT_FUNCTION, too
 FUNCTION_HW_ADDR: Final = 1
 FUNCTION_STATE: Final = 2
-CAP_ROCE: Final = 1
 MAC_BYTES: Final = 6
 
 # DEVLINK_PARAM_TYPE_*, which are the NLA_* types of the kernel
@@ -150,11 +149,13 @@ class Ports(NamedTuple):
     """What there is to be known of ports.
 
     `own`: those through which a function sends itself. `functions`: by PF and index of a VF, its
-    port of the eswitch and what that sets of the VF, by devlink(8)'s word.
+    port of the eswitch and what that sets of the VF, by devlink(8)'s word. `subfunctions`: by PF,
+    sorted.
     """
 
     own: frozenset[Port]
     functions: Mapping[tuple[DeviceHandle, int], tuple[Port, Mapping[str, bool | int]]]
+    subfunctions: Mapping[DeviceHandle, tuple[Subfunction, ...]]
 
 
 _NO_ESWITCH: Final = {errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM, errno.EINVAL}
@@ -300,25 +301,31 @@ class Devlink(Genl):
 
     @understood("devlink ports")
     def ports(self) -> Ports:
-        """All ports: one request. VFs of another controller (a DPU's host) are not ours."""
+        """All ports: one request, for which mlx5 asks its firmware about each.
+
+        VFs of another controller (a DPU's host) are not ours.
+        """
         own, functions = set(), {}
+        found: dict[DeviceHandle, list[Subfunction]] = {}
         for message in self._dump(CMD_PORT_GET, "devlink ports"):
-            port = _port(message)
-            if _number(message, PORT_FLAVOUR) in OWN_PORTS:
+            port, flavour = _port(message), _number(message, PORT_FLAVOUR)
+            if flavour in OWN_PORTS:
                 own.add(port)
+            if flavour == FLAVOUR_SF:
+                found.setdefault(port.device, []).append(_subfunction(message))
             if PORT_VF_NUMBER in message and not _number(message, PORT_CONTROLLER):
                 function = _function(dict(attributes(message.get(PORT_FUNCTION, b""))))
                 functions[port.device, _number(message, PORT_VF_NUMBER)] = port, function
-        return Ports(frozenset(own), functions)
+        subfunctions = {
+            device: tuple(sorted(each, key=lambda each: each.port))
+            for device, each in found.items()
+        }
+        return Ports(frozenset(own), functions, subfunctions)
 
-    def set_function(self, port: Port, word: str, value: bool | int) -> None:
-        """Set something of the function behind a port, by devlink(8)'s word. OSError."""
-        if word in CAPS:
-            bit = 1 << CAPS.index(word)
-            nested = encoded((FUNCTION_CAPS, struct.pack("=II", bit if value else 0, bit)))
-        else:
-            nested = encoded((MAX_IO_EQS, struct.pack("=I", value)))
-        self._do(CMD_PORT_SET, *_place(port), (PORT_FUNCTION | NLA_F_NESTED, nested))
+    def set_function(self, port: Port, changes: Mapping[str, Any]) -> None:
+        """Set these values of the function behind a port, by devlink(8)'s words. OSError."""
+        function = encoded(*_of_function(changes))
+        self._do(CMD_PORT_SET, *_place(port), (PORT_FUNCTION | NLA_F_NESTED, function))
 
     @understood("devlink health reporters")
     def reporters(self) -> dict[Port, dict[str, dict[str, bool | int]]]:
@@ -366,17 +373,6 @@ class Devlink(Genl):
             return error.errno == errno.EINVAL
         return False
 
-    @understood("devlink ports")
-    def subfunctions(self) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
-        """The subfunctions of all devices, sorted: one request, for which mlx5 asks its firmware
-        about every port.
-        """
-        found: dict[DeviceHandle, list[Subfunction]] = {}
-        for message in self._dump(CMD_PORT_GET, "devlink ports"):
-            if _number(message, PORT_FLAVOUR) == FLAVOUR_SF:
-                found.setdefault(_device(message), []).append(_subfunction(message))
-        return {device: tuple(sorted(f, key=lambda f: f.port)) for device, f in found.items()}
-
     def add_subfunction(self, device: DeviceHandle, wanted: Subfunction) -> None:
         """Make the port of a subfunction, which is not active. OSError when refused."""
         controller, pf, number = wanted.numbers
@@ -388,12 +384,6 @@ class Devlink(Genl):
         if controller is not None:
             parts.append((PORT_CONTROLLER, struct.pack("=I", controller)))
         self._do(CMD_PORT_NEW, *_handle(device), *parts)
-
-    def set_subfunction(self, device: DeviceHandle, index: int, changes: Mapping[str, Any]) -> None:
-        """Set these values of a subfunction's function, by name. OSError when refused."""
-        function = encoded(*(_of_subfunction(name, value) for name, value in changes.items()))
-        port = (PORT_INDEX, struct.pack("=I", index))
-        self._do(CMD_PORT_SET, *_handle(device), port, (PORT_FUNCTION | NLA_F_NESTED, function))
 
     def _do(self, command: int, *parts: tuple[int, bytes]) -> None:
         (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
@@ -477,17 +467,20 @@ def _subfunction(message: dict[int, bytes]) -> Subfunction:
     )
 
 
-def _of_subfunction(name: str, value: Any) -> tuple[int, bytes]:
-    """A value of a subfunction as an attribute within PORT_FUNCTION."""
-    match name:
-        case "hw_addr":
-            return FUNCTION_HW_ADDR, mac_bytes(value)
-        case "active":
-            return FUNCTION_STATE, struct.pack("=B", value)
-        case "roce":
-            return FUNCTION_CAPS, struct.pack("=II", CAP_ROCE * value, CAP_ROCE)
-        case _:
-            return MAX_IO_EQS, struct.pack("=I", value)
+def _of_function(changes: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
+    """Attributes within PORT_FUNCTION; the capabilities are one."""
+    bits = {word: 1 << at for at, word in enumerate(CAPS) if word in changes}
+    if bits:
+        wanted = sum(bit for word, bit in bits.items() if changes[word])
+        yield FUNCTION_CAPS, struct.pack("=II", wanted, sum(bits.values()))
+    for word, value in changes.items():
+        match word:
+            case "hw_addr":
+                yield FUNCTION_HW_ADDR, mac_bytes(value)
+            case "active":
+                yield FUNCTION_STATE, struct.pack("=B", value)
+            case "max_io_eqs":
+                yield MAX_IO_EQS, struct.pack("=I", value)
 
 
 def _instance(message: dict[int, bytes]) -> Instance:

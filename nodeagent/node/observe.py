@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel import lag, managers, vf_guids
-from nodeagent.kernel.devlink import Cmode, Devlink
+from nodeagent.kernel.devlink import Cmode
 from nodeagent.kernel.rtnl import Link, VfInfo
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.node import cni, namespaces, tuning
@@ -32,7 +32,6 @@ from nodeagent.state.attributes import given
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import (
-    SUBFUNCTION,
     DeviceHandle,
     ManagerName,
     Netdev,
@@ -171,7 +170,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         },
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, _with_functions(node, pfs)),
-        devlink=_devlink(node, set(pfs), devices),
+        devlink=_devlink(node, set(pfs)),
     )
 
 
@@ -211,9 +210,7 @@ def _locked_attributes(
     )
 
 
-def _devlink(
-    node: Node, pfs: set[DeviceHandle], devices: LinksByDevice
-) -> dict[DeviceHandle, dict[str, Any]]:
+def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str, Any]]:
     """What devlink reports, as fields of `Pf`, and of other devices of `Vf`: a request a PF.
 
     A few more for all of them: what is tuned, and rates, where a PF is in switchdev mode. What a
@@ -231,14 +228,15 @@ def _devlink(
             }
             for device, each in instances.items()
         }
-        tuned = tuning.read(node, devlink, ours)
+        ports = devlink.ports()
+        tuned = tuning.read(node, devlink, ports, ours)
         for function in _with_functions(node, ours):
             found.setdefault(function, {})["tuning"] = tuned.get(function, ())
         for device in ours:
             found[device] |= given(devlink.eswitch(device))
             found[device]["params"] = params[Cmode.RUNTIME].get(device, ())
-        for device, ports in _subfunctions(devlink, ours, devices).items():
-            found[device]["subfunctions"] = ports
+            if device in ports.subfunctions or devlink.makes_subfunctions(device):
+                found[device]["subfunctions"] = ports.subfunctions.get(device, ())
         switches = [
             device
             for device in ours
@@ -297,19 +295,6 @@ def _vf(
         **look.devlink.get(device, {}),
         **({} if info is None else given(info)),
     )
-
-
-def _subfunctions(
-    devlink: Devlink, pfs: Iterable[DeviceHandle], devices: LinksByDevice
-) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
-    """Of each PF whose driver makes them. Ports are asked for where one has a representor."""
-    having = {
-        pf
-        for pf in pfs
-        if any(SUBFUNCTION.fullmatch(link.phys_port_name or "") for link in devices.get(pf, ()))
-    }
-    found = devlink.subfunctions() if having else {}
-    return {pf: found.get(pf, ()) for pf in pfs if pf in having or devlink.makes_subfunctions(pf)}
 
 
 def _subfunction(node: Node, look: Look, pf: DeviceHandle, port: Subfunction) -> Subfunction:

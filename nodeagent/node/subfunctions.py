@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from nodeagent.errors import AgentError, WaitTimeout, reason
-from nodeagent.kernel.devlink import Devlink
+from nodeagent.kernel.devlink import Devlink, Port
 from nodeagent.kernel.events import DeviceWatch, Watch, wait_until_clear
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
@@ -109,7 +109,7 @@ def _await_drivers(
 
 
 def _ports(devlink: Devlink) -> Ports:
-    found = devlink.subfunctions().items()
+    found = devlink.ports().subfunctions.items()
     return {(device, port.port): port for device, ports in found for port in ports}
 
 
@@ -127,7 +127,7 @@ def _set(
     failures: Failures = []
     for name, value in wanted.items():
         try:
-            retry.call(partial(devlink.set_subfunction, action.pf, index, {name: value}))
+            retry.call(partial(devlink.set_function, Port(action.pf, index), {name: value}))
         except OSError as error:
             failures.append(_failure(action, f"cannot set {name} {value}: {reason(error)}"))
     return failures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import sysfs
-from nodeagent.kernel.devlink import Devlink, Port
+from nodeagent.kernel.devlink import Devlink, Port, Ports
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.node import Node
@@ -32,21 +32,20 @@ class Found(NamedTuple):
 
 
 def read(
-    node: Node, devlink: Devlink, pfs: Collection[DeviceHandle]
+    node: Node, devlink: Devlink, ports: Ports, pfs: Collection[DeviceHandle]
 ) -> dict[DeviceHandle, tuple[Tuned, ...]]:
     """What these PFs and their VFs have, by function, sorted by name."""
     return {
         device: tuple((name, found[name].value) for name in sorted(found))
-        for device, found in _read(node, devlink, pfs).items()
+        for device, found in _read(node, devlink, ports, pfs).items()
     }
 
 
 def _read(
-    node: Node, devlink: Devlink, pfs: Collection[DeviceHandle]
+    node: Node, devlink: Devlink, ports: Ports, pfs: Collection[DeviceHandle]
 ) -> dict[DeviceHandle, dict[str, Found]]:
-    """Two requests, and some reads of each VF's PCI configuration where its count can be set."""
+    """One request, and some reads of each VF's PCI configuration where its count can be set."""
     found: dict[DeviceHandle, dict[str, Found]] = defaultdict(dict)
-    ports = devlink.ports()
     for port, reporters in devlink.reporters().items():
         of = Kind.REPORTER if port.number is None else Kind.PORT_REPORTER
         if of is Kind.PORT_REPORTER and port not in ports.own:
@@ -100,7 +99,7 @@ def set_tuning(node: Node, actions: Sequence[SetTuning]) -> Failures:
     failures: Failures = []
     changes = []
     with node.devlink() as devlink:
-        known = _read(node, devlink, {action.pf for action in actions})
+        known = _read(node, devlink, devlink.ports(), {action.pf for action in actions})
         for action in actions:
             now = known.get(action.pf.with_name(action.address), {})
             for name, value in action.values:
@@ -128,7 +127,7 @@ def _set(node: Node, devlink: Devlink, action: SetTuning, now: Found, tuned: Tun
         case Kind.MSIX:
             node.sysfs.set_msix_vectors(action.pf.bus, action.address, int(value))
         case Kind.FUNCTION:
-            devlink.set_function(now.port, word, int(value))
+            devlink.set_function(now.port, {word: int(value)})
         case Kind.REPORTER | Kind.PORT_REPORTER:
             devlink.set_reporter(now.port, words, word, int(value))
         case Kind.FILE:

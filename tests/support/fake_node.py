@@ -454,15 +454,6 @@ class FakeDevlink(Devlink):
     def makes_subfunctions(self, device: DeviceHandle) -> bool:
         return self._node.pfs[device.name].subfunctions is not None
 
-    def subfunctions(self) -> dict[DeviceHandle, tuple[Subfunction, ...]]:
-        return {
-            DeviceHandle(pf.bus, pf.name): tuple(
-                pf.subfunctions[p] for p in sorted(pf.subfunctions)
-            )
-            for pf in self._node.pfs.values()
-            if pf.subfunctions
-        }
-
     def add_subfunction(self, device: DeviceHandle, wanted: Subfunction) -> None:
         pf = self._node.pfs[device.name]
         if wanted.port in self._node.refused_settings:
@@ -475,9 +466,9 @@ class FakeDevlink(Devlink):
         pf.subfunctions[wanted.port] = Subfunction(wanted.port, index, ZERO, roce=True)
         self._node.update_representors(pf)
 
-    def set_subfunction(self, device: DeviceHandle, index: int, changes: Mapping[str, Any]) -> None:
-        pf = self._node.pfs[device.name]
-        now = next(each for each in (pf.subfunctions or {}).values() if each.index == index)
+    def set_function(self, port: Port, changes: Mapping[str, Any]) -> None:
+        pf = self._node.pfs[port.device.name]
+        now = next(each for each in (pf.subfunctions or {}).values() if each.index == port.number)
         if pf.subfunctions is not None:
             pf.subfunctions[now.port] = dataclasses.replace(now, **changes)
         if changes.get("active") and not now.active:
@@ -519,7 +510,14 @@ class FakeDevlink(Devlink):
         return {device: rates for device, rates in found if rates is not None}
 
     def ports(self) -> Ports:
-        return Ports(frozenset(self._node.own_ports), {})
+        subfunctions = {
+            DeviceHandle(pf.bus, pf.name): tuple(
+                pf.subfunctions[p] for p in sorted(pf.subfunctions)
+            )
+            for pf in self._node.pfs.values()
+            if pf.subfunctions
+        }
+        return Ports(frozenset(self._node.own_ports), {}, subfunctions)
 
     def reporters(self) -> dict[Port, dict[str, dict[str, bool | int]]]:
         return {

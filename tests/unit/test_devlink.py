@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import KernelError
-from nodeagent.kernel.devlink import Cmode, Devlink
+from nodeagent.kernel.devlink import Cmode, Devlink, Port
 from nodeagent.kernel.netlink import attribute, attributes
 from nodeagent.state.addresses import Mac
 from nodeagent.state.eswitch import EncapMode, EswitchAttributes, EswitchMode, InlineMode
@@ -164,11 +164,11 @@ def test_a_subfunction_reads_back_as_what_is_set(wanted: Subfunction) -> None:
     devlink.add_subfunction(DEVICE, wanted)
     values = {name: getattr(wanted, name) for name in ("hw_addr", "active", "roce", "max_io_eqs")}
     known = {name: value for name, value in values.items() if value is not None}
-    devlink.set_subfunction(DEVICE, wanted.index, known)
+    devlink.set_function(Port(DEVICE, wanted.index), known)
     made, set_ = devlink.sent
     external = b"" if wanted.is_local else attribute(149, b"\x01")
     answer = set_ + made[20:] + external
-    assert Answered(answer.hex()).subfunctions() == {DEVICE: (wanted,)}
+    assert Answered(answer.hex()).ports().subfunctions == {DEVICE: (wanted,)}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import RestoreFailed
+from nodeagent.kernel.devlink import Port
 from nodeagent.modes import Mode
 from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
@@ -52,7 +53,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
         with fake.node(Settings()).devlink() as devlink:
             devlink.add_subfunction(PF, Subfunction(PORT, 0))
             devlink.add_subfunction(PF, Subfunction("pf0sf9", 0))
-            devlink.set_subfunction(PF, 100, {"hw_addr": MAC, "active": True})
+            devlink.set_function(Port(PF, 100), {"hw_addr": MAC, "active": True})
             fake.settle()
             device = DeviceHandle("auxiliary", fake.subfunction_of(PF1, PORT))
             devlink.reload(device, [NO_ROCE])
@@ -119,7 +120,7 @@ def test_what_a_killed_restore_has_left_is_finished(fake: FakeNode) -> None:
         with node.devlink() as devlink:
             devlink.set_eswitch(PF, EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV))
             devlink.add_subfunction(PF, Subfunction(PORT, 0))
-            devlink.set_subfunction(PF, 100, {"active": is_active})
+            devlink.set_function(Port(PF, 100), {"active": is_active})
         fake.settle()
         restore(node, want)
         verify(node, want)

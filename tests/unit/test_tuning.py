@@ -109,9 +109,9 @@ def test_what_a_port_function_has() -> None:
 
 def test_a_port_function_is_set_one_by_one() -> None:
     devlink = Answered()
-    devlink.set_function(Port(PF, 4), "migratable", True)
-    devlink.set_function(Port(PF, 4), "roce", False)
-    devlink.set_function(Port(PF, 4), "max_io_eqs", 8)
+    devlink.set_function(Port(PF, 4), {"migratable": True})
+    devlink.set_function(Port(PF, 4), {"roce": False})
+    devlink.set_function(Port(PF, 4), {"max_io_eqs": 8})
     nests = [dict(attributes(each[145])) for each in devlink.sent]
     assert nests == [
         {4: struct.pack("=II", 2, 2)},

@@ -115,7 +115,7 @@ def set_functions(changes: Sequence[Change]) -> list[Change]:
             port, values = ports[DeviceHandle("pci", PF1), index]
             before.append((index, word, values[word]))
             lab.unbind(lab.vf(PF1, index))
-            devlink.set_function(port, word, value)
+            devlink.set_function(port, {word: value})
             connectx.bind(lab.vf(PF1, index))
     return before
 
