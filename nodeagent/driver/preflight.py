@@ -24,6 +24,7 @@ from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.modules import Loaded
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.settings import PodLosses, Settings
+from nodeagent.state.model import DeviceHandle
 
 log = logging.getLogger(__name__)
 
@@ -348,12 +349,10 @@ class Preflight:
             found |= dict.fromkeys(tree.interfaces(bus, device), f"{bus}/{device}")
         return found
 
-    def _devices(self) -> Iterator[tuple[str, str]]:
-        """Bus and name of each of our PFs and VFs."""
+    def _devices(self) -> Iterator[DeviceHandle]:
+        """Our PFs and VFs."""
         tree = Sysfs(self.sysfs)
-        for bus, pf in tree.physical_functions(self.settings.driver_module):
-            yield bus, pf
-            yield from ((bus, vf) for vf in tree.functions(bus, pf).values() if bus == "pci")
+        return tree.with_functions(tree.physical_functions(self.settings.driver_module))
 
 
 def enforce(findings: Iterable[Finding]) -> None:

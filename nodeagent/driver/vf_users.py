@@ -241,9 +241,8 @@ class _Look:
 
     def _own_functions(self) -> Iterator[DeviceHandle]:
         """All PFs and their VFs."""
-        for pf in self._tree.physical_functions(self.settings.driver_module):
-            yield pf
-            yield from (device for _, device, _ in self._vfs(pf))
+        pfs = self._tree.physical_functions(self.settings.driver_module)
+        return self._tree.with_functions(pfs)
 
     def _has_no_interface(self, bus: str, device: str) -> bool:
         """Whether an Ethernet function lacks its interface; on InfiniBand ib_ipoib creates them."""

@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import socket
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -122,6 +123,13 @@ class Sysfs:
                 if target is not None:
                     found[int(entry[6:])] = target
         return found
+
+    def with_functions(self, pfs: Iterable[DeviceHandle]) -> Iterator[DeviceHandle]:
+        """Each PF, with its VFs after it if they are devices, by index."""
+        for pf in pfs:
+            yield pf
+            if self.has_functions(pf.bus):
+                yield from (pf.with_name(name) for _, name in sorted(self.functions(*pf).items()))
 
     def function(self, bus: str, name: str, index: int) -> str | None:
         """The device of VF `index`; None unless its `physfn` link points back to this PF."""

@@ -169,7 +169,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
             for device, each in rdma_devices(node, devices).items()
         },
         managers=_managers(node, indexes),
-        locked=_locked_attributes(node, _with_functions(node, pfs)),
+        locked=_locked_attributes(node, node.sysfs.with_functions(pfs)),
         devlink=_devlink(node, set(pfs)),
     )
 
@@ -188,13 +188,6 @@ def _managers(node: Node, indexes: Iterable[int]) -> dict[int, ManagerName]:
     """By ifindex, the manager that has set up an interface and has finished with it."""
     found = ((index, managers.manager_of(index, node.run)) for index in indexes)
     return {index: each.name for index, each in found if each is not None and each.settled}
-
-
-def _with_functions(node: Node, pfs: Iterable[DeviceHandle]) -> Iterator[DeviceHandle]:
-    for pf in pfs:
-        yield pf
-        if node.sysfs.has_functions(pf.bus):
-            yield from map(pf.with_name, node.sysfs.functions(*pf).values())
 
 
 def _locked_attributes(
@@ -230,7 +223,7 @@ def _devlink(node: Node, pfs: set[DeviceHandle]) -> dict[DeviceHandle, dict[str,
         }
         ports = devlink.ports()
         tuned = tuning.read(node, devlink, ports, ours)
-        for function in _with_functions(node, ours):
+        for function in node.sysfs.with_functions(ours):
             found.setdefault(function, {})["tuning"] = tuned.get(function, ())
         for device in ours:
             found[device] |= given(devlink.eswitch(device))
