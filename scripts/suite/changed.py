@@ -1,8 +1,9 @@
 """What a change can have broken: the tests that need a changed file.
 
-A file needs the files that it imports, anywhere in it, and those that it names in a string, and so
-on. All tests of the lab need all of nodeagent: of those, a change runs the ones marked `short`, and
-the others only when the test file itself is changed.
+A file needs the files that it imports, anywhere in it, those that it names in a string, and those
+beside it if it imports by names that it makes, and so on. All tests of the lab need all of
+nodeagent: of those, a change runs the ones marked `short`, and the others only when the test file
+itself is changed.
 """
 
 from __future__ import annotations
@@ -254,6 +255,9 @@ def _by_tree(parsed: ast.Module, name: str, there: Named) -> Iterator[str]:
                     yield from _module(f"{module}.{each.name}", there)
             case ast.Constant(value=str(text)) if id(node) not in said:
                 yield from _by_text(text, name, there)
+            case ast.Call(func=ast.Name(id="import_module")):
+                # by a name that it makes: it may be any module beside it
+                yield from there.get(str(PurePosixPath(name).parent), ())
             case ast.List(elts=words) | ast.Tuple(elts=words) | ast.Call(args=words):
                 for first, second in pairwise(words):
                     if _is_text(first, "-m") and _is_text(second, "nodeagent"):

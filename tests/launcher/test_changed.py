@@ -32,6 +32,9 @@ FILES = {
     "nodeagent/high.py": "def run():\n    from nodeagent import low\n",
     "nodeagent/page.py": "NAME = 'page.txt'\n",
     "nodeagent/page.txt": "",
+    "nodeagent/kinds/__init__.py": "def get(name):\n    return import_module(name)\n",
+    "nodeagent/kinds/one.py": "",
+    "tests/unit/test_kinds.py": "from nodeagent.kinds import get\n",
     "nodeagent/__main__.py": "import nodeagent.high\n",
     "scripts/tool": "#!/bin/bash\nexec python3 -m kit --with scripts/part.sh\n",
     "scripts/part.sh": "#!/bin/sh\n",
@@ -88,13 +91,14 @@ def real() -> Needs:
     [
         ("nodeagent/low.py", {"low", "high", "program"}),  # an import within a function
         ("nodeagent/high.py", {"high", "program"}),
-        ("nodeagent/__init__.py", {"low", "high", "page", "program"}),
+        ("nodeagent/__init__.py", {"low", "high", "page", "program", "kinds"}),
+        ("nodeagent/kinds/one.py", {"kinds", "program"}),  # beside one that makes names of modules
         ("nodeagent/page.txt", {"page", "program"}),  # a file that a module names, and reads
         ("scripts/kit/wheel.py", {"tool"}),  # through a shell script
         ("scripts/part.sh", {"tool"}),
-        ("tests/unit/conftest.py", {"low", "high", "page", "tool", "program"}),
+        ("tests/unit/conftest.py", {"low", "high", "page", "tool", "program", "kinds"}),
         ("tests/unit/test_high.py", {"high"}),
-        ("pyproject.toml", {"low", "high", "page", "tool", "program"}),
+        ("pyproject.toml", {"low", "high", "page", "tool", "program", "kinds"}),
         ("README.md", set()),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nodeagent.errors import DataError
 from nodeagent.kernel.netlink import Netlink, attribute, nested
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.stack import StackEdge, linkinfo, memberships
+from nodeagent.kernel.stack import StackEdge, _adapter, linkinfo, memberships
 from nodeagent.kernel.stack import addresses as of_addresses
 from nodeagent.kernel.stack import children as of_children
 from nodeagent.kernel.stack import neighbours as of_neighbours
@@ -496,6 +496,13 @@ def test_a_port_of_a_bond_is_taken_down_and_has_its_own_mac_before_it_joins() ->
     assert [message[4] for message in messages] == [19, 19, 19]
     bridge = Membership("enp1s0", "br0", "bridge")
     assert list(memberships.messages_before(bridge, link(2, "enp1s0"))) == []
+
+
+def test_a_kind_needs_an_adapter_of_its_own() -> None:
+    with pytest.raises(ImportError, match="no_such_kinds"):
+        _adapter(Route, "no_such_kinds")
+    with pytest.raises(TypeError, match="addresses has the adapter of"):
+        _adapter(Route, "addresses")
 
 
 def test_order() -> None:

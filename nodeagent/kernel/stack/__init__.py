@@ -9,49 +9,33 @@ import socket
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.netlink import NLM_F_DUMP, Netlink, request, understood
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.stack import (
-    addresses,
-    children,
-    memberships,
-    neighbours,
-    qdiscs,
-    routes,
-)
+from nodeagent.kernel.stack import addresses, memberships
 from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Look
 from nodeagent.kernel.stack.left_out import left_out
 from nodeagent.kernel.sysctls import SysctlTables
-from nodeagent.state.stack import (
-    KINDS,
-    Address,
-    Child,
-    Membership,
-    Neighbour,
-    Qdisc,
-    Route,
-    Stack,
-    Stacked,
-)
+from nodeagent.state.stack import KINDS, Stack, Stacked
 
 RTM_GETNEIGHTBL: Final = 66
 NO_TABLES: Final = SysctlTables()
 
-ADAPTERS: Final[Mapping[type[Stacked], Adapter[Any]]] = {
-    Child: children,
-    Membership: memberships,
-    Address: addresses,
-    Neighbour: neighbours,
-    Route: routes,
-    Qdisc: qdiscs,
-}
 
-if ADAPTERS.keys() != KINDS.keys():
-    raise TypeError(f"kinds without adapter, adapters without kind: {ADAPTERS.keys() ^ KINDS}")
+def _adapter(kind: type[Stacked], name: str) -> Adapter[Any]:
+    """That of the module `name`. ImportError or AttributeError for a kind without one."""
+    adapter: Adapter[Any] = import_module(f"{__name__}.{name}").ADAPTER
+    if adapter.kind is not kind:
+        raise TypeError(f"{name} has the adapter of {adapter.kind}, not that of {kind}")
+    return adapter
+
+
+ADAPTERS: Final = {kind: _adapter(kind, name) for kind, name in KINDS.items()}
+"""By kind. `nodeagent.state.stack.Stack` is the registry."""
 
 
 class StackEdge(Netlink):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from nodeagent.kernel.netlink import Netlink
 from nodeagent.kernel.rtnl import Link
@@ -64,18 +64,20 @@ class Found(Generic[T]):
     lost: tuple[str, ...] = ()
 
 
-class Adapter(Protocol[T]):
-    """A module of this package: one kind, both ways."""
+@dataclass(frozen=True)
+class Adapter(Generic[T]):
+    """A kind, both ways. The module of this package with the name of its field of `Stack` has one.
 
-    def read(self, edge: Netlink, look: Look, /) -> Found[T]:
-        """The things of this kind on our interfaces. KernelError if the kernel refuses."""
+    `read` returns the things of the kind on our interfaces; KernelError if the kernel refuses.
+    `message` makes the request that restores one, of the ifindexes by name and the Unix time. If
+    the thing exists already, that changes nothing or is refused with EEXIST. `in_order`: the order
+    in which they must be added; by default any.
+    """
 
-    def in_order(self, things: Sequence[T], /) -> Sequence[T]:
-        """In the order in which they must be added."""
-
-    def message(self, thing: T, indexes: Mapping[str, int], now: float, /) -> bytearray:
-        """The request that restores it. If it exists already, that changes nothing or is refused
-        with EEXIST. `indexes`: ifindexes by name; `now`: the Unix time."""
+    kind: type[T]
+    read: Callable[[Netlink, Look], Found[T]]
+    message: Callable[[T, Mapping[str, int], float], bytearray]
+    in_order: Callable[[Sequence[T]], Sequence[T]] = list
 
 
 def time_left(until: int, now: float) -> int:

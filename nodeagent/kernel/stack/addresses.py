@@ -28,7 +28,7 @@ from nodeagent.kernel.netlink import (
     request,
     text,
 )
-from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look, time_left
+from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Found, Look, time_left
 from nodeagent.state.stack import Address
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -155,3 +155,6 @@ def _is_made_of_mac(address: str, flags: int, mac: str | None) -> bool:
         return bool(flags & IFA_F_STABLE_PRIVACY)
     raw = mac_bytes(mac)
     return own.packed[8:] == bytes([raw[0] ^ 2, *raw[1:3], 0xFF, 0xFE, *raw[3:]])
+
+
+ADAPTER: Final = Adapter(Address, read, message, in_order)

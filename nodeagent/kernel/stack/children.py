@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
@@ -25,7 +25,7 @@ from nodeagent.kernel.rtnl import (
     Link,
 )
 from nodeagent.kernel.stack import linkinfo
-from nodeagent.kernel.stack.adapter import Found, Look
+from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.attributes import given
 from nodeagent.state.stack import CHILD_KINDS, Child
 
@@ -56,11 +56,6 @@ def read(edge: Netlink, look: Look) -> Found[Child]:
     return Found(tuple(found), tuple(lost))
 
 
-def in_order(children: Sequence[Child]) -> Sequence[Child]:
-    """In any order: the caller sends parents first."""
-    return children
-
-
 def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
     """Create `child`, or change what differs on an interface of that name."""
     del now
@@ -80,3 +75,6 @@ def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
 def lower_of(link: Link) -> int | None:
     """The ifindex of the interface below it. A VXLAN has it only among its own attributes."""
     return linkinfo.vxlan_lower(link.info) if link.parent is None else link.parent
+
+
+ADAPTER: Final = Adapter(Child, read, message)

@@ -27,7 +27,7 @@ from nodeagent.kernel.rtnl import (
     Link,
 )
 from nodeagent.kernel.stack import linkinfo
-from nodeagent.kernel.stack.adapter import Found, Look
+from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.stack import MASTER_KINDS, Membership
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -54,11 +54,6 @@ def read(edge: Netlink, look: Look) -> Found[Membership]:
     ports = (member.dev for member in found.values() if member.kind == "team")
     lost = tuple(f"options of team port {dev}, but for teamd's" for dev in ports)
     return Found(tuple(found.values()), lost)
-
-
-def in_order(members: Sequence[Membership]) -> Sequence[Membership]:
-    """In any order: the caller sends VFs before PFs."""
-    return members
 
 
 def message(member: Membership, indexes: Mapping[str, int], now: float) -> bytearray:
@@ -159,3 +154,6 @@ def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
 def _link_header(index: int, family: int = 0, *, change: int = 0) -> bytes:
     """struct ifinfomsg; the flags in `change` are cleared."""
     return struct.pack("=BxHiII", family, 0, index, 0, change)
+
+
+ADAPTER: Final = Adapter(Membership, read, message)

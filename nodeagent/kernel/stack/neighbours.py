@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from ipaddress import ip_address
+from typing import Final
 
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
@@ -18,7 +19,7 @@ from nodeagent.kernel.netlink import (
     mac_bytes,
     request,
 )
-from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look
+from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Found, Look
 from nodeagent.state.stack import Neighbour
 
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
@@ -35,11 +36,6 @@ def read(edge: Netlink, look: Look) -> Found[Neighbour]:
         bodies = edge.dump(request(RTM_GETNEIGH, NLM_F_DUMP, header), "neighbours")
         found += (each for body in bodies if (each := neighbour_of(body, look)) is not None)
     return Found(tuple(found))
-
-
-def in_order(neighbours: Sequence[Neighbour]) -> Sequence[Neighbour]:
-    """In any order."""
-    return neighbours
 
 
 def message(neighbour: Neighbour, indexes: Mapping[str, int], now: float) -> bytearray:
@@ -69,3 +65,6 @@ def neighbour_of(body: bytes, look: Look) -> Neighbour | None:
     address = str(ip_address(found[NDA_DST]))
     kept = flags & (NTF_ROUTER | NTF_EXT_LEARNED)
     return Neighbour(look.names[index], address, lladdr, proxy, kept, port)
+
+
+ADAPTER: Final = Adapter(Neighbour, read, message)

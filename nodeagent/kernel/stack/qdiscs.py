@@ -27,7 +27,7 @@ from nodeagent.kernel.netlink import (
     request,
     text,
 )
-from nodeagent.kernel.stack.adapter import Found, Look
+from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
 
 RTM_NEWQDISC, RTM_GETQDISC = 36, 38
@@ -157,3 +157,6 @@ def _request(kind: int, flags: int, *place: int, body: bytes = b"") -> bytearray
     index, handle, parent = (*place, 0, 0, 0)[:3]
     header = struct.pack("=BxxxiIII", 0, index, handle, parent, 0)
     return request(kind, flags, header + body)
+
+
+ADAPTER: Final = Adapter(Qdisc, read, message, in_order)

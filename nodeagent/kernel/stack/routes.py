@@ -29,7 +29,7 @@ from nodeagent.kernel.netlink import (
     nested,
     request,
 )
-from nodeagent.kernel.stack.adapter import FAMILIES, Found, Look, time_left
+from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Found, Look, time_left
 from nodeagent.state.stack import Address, Nexthop, Route
 
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
@@ -215,3 +215,6 @@ def _u32(found: Mapping[int, bytes], number: int, default: int) -> int:
         return default
     value: int = struct.unpack("=I", found[number])[0]
     return value
+
+
+ADAPTER: Final = Adapter(Route, read, message, in_order)
