@@ -32,11 +32,11 @@ from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import receive
 from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded, text
 from nodeagent.kernel.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attributes, understood
+from nodeagent.state.ethtool import EthtoolKind, Setting, Value
 
 log = logging.getLogger(__name__)
 
-Value = int | bool | str
-Settings = tuple[tuple[str, Value], ...]
+Settings = tuple[Setting, ...]
 """Pairs of key and value, sorted by key."""
 
 STRSET_GET: Final = 1
@@ -115,27 +115,21 @@ AUTOMATIC: Final = {
 class Kind:
     """One kind of settings: the commands that get and set it, and its plain attributes."""
 
-    name: str
+    name: EthtoolKind
     get: int
     set: int
     words: Words
 
 
 KINDS: Final = (
-    Kind("privflags", 13, 14, {}),
-    Kind("channels", 17, 18, CHANNELS),
-    Kind("rings", 15, 16, RINGS),
-    Kind("coalesce", 19, 20, COALESCE),
-    Kind("pause", 21, 22, PAUSE),
-    Kind("features", 11, 12, {}),
+    Kind(EthtoolKind.PRIVFLAGS, 13, 14, {}),
+    Kind(EthtoolKind.CHANNELS, 17, 18, CHANNELS),
+    Kind(EthtoolKind.RINGS, 15, 16, RINGS),
+    Kind(EthtoolKind.COALESCE, 19, 20, COALESCE),
+    Kind(EthtoolKind.PAUSE, 21, 22, PAUSE),
+    Kind(EthtoolKind.FEATURES, 11, 12, {}),
 )
-"""In the order in which they are set.
-
-Private flags first, on which others depend (mlx5: rx_striding_rq for rx-gro-hw). Then channels:
-each has rings and coalescing of its own, and igb pairs its queues from five channels on and refuses
-tx-usecs then. Rings and pause restart the interface. Features last, because they depend on all the
-others (ndo_fix_features).
-"""
+"""Those that netlink sets; `nodeagent.kernel.receive` sets the others."""
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 
 
@@ -144,7 +138,7 @@ class Change:
     """What to set on the interface `index`: keys of one kind, with their values."""
 
     index: int
-    kind: str
+    kind: EthtoolKind
     values: Settings
 
 
@@ -223,9 +217,9 @@ class Ethtool(Genl):
         key = (kind.name, rest)
         if key not in self._decoded:
             message = dict(attributes(rest))
-            if kind.name == "features":
+            if kind.name is EthtoolKind.FEATURES:
                 pairs = list(self._features(message))
-            elif kind.name == "privflags":
+            elif kind.name is EthtoolKind.PRIVFLAGS:
                 pairs = list(_private_flags(message))
             else:
                 pairs = list(_plain(kind, message))
@@ -256,10 +250,10 @@ class Ethtool(Genl):
     def _set(self, change: Change) -> bytearray:
         kind = BY_NAME[change.kind]
         values = {key.partition(".")[2]: value for key, value in change.values}
-        if kind.name == "features":
+        if kind.name is EthtoolKind.FEATURES:
             bits = {name: 1 << bit for bit, name in enumerate(self._names())}
             parts = [(FEATURES_WANTED | NLA_F_NESTED, _compact_bitset(values, bits))]
-        elif kind.name == "privflags":
+        elif kind.name is EthtoolKind.PRIVFLAGS:
             parts = [(PRIVFLAGS_FLAGS | NLA_F_NESTED, _named_bitset(values))]
         else:
             parts = [
@@ -271,18 +265,17 @@ class Ethtool(Genl):
 
 
 def in_order(index: int, values: Settings) -> list[Change]:
-    """The changes for an interface, one per kind, in the order of KINDS and of receive's."""
-    kinds = ((name, f"{name}.") for name in (*BY_NAME, *receive.KINDS))
+    """The changes for an interface, one per kind, in the order of EthtoolKind."""
     every = (
-        Change(index, name, tuple(pair for pair in values if pair[0].startswith(start)))
-        for name, start in kinds
+        Change(index, kind, tuple(pair for pair in values if pair[0].startswith(f"{kind}.")))
+        for kind in EthtoolKind
     )
     return [change for change in every if change.values]
 
 
 def _header(kind: Kind, index: int | None) -> Attribute:
     """A request's header. Private flags are requested by name, because names differ by driver."""
-    flags = OMIT_REPLY if kind.name == "privflags" else OMIT_REPLY | COMPACT_BITSETS
+    flags = OMIT_REPLY if kind.name is EthtoolKind.PRIVFLAGS else OMIT_REPLY | COMPACT_BITSETS
     device = [] if index is None else [(DEV_INDEX, struct.pack(U32, index))]
     return 1 | NLA_F_NESTED, encoded(*device, (DEV_FLAGS, struct.pack(U32, flags)))
 

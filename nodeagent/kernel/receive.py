@@ -28,9 +28,6 @@ from typing import Final
 
 from nodeagent.kernel import flow_rules
 
-KINDS: Final = ("rss", "rx-flow-hash", "ntuple")
-"""In the order in which they are set: a rule names a queue, or counts on the table."""
-
 _SIOCGIFNAME: Final = 0x8910
 _SIOCETHTOOL: Final = 0x8946
 _GRXFH, _SRXFH, _GRXRINGS = 0x29, 0x2A, 0x2D

@@ -1,6 +1,6 @@
 """ethtool settings of interfaces: read first, and set in one batch, by ifindex.
 
-The order between kinds is `nodeagent.kernel.ethtool.KINDS`.
+The order between kinds is that of `nodeagent.state.ethtool.EthtoolKind`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.state.attributes import given
-from nodeagent.state.model import ManagerName, Netdev, Setting
+from nodeagent.state.ethtool import Setting
+from nodeagent.state.model import ManagerName, Netdev
 
 
 def netdev_of(

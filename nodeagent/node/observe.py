@@ -31,6 +31,7 @@ from nodeagent.node.node import Node
 from nodeagent.state.attributes import given
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchMode
+from nodeagent.state.ethtool import Setting
 from nodeagent.state.model import (
     DeviceHandle,
     ManagerName,
@@ -39,7 +40,6 @@ from nodeagent.state.model import (
     Pf,
     RdmaDevice,
     Representor,
-    Setting,
     Subfunction,
     Target,
     Vf,

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from nodeagent.plan.stages import AnyStage
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.ethtool import Setting
 from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Param, Port, Setting, Subfunction
+from nodeagent.state.model import DeviceHandle, Param, Port, Subfunction
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort

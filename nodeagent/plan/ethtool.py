@@ -13,23 +13,21 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from nodeagent.state.model import Netdev, NodeState, Setting
+from nodeagent.state.ethtool import EthtoolKind, Setting, Value
+from nodeagent.state.model import Netdev, NodeState
 
 OPTIONS: Final = {
-    "privflags": "--set-priv-flags",
-    "channels": "-L",
-    "rings": "-G",
-    "coalesce": "-C",
-    "pause": "-A",
-    "features": "-K",
+    EthtoolKind.PRIVFLAGS: "--set-priv-flags",
+    EthtoolKind.CHANNELS: "-L",
+    EthtoolKind.RINGS: "-G",
+    EthtoolKind.COALESCE: "-C",
+    EthtoolKind.PAUSE: "-A",
+    EthtoolKind.FEATURES: "-K",
 }
-"""ethtool(8)'s option for each kind, in the order in which they are set."""
-
-RECEIVE: Final = ("rss", "rx-flow-hash", "ntuple")
-"""The kinds with a command for each setting, which are set after these."""
+"""ethtool(8)'s option for each kind; the other kinds have a command for each setting."""
 
 
-def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, int | bool | str]]:
+def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, Value]]:
     """Each setting that is not as wanted, with its present value. None if either is not known."""
     now = dict(have.ethtool or ())
     for key, value in want.ethtool or ():
@@ -68,18 +66,14 @@ def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
 
 def commands(values: tuple[Setting, ...], name: str) -> Iterator[str]:
     """Lines for ethtool(8), one a kind: `ethtool -G enp1s0 rx 512 tx 512`."""
-    for kind, option in OPTIONS.items():
-        words = [
-            f"{shlex.quote(key.partition('.')[2])} {_word(value)}"
-            for key, value in values
-            if _kind(key) == kind
-        ]
-        if words:
-            yield f"ethtool {option} {name} {' '.join(words)}"
-    for kind in RECEIVE:
-        for key, value in values:
-            if _kind(key) == kind:
+    for kind in EthtoolKind:
+        own = [(key, value) for key, value in values if _kind(key) == kind]
+        if kind not in OPTIONS:
+            for key, value in own:
                 yield from _receive_commands(key, str(value), name)
+        elif own:
+            words = (f"{shlex.quote(key.partition('.')[2])} {_word(value)}" for key, value in own)
+            yield f"ethtool {OPTIONS[kind]} {name} {' '.join(words)}"
 
 
 def _receive_commands(key: str, value: str, name: str) -> Iterator[str]:
@@ -92,11 +86,11 @@ def _receive_commands(key: str, value: str, name: str) -> Iterator[str]:
     elif value.startswith("default"):
         digits = 3 * int(value.removeprefix("default")) - 1
         yield f"ethtool -X {name} hkey $(cut -c1-{digits} /proc/sys/net/core/netdev_rss_key)"
-    elif kind == "rss":
+    elif kind == EthtoolKind.RSS:
         yield f"ethtool -X {name} {word} {value}"
-    elif kind == "rx-flow-hash":
+    elif kind == EthtoolKind.RX_FLOW_HASH:
         yield f"ethtool -N {name} {kind} {word} {value}"
-    elif kind == "ntuple":
+    elif kind == EthtoolKind.NTUPLE:
         yield f"ethtool -n {name} | sed -n 's/^Filter: //p' | xargs -rn1 ethtool -N {name} delete"
         for rule in filter(None, value.split("; ")):
             has_words = not rule.startswith("raw")
@@ -107,5 +101,5 @@ def _kind(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _word(value: int | bool | str) -> str:
+def _word(value: Value) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

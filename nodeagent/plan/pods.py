@@ -22,6 +22,7 @@ from nodeagent.plan.actions import (
 from nodeagent.plan.ethtool import to_set
 from nodeagent.plan.stages import StageName
 from nodeagent.state.attributes import given, needs_down
+from nodeagent.state.ethtool import Setting
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import (
     DeviceHandle,
@@ -29,7 +30,6 @@ from nodeagent.state.model import (
     NodeState,
     Pf,
     PodNetdev,
-    Setting,
     Target,
     Vf,
 )

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final, NamedTuple, Self
 
 from nodeagent.state.addresses import Mac
@@ -26,6 +26,7 @@ from nodeagent.state.attributes import check
 from nodeagent.state.checks import U32, check_fields, check_sorted, within
 from nodeagent.state.dcb import Dcb
 from nodeagent.state.eswitch import EswitchAttributes
+from nodeagent.state.ethtool import Setting, check_ethtool
 from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.namespaces import Namespace
@@ -52,14 +53,6 @@ Port = int | str | None
 """The owner of a netdev: None is the PF, a number a VF, a phys_port_name a representor, `sf88` a
 subfunction."""
 
-Setting = tuple[str, int | bool | str]
-"""An ethtool setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
-
-_SETTING = re.compile(
-    r"(privflags|channels|rings|coalesce|pause|features|rss|rx-flow-hash|ntuple)"
-    r"\.[!-~]([ -~]{0,62}[!-~])?"
-)
-_WORDS = re.compile(r"[A-Za-z0-9 .:-]*(; [A-Za-z0-9 .:-]+)*")
 _RDMA = re.compile(r"[!-$&-.0-~]{1,63}")  # IB_DEVICE_NAME_MAX; a % would be a pattern
 _PARAM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -149,7 +142,7 @@ class Netdev(LinkAttributes):
         check(self)
         check_sysctls(self.sysctls or ())
         if self.ethtool is not None:
-            _check_ethtool(self.ethtool)
+            check_ethtool(self.ethtool)
 
 
 @dataclass(frozen=True)
@@ -532,22 +525,3 @@ class Snapshot:
         names = [name for netdev in netdevs for name in (netdev.name, *(netdev.altnames or ()))]
         if len(names) != len(set(names)):
             raise ValueError("two netdevs share a name or altname")
-
-
-@lru_cache
-def _check_ethtool(settings: tuple[Setting, ...]) -> None:
-    """Cached: hundreds of VFs have the same settings, and a check of each costs more than a look.
-
-    True and 1 are one key of the cache, and both are values.
-    """
-    check_sorted("ethtool settings", [key for key, _ in settings])
-    for key, value in settings:
-        if not _SETTING.fullmatch(key):
-            raise ValueError(f"{key!r} is not an ethtool setting")
-        if isinstance(value, str):
-            if not _WORDS.fullmatch(value):
-                raise ValueError(f"{key}: {value!r} has other than ethtool's words")
-        elif type(value) not in {bool, int}:
-            raise ValueError(f"{key}: {value!r} is neither a number nor on or off")
-        else:
-            within(0, U32)(key, value)

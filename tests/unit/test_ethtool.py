@@ -27,6 +27,7 @@ from nodeagent.plan.comparison import differences
 from nodeagent.plan.ethtool import OPTIONS, commands, no_longer_offered, to_set
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.settings import Settings
+from nodeagent.state.ethtool import EthtoolKind
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
@@ -142,7 +143,7 @@ def test_a_driver_that_spoils_a_dump_hides_nobody_else(ethtool: Recorded) -> Non
 def test_a_kernel_without_it_has_nothing_and_refuses(ethtool: Recorded) -> None:
     ethtool.family = None
     assert ethtool.settings([PF]) == {}
-    (refusal,) = ethtool.change([Change(PF, "rings", (("rings.rx", 512),))])
+    (refusal,) = ethtool.change([Change(PF, EthtoolKind.RINGS, (("rings.rx", 512),))])
     assert refusal is not None
     assert refusal.errno == errno.EOPNOTSUPP
 
@@ -153,7 +154,11 @@ def body_of(message: bytearray) -> dict[int, bytes]:
 
 def test_numbers_and_switches_as_they_are_sent(ethtool: Recorded) -> None:
     ethtool.change(
-        [Change(7, "coalesce", (("coalesce.adaptive-rx", False), ("coalesce.rx-usecs", 9)))]
+        [
+            Change(
+                7, EthtoolKind.COALESCE, (("coalesce.adaptive-rx", False), ("coalesce.rx-usecs", 9))
+            )
+        ]
     )
     (message,) = ethtool.sent
     sent = body_of(message)
@@ -165,7 +170,9 @@ def test_numbers_and_switches_as_they_are_sent(ethtool: Recorded) -> None:
 
 def test_features_as_they_are_sent(ethtool: Recorded) -> None:
     """A compact bitset: bit 14 is named and off, bit 40 is named and on, all others stay."""
-    ethtool.change([Change(7, "features", (("features.rx-gro", False), ("features.bit40", True)))])
+    ethtool.change(
+        [Change(7, EthtoolKind.FEATURES, (("features.rx-gro", False), ("features.bit40", True)))]
+    )
     bitset = dict(attributes(body_of(ethtool.sent[0])[edge.FEATURES_WANTED]))
     assert bitset[edge.BITSET_SIZE] == struct.pack("=I", 64)
     assert bitset[edge.BITSET_MASK] == struct.pack("=II", 1 << 14, 1 << 8)
@@ -173,7 +180,9 @@ def test_features_as_they_are_sent(ethtool: Recorded) -> None:
 
 
 def test_private_flags_as_they_are_sent(ethtool: Recorded) -> None:
-    ethtool.change([Change(7, "privflags", (("privflags.a b", True), ("privflags.c", False)))])
+    ethtool.change(
+        [Change(7, EthtoolKind.PRIVFLAGS, (("privflags.a b", True), ("privflags.c", False)))]
+    )
     bitset = dict(attributes(body_of(ethtool.sent[0])[edge.PRIVFLAGS_FLAGS]))
     bits = [dict(attributes(bit)) for _, bit in attributes(bitset[edge.BITSET_BITS])]
     assert bits == [{2: b"a b\0", 3: b""}, {2: b"c\0"}]
@@ -190,7 +199,7 @@ def test_what_moves_by_itself_is_left_out() -> None:
 
 
 def test_the_order_of_kinds_is_the_same_on_paper_and_in_the_kernel() -> None:
-    assert list(OPTIONS) == [kind.name for kind in KINDS]
+    assert list(OPTIONS) == [kind.name for kind in KINDS] == list(EthtoolKind)[: len(KINDS)]
     values = tuple(sorted((f"{kind.name}.x", 1) for kind in KINDS))
     assert [change.kind for change in in_order(1, values)] == list(OPTIONS)
     texts = list(commands(values, "eth0"))

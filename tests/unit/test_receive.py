@@ -17,6 +17,7 @@ from nodeagent.kernel import flow_rules, receive
 from nodeagent.kernel.ethtool import Change, Ethtool, in_order
 from nodeagent.kernel.receive import Interface, table_in_words, table_of
 from nodeagent.plan.ethtool import commands
+from nodeagent.state.ethtool import EthtoolKind
 
 WEB = "flow-type tcp4 dst-port 80 action 2 loc 1023"
 DROPPED = "flow-type udp4 src-ip 10.0.0.0 m 0.0.0.255 dst-port 53 action -1 loc 5"
@@ -293,5 +294,5 @@ def test_channels_before_what_refers_to_queues(ethtool: OneDriver) -> None:
     assert second.errno == errno.EINVAL
     assert rest == [None, None]
     ethtool.driver.asked.clear()
-    assert ethtool.change([Change(7, "rss", (("rss.hfunc", "crc32"),))]) == [None]
+    assert ethtool.change([Change(7, EthtoolKind.RSS, (("rss.hfunc", "crc32"),))]) == [None]
     assert ethtool.driver.function == 4
