@@ -22,7 +22,7 @@ from nodeagent.errors import AgentError, WaitTimeout
 from nodeagent.kernel import modules, trial, users
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.modules import Loaded
-from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.kernel.sysfs import Sysfs, text_of
 from nodeagent.settings import PodLosses, Settings
 from nodeagent.state.model import DeviceHandle
 
@@ -174,10 +174,10 @@ class Preflight:
 
     def _signatures_enforced(self) -> str:
         """Why the kernel rejects unsigned modules (kernel_lockdown(7)); "" if it does not."""
-        lockdown = _text(self.sysfs / "kernel/security/lockdown")
+        lockdown = text_of(self.sysfs / "kernel/security/lockdown") or ""
         if "[integrity]" in lockdown or "[confidentiality]" in lockdown:
             return f"the kernel is locked down ({lockdown.partition('[')[2].partition(']')[0]})"
-        if _text(self.sysfs / "module/module/parameters/sig_enforce") == "Y":
+        if text_of(self.sysfs / "module/module/parameters/sig_enforce") == "Y":
             return "the kernel accepts signed modules only (module.sig_enforce)"
         return ""
 
@@ -373,10 +373,3 @@ def enforce(findings: Iterable[Finding]) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -16,6 +16,7 @@ from typing import Final
 
 from nodeagent.kernel.netns import entered
 from nodeagent.kernel.rtnl import Link, LinkChange, Rtnl
+from nodeagent.kernel.sysfs import number_of
 
 ARP: Final = "ipv4/conf/{}/arp_notify"
 NDISC: Final = "ipv6/conf/{}/ndisc_notify"
@@ -38,7 +39,7 @@ def announce(
     (IPv6 may be off): switches learn from the next packet.
     """
     with entered(fd), ExitStack() as held:
-        if families is IPV4 and _value(net / NDISC.format("all")):
+        if families is IPV4 and number_of(net / NDISC.format("all")):
             return  # it applies to all interfaces, also to those that are not ours
         for link in links:
             for name, value in families:
@@ -46,17 +47,10 @@ def announce(
         rtnl.change([LinkChange(link.index, mac=link.mac) for link in links])
 
 
-def _value(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except OSError:
-        return None
-
-
 @contextmanager
 def _set(path: Path, value: int) -> Iterator[None]:
     """Give the sysctl that value during the block."""
-    before = _value(path)
+    before = number_of(path)
     if before in {None, value}:
         yield
         return

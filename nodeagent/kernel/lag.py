@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nodeagent.kernel.sysfs import text_of
 from nodeagent.state.lag import Lag
 from nodeagent.state.model import DeviceHandle
 
@@ -19,16 +20,9 @@ def read(pf: DeviceHandle, sys: Path = Path("/sys"), proc: Path = Path("/proc"))
     """
     for root in (sys, proc / "1/root/sys") if pf.bus == "pci" else ():
         directory = root / "kernel/debug/mlx5" / pf.name / "lag"
-        state = _word(directory / "state")
+        state = text_of(directory / "state")
         if state is not None:
-            kind, mode = (_word(directory / name) for name in ("type", "port_sel_mode"))
+            kind, mode = (text_of(directory / name) for name in ("type", "port_sel_mode"))
             # the LAG can end between two reads
             return Lag(True, kind, mode) if state == "active" and kind else Lag()
     return None
-
-
-def _word(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

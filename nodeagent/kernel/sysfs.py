@@ -97,7 +97,7 @@ class Sysfs:
         The read waits for the device's lock (sriov_numvfs_show(), drivers/pci/iov.c), as does that
         of driver_override() (drivers/pci/pci-sysfs.c): see nodeagent/node/hung_calls.py.
         """
-        return _number(f"{self._at(bus, name)}/sriov_numvfs")
+        return number_of(f"{self._at(bus, name)}/sriov_numvfs")
 
     def vf_count(self, bus: str, name: str) -> int:
         """The number of VFs, read without the device's lock if they are devices."""
@@ -107,7 +107,7 @@ class Sysfs:
 
     def autoprobe(self, bus: str, name: str) -> bool | None:
         """`sriov_drivers_autoprobe`; None if there is no such attribute."""
-        value = _number(f"{self._at(bus, name)}/sriov_drivers_autoprobe")
+        value = number_of(f"{self._at(bus, name)}/sriov_drivers_autoprobe")
         return None if value is None else bool(value)
 
     def has_functions(self, bus: str) -> bool:
@@ -149,7 +149,7 @@ class Sysfs:
         """By sfnum, those of all of a PF's active subfunctions."""
         found = {}
         for path in self.device(bus, name).glob("*.sf.*/sfnum"):
-            if (number := _number(path)) is not None:
+            if (number := number_of(path)) is not None:
                 found[number] = DeviceHandle.reported("auxiliary", path.parent.name)
         return found
 
@@ -159,12 +159,12 @@ class Sysfs:
 
     def driver_override(self, bus: str, name: str) -> str | None:
         """The only driver that may bind to the device; "" for any; None: no such attribute."""
-        text = _text(f"{self._at(bus, name)}/driver_override")
+        text = text_of(f"{self._at(bus, name)}/driver_override")
         return "" if text == "(null)" else text
 
     def shares_msix(self, bus: str, name: str) -> bool:
         """Whether a PF's driver lets the MSI-X vectors of its VFs be set (drivers/pci/iov.c)."""
-        return bool(_number(f"{self._at(bus, name)}/sriov_vf_total_msix"))
+        return bool(number_of(f"{self._at(bus, name)}/sriov_vf_total_msix"))
 
     def msix_vectors(self, bus: str, name: str) -> int | None:
         """How many MSI-X vectors a function has; None if its configuration does not tell.
@@ -212,7 +212,7 @@ class Sysfs:
             for path in (base / top, *(base / top).rglob("*")):
                 called = path.relative_to(base).as_posix()
                 row = next((row for row in rows if re.fullmatch(row.name, called)), None)
-                if row is None or (text := _text(path)) is None:
+                if row is None or (text := text_of(path)) is None:
                     continue
                 if (value := value_of(row, text)) is not None:
                     found[called] = path, value
@@ -247,7 +247,7 @@ class Sysfs:
         """By phys_port_name, the ifindexes of the device's interfaces that have one."""
         found = {}
         for directory in _entries(f"{self._at(bus, name)}/net"):
-            port, index = _text(f"{directory}/phys_port_name"), _number(f"{directory}/ifindex")
+            port, index = text_of(f"{directory}/phys_port_name"), number_of(f"{directory}/ifindex")
             if port and index is not None:
                 found[port] = index
         return found
@@ -270,7 +270,7 @@ class Sysfs:
         """
         place = f"{self.root}/class/infiniband"
         return tuple(
-            RdmaDevice(name, _parent(f"{place}/{name}"), _text(f"{place}/{name}/parent"))
+            RdmaDevice(name, _parent(f"{place}/{name}"), text_of(f"{place}/{name}/parent"))
             for name in sorted(_names(place))
         )
 
@@ -282,7 +282,7 @@ class Sysfs:
         here = set(_names(f"{self.root}/class/infiniband"))
         found = {}
         for entry in _entries(f"{self.root}/class/infiniband_verbs"):
-            device, name = _parent(entry), _text(f"{entry}/ibdev")
+            device, name = _parent(entry), text_of(f"{entry}/ibdev")
             if device is not None and name is not None and name not in here:
                 found[device] = name
         return found
@@ -372,7 +372,7 @@ def _entries(directory: str | Path) -> list[Path]:
     return [Path(directory, name) for name in _names(directory)]
 
 
-def _text(path: str | Path) -> str | None:
+def text_of(path: str | Path) -> str | None:
     """An attribute's text; None if it does not exist, or disappears meanwhile.
 
     One read(2) returns it whole: it is never longer than a page
@@ -388,8 +388,9 @@ def _text(path: str | Path) -> str | None:
         return None
 
 
-def _number(path: str | Path) -> int | None:
-    text = _text(path)
+def number_of(path: str | Path) -> int | None:
+    """The number in it; None also if there is another text."""
+    text = text_of(path)
     return int(text) if text is not None and text.isdecimal() else None
 
 
@@ -409,5 +410,5 @@ def _link(path: str | Path) -> str | None:
 
 def _indexes(directory: str | Path) -> list[int]:
     """The ifindexes of the interfaces in a directory `net`."""
-    found = (_number(f"{directory}/{name}/ifindex") for name in _names(directory))
+    found = (number_of(f"{directory}/{name}/ifindex") for name in _names(directory))
     return [index for index in found if index is not None]

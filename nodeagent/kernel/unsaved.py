@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nodeagent.kernel.receive import GRSSH, RXFH, Interface
+from nodeagent.kernel.sysfs import text_of
 
 _SIOCGHWTSTAMP: Final = 0x89B1
 _HWTSTAMP: Final = struct.Struct("=iii")
@@ -46,7 +47,7 @@ def of_queues(on: Interface, name: str, sysfs: Path) -> Iterator[str]:
     with suppress(OSError):
         if len(set(_coalescing(on, receivers))) > 1:
             yield f"coalescing of single queues of {name} (ethtool --per-queue)"
-    if _text(interface / "mode") == "connected":
+    if text_of(interface / "mode") == "connected":
         yield f"IPoIB mode connected of {name}"
     for file in _FILES:
         if any(_is_set(each) for each in interface.glob(file)):
@@ -57,26 +58,19 @@ def of_interrupts(device: Path, name: str, proc: Path) -> Iterator[str]:
     """The affinity of its interrupts, where it is not the driver's own; irqbalance sets it anew."""
     numbers = [each.name for each in (device / "msi_irqs").glob("*")]
     moved = sum(_is_moved(proc / "irq" / number) for number in numbers)
-    if moved and not any(_text(each) == "irqbalance" for each in proc.glob("[0-9]*/comm")):
+    if moved and not any(text_of(each) == "irqbalance" for each in proc.glob("[0-9]*/comm")):
         yield f"smp_affinity of {moved} of {len(numbers)} interrupts of {name}"
 
 
 def _is_set(file: Path) -> bool:
     """Whether it holds a number or a mask other than zero."""
-    return any(character not in "0,\n" for character in _text(file))
+    return any(character not in "0," for character in text_of(file) or "")
 
 
 def _is_moved(interrupt: Path) -> bool:
     """Whether a driver has a wish, and the interrupt is elsewhere."""
     wish = interrupt / "affinity_hint"
-    return _is_set(wish) and _text(wish) != _text(interrupt / "smp_affinity")
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""  # gone, or a kernel without it
+    return _is_set(wish) and text_of(wish) != text_of(interrupt / "smp_affinity")
 
 
 def _has_context(on: Interface, number: int) -> bool:

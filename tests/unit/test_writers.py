@@ -95,7 +95,6 @@ LOOKING = {
 MAY_LOOK = {
     "the kernel's own: /proc and /sys, debugfs and configfs in it": {
         *(
-            "kernel/lag.py",
             "kernel/receive.py",
             "kernel/roce.py",
             "kernel/unsaved.py",
@@ -104,7 +103,7 @@ MAY_LOOK = {
         *("driver/vf_users.py", "driver/nic.py", "driver/openibd.py", "driver/preflight.py"),
         *("driver/privileges.py", "driver/rdma.py", "driver/uplink.py", "kernel/users.py"),
         *("kernel/cgroup.py", "kernel/echo.py", "kernel/modules.py", "kernel/mounts.py"),
-        *("kernel/announcements.py", "kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
+        *("kernel/netns.py", "kernel/sysctls.py", "kernel/sysfs.py"),
         *("kernel/rooms.py", "machine.py", "node/devices.py", "node/settle.py", "node/tuning.py"),
     },
     "whether udevd has a file; nothing is opened": {"kernel/udev.py"},
