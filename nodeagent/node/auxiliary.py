@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from nodeagent.errors import KernelError, reason
+from nodeagent.node.locate import failed_reloads
 from nodeagent.node.node import Node
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,13 @@ def probe_again(node: Node) -> None:
 
 
 def _reload_again(node: Node) -> None:
-    with node.devlink() as devlink:
-        for device, instance in devlink.instances().items():
-            if instance.failed and node.sysfs.driver(*device) == node.settings.driver_module:
-                try:
+    for device in sorted(failed_reloads(node)):
+        if node.sysfs.driver(*device) == node.settings.driver_module:
+            try:
+                with node.devlink() as devlink:
                     devlink.reload(device)
-                    log.info("%s: its devlink reload had failed: reloaded", device)
-                except OSError as error:
-                    log.warning(
-                        "%s: its devlink reload had failed, and fails again: %s",
-                        device,
-                        reason(error),
-                    )
+            except OSError as error:
+                text = "%s: its devlink reload had failed, and fails again: %s"
+                log.warning(text, device, reason(error))
+            else:
+                log.info("%s: its devlink reload had failed: reloaded", device)

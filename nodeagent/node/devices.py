@@ -20,7 +20,7 @@ from nodeagent.kernel.events import Watch
 from nodeagent.node import retry, silent
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import device_of, is_hung, reload_has_failed
+from nodeagent.node.locate import device_of, failed_reloads, is_hung
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     BindPf,
@@ -205,7 +205,7 @@ def reload_with(node: Node, device: DeviceHandle, wanted: Iterable[Param]) -> No
         asked = ((each, devlink.driverinit(device, each.name)) for each in wanted)
         changes = [(want, now) for want, now in asked if now is not None and now != want]
         params, before = [want for want, _ in changes], [now for _, now in changes]
-        if not params and not reload_has_failed(node, device):
+        if not params and device not in failed_reloads(node):
             return
         try:
             retry.call(lambda: devlink.reload(device, params, before))

@@ -67,11 +67,10 @@ def is_hung(node: Node, target: Target) -> bool:
     return device_of(node, target) in node.hung_calls or target.pf in node.hung_calls
 
 
-def reload_has_failed(node: Node, device: DeviceHandle) -> bool:
-    """Whether a devlink reload has left a device without its interface."""
+def failed_reloads(node: Node) -> set[DeviceHandle]:
+    """The devices that a devlink reload has left without their interface."""
     with node.devlink() as devlink:
-        instance = devlink.instances().get(device)
-    return instance is not None and instance.failed
+        return {device for device, instance in devlink.instances().items() if instance.failed}
 
 
 def links_by_device(node: Node) -> LinksByDevice:

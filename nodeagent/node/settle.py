@@ -18,13 +18,13 @@ from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
     device_of,
+    failed_reloads,
     ifindex_of,
     ifindex_on,
     is_bound,
     is_hung,
     link_of,
     links_by_device,
-    reload_has_failed,
 )
 from nodeagent.node.node import Node
 from nodeagent.node.observe import numvfs
@@ -277,4 +277,4 @@ def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevic
     device = device_of(node, target)
     if device is None or is_hung(node, target) or not is_bound(node, target):
         return True
-    return reload_has_failed(node, device)
+    return device in failed_reloads(node)
