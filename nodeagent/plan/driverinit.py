@@ -8,7 +8,8 @@ of a driver that is not bound yet are not known: an action that ensures them is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 
 from nodeagent.state.model import NodeState, Param, Pf, Subfunction, Target, Vf
 
@@ -42,3 +43,16 @@ def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
             for param in each.driverinit or ():
                 if offered is not None and param.name not in names:
                     yield f"{Target(pf.handle, index)} {param.name} {param.value}"
+
+
+def reload_commands(device: str, params: Iterable[Param]) -> Iterator[str]:
+    """Lines for devlink(8) that reload an instance with these parameters."""
+    yield from (param_command(device, param, "driverinit") for param in params)
+    yield f"devlink dev reload {device}"
+
+
+def param_command(device: str, param: Param, mode: str) -> str:
+    """The line for devlink(8) that sets a parameter of that mode."""
+    value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
+    what = f"{device} name {param.name} value {shlex.quote(value)}"
+    return f"devlink dev param set {what} cmode {mode}"

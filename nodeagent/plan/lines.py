@@ -40,13 +40,14 @@ from nodeagent.plan.actions import (
     StartSubfunction,
     UnbindVf,
 )
+from nodeagent.plan.driverinit import param_command, reload_commands
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
 from nodeagent.plan.subfunctions import add_commands, start_commands
 from nodeagent.plan.tuning import commands as tuning_commands
 from nodeagent.state.attributes import words
-from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Port
+from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
 from nodeagent.state.rates import commands as rate_commands
 from nodeagent.state.sysctls import commands as sysctl_commands
 from nodeagent.state.vf import POLICIES
@@ -212,19 +213,11 @@ def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:
 
 def _param_commands(action: SetParam | SetDriverinit) -> Iterator[str]:
     if isinstance(action, SetParam):
-        yield _param_line(action.pf, action.param, "runtime")
+        yield param_command(str(action.pf), action.param, "runtime")
         return
-    device = action.pf.with_name(action.address)
-    yield from (_param_line(device, param, "driverinit") for param in action.params)
-    yield f"devlink dev reload {device}"
+    yield from reload_commands(str(action.pf.with_name(action.address)), action.params)
     if action.has_netdev:
         yield "udevadm settle"
-
-
-def _param_line(device: DeviceHandle, param: Param, mode: str) -> str:
-    value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
-    what = f"{device} name {param.name} value {shlex.quote(value)}"
-    return f"devlink dev param set {what} cmode {mode}"
 
 
 def _await_lag_line(action: AwaitLag) -> str:

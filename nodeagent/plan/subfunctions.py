@@ -6,12 +6,11 @@ wanted is left alone.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nodeagent.plan.driverinit import differing as differing_params
-from nodeagent.plan.driverinit import must_reload
+from nodeagent.plan.driverinit import must_reload, reload_commands
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Subfunction, Target
 
 OF_PORT: Final = ("hw_addr", "roce", "max_io_eqs")
@@ -103,11 +102,7 @@ def start_commands(pf: DeviceHandle, want: Subfunction, now: Subfunction | None)
     if want.driverinit and (now is None or must_reload(want, now)):
         files = f"/sys/bus/{pf.bus}/devices/{pf.name}/*.sf.*/sfnum"
         yield f'sf=$(basename "$(dirname "$(grep -lx {want.numbers[2]} {files})")")'
-        for param in want.driverinit:
-            value = str(param.value).lower() if isinstance(param.value, bool) else str(param.value)
-            what = f"name {param.name} value {shlex.quote(value)} cmode driverinit"
-            yield f"devlink dev param set auxiliary/$sf {what}"
-        yield "devlink dev reload auxiliary/$sf"
+        yield from reload_commands("auxiliary/$sf", want.driverinit)
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
