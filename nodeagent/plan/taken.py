@@ -93,7 +93,7 @@ def attainable(want: NodeState, have: NodeState, gone: Collection[Target]) -> No
     """
     pfs = {handle for handle, _ in gone}
     changed = (_attainable(pf, have.pf(pf.handle)) if pf.handle in pfs else pf for pf in want.pfs)
-    return dataclasses.replace(want, pfs=tuple(changed)) if pfs else want
+    return want.with_pfs(tuple(changed)) if pfs else want
 
 
 def _attainable(want: Pf, have: Pf | None) -> Pf:

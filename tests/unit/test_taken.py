@@ -20,11 +20,13 @@ from nodeagent.state.model import (
     NodeState,
     Pf,
     PodNetdev,
+    Representor,
     Target,
     Vf,
 )
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.rates import Rate
+from nodeagent.state.stack import Nexthop, Route, Stack
 from nodeagent.state.vf import VlanProtocol
 from tests.support.simulate import Refused, perform
 from tests.support.strategies import pairs
@@ -164,6 +166,16 @@ def test_vfs_are_not_made_anew_under_a_taker() -> None:
 
 def test_an_eswitch_keeps_its_mode_under_a_taker() -> None:
     want = node(vf(0), eswitch_mode="switchdev")
+    have = node(taken_by(vf(0), "namespace"), eswitch_mode="legacy")
+    found = {each.target for each in taken(want, have)}
+    assert plan(attainable(without(want, found), have, found), have) == ()
+
+
+def test_a_route_over_a_representor_that_cannot_come_is_not_added() -> None:
+    representors = (Representor("pf0vf1", Netdev("rep1")),)
+    want = node(vf(0), eswitch_mode="switchdev", representors=representors)
+    route = Route("192.0.2.0/24", (Nexthop("enp1s0"), Nexthop("rep1")))
+    want = dataclasses.replace(want, stack=Stack(routes=(route,)))
     have = node(taken_by(vf(0), "namespace"), eswitch_mode="legacy")
     found = {each.target for each in taken(want, have)}
     assert plan(attainable(without(want, found), have, found), have) == ()
