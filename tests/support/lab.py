@@ -600,6 +600,19 @@ class Nodeagent:
         assert started.wait() == status, started.log
         return started
 
+    def reload_killed_at(self, *patterns: str) -> None:
+        """A reload to the other build, killed at a line of its log, once for each pattern.
+
+        The start after that, which nothing kills, ends it.
+        """
+        put_other_build_on_disk()
+        for pattern in patterns:
+            run = self.start("reload")
+            run.wait_for(pattern)
+            run.kill_all()
+            assert self.open_snapshot.exists()
+        self.call("reload")
+
     def finish_build(self, build: str | None = None) -> None:
         """Play the toolkit: real packages of a build (of the one on disk), then the done flag."""
         build_packages(next(self.done_flag.parent.glob("MLNX_OFED_SRC-*")), build or on_disk())

@@ -89,12 +89,7 @@ def test_pf_and_vfs_start_with_them_in_one_pass(nodeagent: Nodeagent, pod: Pod) 
 def test_killed_while_they_are_reloaded(nodeagent: Nodeagent, pod: Pod) -> None:
     """Set and reloaded is one system call; what a kill leaves of a reload is done again."""
     before, params, told = connectx.read(), parameters(), inside(pod)
-    lab.put_other_build_on_disk()
-    for moment in ("reload PFs: ", "bind VFs: "):
-        run = nodeagent.start("reload")
-        run.wait_for(moment)
-        run.kill_all()
-    nodeagent.call("reload")
+    nodeagent.reload_killed_at("reload PFs: ", "bind VFs: ")
     assert parameters() == params
     assert connectx.read() == before
     assert inside(pod) == told

@@ -135,12 +135,7 @@ def test_a_roce_lag_has_its_rdma_device_again(nodeagent: Nodeagent) -> None:
 
 def test_killed_in_the_middle(nodeagent: Nodeagent, vf_lag: None) -> None:
     before = read()
-    lab.put_other_build_on_disk()
-    run = nodeagent.start("reload")
-    run.wait_for("make LAG: ")
-    run.kill_all()
-    assert nodeagent.open_snapshot.exists()
-    nodeagent.call("reload")
+    nodeagent.reload_killed_at("make LAG: ")
     assert read() == before
 
 

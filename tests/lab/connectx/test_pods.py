@@ -58,10 +58,6 @@ def test_everything_in_four_pods(nodeagent: Nodeagent, pods: list[Pod]) -> None:
 
 def test_killed_while_pods_are_served(nodeagent: Nodeagent, pods: list[Pod]) -> None:
     before, inside = connectx.read(), inside_of(pods)
-    lab.put_other_build_on_disk()
-    run = nodeagent.start("reload")
-    run.wait_for("move VFs: ")
-    run.kill_all()
-    nodeagent.call("reload")
+    nodeagent.reload_killed_at("move VFs: ")
     assert connectx.read() == before
     assert inside_of(pods) == inside

@@ -77,12 +77,7 @@ def read() -> State:
 
 
 def test_they_outlast_a_reload_that_is_killed(nodeagent: Nodeagent, subfunctions: State) -> None:
-    lab.put_other_build_on_disk()
-    run = nodeagent.start("reload")
-    run.wait_for("set eswitch: ")
-    run.kill_all()
-    assert nodeagent.open_snapshot.exists()
-    nodeagent.call("reload")
+    nodeagent.reload_killed_at("set eswitch: ")
     assert read() == subfunctions
     nodeagent.call("verify")
 

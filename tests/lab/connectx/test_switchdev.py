@@ -60,12 +60,7 @@ def test_rates_of_ports(nodeagent: Nodeagent, switchdev: State) -> None:
 
 
 def test_killed_between_eswitch_and_representors(nodeagent: Nodeagent, switchdev: State) -> None:
-    lab.put_other_build_on_disk()
-    run = nodeagent.start("reload")
-    run.wait_for("set eswitch: ")
-    run.kill_all()
-    assert nodeagent.open_snapshot.exists()
-    nodeagent.call("reload")
+    nodeagent.reload_killed_at("set eswitch: ")
     assert connectx.read() == switchdev
 
 
