@@ -146,8 +146,10 @@ class Stopped(AgentError):
         super().__init__("stopped by a signal")
 
 
-def reason(error: OSError) -> str:
-    """The kernel's error as text for a message: `EBUSY: Device or resource busy`."""
+def reason(error: OSError | AgentError) -> str:
+    """An error as text for a message; the kernel's as `EBUSY: Device or resource busy`."""
+    if isinstance(error, AgentError):
+        return error.message
     number = error.errno or 0
     name = _KERNEL_NAMES.get(number) or errnos.errorcode.get(number, str(error.errno))
     return f"{name}: {error.strerror}"

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from nodeagent import durable, hostpath
 from nodeagent.cleanup import afterwards
-from nodeagent.errors import AgentError, StorageError, WaitTimeout, reason
+from nodeagent.errors import StorageError, WaitTimeout, reason
 from nodeagent.kernel import parallel, users
 from nodeagent.kernel.events import wait_until_clear
 from nodeagent.node.node import Node
@@ -187,8 +187,7 @@ def held_off(node: Node, addresses: Iterable[str]) -> Iterator[None]:
             _hold(pci, opened, node)
             node.locked_records.update(opened)
         except (OSError, StorageError) as error:
-            why = error.message if isinstance(error, AgentError) else reason(error)
-            log.warning("SR-IOV CNI is not held off: %s", why)
+            log.warning("SR-IOV CNI is not held off: %s", reason(error))
         with afterwards(lambda: _release(pci)):
             yield
 

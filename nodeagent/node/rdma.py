@@ -48,8 +48,7 @@ def name_rdma_devices(
             retry.send(node, aside, rdma.rename)
             results = retry.send(node, [(index, name) for _, index, name in moves], rdma.rename)
     except (KernelError, OSError) as error:
-        text = error.message if isinstance(error, KernelError) else reason(error)
-        return [*failures, *((t, f"{t}: cannot name RDMA: {text}") for t in names)]
+        return [*failures, *((t, f"{t}: cannot name RDMA: {reason(error)}") for t in names)]
     return failures + [
         (target, f"{target}: cannot name its RDMA device {name}: {reason(error)}")
         for (target, _, name), error in zip(moves, results, strict=True)
@@ -88,8 +87,7 @@ def move_rdma_devices(node: Node, actions: Sequence[MoveRdma]) -> Failures:
         except NamespaceGone as gone:
             failures.append((target_of(action), f"{title}: {action.namespace}: {gone.message}"))
         except (KernelError, OSError) as error:
-            text = error.message if isinstance(error, KernelError) else reason(error)
-            failures.append((target_of(action), f"{title}: {text}"))
+            failures.append((target_of(action), f"{title}: {reason(error)}"))
         else:
             if is_lost:
                 failures.append((target_of(action), f"{title} is not here"))
