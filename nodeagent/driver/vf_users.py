@@ -93,8 +93,7 @@ class _Look:
 
     def _vfs(self, pf: DeviceHandle) -> Iterator[tuple[int, DeviceHandle, str]]:
         """A PF's VFs that are devices: index, function, and the driver it is bound to."""
-        vfs = self._tree.functions(*pf) if pf.bus == "pci" else {}
-        for index, vf in sorted(vfs.items()):
+        for index, vf in sorted(self._tree.functions(*pf).items()):
             device = pf.with_name(vf)
             yield index, device, self._tree.driver(*device)
 

@@ -115,9 +115,9 @@ class Sysfs:
         return bus == "pci"
 
     def functions(self, bus: str, name: str) -> dict[int, str]:
-        """The name of each VF's device by VF index, from the PF's `virtfnN` links."""
+        """The devices of a PF's VFs by index, from its `virtfnN` links; none on other buses."""
         device, found = self._at(bus, name), {}
-        for entry in _names(device):
+        for entry in _names(device) if self.has_functions(bus) else ():
             if entry.startswith("virtfn") and entry[6:].isdecimal():
                 target = _link(f"{device}/{entry}")
                 if target is not None:
@@ -128,8 +128,7 @@ class Sysfs:
         """Each PF, with its VFs after it if they are devices, by index."""
         for pf in pfs:
             yield pf
-            if self.has_functions(pf.bus):
-                yield from (pf.with_name(name) for _, name in sorted(self.functions(*pf).items()))
+            yield from (pf.with_name(name) for _, name in sorted(self.functions(*pf).items()))
 
     def function(self, bus: str, name: str, index: int) -> str | None:
         """The device of VF `index`; None unless its `physfn` link points back to this PF."""

@@ -251,9 +251,7 @@ def _set_eswitch_without_vfs(
 
 def _all_unbound(node: Node, pf: DeviceHandle) -> bool:
     """Whether there are VFs, as devices, and none of them is bound."""
-    if not node.sysfs.has_functions(pf.bus):
-        return False
-    functions = node.sysfs.functions(pf.bus, pf.name).values()
+    functions = node.sysfs.functions(*pf).values()
     bound = (node.sysfs.driver(pf.bus, function) != NO_DRIVER for function in functions)
     return bool(functions) and not any(bound)
 

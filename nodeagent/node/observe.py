@@ -108,8 +108,7 @@ def observe(node: Node) -> NodeState:
 def functions(node: Node) -> Iterator[str]:
     """The PCI address of each VF."""
     for pf in node.sysfs.physical_functions(node.settings.driver_module):
-        if node.sysfs.has_functions(pf.bus):
-            yield from node.sysfs.functions(*pf).values()
+        yield from node.sysfs.functions(*pf).values()
 
 
 def numvfs(node: Node, pf: DeviceHandle) -> int | None:
@@ -249,7 +248,7 @@ def _pf(node: Node, look: Look, handle: DeviceHandle) -> Pf:
         infos = {info.index: info for info in node.rtnl.vfs(link.index)}
     elif count:
         infos = vf_guids.read(node.sysfs.device(*handle))
-    functions = node.sysfs.functions(*handle) if node.sysfs.has_functions(handle.bus) else {}
+    functions = node.sysfs.functions(*handle)
     indexes = sorted(index for index in {*infos, *functions} if index < (count or 0))
     own = dict(look.devlink.get(handle, {}))
     if ports := own.get("subfunctions"):

@@ -70,11 +70,9 @@ def _vfs(node: Node) -> dict[DeviceHandle, Vfs]:
     sysfs = node.sysfs
     found: dict[DeviceHandle, Vfs] = {}
     for pf in sysfs.physical_functions(node.settings.driver_module):
-        names = sysfs.functions(*pf) if sysfs.has_functions(pf.bus) else {}
         if sysfs.vf_count(*pf):
-            found[pf] = {
-                index: (name, sysfs.driver(pf.bus, name)) for index, name in sorted(names.items())
-            }
+            names = sorted(sysfs.functions(*pf).items())
+            found[pf] = {index: (name, sysfs.driver(pf.bus, name)) for index, name in names}
     return found
 
 

@@ -56,7 +56,7 @@ def _read(
         for name, each in reporters.items():
             found[device] |= {f"{of}.{name}.{w}": Found(v, port) for w, v in each.items()}
     for pf in pfs:
-        functions = node.sysfs.functions(*pf) if node.sysfs.has_functions(pf.bus) else {}
+        functions = node.sysfs.functions(*pf)
         shares = bool(functions) and node.sysfs.shares_msix(*pf)
         for index, function in functions.items():
             own = found[pf.with_name(function)]
@@ -110,8 +110,8 @@ def set_tuning(node: Node, actions: Sequence[SetTuning]) -> Failures:
                 retry.call(partial(_set, node, devlink, action, is_now, (name, value)))
             except (KernelError, OSError) as error:
                 target = target_of(action)
-                text = error.message if isinstance(error, KernelError) else reason(error)
-                failures.append((target, f"{target}: cannot set {name} to {value}: {text}"))
+                text = f"{target}: cannot set {name} to {value}: {reason(error)}"
+                failures.append((target, text))
     return failures
 
 
