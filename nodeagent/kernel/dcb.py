@@ -19,7 +19,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.netlink import Netlink, attribute, attributes, nested, request, understood
+from nodeagent.kernel.netlink import (
+    Netlink,
+    attribute,
+    attributes,
+    nested,
+    request,
+    text_bytes,
+    understood,
+)
 from nodeagent.state.dcb import App, Buffers, Dcb, Ets, Pfc, Selector, Tsa
 
 RTM_GETDCB: Final = 78
@@ -116,7 +124,7 @@ class Dcbnl(Netlink):
 def _message(kind: int, command: int, name: str, change: bytes) -> bytearray:
     """struct dcbmsg, the interface's name, and what is to change."""
     header = struct.pack("=BBH", 0, command, 0)
-    return request(kind, 0, header + attribute(IFNAME, name.encode() + b"\0") + change)
+    return request(kind, 0, header + attribute(IFNAME, text_bytes(name)) + change)
 
 
 def _is_hosts(dcbx: bytes | None) -> bool:

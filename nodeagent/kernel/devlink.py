@@ -17,13 +17,15 @@ from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.genl import HEADER, Genl, encoded, text
+from nodeagent.kernel.genl import HEADER, Genl, encoded
 from nodeagent.kernel.netlink import (
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_DUMP,
     attributes,
     mac_bytes,
+    text,
+    text_bytes,
     understood,
 )
 from nodeagent.state.addresses import Mac
@@ -237,7 +239,7 @@ class Devlink(Genl):
     @understood("a devlink parameter")
     def driverinit(self, device: DeviceHandle, name: str) -> Param | None:
         """The value that a driver will start with; None where it has no such parameter."""
-        which = (PARAM_NAME, name.encode() + b"\0")
+        which = (PARAM_NAME, text_bytes(name))
         try:
             (body,) = self.ask(self.message(CMD_PARAM_GET, 0, *_handle(device), which))
         except OSError as error:
@@ -283,11 +285,11 @@ class Devlink(Genl):
 
     def add_rate_node(self, device: DeviceHandle, name: str) -> None:
         """Add a rate node. OSError when refused."""
-        self._do(CMD_RATE_NEW, *_handle(device), (RATE_NODE_NAME, name.encode() + b"\0"))
+        self._do(CMD_RATE_NEW, *_handle(device), (RATE_NODE_NAME, text_bytes(name)))
 
     def set_rate(self, device: DeviceHandle, rate: Rate, changes: Mapping[str, Any]) -> None:
         """Set these values of a rate object, by name; a parent of None is none. OSError."""
-        which = (RATE_NODE_NAME, rate.name.encode() + b"\0")
+        which = (RATE_NODE_NAME, text_bytes(rate.name))
         if not rate.is_node:
             which = (PORT_INDEX, struct.pack("=I", int(rate.name)))
         values = [
@@ -296,7 +298,7 @@ class Devlink(Genl):
             if name in changes
         ]
         if "parent" in changes:
-            values.append((RATE_PARENT_NODE_NAME, (changes["parent"] or "").encode() + b"\0"))
+            values.append((RATE_PARENT_NODE_NAME, text_bytes(changes["parent"] or "")))
         self._do(CMD_RATE_SET, *_handle(device), which, *values)
 
     @understood("devlink ports")
@@ -345,7 +347,7 @@ class Devlink(Genl):
     def set_reporter(self, port: Port, name: str, word: str, value: bool | int) -> None:
         """Set something of a health reporter, by devlink(8)'s word. OSError when refused."""
         ((kind, form),) = ((kind, form) for each, kind, form in REPORTER_CODEC if each == word)
-        which = (REPORTER_NAME, name.encode() + b"\0")
+        which = (REPORTER_NAME, text_bytes(name))
         self._do(CMD_REPORTER_SET, *_place(port), which, (kind, struct.pack(form, value)))
 
     def _dump(self, command: int, what: str) -> Iterator[dict[int, bytes]]:
@@ -392,7 +394,7 @@ class Devlink(Genl):
 
 
 def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
-    return (BUS_NAME, device.bus.encode() + b"\0"), (DEV_NAME, device.name.encode() + b"\0")
+    return (BUS_NAME, text_bytes(device.bus)), (DEV_NAME, text_bytes(device.name))
 
 
 def _place(port: Port) -> tuple[tuple[int, bytes], ...]:
@@ -513,7 +515,7 @@ def _params(message: dict[int, bytes]) -> Iterator[tuple[Cmode, Param]]:
 def _setting(device: DeviceHandle, param: Param, mode: Cmode) -> tuple[tuple[int, bytes], ...]:
     return (
         *_handle(device),
-        (PARAM_NAME, param.name.encode() + b"\0"),
+        (PARAM_NAME, text_bytes(param.name)),
         (PARAM_TYPE, struct.pack("=B", param.kind)),
         (PARAM_VALUE_CMODE, struct.pack("=B", mode)),
         *_data(param),
@@ -540,5 +542,5 @@ def _data(param: Param) -> list[tuple[int, bytes]]:
     if param.kind == NLA_FLAG:
         return [(PARAM_VALUE_DATA, b"")] if param.value else []
     if param.kind == NLA_STRING:
-        return [(PARAM_VALUE_DATA, str(param.value).encode() + b"\0")]
+        return [(PARAM_VALUE_DATA, text_bytes(str(param.value)))]
     return [(PARAM_VALUE_DATA, struct.pack(NLA_FORMATS[param.kind], param.value))]

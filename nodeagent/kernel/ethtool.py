@@ -30,8 +30,16 @@ from typing import Final
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import receive
-from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded, text
-from nodeagent.kernel.netlink import NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, attributes, understood
+from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded
+from nodeagent.kernel.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    attributes,
+    text,
+    text_bytes,
+    understood,
+)
 from nodeagent.state.ethtool import EthtoolKind, Setting, Value
 
 log = logging.getLogger(__name__)
@@ -335,7 +343,7 @@ def _named_bitset(values: Mapping[str, Value]) -> bytes:
             BITSET_BITS | NLA_F_NESTED,
             encoded(
                 *(
-                    (1 | NLA_F_NESTED, encoded((BIT_NAME, f"{name}\0".encode()), *_on(on)))
+                    (1 | NLA_F_NESTED, encoded((BIT_NAME, text_bytes(name)), *_on(on)))
                     for name, on in values.items()
                 )
             ),

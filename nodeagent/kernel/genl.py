@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel.netlink import Netlink, attribute, attributes, request
+from nodeagent.kernel.netlink import Netlink, attribute, attributes, request, text_bytes
 
 NETLINK_GENERIC: Final = 16
 GENL_ID_CTRL: Final = 0x10
@@ -38,7 +38,7 @@ class Genl(Netlink):
         return _request(self.family, command, flags, *parts)
 
     def _find_family(self) -> int | None:
-        name = (CTRL_ATTR_FAMILY_NAME, f"{self.name}\0".encode())
+        name = (CTRL_ATTR_FAMILY_NAME, text_bytes(self.name))
         try:
             (body,) = self.ask(_request(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, name))
         except OSError as error:
@@ -50,11 +50,6 @@ class Genl(Netlink):
             ) from error
         number = dict(attributes(body, HEADER))[CTRL_ATTR_FAMILY_ID]
         return int(struct.unpack("=H", number)[0])
-
-
-def text(payload: bytes) -> str:
-    """A string with its NUL."""
-    return payload.rstrip(b"\0").decode(errors="replace")
 
 
 def encoded(*parts: Attribute) -> bytes:

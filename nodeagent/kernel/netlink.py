@@ -164,7 +164,7 @@ def _refusal(message: bytes, flags: int) -> OSError | bytes:
         offset = 20 + (16 if flags & NLM_F_CAPPED else (request + 3) & ~3)
         for kind, value in attributes(message, offset):
             if kind == NLMSGERR_ATTR_MSG:
-                said += f" ({value.rstrip(bytes(1)).decode(errors='replace')})"
+                said += f" ({text(value)})"
     return OSError(-code, said)
 
 
@@ -231,3 +231,8 @@ def mac_bytes(mac: str) -> bytes:
 def text(value: bytes) -> str:
     """A string with its NUL. Names may have bytes that are no UTF-8 (dev_valid_name())."""
     return value.rstrip(b"\0").decode(errors="backslashreplace")
+
+
+def text_bytes(value: str) -> bytes:
+    """A string with its NUL, as the kernel takes it."""
+    return value.encode() + b"\0"

@@ -19,6 +19,7 @@ from nodeagent.kernel.netlink import (
     attributes,
     request,
     text,
+    text_bytes,
 )
 
 NETLINK_RDMA: Final = 20
@@ -48,7 +49,7 @@ class Rdma(Netlink):
     def rename(self, changes: Sequence[tuple[int, str]]) -> list[OSError | None]:
         """Give devices other names, one after the other; for each None or the refusal."""
         return self._set(
-            (index, attribute(ATTR_DEV_NAME, name.encode() + b"\0")) for index, name in changes
+            (index, attribute(ATTR_DEV_NAME, text_bytes(name))) for index, name in changes
         )
 
     def give(self, index: int, namespace: int) -> OSError | None:

@@ -33,6 +33,7 @@ from nodeagent.kernel.netlink import (
     nested,
     request,
     text,
+    text_bytes,
     understood,
 )
 from nodeagent.state.addresses import Guid, Mac
@@ -139,10 +140,6 @@ def _packed_u32(value: int) -> bytes:
     return struct.pack("=I", value)
 
 
-def _packed_text(value: str) -> bytes:
-    return value.encode() + b"\0"
-
-
 LinkCodec = tuple[str, int, Callable[[bytes | None], Any], Callable[[Any], bytes]]
 """An attribute of `LinkAttributes`, its IFLA_ number, and how its payload is read and written."""
 
@@ -151,8 +148,8 @@ LINK_CODEC: Final[tuple[LinkCodec, ...]] = (
     ("mtu", IFLA_MTU, _required_u32, _packed_u32),
     ("txqueuelen", IFLA_TXQLEN, _known_u32, _packed_u32),
     ("group", IFLA_GROUP, lambda value: _u32(value) if value else 0, _packed_u32),
-    ("name", IFLA_IFNAME, _required_text, _packed_text),
-    ("alias", IFLA_IFALIAS, lambda value: _printable(value or b""), _packed_text),
+    ("name", IFLA_IFNAME, _required_text, text_bytes),
+    ("alias", IFLA_IFALIAS, lambda value: _printable(value or b""), text_bytes),
     ("gso_max_size", IFLA_GSO_MAX_SIZE, _known_u32, _packed_u32),
     ("gso_ipv4_max_size", IFLA_GSO_IPV4_MAX_SIZE, _known_u32, _packed_u32),
     ("gso_max_segs", IFLA_GSO_MAX_SEGS, _known_u32, _packed_u32),
@@ -394,14 +391,14 @@ def _set_link(change: Change) -> bytearray:
 
 def _move(change: LinkMove) -> bytearray:
     place = attribute(IFLA_NET_NS_FD, _packed_u32(change.fd))
-    name = attribute(IFLA_IFNAME, _packed_text(change.name))
+    name = attribute(IFLA_IFNAME, text_bytes(change.name))
     return _message(RTM_SETLINK, NLM_F_ACK, change.index, place, name)
 
 
 def _set_altname(change: AltnameChange) -> bytearray:
     """The kernel requires the list to be marked as a nest."""
     kind = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
-    altname = attribute(IFLA_ALT_IFNAME, _packed_text(change.altname))
+    altname = attribute(IFLA_ALT_IFNAME, text_bytes(change.altname))
     return _message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
 
 

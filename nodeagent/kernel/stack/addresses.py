@@ -27,6 +27,7 @@ from nodeagent.kernel.netlink import (
     mac_bytes,
     request,
     text,
+    text_bytes,
 )
 from nodeagent.kernel.stack.adapter import FAMILIES, Adapter, Found, Look, time_left
 from nodeagent.state.stack import Address
@@ -69,7 +70,7 @@ def message(address: Address, indexes: Mapping[str, int], now: float) -> bytearr
     if address.broadcast is not None:
         body += attribute(IFA_BROADCAST, ip_address(address.broadcast).packed)
     if family == socket.AF_INET:
-        body += attribute(IFA_LABEL, (address.label or address.dev).encode() + b"\0")
+        body += attribute(IFA_LABEL, text_bytes(address.label or address.dev))
     if address.metric is not None:
         body += attribute(IFA_RT_PRIORITY, struct.pack("=I", address.metric))
     if address.proto:

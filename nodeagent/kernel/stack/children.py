@@ -14,6 +14,7 @@ from nodeagent.kernel.netlink import (
     mac_bytes,
     nested,
     request,
+    text_bytes,
 )
 from nodeagent.kernel.rtnl import (
     IFF_UP,
@@ -62,7 +63,7 @@ def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
     up = IFF_UP if child.up else 0
     body = struct.pack("=BxHiII", 0, 0, indexes.get(child.dev, 0), up, IFF_UP)
     if child.dev not in indexes:
-        body += attribute(IFLA_IFNAME, child.dev.encode() + b"\0")
+        body += attribute(IFLA_IFNAME, text_bytes(child.dev))
         body += attribute(IFLA_LINK, struct.pack("=I", indexes[child.parent]))
     if child.mac is not None:
         body += attribute(IFLA_ADDRESS, mac_bytes(child.mac))

@@ -26,6 +26,7 @@ from nodeagent.kernel.netlink import (
     nested,
     request,
     text,
+    text_bytes,
 )
 from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.stack import QDISC_MAJOR, QDISC_ROOT, Qdisc
@@ -106,7 +107,7 @@ def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
 def message(qdisc: Qdisc, indexes: Mapping[str, int], now: float) -> bytearray:
     """Add it, in place of the kernel's default one."""
     del now
-    body = attribute(TCA_KIND, qdisc.kind.encode() + b"\0")
+    body = attribute(TCA_KIND, text_bytes(qdisc.kind))
     if qdisc.options:
         body += nested(TCA_OPTIONS, bytes.fromhex(qdisc.options))  # ets insists on the flag
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
