@@ -17,7 +17,7 @@ from typing import Final
 
 from nodeagent.record.gaps import VfGap
 from nodeagent.record.journal import Step
-from nodeagent.record.timeline import Result, Run
+from nodeagent.record.timeline import Result, Run, in_seconds
 from nodeagent.render import visible
 
 WIDTH: Final = 960
@@ -156,7 +156,7 @@ def _panel(run: Run) -> _Panel:
     bars: list[_Bar] = []
     for phase in run.phases:
         start = at(phase.at)
-        took = _for(phase.seconds)
+        took = in_seconds(phase.seconds, "")
         text = took if phase.result == Result.DONE else f"{took} {phase.result}".strip()
         text = f"{text}, before this scale" if start < 0 else text
         end = start + (phase.seconds or 0)
@@ -168,13 +168,13 @@ def _panel(run: Run) -> _Panel:
         gone = at(window.gone)
         back = end if window.back is None else at(window.back)
         windows.append((gone, back))
-        text = "not back" if window.seconds is None else _for(window.seconds)
+        text = in_seconds(window.seconds, "not back")
         detail = f"VFs gone from {window.gone} to {window.back or 'now'}"
         bars.append(_Bar("VFs gone", (_Part(gone, back, _PURPLE),), text, detail))
         bars += (_vf(gap, gone, back) for gap in window.vfs)
     for echo in run.echoes:
         start = at(echo.at)
-        text = f"{echo.lost} of {echo.sent} lost, longest gap {_for(echo.gap)}"
+        text = f"{echo.lost} of {echo.sent} lost, longest gap {in_seconds(echo.gap)}"
         detail = f"echoes to {echo.target}: no answer from {echo.at}"
         parts = (_Part(start, start + echo.gap, _ORANGE),)
         bars.append(_Bar(f"to {echo.target}", parts, text, detail))
@@ -190,9 +190,9 @@ def _vf(gap: VfGap, began: float, ended: float) -> _Bar:
         seconds: float | None = getattr(gap, moment)
         if seconds is not None and began + seconds >= at:
             parts.append(_Part(at, began + seconds, colour))
-            words.append(f"{until} {_for(began + seconds - at)}")
+            words.append(f"{until} {in_seconds(began + seconds - at)}")
             at = began + seconds
-    text = "not back" if gap.seconds is None else _for(gap.seconds)
+    text = in_seconds(gap.seconds, "not back")
     if gap.seconds is None or not parts:
         parts, words = [_Part(began + gap.gone, max(ended, began + gap.gone), _PURPLE)], [text]
     return _Bar(gap.vf, tuple(parts), text, f"{gap.vf}: {', '.join(words)}", is_low=True)
@@ -207,9 +207,7 @@ def _long_build(run: Run) -> float:
 
 
 def _title(run: Run) -> str:
-    date = run.at.replace("T", " ").replace("Z", " UTC")
-    ended = f"{run.result} {'for' if run.result == Result.RUNNING else 'after'} {_for(run.seconds)}"
-    return " · ".join(filter(None, (f"run {run.run}", run.mode, run.driver, date, ended)))
+    return " · ".join(filter(None, (f"run {run.run}", run.mode, run.driver, run.date, run.outcome)))
 
 
 def _message(run: Run) -> tuple[str, ...]:
@@ -309,7 +307,3 @@ def _px(number: float) -> str:
 
 def _moment(at: str) -> datetime:
     return datetime.fromisoformat(at)
-
-
-def _for(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.1f} s"

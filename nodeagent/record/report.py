@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from nodeagent.record.journal import Step
-from nodeagent.record.timeline import Run, key_checkpoints
+from nodeagent.record.timeline import Run, in_seconds, key_checkpoints
 from nodeagent.render import visible
 
 _MEANING: Final[Mapping[str, str]] = {
@@ -45,7 +45,7 @@ def _tracking(runs: Sequence[Run], driver: str) -> Iterator[str]:
 def _runs(runs: Sequence[Run]) -> Iterator[str]:
     for number, run in enumerate(runs, 1):
         what = " ".join(filter(None, (run.mode, run.driver)))
-        yield f"## Run {number}: {visible(what)}, {run.result} after {run.seconds:.1f} s"
+        yield f"## Run {number}: {visible(what)}, {run.result} after {in_seconds(run.seconds)}"
         yield ""
         yield f"### {_clock(run.at)} -- start"
         yield ""
@@ -68,13 +68,12 @@ def _summary(runs: Sequence[Run]) -> Iterator[str]:
     yield from _row("event", "time", "duration")
     yield "|---|---|---|"
     for number, run in enumerate(runs, 1):
-        for phase in run.phases:
-            yield from _row(f"run {number}: {phase.name}", _clock(phase.at), _for(phase.seconds))
-        for window in run.windows:
-            yield from _row(f"run {number}: no VFs", _clock(window.gone), _for(window.seconds))
-        yield from _row(
-            f"**run {number}: start to {run.result}**", _clock(run.at), _for(run.seconds)
-        )
+        took = [(phase.name, phase.at, phase.seconds) for phase in run.phases]
+        took += [("no VFs", window.gone, window.seconds) for window in run.windows]
+        for name, at, seconds in took:
+            yield from _row(f"run {number}: {name}", _clock(at), in_seconds(seconds, "--"))
+        whole = f"**run {number}: start to {run.result}**"
+        yield from _row(whole, _clock(run.at), in_seconds(run.seconds))
 
 
 def _row(*cells: str) -> Iterator[str]:
@@ -83,7 +82,3 @@ def _row(*cells: str) -> Iterator[str]:
 
 def _clock(at: str) -> str:
     return at.partition("T")[2].partition(".")[0].removesuffix("Z")
-
-
-def _for(seconds: float | None) -> str:
-    return "--" if seconds is None else f"{seconds:.1f} s"

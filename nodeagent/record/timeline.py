@@ -108,6 +108,22 @@ class Run:
     """Pairs of target and attribute that have drifted and are not as they were again."""
     echoes: tuple[Echoes, ...] = ()
 
+    @property
+    def date(self) -> str:
+        """Its beginning, for people."""
+        return self.at.replace("T", " ").replace("Z", " UTC")
+
+    @property
+    def outcome(self) -> str:
+        """`ready after 81.2 s`, `running for 4.0 s`."""
+        preposition = "for" if self.result == Result.RUNNING else "after"
+        return f"{self.result} {preposition} {in_seconds(self.seconds)}"
+
+
+def in_seconds(seconds: float | None, unknown: str = "-") -> str:
+    """A duration, for people."""
+    return unknown if seconds is None else f"{seconds:.1f} s"
+
 
 def runs_of(records: Sequence[Record], *, now: float | None = None) -> tuple[Run, ...]:
     """Every run on record, oldest first.
@@ -295,9 +311,8 @@ def _between(first: Record, second: Record) -> float:
 
 
 def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
-    ended = f"{run.result} {'for' if run.result == Result.RUNNING else 'after'} {_for(run.seconds)}"
-    yield f"run {visible(run.run)}  {visible(run.mode)}  {_date(run.at)}  {ended}"
-    rows = [(p.name, _time(p.at), f"{_for(p.seconds):>9}", p.result) for p in run.phases]
+    yield f"run {visible(run.run)}  {visible(run.mode)}  {run.date}  {run.outcome}"
+    rows = [(p.name, _time(p.at), f"{in_seconds(p.seconds):>9}", p.result) for p in run.phases]
     yield from table(("phase", "start", "duration", "result"), rows, screen, indent="  ")
     if run.checkpoints:
         yield from table(*_srcversion_table(run.checkpoints), screen, indent="  ")
@@ -305,16 +320,23 @@ def _run_lines(run: Run, screen: Screen) -> Iterator[str]:
         yield f"  VFs gone from {_time(window.gone)} to {_back(window)}"
         if window.gaps is not None:
             found = window.gaps
+            middle, most, worst = map(in_seconds, (found.median, found.p95, found.worst))
             yield (
-                f"  a VF's gap: median {_for(found.median)}, 95th percentile {_for(found.p95)}, "
-                f"worst {_for(found.worst)} ({visible(found.vf)})"
+                f"  a VF's gap: median {middle}, 95th percentile {most}, "
+                f"worst {worst} ({visible(found.vf)})"
             )
         if window.vfs:
             yield from table(("VF", *_MOMENTS), map(_vf_row, window.vfs), screen, indent="  ")
     yield from (f"  drift {visible(line)}" for line in run.drifts)
     if run.echoes:
         cells = [
-            (visible(e.target), f"{e.sent:>5}", f"{e.lost:>5}", f"{_for(e.gap):>11}", _time(e.at))
+            (
+                visible(e.target),
+                f"{e.sent:>5}",
+                f"{e.lost:>5}",
+                f"{in_seconds(e.gap):>11}",
+                _time(e.at),
+            )
             for e in run.echoes
         ]
         headers = ("echoes to", " sent", " lost", "longest gap", "from")
@@ -329,7 +351,7 @@ _MOMENTS: Final = ("    gone", "   bound", " settled", "  set up", "  in pod", "
 def _vf_row(vf: VfGap) -> tuple[str, ...]:
     """Its moments, in seconds since the first VFs were removed."""
     numbers = (vf.gone, vf.bound, vf.settled, vf.set_up, vf.in_pod, vf.seconds)
-    return (visible(vf.vf), *(f"{_for(each):>8}" for each in numbers))
+    return (visible(vf.vf), *(f"{in_seconds(each):>8}" for each in numbers))
 
 
 def _srcversion_table(
@@ -350,16 +372,8 @@ def _srcversion_table(
 def _back(window: Window) -> str:
     if window.back is None:
         return "now: they are not back"
-    return f"{_time(window.back)}: {_for(window.seconds)}"
-
-
-def _for(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.1f} s"
+    return f"{_time(window.back)}: {in_seconds(window.seconds)}"
 
 
 def _time(at: str) -> str:
     return at.partition("T")[2].removesuffix("Z").removesuffix("+00:00")
-
-
-def _date(at: str) -> str:
-    return at.replace("T", " ").replace("Z", " UTC")
