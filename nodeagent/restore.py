@@ -156,7 +156,7 @@ def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
         for pf in want.pfs
         if not is_hung(node, Target(pf.handle))
     )
-    return replace(want, pfs=tuple(pfs))
+    return want.with_pfs(tuple(pfs))
 
 
 def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple[LeftBehind, ...]:

@@ -62,7 +62,7 @@ def planned_for(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[Nod
         )
     wanted = (pf if pf.handle in again else _without_silent(attempt, pf) for pf in want.pfs)
     found = (_without_silent(attempt, pf) if pf.handle in again else pf for pf in have.pfs)
-    return replace(want, pfs=tuple(wanted)), replace(have, pfs=tuple(found))
+    return want.with_pfs(tuple(wanted)), have.with_pfs(tuple(found))
 
 
 def _may_be_made_again(attempt: Attempt, pf: Pf) -> bool:
