@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from nodeagent.state.model import NodeState, Param, Pf, Subfunction, Target, Vf
+from nodeagent.state.model import NodeState, Param, Pf, Subfunction, Vf
 
 Function = Pf | Vf | Subfunction
 
@@ -31,18 +31,13 @@ def must_reload(want: Function, have: Function) -> bool:
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
     """A line for each parameter that a driver no longer has."""
-    for pf in want.pfs:
-        known = have.pf(pf.handle)
-        if known is None:
-            continue
-        functions: list[tuple[int | None, Pf | Vf, Pf | Vf | None]] = [(None, pf, known)]
-        functions += ((vf.index, vf, known.vf(vf.index)) for vf in pf.vfs)
-        for index, each, now in functions:
-            offered = () if now is None else now.driverinit
-            names = {param.name for param in offered or ()}
-            for param in each.driverinit or ():
-                if offered is not None and param.name not in names:
-                    yield f"{Target(pf.handle, index)} {param.name} {param.value}"
+    for on, was in want.functions():
+        now = have.function(on)
+        offered = None if now is None else now.driverinit
+        names = {param.name for param in offered or ()}
+        for param in was.driverinit or ():
+            if offered is not None and param.name not in names:
+                yield f"{on} {param.name} {param.value}"
 
 
 def reload_commands(device: str, params: Iterable[Param]) -> Iterator[str]:

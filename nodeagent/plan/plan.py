@@ -288,26 +288,18 @@ def _remade_lags(todos: Mapping[DeviceHandle, Todo]) -> set[DeviceHandle]:
 
 def _driverinit(part: Part, on: Target, names: set[str]) -> Iterator[Step]:
     """A reload of an instance, where it is not known to have what is wanted."""
-    pf = part.pf
-    owner: Pf | Vf = _vf(pf, on) if isinstance(on.port, int) else pf
+    owner, index, address = _function(part, on)
     params = tuple(each for each in owner.driverinit or () if each.name in names)
-    if isinstance(owner, Vf):
-        address = _address(part, owner)
-        yield StageName.VF_DRIVERINIT, SetDriverinit(pf.handle, owner.index, address, params)
-    else:
-        has_netdev = pf.netdev is not None
-        action = SetDriverinit(pf.handle, None, pf.handle.name, params, has_netdev)
-        yield StageName.PF_DRIVERINIT, action
+    has_netdev = index is None and owner.netdev is not None
+    stage = StageName.PF_DRIVERINIT if index is None else StageName.VF_DRIVERINIT
+    yield stage, SetDriverinit(on.pf, index, address, params, has_netdev)
 
 
 def _tuning(part: Part, on: Target, names: set[str]) -> Iterator[Step]:
     """By the stages in which they are set."""
-    pf = part.pf
-    owner: Pf | Vf = _vf(pf, on) if isinstance(on.port, int) else pf
-    index = owner.index if isinstance(owner, Vf) else None
-    address = _address(part, owner) if isinstance(owner, Vf) else pf.handle.name
+    owner, index, address = _function(part, on)
     for stage, values in tuning.by_stage(owner, names):
-        yield stage, SetTuning(pf.handle, index, address, values)
+        yield stage, SetTuning(on.pf, index, address, values)
 
 
 def _changes_mode(todo: Todo, on: Target) -> bool:
@@ -431,6 +423,14 @@ def _vf(pf: Pf, on: Target) -> Vf:
     if vf is None:
         raise LookupError(f"{on} is not planned for")
     return vf
+
+
+def _function(part: Part, on: Target) -> tuple[Pf | Vf, int | None, str]:
+    """A PF or a VF, the VF's index, and the function's name on its bus."""
+    if not isinstance(on.port, int):
+        return part.pf, None, part.pf.handle.name
+    vf = _vf(part.pf, on)
+    return vf, vf.index, _address(part, vf)
 
 
 def _address(part: Part, vf: Vf) -> str:

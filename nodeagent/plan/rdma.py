@@ -60,7 +60,7 @@ def soft(state: NodeState) -> Iterator[str]:
 
 def device(state: NodeState, on: Target) -> RdmaDevice | None:
     """The RDMA device of a PF or VF, in the host's network namespace."""
-    function = state.pf(on.pf) if on.port is None else state.vf(on)
+    function = state.function(on)
     return None if function is None else function.rdma
 
 

@@ -13,7 +13,7 @@ from nodeagent.plan.actions import SetTuning
 from nodeagent.plan.stages import StageName
 from nodeagent.state import files
 from nodeagent.state.files import file_of, writes
-from nodeagent.state.model import NodeState, Pf, Target, Vf
+from nodeagent.state.model import NodeState, Pf, Vf
 from nodeagent.state.tuning import WHILE_UNBOUND, Kind, Tuned, Value, kind
 
 _STAGES: Final = {
@@ -68,20 +68,14 @@ def must_unbind(want: Vf, have: Vf) -> bool:
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:
     """A line for each value that was set, and that a driver does not have any more."""
-    for on, was in _functions(want):
-        now = have.pf(on.pf) if on.port is None else have.vf(on)
+    for on, was in want.functions():
+        now = have.function(on)
         if now is None or now.tuning is None:
             continue
         offered = {name for name, _ in now.tuning}
         for name, value in was.tuning or ():
             if name not in offered and not is_fresh(name, value):
                 yield f"{on} {name} {value}"
-
-
-def _functions(state: NodeState) -> Iterator[tuple[Target, Pf | Vf]]:
-    for pf in state.pfs:
-        yield Target(pf.handle), pf
-        yield from ((Target(pf.handle, vf.index), vf) for vf in pf.vfs)
 
 
 def set_by_hand(owner: Pf | Vf) -> Iterator[str]:

@@ -461,6 +461,16 @@ class NodeState:
         """Every VF of every PF."""
         return ((Target(pf.handle, vf.index), vf) for pf in self.pfs for vf in pf.vfs)
 
+    def function(self, target: Target) -> Pf | Vf | None:
+        """The PF, or the VF of a PF, or None."""
+        return self.pf(target.pf) if target.port is None else self.vf(target)
+
+    def functions(self) -> Iterator[tuple[Target, Pf | Vf]]:
+        """Every PF, with its VFs after it."""
+        for pf in self.pfs:
+            yield Target(pf.handle), pf
+            yield from ((Target(pf.handle, vf.index), vf) for vf in pf.vfs)
+
     def with_vfs(self, change: Callable[[Target, Vf], Vf]) -> Self:
         """The same state with each VF changed."""
 
