@@ -18,7 +18,8 @@ from nodeagent.modes import Mode
 from nodeagent.node import namespaces
 from nodeagent.node.node import Node
 from nodeagent.plan.left_behind import LeftBehind
-from nodeagent.record.journal import Journal, lock
+from nodeagent.record.journal import Journal
+from nodeagent.record.lock import lock
 from nodeagent.settings import Settings
 from nodeagent.snapshot import look, take_snapshot
 from nodeagent.state.model import NodeState, Snapshot

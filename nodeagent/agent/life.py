@@ -18,7 +18,8 @@ from nodeagent import durable
 from nodeagent.errors import AgentError
 from nodeagent.kernel.users import sees_the_host
 from nodeagent.machine import boot_id
-from nodeagent.record.journal import Journal, Record, lock_holders
+from nodeagent.record.journal import Journal, Record
+from nodeagent.record.lock import lock_holders
 from nodeagent.record.timeline import Run, runs_of
 from nodeagent.settings import Settings
 

@@ -25,7 +25,8 @@ from nodeagent.kernel.heart import Heart
 from nodeagent.modes import Mode
 from nodeagent.node import cni
 from nodeagent.node.node import Node
-from nodeagent.record.journal import Journal, Note, RunMode, adopted, lock
+from nodeagent.record.journal import Journal, Note, RunMode
+from nodeagent.record.lock import adopted, lock
 from nodeagent.reload import reload
 from nodeagent.settings import AfterReboot, Settings
 from nodeagent.state.model import Snapshot

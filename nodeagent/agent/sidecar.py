@@ -38,7 +38,8 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.taken import ours
-from nodeagent.record.journal import Journal, Note, Record, RunMode, Step, lock, lock_holders
+from nodeagent.record.journal import Journal, Note, Record, RunMode, Step
+from nodeagent.record.lock import lock, lock_holders
 from nodeagent.reload import vf_addresses
 from nodeagent.restore import put_back
 from nodeagent.settings import Settings

@@ -148,7 +148,8 @@ def hold_off(call: Call) -> int:
     pods. `node after-reload` restarts the plugins again.
     """
     from nodeagent.cluster import device_plugin
-    from nodeagent.record.journal import Journal, lock_holders
+    from nodeagent.record.journal import Journal
+    from nodeagent.record.lock import lock_holders
 
     loaded, node = this_node(call)
     journal = Journal(loaded)

@@ -13,7 +13,7 @@ from nodeagent.kernel import modules, rooms, users
 from nodeagent.kernel.events import EndWatch, StopSignal, Watch, wait_until_clear
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.kernel.sysfs import PASSED_THROUGH, Sysfs
-from nodeagent.record.journal import is_locked
+from nodeagent.record.lock import is_locked
 from nodeagent.settings import PodInterfaces, PodLosses, Settings
 from nodeagent.state.model import SUBFUNCTION, DeviceHandle
 from nodeagent.state.namespaces import Namespace

@@ -10,7 +10,8 @@ from nodeagent.cluster import after_reload, allocatable, cordon, device_plugin
 from nodeagent.cluster.client import Client
 from nodeagent.cluster.failures import Unreachable
 from nodeagent.cluster.kinds import NODE
-from nodeagent.record.journal import Journal, Note, Step, lock, lock_holders
+from nodeagent.record.journal import Journal, Note, Step
+from nodeagent.record.lock import lock, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.model import NodeState, Snapshot
 from tests.cluster.commands import Pod

@@ -36,7 +36,8 @@ from nodeagent.kernel import process
 from nodeagent.kernel.events import StopSignal, wait_until_clear
 from nodeagent.modes import Mode
 from nodeagent.record.gaps import VfTimes
-from nodeagent.record.journal import Journal, lock, unseal
+from nodeagent.record.journal import Journal, unseal
+from nodeagent.record.lock import lock
 from nodeagent.settings import AfterReboot, Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 

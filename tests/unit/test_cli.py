@@ -23,7 +23,8 @@ from nodeagent.cli.main import nodeagent as group
 from nodeagent.cli.main import status_of
 from nodeagent.cli.page import EXIT, SECTIONS
 from nodeagent.modes import RELOAD_MODES
-from nodeagent.record.journal import Journal, Note, Step, lock, seal
+from nodeagent.record.journal import Journal, Note, Step, seal
+from nodeagent.record.lock import lock
 from nodeagent.settings import Settings, rows
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json

@@ -24,17 +24,16 @@ from hypothesis import strategies as st
 from nodeagent import durable
 from nodeagent.errors import BusyError, DataError, KernelError, Stopped, StorageError
 from nodeagent.record import journal
+from nodeagent.record import lock as locks
 from nodeagent.record.journal import (
     Journal,
     Note,
     Record,
     Step,
-    is_locked,
-    lock,
-    lock_holders,
     seal,
     unseal,
 )
+from nodeagent.record.lock import adopted, is_locked, lock, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_to_json
@@ -320,7 +319,7 @@ def test_a_second_instance_is_told_who_holds_the_lock(tmp_path: Path) -> None:
 def test_a_holder_out_of_sight_is_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "lock_holders", lambda path: (0,))
+    monkeypatch.setattr(locks, "lock_holders", lambda path: (0,))
     busy = pytest.raises(BusyError, match="in another container")
     with lock(tmp_path / "lock"), busy, lock(tmp_path / "lock"):
         pass
@@ -468,7 +467,7 @@ def test_a_lock_file_that_is_removed_while_it_is_being_locked(
 @pytest.mark.parametrize("fd", [1 << 70, 999_999])
 def test_a_descriptor_that_is_none(tmp_path: Path, fd: int) -> None:
     (tmp_path / "lock").touch()
-    with pytest.raises(BusyError), journal.adopted(fd, tmp_path / "lock"):
+    with pytest.raises(BusyError), adopted(fd, tmp_path / "lock"):
         pass
 
 

@@ -15,7 +15,9 @@ import pytest
 
 from nodeagent.errors import BusyError, DataError, StorageError
 from nodeagent.record import journal
-from nodeagent.record.journal import Journal, Note, lock, lock_holders, seal, unseal
+from nodeagent.record import lock as locks
+from nodeagent.record.journal import Journal, Note, seal, unseal
+from nodeagent.record.lock import lock, lock_holders
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_to_json
 from nodeagent.state.model import NodeState, Snapshot
@@ -151,7 +153,7 @@ def test_what_is_said_when_it_is_locked(tmp_path: Path, monkeypatch: pytest.Monk
         ((0,), "a process in another container"),
         ((0, 7), "process 7"),
     ):
-        monkeypatch.setattr(journal, "lock_holders", lambda _, found=holders: found)
+        monkeypatch.setattr(locks, "lock_holders", lambda _, found=holders: found)
         with lock(path), pytest.raises(BusyError) as caught, lock(path):
             pass
         assert caught.value.message == f"{path} is locked by {who}: another agent runs on this node"

@@ -16,7 +16,8 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.kernel.heart import Heart
 from nodeagent.modes import Mode
 from nodeagent.record import journal as journals
-from nodeagent.record.journal import Journal, Note, lock
+from nodeagent.record.journal import Journal, Note
+from nodeagent.record.lock import lock
 from nodeagent.record.timeline import Result
 from nodeagent.settings import Settings
 
@@ -113,7 +114,7 @@ def test_a_lock_of_another_pid_namespace_is_hidden(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (
         "from pathlib import Path; from nodeagent.agent import life; "
-        "from nodeagent.record.journal import lock_holders; "
+        "from nodeagent.record.lock import lock_holders; "
         f"print(lock_holders(Path({str(path)!r})), life.sees_the_host())"
     )
     looking = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]

@@ -23,7 +23,7 @@ from nodeagent.driver.preflight import STORAGE_LOADED, Preflight, PreflightFaile
 from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED
 from nodeagent.kernel import rooms, trial, users
 from nodeagent.kernel.cgroup import pod_and_container
-from nodeagent.record.journal import lock
+from nodeagent.record.lock import lock
 from nodeagent.state.namespaces import Holder, Namespace
 from tests.support.host import Host, make
 

@@ -20,7 +20,8 @@ from nodeagent.driver.nic import NicDriver
 from nodeagent.errors import BusyError, ConfigError, KernelError, RestoreFailed, Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.record.journal import Journal, is_locked
+from nodeagent.record.journal import Journal
+from nodeagent.record.lock import is_locked
 from nodeagent.settings import Settings
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Snapshot
 from tests.unit.test_agent import NoNode

@@ -120,7 +120,7 @@ MAY_LOOK = {
     "names of packages, for the log; our own scripts": {"driver/dtk.py"},
     "whether the image has a dnf": {"driver/builder.py"},
     "an archive in memory": {"agent/support.py"},
-    "/proc; and whether the lock is the file of that name": {"record/journal.py"},
+    "/proc; and whether the lock is the file of that name": {"record/lock.py"},
     "what all others use": {"hostpath.py"},
     "imports nothing of the package": {"agent/hold.py"},
     "for tests": {"trace.py"},
