@@ -13,7 +13,7 @@ from typing import Final
 from nodeagent.cluster import kinds, operators
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound
-from nodeagent.cluster.findings import Code, age, last_change, name_of, now, spec_of
+from nodeagent.cluster.findings import Code, age, is_terminating, last_change, name_of, spec_of
 from nodeagent.cluster.networks import incomplete, owner
 from nodeagent.cluster.operators import OperatorState
 from nodeagent.errors import WaitTimeout
@@ -68,7 +68,7 @@ def _update(known: _Progress, attachment: Object | None, moment: float) -> None:
     if attachment is None:
         known.missing, known.version = "does not exist", ""
         return
-    if attachment["metadata"].get("deletionTimestamp"):
+    if is_terminating(attachment):
         held = ", ".join(attachment["metadata"].get("finalizers", ())) or "its removal"
         known.missing, known.version = f"is being deleted (waiting for {held})", ""
         return
@@ -105,7 +105,7 @@ def _causes(client: Client, settings: Settings, names: set[str], namespace: str)
     except NotFound:
         yield f"the namespace {namespace} does not exist: create it"
         return
-    if space["metadata"].get("deletionTimestamp"):
+    if is_terminating(space):
         yield f"the namespace {namespace} is being deleted: use another, or wait until it is gone"
         return
     try:
@@ -135,5 +135,5 @@ def _operator_causes(
     verdict = operators.check(client, settings)
     yield from map(str, verdict.findings)
     if verdict.state == OperatorState.SLOW:
-        waits = max(age(last_change(each), now()) for each in networks)
+        waits = max(age(last_change(each)) for each in networks)
         yield f"the operator is slow: {waits:.0f} s so far; 30 to 120 s have been observed"

@@ -200,13 +200,9 @@ def _within(have: object, want: object) -> object:
 
 
 def _all(client: Client, kind: Kind, namespace: str) -> list[Object]:
-    try:
-        if kind == kinds.NAMESPACE:
-            return [client.get(kind, namespace)]
-        found = client.list_all(kind, namespace if kind.namespaced else None)
-    except NotFound:
-        return []  # this cluster does not have the kind
-    return sorted(found, key=name_of)
+    if kind == kinds.NAMESPACE:
+        return [client.get(kind, namespace)]
+    return sorted(client.list_served(kind, namespace if kind.namespaced else None), key=name_of)
 
 
 def _without_secrets(thing: Object, title: str, withheld: list[str]) -> Object:

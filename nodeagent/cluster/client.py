@@ -17,7 +17,7 @@ from typing import Any, Final
 import urllib3
 
 from nodeagent.cluster.connection import CONNECT_TIMEOUT, Connection, backoff
-from nodeagent.cluster.failures import Gone, Unreachable
+from nodeagent.cluster.failures import Gone, NotFound, Unreachable
 from nodeagent.cluster.kinds import POD, Kind
 
 Object = dict[str, Any]
@@ -70,6 +70,13 @@ class Client(Connection):
         """All objects that match the selectors, read page by page."""
         listing = self.listing(kind, namespace, labels=labels, fields=fields, cached=cached)
         return [*listing.objects.values()]
+
+    def list_served(self, kind: Kind, namespace: str | None = None) -> list[Object]:
+        """All objects of a kind; none if the cluster does not have the kind."""
+        try:
+            return self.list_all(kind, namespace)
+        except NotFound:
+            return []
 
     def listing(
         self,

@@ -18,6 +18,7 @@ from nodeagent import durable
 from nodeagent.cluster import allocatable, turns
 from nodeagent.cluster.client import Client, Listing, Object, Objects
 from nodeagent.cluster.failures import Conflict, NotFound
+from nodeagent.cluster.findings import is_terminating, name_of
 from nodeagent.cluster.gates import closed
 from nodeagent.cluster.kinds import POD
 from nodeagent.errors import WaitTimeout
@@ -90,8 +91,8 @@ def restart(client: Client, settings: Settings, node: str, *, wait: bool) -> Res
             raise _explained(error, found_out, settings) from error
         allocatable.forget(settings.state_dir)
     return Restarted(
-        deleted=tuple(map(_name, going.values())),
-        left=tuple(_name(pod) for uid, pod in found.pods.items() if uid not in going),
+        deleted=tuple(map(name_of, going.values())),
+        left=tuple(name_of(pod) for uid, pod in found.pods.items() if uid not in going),
         failed=failed_pods(client, node, since) if wait else (),
         resources=want,
         seconds=time.monotonic() - began,
@@ -118,7 +119,7 @@ def hold_off(
         durable.replace(_held_off(settings.state_dir), b"", 0o600)
         for uid, pod in going.items():
             _delete(client, pod, uid)
-    return tuple(map(_name, going.values()))
+    return tuple(map(name_of, going.values()))
 
 
 def is_held_off(state_dir: Path) -> bool:
@@ -147,7 +148,7 @@ def _held_off(state_dir: Path) -> Path:
 def pods(client: Client, settings: Settings, node: str) -> list[str]:
     """One line for each device plugin pod on the node."""
     return [
-        f"{_name(pod)}: {'ready' if _is_ready(pod) else 'not ready'}, "
+        f"{name_of(pod)}: {'ready' if _is_ready(pod) else 'not ready'}, "
         f"since {pod['metadata']['creationTimestamp']}"
         for pod in _find(client, settings, node).pods.values()
     ]
@@ -157,7 +158,7 @@ def failed_pods(client: Client, node: str, since: datetime) -> tuple[str, ...]:
     """One line for each pod that the kubelet has not admitted since then for lack of a device."""
     selector = f"spec.nodeName={node},status.phase=Failed"
     return tuple(
-        f"{_name(pod)}: {pod['status'].get('message', 'no message')}"
+        f"{name_of(pod)}: {pod['status'].get('message', 'no message')}"
         for pod in client.list_all(POD, fields=selector, cached=True)
         if pod["status"].get("reason") == "UnexpectedAdmissionError"
         and datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) >= since - MAX_CLOCK_SKEW
@@ -193,7 +194,7 @@ def _find(client: Client, settings: Settings, node: str) -> _Found:
 def _delete(client: Client, pod: Object, uid: str) -> None:
     """Delete the pod, unless it is being deleted or no longer exists."""
     meta = pod["metadata"]
-    if meta.get("deletionTimestamp"):
+    if is_terminating(pod):
         return
     try:
         client.delete(POD, meta["name"], meta["namespace"], uid=uid)
@@ -223,7 +224,7 @@ def _without_successor(old: Objects, now: Objects) -> list[str]:
     missing = []
     for uid, pod in old.items():
         if uid in now:
-            missing.append(f"{_name(pod)}: still exists, uid {uid}")
+            missing.append(f"{name_of(pod)}: still exists, uid {uid}")
             continue
         new = [
             each
@@ -231,9 +232,9 @@ def _without_successor(old: Objects, now: Objects) -> list[str]:
             if new_uid not in old and _owner(each) == _owner(pod)
         ]
         if not new:
-            missing.append(f"{_name(pod)}: no successor")
+            missing.append(f"{name_of(pod)}: no successor")
         elif not any(map(_is_ready, new)):
-            missing.append(f"{_name(pod)}: its successor {_name(new[-1])} is not ready")
+            missing.append(f"{name_of(pod)}: its successor {name_of(new[-1])} is not ready")
     return missing
 
 
@@ -272,8 +273,4 @@ def _owner(pod: Object) -> str | None:
 def _is_ready(pod: Object) -> bool:
     conditions = pod.get("status", {}).get("conditions", ())
     ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return ready and not pod["metadata"].get("deletionTimestamp")
-
-
-def _name(pod: Object) -> str:
-    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    return ready and not is_terminating(pod)

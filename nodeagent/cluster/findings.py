@@ -59,9 +59,9 @@ def chooses(selector: object, labels: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in pairs)
 
 
-def age(stamp: str, now: datetime) -> float:
+def age(stamp: str) -> float:
     """Seconds since a timestamp of the API server (RFC 3339)."""
-    return (now - datetime.fromisoformat(stamp)).total_seconds()
+    return (now() - datetime.fromisoformat(stamp)).total_seconds()
 
 
 def last_change(thing: Object) -> str:
@@ -73,6 +73,11 @@ def last_change(thing: Object) -> str:
         if "time" in each and "f:status" not in each.get("fieldsV1", {})
     ]
     return max([*times, str(meta["creationTimestamp"])], key=datetime.fromisoformat)
+
+
+def is_terminating(thing: Object) -> bool:
+    """Whether the object is being deleted, and waits for its finalizers."""
+    return bool(thing["metadata"].get("deletionTimestamp"))
 
 
 def name_of(thing: Object) -> str:

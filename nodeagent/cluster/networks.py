@@ -2,7 +2,6 @@
 
 It never writes, because an operator that owns a NetworkAttachmentDefinition overwrites a patch
 within 20 ms. Each finding names the owner, and the change to make there.
-
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from nodeagent.cluster.findings import (
     Finding,
     age,
     chooses,
+    is_terminating,
     last_change,
     name_of,
-    now,
     spec_of,
 )
 from nodeagent.cluster.kinds import Kind
@@ -69,8 +68,8 @@ def look(
 ) -> View:
     """Gather the input of `findings`."""
     this = next(iter(allocatable.listing(client, node).objects.values()))
-    networks = _optional(client, kinds.SRIOV_NETWORK)
-    policies = _optional(client, kinds.SRIOV_POLICY)
+    networks = client.list_served(kinds.SRIOV_NETWORK)
+    policies = client.list_served(kinds.SRIOV_POLICY)
     namespaces = {each["metadata"]["name"]: each for each in client.list_all(kinds.NAMESPACE)}
     listing = _listing(client, kinds.NETWORK_ATTACHMENT, namespace)
     attachments: dict[str, Object] = {}
@@ -172,7 +171,7 @@ def _attachment_findings(view: View, attachment: Object) -> Iterator[Finding]:
     yield from _orphan_findings(view, attachment, subject)
     yield from _fight_findings(view, attachment, subject, whose)
     space = view.namespaces.get(attachment["metadata"]["namespace"])
-    if space is not None and _terminating(space):
+    if space is not None and is_terminating(space):
         yield Finding(
             subject,
             Code.NAMESPACE_TERMINATING,
@@ -190,12 +189,12 @@ def _network_findings(view: View, network: Object, made: Object | None) -> Itera
     if there is None:
         evidence, change = f"namespace {space} does not exist", f"create the namespace {space}"
         yield Finding(subject, Code.NAMESPACE_MISSING, evidence, whose, change)
-    elif _terminating(there):
+    elif is_terminating(there):
         evidence = f"namespace {space} is being deleted"
         change = "wait until it is gone, or use another namespace"
         yield Finding(subject, Code.NAMESPACE_TERMINATING, evidence, whose, change)
     elif made is None:
-        ago = age(last_change(network), now())
+        ago = age(last_change(network))
         yield Finding(
             subject,
             Code.NO_ATTACHMENT,
@@ -331,18 +330,6 @@ def _manager(thing: Object) -> str:
         default=({}, {}),
     )[0]
     return str(latest.get("manager", "unknown"))
-
-
-def _terminating(namespace: Object) -> bool:
-    return bool(namespace["metadata"].get("deletionTimestamp"))
-
-
-def _optional(client: Client, kind: Kind) -> list[Object]:
-    """All objects of a kind; none if the cluster does not have the kind."""
-    try:
-        return client.list_all(kind)
-    except NotFound:
-        return []
 
 
 def _listing(client: Client, kind: Kind, namespace: str | None) -> Listing | None:

@@ -21,7 +21,16 @@ from typing import Final
 from nodeagent.cluster import kinds
 from nodeagent.cluster.client import Client, Object, Objects
 from nodeagent.cluster.failures import Forbidden, NotFound, Refused, Unreachable
-from nodeagent.cluster.findings import Code, Finding, age, last_change, name_of, now, spec_of
+from nodeagent.cluster.findings import (
+    Code,
+    Finding,
+    age,
+    is_terminating,
+    last_change,
+    name_of,
+    now,
+    spec_of,
+)
 from nodeagent.settings import Settings
 
 NOTICE_SECONDS: Final = 10.0
@@ -79,7 +88,7 @@ def check(client: Client, settings: Settings, *, within: float = CHECK_SECONDS) 
     pods = [
         pod
         for pod in client.list_all(kinds.POD, namespace, labels=OPERATOR_LABEL)
-        if not pod["metadata"].get("deletionTimestamp")
+        if not is_terminating(pod)
     ]
     if not pods:
         return _absent(namespace, f"no pod with {OPERATOR_LABEL}")
@@ -150,7 +159,7 @@ def unserved(networks: Objects, attachments: Sequence[Object]) -> list[Object]:
     made = {
         (nad["metadata"]["namespace"], nad["metadata"]["name"]): nad
         for nad in attachments
-        if not nad["metadata"].get("deletionTimestamp")
+        if not is_terminating(nad)
     }
     return [each for each in networks.values() if target(each) not in made]
 
@@ -284,7 +293,7 @@ def _lease_evidence(leases: Sequence[Object], pod: Object) -> Iterator[str]:
         yield "the pod holds no lease: it is not the leader"
     for each in held:
         spec = each["spec"]
-        seconds = age(spec["renewTime"], now())
+        seconds = age(spec["renewTime"])
         late = seconds > float(spec.get("leaseDurationSeconds") or 15)
         yield f"lease {name_of(each)} renewed {seconds:.0f} s ago" + (": stale" if late else "")
 
@@ -305,7 +314,7 @@ def _event_evidence(client: Client, namespace: str) -> Iterator[str]:
         for each in client.list_all(kinds.EVENT, namespace)
     ]
     newest = max(filter(None, stamps), default="")
-    yield f"last event {age(newest, now()):.0f} s ago" if newest else "no events"
+    yield f"last event {age(newest):.0f} s ago" if newest else "no events"
 
 
 def _webhook_findings(client: Client, namespace: str) -> Iterator[Finding]:
@@ -377,7 +386,7 @@ def _absent(namespace: str, why: str) -> Verdict:
 
 
 def _since(network: Object) -> float:
-    return age(last_change(network), now())
+    return age(last_change(network))
 
 
 def _up(pod: Object) -> float:
@@ -386,7 +395,7 @@ def _up(pod: Object) -> float:
         for each in _statuses(pod)
         if "running" in each.get("state", {})
     ]
-    return age(max([*starts, pod["metadata"]["creationTimestamp"]]), now())
+    return age(max([*starts, pod["metadata"]["creationTimestamp"]]))
 
 
 def _statuses(pod: Object) -> Sequence[Object]:

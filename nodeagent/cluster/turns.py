@@ -23,7 +23,6 @@ def turn(state_dir: Path) -> Iterator[bool]:
     Both locks are flock(2)s, which the kernel releases with their process. A signal handler that
     raises ends the wait (PEP 475). StorageError if the lock files cannot be opened.
     """
-
     durable.make_private_directory(state_dir)
     waiting = _open(state_dir / "cluster.next.lock")
     working = _open(state_dir / "cluster.lock")
