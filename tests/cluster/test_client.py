@@ -141,7 +141,10 @@ def test_nobody_listens(credentials: Path) -> None:
 
 def test_expired_token_is_read_anew(client: Client, proxy: Proxy, credentials: Path) -> None:
     (credentials / "token").write_text("expired")
-    timer = threading.Timer(0.4, (credentials / "token").write_text, (ADMIN_TOKEN,))
+    # as the kubelet does, at once: a file that is written in place is empty for a moment
+    newer = credentials / "newer"
+    newer.write_text(ADMIN_TOKEN)
+    timer = threading.Timer(0.4, newer.rename, (credentials / "token",))
     timer.start()
     client.get(kinds.NAMESPACE, "default")
     statuses = [seen.status for seen in proxy.seen]
