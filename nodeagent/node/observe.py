@@ -90,6 +90,7 @@ def observe(node: Node) -> NodeState:
     cni.await_idle(node, (each for each in functions(node) if each not in node.locked_records))
     links = node.rtnl.links()
     driver = node.settings.driver_module
+    # once more: that wait may be long, and a PF that goes now has a link, and is left out
     found = node.sysfs.physical_functions(driver)
     look = _look(node, links, found)
     try:
