@@ -38,12 +38,12 @@ from nodeagent.kernel.netlink import (
 )
 from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.attributes import given
+from nodeagent.state.checks import U32
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
+from nodeagent.state.vf import VLAN_PROTOCOLS, LinkState, VfAttributes, VlanProtocol
 
 LINK_HEADER: Final = 32  # struct nlmsghdr and struct ifinfomsg
-RTM_GETLINK: Final = 18
-RTM_SETLINK: Final = 19
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_GETNSID: Final = 90
 NETNSA_NSID, NETNSA_FD = 1, 3
 RTM_NEWLINKPROP: Final = 108
@@ -74,8 +74,6 @@ IFF_ALLMULTI: Final = 0x200
 IFF_MULTICAST: Final = 0x1000
 IFF_LOWER_UP: Final = 0x10000
 U16: Final = 0xFFFF
-U32: Final = 0xFFFFFFFF
-PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
 STATES: Final = tuple(LinkState)
 
 
@@ -352,16 +350,22 @@ def _vf_infos(found: dict[int, bytes]) -> list[bytes]:
     return [info for kind, info in listed if kind == IFLA_VF_INFO]
 
 
-def _message(
-    kind: int, flags: int, index: int, *parts: bytes, up: int = 0, change: int = 0
+def link_message(
+    kind: int,
+    flags: int,
+    index: int,
+    *parts: bytes,
+    up: int = 0,
+    change: int = 0,
+    family: int = socket.AF_UNSPEC,
 ) -> bytearray:
     """A request with struct ifinfomsg: `up` is ifi_flags, `change` the mask of those that count."""
-    header = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, up, change)
+    header = struct.pack("=BxHiII", family, 0, index, up, change)
     return request(kind, flags, header + b"".join(parts))
 
 
 def _get_link(index: int, flags: int, mask: int) -> bytearray:
-    return _message(RTM_GETLINK, flags, index, attribute(IFLA_EXT_MASK, _packed_u32(mask)))
+    return link_message(RTM_GETLINK, flags, index, attribute(IFLA_EXT_MASK, _packed_u32(mask)))
 
 
 def _set_link(change: Change) -> bytearray:
@@ -371,7 +375,7 @@ def _set_link(change: Change) -> bytearray:
         return _move(change)
     if isinstance(change, VfChange):
         infos = attribute(IFLA_VFINFO_LIST, b"".join(_vf_nests(change)))
-        return _message(RTM_SETLINK, NLM_F_ACK, change.index, infos)
+        return link_message(RTM_SETLINK, NLM_F_ACK, change.index, infos)
     values = given(change)
     parts = [
         attribute(kind, write(values[name]))
@@ -379,7 +383,7 @@ def _set_link(change: Change) -> bytearray:
         if name in values
     ]
     asked = [(bit, values[name] is is_on) for name, bit, is_on in LINK_FLAGS if name in values]
-    return _message(
+    return link_message(
         RTM_SETLINK,
         NLM_F_ACK,
         change.index,
@@ -392,14 +396,14 @@ def _set_link(change: Change) -> bytearray:
 def _move(change: LinkMove) -> bytearray:
     place = attribute(IFLA_NET_NS_FD, _packed_u32(change.fd))
     name = attribute(IFLA_IFNAME, text_bytes(change.name))
-    return _message(RTM_SETLINK, NLM_F_ACK, change.index, place, name)
+    return link_message(RTM_SETLINK, NLM_F_ACK, change.index, place, name)
 
 
 def _set_altname(change: AltnameChange) -> bytearray:
     """The kernel requires the list to be marked as a nest."""
     kind = RTM_NEWLINKPROP if change.add else RTM_DELLINKPROP
     altname = attribute(IFLA_ALT_IFNAME, text_bytes(change.altname))
-    return _message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
+    return link_message(kind, NLM_F_ACK, change.index, nested(IFLA_PROP_LIST, altname))
 
 
 def _vf_nests(change: VfChange) -> Iterator[bytes]:
@@ -488,7 +492,7 @@ def _vlan_of(found: dict[int, bytes]) -> dict[str, Any]:
     if entry is not None:
         vlan, qos = struct.unpack_from("=4xII", entry)
         (number,) = struct.unpack_from(">H", entry, 12)
-        protocol = PROTOCOLS.get(number) if number else VlanProtocol.Q
+        protocol = VLAN_PROTOCOLS.get(number) if number else VlanProtocol.Q
         return {"vlan": vlan, "qos": qos, "vlan_proto": protocol}
     entry = found.get(IFLA_VF_VLAN)
     if entry is None:

@@ -37,7 +37,7 @@ from nodeagent.node.node import Node
 from nodeagent.settings import HoldOff, Settings
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import CniRecord, Netdev, Vf
-from nodeagent.state.vf import LinkState, VlanProtocol
+from nodeagent.state.vf import VLAN_PROTOCOLS, LinkState, VlanProtocol
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ PLUGIN_TIMEOUT: Final = 60.0
 that is shorter, as at the end of a grace period."""
 MAX_RECORD_BYTES: Final = 1 << 20
 _ADDRESS: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_PROTOCOLS: Final = {0: VlanProtocol.Q} | {each.ethertype: each for each in VlanProtocol}
+_PROTOCOLS: Final = {0: VlanProtocol.Q} | VLAN_PROTOCOLS
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class VlanProtocol(StrEnum):
     AD = "802.1ad", 0x88A8
 
 
+VLAN_PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
+"""By EtherType."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VfAttributes(Attributes):
     """A VF's attributes at its PF, in the order in which ip(8) and the kernel set them.

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
+from nodeagent.kernel import rtnl
 from nodeagent.kernel.netlink import Netlink, attribute, nested
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import StackEdge, _adapter, linkinfo, memberships
@@ -327,7 +328,7 @@ def test_a_bridge_port_without_vlans_has_none_again() -> None:
     """Joining a bridge gives it VLAN 1."""
     want = replace(MEMBER, vlans=())
     (message,) = memberships.port_messages(want, replace(want, vlans=((1, 6),)), ((1, 6),), 2)
-    assert struct.unpack_from("=H", message, 4) == (memberships.RTM_DELLINK,)
+    assert struct.unpack_from("=H", message, 4) == (rtnl.RTM_DELLINK,)
     assert not list(memberships.port_messages(want, want, (), 2))
 
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
+from nodeagent.kernel import rtnl
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -13,24 +14,13 @@ from nodeagent.kernel.netlink import (
     attribute,
     mac_bytes,
     nested,
-    request,
     text_bytes,
 )
-from nodeagent.kernel.rtnl import (
-    IFF_UP,
-    IFLA_ADDRESS,
-    IFLA_IFNAME,
-    IFLA_LINK,
-    IFLA_LINKINFO,
-    IFLA_MTU,
-    Link,
-)
+from nodeagent.kernel.rtnl import Link, link_message
 from nodeagent.kernel.stack import linkinfo
 from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.attributes import given
 from nodeagent.state.stack import CHILD_KINDS, Child
-
-RTM_NEWLINK = 16
 
 
 def read(edge: Netlink, look: Look) -> Found[Child]:
@@ -60,17 +50,18 @@ def read(edge: Netlink, look: Look) -> Found[Child]:
 def message(child: Child, indexes: Mapping[str, int], now: float) -> bytearray:
     """Create `child`, or change what differs on an interface of that name."""
     del now
-    up = IFF_UP if child.up else 0
-    body = struct.pack("=BxHiII", 0, 0, indexes.get(child.dev, 0), up, IFF_UP)
+    parts = []
     if child.dev not in indexes:
-        body += attribute(IFLA_IFNAME, text_bytes(child.dev))
-        body += attribute(IFLA_LINK, struct.pack("=I", indexes[child.parent]))
+        parts.append(attribute(rtnl.IFLA_IFNAME, text_bytes(child.dev)))
+        parts.append(attribute(rtnl.IFLA_LINK, struct.pack("=I", indexes[child.parent])))
     if child.mac is not None:
-        body += attribute(IFLA_ADDRESS, mac_bytes(child.mac))
+        parts.append(attribute(rtnl.IFLA_ADDRESS, mac_bytes(child.mac)))
     if child.mtu is not None:
-        body += attribute(IFLA_MTU, struct.pack("=I", child.mtu))
-    body += nested(IFLA_LINKINFO, linkinfo.child_info(child.kind, child.data))
-    return request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE, body)
+        parts.append(attribute(rtnl.IFLA_MTU, struct.pack("=I", child.mtu)))
+    parts.append(nested(rtnl.IFLA_LINKINFO, linkinfo.child_info(child.kind, child.data)))
+    index, up = indexes.get(child.dev, 0), rtnl.IFF_UP if child.up else 0
+    flags = NLM_F_ACK | NLM_F_CREATE
+    return link_message(rtnl.RTM_NEWLINK, flags, index, *parts, up=up, change=rtnl.IFF_UP)
 
 
 def lower_of(link: Link) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from nodeagent.kernel import rtnl
 from nodeagent.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -16,22 +17,12 @@ from nodeagent.kernel.netlink import (
     attributes,
     mac_bytes,
     nested,
-    request,
 )
-from nodeagent.kernel.rtnl import (
-    IFF_UP,
-    IFLA_ADDRESS,
-    IFLA_AF_SPEC,
-    IFLA_LINKINFO,
-    IFLA_MASTER,
-    Link,
-)
+from nodeagent.kernel.rtnl import Link, link_message
 from nodeagent.kernel.stack import linkinfo
 from nodeagent.kernel.stack.adapter import Adapter, Found, Look
 from nodeagent.state.stack import MASTER_KINDS, Membership
 
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-IFLA_EXT_MASK: Final = 29
 RTEXT_FILTER_BRVLAN: Final = 2
 BRIDGE_VLAN_INFO: Final = 2
 
@@ -59,21 +50,18 @@ def read(edge: Netlink, look: Look) -> Found[Membership]:
 def message(member: Membership, indexes: Mapping[str, int], now: float) -> bytearray:
     """Make the interface a port."""
     del now
-    number = attribute(IFLA_MASTER, struct.pack("=I", indexes[member.master]))
-    return request(RTM_SETLINK, NLM_F_ACK, _link_header(indexes[member.dev]) + number)
+    return _set_link(indexes[member.dev], _master(indexes[member.master]))
 
 
 def leave_message(index: int) -> bytearray:
     """End its being a port."""
-    return request(
-        RTM_SETLINK, NLM_F_ACK, _link_header(index) + attribute(IFLA_MASTER, struct.pack("=I", 0))
-    )
+    return _set_link(index, _master(0))
 
 
 def messages_before(member: Membership, link: Link) -> Iterator[bytearray]:
     """The messages before: a bond's port must be down (bond_enslave()); the bond sets it up."""
     if member.kind in {"bond", "team"} and link.up:
-        yield request(RTM_SETLINK, NLM_F_ACK, _link_header(link.index, change=IFF_UP))
+        yield _set_link(link.index, change=rtnl.IFF_UP)
     if member.mac not in {None, link.mac}:
         yield mac_message(link.index, member.mac or "")
 
@@ -93,8 +81,7 @@ def messages_after(
 
 def mac_message(index: int, mac: str) -> bytearray:
     """Set a MAC, which a bond also sets on its ports (bond_set_mac_address())."""
-    own = attribute(IFLA_ADDRESS, mac_bytes(mac))
-    return request(RTM_SETLINK, NLM_F_ACK, _link_header(index) + own)
+    return _set_link(index, attribute(rtnl.IFLA_ADDRESS, mac_bytes(mac)))
 
 
 def port_messages(
@@ -103,17 +90,17 @@ def port_messages(
     """Set what differs on the port, and remove the VLAN that it got by joining (pvid 1)."""
     data = tuple(pair for pair in want.data if pair not in have.data)
     if data:
-        info = nested(IFLA_LINKINFO, linkinfo.port_info(want.kind, data))
-        yield request(RTM_NEWLINK, NLM_F_ACK, _link_header(index) + info)
-    bridge = _link_header(index, socket.AF_BRIDGE)
+        info = nested(rtnl.IFLA_LINKINFO, linkinfo.port_info(want.kind, data))
+        yield link_message(rtnl.RTM_NEWLINK, NLM_F_ACK, index, info)
     wanted = {vid for vid, _ in want.vlans}
     for kind, pairs in (
-        (RTM_DELLINK, [(vid, 0) for vid, _ in vlans if vid not in wanted]),
-        (RTM_SETLINK, [pair for pair in want.vlans if pair not in vlans]),
+        (rtnl.RTM_DELLINK, [(vid, 0) for vid, _ in vlans if vid not in wanted]),
+        (rtnl.RTM_SETLINK, [pair for pair in want.vlans if pair not in vlans]),
     ):
         for vid, flags in pairs:
             entry = attribute(BRIDGE_VLAN_INFO, struct.pack("=HH", flags, vid))
-            yield request(kind, NLM_F_ACK, bridge + nested(IFLA_AF_SPEC, entry))
+            spec = nested(rtnl.IFLA_AF_SPEC, entry)
+            yield link_message(kind, NLM_F_ACK, index, spec, family=socket.AF_BRIDGE)
 
 
 def vlans(edge: Netlink) -> VlanTables:
@@ -122,12 +109,12 @@ def vlans(edge: Netlink) -> VlanTables:
     A port's driver that is asked for its bridge mode (mlx5e_bridge_getlink()) answers in a second
     message for the same interface, without VLANs.
     """
-    mask = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_BRVLAN))
-    asked = request(RTM_GETLINK, NLM_F_DUMP, _link_header(0, socket.AF_BRIDGE) + mask)
+    mask = attribute(rtnl.IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_BRVLAN))
+    asked = link_message(rtnl.RTM_GETLINK, NLM_F_DUMP, 0, mask, family=socket.AF_BRIDGE)
     tables: VlanTables = {}
     for body in edge.dump(asked, "bridge VLANs"):
         (index,) = struct.unpack_from("=i", body, 20)
-        found = dict(attributes(body, 32)).get(IFLA_AF_SPEC, b"")
+        found = dict(attributes(body, 32)).get(rtnl.IFLA_AF_SPEC, b"")
         entries = (v for kind, v in attributes(found) if kind == BRIDGE_VLAN_INFO)
         pairs = (struct.unpack_from("=HH", entry) for entry in entries)
         tables[index] = (*tables.get(index, ()), *((vid, flags) for flags, vid in pairs))
@@ -151,9 +138,13 @@ def membership_of(link: Link, links: Mapping[int, Link]) -> Membership | None:
     )
 
 
-def _link_header(index: int, family: int = 0, *, change: int = 0) -> bytes:
-    """struct ifinfomsg; the flags in `change` are cleared."""
-    return struct.pack("=BxHiII", family, 0, index, 0, change)
+def _set_link(index: int, *parts: bytes, change: int = 0) -> bytearray:
+    """The flags in `change` are cleared."""
+    return link_message(rtnl.RTM_SETLINK, NLM_F_ACK, index, *parts, change=change)
+
+
+def _master(index: int) -> bytes:
+    return attribute(rtnl.IFLA_MASTER, struct.pack("=I", index))
 
 
 ADAPTER: Final = Adapter(Membership, read, message)

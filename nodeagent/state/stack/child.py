@@ -12,14 +12,13 @@ from nodeagent.state.checks import one_of
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.stack.kind import Pairs, Stacked, StackStage, check_pairs, pairs_in_words
 from nodeagent.state.sysctls import Sysctl, commands, missing
-from nodeagent.state.vf import VlanProtocol
+from nodeagent.state.vf import VLAN_PROTOCOLS
 
 CHILD_KINDS: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 MODES: Final = {
     "macvlan": {1: "private", 2: "vepa", 4: "bridge", 8: "passthru", 16: "source"},
     "ipvlan": {0: "l2", 1: "l3", 2: "l3s"},
 }
-PROTOCOLS: Final = {each.ethertype: each for each in VlanProtocol}
 MADE_WITH: Final = ("mac", "mtu", "name", "up", "altnames")
 """Link attributes that `ip link add` sets, or that have a command of their own."""
 
@@ -118,7 +117,7 @@ class Child(Stacked, LinkAttributes):
         modes = MODES["macvlan" if self.kind.startswith("macv") else "ipvlan"]
         for name, value in self.data:
             if name == "protocol":
-                yield f"protocol {PROTOCOLS.get(value, hex(value))}"
+                yield f"protocol {VLAN_PROTOCOLS.get(value, hex(value))}"
             elif name == "mode":
                 yield f"mode {modes.get(value, value)}"
             elif name == "id":
