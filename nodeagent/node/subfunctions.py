@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -121,7 +121,7 @@ def _set(
     devlink: Devlink,
     action: AddSubfunction | StartSubfunction,
     index: int,
-    wanted: dict[str, Any] | Any,
+    wanted: Mapping[str, Any],
 ) -> Failures:
     """Set each by itself: a kernel or a driver may refuse one of them."""
     failures: Failures = []
