@@ -24,7 +24,7 @@ SPARE_BYTES: Final = 16 << 20
 """The space that must stay free after a copy, for directories and other writers."""
 
 _CHUNK_BYTES: Final = 1 << 20
-_MAX_FILE_BYTES: Final = 1 << 40
+MAX_FILE_BYTES: Final = 1 << 40
 
 
 def tree(
@@ -161,7 +161,7 @@ def _file(source: Path, target: Path, mode: int) -> None:
     """Copy one file. DataError if it changed meanwhile."""
     point("copy", source)
     try:
-        fd = hostpath.open_file(source, _MAX_FILE_BYTES)
+        fd = hostpath.open_file(source, MAX_FILE_BYTES)
     except OSError as error:
         raise durable.unreadable(source, error) from error
     with os.fdopen(fd, "rb") as reader, target.open("xb") as writer:

@@ -22,7 +22,6 @@ from nodeagent.kernel.events import StopSignal
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".rpm", ".deb")
-_MAX_FILE_BYTES = 1 << 40  # bytes
 
 
 def fingerprint(release: str, version: str, arguments: Sequence[str]) -> str:
@@ -159,7 +158,7 @@ def _versions(kernel: Path) -> set[str]:
 def _checksums(packages: Iterable[Path]) -> str:
     lines = []
     for package in packages:
-        with os.fdopen(durable.open_own(package, _MAX_FILE_BYTES), "rb") as file:
+        with os.fdopen(durable.open_own(package, copies.MAX_FILE_BYTES), "rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {package.name}\n")
     return "".join(lines)
 
