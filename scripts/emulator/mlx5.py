@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emulator.host import Runner, say
 from emulator.kernel import headers_of
-from emulator.modules import edit
+from emulator.modules import UNTRACED, edit
 from emulator.packages import Chosen
 
 BUILDS = ("A", "B")
@@ -52,6 +52,7 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
         runner.run(
             *("make", "-s", f"-j{os.cpu_count()}", "-C", headers_of(kernel, chosen)),
             *(f"{symbol}=y" for symbol in SUBFUNCTIONS),
+            UNTRACED,
             # Nobody reads the debugging information, which is most of what the compiler writes.
             "KCFLAGS=" + " ".join(("-g0", *(f"-D{symbol}=1" for symbol in SUBFUNCTIONS))),
             *(f"M={work}", "modules"),

@@ -20,6 +20,13 @@ from emulator.packages import Chosen
 OURS = tuple(Path(__file__).parent / name for name in ("lab_eoi.c", "lab_ib.c"))
 """Modules of one file each, which says what it is for."""
 HOLDER = Path(__file__).parent / "mlx5_holder.c"
+UNTRACED = "CC_FLAGS_FTRACE="
+"""For make: modules without calls for ftrace.
+
+When a module is loaded, ftrace looks up the name of each function that it could trace in the
+module's symbols, one after the other (ftrace_module_enable(), find_kallsyms_symbol()): functions
+times symbols, which for mlx5_core is two seconds of a processor that emulates another.
+"""
 
 IGB = (
     "igb_main igb_ethtool igb_ptp igb_hwmon "
@@ -135,6 +142,7 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
         )
         runner.run(
             *("make", "-s", f"-j{os.cpu_count()}", "-C", headers_of(kernel, chosen)),
+            UNTRACED,
             *(f"M={part}", "CONFIG_NETDEVSIM=m", "modules"),
             what="building the kernel modules",
         )
