@@ -14,7 +14,8 @@ SIZE = "768M"
 
 MODULES = """
     virtio_blk loop ext4 quota_v2 overlay 9p 9pnet_virtio dca i2c-algo-bit ipv6 vfio-pci pci-stub
-    igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa mlx5_vfio_pci vhost_vdpa
+    igb igbvf mlx5_core mlx5_ib mlx5_fwctl mlx5_dpll mlx5_vdpa mlx5_vfio_pci vhost_vdpa virtio_vdpa
+    virtio_net
     ib_core ib_uverbs ib_umad ib_ipoib ib_cm iw_cm rdma_cm rdma_ucm rdma_rxe siw crc32_generic
     ib_iser ib_isert ib_srp ib_srpt nvme_rdma nvmet_rdma rpcrdma
     8021q dummy veth macvlan macvtap ipvlan bridge bonding team team_mode_activebackup vrf ifb

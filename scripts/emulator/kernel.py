@@ -15,7 +15,7 @@ from emulator.packages import KERNEL, Apt, Chosen
 SOURCES = (
     *("drivers/net/netdevsim", "drivers/net/ethernet/intel/igb*"),
     *("drivers/net/ethernet/mellanox/mlx5", "drivers/net/ethernet/mellanox/mlxfw"),
-    "drivers/infiniband/hw/mlx5",
+    *("drivers/infiniband/hw/mlx5", "drivers/vdpa/mlx5", "drivers/vhost"),
 )
 
 

@@ -1,6 +1,6 @@
-"""The genuine mlx5_core and mlx5_ib in builds A and B, for the node with a ConnectX.
+"""The genuine mlx5_core, mlx5_ib and mlx5_vdpa in builds A and B, for the node with a ConnectX.
 
-Both are compiled from the kernel's own source with the kernel's own configuration. MODULE_VERSION
+They are compiled from the kernel's own source with the kernel's own configuration. MODULE_VERSION
 makes them builds of a vendor, as DOCA-OFED has it: with that modpost gives them a srcversion, which
 the kernel's own build lacks.
 """
@@ -19,9 +19,16 @@ from emulator.packages import Chosen
 BUILDS = ("A", "B")
 CORE = Path("mellanox/mlx5/core")
 RDMA = Path("mlx5_ib")
+VDPA = Path("mlx5_vdpa")
 
-SUBFUNCTIONS = ("CONFIG_MLX5_SF", "CONFIG_MLX5_SF_MANAGER")
-"""What DOCA-OFED's driver is built with, and Debian's is not."""
+OPTIONS = {
+    "CONFIG_MLX5_SF": "y",
+    "CONFIG_MLX5_SF_MANAGER": "y",
+    "CONFIG_MLX5_VDPA": "y",
+    "CONFIG_MLX5_VDPA_NET": "m",
+    "CONFIG_VHOST_RING": "m",
+}
+"""What DOCA-OFED's driver is built with, and Debian's is not: subfunctions, vDPA."""
 
 # DOCA-OFED reports 802.1Q for a VF without a VLAN as well; the kernel's own driver reports 0.
 VLAN_PROTOCOL = (
@@ -31,7 +38,7 @@ VLAN_PROTOCOL = (
 
 
 def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None:
-    """Make A/mlx5_core.ko, A/mlx5_ib.ko and the same of B in the directory.
+    """Make mlx5_core.ko, mlx5_ib.ko, mlx5_vdpa.ko and vringh.ko of A and B in the directory.
 
     About 200 s of processor time for A. For B make compiles two files again and links.
     """
@@ -42,19 +49,24 @@ def build(chosen: Chosen, kernel: Path, runner: Runner, directory: Path) -> None
         source = drivers / "net" / "ethernet" / "mellanox" / name
         shutil.copytree(source, work / "mellanox" / name)
     shutil.copytree(drivers / "infiniband" / "hw" / "mlx5", work / RDMA)
-    (work / "Kbuild").write_text(f"obj-m := {CORE}/ {RDMA}/\n")
+    shutil.copytree(drivers / "vdpa" / "mlx5", work / VDPA)
+    edit(work / VDPA / "Makefile", (r"^subdir-ccflags-y.*", "ccflags-y += -I$(src)/core"))
+    shutil.copy(drivers / "vhost" / "vringh.c", work)
+    (work / "Kbuild").write_text(f"obj-m := {CORE}/ {RDMA}/ {VDPA}/ vringh.o\n")
     edit(work / CORE / "eswitch.c", VLAN_PROTOCOL)
+    # as the kernel's autoconf.h has them
+    macros = [f"-D{key}{'_MODULE' * (value == 'm')}=1" for key, value in OPTIONS.items()]
     said = r'(MODULE_LICENSE\("Dual BSD/GPL"\);\n)(MODULE_VERSION\(.*\);\n)?'
     for name in BUILDS:
-        say(f"mlx5_core and mlx5_ib: build {name}")
+        say(f"mlx5_core, mlx5_ib, mlx5_vdpa: build {name}")
         for module in (CORE, RDMA):
             edit(work / module / "main.c", (said, rf'\1MODULE_VERSION("25.10-lab{name}");\n'))
         runner.run(
             *("make", "-s", f"-j{os.cpu_count()}", "-C", headers_of(kernel, chosen)),
-            *(f"{symbol}=y" for symbol in SUBFUNCTIONS),
+            *(f"{symbol}={value}" for symbol, value in OPTIONS.items()),
             UNTRACED,
             # Nobody reads the debugging information, which is most of what the compiler writes.
-            "KCFLAGS=" + " ".join(("-g0", *(f"-D{symbol}=1" for symbol in SUBFUNCTIONS))),
+            f"KCFLAGS=-g0 {' '.join(macros)}",
             *(f"M={work}", "modules"),
             what="building mlx5_core",
         )

@@ -9,6 +9,9 @@
 #include "connectx.h"
 
 enum { PF_EQS = 64, VF_EQS = 24 };
+enum { VIRTQUEUES = 32, DOORBELL_PAGE = FIRST_UAR - 1 };
+/* Merged receive buffers, checksums, segmentation: the MLX5_VIRTIO_NET_F_* of the driver. */
+enum { VIRTIO_FEATURES = 1 << 2 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 };
 
 static void flow_table(uint8_t *p)
 {
@@ -129,6 +132,8 @@ static void general_caps(Pf *pf, uint16_t vport, uint8_t *c)
     G(umr_fence, 2);
     G(umr_modify_entity_size_disabled, 1);      /* else mlx5_ib fills a cache of thousands of mkeys */
     G(max_indirection, 4);
+    G(umem_uid_0, 1);
+    G(general_obj_types, pf->vdpa ? MLX5_GENERAL_OBJ_TYPES_CAP_VIRTIO_NET_Q : 0);
     G(num_lag_ports, pf->lag ? 2 : 0);
     G(lag_tx_port_affinity, pf->lag);
     G(lag_native_fdb_selection, pf->lag);
@@ -238,6 +243,20 @@ void cap_default(Pf *pf, uint16_t vport, unsigned type, bool current, uint8_t *c
         SET(qos_cap, c, esw_element_type, 0xf);
         SET(qos_cap, c, esw_tsar_type, 0x3);
         SET(qos_cap, c, max_tsar_bw_share, 100);
+        break;
+    case MLX5_CAP_VDPA_EMULATION:
+        SET(virtio_emulation_cap, c, eth_frame_offload_type, 1);
+        SET(virtio_emulation_cap, c, virtio_version_1_0, 1);
+        SET(virtio_emulation_cap, c, device_features_bits_mask, VIRTIO_FEATURES);
+        SET(virtio_emulation_cap, c, event_mode, MLX5_VIRTIO_Q_EVENT_MODE_QP_MODE);
+        SET(virtio_emulation_cap, c, virtio_queue_type,
+            MLX5_VIRTIO_EMULATION_CAP_VIRTIO_QUEUE_TYPE_SPLIT);
+        SET(virtio_emulation_cap, c, doorbell_bar_offset, DOORBELL_PAGE * PAGE);
+        SET(virtio_emulation_cap, c, max_num_virtio_queues, VIRTQUEUES);
+        SET(virtio_emulation_cap, c, freeze_to_rdy_supported, 1);
+        SET(virtio_emulation_cap, c, umem_1_buffer_param_b, PAGE);
+        SET(virtio_emulation_cap, c, umem_2_buffer_param_b, PAGE);
+        SET(virtio_emulation_cap, c, umem_3_buffer_param_b, PAGE);
         break;
     case MLX5_CAP_PORT_SELECTION:
         SET(port_selection_cap, c, port_select_flow_table, pf->lag);

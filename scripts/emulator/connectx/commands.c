@@ -86,6 +86,8 @@ static uint8_t query_hca_cap(Fn *fn)
         if (type == MLX5_CAP_GENERAL) {     /* which the PF has set, perhaps on another link layer */
             SET(cmd_hca_cap, c, port_type, !fn->pf->infiniband);
             SET(cmd_hca_cap, c, ib_virt, fn->pf->infiniband);
+            SET(cmd_hca_cap, c, general_obj_types,
+                fn->pf->vdpa ? MLX5_GENERAL_OBJ_TYPES_CAP_VIRTIO_NET_Q : 0);
         }
     } else {
         cap_default(fn->pf, vport, type, current, c);
@@ -532,6 +534,53 @@ static uint8_t modify_rqt(Fn *fn)
         rqt->in = g_realloc(rqt->in, rqt->length);
         memcpy(rqt->in + to, fn->in + from, fn->inlen - from);
     }
+    return OK;
+}
+
+/* A virtqueue has a state and two indexes, of which the driver asks; no descriptor is looked at. */
+static uint8_t *virtqueue(Fn *fn)
+{
+    uint32_t id = GET(query_virtio_net_q_in, fn->in, general_obj_in_cmd_hdr.obj_id);
+    Kept *o = object(fn, id, MLX5_CMD_OP_CREATE_GENERAL_OBJECT);
+
+    if (!o || GET(create_virtio_net_q_in, o->in, general_obj_in_cmd_hdr.obj_type)
+              != MLX5_OBJ_TYPE_VIRTIO_NET_Q) {
+        return NULL;
+    }
+    return AT(create_virtio_net_q_in, o->in, obj_context);
+}
+
+static uint8_t modify_general_object(Fn *fn)
+{
+    const uint8_t *to = AT(modify_virtio_net_q_in, fn->in, obj_context);
+    uint8_t *q = virtqueue(fn);
+    uint64_t fields;
+
+    if (!q) {
+        return OK;
+    }
+    fields = GET(virtio_net_q_object, to, modify_field_select);
+    if (fields & MLX5_VIRTQ_MODIFY_MASK_STATE) {
+        SET(virtio_net_q_object, q, state, GET(virtio_net_q_object, to, state));
+    }
+    if (fields & MLX5_VIRTQ_MODIFY_MASK_VIRTIO_Q_AVAIL_IDX) {
+        SET(virtio_net_q_object, q, hw_available_index,
+            GET(virtio_net_q_object, to, hw_available_index));
+    }
+    if (fields & MLX5_VIRTQ_MODIFY_MASK_VIRTIO_Q_USED_IDX) {
+        SET(virtio_net_q_object, q, hw_used_index, GET(virtio_net_q_object, to, hw_used_index));
+    }
+    return OK;
+}
+
+static uint8_t query_general_object(Fn *fn)
+{
+    uint8_t *q = virtqueue(fn);
+
+    if (!q) {
+        return BAD_RES;
+    }
+    memcpy(AT(query_virtio_net_q_out, fn->out, obj_context), q, BYTES(virtio_net_q_object));
     return OK;
 }
 
@@ -1184,8 +1233,9 @@ static const Command commands[] = {
     C(QUERY_Q_COUNTER, accept_it), C(SET_ROCE_ADDRESS, accept_it), C(SET_WOL_ROL, accept_it),
     C(QUERY_WOL_ROL, accept_it), C(QUERY_CONG_STATUS, accept_it), C(QUERY_CONG_PARAMS, accept_it),
     C(QUERY_CONG_STATISTICS, accept_it), C(MODIFY_CONG_STATUS, accept_it), C(MAD_IFC, accept_it),
-    C(CREATE_GENERAL_OBJECT, allocate), C(MODIFY_GENERAL_OBJECT, accept_it),
-    C(DESTROY_GENERAL_OBJECT, accept_it),
+    C(CREATE_GENERAL_OBJECT, keep), C(MODIFY_GENERAL_OBJECT, modify_general_object),
+    C(QUERY_GENERAL_OBJECT, query_general_object), C(DESTROY_GENERAL_OBJECT, drop),
+    C(CREATE_UMEM, allocate), C(DESTROY_UMEM, accept_it),
 };
 
 const Command *command_of(uint16_t opcode)

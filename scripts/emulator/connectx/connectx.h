@@ -34,6 +34,8 @@
 typedef uint8_t u8;
 #define DECLARE_FLEX_ARRAY(type, name) type name[0]
 #include "mlx5_ifc/mlx5_ifc.h"
+typedef uint64_t u64;
+#include "mlx5_ifc/mlx5_ifc_vdpa.h"
 
 /* ---- fields of big-endian bit streams ------------------------------------------------------- */
 
@@ -80,8 +82,8 @@ static inline void set_bits(uint8_t *p, unsigned off, unsigned n, uint64_t v)
 enum {
     MLX5_CAP_GENERAL = 0x0, MLX5_CAP_ETHERNET_OFFLOADS = 0x1, MLX5_CAP_ATOMIC = 0x3,
     MLX5_CAP_ROCE = 0x4, MLX5_CAP_FLOW_TABLE = 0x7, MLX5_CAP_ESWITCH_FLOW_TABLE = 0x8,
-    MLX5_CAP_ESWITCH = 0x9, MLX5_CAP_QOS = 0xc, MLX5_CAP_GENERAL_2 = 0x20,
-    MLX5_CAP_PORT_SELECTION = 0x25,
+    MLX5_CAP_ESWITCH = 0x9, MLX5_CAP_QOS = 0xc, MLX5_CAP_VDPA_EMULATION = 0x13,
+    MLX5_CAP_GENERAL_2 = 0x20, MLX5_CAP_PORT_SELECTION = 0x25,
 };
 
 enum {
@@ -269,6 +271,7 @@ struct Pf {
     uint64_t guid;
     bool lag;                   /* the card's ports can be bonded */
     bool infiniband;
+    bool vdpa;                  /* its VFs and subfunctions can be vDPA devices */
     bool wire;                  /* the card's ports are on one network */
     char *log_path;
     FILE *log;

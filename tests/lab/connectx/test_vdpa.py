@@ -1,0 +1,63 @@
+"""The genuine mlx5_vdpa: vDPA devices of VFs, by plain tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import connectx, lab
+from tests.support.lab import PF1, State
+
+BLUE = "mac 02:00:00:00:00:b1 mtu 1400 max_vqp 4"
+
+
+@pytest.fixture
+def devices() -> Iterator[State]:
+    """Two, of VFs 0 and 1: one with vhost_vdpa, one with virtio_vdpa."""
+    lab.clean("A")
+    with connectx.card() as card:
+        card.set(0, "vdpa", True)
+        lab.make_vfs(PF1, 2)
+        # udev has loaded mlx5_vdpa by the alias of mlx5_core.vnet.N
+        lab.sh("modprobe -a vhost_vdpa virtio_vdpa")
+        first, second = (f"pci/{function(index)}" for index in (0, 1))
+        lab.sh(f"vdpa dev add name blue mgmtdev {first} {BLUE}")
+        lab.sh(f"vdpa dev add name red mgmtdev {second} mac 02:00:00:00:00:b2")
+        bind("red", "virtio_vdpa")
+        lab.settle()
+        yield read()
+        lab.sh("modprobe -r mlx5_vdpa")
+    lab.clean("A")
+
+
+def function(index: int) -> str:
+    """The PCI address of a VF of the first PF."""
+    return (lab.PCI / PF1 / f"virtfn{index}").readlink().name
+
+
+def bind(name: str, driver: str) -> None:
+    """Give a vDPA device to another driver of its bus."""
+    (Path("/sys/bus/vdpa/devices") / name / "driver/unbind").write_text(name)
+    (Path("/sys/bus/vdpa/drivers") / driver / "bind").write_text(name)
+
+
+def read() -> State:
+    """What vdpa(8) tells of the devices, and the driver of each."""
+    found = Path("/sys/bus/vdpa/devices").iterdir()
+    return {
+        "devices": json.loads(lab.sh("vdpa -j dev show")),
+        "config": json.loads(lab.sh("vdpa -j dev config show")),
+        "drivers": {each.name: (each / "driver").readlink().name for each in found},
+    }
+
+
+def test_what_vdpa_shows(devices: State) -> None:
+    managers = json.loads(lab.sh("vdpa -j mgmtdev show"))["mgmtdev"]
+    assert {*managers} == {f"pci/{function(index)}" for index in (0, 1)}
+    assert devices["devices"]["dev"]["blue"]["mgmtdev"] == f"pci/{function(0)}"
+    blue = devices["config"]["config"]["blue"]
+    assert (blue["mac"], blue["mtu"], blue["max_vq_pairs"]) == ("02:00:00:00:00:b1", 1400, 4)
+    assert devices["drivers"] == {"blue": "vhost_vdpa", "red": "virtio_vdpa"}
