@@ -8,7 +8,8 @@ unload, never overwritten, and closed only after verify has passed and the ready
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nodeagent.cleanup import attempt
 from nodeagent.driver.nic import Loss, NicDriver
@@ -16,8 +17,8 @@ from nodeagent.errors import AgentError, KernelError, Stopped, WaitTimeout
 from nodeagent.node import cni
 from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
-from nodeagent.node.quiesce import quiesce
-from nodeagent.node.settle import wait_for_pfs
+from nodeagent.node.quiesce import quiesce, unbind_pfs
+from nodeagent.node.settle import bind_pfs, wait_for_pfs
 from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.record.timeline import CheckpointKind
 from nodeagent.restore import note_vf_times, put_back, restore
@@ -39,14 +40,17 @@ def reload(
 ) -> None:
     """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
-    With nothing to reload and no snapshot open, no device is touched. `before_snapshot` is called
-    before the snapshot is taken, `without_vfs` after VFs were removed (QUIESCE) and before the
-    driver is unloaded, and `before_ready` right before the flag is set: it prepares what other pods
-    use from then on. Until the VFs are restored, SR-IOV CNI is held off (HOLD_OFF). Raises
-    AgentError with the ready flag absent and the snapshot, if one was taken, open for the next
-    start.
+    With nothing to reload and no snapshot open, no device is touched. PFs that a killed process has
+    left unbound are bound first, whatever follows: a build may need the network.
+    `before_snapshot` is called before the snapshot is taken, `without_vfs` after VFs were removed
+    (QUIESCE) and before the driver is unloaded, and `before_ready` right before the flag is set: it
+    prepares what other pods use from then on. Until the VFs are restored, SR-IOV CNI is held off
+    (HOLD_OFF). Raises AgentError with the ready flag absent and the snapshot, if one was taken,
+    open for the next start.
     """
     journal.clear_ready()
+    if (unfinished := journal.open_snapshot()) is not None:
+        bind_pfs(node, unfinished.state)
     with journal.step(Step.BUILD):
         driver.ensure_built()
     note_srcversions(journal, driver)
@@ -113,7 +117,10 @@ def restart(
     before = wanted_modules(driver, snapshot)
     try:
         if not driver.loaded_is_installed():
-            driver.ensure_restarted(lambda: remove_vfs(node, journal, without_vfs))
+            with bound_again(node, snapshot):
+                driver.ensure_restarted(
+                    lambda: remove_vfs(node, journal, driver, snapshot, without_vfs)
+                )
             note_srcversions(journal, driver)
         driver.ensure_companions(before)
     except (KernelError, WaitTimeout):
@@ -130,20 +137,41 @@ def restart(
 
 
 def remove_vfs(
-    node: Node, journal: Journal, without_vfs: Callable[[], None] = lambda: None
+    node: Node,
+    journal: Journal,
+    driver: NicDriver,
+    snapshot: Snapshot,
+    without_vfs: Callable[[], None] = lambda: None,
 ) -> None:
-    """Right before the driver is unloaded, note when the VFs go, and remove them (QUIESCE).
+    """Right before the driver is unloaded, note when the VFs go; unbind VFs and PFs (QUIESCE).
 
-    `without_vfs` is called after they were removed.
+    The PFs stay bound if the unload would be refused. `without_vfs` is called before they are
+    unbound: one may be the way to the API server.
     Raises Stopped, with all VFs still there, if a signal has arrived.
     """
     if node.stop is not None:
         node.stop.drain()
     journal.note(Note.VFS_GONE)
-    if node.settings.quiesce is Quiesce.AUTO:
-        with journal.step(Step.QUIESCE):
-            quiesce(node)
-        without_vfs()
+    if node.settings.quiesce is Quiesce.OFF:
+        return
+    with journal.step(Step.QUIESCE):
+        pfs = quiesce(node, snapshot.state)
+    without_vfs()
+    if pfs and (why := driver.in_use()):
+        log.warning("the PFs stay bound until the unload, which may fail: %s", "; ".join(why))
+    elif pfs:
+        with journal.step(Step.UNBIND):
+            unbind_pfs(node, pfs)
+
+
+@contextmanager
+def bound_again(node: Node, snapshot: Snapshot) -> Iterator[None]:
+    """If the block fails, bind the PFs that it has left unbound to the driver that is loaded."""
+    try:
+        yield
+    except Exception:
+        attempt(lambda: bind_pfs(node, snapshot.state))
+        raise
 
 
 def wanted_modules(driver: NicDriver, snapshot: Snapshot) -> tuple[str, ...]:

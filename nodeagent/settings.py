@@ -83,9 +83,10 @@ class HoldOff(StrEnum):
 
 
 class Quiesce(StrEnum):
-    """How VFs are removed: by nodeagent before the driver is unloaded, or by the unload."""
+    """What is unbound side by side before the driver is unloaded: VFs and PFs, VFs, or nothing."""
 
     AUTO = "auto"
+    VFS = "vfs"
     OFF = "off"
 
 
@@ -446,8 +447,9 @@ class Settings:
         "QUIESCE",
         member_of(Quiesce),
         "auto",
-        "auto: before the driver is unloaded, unbind its VFs side by side and remove them, except "
-        "on a PF with a VF that a process has open; off: the unload removes them, one by one",
+        "auto: before the driver is unloaded, unbind its VFs side by side, then its PFs; vfs: "
+        "remove the VFs, and leave the PFs to the unload; off: leave both to the unload, which "
+        "removes one after the other",
     )
     hold_off: tuple[HoldOff, ...] = variable(
         "HOLD_OFF",

@@ -25,6 +25,7 @@ from nodeagent.kernel.heart import Heart
 from nodeagent.modes import Mode
 from nodeagent.node import cni
 from nodeagent.node.node import Node
+from nodeagent.node.settle import bind_pfs
 from nodeagent.record.journal import Journal, Note, RunMode
 from nodeagent.record.lock import adopted, lock
 from nodeagent.reload import reload
@@ -79,6 +80,9 @@ def terminate(settings: Settings, lock_fd: int | None, since: float | None) -> N
             debug.commands_on_record(settings),
         ):
             journal.note(Note.RUN, mode=RunMode.TERMINATE)
+            if (unfinished := open_snapshot_of_here(journal)) is not None:
+                with lock(settings.work_path), Node(settings, stop) as node:
+                    bind_pfs(node, unfinished.state)
             _terminate(settings, journal, stop, restore_driver=settings.restore_driver)
             journal.note(Note.TERMINATED)
 

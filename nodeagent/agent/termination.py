@@ -22,6 +22,7 @@ from nodeagent.node.node import Node
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.record.journal import Journal, Step
 from nodeagent.reload import (
+    bound_again,
     ensure_snapshot,
     note_srcversions,
     remove_vfs,
@@ -98,7 +99,8 @@ def _restart(
     note_srcversions(journal, driver)
     before = wanted_modules(driver, snapshot)
     try:
-        inbox.ensure(driver, before, stop, lambda: remove_vfs(node, journal))
+        with bound_again(node, snapshot):
+            inbox.ensure(driver, before, stop, lambda: remove_vfs(node, journal, driver, snapshot))
     except (KernelError, WaitTimeout):
         note_srcversions(journal, driver)
         salvage(node, journal, driver, snapshot, before)

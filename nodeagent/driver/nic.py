@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nodeagent.driver import blacklist, other_modules, rdma
-from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED, always_unloaded
+from nodeagent.driver.unloaded import BY_OPENIBD, IF_OF_OFED, always_unloaded, in_use
 from nodeagent.errors import AgentError, KernelError, WaitTimeout
 from nodeagent.kernel import drvinfo, modules
 from nodeagent.kernel.events import StopSignal
@@ -124,6 +124,13 @@ class NicDriver:
         """
         names = dict.fromkeys((*self._modules(), *self._auxiliary(), *self._unloaded()))
         return tuple(name for name in names if modules.is_loaded(name, self.sysfs))
+
+    def in_use(self) -> tuple[str, ...]:
+        """Why an unload would be refused at this moment, a line for each module; none: it is not.
+
+        An unbind is never refused, so this is asked right before one.
+        """
+        return tuple(in_use(self.settings, modules.all_loaded(self.sysfs, self.proc)))
 
     def ensure_restarted(self, before_unload: Callable[[], None] = lambda: None) -> None:
         """Restart the stack unless the loaded driver is the installed one.

@@ -6,8 +6,10 @@ Those that were loaded before a reload are loaded again afterwards: openibd load
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from nodeagent.kernel.modules import Loaded
 from nodeagent.settings import Settings
 from nodeagent.state.drivers import Trait, has
 
@@ -37,3 +39,18 @@ def always_unloaded(settings: Settings, listed: tuple[str, ...] = BY_OPENIBD) ->
         return (settings.driver_module,)
     others = {*settings.storage_modules, *settings.third_party_modules}
     return tuple(module for module in listed if module not in others)
+
+
+def in_use(settings: Settings, loaded: Mapping[str, Loaded]) -> Iterator[str]:
+    """Why the kernel would refuse the unload of a module now, a line each.
+
+    An open RDMA device, a mount or a connection holds references to one of these modules, whether
+    its process is visible or not (try_module_get(), ib_uverbs_open()).
+    """
+    ours = [loaded[name] for name in always_unloaded(settings) if name in loaded]
+    known = {module.name for module in ours} | {*IF_OF_OFED}
+    for module in ours:
+        if others := [name for name in module.holders if name not in known]:
+            yield f"{', '.join(others)} uses {module.name}"
+        if module.unexplained:
+            yield f"{module.name} is in use (reference count {module.refcount})"

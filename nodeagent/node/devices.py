@@ -31,6 +31,7 @@ from nodeagent.plan.actions import (
     SetDriverinit,
     SetEswitch,
     SetParam,
+    UnbindPf,
     UnbindVf,
 )
 from nodeagent.record.gaps import Moment
@@ -47,6 +48,7 @@ kernel probes VFs in parallel if their driver allows it."""
 
 DeviceAction = (
     BindPf
+    | UnbindPf
     | SetAutoprobe
     | CreateVfs
     | SetParam
@@ -125,6 +127,8 @@ def _job(attempt: Attempt, action: DeviceAction) -> Callable[[], None]:
     match action:
         case BindPf():
             return lambda: _bind_pf(node, action)
+        case UnbindPf():
+            return lambda: _unbind_pf(node, action)
         case SetAutoprobe():
             return lambda: _set_autoprobe(node, action)
         case CreateVfs():
@@ -156,6 +160,11 @@ def _bind_pf(node: Node, action: BindPf) -> None:
     now = node.sysfs.driver(bus, name)
     if now != action.driver:
         raise KernelError(f"is bound to {now}, not to {action.driver}")
+
+
+def _unbind_pf(node: Node, action: UnbindPf) -> None:
+    if node.sysfs.driver(*action.pf) == action.driver:
+        node.sysfs.unbind(*action.pf, action.driver)
 
 
 def _set_autoprobe(node: Node, action: SetAutoprobe) -> None:

@@ -9,12 +9,12 @@ from nodeagent.errors import WaitTimeout
 from nodeagent.state.model import Target
 
 if TYPE_CHECKING:
-    from nodeagent.plan.actions import Action
+    from nodeagent.plan.actions import Action, UnbindPf
 
 Failures = list[tuple[Target, str]]
 
 
-def target_of(action: Action) -> Target:
+def target_of(action: Action | UnbindPf) -> Target:
     """The target of an action: its PF if it has no index."""
     return Target(action.pf, getattr(action, "index", None))
 

@@ -81,13 +81,16 @@ def wait_for_pfs(node: Node, state: NodeState) -> None:
     """
     targets = [Target(pf.handle) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
-        lost = _probe_unbound(node, state)
+        lost = bind_pfs(node, state)
         probe_again(node)
         wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout, lost=lost)
 
 
-def _probe_unbound(node: Node, state: NodeState) -> set[Target]:
-    """Probe each PF that is there and has no driver; return those that have none afterwards."""
+def bind_pfs(node: Node, state: NodeState) -> set[Target]:
+    """Probe each PF that is there and has no driver, if the driver is loaded.
+
+    Returns those that have none afterwards.
+    """
     unbound = [
         BindPf(pf.handle, state.driver)
         for pf in state.pfs

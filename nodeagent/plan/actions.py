@@ -33,6 +33,14 @@ class BindPf:
 
 
 @dataclass(frozen=True)
+class UnbindPf:
+    """Ensure that a PF is not bound to the driver. Its VFs go with it. No part of a plan."""
+
+    pf: DeviceHandle
+    driver: str
+
+
+@dataclass(frozen=True)
 class SetAutoprobe:
     """Ensure the value of `sriov_drivers_autoprobe`."""
 

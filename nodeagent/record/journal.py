@@ -59,7 +59,9 @@ class Step(StrEnum):
     INBOX = "inbox"
     """At a termination, instead of `restart`: the host's own driver is loaded."""
     QUIESCE = "quiesce"
-    """Part of `restart` and of `inbox`: the VFs are removed."""
+    """Part of `restart` and of `inbox`: the VFs are unbound, and removed unless PFs are unbound."""
+    UNBIND = "unbind"
+    """Part of them, too: the PFs are unbound, and their VFs removed with them."""
     RESTORE = "restore"
     VERIFY = "verify"
 

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import lab
 from tests.support.lab import PCI, PF1, PF2, Nodeagent, State
+from tests.support.sweep import everything
 
 FIRMWARE = 10.0
 """Seconds for the probe of a VF, and for its removal."""
@@ -128,21 +130,46 @@ def test_a_pf_with_a_vf_that_may_be_open_keeps_its_vfs_until_the_unload(
     check_all_but_the_one_on_vfio(before)
 
 
+@pytest.fixture
+def bonded(three_vfs: State) -> Iterator[None]:
+    """Both PFs in a bond, with an address and a route."""
+    lab.ip(
+        "link add bond7 type bond mode active-backup miimon 100",
+        *(f"link set {lab.name(pf)} down" for pf in (PF1, PF2)),
+        *(f"link set {lab.name(pf)} master bond7" for pf in (PF1, PF2)),
+        "link set bond7 up",
+        "addr add 192.0.2.7/24 dev bond7",
+        "route add 198.51.100.0/24 via 192.0.2.1 dev bond7",
+    )
+    yield
+    lab.ip("link delete bond7", *(f"link set {lab.name(pf)} down" for pf in (PF1, PF2)))
+
+
+def with_bond() -> State:
+    """The devices, the bond's ports, and addresses and routes."""
+    ports = json.loads(lab.sh("ip -j link show master bond7"))
+    return {**everything(), "ports": sorted(port["ifname"] for port in ports)}
+
+
 @pytest.mark.parametrize("switch", ["fail=refuse", "nothing=1", "fail=unload"])
-def test_vfs_come_back_where_openibd_does_not_unload(
-    switch: str, nodeagent: Nodeagent, three_vfs: State
+def test_all_comes_back_where_openibd_does_not_unload(
+    switch: str, nodeagent: Nodeagent, bonded: None
 ) -> None:
-    """On the driver that runs; the next start takes the same way again."""
+    """VFs and PFs, on the driver that runs; the next start takes the same way again."""
+    before = with_bond()
+    assert len(before["ports"]) == 2
     old = lab.loaded()
     wanted = lab.put_other_build_on_disk()
     lab.SWITCHES.write_text(f"{switch}\n")
     failed = nodeagent.call("reload", status=71)
     assert "openibd restart did not bring in the installed driver" in failed.log
-    assert (lab.loaded(), lab.read()) == (old, three_vfs)
-    assert phases(nodeagent)["quiesce"] > 0
+    assert (lab.loaded(), with_bond()) == (old, before)
+    found = phases(nodeagent)
+    assert found["quiesce"] > 0
+    assert found["unbind"] > 0
     assert not nodeagent.ready.exists()
     assert nodeagent.open_snapshot.exists()
     lab.SWITCHES.unlink()
     nodeagent.call("reload")
-    assert (lab.loaded(), lab.read()) == (wanted, three_vfs)
+    assert (lab.loaded(), with_bond()) == (wanted, before)
     assert nodeagent.ready.exists()

@@ -296,6 +296,12 @@ class FakeKernel:
         self.instances.pop(name, None)
         self.tree.undrive(bus, name)
 
+    def release_pf(self, pf: FakePf) -> None:
+        """The driver lets go of a PF, and of its VFs and subfunctions."""
+        self.remove_vfs(pf)
+        self.remove_subfunctions(pf)
+        self.release(pf.bus, pf.name)
+
     def _remove_link(self, link: Link) -> None:
         self.tree.hide(link)
         del self.links[link.index]

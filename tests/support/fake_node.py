@@ -343,9 +343,7 @@ class FakeNode(FakeRules):
     def restart(self) -> None:
         """The driver is unloaded and loaded: VFs, names, MTUs and states are gone."""
         for pf in self.pfs.values():
-            self.remove_vfs(pf)
-            self.remove_subfunctions(pf)
-            self.release(pf.bus, pf.name)
+            self.release_pf(pf)
         for pf in self.pfs.values():
             self.attach(pf.name, DRIVER, pf.bus)
 

@@ -162,7 +162,10 @@ class FakeRules(FakeKernel):
             raise refusal(errno.ENODEV)
         if write.attribute == "unbind":
             kernel_rules.check_unbind(now, str(write.value))
-            self.release("pci", name)
+            if name in self.pfs:
+                self.release_pf(self.pfs[name])
+            else:
+                self.release("pci", name)
             return
         override = self.tree.get(name, "driver_override").replace("(null)", "")
         autoprobe = self.autoprobes(name)

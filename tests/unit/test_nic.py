@@ -78,6 +78,19 @@ def test_nfsrdma_adds_its_modules(host: Host) -> None:
     assert len(replace(host.driver, settings=settings).srcversions()) == 3
 
 
+def test_what_is_in_use_is_named_before_an_unbind(host: Host) -> None:
+    """Modules of the stack that use each other are unloaded together; others are not."""
+    held_by(host, "mlx5_core", "mlx5_ib")
+    assert host.driver.in_use() == ()
+    (host.root / "sys/module/mlx5_core/holders/smc").touch()
+    host.file("sys/module/mlx5_core/refcnt", "2\n")
+    host.file("sys/module/mlx5_ib/refcnt", "1\n")
+    assert set(host.driver.in_use()) == {
+        "smc uses mlx5_core",
+        "mlx5_ib is in use (reference count 1)",
+    }
+
+
 def same(host: Host) -> None:
     host.installed("mlx5_core", "AAAA")
 

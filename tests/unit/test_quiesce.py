@@ -14,8 +14,9 @@ import pytest
 from nodeagent.errors import KernelError, Stopped, UnavailableError
 from nodeagent.kernel.events import StopSignal
 from nodeagent.node import quiesce as quiescing
-from nodeagent.node.quiesce import quiesce
-from nodeagent.settings import Quiesce, Settings
+from nodeagent.node.observe import observe
+from nodeagent.node.quiesce import quiesce, unbind_pfs
+from nodeagent.settings import HoldOff, Quiesce, Settings
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
 from tests.support.fake_kernel import PF1, PF2
@@ -23,7 +24,8 @@ from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
 from tests.unit.test_reload import Crash, Host, full_node, on_disk, vf
 
-HASTY = Settings(vf_timeout=0.3)
+HASTY = Settings(vf_timeout=0.3, quiesce=Quiesce.VFS)
+PFS_TOO = dataclasses.replace(HASTY, quiesce=Quiesce.AUTO)
 ON_VFIO = Vf(2, driver="vfio-pci", driver_override="vfio-pci", netdev=None)
 
 
@@ -56,9 +58,10 @@ def host(fake: FakeNode, tmp_path: Path) -> Host:
 
 def quiesced(fake: FakeNode, settings: Settings = HASTY) -> list[tuple[str, str]]:
     """What is written: targets and attributes."""
-    fake.writes.clear()
     with fake.node(settings) as node:
-        quiesce(node)
+        state = observe(node)
+        fake.writes.clear()
+        unbind_pfs(node, quiesce(node, state))
     return [(write.target, write.attribute) for write in fake.writes]
 
 
@@ -76,6 +79,34 @@ def test_ours_are_unbound_and_then_all_removed(fake: FakeNode) -> None:
     assert has_vfs(fake) == {PF1: 0, PF2: 0}
 
 
+def test_pfs_are_unbound_after_their_vfs_and_take_them_along(fake: FakeNode) -> None:
+    """Without a write to sriov_numvfs, which the kernel may do for one PF after the other."""
+    fake.set_up(two_pfs(ON_VFIO))
+    written = quiesced(fake, PFS_TOO)
+    assert set(written[:4]) == {
+        (fake.function(n, pf), "unbind") for pf in (PF1, PF2) for n in (0, 1)
+    }
+    assert set(written[4:]) == {(PF1, "unbind"), (PF2, "unbind")}
+    assert has_vfs(fake) == {PF1: 0, PF2: 0}
+
+
+def test_vfs_are_removed_before_their_pfs_for_device_plugins_to_see(fake: FakeNode) -> None:
+    fake.set_up(two_pfs())
+    written = quiesced(fake, dataclasses.replace(PFS_TOO, hold_off=(HoldOff.PLUGIN,)))
+    assert set(written[4:6]) == {(PF1, "sriov_numvfs"), (PF2, "sriov_numvfs")}
+    assert set(written[6:]) == {(PF1, "unbind"), (PF2, "unbind")}
+
+
+def test_a_pf_that_the_snapshot_lacks_stays_bound(fake: FakeNode) -> None:
+    """Nothing would bind it again."""
+    fake.set_up(two_pfs())
+    with fake.node(PFS_TOO) as node:
+        state = observe(node)
+        known = dataclasses.replace(state, pfs=state.pfs[:1])
+        assert quiesce(node, known) == (DeviceHandle("pci", PF1),)
+    assert has_vfs(fake) == {PF1: 2, PF2: 0}
+
+
 def test_without_vfs_nothing_is_written(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     assert quiesced(fake) == []
@@ -91,10 +122,13 @@ def test_vfs_that_are_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pf_with_a_vf_that_is_open_is_left_alone(
     fake: FakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And all PFs stay bound: openibd may wait for the one, or refuse."""
     fake.set_up(two_pfs(ON_VFIO))
     function = DeviceHandle("pci", fake.function(2))
     monkeypatch.setattr(quiescing, "users_of", lambda *_: {function: "qemu (pid 7) holds it"})
-    assert {target[:7] for target, _ in quiesced(fake)} == {PF2[:7]}
+    written = quiesced(fake, PFS_TOO)
+    assert {target[:7] for target, _ in written} == {PF2[:7]}
+    assert (PF2, "unbind") not in written
     assert has_vfs(fake) == {PF1: 3, PF2: 0}
     assert f"pci/{PF1} keeps its VFs until the unload: {function.name}: qemu (pid 7)" in caplog.text
 
@@ -141,7 +175,7 @@ def test_it_begins_when_the_snapshot_is_there_and_ends_before_the_unload(host: H
     seen = []
 
     def trace(step: str) -> None:
-        if "sriov_numvfs" in step or step == "before the restart":
+        if "unbind" in step or step == "before the restart":
             assert host.journal.has_open_snapshot()
             seen.append(host.driver.restarts)
 
@@ -155,9 +189,81 @@ def test_it_begins_when_the_snapshot_is_there_and_ends_before_the_unload(host: H
 
 def test_who_waits_for_it_is_called_between_it_and_the_unload(host: Host) -> None:
     seen = []
+    host.settings = dataclasses.replace(host.settings, hold_off=(HoldOff.PLUGIN,))
     host.without_vfs = lambda: seen.append((has_vfs(host.fake), host.driver.restarts))
     host.start()
     assert seen == [({PF1: 0, PF2: 0}, 0)]
+
+
+def test_pfs_stay_bound_where_the_unload_would_be_refused(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses the unload of a module that is in use, and no unbind."""
+    before = host.state()
+    host.driver.used = ("mlx5_ib is in use (reference count 1)",)
+    host.start()
+    assert host.state() == before
+    assert [write.target for write in host.driver.before_unload if write.attribute == "unbind"] == [
+        host.fake.function(index) for index in (0, 3, 4)
+    ]
+    assert "the PFs stay bound until the unload, which may fail: mlx5_ib is in use" in caplog.text
+    assert "unbind" not in {record.name for record in host.journal.records()}
+
+
+def test_pfs_are_bound_again_where_openibd_refuses(host: Host) -> None:
+    before = host.state()
+    host.driver.stop_refused = KernelError("openibd refuses")
+    with pytest.raises(KernelError, match="openibd refuses"):
+        host.start()
+    unbound = [w.target for w in host.driver.before_unload if w.attribute == "unbind"]
+    assert set(unbound[-2:]) == {PF1, PF2}
+    assert host.state() == before
+    assert host.journal.has_open_snapshot()
+
+
+def test_pfs_are_bound_again_where_it_was_stopped_and_nothing_unloaded(host: Host) -> None:
+    """A stop ends the start, without a restore; the node keeps its interfaces."""
+    host.driver.stop_refused = Stopped()
+    with pytest.raises(Stopped):
+        host.start()
+    assert [str(pf.handle) for pf in host.state().pfs] == [f"pci/{PF1}", f"pci/{PF2}"]
+
+
+@pytest.mark.parametrize("then", ["refused", "nothing to reload", "no build", "restore by hand"])
+def test_pfs_of_a_killed_process_are_bound_by_the_next_whatever_it_does(
+    host: Host, then: str
+) -> None:
+    before = host.state()
+
+    def trace(step: str) -> None:
+        if step == "before the restart":
+            raise Crash
+
+    host.fake.trace = trace
+    with pytest.raises(Crash):
+        host.start()
+    assert host.state().pfs == ()
+    host.fake.trace = lambda _: None
+    match then:
+        case "refused":
+            host.driver.unsafe = UnavailableError("no openibd")
+            with pytest.raises(UnavailableError):
+                host.start()
+        case "nothing to reload":
+            host.driver.installed = host.driver.loaded
+            host.start()
+        case "no build":
+            host.driver.build_fails = UnavailableError("no network")
+            with pytest.raises(UnavailableError):
+                host.start()
+            assert [pf.handle for pf in host.state().pfs] == [pf.handle for pf in before.pfs]
+            return
+        case _:
+            snapshot = host.journal.open_snapshot()
+            assert snapshot is not None
+            host.restore(snapshot.state)
+    assert host.driver.restarts == 0
+    assert host.state() == before
 
 
 def test_off_leaves_it_to_the_unload(host: Host) -> None:

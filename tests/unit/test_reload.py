@@ -69,10 +69,15 @@ class FakeDriver:
         self.loaded_again: tuple[str, ...] = ()
         self.unsafe: AgentError | None = None
         self.dependents_stay: AgentError | None = None
+        self.build_fails: AgentError | None = None
+        self.stop_refused: AgentError | None = None
+        self.used: tuple[str, ...] = ()
         self.before_unload: list[Write] = []
 
     def ensure_built(self) -> None:
         self.fake.trace("build")
+        if self.build_fails is not None:
+            raise self.build_fails
 
     def srcversions(self) -> tuple[SrcVersions, ...]:
         return (SrcVersions("mlx5_core", self.installed, self.loaded),)
@@ -98,6 +103,9 @@ class FakeDriver:
         if self.companions_fail is not None:
             raise self.companions_fail
 
+    def in_use(self) -> tuple[str, ...]:
+        return self.used
+
     def check_reload_is_safe(self) -> tuple[Loss, ...]:
         if self.unsafe is not None:
             raise self.unsafe
@@ -113,6 +121,8 @@ class FakeDriver:
         self.before_unload += self.fake.writes
         self.fake.writes.clear()
         self.fake.trace("before the restart")
+        if self.stop_refused is not None:
+            raise self.stop_refused
         self.restarts += 1
         self.fake.restart()
         if self.refusal is not None:
@@ -357,6 +367,7 @@ def test_the_steps_are_on_record(host: Host) -> None:
         "preflight",
         "snapshot",
         "quiesce",
+        "unbind",
         "restart",
         "restore",
         "verify",
