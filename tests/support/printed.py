@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from itertools import chain
@@ -233,7 +233,7 @@ def look(namespaces: Mapping[str, str]) -> dict[str, list[str]]:
             for form in OF_EACH_DEVICES_INTERFACE
         ]
         asked |= _run(path, each)
-        made_up = {link["ifname"]: link["address"] for link in links if _is_representor(link)}
+        made_up = {link["ifname"]: made_of(link) for link in links if _is_representor(link)}
         found |= {f"{name}: {each}": lines(each, text, made_up) for each, text in asked.items()}
     pfs = sorted(path.parent.name for path in PCI.glob("*/sriov_numvfs"))
     of_pfs = [form.format(pf) for pf in pfs for form in OF_EACH_PF]
@@ -284,13 +284,13 @@ def _functions(pfs: Iterable[str]) -> Iterator[str]:
 
 # Its lines
 
-NONE: Final[Mapping[str, str]] = {}
+NONE: Final[Mapping[str, Sequence[str]]] = {}
 
 
-def lines(command: str, text: str, made_up: Mapping[str, str] = NONE) -> list[str]:
+def lines(command: str, text: str, made_up: Mapping[str, Sequence[str]] = NONE) -> list[str]:
     """What a command printed as lines, "path = value" where it is JSON, normalised and sorted.
 
-    `made_up`: the MACs that mlx5 has given representors, and what is made of them, by interface.
+    `made_up`: by interface, the addresses that are other ones after a reload.
     """
     rows = [row for row in NORMALISED if re.fullmatch(row.command, command)]
     try:
@@ -305,20 +305,28 @@ def lines(command: str, text: str, made_up: Mapping[str, str] = NONE) -> list[st
     return sorted(_flat(_normal(told, rows, ""), ""))
 
 
-def _without_made_up(command: str, told: Any, made_up: Mapping[str, str]) -> Any:
-    """A representor's MAC, and its link-local address and group, which the kernel makes of it.
+def made_of(link: Mapping[str, Any]) -> tuple[str, ...]:
+    """The MAC that mlx5 has given a representor, its link-local address, and that one's group.
 
-    A child of it keeps its MAC; a bridge has it as an entry under its own name.
+    The kernel makes no address of it where addr_gen_mode is none: one that was made before that
+    comes back as it was.
     """
+    octets = [int(each, 16) for each in link["address"].split(":")]
+    if link.get("inet6_addr_gen_mode") == "none":
+        return (link["address"],)
+    host = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    local = str(IPv6Address(bytes((0xFE, 0x80, *[0] * 6)) + host))
+    group = str(IPv6Address(IPv6Address("ff02::1:ff00:0").packed[:13] + host[5:]))
+    return link["address"], local, group
+
+
+def _without_made_up(command: str, told: Any, made_up: Mapping[str, Sequence[str]]) -> Any:
+    """A child of a representor keeps its MAC; a bridge has that as an entry under its own name."""
     text = json.dumps(told)
-    for name, mac in made_up.items():
+    for name, addresses in made_up.items():
         if name in (told.get("ifname"), told.get("dev")) or "fdb" in command:
-            octets = [int(each, 16) for each in mac.split(":")]
-            host = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
-            local = str(IPv6Address(bytes((0xFE, 0x80, *[0] * 6)) + host))
-            group = str(IPv6Address(IPv6Address("ff02::1:ff00:0").packed[:13] + host[5:]))
-            for made in (mac, local, group):
-                text = text.replace(f'"{made}"', f'"made up for {name}"')
+            for each in addresses:
+                text = text.replace(f'"{each}"', f'"made up for {name}"')
     return json.loads(text)
 
 

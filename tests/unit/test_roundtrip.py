@@ -88,10 +88,16 @@ def test_only_what_must_change_may() -> None:
     assert not compared(LINKS, [link | port], [other | port])
     made = [{"dev": "rep", "dst": f"fe80::{n}ff:fe00:1"} for n in ("11:22", "11:44")]
     looks = [
-        printed.lines("ip -d -j -6 route show table all", json.dumps([each]), {"rep": mac})
+        printed.lines(
+            "ip -d -j -6 route show table all",
+            json.dumps([each]),
+            {"rep": printed.made_of({"address": mac, "inet6_addr_gen_mode": mode})},
+        )
+        for mode in ("eui64", "none")
         for each, mac in zip(made, ("02:11:22:00:00:01", "02:11:44:00:00:01"), strict=True)
     ]
     assert looks[0] == looks[1]
+    assert looks[2] != looks[3]
     assert all(len(row.reason) > 20 or row.reason == "likewise" for row in printed.NORMALISED)
 
 
