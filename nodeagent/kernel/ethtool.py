@@ -4,7 +4,7 @@ Six kinds are read, each with one dump for all interfaces of the namespace, what
 VFs (uapi/linux/ethtool_netlink.h, Documentation/networking/ethtool-netlink.rst): private flags,
 channels, rings, coalescing, pause and features. A setting is a pair of a key, which is the kind and
 ethtool(8)'s word ("rings.rx", "features.rx-gro"), and its value. What ethtool(8) sets with ioctls
-is in `nodeagent.kernel.receive`.
+is in `nodeagent.kernel.receive`, and what is set in sysfs in `nodeagent.kernel.queues`.
 
 Facts of the kernel that shape this module (net/ethtool, Linux 6.12):
 
@@ -26,10 +26,11 @@ import logging
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from nodeagent.errors import KernelError, reason
-from nodeagent.kernel import receive
+from nodeagent.kernel import queues, receive
 from nodeagent.kernel.genl import HEADER, Attribute, Genl, encoded
 from nodeagent.kernel.netlink import (
     NLA_F_NESTED,
@@ -151,10 +152,14 @@ class Change:
 
 
 class Ethtool(Genl):
-    """A generic netlink socket of the ethtool family. Decoded messages are cached."""
+    """A generic netlink socket of the ethtool family. Decoded messages are cached.
 
-    def __init__(self) -> None:
+    `sysfs` is that of the socket's network namespace; None if it is not known.
+    """
+
+    def __init__(self, sysfs: Path | None = Path("/sys")) -> None:
         super().__init__("ethtool")
+        self._sysfs = sysfs
         self._feature_names: tuple[str, ...] = ()
         self._decoded: dict[tuple[str, bytes], Settings] = {}
         self._joined: dict[tuple[Settings, ...], Settings] = {}
@@ -176,6 +181,8 @@ class Ethtool(Genl):
                     found.setdefault(index, []).append(self._settings(kind, rest))
         for index, parts in found.items():
             parts.append(tuple(receive.read(self.interface(index))))
+            if (directory := self.directory(index)) is not None:
+                parts.append(tuple(queues.read(directory)))
         return {index: self._join(tuple(parts)) for index, parts in found.items()}
 
     def change(self, changes: Sequence[Change]) -> list[OSError | None]:
@@ -185,7 +192,7 @@ class Ethtool(Genl):
         by_netlink = [self._set(change) for change in changes if change.kind in BY_NAME]
         sent = iter(self.send(by_netlink))
         return [
-            next(sent) if change.kind in BY_NAME else self._set_by_ioctl(change)
+            next(sent) if change.kind in BY_NAME else self._set_otherwise(change)
             for change in changes
         ]
 
@@ -193,9 +200,19 @@ class Ethtool(Genl):
         """For what is asked of its driver with ioctls."""
         return receive.Interface(self._socket, index)
 
-    def _set_by_ioctl(self, change: Change) -> OSError | None:
+    def directory(self, index: int) -> Path | None:
+        """What an interface has in sysfs; None if it is gone, or that is not known."""
         try:
-            receive.write(self.interface(change.index), dict(change.values))
+            return self._sysfs and self._sysfs / "class/net" / self.interface(index).name
+        except OSError:
+            return None
+
+    def _set_otherwise(self, change: Change) -> OSError | None:
+        try:
+            if change.kind not in {EthtoolKind.QUEUES, EthtoolKind.NAPI}:
+                receive.write(self.interface(change.index), dict(change.values))
+            elif (directory := self.directory(change.index)) is not None:
+                queues.write(directory, dict(change.values))
         except OSError as error:
             return error
         return None

@@ -54,7 +54,8 @@ class Interface:
         self._index = index
 
     @cached_property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """Its present name. OSError if it is gone."""
         request = struct.pack("16si20x", b"", self._index)
         answer: bytes = fcntl.ioctl(self._socket, _SIOCGIFNAME, request)
         return answer[:16].partition(b"\0")[0].decode()
@@ -62,7 +63,7 @@ class Interface:
     def ask(self, body: bytes, kind: int = _SIOCETHTOOL) -> bytes:
         """`body` as the kernel has changed it. OSError if it refuses, or the interface is gone."""
         answer = array.array("B", body)
-        request = struct.pack("16sP16x", self._name.encode(), answer.buffer_info()[0])
+        request = struct.pack("16sP16x", self.name.encode(), answer.buffer_info()[0])
         fcntl.ioctl(self._socket, kind, request)
         return answer.tobytes()
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 from nodeagent.errors import KernelError, reason
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.events import AddressWatch, LinkWatch
-from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here
+from nodeagent.kernel.netns import NamespaceGone, Namespaces, entered, here, mount_sysfs
 from nodeagent.kernel.rdma import Rdma
 from nodeagent.kernel.rtnl import Change, Link, LinkChange, Rtnl
 from nodeagent.kernel.stack import StackEdge, linkinfo
@@ -88,12 +90,22 @@ class Room:
 
     fd: int
     rtnl: CachingRtnl
+    _held: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
     def ethtool(self) -> Ethtool:
-        """Another socket there."""
+        """Another socket there, and the sysfs of the namespace."""
         with entered(self.fd):
-            return Ethtool()
+            return self._held.enter_context(Ethtool(self._sysfs()))
+
+    def _sysfs(self) -> Path | None:
+        try:
+            fd = mount_sysfs()
+        except OSError as error:  # a kernel before 5.2
+            log.debug("cannot mount sysfs: %s", reason(error))
+            return None
+        self._held.callback(os.close, fd)
+        return Path(f"/proc/self/fd/{fd}")
 
     @classmethod
     def open(cls, fd: int) -> Self:
@@ -135,8 +147,7 @@ class Room:
 
     def __exit__(self, *_: object) -> None:
         self.rtnl.close()
-        if "ethtool" in vars(self):
-            self.ethtool.close()
+        self._held.close()
 
 
 def locate(

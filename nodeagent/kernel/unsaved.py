@@ -21,11 +21,6 @@ _HWTSTAMP: Final = struct.Struct("=iii")
 _MOST_CONTEXTS: Final = 16
 """MLX5E_MAX_NUM_RSS, with the interface's own, which is 0."""
 _PERQUEUE, _GCOALESCE = 0x4B, 0xE
-_FILES: Final = (
-    *("threaded", "gro_flush_timeout", "napi_defer_hard_irqs"),
-    *("queues/rx-*/rps_cpus", "queues/rx-*/rps_flow_cnt", "queues/tx-*/xps_rxqs"),
-)
-"""No driver sets these; xps_cpus is set by drivers, too (mlx5e_set_default_xps_cpumasks())."""
 _COALESCE: Final = struct.Struct("=23I")
 
 
@@ -40,18 +35,16 @@ def of_driver(on: Interface, name: str) -> Iterator[str]:
             yield f"hardware timestamping of {name}"
 
 
-def of_queues(on: Interface, name: str, sysfs: Path) -> Iterator[str]:
-    """What its queues have each for itself, and how they are polled."""
-    interface = sysfs / "class/net" / name
+def of_queues(on: Interface, name: str, interface: Path) -> Iterator[str]:
+    """What its queues have each for itself, and how they are polled; `interface` is in sysfs."""
     receivers = sum(1 for _ in interface.glob("queues/rx-*"))
     with suppress(OSError):
         if len(set(_coalescing(on, receivers))) > 1:
             yield f"coalescing of single queues of {name} (ethtool --per-queue)"
     if text_of(interface / "mode") == "connected":
         yield f"IPoIB mode connected of {name}"
-    for file in _FILES:
-        if any(_is_set(each) for each in interface.glob(file)):
-            yield f"{file.rpartition('/')[2]} of {name}"
+    if _is_set(interface / "threaded"):
+        yield f"threaded of {name}"
 
 
 def of_interrupts(device: Path, name: str, proc: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from nodeagent.state import queues
 from nodeagent.state.ethtool import EthtoolKind, Setting, Value
 from nodeagent.state.model import Netdev, NodeState
 
@@ -31,7 +32,7 @@ def differing(want: Netdev, have: Netdev) -> Iterator[tuple[Setting, Value]]:
     """Each setting that is not as wanted, with its present value. None if either is not known."""
     now = dict(have.ethtool or ())
     for key, value in want.ethtool or ():
-        if key in now and now[key] != value:
+        if key in now and not queues.agree(key, value, now[key]):
             yield (key, value), now[key]
 
 
@@ -79,6 +80,9 @@ def commands(values: tuple[Setting, ...], name: str) -> Iterator[str]:
 def _receive_commands(key: str, value: str, name: str) -> Iterator[str]:
     """One a setting; comments for what ethtool(8) cannot set."""
     kind, _, word = key.partition(".")
+    if key in queues.FILES:
+        yield from queues.commands(key, value, name)
+        return
     if value.startswith("queues"):
         yield f"# ethtool has no words for this table of {name}: {value}"
     elif word == "table":

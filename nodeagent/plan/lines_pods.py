@@ -27,8 +27,13 @@ def move_rdma_line(action: MoveRdma) -> str:
 
 
 def inside_line(namespace: Namespace, line: str) -> str:
-    """A line, or several that `; ` separates, in a namespace."""
-    command = line if ";" not in line and "&" not in line else f"sh -c {shlex.quote(line)}"
+    """A line, or several that `; ` separates, in a namespace.
+
+    The interfaces below /sys/class/net are those of the namespace in which sysfs was mounted.
+    """
+    command = line if not {*";&|"} & {*line} else f"sh -c {shlex.quote(line)}"
+    if "/sys/class/net/" in line:
+        command = f"unshare -m sh -c {shlex.quote(f'mount -t sysfs sysfs /sys; {line}')}"
     return f"nsenter --net={shlex.quote(namespace.path)} {command}"
 
 

@@ -1,4 +1,4 @@
-"""Settings of interfaces that ethtool(8) sets."""
+"""Settings of interfaces that ethtool(8) sets, and files in sysfs beside them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class EthtoolKind(StrEnum):
     Private flags first, on which others depend (mlx5: rx_striding_rq for rx-gro-hw). Then channels:
     each has rings and coalescing of its own, and igb pairs its queues from five channels on and
     refuses tx-usecs then. Rings and pause restart the interface. Features depend on all of these
-    (ndo_fix_features). Then the table of queues, which an n-tuple rule may count on.
+    (ndo_fix_features). Then the table of queues, which an n-tuple rule may count on. Then
+    the queues' own files, and NAPI's (`nodeagent.state.queues`).
     """
 
     PRIVFLAGS = "privflags"
@@ -28,6 +29,8 @@ class EthtoolKind(StrEnum):
     RSS = "rss"
     RX_FLOW_HASH = "rx-flow-hash"
     NTUPLE = "ntuple"
+    QUEUES = "queues"
+    NAPI = "napi"
 
 
 Value = int | bool | str
@@ -36,7 +39,7 @@ Setting = tuple[str, Value]
 """A setting: its kind and ethtool(8)'s word for it ("rings.rx"), and its value."""
 
 _KEY: Final = re.compile(rf"({'|'.join(EthtoolKind)})\.[!-~]([ -~]{{0,62}}[!-~])?")
-_WORDS: Final = re.compile(r"[A-Za-z0-9 .:-]*(; [A-Za-z0-9 .:-]+)*")
+_WORDS: Final = re.compile(r"[A-Za-z0-9 .:,-]*(; [A-Za-z0-9 .:,-]+)*")
 
 
 @lru_cache

@@ -407,6 +407,9 @@ class FakeEthtool(Ethtool):
     def interface(self, index: int) -> Interface:
         return NoIoctls(index)
 
+    def directory(self, index: int) -> None:
+        return None
+
     def settings(self, indexes: Collection[int]) -> dict[int, EthtoolSettings]:
         known = self._node.ethtool
         return {

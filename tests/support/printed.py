@@ -54,6 +54,9 @@ OF_EACH_DEVICES_INTERFACE: Final = (
     *(f"ethtool -n {{}} rx-flow-hash {flow}" for flow in ("tcp4", "udp4", "tcp6", "udp6")),
     "ethtool --show-priv-flags {}",
     "ethtool --show-fec {}",
+    "grep -rs . /sys/class/net/{}/queues --include=*ps_*",
+    "grep -s . /sys/class/net/{}/gro_flush_timeout",
+    "grep -s . /sys/class/net/{}/napi_defer_hard_irqs",
     *(
         f"dcb -j {word} show dev {{}}"
         for word in ("app", "buffer", "dcbx", "ets", "maxrate", "pfc")
@@ -248,10 +251,14 @@ MARK: Final = "--- next: "
 
 
 def _run(namespace: str, commands: Iterable[str]) -> dict[str, str]:
-    """What commands print, on stderr too: a refusal is part of what a tool tells."""
-    script = "".join(f"echo '{MARK}{each}'\n{each} 2>&1\n" for each in commands)
+    """What commands print, on stderr too: a refusal is part of what a tool tells.
+
+    The interfaces in sysfs are those of the namespace in which it was mounted.
+    """
+    script = "mount -t sysfs sysfs /sys\n"
+    script += "".join(f"echo '{MARK}{each}'\n{each} 2>&1\n" for each in commands)
     done = subprocess.run(
-        ["nsenter", f"--net={namespace}", "sh"],
+        ["nsenter", f"--net={namespace}", "unshare", "--mount", "sh"],
         input=script,
         capture_output=True,
         text=True,

@@ -402,6 +402,9 @@ class _Drawn:
     def _ethtool(self, place: Place, name: str, kind: str) -> None:
         said = self._some(0.15, *ETHTOOL[self.nic.name, kind])
         self._add(*(f"ethtool {each.format(dev=name)}" for each in said), place=place)
+        for each in self._some(0.12, *QUEUES[self.nic.name]):
+            within = f"mount -t sysfs sysfs /sys; cd /sys/class/net/{name}; {each}"
+            self._add(f"unshare -m sh -ec '{within}'", place=place)
 
     def _masters(self, place: Place, functions: list[Port]) -> None:
         """A bond, a bridge and a VRF, of what is there."""
@@ -729,6 +732,22 @@ ETHTOOL: Final = {
         "-N {dev} rx-flow-hash udp4 sd",
     ),
     ("connectx", "representor"): ("-G {dev} rx 256 tx 512", "-K {dev} gro off"),
+}
+
+
+QUEUES: Final = {
+    "igb": (
+        "echo 1 > queues/rx-0/rps_cpus",
+        "echo 256 > queues/rx-0/rps_flow_cnt",
+        "echo 20000 > gro_flush_timeout; echo 2 > napi_defer_hard_irqs",
+    ),
+    "connectx": (
+        "echo 1 > queues/rx-0/rps_cpus",
+        "echo 256 > queues/rx-0/rps_flow_cnt",
+        "echo 0 > queues/tx-0/xps_cpus",
+        "echo 1 > queues/tx-0/xps_rxqs",
+        "echo 20000 > gro_flush_timeout; echo 2 > napi_defer_hard_irqs",
+    ),
 }
 
 

@@ -50,7 +50,7 @@ class Recorded(Ethtool):
     """An ethtool socket whose kernel says what was recorded, and takes down what it is told."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sysfs=None)
         self.family = 22
         self.sent: list[bytearray] = []
         self.spoiled: set[int] = set()

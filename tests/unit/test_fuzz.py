@@ -299,6 +299,7 @@ class RubbishDevlink(Rubbish, Devlink):
 class RubbishEthtool(Rubbish, Ethtool):
     def __init__(self, bodies: list[bytes]) -> None:
         Rubbish.__init__(self, bodies)
+        self._sysfs = None
         self._feature_names = ()
         self._decoded = {}
         self._joined = {}

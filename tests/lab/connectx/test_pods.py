@@ -46,14 +46,24 @@ def pods(no_vfs: None) -> Iterator[list[Pod]]:
         yield made
 
 
+def in_sysfs(pod: Pod, command: str) -> str:
+    """What a command prints in the pod's directory of net1 in sysfs."""
+    return pod.sh(f"unshare -m sh -ec 'mount -t sysfs s /sys; cd /sys/class/net/net1; {command}'")
+
+
 def test_everything_in_four_pods(nodeagent: Nodeagent, pods: list[Pod]) -> None:
+    pods[0].sh("ethtool -X net1 context new")
+    in_sysfs(pods[0], "echo 1 > queues/rx-0/rps_cpus; echo 7000 > gro_flush_timeout")
+    queues = [in_sysfs(pod, "grep -r . gro_flush_timeout queues/*/*ps_*") for pod in pods]
     before, inside = connectx.read(), inside_of(pods)
     assert before["devices"][PF1]["vfs"][0]["interface"] is None
     wanted = lab.put_other_build_on_disk()
-    nodeagent.call("reload")
+    log = nodeagent.call("reload").log
     assert lab.loaded() == wanted
     assert connectx.read() == before
     assert inside_of(pods) == inside
+    assert queues == [in_sysfs(pod, "grep -r . gro_flush_timeout queues/*/*ps_*") for pod in pods]
+    assert "RSS context 1 of net1, with n-tuple rules that name it in " in log
 
 
 def test_killed_while_pods_are_served(nodeagent: Nodeagent, pods: list[Pod]) -> None:
