@@ -178,6 +178,13 @@ def token(af_spec: bytes) -> IPv6Address | None:
     return IPv6Address(raw) if any(raw) else None
 
 
+def takes_token(af_spec: bytes) -> bool:
+    """Whether the kernel lets one be set now (inet6_set_iftoken(), ipv6_accept_ra())."""
+    values = _values("ipv6", V6, _of_ipv6(af_spec).get(_INET6_CONF, b""))
+    accepts = {2} if values.get("ipv6.forwarding") else {1, 2}
+    return values.get("ipv6.accept_ra") in accepts and values.get("ipv6.router_solicitations") != 0
+
+
 def _of_ipv6(af_spec: bytes) -> dict[int, bytes]:
     return dict(attributes(dict(attributes(af_spec)).get(socket.AF_INET6, b"")))
 

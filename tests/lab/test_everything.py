@@ -69,6 +69,8 @@ route add 2001:db8:7::/48 nexthop via 2001:db8::1 dev {PF} nexthop via fe80::5 d
 link set {VF}0 mtu 3500 up
 link add link {VF}0 name {VF}0.7 type vlan id 7 protocol 802.1ad
 link set {VF}0.7 up
+token set ::77 dev {VF}0
+token set ::78 dev {VF}0.7
 link add link {VF}0.7 name {VF}0.7.8 type vlan id 8
 link set {VF}0.7.8 up
 address add 10.8.0.1/24 dev {VF}0.7.8
@@ -100,6 +102,7 @@ neigh add 10.14.0.9 lladdr 02:00:00:00:00:09 dev {LONG} nud permanent
 IN_POD: Final = """
 link set {device} name net1
 link set net1 mtu 1400 up
+token set ::79 dev net1
 address add 10.20.0.{number}/24 dev net1
 route add 10.21.0.0/16 via 10.20.0.9 dev net1
 neigh add 10.20.0.9 lladdr 02:00:00:00:00:09 dev net1 nud permanent

@@ -45,7 +45,6 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"link set {PF} up",
         f"link set {PORT} up master br7",
         f"address add 192.0.2.10/24 dev {PF}",
-        f"token set ::77 dev {PF}",
     )
     lab.sh(f"ip netns add pod-c; ip link add child7 netns pod-c link {PF} type macvlan")
     lab.await_carrier(PF1)
@@ -72,7 +71,6 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
         f"static FDB entry 02:00:00:00:00:07 on {PORT} vlan 1",
         f"static FDB entry 02:00:00:00:00:08 on {PF}",
         f"MDB entry 239.9.9.9 on {PORT} vlan 1",
-        f"IPv6 token ::77 on {PF}",
         f"stable_secret on {PF}, with the IPv6 addresses that are made of it",
     ):
         assert f"{lost}: the reload removes it, and it is not restored" in log

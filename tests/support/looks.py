@@ -15,6 +15,7 @@ LOOKS: Final = (
     "ip -j -6 rule",
     "ip -j neigh show nud permanent",
     "ip -j neigh show proxy",
+    "ip -j token",
     "bridge -d -j link",
     "bridge -j vlan",
 )

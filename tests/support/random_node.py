@@ -547,6 +547,9 @@ class _Drawn:
             self._add(f"sysctl -qw net/{family}/{tree}/{port.name}/{name}={value}", place=place)
         if self._is(0.08):
             self._add(f"ip link set {port.name} addrgenmode none", place=place)
+        if self._is(0.1):  # refused where router advertisements are
+            token = f"::{next(self.numbers):x}"
+            self._add(f"ip token set {token} dev {port.name} 2>/dev/null || true", place=place)
 
     def _network(self, place: Place, port: Port) -> None:
         """Addresses, and what leads there."""

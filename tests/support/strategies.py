@@ -40,6 +40,7 @@ from nodeagent.state.stack import (
     Qdisc,
     Route,
     Stack,
+    Token,
 )
 from nodeagent.state.tuning import Tuned
 from nodeagent.state.vf import LinkState, VfAttributes, VlanProtocol
@@ -374,6 +375,9 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
             if draw(st.booleans())
             else Membership(name, "bond7", "bond")
             for name in _some(draw, devices)
+        ),
+        tokens=tuple(
+            Token(name, draw(st.sampled_from(("::77", "::88")))) for name in _some(draw, devices)
         ),
         addresses=tuple(
             Address(name, f"10.0.0.{n}/24", flags=draw(st.sampled_from((0, 0x200))))

@@ -38,6 +38,7 @@ from nodeagent.state.stack import (
     Qdisc,
     Route,
     Stack,
+    Token,
 )
 from nodeagent.state.vf import VfAttributes
 
@@ -78,7 +79,7 @@ LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, Subfunction, RdmaDevice),
     *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort, Lag),
-    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc),
+    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc, Token),
 )
 
 

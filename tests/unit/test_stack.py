@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
 from nodeagent.kernel import rtnl
-from nodeagent.kernel.netlink import Netlink, attribute, nested
+from nodeagent.kernel.netlink import Netlink, attribute, attributes, nested
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack import StackEdge, _adapter, linkinfo, memberships
 from nodeagent.kernel.stack import addresses as of_addresses
 from nodeagent.kernel.stack import children as of_children
 from nodeagent.kernel.stack import neighbours as of_neighbours
 from nodeagent.kernel.stack import routes as of_routes
+from nodeagent.kernel.stack import tokens as of_tokens
 from nodeagent.kernel.stack.adapter import MIN_LIFETIME, Look
 from nodeagent.kernel.stack.addresses import address_of
 from nodeagent.kernel.stack.left_out import fdb_of, identity_of, mdb_of, nexthop_of
@@ -45,6 +46,7 @@ from nodeagent.state.stack import (
     Route,
     Stack,
     Stacked,
+    Token,
 )
 
 NOW = 1_800_000_000.0
@@ -123,7 +125,13 @@ ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
 ROUTE = Route("0.0.0.0/0", (Nexthop("enp1s0", "192.0.2.1"),), metric=100, proto=16)
 FQ = Qdisc("enp1s0", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
 ALL = Stack(
-    (CHILD,), (MEMBER,), (ADDRESS,), (Neighbour("enp1s0", "192.0.2.1", MAC),), (ROUTE,), (FQ,)
+    (CHILD,),
+    (MEMBER,),
+    (Token("enp1s0", "::77"),),
+    (ADDRESS,),
+    (Neighbour("enp1s0", "192.0.2.1", MAC),),
+    (ROUTE,),
+    (FQ,),
 )
 
 
@@ -285,6 +293,31 @@ def test_neighbours_both_ways(neighbour: Neighbour) -> None:
     assert neighbour_of(body, OURS) == neighbour
 
 
+@pytest.mark.parametrize(
+    ("forwarding", "accept_ra", "solicitations", "arp", "is_kept"),
+    [
+        *((0, 1, -1, True, True), (1, 2, 3, True, True), (0, 2, 3, None, True)),
+        *((1, 1, 3, True, False), (0, 0, 3, True, False), (0, 1, 0, True, False)),
+        (0, 1, 3, False, False),
+    ],
+)
+def test_tokens_both_ways(
+    forwarding: int, accept_ra: int, solicitations: int, arp: bool | None, is_kept: bool
+) -> None:
+    """One that the kernel would refuse is named."""
+    sent = bytes(of_tokens.message(Token("enp1s0", "::77"), INDEXES, NOW))
+    (token,) = (raw for kind, raw in attributes(sent, 32) if kind == 26)
+    (sixth,) = (raw for kind, raw in attributes(token) if kind == 10)
+    conf = struct.pack("=8i", forwarding, 64, 1500, accept_ra, 1, 1, 1, solicitations)
+    spec = nested(10, sixth + attribute(2, conf))
+    look = Look({2: link(2, "enp1s0", af_spec=spec, arp=arp), 3: link(3, "enp2s0")}, {2, 3})
+    with Netlink(0) as edge:
+        found = of_tokens.read(edge, look)
+    lost = ("IPv6 token ::77 on enp1s0, which accepts no advertisements now",)
+    assert found.things == ((Token("enp1s0", "::77"),) if is_kept else ())
+    assert found.lost == (() if is_kept else lost)
+
+
 def test_a_proxy_has_no_address_of_its_own() -> None:
     proxy = Neighbour("enp1s0", "192.0.2.200", proxy=True)
     assert neighbour_of(bytes(of_neighbours.message(proxy, INDEXES, NOW)), OURS) == proxy
@@ -403,11 +436,9 @@ def test_permanent_mdb_entries_are_lost() -> None:
     assert list(mdb_of(body(3, 1, 0, fourth, "0800"), ours)) == []
 
 
-def test_what_ipv6_addresses_are_made_of_is_lost() -> None:
-    token = attribute(7, bytes(15) + b"\x77")
-    own = link(2, "enp1s0", af_spec=nested(10, token + attribute(8, b"\x02")))
+def test_the_secret_of_ipv6_addresses_is_lost() -> None:
+    own = link(2, "enp1s0", af_spec=nested(10, attribute(8, b"\x02")))
     assert list(identity_of(own, SysctlTables())) == [
-        "IPv6 token ::77 on enp1s0",
         "stable_secret on enp1s0, with the IPv6 addresses that are made of it",
     ]
     usual = link(2, "enp1s0", af_spec=nested(10, attribute(7, bytes(16)) + attribute(8, b"\x02")))
@@ -516,8 +547,15 @@ def test_order() -> None:
 def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
     want = node(ALL)
     stages = plan(want, after_reload(want))
-    assert [stage.name for stage in stages][-6:] == [
-        *("add children", "join masters", "add addresses", "add neighbours", "add routes"),
+    assert [stage.name for stage in stages][-7:] == [
+        *(
+            "add children",
+            "join masters",
+            "set tokens",
+            "add addresses",
+            "add neighbours",
+            "add routes",
+        ),
         "add qdiscs",
     ]
     text = [str(difference) for difference in differences(want, after_reload(want))]

@@ -61,10 +61,7 @@ def left_out(
 
 
 def identity_of(link: Link, tables: sysctls.SysctlTables) -> Iterator[str]:
-    """The source of IPv6 addresses: `IPv6 token ::77 on enp1s0`, `stable_secret on enp1s0`."""
-    token = sysctls.token(link.af_spec)
-    if token is not None:
-        yield f"IPv6 token {token} on {link.name}"
+    """The source of IPv6 addresses: `stable_secret on enp1s0`."""
     if tables.is_secret_of_its_own(link.af_spec):
         yield f"stable_secret on {link.name}, with the IPv6 addresses that are made of it"
 

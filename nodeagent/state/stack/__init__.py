@@ -26,6 +26,7 @@ from nodeagent.state.stack.membership import MASTER_KINDS, Membership
 from nodeagent.state.stack.neighbour import Neighbour
 from nodeagent.state.stack.qdisc import QDISC_MAJOR, QDISC_ROOT, Qdisc
 from nodeagent.state.stack.route import Nexthop, Route
+from nodeagent.state.stack.token import Token
 
 __all__ = (
     "CHILD_KINDS",
@@ -44,6 +45,7 @@ __all__ = (
     "Stack",
     "StackStage",
     "Stacked",
+    "Token",
 )
 
 
@@ -58,6 +60,7 @@ class Stack:
 
     children: tuple[Child, ...] = ()
     memberships: tuple[Membership, ...] = ()
+    tokens: tuple[Token, ...] = ()
     addresses: tuple[Address, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     routes: tuple[Route, ...] = ()
