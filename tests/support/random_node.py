@@ -124,6 +124,7 @@ class _Drawn:
         self.pods = [Place(number + 1) for number in range(self.chance.randint(1, 3))]
         self.numbers = iter(range(1, 1000))
         self.switchdev = [self._is(0.4) and nic is CONNECTX for _ in nic.pfs]
+        self.without_metadata: set[str] = set()
         self.mtus = [self._one(1500, 2000, 4000, nic.mtu) for _ in nic.pfs]
         self.names = [*nic.interfaces]
         self._draw()
@@ -316,6 +317,7 @@ class _Drawn:
             dscp = " ".join(f"{self._one(*range(lo, lo + 8))}:{lo // 8 % 8}" for lo in (8, 24, 40))
             self._add(f"dcb app add {dev} dscp-prio {dscp}")
         if self._is(0.3):
+            self.without_metadata.add(self.nic.pfs[pf])
             self._add(
                 f"devlink dev param set pci/{self.nic.pfs[pf]} "
                 "name esw_port_metadata value false cmode runtime"
@@ -411,8 +413,9 @@ class _Drawn:
         left = self.chance.sample(functions, len(functions))
         if len(left) >= 2 and self._is(0.4):
             self._bond(place, left)
-        # mlx5 takes ports of one eswitch for a bridge
-        switch = next((port.switch for port in left if port.switch), "")
+        # mlx5 takes ports of one eswitch for a bridge, and none without esw_port_metadata
+        switches = [port.switch for port in left if port.switch not in self.without_metadata]
+        switch = next(filter(None, switches), "")
         bridgeable = [port for port in left if port.vlans and port.switch in ("", switch)]
         if bridgeable and self._is(0.5):
             self._bridge(place, bridgeable)
