@@ -197,18 +197,21 @@ def test_closed_output_is_not_the_end() -> None:
 
 def test_stop_ends_the_command() -> None:
     pids: list[int] = []
+
+    def stop_once_it_runs(line: str) -> None:
+        pids.append(int(line))
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with StopSignal() as stop:
-        timer = terminate_me(0.2)
         started = time.monotonic()
         with pytest.raises(Stopped):
             run(
                 ["/bin/sh", "-c", "sleep 60 & echo $!; wait"],
                 timeout=30,
                 stop=stop,
-                on_line=lambda line: pids.append(int(line)),
+                on_line=stop_once_it_runs,
             )
         assert time.monotonic() - started < 5
-        timer.join()
     assert is_gone(pids[0])
 
 
