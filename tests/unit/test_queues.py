@@ -8,7 +8,9 @@ import pytest
 
 from nodeagent.kernel import queues
 from nodeagent.plan.ethtool import commands, differing
+from nodeagent.plan.lines_pods import inside_line
 from nodeagent.state.model import Netdev
+from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.queues import FILES, agree
 
 TEXTS = {
@@ -89,3 +91,13 @@ def test_lines_to_paste() -> None:
         "echo 1 | tee /sys/class/net/ens1/queues/tx-0/xps_cpus",
         "echo 2 | tee /sys/class/net/ens1/queues/tx-1/xps_cpus",
     ]
+
+
+def test_a_line_to_paste_for_a_pod() -> None:
+    """sysfs shows the interfaces of the namespace in which it was mounted."""
+    pod = Namespace(4, 7, "boot", (Holder(mount="/run/netns/a"),))
+    (line,) = commands((("napi.gro_flush_timeout", "7"),), "net1")
+    assert inside_line(pod, line) == (
+        "nsenter --net=/run/netns/a unshare -m sh -c "
+        "'mount -t sysfs sysfs /sys; echo 7 | tee /sys/class/net/net1/gro_flush_timeout'"
+    )
