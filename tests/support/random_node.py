@@ -405,8 +405,10 @@ class _Drawn:
         said = self._some(0.15, *ETHTOOL[self.nic.name, kind])
         self._add(*(f"ethtool {each.format(dev=name)}" for each in said), place=place)
         for each in self._some(0.12, *QUEUES[self.nic.name]):
-            within = f"mount -t sysfs sysfs /sys; cd /sys/class/net/{name}; {each}"
-            self._add(f"unshare -m sh -ec '{within}'", place=place)
+            line = f"cd /sys/class/net/{name}; {each}"
+            if place.pod:
+                line = f"mount -t sysfs sysfs /sys; {line}"
+            self._add(f"unshare -m sh -ec '{line}'", place=place)
 
     def _masters(self, place: Place, functions: list[Port]) -> None:
         """A bond, a bridge and a VRF, of what is there."""
