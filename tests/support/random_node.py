@@ -404,7 +404,7 @@ class _Drawn:
     def _ethtool(self, place: Place, name: str, kind: str) -> None:
         said = self._some(0.15, *ETHTOOL[self.nic.name, kind])
         self._add(*(f"ethtool {each.format(dev=name)}" for each in said), place=place)
-        for each in self._some(0.12, *QUEUES[self.nic.name]):
+        for each in self._some(0.12, *QUEUES[self.nic.name, kind]):
             line = f"cd /sys/class/net/{name}; {each}"
             if place.pod:
                 line = f"mount -t sysfs sysfs /sys; {line}"
@@ -743,19 +743,19 @@ ETHTOOL: Final = {
 }
 
 
+RECEIVING: Final = (
+    "echo 1 > queues/rx-0/rps_cpus",
+    "echo 256 > queues/rx-0/rps_flow_cnt",
+    "echo 20000 > gro_flush_timeout; echo 2 > napi_defer_hard_irqs",
+)
+SENDING: Final = ("echo 0 > queues/tx-0/xps_cpus", "echo 1 > queues/tx-0/xps_rxqs")
 QUEUES: Final = {
-    "igb": (
-        "echo 1 > queues/rx-0/rps_cpus",
-        "echo 256 > queues/rx-0/rps_flow_cnt",
-        "echo 20000 > gro_flush_timeout; echo 2 > napi_defer_hard_irqs",
-    ),
-    "connectx": (
-        "echo 1 > queues/rx-0/rps_cpus",
-        "echo 256 > queues/rx-0/rps_flow_cnt",
-        "echo 0 > queues/tx-0/xps_cpus",
-        "echo 1 > queues/tx-0/xps_rxqs",
-        "echo 20000 > gro_flush_timeout; echo 2 > napi_defer_hard_irqs",
-    ),
+    # the kernel has no XPS where there can be one queue only
+    ("igb", "pf"): RECEIVING,
+    ("igb", "vf"): RECEIVING,
+    ("connectx", "pf"): (*RECEIVING, *SENDING),
+    ("connectx", "vf"): (*RECEIVING, *SENDING),
+    ("connectx", "representor"): RECEIVING,
 }
 
 
