@@ -86,10 +86,10 @@ def test_lines_to_paste() -> None:
         ("queues.xps_cpus", "1 2"),
     )
     assert list(commands(values, "ens1")) == [
-        "echo 7 | tee /sys/class/net/ens1/gro_flush_timeout",
         "echo f | tee /sys/class/net/ens1/queues/rx-*/rps_cpus",
         "echo 1 | tee /sys/class/net/ens1/queues/tx-0/xps_cpus",
         "echo 2 | tee /sys/class/net/ens1/queues/tx-1/xps_cpus",
+        "echo 7 | tee /sys/class/net/ens1/gro_flush_timeout",
     ]
 
 
