@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.links import set_vfs
-from nodeagent.node.locate import is_hung
+from nodeagent.node.locate import device_of, is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import reachable
 from nodeagent.node.node import Node
@@ -100,7 +101,14 @@ def restore(node: Node, want: NodeState) -> Takings:
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes could not be restored",
-            dict.fromkeys((*failures, *node.hung_calls.lines(), *map(str, left))),
+            dict.fromkeys(
+                (
+                    *failures,
+                    *node.hung_calls.lines(),
+                    *_in_fatal_error(node, want),
+                    *map(str, left),
+                )
+            ),
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
     return attempt.takings
@@ -141,6 +149,19 @@ def _undone(now: _Compared) -> tuple[Difference, ...]:
     return tuple(each for each in found if not each.is_drivers)
 
 
+def _in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
+    """A line for each PF and VF whose driver has yet to recover, and loses its state in that."""
+    with node.devlink() as devlink:
+        devices = devlink.in_fatal_error()
+    for pf in want.pfs:
+        for target in (Target(pf.handle), *(Target(pf.handle, vf.index) for vf in pf.vfs)):
+            if (device := device_of(node, target)) in devices:
+                yield (
+                    f"{target}: the firmware has had a fatal error, from which the driver has not "
+                    f"recovered (`devlink health show {device} reporter fw_fatal`)"
+                )
+
+
 def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
     """`want` without the PFs and VFs on which a call hangs in the kernel.
 
@@ -168,6 +189,13 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
     now = _compared(Attempt(node, takings or Takings(want)), want)
     have, behind = now.have, now.behind
     left = _undone(now)
+    if fatal := tuple(_in_fatal_error(node, want)):
+        raise RestoreFailed(
+            "the state of this node cannot be verified",
+            (*fatal, *map(str, left)),
+            hint="the snapshot stays open: start again, which has the driver recover; if the error "
+            "comes back (dmesg), the card may need a reset",
+        )
     if left:
         raise RestoreFailed(
             f"{len(left)} attributes are not as they were",

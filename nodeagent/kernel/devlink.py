@@ -45,6 +45,7 @@ CMD_PARAM_GET: Final = 38
 CMD_PARAM_SET: Final = 39
 CMD_REPORTER_GET: Final = 52
 CMD_REPORTER_SET: Final = 53
+CMD_REPORTER_RECOVER: Final = 54
 CMD_RATE_GET: Final = 74
 CMD_RATE_SET: Final = 75
 CMD_RATE_NEW: Final = 76
@@ -61,6 +62,9 @@ PARAM_VALUE_DATA: Final = 86
 PARAM_VALUE_CMODE: Final = 87
 REPORTER: Final = 114
 REPORTER_NAME: Final = 115
+REPORTER_STATE: Final = 116
+FATAL: Final = "fw_fatal"
+"""The reporter of an error from which a driver recovers by making all anew."""
 PORT_PF_NUMBER: Final = 127
 PORT_VF_NUMBER: Final = 128
 RELOAD_FAILED: Final = 136
@@ -343,6 +347,28 @@ class Devlink(Genl):
             if values and REPORTER_NAME in reporter:
                 found.setdefault(_port(message), {})[text(reporter[REPORTER_NAME])] = values
         return found
+
+    @understood("devlink health reporters")
+    def in_fatal_error(self) -> frozenset[DeviceHandle]:
+        """The devices whose firmware has had a fatal error, and whose driver has not recovered.
+
+        Until it has, mlx5 answers commands itself, as if firmware had carried out those that modify
+        or remove (mlx5_internal_err_ret_value(), core/cmd.c), and then makes all anew.
+        """
+        found = set()
+        for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
+            reporter = dict(attributes(message.get(REPORTER, b"")))
+            name = text(reporter.get(REPORTER_NAME, b""))
+            if name == FATAL and any(reporter.get(REPORTER_STATE, b"")):
+                found.add(_device(message))
+        return frozenset(found)
+
+    def recover(self, device: DeviceHandle) -> None:
+        """Recover from a fatal error; it waits for the driver's own attempt. OSError if it fails.
+
+        mlx5 tries once by itself. A device that is healthy by then is left alone.
+        """
+        self._do(CMD_REPORTER_RECOVER, *_handle(device), (REPORTER_NAME, FATAL.encode() + b"\0"))
 
     def set_reporter(self, port: Port, name: str, word: str, value: bool | int) -> None:
         """Set something of a health reporter, by devlink(8)'s word. OSError when refused."""

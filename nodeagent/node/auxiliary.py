@@ -1,4 +1,4 @@
-"""Repeat a bind or a devlink reload that a kill has interrupted."""
+"""Repeat a bind or a devlink reload that a kill has interrupted, and a recovery that failed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ def probe_again(node: Node) -> None:
     """Probe each auxiliary device of the NIC's driver that has no driver (`Sysfs.without_driver`).
 
     A device whose driver is not loaded (RDMA without mlx5_ib, vDPA) stays unbound. First, each
-    devlink instance whose reload has failed is reloaded: it has no interface until that succeeds.
+    device is recovered from a fatal error, and each devlink instance whose reload has failed is
+    reloaded: it has no interface until that succeeds.
     """
+    _recover(node)
     _reload_again(node)
     left = node.sysfs.without_driver(node.settings.driver_module)
     for name in left:
@@ -27,6 +29,21 @@ def probe_again(node: Node) -> None:
     still_left = left and node.sysfs.without_driver(node.settings.driver_module)
     if taken := [name for name in left if name not in still_left]:
         log.info("probed again, because they had no driver: %s", ", ".join(taken))
+
+
+def _recover(node: Node) -> None:
+    with node.devlink() as devlink:
+        for device in sorted(devlink.in_fatal_error()):
+            if node.sysfs.driver(*device) == node.settings.driver_module:
+                try:
+                    devlink.recover(device)
+                    log.info("%s: recovered from a fatal error of its firmware", device)
+                except OSError as error:
+                    log.warning(
+                        "%s: cannot recover from a fatal error of its firmware: %s",
+                        device,
+                        reason(error),
+                    )
 
 
 def _reload_again(node: Node) -> None:

@@ -64,6 +64,13 @@ def representors(pf: str) -> State:
     return found
 
 
+def fatal(pf: str) -> str:
+    """What devlink's health reporter of fatal errors says."""
+    told = json.loads(lab.sh(f"devlink -j health show pci/{pf} reporter fw_fatal"))
+    ((reporter,),) = told["health"].values()
+    return str(reporter["state"])
+
+
 def dcb(pf: str) -> State:
     """All that dcb(8) shows of a PF's port."""
     words = ("ets", "pfc", "maxrate", "buffer", "app", "dcbx")

@@ -142,6 +142,8 @@ class FakeNode(FakeRules):
         self.rate_writes: list[str] = []
         self.own_ports: set[Port] = set()
         self.reporters: dict[Port, dict[str, dict[str, bool | int]]] = {}
+        self.in_fatal_error: set[str] = set()
+        self.never_recovers: set[str] = set()
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -525,6 +527,14 @@ class FakeDevlink(Devlink):
             port: {name: dict(values) for name, values in reporters.items()}
             for port, reporters in self._node.reporters.items()
         }
+
+    def in_fatal_error(self) -> frozenset[DeviceHandle]:
+        return frozenset(DeviceHandle("pci", name) for name in self._node.in_fatal_error)
+
+    def recover(self, device: DeviceHandle) -> None:
+        if device.name in self._node.never_recovers:
+            raise OSError(errno.EIO, "Input/output error")
+        self._node.in_fatal_error.discard(device.name)
 
     def set_reporter(self, port: Port, name: str, word: str, value: bool | int) -> None:
         self._node.reporters[port][name][word] = value

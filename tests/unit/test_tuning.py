@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.errors import DataError
+from nodeagent.errors import DataError, RestoreFailed
 from nodeagent.kernel.devlink import Devlink, Port
 from nodeagent.kernel.genl import encoded
 from nodeagent.kernel.netlink import attributes
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.observe import observe
 from nodeagent.node.tuning import lost, set_tuning
 from nodeagent.plan.actions import SetTuning
@@ -23,6 +24,7 @@ from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stages import StageName
 from nodeagent.plan.tuning import no_longer_offered
+from nodeagent.restore import verify
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.eswitch import EswitchMode
@@ -74,6 +76,14 @@ def test_a_reporter_has_what_its_driver_can_do() -> None:
     ).reporters()
     fatal = {"auto_recover": False, "grace_period": 60000, "auto_dump": True}
     assert told == {Port(PF): {"fw": {"auto_dump": True}, "fw_fatal": fatal}}
+
+
+def test_a_fatal_error_of_the_firmware_is_the_device_s() -> None:
+    """The helper's reporters are all in error; only one of them loses the function's state."""
+    assert Answered(reporter("fw", (141, b"\1")), reporter("vnic")).in_fatal_error() == frozenset()
+    assert Answered(reporter("fw"), reporter("fw_fatal")).in_fatal_error() == {PF}
+    healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"))))
+    assert Answered(healthy).in_fatal_error() == frozenset()
 
 
 def test_a_reporter_of_a_port_is_set_by_its_number() -> None:
@@ -278,6 +288,23 @@ def test_what_a_node_has(fake: FakeNode) -> None:
     fake.tree.set("pci", PF1, "sriov_vf_total_msix", "0")
     (pf,) = observe(fake.node(Settings())).pfs
     assert [vf.tuning for vf in pf.vfs] == [(), ()]
+
+
+def test_what_a_driver_has_yet_to_recover_is_not_verified(fake: FakeNode) -> None:
+    """It answers as if all were as it was, and loses it when it recovers."""
+    node = fake.node(Settings())
+    want = observe(node)
+    verify(node, want)
+    fake.in_fatal_error = {PF1, fake.function(1)}
+    probe_again(node)
+    assert fake.in_fatal_error == {fake.function(1)}, "which has no driver"
+    fake.in_fatal_error.add(PF1)
+    fake.never_recovers = {PF1}
+    probe_again(node)
+    with pytest.raises(
+        RestoreFailed, match=rf"{PF}: the firmware has had a fatal error.*\n.* vf 1"
+    ):
+        verify(node, want)
 
 
 def test_a_reporter_belongs_to_the_function_below_its_auxiliary_device(fake: FakeNode) -> None:

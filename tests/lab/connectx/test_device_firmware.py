@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 from collections.abc import Iterator
@@ -70,13 +69,6 @@ def bind_all(addresses: list[str]) -> None:
     """Side by side."""
     with ThreadPoolExecutor(len(addresses)) as pool:
         list(pool.map(connectx.bind, addresses))
-
-
-def fatal(pf: str) -> str:
-    """What devlink's health reporter of fatal errors says."""
-    told = json.loads(lab.sh(f"devlink -j health show pci/{pf} reporter fw_fatal"))
-    ((reporter,),) = told["health"].values()
-    return str(reporter["state"])
 
 
 def of_pf(command: str) -> str:
@@ -179,12 +171,12 @@ def test_firmware_that_is_still_initializing_is_waited_for(held: Card, kernel: K
 
 
 def test_a_fatal_health_error_is_reported_and_recovered_from(held: Card, kernel: Kernel) -> None:
-    assert fatal(PF1) == "healthy"
+    assert connectx.fatal(PF1) == "healthy"
     held.set(0, "health", 0x1)
     kernel.says("Fatal error")
     held.set(0, "health", 0)
     kernel.says("health recovery succeeded")
-    assert fatal(PF1) == "healthy"
+    assert connectx.fatal(PF1) == "healthy"
     lab.settle()
     lab.sh(of_pf("up"))
 
