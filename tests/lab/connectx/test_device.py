@@ -174,6 +174,26 @@ def test_vlan_children_of_vfs() -> None:
             lab.sh(f"ip -n {name} link del v7")
 
 
+def test_what_a_pf_holds_for_a_vf_is_read_back() -> None:
+    """Also while a virtual machine has it; mlx5 has no query_rss."""
+    lab.create_vfs(PF1, 1)
+    of_pf("up", "vf 0 mac 02:00:00:00:00:41", "vf 0 vlan 9 qos 5", "vf 0 trust on")
+    of_pf("vf 0 spoofchk on", "vf 0 state disable", "vf 0 max_tx_rate 400 min_tx_rate 100")
+    lab.give_to("vfio-pci", lab.vf(PF1, 0))
+    told = lab.sh(f"ip link show {lab.name(PF1)}")
+    assert "vf 0     link/ether 02:00:00:00:00:41" in told
+    for words in (
+        "vlan 9, qos 5",
+        "max_tx_rate 400Mbps, min_tx_rate 100Mbps",
+        "spoof checking on",
+        "link-state disable",
+        "trust on",
+    ):
+        assert words in told
+    with pytest.raises(AssertionError, match="Operation not supported"):
+        of_pf("vf 0 query_rss on")
+
+
 def test_the_cable_and_the_speed(held: Card) -> None:
     of_pf("up")
     lab.await_carrier(PF1)
@@ -230,6 +250,10 @@ def test_what_switchdev_refuses() -> None:
     for attribute in ("vlan 5", "trust on", "spoofchk on", "state enable", "query_rss on"):
         with pytest.raises(AssertionError, match="Operation not supported"):
             lab.sh(f"ip link set {lab.name(PF1)} vf 0 {attribute}")
+    with pytest.raises(AssertionError, match="Operation not supported"):
+        lab.sh(f"devlink dev param set pci/{PF1} name esw_multiport value true cmode runtime")
+    with pytest.raises(AssertionError, match="E-Switch must either disabled or non switchdev"):
+        lab.sh(f"devlink dev param set pci/{PF1} name esw_port_metadata value false cmode runtime")
     of_pf("vf 0 mac 02:00:00:00:00:05")
     with pytest.raises(AssertionError, match="Inline mode can't be set"):
         lab.sh(f"devlink dev eswitch set pci/{PF1} inline-mode transport")
