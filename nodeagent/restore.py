@@ -21,7 +21,7 @@ from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned_for
 from nodeagent.node.takings import Takings
-from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, subfunctions, tuning
+from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, subfunctions, tuning, vdpa
 from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
@@ -202,7 +202,7 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
             map(str, left),
             hint="the snapshot stays open: start again, or see `nodeagent plan`",
         )
-    for offered in (driverinit, ethtool, dcb, subfunctions, rates, lag, tuning):
+    for offered in (driverinit, ethtool, dcb, subfunctions, rates, lag, tuning, vdpa):
         for gone in offered.no_longer_offered(want, have):
             log.warning("the driver no longer has it: %s", gone)
     for on in subfunctions.without_interface(want):

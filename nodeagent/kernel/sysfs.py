@@ -67,6 +67,17 @@ class Sysfs:
         """Whether this node has a vDPA device (drivers/vdpa/vdpa.c)."""
         return any((self.root / "bus/vdpa/devices").glob("*"))
 
+    def knows_vdpa(self) -> bool:
+        """Whether the module vdpa is loaded, which has the bus."""
+        return (self.root / "bus/vdpa").is_dir()
+
+    def can_have_vdpa(self, bus: str, name: str) -> bool:
+        """Whether mlx5_core has made the device that mlx5_vdpa drives (mlx5_vnet_supported()).
+
+        mlx5_vdpa may not have been loaded yet: udev does that when it hears of that device.
+        """
+        return any(".vnet." in each for each in _names(self._at(bus, name)))
+
     def vdpa_devices(self, bus: str, name: str) -> tuple[str, ...]:
         """The vDPA devices of a function, by names that an administrator gave (vdpa(8))."""
         below = _entries(self.device(bus, name))

@@ -22,6 +22,7 @@ from nodeagent.kernel.roce import RoceDefaults
 from nodeagent.kernel.rtnl import Rtnl
 from nodeagent.kernel.stack import StackEdge
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.kernel.vdpa import VdpaEdge
 from nodeagent.node.hung_calls import HungCalls
 from nodeagent.record.gaps import VfTimes
 from nodeagent.settings import Settings
@@ -47,6 +48,7 @@ class Node:
     dcb: Callable[[], Dcbnl] = Dcbnl
     stack: Callable[[], StackEdge] = StackEdge
     rdma: Callable[[], Rdma] = Rdma
+    vdpa: Callable[[], VdpaEdge] = VdpaEdge
     address_watch: Callable[[], AddressWatch] = AddressWatch
     namespaces: Namespaces = field(default_factory=Namespaces)
     udev_run: Path = Path("/run/udev")

@@ -42,6 +42,7 @@ from nodeagent.state.model import (
     Representor,
     Subfunction,
     Target,
+    Vdpa,
     Vf,
 )
 from nodeagent.state.stack import Stack
@@ -72,6 +73,7 @@ class Look(NamedTuple):
     managers: Mapping[int, ManagerName]
     locked: Mapping[DeviceHandle, LockedAttributes]
     devlink: Mapping[DeviceHandle, Mapping[str, Any]]
+    vdpa: Mapping[DeviceHandle, tuple[Vdpa, ...]]
 
     def netdev(self, link: Link | None) -> Netdev | None:
         """A link as a value."""
@@ -171,6 +173,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         managers=_managers(node, indexes),
         locked=_locked_attributes(node, node.sysfs.with_functions(pfs)),
         devlink=_devlink(node, set(pfs)),
+        vdpa=_vdpa_devices(node),
     )
 
 
@@ -285,6 +288,7 @@ def _vf(
         driver_override=look.locked.get(device, UNKNOWN).driver_override,
         netdev=look.netdev(min(own, key=lambda link: link.index, default=None)),
         rdma=look.rdma.get(device),
+        vdpa=_vdpa(node, look, device) if function else None,
         **look.devlink.get(device, {}),
         **({} if info is None else given(info)),
     )
@@ -297,7 +301,29 @@ def _subfunction(node: Node, look: Look, pf: DeviceHandle, port: Subfunction) ->
     if device is None:
         return port
     netdev = look.netdev(link_of(node, on, look.devices))
-    return dataclasses.replace(port, netdev=netdev, **look.devlink.get(device, {}))
+    made = _vdpa(node, look, device)
+    return dataclasses.replace(port, netdev=netdev, vdpa=made, **look.devlink.get(device, {}))
+
+
+def _vdpa_devices(node: Node) -> dict[DeviceHandle, tuple[Vdpa, ...]]:
+    """By management device, its vDPA devices with their drivers. None without the module vdpa."""
+    if not node.sysfs.knows_vdpa():
+        return {}
+    with node.vdpa() as edge:
+        found = edge.devices()
+    return {
+        manager: tuple(
+            dataclasses.replace(each, driver=node.sysfs.driver("vdpa", each.name))
+            for each in devices
+        )
+        for manager, devices in found.items()
+    }
+
+
+def _vdpa(node: Node, look: Look, device: DeviceHandle) -> tuple[Vdpa, ...] | None:
+    """None for a function whose driver makes none, and has none to make them later."""
+    found = look.vdpa.get(device)
+    return () if found is None and node.sysfs.can_have_vdpa(*device) else found
 
 
 def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:

@@ -28,6 +28,7 @@ from nodeagent.node.subfunctions import add_subfunctions, start_subfunctions
 from nodeagent.node.sysctls import set_sysctls
 from nodeagent.node.tuning import set_tuning
 from nodeagent.node.urgent import put_first, urgent
+from nodeagent.node.vdpa import set_vdpa
 from nodeagent.plan.actions import (
     Action,
     AddStacked,
@@ -47,6 +48,7 @@ from nodeagent.plan.actions import (
     SetRoce,
     SetSysctls,
     SetTuning,
+    SetVdpa,
     SetVf,
     Stage,
     StartSubfunction,
@@ -175,6 +177,7 @@ PERFORMERS: Final = (
     ),
     _row((SetRates,), lambda step, actions: set_rates(step.attempt.node, actions)),
     _row((SetTuning,), lambda step, actions: set_tuning(step.attempt.node, actions)),
+    _row((SetVdpa,), lambda step, actions: set_vdpa(step.attempt.node, actions, step.watches)),
     _row((SetEthtool,), lambda step, actions: set_ethtool(step.attempt.node, actions)),
     _row(
         (SetSysctls,),

@@ -12,15 +12,14 @@ from nodeagent.kernel.unsaved import of_driver, of_interrupts, of_queues
 from nodeagent.node.locate import device_of
 from nodeagent.node.namespaces import within
 from nodeagent.node.node import Node
+from nodeagent.plan import vdpa
 from nodeagent.state.model import DeviceHandle, NodeState, Target
 
 
 def unsaved(node: Node, state: NodeState) -> Iterator[str]:
     """A line for each such thing on an interface, here and in pods, and on a function."""
     yield from _of_namespace(node, {netdev.name: on for on, netdev in state.targets()})
-    for device in _functions(node, state):
-        for name in node.sysfs.vdpa_devices(*device):
-            yield f"the vDPA device {name} of {device}"
+    yield from _of_vdpa(node, state)
     for namespace in state.namespaces:
         theirs = {
             vf.inside.netdev.name: on
@@ -31,6 +30,22 @@ def unsaved(node: Node, state: NodeState) -> Iterator[str]:
         with suppress(NamespaceGone), within(node, namespace) as (inside, _), inside.network():
             lines = list(_of_namespace(inside, theirs))
         yield from (f"{line} in {namespace}" for line in lines)
+
+
+def _of_vdpa(node: Node, state: NodeState) -> Iterator[str]:
+    """A line for each vDPA device that is not saved, or whose interface is another driver's."""
+    saved = {
+        each.name
+        for pf in state.pfs
+        for _, owner in vdpa.functions(pf)
+        for each in owner.vdpa or ()
+    }
+    for device in _functions(node, state):
+        for name in node.sysfs.vdpa_devices(*device):
+            if name not in saved:
+                yield f"the vDPA device {name} of {device}"
+            elif node.sysfs.driver("vdpa", name) == "virtio_vdpa":
+                yield f"what is set on the interface of the vDPA device {name} of {device}"
 
 
 def _of_namespace(node: Node, ours: Mapping[str, Target]) -> Iterator[str]:

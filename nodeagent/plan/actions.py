@@ -14,7 +14,7 @@ from nodeagent.state.eswitch import EswitchAttributes
 from nodeagent.state.ethtool import Setting
 from nodeagent.state.lag import Lag
 from nodeagent.state.link import LinkAttributes
-from nodeagent.state.model import DeviceHandle, Param, Port, Subfunction
+from nodeagent.state.model import DeviceHandle, Param, Port, Subfunction, Vdpa
 from nodeagent.state.namespaces import Namespace
 from nodeagent.state.rates import Rate
 from nodeagent.state.roce import RocePort
@@ -148,6 +148,20 @@ class StartSubfunction:
     pf: DeviceHandle
     subfunction: Subfunction
     now: Subfunction | None = None
+
+
+@dataclass(frozen=True)
+class SetVdpa:
+    """Ensure a vDPA device of a VF or a subfunction, and its driver. `now`: as it is, if it exists.
+
+    `address` is the VF's PCI address.
+    """
+
+    pf: DeviceHandle
+    index: Port
+    address: str | None
+    vdpa: Vdpa
+    now: Vdpa | None = None
 
 
 @dataclass(frozen=True)
@@ -307,6 +321,7 @@ Action = (
     | SetTuning
     | AddSubfunction
     | StartSubfunction
+    | SetVdpa
     | SetVf
     | OverrideDriver
     | UnbindVf

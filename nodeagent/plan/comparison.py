@@ -16,7 +16,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 
-from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, rdma, subfunctions, sysctls, tuning
+from nodeagent.plan import (
+    dcb,
+    driverinit,
+    ethtool,
+    lag,
+    rates,
+    rdma,
+    subfunctions,
+    sysctls,
+    tuning,
+    vdpa,
+)
 from nodeagent.plan.stack import places
 from nodeagent.plan.unsettable import settable
 from nodeagent.state.attributes import Attributes, differing
@@ -39,6 +50,8 @@ class Subject(IntEnum):
     DCB = auto()
     SUBFUNCTION = auto()
     """A subfunction's port or function."""
+    VDPA = auto()
+    """A vDPA device of a function."""
     RATE = auto()
     """A rate object of an eswitch."""
     PARAM = auto()
@@ -122,6 +135,11 @@ def _of_pf(want: Pf, wanted: NodeState, state: NodeState) -> Iterator[Difference
         wanted_words = subfunctions.words(wanted_port, port_now)
         words = subfunctions.words_now(wanted_port, port_now)
         yield _difference(on, Subject.SUBFUNCTION, name, wanted_words, words)
+    for port, device, device_now in vdpa.differing(want, have):
+        words = "missing" if device_now is None else vdpa.words(device_now)
+        name = f"vDPA device {device.name}"
+        found = _difference(on, Subject.VDPA, name, vdpa.words(device), words)
+        yield replace(found, target=str(Target(want.handle, port)))
     for rate, rate_now in rates.differing(want, have):
         words_now = "missing" if rate_now is None else rate_now.words()
         yield _difference(on, Subject.RATE, str(rate), rate.words(), words_now)

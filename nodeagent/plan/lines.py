@@ -35,6 +35,7 @@ from nodeagent.plan.actions import (
     SetRoce,
     SetSysctls,
     SetTuning,
+    SetVdpa,
     SetVf,
     Stage,
     StartSubfunction,
@@ -44,8 +45,9 @@ from nodeagent.plan.driverinit import param_command, reload_commands
 from nodeagent.plan.ethtool import commands as ethtool_commands
 from nodeagent.plan.lines_pods import inside_line, move_line, move_rdma_line
 from nodeagent.plan.stages import AFTER_UDEV
-from nodeagent.plan.subfunctions import add_commands, start_commands
+from nodeagent.plan.subfunctions import add_commands, own_device, start_commands
 from nodeagent.plan.tuning import commands as tuning_commands
+from nodeagent.plan.vdpa import commands as vdpa_commands
 from nodeagent.state.attributes import words
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Port
 from nodeagent.state.rates import commands as rate_commands
@@ -115,7 +117,7 @@ def _line(action: Action, want: NodeState, known: Known) -> str:
             text = f"devlink dev eswitch set {action.pf} {' '.join(words(action))}"
         case SetDcb():
             text = "; ".join(action.dcb.commands(_name(action.pf, None, want, known)))
-        case SetRates() | AddSubfunction() | StartSubfunction():
+        case SetRates() | AddSubfunction() | StartSubfunction() | SetVdpa():
             text = "; ".join(_port_commands(action))
         case SetTuning():
             text = "; ".join(_tuning_commands(action, want, known))
@@ -188,7 +190,9 @@ def _vf_line(action: SetVf, name: str, files: str) -> str:
     return "; ".join(f"echo {value} > {files}/{name}" for name, value in values.items() if value)
 
 
-def _port_commands(action: SetRates | AddSubfunction | StartSubfunction) -> Iterator[str]:
+def _port_commands(
+    action: SetRates | AddSubfunction | StartSubfunction | SetVdpa,
+) -> Iterator[str]:
     match action:
         case SetRates():
             return rate_commands(str(action.pf), action.rates, action.now)
@@ -196,6 +200,16 @@ def _port_commands(action: SetRates | AddSubfunction | StartSubfunction) -> Iter
             return add_commands(str(action.pf), action.subfunction, action.now)
         case StartSubfunction():
             return start_commands(action.pf, action.subfunction, action.now)
+        case SetVdpa():
+            return _vdpa_commands(action)
+
+
+def _vdpa_commands(action: SetVdpa) -> Iterator[str]:
+    manager = str(action.pf.with_name(action.address or ""))
+    if isinstance(action.index, str):
+        yield own_device(action.pf, action.index)
+        manager = "auxiliary/$sf"
+    yield from vdpa_commands(action.vdpa, action.now, manager)
 
 
 def _rdma_commands(action: SetRdma | SetRoce) -> Iterator[str]:

@@ -182,6 +182,7 @@ def _made(want: Pf, have: Pf, driver: str) -> Pf:
 def _new_vf(want: Vf) -> Vf:
     """InfiniBand's have no MAC, and mlx5 presets their link state by a policy, which is Down."""
     new = Vf(want.index, driver=want.driver, driver_override="", **given(fresh(VfAttributes)))
+    new = replace(new, vdpa=want.vdpa and ())
     return replace(new, link_state=None) if want.admin_mac is None else new
 
 
@@ -189,6 +190,7 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
     if want is None:
         return vf
     gone: dict[str, Any] = dict.fromkeys(("netdev", "inside", "rdma"))
+    gone["vdpa"] = want.vdpa and ()
     if not how[vf.index].is_anew:
         return replace(vf, tuning=None, **gone) if must_reload(want, vf) else vf
     if vf.driver is None:  # not known: it may be bound already, and keep its interface

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
-from nodeagent.plan import dcb, ethtool, lag, rates, rdma, subfunctions, sysctls, tuning
+from nodeagent.plan import dcb, ethtool, lag, rates, rdma, subfunctions, sysctls, tuning, vdpa
 from nodeagent.plan.actions import (
     Action,
     AddSubfunction,
@@ -39,6 +39,7 @@ from nodeagent.plan.actions import (
     SetRates,
     SetSysctls,
     SetTuning,
+    SetVdpa,
     SetVf,
     Stage,
     StartSubfunction,
@@ -264,6 +265,8 @@ def _ensure(part: Part, on: Target, subject: Subject, names: set[str]) -> Iterat
                     yield StageName.SUBFUNCTIONS, AddSubfunction(pf.handle, each, now)
                 if subfunctions.must_restart(each, now or Subfunction(each.port, each.index)):
                     yield StageName.START_SUBFUNCTIONS, StartSubfunction(pf.handle, each, now)
+        case Subject.VDPA:
+            yield from _vdpa(part)
         case Subject.VF:
             yield from _held(part, _vf(pf, on), names)
         case Subject.DRIVER:
@@ -423,6 +426,13 @@ def _vf(pf: Pf, on: Target) -> Vf:
     if vf is None:
         raise LookupError(f"{on} is not planned for")
     return vf
+
+
+def _vdpa(part: Part) -> Iterator[Step]:
+    for port, device, now in vdpa.differing(part.pf, part.made):
+        vf = part.pf.vf(port) if isinstance(port, int) else None
+        address = None if vf is None else _address(part, vf)
+        yield StageName.VDPA, SetVdpa(part.pf.handle, port, address, device, now)
 
 
 def _function(part: Part, on: Target) -> tuple[Pf | Vf, int | None, str]:

@@ -134,6 +134,10 @@ class StageName(StrEnum):
         "they come with the driver, and with its interface (mlx5e_health_create_reporters())",
     )
     RDMA_MOVES = "move RDMA devices", "after its interface, and by the name that it has there"
+    VDPA = (
+        "add vDPA devices",
+        "of functions that are bound and set up: a device has its function's MTU, as the interface",
+    )
     VFS_LATE = (
         "set VFs late",
         "igb takes a rate only with carrier; a VF keeps its own MAC only if it had it",

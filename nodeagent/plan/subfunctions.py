@@ -100,9 +100,14 @@ def start_commands(pf: DeviceHandle, want: Subfunction, now: Subfunction | None)
     if now is None or now.active != want.active:
         yield f"devlink port function set {pf}/{index} state {state(want)}"
     if want.driverinit and (now is None or must_reload(want, now)):
-        files = f"/sys/bus/{pf.bus}/devices/{pf.name}/*.sf.*/sfnum"
-        yield f'sf=$(basename "$(dirname "$(grep -lx {want.numbers[2]} {files})")")'
+        yield own_device(pf, want.own_port)
         yield from reload_commands("auxiliary/$sf", want.driverinit)
+
+
+def own_device(pf: DeviceHandle, own_port: str) -> str:
+    """A line for a shell that finds the auxiliary device of one, and calls it `sf`."""
+    files = f"/sys/bus/{pf.bus}/devices/{pf.name}/*.sf.*/sfnum"
+    return f'sf=$(basename "$(dirname "$(grep -lx {own_port.removeprefix("sf")} {files})")")'
 
 
 def no_longer_offered(want: NodeState, have: NodeState) -> Iterator[str]:

@@ -59,6 +59,7 @@ _BUS = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,62}")
 _RECORD = re.compile(r"[!-.0-~]{1,255}")
 _DRIVER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+VDPA_NAME: Final = re.compile(r"[!-.0-~]{1,63}")
 
 
 class _BusAndName(NamedTuple):
@@ -180,6 +181,32 @@ class RdmaDevice:
 
 
 @dataclass(frozen=True)
+class Vdpa:
+    """A vDPA device of a function (vdpa(8)), which is its management device.
+
+    `driver` is that of the vDPA bus (vhost_vdpa, virtio_vdpa) or `none`. `mac`, `mtu` and `max_vqp`
+    (pairs of queues) are known where `features` (virtio's bits) have them. `supported` are the
+    features that the management device offers.
+    """
+
+    name: str
+    driver: str = NO_DRIVER
+    mac: Mac | None = None
+    mtu: int | None = None
+    max_vqp: int | None = None
+    features: int | None = None
+    supported: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not VDPA_NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a vDPA device")
+        if not _DRIVER.fullmatch(self.driver):
+            raise ValueError(f"{self.driver!r} is not a driver name")
+        check_fields(self, within(0, 0xFFFF), "mtu", "max_vqp")
+        check_fields(self, within(0, 2**64 - 1), "features", "supported")
+
+
+@dataclass(frozen=True)
 class Vf(VfAttributes):
     """One virtual function: what its PF holds for it, what it is bound to, and its own netdev.
 
@@ -188,7 +215,8 @@ class Vf(VfAttributes):
     `driver_override` is what /sys/…/driver_override says, "" when it is not set. Its interface is
     `netdev` in the host's network namespace, or `inside` another. `cni` is SR-IOV CNI's record of
     it, if a pod has it through that. `used_by` names the processes that have it open through VFIO,
-    UIO or vhost-vDPA. `driverinit` and `tuning` are described at `Pf`.
+    UIO or vhost-vDPA. `vdpa` are its vDPA devices, sorted; None if its driver makes none.
+    `driverinit` and `tuning` are described at `Pf`.
     """
 
     index: int
@@ -200,6 +228,7 @@ class Vf(VfAttributes):
     rdma: RdmaDevice | None = None
     driverinit: tuple[Param, ...] | None = None
     tuning: tuple[Tuned, ...] | None = None
+    vdpa: tuple[Vdpa, ...] | None = None
     cni: CniRecord | None = field(default=None, compare=False)
     used_by: str | None = field(default=None, compare=False)
 
@@ -210,6 +239,7 @@ class Vf(VfAttributes):
         check(self)
         _check_params(f"VF {self.index}", self.driverinit)
         check_tuning(f"VF {self.index}", self.tuning or ())
+        check_sorted(f"VF {self.index}: vDPA devices", [each.name for each in self.vdpa or ()])
         if self.address is not None and not _DEVICE.fullmatch(self.address):
             raise ValueError(f"{self.address!r} is not a device address")
         for driver in (self.driver, self.driver_override or None):
@@ -291,8 +321,10 @@ class Subfunction:
     max_io_eqs: int | None = None
     driverinit: tuple[Param, ...] | None = None
     netdev: Netdev | None = None
+    vdpa: tuple[Vdpa, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_sorted(f"{self.port}: vDPA devices", [each.name for each in self.vdpa or ()])
         if not SUBFUNCTION.fullmatch(self.port):
             raise ValueError(f"{self.port!r} is not a subfunction's port")
         check_fields(self, within(0, U32), "index", "max_io_eqs")
@@ -310,8 +342,8 @@ class Subfunction:
         return self.port[self.port.rindex("sf") :]
 
     def without_netdev(self) -> Self:
-        """The same before its driver has made its interface."""
-        return replace(self, netdev=None)
+        """The same before its driver has made its interface, and without vDPA devices."""
+        return replace(self, netdev=None, vdpa=self.vdpa and ())
 
     @property
     def is_local(self) -> bool:

@@ -35,9 +35,11 @@ from nodeagent.kernel.rtnl import Change, Link, Rtnl, VfInfo
 from nodeagent.kernel.stack import NO_TABLES, StackEdge
 from nodeagent.kernel.sysctls import SysctlTables
 from nodeagent.kernel.sysfs import Sysfs
+from nodeagent.kernel.vdpa import VdpaEdge
 from nodeagent.node import links as real_links
 from nodeagent.node import settle as real_settle
 from nodeagent.node import subfunctions as real_subfunctions
+from nodeagent.node import vdpa as real_vdpa
 from nodeagent.node.node import Node
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
@@ -52,6 +54,7 @@ from nodeagent.state.model import (
     Param,
     Pf,
     Subfunction,
+    Vdpa,
     Vf,
 )
 from nodeagent.state.namespaces import Holder
@@ -141,6 +144,8 @@ class FakeNode(FakeRules):
         self.rates: dict[str, tuple[Rate, ...]] = {}
         self.rate_writes: list[str] = []
         self.own_ports: set[Port] = set()
+        self.vdpa_managers: dict[str, int] = {}
+        self.vdpa: dict[str, tuple[DeviceHandle, Vdpa]] = {}
         self.reporters: dict[Port, dict[str, dict[str, bool | int]]] = {}
         self.in_fatal_error: set[str] = set()
         self.never_recovers: set[str] = set()
@@ -174,7 +179,8 @@ class FakeNode(FakeRules):
                 return
 
         monkeypatch.setattr(real_settle, "LinkWatch", FakeLinkWatch)
-        monkeypatch.setattr(real_subfunctions, "DeviceWatch", FakeLinkWatch)
+        for module in (real_subfunctions, real_vdpa):
+            monkeypatch.setattr(module, "DeviceWatch", FakeLinkWatch)
         for module in (real_settle, real_links):
             monkeypatch.setattr(module, "UdevWatch", FakeUdevWatch)
         monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=self.monotonic))
@@ -198,6 +204,7 @@ class FakeNode(FakeRules):
             ethtool=FakeEthtool(self),
             devlink=lambda: FakeDevlink(self),
             dcb=lambda: FakeDcbnl(self),
+            vdpa=lambda: FakeVdpa(self),
             stack=FakeStack,
             namespaces=FakeNamespaces(),
             udev_run=self.udev_run,
@@ -552,6 +559,48 @@ class FakeDevlink(Devlink):
         self._node.rate_writes.append(f"{rate}: {rate.words()}")
         now = {each.key: each for each in self._node.rates.get(device.name, ())} | {rate.key: rate}
         self._node.rates[device.name] = tuple(each for _, each in sorted(now.items()))
+
+
+class FakeVdpa(VdpaEdge):
+    """The family vdpa of a FakeNode: `FakeNode.vdpa` by name, of bound `FakeNode.vdpa_managers`.
+
+    The latter have the features that each offers. A new device is given to vhost_vdpa.
+    """
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    def close(self) -> None:
+        return
+
+    def managers(self) -> dict[DeviceHandle, int | None]:
+        node, found = self._node, self._node.vdpa_managers.items()
+        return {DeviceHandle("pci", name): v for name, v in found if node.tree.driver(name)}
+
+    def devices(self) -> dict[DeviceHandle, tuple[Vdpa, ...]]:
+        found: dict[DeviceHandle, list[Vdpa]] = {each: [] for each in self.managers()}
+        for manager, each in list(self._node.vdpa.values()):
+            if manager in found:
+                found[manager].append(each)
+            else:
+                self.delete(each.name)  # with the driver of its function
+        return {manager: tuple(devices) for manager, devices in found.items()}
+
+    def add(self, manager: DeviceHandle, wanted: Vdpa) -> None:
+        offered = self._node.vdpa_managers[manager.name]
+        if (wanted.features or 0) & ~offered or wanted.name in self._node.refused_settings:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        made = dataclasses.replace(wanted, driver=NO_DRIVER, supported=offered)
+        self._node.vdpa[wanted.name] = manager, made
+        for driver in ("vhost_vdpa", "virtio_vdpa"):
+            self._node.tree.make_driver("vdpa", driver)
+        self._node.tree.make_device("vdpa", wanted.name)
+        self._node.tree.drive("vdpa", wanted.name, "vhost_vdpa")
+
+    def delete(self, name: str) -> None:
+        del self._node.vdpa[name]
+        self._node.tree.undrive("vdpa", name)
+        self._node.tree.remove_device("vdpa", name)
 
 
 class FakeDcbnl(Dcbnl):

@@ -32,6 +32,7 @@ from nodeagent.plan.actions import (
     SetRoce,
     SetSysctls,
     SetTuning,
+    SetVdpa,
     SetVf,
     Stage,
     StartSubfunction,
@@ -39,6 +40,7 @@ from nodeagent.plan.actions import (
 )
 from nodeagent.plan.stack import owners_of_netdevs
 from nodeagent.plan.subfunctions import changes
+from nodeagent.plan.vdpa import function
 from nodeagent.state.addresses import Mac
 from nodeagent.state.attributes import fresh, given
 from nodeagent.state.dcb import PARTS
@@ -192,6 +194,8 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             return _set_tuning(state, pf, action)
         case AddSubfunction() | StartSubfunction():
             return _with_subfunction(state, pf, action)
+        case SetVdpa():
+            return _set_vdpa(pf, action)
         case SetVf():
             return _with_vf(pf, _set_vf(_vf(pf, action.index), action))
         case OverrideDriver():
@@ -201,7 +205,7 @@ def _perform_on_pf(state: NodeState, pf: Pf, action: Action) -> Pf:
             vf = _vf(pf, action.index)
             if action.driver is not None:
                 kernel_rules.check_unbind(vf.driver, action.driver)
-            unbound: dict[str, Any] = dict.fromkeys(("netdev", "rdma", "driverinit"))
+            unbound: dict[str, Any] = dict.fromkeys(("netdev", "rdma", "driverinit", "vdpa"))
             tuning = None if vf.tuning is None else _of_vf(vf.tuning)
             return _with_vf(pf, dataclasses.replace(vf, driver=NO_DRIVER, tuning=tuning, **unbound))
         case BindVf():
@@ -299,23 +303,39 @@ def _with_subfunction(state: NodeState, pf: Pf, action: AddSubfunction | StartSu
     elif now is None:
         raise Refused(f"{action}: ENODEV")
     elif not want.active:
-        now = dataclasses.replace(now, active=False, netdev=None, driverinit=None)
+        now = dataclasses.replace(now, active=False, netdev=None, driverinit=None, vdpa=None)
     else:
         if not now.active:
             netdev = _fresh_netdev(state, 88)
-            now = dataclasses.replace(now, active=True, netdev=netdev, driverinit=FRESH_DRIVERINIT)
+            now = dataclasses.replace(
+                now, active=True, netdev=netdev, driverinit=FRESH_DRIVERINIT, vdpa=()
+            )
         params = {each.name: each for each in now.driverinit or FRESH_DRIVERINIT}
         wanted = {each.name: each for each in want.driverinit or () if each.name in params}
         if now.driverinit is None or wanted.items() - params.items():
             kept = tuple(each for _, each in sorted((params | wanted).items()))
             netdev = _fresh_netdev(state, 88)
-            now = dataclasses.replace(now, driverinit=kept, netdev=netdev)
+            now = dataclasses.replace(now, driverinit=kept, netdev=netdev, vdpa=())
     return _with_representors(state, _and_subfunction(pf, now))
 
 
 def _and_subfunction(pf: Pf, changed: Subfunction) -> Pf:
     others = {each.port: each for each in pf.subfunctions or ()} | {changed.port: changed}
     return dataclasses.replace(pf, subfunctions=tuple(f for _, f in sorted(others.items())))
+
+
+def _set_vdpa(pf: Pf, action: SetVdpa) -> Pf:
+    """With the features that its management device has, where they are known."""
+    owner, wanted = function(pf, action.index), action.vdpa
+    if owner is None or owner.vdpa is None:
+        raise Refused(f"{action}: ENODEV")
+    known = {each.name: each for each in owner.vdpa}
+    if wanted.name in known and (offered := known[wanted.name].supported) is not None:
+        features = None if wanted.features is None else wanted.features & offered
+        wanted = dataclasses.replace(wanted, features=features, supported=offered)
+    made = tuple(each for _, each in sorted((known | {wanted.name: wanted}).items()))
+    owner = dataclasses.replace(owner, vdpa=made)
+    return _with_vf(pf, owner) if isinstance(owner, Vf) else _and_subfunction(pf, owner)
 
 
 def _set_vf(vf: Vf, action: SetVf) -> Vf:
@@ -334,7 +354,7 @@ def _bind(state: NodeState, pf: Pf, vf: Vf, driver: str) -> Vf:
         netdev = dataclasses.replace(netdev, mac=vf.admin_mac)
     tuning = None if vf.tuning is None else tuple(sorted((*_of_vf(vf.tuning), *FRESH_REPORTERS)))
     return dataclasses.replace(
-        vf, driver=driver, netdev=netdev, driverinit=FRESH_DRIVERINIT, tuning=tuning
+        vf, driver=driver, netdev=netdev, driverinit=FRESH_DRIVERINIT, tuning=tuning, vdpa=()
     )
 
 
@@ -406,6 +426,8 @@ def _reload(state: NodeState, pf: Pf, action: SetDriverinit, netdev: Netdev) -> 
             raise Refused(f"{action}: ENODEV, its function is not bound")
         if changed and owner.admin_mac is not None and not owner.admin_mac.is_zero:
             new["netdev"] = dataclasses.replace(netdev, mac=owner.admin_mac)
+        if changed:
+            new["vdpa"] = ()
         return _with_vf(pf, dataclasses.replace(owner, **new))
     if changed and pf.numvfs:
         raise Refused(f"{action}: its VFs do not outlive it")

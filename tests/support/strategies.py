@@ -25,6 +25,7 @@ from nodeagent.state.model import (
     RdmaDevice,
     Representor,
     Subfunction,
+    Vdpa,
     Vf,
 )
 from nodeagent.state.namespaces import Holder, Namespace
@@ -177,7 +178,23 @@ def vfs(draw: st.DrawFn, index: int, pf_mtu: int) -> Vf:
         rdma=draw(st.none() | rdma_devices(f"mlx5_{index}")) if netdev else None,
         driverinit=draw(driverinits) if driver == DRIVER else None,
         tuning=draw(st.none() | tunings(is_bound=driver == DRIVER)),
+        vdpa=draw(vdpas(f"vf{index}")) if driver == DRIVER else None,
     )
+
+
+def vdpas(owner: str) -> st.SearchStrategy[tuple[Vdpa, ...] | None]:
+    """None, or one device of a function, whose driver offers some features."""
+    device = st.builds(
+        Vdpa,
+        st.just(f"{owner}:0"),
+        driver=st.sampled_from(("vhost_vdpa", "virtio_vdpa", NO_DRIVER)),
+        mac=st.none() | macs,
+        mtu=st.sampled_from((None, 1400)),
+        max_vqp=st.sampled_from((None, 4)),
+        features=st.sampled_from((None, 0x3, 0x1)),
+        supported=st.sampled_from((None, 0x3)),
+    )
+    return st.none() | st.just(()) | device.map(lambda each: (each,))
 
 
 def rdma_devices(name: str) -> st.SearchStrategy[RdmaDevice]:
@@ -282,6 +299,7 @@ def subfunction(draw: st.DrawFn, port: str, index: int) -> Subfunction:
         max_io_eqs=draw(st.sampled_from((None, 8))),
         driverinit=draw(driverinits) if active else None,
         netdev=draw(netdevs(f"own{port}", Mac("02:00:00:00:00:88"), 1500)) if has_netdev else None,
+        vdpa=draw(vdpas(port)) if active else None,
     )
 
 
@@ -621,7 +639,9 @@ def _visible(state: NodeState) -> NodeState:
             dataclasses.replace(
                 pf,
                 vfs=tuple(
-                    dataclasses.replace(vf, driver=NO_DRIVER, driverinit=None, tuning=None)
+                    dataclasses.replace(
+                        vf, driver=NO_DRIVER, driverinit=None, tuning=None, vdpa=None
+                    )
                     if vf.driver == DRIVER and vf.netdev is None
                     else vf
                     for vf in pf.vfs

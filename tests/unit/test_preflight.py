@@ -398,7 +398,7 @@ def vdpa_device(host: Host, function: str, name: str) -> None:
 
 
 def test_vdpa_devices(host: Host) -> None:
-    """That they are not made again is said; one that is open blocks, whatever the settings."""
+    """They are named; one that is open blocks, whatever the settings."""
     host.pf(PF, "mlx5_core", "vfio-pci")
     host.interface("0000:01:00.2", "ens1f0v0", 5)
     vdpa_device(host, "sys/bus/pci/devices/0000:01:00.2", "blue")

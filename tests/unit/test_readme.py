@@ -25,6 +25,7 @@ from nodeagent.state.model import (
     RdmaDevice,
     Representor,
     Subfunction,
+    Vdpa,
     Vf,
 )
 from nodeagent.state.rates import Rate
@@ -77,7 +78,7 @@ TABLE = ATTRIBUTES.partition("### Every attribute")[2].partition("### Left out o
 ROWS = [line.split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
 LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
-    *(NodeState, Pf, Vf, Netdev, Param, Representor, Subfunction, RdmaDevice),
+    *(NodeState, Pf, Vf, Netdev, Param, Representor, Subfunction, Vdpa, RdmaDevice),
     *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort, Lag),
     *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc, Token),
 )

@@ -1,15 +1,17 @@
-"""The genuine mlx5_vdpa: vDPA devices of VFs, by plain tools."""
+"""The genuine mlx5_vdpa: vDPA devices of VFs, by plain tools and in a reload."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support import connectx, lab
-from tests.support.lab import PF1, State
+from tests.support.lab import PF1, Nodeagent, State
 
 BLUE = "mac 02:00:00:00:00:b1 mtu 1400 max_vqp 4"
 
@@ -54,6 +56,17 @@ def read() -> State:
     }
 
 
+@contextmanager
+def held(name: str) -> Iterator[None]:
+    """The file of a vDPA device, open as QEMU has it."""
+    (file,) = (Path("/sys/bus/vdpa/devices") / name).glob("vhost-vdpa-*")
+    fd = os.open(f"/dev/{file.name}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
 def test_what_vdpa_shows(devices: State) -> None:
     managers = json.loads(lab.sh("vdpa -j mgmtdev show"))["mgmtdev"]
     assert {*managers} == {f"pci/{function(index)}" for index in (0, 1)}
@@ -61,3 +74,21 @@ def test_what_vdpa_shows(devices: State) -> None:
     blue = devices["config"]["config"]["blue"]
     assert (blue["mac"], blue["mtu"], blue["max_vq_pairs"]) == ("02:00:00:00:00:b1", 1400, 4)
     assert devices["drivers"] == {"blue": "vhost_vdpa", "red": "virtio_vdpa"}
+
+
+def test_an_open_one_refuses_a_reload_and_closed_ones_outlast_it(
+    nodeagent: Nodeagent, devices: State
+) -> None:
+    lab.put_other_build_on_disk()
+    with held("blue"):
+        refused = nodeagent.call("reload", status=1)
+        assert f"(pid {os.getpid()}) holds /dev/vhost-vdpa-" in refused.log
+        assert not nodeagent.open_snapshot.exists()
+        assert read() == devices
+    run = nodeagent.start("reload")
+    run.wait_for("bind VFs: ")
+    run.kill_all()
+    assert nodeagent.open_snapshot.exists()
+    nodeagent.call("reload")
+    assert read() == devices
+    nodeagent.call("verify")
