@@ -49,6 +49,8 @@ class Runner:
     A tool runs in a PID namespace of its own, which the kernel clears when its first process dies,
     and that one dies with `terminate()` or with this process, even by SIGKILL (PR_SET_PDEATHSIG):
     mmdebstrap and make have many children, and none of them may write on into a later build.
+    Nothing less than SIGKILL will do: the first process of a namespace cannot end itself by a signal
+    (kill(2)), which make tries on and on when it gets SIGTERM, and unshare waits for it.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -56,7 +58,8 @@ class Runner:
         for old in sorted(logs.iterdir(), key=lambda log: log.stat().st_mtime)[:-LOGS]:
             old.unlink(missing_ok=True)
         self.logs = logs
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[subprocess.Popen[bytes], signal.Signals] = {}
+        """Tools with the signal that ends each."""
         self._lock = threading.Lock()
         self._terminated = False
 
@@ -79,7 +82,8 @@ class Runner:
         log = self.logs / f"{what.replace(' ', '-')}.{time.time_ns()}.log"
         with log.open("wb") as output:
             wrapped = [*(CONTAINED if contained else ()), *words]
-            status = self._wait(wrapped, output, cwd, env, log if progress else None)
+            ending = signal.SIGKILL if contained else signal.SIGTERM
+            status = self._wait(wrapped, ending, output, cwd, env, log if progress else None)
         if status:
             raise LabError(
                 f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(log)}",
@@ -90,6 +94,7 @@ class Runner:
     def _wait(
         self,
         argv: Sequence[str],
+        ending: signal.Signals,
         output: IO[bytes],
         cwd: Path | None,
         env: Mapping[str, str] | None,
@@ -110,7 +115,7 @@ class Runner:
                 )
             except OSError as error:
                 raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
-            self._running.add(process)
+            self._running[process] = ending
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -118,24 +123,24 @@ class Runner:
                 if shown:
                     say(f"    {_last_lines(shown, 1).strip()}")
         except BaseException:
-            _end(process)
+            _end(process, ending)
             process.wait()
             raise
         finally:
             with self._lock:
-                self._running.discard(process)
+                del self._running[process]
 
     def terminate(self) -> None:
         """End every running tool, and let none start any more with this runner."""
         with self._lock:
             self._terminated = True
-            for process in self._running:
-                _end(process)
+            for process, ending in self._running.items():
+                _end(process, ending)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], ending: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, ending)
 
 
 def output_of(*argv: object, what: str) -> str:
