@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -43,14 +44,24 @@ def say(message: str) -> None:
     print(f"lab {time.monotonic() - _started:6.1f}s  {message}", file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Tool:
+    """A command and how it is run; `ending` is the signal that ends it."""
+
+    argv: Sequence[str]
+    ending: signal.Signals
+    cwd: Path | None
+    env: Mapping[str, str]
+
+
 class Runner:
     """Runs the host's tools; what they print goes to a log file each, not to the reader.
 
     A tool runs in a PID namespace of its own, which the kernel clears when its first process dies,
     and that one dies with `terminate()` or with this process, even by SIGKILL (PR_SET_PDEATHSIG):
     mmdebstrap and make have many children, and none of them may write on into a later build.
-    Nothing less than SIGKILL will do: the first process of a namespace cannot end itself by a signal
-    (kill(2)), which make tries on and on when it gets SIGTERM, and unshare waits for it.
+    Nothing less than SIGKILL will do: the first process of a namespace cannot end itself by a
+    signal (kill(2)), which make tries on and on when it gets SIGTERM, and unshare waits for it.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -81,9 +92,13 @@ class Runner:
         words = [str(word) for word in argv]
         log = self.logs / f"{what.replace(' ', '-')}.{time.time_ns()}.log"
         with log.open("wb") as output:
-            wrapped = [*(CONTAINED if contained else ()), *words]
-            ending = signal.SIGKILL if contained else signal.SIGTERM
-            status = self._wait(wrapped, ending, output, cwd, env, log if progress else None)
+            tool = Tool(
+                [*(CONTAINED if contained else ()), *words],
+                signal.SIGKILL if contained else signal.SIGTERM,
+                cwd,
+                env or {},
+            )
+            status = self._wait(tool, output, log if progress else None)
         if status:
             raise LabError(
                 f"{what} failed: {' '.join(words)} exited {status}\n{_last_lines(log)}",
@@ -91,31 +106,23 @@ class Runner:
             )
         log.unlink()
 
-    def _wait(
-        self,
-        argv: Sequence[str],
-        ending: signal.Signals,
-        output: IO[bytes],
-        cwd: Path | None,
-        env: Mapping[str, str] | None,
-        shown: Path | None,
-    ) -> int:
+    def _wait(self, tool: Tool, output: IO[bytes], shown: Path | None) -> int:
         with self._lock:
             if self._terminated:
                 raise LabError("stopped")
             try:
                 process = subprocess.Popen(
-                    argv,
-                    cwd=cwd,
-                    env={**os.environ, **(env or {}), "DEBIAN_FRONTEND": "noninteractive"},
+                    tool.argv,
+                    cwd=tool.cwd,
+                    env={**os.environ, **tool.env, "DEBIAN_FRONTEND": "noninteractive"},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
                 )
             except OSError as error:
-                raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
-            self._running[process] = ending
+                raise LabError(f"cannot run {tool.argv[0]}: {error.strerror}") from error
+            self._running[process] = tool.ending
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -123,7 +130,7 @@ class Runner:
                 if shown:
                     say(f"    {_last_lines(shown, 1).strip()}")
         except BaseException:
-            _end(process, ending)
+            _end(process, tool.ending)
             process.wait()
             raise
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))
 
-from emulator.host import LabError, Runner  # noqa: E402 - scripts/ is no installed package
+from emulator.host import LabError, Runner
 
 
 def test_make_ends_with_its_children_when_it_is_terminated(tmp_path: Path) -> None:
