@@ -114,10 +114,8 @@ def test_a_life_from_the_hosts_driver_to_the_hosts_driver(
         "terminated",
     )
     phases = [(phase["name"], phase["result"]) for phase in after["phases"]]
-    assert phases == [
-        (name, "done")
-        for name in ("preflight", "snapshot", "inbox", "quiesce", "restore", "verify")
-    ]
+    names = ("preflight", "snapshot", "inbox", "quiesce", "unbind", "restore", "verify")
+    assert phases == [(name, "done") for name in names]
 
 
 def test_killed_while_the_hosts_driver_comes_back(
