@@ -74,7 +74,7 @@ def fatal(pf: str) -> str:
 def dcb(pf: str) -> State:
     """All that dcb(8) shows of a PF's port."""
     words = ("ets", "pfc", "maxrate", "buffer", "app", "dcbx")
-    return {word: json.loads(lab.sh(f"dcb -j {word} show dev {lab.name(pf)}")) for word in words}
+    return {word: json.loads(lab.dcb(f"-j {word} show dev {lab.name(pf)}")) for word in words}
 
 
 def reset_dcb(pf: str) -> None:
@@ -88,7 +88,7 @@ def reset_dcb(pf: str) -> None:
         f"maxrate set {port} tc-maxrate all:0gbit",
         f"ets set {port} tc-bw all:0 tc-tsa all:vendor prio-tc 0:1 1:0 4:4",
     ):
-        lab.sh(f"dcb {command}")
+        lab.dcb(command)
 
 
 def rdma() -> State:

@@ -55,6 +55,18 @@ def sh(command: str, timeout: float = PATIENCE) -> str:
     return done.stdout
 
 
+def dcb(command: str) -> str:
+    """What dcb(8) prints; it is begun in the first half of a second.
+
+    iproute2 6.1 numbers its messages by the second, and leaves the acknowledgement of what it reads
+    to be received as the answer to what it writes: if a second ends in between, "Protocol error".
+    """
+    late = time.time() % 1
+    if late > 0.5:
+        time.sleep(1 - late)
+    return sh(f"dcb {command}")
+
+
 def ip(*lines: str) -> None:
     """Lines for ip(8), in one batch; each must succeed."""
     text = "\n".join(lines)

@@ -16,7 +16,7 @@ STRICT = "2:strict 3:strict 4:strict 5:strict 6:strict 7:strict"
 def dcb(pf: str, *words: str) -> None:
     for each in words:
         kind, verb, rest = each.split(" ", 2)
-        lab.sh(f"dcb {kind} {verb} dev {lab.name(pf)} {rest}")
+        lab.dcb(f"{kind} {verb} dev {lab.name(pf)} {rest}")
 
 
 def set_up(pf: str) -> None:

@@ -316,7 +316,7 @@ def test_a_subfunction_comes_and_goes() -> None:
 
 def dcb(what: str, command: str = "show") -> str:
     verb, _, rest = command.partition(" ")
-    return lab.sh(f"dcb {what} {verb} dev {lab.name(PF1)} {rest}")
+    return lab.dcb(f"{what} {verb} dev {lab.name(PF1)} {rest}")
 
 
 def test_dcb_is_read_back_as_it_was_written() -> None:
