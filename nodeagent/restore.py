@@ -153,13 +153,12 @@ def _in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
     """A line for each PF and VF whose driver has yet to recover, and loses its state in that."""
     with node.devlink() as devlink:
         devices = devlink.in_fatal_error()
-    for pf in want.pfs:
-        for target in (Target(pf.handle), *(Target(pf.handle, vf.index) for vf in pf.vfs)):
-            if (device := device_of(node, target)) in devices:
-                yield (
-                    f"{target}: the firmware has had a fatal error, from which the driver has not "
-                    f"recovered (`devlink health show {device} reporter fw_fatal`)"
-                )
+    for target, _ in want.functions():
+        if (device := device_of(node, target)) in devices:
+            yield (
+                f"{target}: the firmware has had a fatal error, from which the driver has not "
+                f"recovered (`devlink health show {device} reporter fw_fatal`)"
+            )
 
 
 def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:

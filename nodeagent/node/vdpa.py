@@ -9,7 +9,6 @@ from functools import partial
 from nodeagent.errors import KernelError, WaitTimeout, reason
 from nodeagent.kernel import users
 from nodeagent.kernel.events import DeviceWatch, Watch, wait_until_clear
-from nodeagent.kernel.sysfs import write
 from nodeagent.kernel.vdpa import VdpaEdge
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of, timed_out
@@ -34,9 +33,8 @@ def set_vdpa(node: Node, actions: Sequence[SetVdpa], watches: tuple[Watch, ...])
             try:
                 _ensure(node, edge, device, each.vdpa)
             except (KernelError, OSError) as error:
-                text = error.message if isinstance(error, KernelError) else reason(error)
                 title = f"{target_of(each)}: vDPA device {each.vdpa.name}"
-                failures.append((target_of(each), f"{title}: {text}"))
+                failures.append((target_of(each), f"{title}: {reason(error)}"))
     return failures
 
 
@@ -58,11 +56,10 @@ def _ensure(node: Node, edge: VdpaEdge, device: DeviceHandle, wanted: Vdpa) -> N
     bound = node.sysfs.driver("vdpa", wanted.name)
     if bound == wanted.driver:
         return
-    bus = node.sysfs.root / "bus/vdpa"
     if bound != NO_DRIVER:
-        write(bus / "drivers" / bound / "unbind", wanted.name)
+        node.sysfs.unbind("vdpa", wanted.name, bound)
     if wanted.driver != NO_DRIVER:
-        write(bus / "drivers" / wanted.driver / "bind", wanted.name)
+        node.sysfs.bind("vdpa", wanted.name, wanted.driver)
 
 
 def _require_closed(node: Node, device: DeviceHandle) -> None:
