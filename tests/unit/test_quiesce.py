@@ -69,6 +69,19 @@ def has_vfs(fake: FakeNode) -> dict[str, int]:
     return {name: pf.numvfs for name, pf in fake.pfs.items()}
 
 
+def kill_before_the_unload(host: Host) -> None:
+    """Start a reload that ends between the quiesce and openibd."""
+
+    def trace(step: str) -> None:
+        if step == "before the restart":
+            raise Crash
+
+    host.fake.trace = trace
+    with pytest.raises(Crash):
+        host.start()
+    host.fake.trace = lambda _: None
+
+
 def test_ours_are_unbound_and_then_all_removed(fake: FakeNode) -> None:
     """One on no driver and one of vfio-pci, which no process has open, go without an unbind."""
     fake.set_up(two_pfs(ON_VFIO, Vf(3, driver=NO_DRIVER, driver_override="")))
@@ -234,15 +247,8 @@ def test_pfs_of_a_killed_process_are_bound_by_the_next_whatever_it_does(
 ) -> None:
     before = host.state()
 
-    def trace(step: str) -> None:
-        if step == "before the restart":
-            raise Crash
-
-    host.fake.trace = trace
-    with pytest.raises(Crash):
-        host.start()
+    kill_before_the_unload(host)
     assert host.state().pfs == ()
-    host.fake.trace = lambda _: None
     match then:
         case "refused":
             host.driver.unsafe = UnavailableError("no openibd")
@@ -291,15 +297,8 @@ def test_vfs_of_a_killed_process_come_back_where_the_next_reload_is_refused(
     """They were removed, and the old driver is still loaded."""
     before = host.state()
 
-    def trace(step: str) -> None:
-        if step == "before the restart":
-            raise Crash
-
-    host.fake.trace = trace
-    with pytest.raises(Crash):
-        host.start()
+    kill_before_the_unload(host)
     assert has_vfs(host.fake) == {PF1: 0, PF2: 0}
-    host.fake.trace = lambda _: None
     host.driver.unsafe = UnavailableError("no openibd")
     with pytest.raises(UnavailableError, match="no openibd"):
         host.start()
