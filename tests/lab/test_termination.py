@@ -114,8 +114,8 @@ def test_a_life_from_the_hosts_driver_to_the_hosts_driver(
         "terminated",
     )
     phases = [(phase["name"], phase["result"]) for phase in after["phases"]]
-    names = ("preflight", "snapshot", "inbox", "quiesce", "unbind", "restore", "verify")
-    assert phases == [(name, "done") for name in names]
+    done = ("preflight", "snapshot", "inbox", "quiesce", "unbind", "restore", "verify")
+    assert phases == [(name, "done") for name in done]
 
 
 def test_killed_while_the_hosts_driver_comes_back(
