@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import udev
-from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.events import Watch
 from nodeagent.kernel.netns import NamespaceGone, entered
 from nodeagent.node import retry
-from nodeagent.node.failures import Failures, target_of, timed_out
+from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import device_of, is_bound, rdma_names
 from nodeagent.node.node import Node
+from nodeagent.node.settle import await_each
 from nodeagent.plan.actions import MoveRdma, SetRdma, SetRoce
 from nodeagent.plan.plan import TEMPORARY_NAME
 from nodeagent.state.model import Target
@@ -120,15 +121,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
             return None
         return f"{target}: udev has not finished with {name}"
 
-    def missing() -> list[str]:
-        return [text for target in targets if (text := why(target)) is not None]
-
-    failures: Failures = []
-    timeout = node.settings.vf_timeout
-    try:
-        wait_until_clear(missing, *watches, what="RDMA devices", timeout=timeout, progress=True)
-    except WaitTimeout as late:
-        failures = timed_out(late, targets, why)
+    failures = await_each(node, targets, why, watches, "RDMA devices")
     names = rdma_names(node, targets)
     return failures + [
         (

@@ -213,14 +213,24 @@ def await_functions(
             return None
         return f"{target}: has not appeared"
 
+    return await_each(node, targets, missing, watches, "VFs to appear")
+
+
+def await_each(
+    node: Node,
+    targets: Sequence[Target],
+    missing: Callable[[Target], str | None],
+    watches: Iterable[Watch],
+    what: str,
+) -> Failures:
+    """Wait until `missing` returns None for each target: at most VF_TIMEOUT from one to the next.
+
+    A message for each that is missing then.
+    """
     timeout = node.settings.vf_timeout
     try:
         wait_until_clear(
-            outstanding(targets, missing),
-            *watches,
-            what="VFs to appear",
-            timeout=timeout,
-            progress=True,
+            outstanding(targets, missing), *watches, what=what, timeout=timeout, progress=True
         )
     except WaitTimeout as late:
         return timed_out(late, targets, missing)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nodeagent.errors import AgentError, WaitTimeout, reason
+from nodeagent.errors import AgentError, reason
 from nodeagent.kernel.devlink import Devlink, Port
-from nodeagent.kernel.events import DeviceWatch, Watch, wait_until_clear
+from nodeagent.kernel.events import DeviceWatch, Watch
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.devices import reload_with
-from nodeagent.node.failures import Failures, timed_out
+from nodeagent.node.failures import Failures
 from nodeagent.node.locate import device_of
 from nodeagent.node.node import Node
+from nodeagent.node.settle import await_each
 from nodeagent.plan.actions import AddSubfunction, StartSubfunction
 from nodeagent.plan.subfunctions import changes
 from nodeagent.state.model import DeviceHandle, Subfunction, Target
@@ -90,22 +91,8 @@ def _await_drivers(
             return None
         return f"{target}: its driver has not started"
 
-    targets = [_own(each) for each in started]
-
-    def missing() -> Iterator[str]:
-        return filter(None, map(why, targets))
-
-    try:
-        wait_until_clear(
-            missing,
-            *watches,
-            what="subfunctions",
-            timeout=node.settings.vf_timeout,
-            progress=True,
-        )
-    except WaitTimeout as late:
-        return [(Target(target.pf), text) for target, text in timed_out(late, targets, why)]
-    return []
+    late = await_each(node, [_own(each) for each in started], why, watches, "subfunctions")
+    return [(Target(target.pf), text) for target, text in late]
 
 
 def _ports(devlink: Devlink) -> Ports:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-from nodeagent.errors import KernelError, WaitTimeout, reason
+from nodeagent.errors import KernelError, reason
 from nodeagent.kernel import users
-from nodeagent.kernel.events import DeviceWatch, Watch, wait_until_clear
+from nodeagent.kernel.events import DeviceWatch, Watch
 from nodeagent.kernel.vdpa import VdpaEdge
 from nodeagent.node import retry
-from nodeagent.node.failures import Failures, target_of, timed_out
+from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import device_of
 from nodeagent.node.node import Node
+from nodeagent.node.settle import await_each
 from nodeagent.plan.actions import SetVdpa
 from nodeagent.plan.vdpa import must_remake
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Target, Vdpa
@@ -23,7 +24,7 @@ def set_vdpa(node: Node, actions: Sequence[SetVdpa], watches: tuple[Watch, ...])
     """Make what is missing, and give each to its driver."""
     failures: Failures = []
     with DeviceWatch() as events:
-        failures += _await_managers(node, {target_of(each) for each in actions}, events, *watches)
+        failures += _await_managers(node, actions, (events, *watches))
     lost = {target for target, _ in failures}
     with node.vdpa() as edge:
         for each in actions:
@@ -69,7 +70,7 @@ def _require_closed(node: Node, device: DeviceHandle) -> None:
         raise KernelError(f"is in use: {', '.join(map(str, holders))}")
 
 
-def _await_managers(node: Node, targets: set[Target], *watches: Watch) -> Failures:
+def _await_managers(node: Node, actions: Sequence[SetVdpa], watches: tuple[Watch, ...]) -> Failures:
     """mlx5_vdpa registers a function when it is bound to its auxiliary device, an event."""
     with node.vdpa() as edge:
 
@@ -79,17 +80,5 @@ def _await_managers(node: Node, targets: set[Target], *watches: Watch) -> Failur
                 return None
             return f"{target}: no driver makes vDPA devices of it: is mlx5_vdpa loaded?"
 
-        def missing() -> Iterator[str]:
-            return filter(None, map(why, sorted(targets, key=str)))
-
-        try:
-            wait_until_clear(
-                missing,
-                *watches,
-                what="vDPA management devices",
-                timeout=node.settings.vf_timeout,
-                progress=True,
-            )
-        except WaitTimeout as late:
-            return timed_out(late, targets, why)
-    return []
+        targets = sorted({target_of(each) for each in actions}, key=str)
+        return await_each(node, targets, why, watches, "vDPA management devices")
