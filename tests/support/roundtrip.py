@@ -26,18 +26,25 @@ CALM: Final = 10.0
 
 
 def build(lines: Sequence[Line], pods: Sequence[Pod]) -> None:
-    """Run the lines, those for ip(8) and one namespace in one batch."""
+    """Run the lines, those for ip(8) and one namespace in one batch; dcb(8) as `lab.dcb` does."""
     ends = {f"$pod{number}": str(pod.process.pid) for number, pod in enumerate(pods, 1)}
-    for (pod, is_ip), group in groupby(lines, lambda line: (line.pod, _is_plain_ip(line.text))):
+    for (pod, is_ip, is_dcb), group in groupby(lines, _way):
         texts = [line.text for line in group]
         for name, pid in ends.items():
             texts = [text.replace(name, pid) for text in texts]
         if is_ip:
             do = pods[pod - 1].ip if pod else lab.ip
             do(*(text.removeprefix("ip ") for text in texts))
+        elif is_dcb:
+            for text in texts:
+                lab.dcb(text.removeprefix("dcb "))
         else:
             do_sh = pods[pod - 1].sh if pod else lab.sh
             do_sh("\n".join(texts))
+
+
+def _way(line: Line) -> tuple[int, bool, bool]:
+    return line.pod, _is_plain_ip(line.text), line.text.startswith("dcb ")
 
 
 def _is_plain_ip(text: str) -> bool:
