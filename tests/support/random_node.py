@@ -21,6 +21,7 @@ LEFT_OUT: Final = {
     "software RDMA devices, RDMA's exclusive mode": "nobody has them beside namespaces of pods",
     "interfaces of a macvlan's or bridge's port that are in another namespace": "their CNI's",
     "MACs of igb's VFs": "igb refuses them",
+    "hairpin ports of igb": "the emulated switch sends a frame back to its sender: it never ends",
     "bonds of igb's VFs": "the emulated igb can leave a VF in one without an answer: all stalls",
 }
 
@@ -480,6 +481,8 @@ class _Drawn:
             # mlx5 offloads a bridge of an eswitch in switchdev mode, and then takes few of them
             offloaded = any(self.switchdev) and member.kind in ("pf", "representor")
             words = self._some(0.2, *(OFFLOADED if offloaded else BRIDGE_PORT))
+            if self.nic is IGB and HAIRPIN in words:
+                words.remove(HAIRPIN)
             self._add(*(f"bridge link set dev {member.name} {word}" for word in words), place=place)
             if not filtering:
                 continue
@@ -507,6 +510,7 @@ class _Drawn:
         if port.kind in ("bridge", "ipvlan") or depth > 1 or not self._is(0.5 - 0.2 * depth):
             return
         made: list[Port] = []
+        ipvlan_mode = ""
         for _ in range(self.chance.randint(1, 2)):
             number = next(self.numbers)
             kind = str(self._one("vlan", "macvlan", "ipvlan")) if port.bare else "vlan"
@@ -520,7 +524,10 @@ class _Drawn:
             if kind == "vlan":
                 options = " ".join((f"id {number + 10}", *self._some(0.15, *VLAN)))
             else:
-                options = f"mode {self._one(*CHILD_MODES[kind])}"
+                mode = str(self._one(*CHILD_MODES[kind]))
+                if kind == "ipvlan":  # all on an interface have the mode that was set last
+                    ipvlan_mode = mode = ipvlan_mode or mode
+                options = f"mode {mode}"
             made.append(Port(name, port.mtu, kind, vlans=port.vlans, mtu=port.mtu))
             self._add(
                 f"ip link add link {port.name} name {name} type {kind} {options}", place=place
@@ -684,8 +691,9 @@ SYSCTLS: Final = (
     "ipv6/neigh/base_reachable_time_ms=12000",
     "ipv6/neigh/retrans_time_ms=900",
 )
+HAIRPIN: Final = "hairpin on"
 BRIDGE_PORT: Final = (
-    *("cost 55", "priority 9", "hairpin on", "isolated on", "learning off", "flood off"),
+    *("cost 55", "priority 9", HAIRPIN, "isolated on", "learning off", "flood off"),
     *("guard on", "fastleave on", "mcast_flood off", "bcast_flood off", "neigh_suppress on"),
 )
 OFFLOADED: Final = ("cost 55", "priority 9", "learning off", "flood off", "mcast_flood off")

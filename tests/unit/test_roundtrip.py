@@ -29,6 +29,17 @@ def test_a_seed_is_always_the_same_node(nic: Nic) -> None:
     assert all(len(name) < 16 for name in names)
 
 
+@pytest.mark.parametrize("nic", [IGB, CONNECTX])
+def test_ipvlans_on_one_interface_have_one_mode(nic: Nic) -> None:
+    """The kernel keeps the last one's for all. Another one first leaves traces: groups of l2."""
+    for seed in range(1, 41):
+        modes: dict[tuple[int, str], set[str]] = {}
+        for line in random_node.node(nic, seed):
+            if found := re.search(r"link (\S+) name \S+ type ipvlan mode (.*)", line.text):
+                modes.setdefault((line.pod, found[1]), set()).add(found[2])
+        assert all(len(each) == 1 for each in modes.values()), seed
+
+
 @pytest.mark.parametrize(
     ("nic", "kinds"),
     [(IGB, KINDS), (CONNECTX, f"{KINDS}|{KINDS_OF_CONNECTX}")],
