@@ -214,9 +214,9 @@ class LinkWatch(_Held):
 
 
 class AddressWatch(LinkWatch):
-    """Changes of IPv6 addresses of this namespace, also the end of their DAD."""
+    """Changes of links and IPv6 addresses of this namespace, also the end of their DAD."""
 
-    GROUPS = 0x100  # RTMGRP_IPV6_IFADDR
+    GROUPS = 0x101  # RTMGRP_LINK, RTMGRP_IPV6_IFADDR
 
 
 class DeviceWatch(LinkWatch):

@@ -10,6 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -27,13 +28,15 @@ from nodeagent.plan.actions import AddStacked
 from nodeagent.state.attributes import given
 from nodeagent.state.link import LinkAttributes
 from nodeagent.state.model import Target
-from nodeagent.state.stack import KINDS, Address, Child, Membership, Route, Stacked
+from nodeagent.state.stack import KINDS, Address, Child, Membership, NexthopObject, Route, Stacked
 
 log = logging.getLogger(__name__)
 
 IFA_F_NODAD: Final = 0x02
 DAD_TIMEOUT: Final = 10.0
 """Seconds. DAD itself takes one or two, after the link got carrier."""
+CARRIER_TIMEOUT: Final = 20.0
+"""Seconds. The port of a NIC that was set up takes a few; the next plan waits again."""
 
 
 def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = False) -> Failures:
@@ -215,6 +218,33 @@ def _await_addresses(
         log.debug("%s", late.message)
 
 
+def _add_nexthops(
+    node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
+) -> Failures:
+    """Add nexthops, and then groups of them: all again when those have carrier that had it not."""
+    indexes, adapter = _indexes(links), ADAPTERS[NexthopObject]
+    by_thing = {action.thing: action for action in actions}
+    things = adapter.in_order(list(by_thing))
+    messages = [adapter.message(thing, indexes, time.time()) for thing in things]
+
+    def without() -> list[str]:
+        results[:] = edge.send(messages)
+        return list(map(str, _without_carrier(results)))
+
+    with node.address_watch() as watch:
+        results = retry.send(node, messages, edge.send)
+        if _without_carrier(results):
+            with suppress(WaitTimeout):
+                wait_until_clear(
+                    without, watch, *node.stops, what="carrier", timeout=CARRIER_TIMEOUT
+                )
+    return _refusals([by_thing[thing] for thing in things], results)
+
+
+def _without_carrier(results: Iterable[OSError | None]) -> list[OSError]:
+    return [error for error in results if error is not None and error.errno == errno.ENETDOWN]
+
+
 def _join(
     node: Node, edge: StackEdge, actions: Sequence[AddStacked], links: Mapping[str, Link]
 ) -> Failures:
@@ -270,5 +300,9 @@ Performer = Callable[
     Failures,
 ]
 
-PERFORMERS: Final[Mapping[type[Stacked], Performer]] = {Child: _make_children, Membership: _join}
+PERFORMERS: Final[Mapping[type[Stacked], Performer]] = {
+    Child: _make_children,
+    Membership: _join,
+    NexthopObject: _add_nexthops,
+}
 """Kinds that need several messages; `_send` performs the others."""

@@ -12,7 +12,7 @@ from nodeagent.plan.actions import Action, AddStacked, Stage
 from nodeagent.plan.stages import AnyStage
 from nodeagent.state.model import NodeState, Target
 from nodeagent.state.namespaces import Namespace
-from nodeagent.state.stack import Address, Stack, Stacked, StackStage
+from nodeagent.state.stack import Address, NexthopObject, Route, Stack, Stacked, StackStage
 from nodeagent.state.sysctls import Sysctl
 
 
@@ -65,7 +65,7 @@ class Place:
             if root in self.owners
         }
         sources = self.want.sources
-        for thing in self.want.things():
+        for thing in _with_carrier(self.want):
             if thing.is_the_kernels:
                 continue
             below = thing.removed_with(sources)
@@ -79,6 +79,20 @@ class Place:
     def __str__(self) -> str:
         """` in pod …`, and nothing for the host's."""
         return "" if self.namespace is None else f" in {self.namespace}"
+
+
+def _with_carrier(want: Stack) -> Iterator[Stacked]:
+    """All but nexthops that had no carrier, which the kernel would refuse, and routes by them."""
+    silent = {each.id for each in want.nexthops if not each.carrier}
+    for thing in want.things():
+        match thing:
+            case NexthopObject():
+                if (left := thing.with_carrier(silent)) is not None:
+                    yield left
+            case Route() if thing.nhid in silent:
+                pass
+            case _:
+                yield thing
 
 
 def host(want: NodeState, have: NodeState) -> Place:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -65,6 +66,16 @@ link set bond7 up
 address add 10.9.0.1/24 dev bond7
 route add 198.51.0.0/20 nexthop via 192.0.2.1 dev {PF} weight 3 nexthop via 10.9.0.9 dev bond7
 route add 10.55.0.0/16 dev bond7 src 192.0.2.10
+nexthop add id 7 via 192.0.2.1 dev {PF} proto static
+nexthop add id 8 via 10.9.0.9 dev bond7
+nexthop add id 9 via fe80::9 dev {PF}
+nexthop add id 10 group 7,3/8,2
+nexthop add id 11 group 8/7 type resilient buckets 32 idle_timer 60
+route add 198.52.0.0/24 nhid 7
+route add 198.52.1.0/24 nhid 10 metric 77
+route add 198.52.2.0/24 nhid 11 table 100
+route add 198.52.3.0/24 nhid 9
+route add 2001:db8:8::/48 nhid 9
 route add 2001:db8:7::/48 nexthop via 2001:db8::1 dev {PF} nexthop via fe80::5 dev bond7 weight 3
 link set {VF}0 mtu 3500 up
 link add link {VF}0 name {VF}0.7 type vlan id 7 protocol 802.1ad
@@ -105,6 +116,8 @@ link set net1 mtu 1400 up
 token set ::79 dev net1
 address add 10.20.0.{number}/24 dev net1
 route add 10.21.0.0/16 via 10.20.0.9 dev net1
+nexthop add id 3 via 10.20.0.9 dev net1
+route add 10.22.0.0/16 nhid 3
 neigh add 10.20.0.9 lladdr 02:00:00:00:00:09 dev net1 nud permanent
 rule add iif net1 lookup 100 priority 1000
 """
@@ -186,14 +199,25 @@ def set_up() -> None:
     for line in filter(None, SET_UP.split("\n")):
         if line.endswith("src 2001:db8::13"):
             lab.eventually(_settled_addresses, "IPv6 addresses")
-        lab.ip(line)
+        if line.startswith("nexthop"):
+            lab.eventually(partial(_is_taken, f"ip {line}"), "carrier")
+        else:
+            lab.ip(line)
     lab.ip("link set dummy7 master bond7")
     lab.sh("".join(f"sysctl -qw {line};" for line in SET_BY_SYSCTL.split()))
     for line in filter(None, SET_BY_BRIDGE.split("\n")):
         lab.sh(f"bridge {line}")
     for number, (device, pod) in enumerate(PODS.items(), 1):
         for line in filter(None, IN_POD.format(device=device, number=number).split("\n")):
-            lab.sh(f"ip -n {pod} {line}")
+            if line.startswith("nexthop"):
+                lab.eventually(partial(_is_taken, f"ip -n {pod} {line}"), "carrier")
+            else:
+                lab.sh(f"ip -n {pod} {line}")
+
+
+def _is_taken(command: str) -> bool:
+    """Whether it could be done: the kernel takes no nexthop on an interface without carrier."""
+    return "done" in lab.sh(f"{command} 2>/dev/null && echo done || true")
 
 
 def call_by_udev(address: str, name: str) -> None:

@@ -48,7 +48,9 @@ def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> No
     )
     lab.sh(f"ip netns add pod-c; ip link add child7 netns pod-c link {PF} type macvlan")
     lab.await_carrier(PF1)
-    lab.ip(f"nexthop add id 7 via 192.0.2.1 dev {PF}", "route add 203.0.113.0/24 nhid 7")
+    lab.ip(
+        f"nexthop add id 7 via 192.0.2.1 dev {PF} proto zebra", "route add 203.0.113.0/24 nhid 7"
+    )
     lab.sh(
         f"""
         tc qdisc add dev {PF} root handle 7: prio

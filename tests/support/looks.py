@@ -16,6 +16,7 @@ LOOKS: Final = (
     "ip -j neigh show nud permanent",
     "ip -j neigh show proxy",
     "ip -j token",
+    "ip -j nexthop",
     "bridge -d -j link",
     "bridge -j vlan",
 )
@@ -27,6 +28,7 @@ COUNTED: Final = {
     *("hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "topology_change_detected"),
     *("message_age_timer", "forward_delay_timer", "hold_timer", "topology_change_ack", "no"),
     *("id", "designated_port", "config_pending", "state", "permaddr"),
+    "unbalanced_time",
 }
 """State and numbers; `permaddr` of a VF without an admin MAC is what igbvf made up at its probe."""
 FOREVER: Final = 0xFFFFFFFF

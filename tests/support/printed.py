@@ -196,6 +196,11 @@ NORMALISED: Final = (
     Row("ip -j ntable .*", "reachable", "drawn at random from base_reachable, again and again"),
     Row("ip -j ntable .*", "refcnt", "how many neighbours, and learned ones, refer to it"),
     Row(
+        "ip -j nexthop .*",
+        r"resilient_args\.unbalanced_time",
+        "how long buckets have waited to go to the nexthop that came back",
+    ),
+    Row(
         "ip -j maddress .*",
         r"maddr\.(link|users)",
         "groups of IPv6 count on after disable_ipv6, and of a child on its parent",

@@ -87,6 +87,8 @@ class Port:
     bondable: bool = False
     vlans: bool = True
     """Whether it takes VLANs."""
+    carrier: bool = True
+    """Whether it has it once it is up; what stands on it has it, too."""
     switch: str = ""
     """Of which eswitch in switchdev mode it is a port."""
 
@@ -97,6 +99,8 @@ class Place:
 
     pod: int
     ports: list[Port] = field(default_factory=list)
+    gateways: list[str] = field(default_factory=list)
+    """Each with its interface, as `ip nexthop` takes them."""
 
     @property
     def tag(self) -> str:
@@ -126,6 +130,7 @@ class _Drawn:
         self.numbers = iter(range(1, 1000))
         self.switchdev = [self._is(0.4) and nic is CONNECTX for _ in nic.pfs]
         self.without_metadata: set[str] = set()
+        self.disabled: set[tuple[int, int]] = set()
         self.mtus = [self._one(1500, 2000, 4000, nic.mtu) for _ in nic.pfs]
         self.names = [*nic.interfaces]
         self._draw()
@@ -166,6 +171,8 @@ class _Drawn:
         for address in self.nic.pfs:
             if self._is(0.15):
                 self._add(f"echo 0 > {PCI}/{address}/sriov_drivers_autoprobe")
+        for place in (self.host, *self.pods):
+            self._nexthops(place)
 
     def _functions(self, pf: int) -> None:
         """A PF and its VFs: how many, what it holds for each, which driver and whose they are."""
@@ -211,6 +218,8 @@ class _Drawn:
                 words += [f"spoofchk {self._one('on', 'off')}"] if self._is(0.4) else []
                 if self.nic is CONNECTX and self._is(0.4):
                     words.append(f"state {self._one('auto', 'enable', 'disable')}")
+                    if words[-1] == "state disable":
+                        self.disabled.add((pf, index))
             self._add(*(f"ip link set {name} vf {index} {word}" for word in words))
             if self._is(0.3) and not self.switchdev[pf]:
                 least = f" min_tx_rate {self._one(10, 100)}" if self.nic is CONNECTX else ""
@@ -256,17 +265,20 @@ class _Drawn:
                 pod = self.pods[self.chance.randrange(len(self.pods))]
                 there = f"net{len(pod.ports) + 1}"
                 self._add(f"ip link set {name} netns $pod{pod.pod} name {there}")
-                pod.ports.append(self._vf_port(there, pf, index in tagged))
+                pod.ports.append(self._vf_port(there, pf, index, index in tagged))
             else:
                 plain.append(name)
-                self.host.ports.append(self._vf_port(name, pf, index in tagged))
+                self.host.ports.append(self._vf_port(name, pf, index, index in tagged))
         self._rename(pf, plain)
 
-    def _vf_port(self, name: str, pf: int, tagged: bool) -> Port:
+    def _vf_port(self, name: str, pf: int, index: int, tagged: bool) -> Port:
         # igb refuses VLANs of a VF that has one of its PF
         takes = self.nic is CONNECTX or not tagged
         free = self.nic is CONNECTX
-        return Port(name, int(self.mtus[pf]), "vf", bondable=free, vlans=takes)
+        # in switchdev mode a VF has carrier while its representor is up
+        carrier = (pf, index) not in self.disabled and not self.switchdev[pf]
+        mtu = int(self.mtus[pf])
+        return Port(name, mtu, "vf", bondable=free, vlans=takes, carrier=carrier)
 
     def _rename(self, pf: int, plain: list[str]) -> None:
         """New names, and two with each other's."""
@@ -529,6 +541,7 @@ class _Drawn:
                     ipvlan_mode = mode = ipvlan_mode or mode
                 options = f"mode {mode}"
             made.append(Port(name, port.mtu, kind, vlans=port.vlans, mtu=port.mtu))
+            made[-1].carrier = port.carrier
             self._add(
                 f"ip link add link {port.name} name {name} type {kind} {options}", place=place
             )
@@ -589,6 +602,8 @@ class _Drawn:
             f"unreachable 203.1.{number}.0/24 metric 77{vrf}",
         ]
         self._add(*(f"ip route add {each}" for each in self._some(0.3, *routes)), place=place)
+        if _takes_nexthops(port):
+            place.gateways.append(f"via {net}.9 {on}")
         neighbours = [
             f"{net}.9 lladdr 02:33:00:00:00:{number:02x} {dev} nud permanent",
             f"proxy {net}.200 {dev}",
@@ -624,7 +639,29 @@ class _Drawn:
         ]
         if more == " noprefixroute":
             routes = routes[1:]
+        if _takes_nexthops(port):
+            place.gateways.append(f"via fe80::9 {dev}")
         self._add(*(f"ip route add {each}" for each in self._some(0.3, *routes)), place=place)
+
+    def _nexthops(self, place: Place) -> None:
+        """Nexthop objects, groups of those of a family, and routes by them."""
+        families: dict[bool, list[int]] = {}
+        for number, gateway in enumerate(place.gateways, 1):
+            if self._is(0.3):
+                families.setdefault("fe80" in gateway, []).append(number)
+                proto = self._one("", " proto static")
+                add = f"ip nexthop add id {number} {gateway}{proto}"
+                self._add(
+                    f"timeout 60 sh -c 'until {add} 2>/dev/null; do sleep 0.2; done'", place=place
+                )
+        for is_v6, numbers in sorted(families.items()):
+            group = 100 + is_v6
+            members = "/".join(f"{each},{self.chance.randint(1, 4)}" for each in numbers)
+            kind = self._one("", " type resilient buckets 16 idle_timer 60")
+            self._add(f"ip nexthop add id {group} group {members}{kind}", place=place)
+            for number in (group, *numbers):
+                net = f"2001:db8:b{number:03x}::/48" if is_v6 else f"198.20.{number}.0/24"
+                self._add(f"ip route add {net} nhid {number}", place=place)
 
     def _rules(self, place: Place) -> None:
         for port in place.ports:
@@ -651,6 +688,11 @@ class _Drawn:
                     f"{add} parent {handle:x}:{band} handle {next(self.numbers) + 16:x}: {inner}",
                     place=place,
                 )
+
+
+def _takes_nexthops(port: Port) -> bool:
+    """The kernel takes no nexthop on an interface without carrier (rtm_to_nh_config())."""
+    return port.carrier and not port.vrf and port.kind in ("pf", "vf", "vlan", "macvlan", "ipvlan")
 
 
 PCI: Final = "/sys/bus/pci/devices"

@@ -61,7 +61,7 @@ from nodeagent.state.model import (
     Vf,
 )
 from nodeagent.state.rates import reset
-from nodeagent.state.stack import KINDS, Child, Neighbour, Route, Stack, Stacked
+from nodeagent.state.stack import KINDS, Child, Neighbour, NexthopObject, Route, Stack, Stacked
 from nodeagent.state.tuning import WHILE_UNBOUND, Tuned, kind
 from nodeagent.state.vf import VfAttributes
 from tests.support import kernel_rules
@@ -165,7 +165,7 @@ def with_stack(
         thing = old.renamed(moved)
         if not alive.issuperset(thing.interfaces):
             continue
-        if flushed in thing.interfaces and isinstance(thing, Neighbour | Route):
+        if flushed in thing.interfaces and isinstance(thing, Neighbour | NexthopObject | Route):
             continue
         kept[KINDS[type(thing)]].append(thing)
         if isinstance(thing, Child):

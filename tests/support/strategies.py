@@ -38,6 +38,7 @@ from nodeagent.state.stack import (
     Membership,
     Neighbour,
     Nexthop,
+    NexthopObject,
     Qdisc,
     Route,
     Stack,
@@ -386,6 +387,11 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
         for child in children[:1]
     )
     devices = names + [child.dev for child in children]
+    objects = [NexthopObject(1 + n, (name,)) for n, name in enumerate(_some(draw, up))]
+    if objects:
+        devs = tuple(dict.fromkeys(dev for each in objects for dev in each.devs))
+        weights = tuple((each.id, draw(st.integers(1, 3))) for each in objects)
+        objects.append(NexthopObject(100, devs, group=weights))
     return Stack(
         children=children,
         memberships=tuple(
@@ -402,9 +408,16 @@ def stacks(draw: st.DrawFn, state: NodeState) -> Stack | None:
             for n, name in enumerate(_some(draw, devices))
         ),
         neighbours=tuple(Neighbour(n, "10.0.0.9", "02:00:00:00:00:09") for n in _some(draw, up)),
-        routes=tuple(
-            Route("10.7.0.0/16", (Nexthop(name), Nexthop(up[0], "10.0.0.9", 2)), 100 + n)
-            for n, name in enumerate(_some(draw, up))
+        nexthops=tuple(objects),
+        routes=(
+            *(
+                Route("10.7.0.0/16", (Nexthop(name), Nexthop(up[0], "10.0.0.9", 2)), 100 + n)
+                for n, name in enumerate(_some(draw, up))
+            ),
+            *(
+                Route(f"10.8.{each.id}.0/24", tuple(map(Nexthop, each.devs)), nhid=each.id)
+                for each in objects
+            ),
         ),
         qdiscs=tuple(
             Qdisc(name, "fq", 0x10000, QDISC_ROOT, draw(st.sampled_from(("", "08000100a0860100"))))

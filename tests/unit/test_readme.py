@@ -36,6 +36,7 @@ from nodeagent.state.stack import (
     Membership,
     Neighbour,
     Nexthop,
+    NexthopObject,
     Qdisc,
     Route,
     Stack,
@@ -80,7 +81,7 @@ LISTED = dict(re.findall(r"^\| ([unp]\d+) \| (.*) \|$", TABLE, re.MULTILINE))
 MODEL = (
     *(NodeState, Pf, Vf, Netdev, Param, Representor, Subfunction, Vdpa, RdmaDevice),
     *(Dcb, Ets, Pfc, Buffers, App, Rate, RocePort, Lag),
-    *(Stack, Child, Membership, Address, Neighbour, Route, Nexthop, Qdisc, Token),
+    *(Stack, Child, Membership, Address, Neighbour, NexthopObject, Route, Nexthop, Qdisc, Token),
 )
 
 

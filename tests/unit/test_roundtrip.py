@@ -14,6 +14,7 @@ LINKS = "ip -d -j link show"
 KINDS = """
     sriov_numvfs|vfio-pci|pci-stub|netns|type bridge|type vrf|type vlan|type macvlan
     type ipvlan|altname|sysctl|conf.default|vlan add|rule add|route add|table 10|nexthop via
+    nexthop add|proto static|group 1,|type resilient|nhid
     neigh add|neigh add proxy|tc qdisc|ethtool|max_tx_rate|name spare|name uplink|autoprobe
     driver/unbind
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.errors import DataError
+from nodeagent.errors import DataError, KernelError
 from nodeagent.kernel import rtnl
 from nodeagent.kernel.netlink import Netlink, attribute, attributes, nested
 from nodeagent.kernel.rtnl import Link
@@ -20,15 +22,17 @@ from nodeagent.kernel.stack import StackEdge, _adapter, linkinfo, memberships
 from nodeagent.kernel.stack import addresses as of_addresses
 from nodeagent.kernel.stack import children as of_children
 from nodeagent.kernel.stack import neighbours as of_neighbours
+from nodeagent.kernel.stack import nexthops as of_nexthops
 from nodeagent.kernel.stack import routes as of_routes
 from nodeagent.kernel.stack import tokens as of_tokens
-from nodeagent.kernel.stack.adapter import MIN_LIFETIME, Look
+from nodeagent.kernel.stack.adapter import MIN_LIFETIME, Found, Look
 from nodeagent.kernel.stack.addresses import address_of
-from nodeagent.kernel.stack.left_out import fdb_of, identity_of, mdb_of, nexthop_of
+from nodeagent.kernel.stack.left_out import fdb_of, identity_of, mdb_of
 from nodeagent.kernel.stack.memberships import membership_of
 from nodeagent.kernel.stack.neighbours import neighbour_of
 from nodeagent.kernel.stack.routes import Sources
 from nodeagent.kernel.sysctls import SysctlTables
+from nodeagent.plan.actions import AddStacked, Stage
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
@@ -42,6 +46,7 @@ from nodeagent.state.stack import (
     Membership,
     Neighbour,
     Nexthop,
+    NexthopObject,
     Qdisc,
     Route,
     Stack,
@@ -70,6 +75,7 @@ def link(index: int, name: str, **more: Any) -> Link:
 
 OURS = Look({n: link(n, s) for n, s in ((2, "enp1s0"), (3, "bond0"), (7, "enp1s0.100"))}, {2, 7})
 INDEXES = {name: index for index, name in OURS.names.items()}
+OURS_BY_INDEX = {n: OURS.links[n] for n in (2, 7)}
 
 
 NONE = Sources()
@@ -108,6 +114,20 @@ routes = st.builds(
     src=st.one_of(st.none(), v4),
     metrics=st.sampled_from(((), ((2, 1400),), ((2, 9000), (8, 1360)))),
 )
+nexthop_objects = st.builds(
+    NexthopObject,
+    id=st.just(1),
+    devs=st.tuples(devs),
+    via=v4,
+    onlink=st.booleans(),
+    proto=st.sampled_from((0, 4)),
+) | st.builds(
+    NexthopObject,
+    id=st.just(1),
+    devs=st.tuples(devs),
+    via=st.none() | v6,
+    is_v6=st.just(True),
+)
 neighbours = st.builds(
     Neighbour, dev=devs, address=st.one_of(v4, v6), lladdr=st.just("02:00:00:00:00:01")
 )
@@ -123,6 +143,9 @@ CHILD = Child(
 MEMBER = Membership("enp1s0", "br0", "bridge", (("cost", 55),), ((1, 6), (10, 0)))
 ADDRESS = Address("enp1s0", "192.0.2.10/24", broadcast="192.0.2.255")
 ROUTE = Route("0.0.0.0/0", (Nexthop("enp1s0", "192.0.2.1"),), metric=100, proto=16)
+NEXTHOP = NexthopObject(7, ("enp1s0",), "192.0.2.1")
+RESILIENT = (("buckets", 32), ("idle_timer", 6000), ("unbalanced_timer", 0))
+GROUP = NexthopObject(9, ("enp1s0",), group=((7, 3), (8, 1)), resilient=RESILIENT)
 FQ = Qdisc("enp1s0", "fq", 0x80010000, QDISC_ROOT, "08000100a0860100")
 ALL = Stack(
     (CHILD,),
@@ -130,7 +153,8 @@ ALL = Stack(
     (Token("enp1s0", "::77"),),
     (ADDRESS,),
     (Neighbour("enp1s0", "192.0.2.1", MAC),),
-    (ROUTE,),
+    (NEXTHOP, GROUP),
+    (ROUTE, replace(ROUTE, nexthops=(Nexthop("enp1s0"),), nhid=9)),
     (FQ,),
 )
 
@@ -281,10 +305,88 @@ def test_a_route_that_networkmanager_makes_in_the_kernels_name(subnet: str, own:
     assert route_of(body, Sources.of([replace(flagged, dev="x")])) is None
 
 
-def test_a_route_with_what_is_not_put_back_is_named() -> None:
-    body = bytes(of_routes.message(ROUTE, INDEXES, NOW))
-    body += attribute(30, struct.pack("=I", 5))
-    assert route_of(body) == "route 0.0.0.0/0 with nexthop id"
+def test_a_route_by_a_nexthop_object() -> None:
+    """Also where the kernel tells the number alone (nexthop_compat_mode)."""
+    route = replace(ROUTE, nexthops=(Nexthop("enp1s0"),), nhid=7)
+    body = bytes(of_routes.message(route, INDEXES, NOW))
+    assert 4 not in dict(attributes(body, 28))
+    look = replace(OURS, stack=Stack(nexthops=(NEXTHOP,)))
+    assert of_routes.route_of(body, look, NONE, NOW) == route
+    told = body + attribute(4, struct.pack("=i", 2)) + attribute(5, bytes((192, 0, 2, 1)))
+    assert of_routes.route_of(told, look, NONE, NOW) == route
+    assert route_of(told) == "route 0.0.0.0/0 with nexthop id"
+
+
+@given(st.lists(nexthop_objects, max_size=4), st.booleans())
+def test_nexthop_objects_both_ways(drawn: list[NexthopObject], is_resilient: bool) -> None:
+    single = tuple(replace(each, id=10 + n) for n, each in enumerate(drawn))
+    weights = tuple((each.id, 1 + 300 * n) for n, each in enumerate(single))
+    devs = tuple(dict.fromkeys(dev for each in single for dev in each.devs))
+    resilient = RESILIENT if is_resilient else ()
+    group = [NexthopObject(9, devs, proto=4, group=weights, resilient=resilient)] if devs else []
+    wanted = (*single, *group)
+    assert found_in(wanted) == Found(wanted)
+
+
+def test_nexthop_objects_that_are_not_put_back_are_named() -> None:
+    """FRR's (proto zebra), encapsulations, and groups of them; others' are not ours to name."""
+    zebra, own = replace(NEXTHOP, id=10, proto=11), replace(NEXTHOP, id=11)
+    others = replace(NEXTHOP, id=12, devs=("bond0",))
+    mixed = NexthopObject(20, ("enp1s0",), group=((10, 1), (11, 1)))
+    frr = replace(mixed, id=21, group=((11, 1),), proto=11)
+    partly = replace(mixed, id=22, group=((11, 1), (12, 1)))
+    foreign = replace(mixed, id=23, group=((12, 1),))
+    found = found_in((zebra, own, others, mixed, frr, partly, foreign))
+    assert found.things == (own, partly)
+    lost = ("nexthop id 10 on enp1s0", "nexthop id 20, a group", "nexthop id 21, a group")
+    assert found.lost == lost
+    tunnel = bytes(of_nexthops.message(own, INDEXES, NOW)) + attribute(8, b"")
+    assert of_nexthops.found_in([tunnel], OURS_BY_INDEX).lost == ("nexthop id 11 on enp1s0",)
+
+
+def test_a_nexthop_without_carrier_is_named_and_not_wanted() -> None:
+    """The kernel keeps it, and would not add it; a group has its others then."""
+    alone = NexthopObject(10, ("enp1s0",), group=((7, 1),))
+    bodies = [bytes(of_nexthops.message(each, INDEXES, NOW)) for each in (NEXTHOP, alone, GROUP)]
+    found = of_nexthops.found_in(bodies, {2: replace(OURS.links[2], carrier=False)})
+    assert [each.carrier for each in found.things] == [False, False, True]
+    silent = "nexthop id 7 via 192.0.2.1 dev enp1s0, without carrier, and routes by it"
+    assert found.lost[0] == silent
+    routes = tuple(replace(ROUTE, nexthops=(Nexthop("enp1s0"),), nhid=n) for n in (7, 9, 10))
+    want = node(Stack(nexthops=found.things, routes=routes))
+    left = replace(GROUP, group=((8, 1),))
+    assert things(plan(want, node(Stack()))) == [left, routes[1]]
+    assert plan(want, node(Stack(nexthops=(GROUP,), routes=routes))) == ()
+
+
+def things(stages: Sequence[Stage]) -> list[Stacked]:
+    actions = (action for stage in stages for action in stage.actions)
+    return [action.thing for action in actions if isinstance(action, AddStacked)]
+
+
+def found_in(nexthops: Sequence[NexthopObject]) -> Found[NexthopObject]:
+    bodies = [bytes(of_nexthops.message(each, INDEXES, NOW)) for each in nexthops]
+    return of_nexthops.found_in(bodies, OURS_BY_INDEX)
+
+
+def test_what_is_left_of_a_group_is_replaced_by_the_group() -> None:
+    left = replace(GROUP, devs=("enp1s0",), group=((8, 1),))
+    want, have = (node(Stack(nexthops=(each,))) for each in (GROUP, left))
+    assert things(plan(want, have)) == [GROUP]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM])
+def test_a_kernel_without_nexthop_objects(number: int) -> None:
+    class Edge(StackEdge):
+        def dump(self, message: bytearray, what: str) -> list[bytes]:
+            raise KernelError(what, errno=number)
+
+    with Edge() as edge:
+        if number == errno.EOPNOTSUPP:
+            assert of_nexthops.read(edge, OURS) == Found()
+        else:
+            with pytest.raises(KernelError):
+                of_nexthops.read(edge, OURS)
 
 
 @given(neighbours)
@@ -381,13 +483,8 @@ def test_neighbour_tables_are_asked_for_one_by_one() -> None:
     assert asked == [socket.AF_INET, socket.AF_INET6]
 
 
-def test_a_nexthop_object_and_a_static_fdb_entry_are_lost() -> None:
+def test_a_static_fdb_entry_is_lost() -> None:
     ours = {2: link(2, "enp1s0")}
-    group = bytes(24) + attribute(1, struct.pack("=I", 9))
-    assert nexthop_of(group, ours) is None
-    assert nexthop_of(group + attribute(5, struct.pack("=I", 3)), ours) is None
-    own = group + attribute(5, struct.pack("=I", 2))
-    assert nexthop_of(own, ours) == "nexthop id 9 on enp1s0"
     entry = attribute(2, bytes.fromhex("020000000009")) + attribute(9, struct.pack("=I", 3))
     vlan = attribute(5, struct.pack("=H", 10))
     for state, more, text in (
@@ -547,13 +644,14 @@ def test_order() -> None:
 def test_after_a_reload_all_of_it_is_planned_in_an_order_that_works() -> None:
     want = node(ALL)
     stages = plan(want, after_reload(want))
-    assert [stage.name for stage in stages][-7:] == [
+    assert [stage.name for stage in stages][-8:] == [
         *(
             "add children",
             "join masters",
             "set tokens",
             "add addresses",
             "add neighbours",
+            "add nexthops",
             "add routes",
         ),
         "add qdiscs",
@@ -588,6 +686,20 @@ def test_what_is_there_beyond_what_is_wanted_stays() -> None:
             ROUTE,
             "ip route append unicast 0.0.0.0/0 via 192.0.2.1 dev enp1s0"
             " table 254 proto 16 scope 0 metric 100",
+        ),
+        (
+            replace(ROUTE, nhid=7),
+            "ip route append unicast 0.0.0.0/0 nhid 7 table 254 proto 16 scope 0 metric 100",
+        ),
+        (NEXTHOP, "ip nexthop replace id 7 via 192.0.2.1 dev enp1s0"),
+        (
+            NexthopObject(8, ("enp1s0",), is_v6=True, onlink=True, proto=4),
+            "ip -6 nexthop replace id 8 dev enp1s0 onlink proto 4",
+        ),
+        (
+            GROUP,
+            "ip nexthop replace id 9 group 7,3/8,1"
+            " type resilient buckets 32 idle_timer 60 unbalanced_timer 0",
         ),
         (
             Neighbour("enp1s0", "192.0.2.1", MAC),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nodeagent.kernel.events import AddressWatch
 from nodeagent.kernel.rtnl import Link
 from nodeagent.kernel.stack.addresses import RTM_DELADDR, RTM_NEWADDR
 from nodeagent.node import retry
@@ -16,7 +17,7 @@ from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import DeviceHandle
-from nodeagent.state.stack import Address, Child, Membership
+from nodeagent.state.stack import Address, Child, Membership, NexthopObject
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 OWN, BONDS = Mac("02:00:00:00:00:01"), Mac("02:00:00:00:00:99")
@@ -172,3 +173,24 @@ def test_an_address_that_is_made_anew_goes_first() -> None:
     sent.clear()
     assert add_stacked(node, [AddStacked(HANDLE, 0, address)]) == []
     assert sent == [RTM_NEWADDR]
+
+
+def test_nexthops_wait_for_carrier_and_groups_for_nexthops() -> None:
+    """ENETDOWN while there is none; the others of the stage are sent again, and are there."""
+    nexthop = NexthopObject(7, ("ens1v0",), "192.0.2.1")
+    group = NexthopObject(9, ("ens1v0",), group=((7, 1),))
+    refusals: list[list[OSError | None]] = [
+        [OSError(errno.ENETDOWN, "no carrier"), OSError(errno.EINVAL, "no such nexthop")],
+        [None, None],
+    ]
+
+    class Recording(Kernel):
+        def send(self, messages: list[bytearray]) -> list[OSError | None]:
+            assert len(messages) == 2
+            return refusals.pop(0)
+
+    node = node_on(Recording(b"never"))
+    node.address_watch = AddressWatch
+    actions = [AddStacked(HANDLE, 0, each) for each in (group, nexthop)]
+    assert add_stacked(node, actions) == []
+    assert refusals == []

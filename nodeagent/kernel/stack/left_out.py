@@ -1,6 +1,6 @@
 """Lines for the log about things that are removed with interfaces and not restored.
 
-Each kind is one dump. Formats: uapi/linux/{neighbour,nexthop,if_bridge,rtnetlink}.h.
+Each kind is one dump. Formats: uapi/linux/{neighbour,if_bridge,rtnetlink}.h.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from nodeagent.kernel.rtnl import Link
 
 RTM_GETNEIGH: Final = 30
 RTM_GETMDB: Final = 86
-RTM_GETNEXTHOP: Final = 106
 NUD_NOARP, NTF_SELF = 0x40, 0x02
 MDBA_MDB, MDBA_MDB_ENTRY_INFO, MDB_PERMANENT = 1, 1, 1
 NDA_LLADDR, NDA_VLAN, NDA_MASTER = 2, 5, 9
-NHA_ID, NHA_OIF = 1, 5
 
 Tell = Callable[[bytes], Iterable[str | None]]
 
@@ -33,17 +31,13 @@ def left_out(
     indexes: Collection[int],
     tables: sysctls.SysctlTables,
 ) -> Iterator[str]:
-    """A line for each thing on the interfaces `indexes` that is not restored.
-
-    An older kernel does not have all kinds.
-    """
+    """A line for each thing on the interfaces `indexes` that is not restored."""
     ours = {index: links[index] for index in sorted(indexes)}
     macs = {link.mac for link in links.values()}
     bridged = any(link.master is not None for link in ours.values())
     neighbours = struct.pack("=BxHiHBB", socket.AF_BRIDGE, 0, 0, 0, 0, 0)
     ports = struct.pack("=Bxxxi", socket.AF_BRIDGE, 0)
     dumps: list[tuple[int, bytes, str, Tell]] = [
-        (RTM_GETNEXTHOP, bytes(8), "nexthops", lambda body: [nexthop_of(body, ours)]),
         (RTM_GETNEIGH, neighbours, "FDB entries", lambda body: [fdb_of(body, ours, macs)]),
     ]
     if bridged:
@@ -52,7 +46,7 @@ def left_out(
         try:
             bodies = edge.dump(request(kind, NLM_F_DUMP, header), what)
         except KernelError:
-            continue  # EOPNOTSUPP: a kernel before 5.3 has no nexthop objects
+            continue  # EOPNOTSUPP: no bridge is loaded, the master is another
         yield from (text for body in bodies for text in tell(body) if text is not None)
     for link in ours.values():
         yield from identity_of(link, tables)
@@ -64,15 +58,6 @@ def identity_of(link: Link, tables: sysctls.SysctlTables) -> Iterator[str]:
     """The source of IPv6 addresses: `stable_secret on enp1s0`."""
     if tables.is_secret_of_its_own(link.af_spec):
         yield f"stable_secret on {link.name}, with the IPv6 addresses that are made of it"
-
-
-def nexthop_of(body: bytes, ours: dict[int, Link]) -> str | None:
-    """`nexthop id 7 on enp1s0`: its routes are lost, too."""
-    found = dict(attributes(body, 24))
-    if NHA_OIF not in found or NHA_ID not in found:
-        return None
-    (index,), (number,) = (struct.unpack("=I", found[each]) for each in (NHA_OIF, NHA_ID))
-    return f"nexthop id {number} on {ours[index].name}" if index in ours else None
 
 
 def fdb_of(body: bytes, ours: dict[int, Link], macs: Collection[str | None] = ()) -> str | None:

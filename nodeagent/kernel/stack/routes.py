@@ -5,6 +5,8 @@
 - If a device is removed, IPv4 removes its multipath routes completely, IPv6 only the nexthop;
   NLM_F_REPLACE restores the IPv6 route.
 - With NLM_F_APPEND there can be several routes of the same prefix and metric.
+- A route by a nexthop object has that one's number (RTA_NH_ID). A dump has the interfaces, too, if
+  the sysctl nexthop_compat_mode is set; a request for it has the number alone.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ RTM_F_CLONED: Final = 0x200
 RTNH_F_ONLINK: Final = 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS = 1, 4, 5, 6, 7, 8
 RTA_MULTIPATH, RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_PREF, RTA_EXPIRES = 9, 12, 15, 18, 20, 23
-RTA_REST: Final = {2: "src", 11: "realm", 16: "mark", 19: "newdst", 22: "encap", 30: "nexthop id"}
+RTA_NH_ID: Final = 30
+RTA_REST: Final = {2: "src", 11: "realm", 16: "mark", 19: "newdst", 22: "encap"}
 """Attributes of routes that are not restored: such routes are logged."""
 RTAX_CC_ALGO: Final = 16
 RT_TABLE_COMPAT: Final = 252
@@ -110,12 +113,14 @@ def message(route: Route, indexes: Mapping[str, int], now: float) -> bytearray:
         body += nested(RTA_METRICS, b"".join(values))
     if route.expires_at is not None:
         body += attribute(RTA_EXPIRES, struct.pack("=I", time_left(route.expires_at, now)))
-    if single:
+    if route.nhid is not None:
+        body += attribute(RTA_NH_ID, struct.pack("=I", route.nhid))
+    elif single:
         body += attribute(RTA_OIF, struct.pack("=i", indexes[route.nexthops[0].dev or ""]))
         body += _gateway(route.nexthops[0], family)
     else:
         body += attribute(RTA_MULTIPATH, b"".join(_hops(route, indexes, family)))
-    replaces = route.is_v6 and not single
+    replaces = route.is_v6 and not single and route.nhid is None
     mode = NLM_F_CREATE | (NLM_F_REPLACE if replaces else NLM_F_APPEND)
     return request(RTM_NEWROUTE, NLM_F_ACK | mode, body)
 
@@ -152,7 +157,9 @@ def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | s
     if proto == RTPROT_KERNEL and (not sources.plain or kind != RTN_UNICAST):
         return None
     found = dict(attributes(body, 28))
-    hops = tuple(_nexthops(found, flags))
+    nhid = _u32(found, RTA_NH_ID, 0) or None
+    by_object = _by_object(look, nhid)
+    hops: Sequence[tuple[int, Nexthop | None]] = by_object or tuple(_nexthops(found, flags))
     src = str(ip_address(found[RTA_PREFSRC])) if RTA_PREFSRC in found else None
     if not any(index in look.indexes for index, _ in hops) and src not in sources.own:
         return None
@@ -160,7 +167,8 @@ def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | s
     dst = f"{ip_address(found.get(RTA_DST, zero))}/{length}"
     if proto == RTPROT_KERNEL and (look.names.get(hops[0][0]), dst) not in sources.plain:
         return None
-    rest = ", ".join(name for number, name in RTA_REST.items() if number in found)
+    names = RTA_REST if by_object else RTA_REST | {RTA_NH_ID: "nexthop id"}
+    rest = ", ".join(name for number, name in names.items() if number in found)
     metrics = dict(attributes(found.get(RTA_METRICS, b"")))
     if rest or RTAX_CC_ALGO in metrics or any(hop is None for _, hop in hops):
         return f"route {dst} with {rest or 'attributes that are not known'}"
@@ -181,9 +189,16 @@ def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | s
         metrics=tuple(
             (number, struct.unpack("=I", value)[0]) for number, value in sorted(metrics.items())
         ),
+        nhid=nhid,
         expires=expires > 0,
         expires_at=int(now + expires / USER_HZ) if expires > 0 else None,
     )
+
+
+def _by_object(look: Look, nhid: int | None) -> tuple[tuple[int, Nexthop], ...]:
+    """Ifindex and nexthop of each of our interfaces to which this nexthop object leads."""
+    devs = {dev for each in look.stack.nexthops if each.id == nhid for dev in each.devs}
+    return tuple((n, Nexthop(None)) for n in sorted(look.indexes) if look.names[n] in devs)
 
 
 def _nexthops(found: Mapping[int, bytes], flags: int) -> Iterator[tuple[int, Nexthop | None]]:

@@ -24,6 +24,7 @@ from nodeagent.state.stack.child import CHILD_KINDS, Child
 from nodeagent.state.stack.kind import Pairs, Stacked, StackStage
 from nodeagent.state.stack.membership import MASTER_KINDS, Membership
 from nodeagent.state.stack.neighbour import Neighbour
+from nodeagent.state.stack.nexthop import NexthopObject
 from nodeagent.state.stack.qdisc import QDISC_MAJOR, QDISC_ROOT, Qdisc
 from nodeagent.state.stack.route import Nexthop, Route
 from nodeagent.state.stack.token import Token
@@ -39,6 +40,7 @@ __all__ = (
     "Membership",
     "Neighbour",
     "Nexthop",
+    "NexthopObject",
     "Pairs",
     "Qdisc",
     "Route",
@@ -63,6 +65,7 @@ class Stack:
     tokens: tuple[Token, ...] = ()
     addresses: tuple[Address, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    nexthops: tuple[NexthopObject, ...] = ()
     routes: tuple[Route, ...] = ()
     qdiscs: tuple[Qdisc, ...] = ()
     lost: tuple[str, ...] = field(default=(), compare=False)

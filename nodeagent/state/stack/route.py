@@ -47,7 +47,8 @@ class Route(Stacked):
     """A route with at least one nexthop through our interfaces, or from an address of ours.
 
     `metrics` are RTAX_* by number (mtu is 2), `kind` is RTN_* (1: unicast). `expires_at` is a Unix
-    time, and not compared.
+    time, and not compared. `nhid` is the nexthop object that it is made by; `nexthops` has then the
+    interfaces of that.
     """
 
     stage: ClassVar = StackStage(
@@ -66,6 +67,7 @@ class Route(Stacked):
     src: str | None = None
     pref: int | None = None
     metrics: tuple[tuple[int, int], ...] = ()
+    nhid: int | None = None
     expires: bool = False
     expires_at: int | None = field(default=None, compare=False)
 
@@ -76,13 +78,14 @@ class Route(Stacked):
         if self.src is not None:
             ip_address(self.src)
         check_fields(self, within(0, U32), "table", "metric")
+        check_fields(self, within(1, U32), "nhid")
         check_fields(self, within(0, 0xFF), "kind", "proto", "scope", "tos", "pref")
         for number, value in self.metrics:
             within(0, 0xFF)("metric", number)
             within(0, U32)("metric", value)
 
     def __str__(self) -> str:
-        hops = ", ".join(map(str, self.nexthops))
+        hops = f"nhid {self.nhid}" if self.nhid else ", ".join(map(str, self.nexthops))
         return f"{self.dst} {hops} table {self.table} metric {self.metric} proto {self.proto}"
 
     @property
@@ -115,7 +118,9 @@ class Route(Stacked):
     def _words(self) -> Iterator[str]:
         kind = TYPES[self.kind] if self.kind < len(TYPES) else str(self.kind)
         yield f"ip {'-6 ' if self.is_v6 else ''}route append {kind} {self.dst}"
-        if len(self.nexthops) == 1:
+        if self.nhid is not None:
+            yield f"nhid {self.nhid}"
+        elif len(self.nexthops) == 1:
             yield from self.nexthops[0].words(is_v6=self.is_v6)
         yield f"table {self.table} proto {self.proto} scope {self.scope}"
         if self.metric:
@@ -125,6 +130,6 @@ class Route(Stacked):
         if self.src is not None:
             yield f"src {self.src}"
         yield from (f"{METRICS[n]} {value}" for n, value in self.metrics if n in METRICS)
-        if len(self.nexthops) > 1:
+        if self.nhid is None and len(self.nexthops) > 1:
             for hop in self.nexthops:
                 yield " ".join(("nexthop", *hop.words(is_v6=self.is_v6), f"weight {hop.weight}"))
