@@ -678,7 +678,8 @@ class _Drawn:
     def _qdisc(self, place: Place, port: Port) -> None:
         if not self._is(0.3):
             return
-        add, handle = f"tc qdisc add dev {port.name}", next(self.numbers) + 16
+        add, number = f"tc qdisc add dev {port.name}", next(self.numbers)
+        handle = number + 16 if number % 3 else 1  # most scripts call each root 1:
         draw = self.chance.choice([*QDISCS, PRIO])
         self._add(f"{add} root handle {handle:x}: {draw}", place=place)
         if draw == PRIO:

@@ -6,6 +6,7 @@ That the kernel takes what it has told is tried on a kernel: tests/lab/test_qdis
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,13 @@ def test_parents_come_first_and_what_hangs_on_nothing_is_named() -> None:
     assert read(body(PFIFO), body(TBF), body(PRIO)) == (["prio", "tbf", "pfifo"], [])
     assert read(body(PFIFO), body(NETEM), body(PRIO)) == (["prio"], ["pfifo", "netem"])
     assert read(body(PFIFO)) == ([], ["pfifo"])
+
+
+def test_handles_are_each_interfaces_own() -> None:
+    """Scripts call the root of every interface `1:`, and all are made in one stage."""
+    roots = [replace(PRIO, dev=dev) for dev in ("net1", "net2", "net3")]
+    assert qdiscs.in_order([TBF, *roots]) == [*roots, TBF]
+    assert qdiscs.in_order([replace(TBF, dev="net2"), PRIO]) == [PRIO]
 
 
 @pytest.mark.parametrize("number", [8, 13, 14])

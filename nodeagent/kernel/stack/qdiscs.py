@@ -92,15 +92,18 @@ def qdisc_of(body: bytes, dev: str) -> tuple[Qdisc, bool] | None:
 
 
 def in_order(qdiscs: Sequence[Qdisc]) -> list[Qdisc]:
-    """Root qdiscs, then their children, level by level; those without a parent are left out."""
-    kept: dict[int, Qdisc] = {}
+    """Root qdiscs, then their children, level by level; those without a parent are left out.
+
+    They may be several interfaces', whose handles are each interface's own.
+    """
+    kept: dict[tuple[str, int], Qdisc] = {}
     while level := [
         each
         for each in qdiscs
-        if each.handle not in kept
-        and (each.parent == QDISC_ROOT or each.parent & QDISC_MAJOR in kept)
+        if (each.dev, each.handle) not in kept
+        and (each.parent == QDISC_ROOT or (each.dev, each.parent & QDISC_MAJOR) in kept)
     ]:
-        kept |= {each.handle: each for each in level}
+        kept |= {(each.dev, each.handle): each for each in level}
     return list(kept.values())
 
 
