@@ -147,9 +147,10 @@ NORMALISED: Final = (
         lambda state: "UP" if state == "UNKNOWN" else state,
     ),
     Row(
-        "ethtool -k bond-.*",
+        "ethtool -k (bond-|mac).*",
         "large-receive-offload: .*",
-        "a bond that was without ports works it out anew from them; none of them has it here",
+        "a bond that was without ports works it out anew from them; none of them has it here; a "
+        "macvlan has its bond's",
     ),
     Row("ethtool -P .*", "Permanent address: .*", "likewise"),
     Row(
