@@ -18,12 +18,15 @@ from typing import Any
 
 from tests.cluster import proxy as proxies
 from tests.cluster.commands import Pod
+from tests.cluster.kubelet import Plugin
 from tests.cluster.operator import SRIOV, Operator, network
 from tests.cluster.proxy import Proxy
 from tests.cluster.server import ADMIN_TOKEN, Server
 
 SLOW = 35.0
 """Seconds until a slow operator makes what it should: the field saw 30 to 120."""
+EIGHT = {"openshift.io/vfs": "8"}
+NONE = {"openshift.io/vfs": "0"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ Story = dict[str, Done]
 @contextmanager
 def playing(server: Server, directory: Path) -> Iterator[dict[str, Future[Story]]]:
     """All cases at once; each ends by itself."""
-    cases = {"slow": _slow, "silent after a restart": _silent_after_restart}
+    cases = {
+        "slow": _slow,
+        "silent after a restart": _silent_after_restart,
+        "device plugins restarted": _plugins_restarted,
+    }
     with ThreadPoolExecutor(len(cases)) as pool:
         yield {
             name: pool.submit(_play, server, directory / f"case-{number}", case)
@@ -100,6 +107,23 @@ def _silent_after_restart(server: Server, proxy: Proxy, pod: Pod, namespace: str
         check = _timed(pod, "operator", "check", "--output", "json")
         late = _timed(pod, "network", "wait", "after", "-n", namespace, "--timeout", "1")
     return {"good": good, "check": check, "late": late}
+
+
+def _plugins_restarted(server: Server, _proxy: Proxy, pod: Pod, namespace: str) -> Story:
+    """The node has what it had: once the kubelet has not said so, once it has reported none before.
+
+    Two seconds until a plugin is gone, and with a report before it is made, two more.
+    """
+    plugin = Plugin(server, namespace, namespace, delay=2.0)
+    plugin.say(EIGHT)
+    plugin.make()
+    pod.environment["DEVICE_PLUGIN_NAMESPACES"] = namespace
+    restart = ("device-plugin", "restart", "--wait")
+    with plugin.playing():
+        unchanged = _timed(pod, *restart)
+        plugin.dip, plugin.report = NONE, EIGHT
+        fell = _timed(pod, *restart)
+    return {"unchanged": unchanged, "fell": fell}
 
 
 def _timed(pod: Pod, *arguments: str) -> Done:

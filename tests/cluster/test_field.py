@@ -1,9 +1,14 @@
-"""The field's operators in real time: slow, and silent after a restart. tests/cluster/field.py."""
+"""The field's cases in real time: an operator that is slow, or silent after a restart; allocatable.
+
+They are played by tests/cluster/field.py.
+"""
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future
 
+from nodeagent.settings import Settings
 from tests.cluster.field import SLOW, Story
 
 Field = dict[str, Future[Story]]
@@ -34,3 +39,18 @@ def test_silent_operator_is_named_within_30_seconds(field_cases: Field) -> None:
     late = story["late"]
     assert late.status == 75
     assert "controller-silent" in late.stderr
+
+
+def test_an_unchanged_allocatable_is_believed_after_the_kubelets_interval(
+    field_cases: Field,
+) -> None:
+    """The figures of scripts/README.md, from ready to allocatable: -rP shows them."""
+    story = field_cases["device plugins restarted"].result(120)
+    unchanged, fell = story["unchanged"], story["fell"]
+    assert unchanged.status == 0, unchanged.stderr
+    assert fell.status == 0, fell.stderr
+    assert unchanged.seconds >= Settings().allocatable_settle
+    sys.stdout.write(
+        f"device plugins restarted to allocatable: {unchanged.seconds:.1f} s if the kubelet has "
+        f"not reported a fall, {fell.seconds:.1f} s if it has\n"
+    )
