@@ -33,8 +33,9 @@ WORK = Path("/run/lab/bench")
 OBSERVATIONS = 5
 FIRMWARE_LOG = Path("/host/firmware.log")
 """On a ConnectX: a line of six words for each command, and remarks that begin with #."""
-FIRMWARE = {"vf_probe_ms": 500, "vf_remove_ms": 500, "fw_parallel": 16}
-"""Of igb's stand-in: what a ConnectX's firmware takes for a VF."""
+FIRMWARE_MS = 500
+"""What a ConnectX's firmware takes for the probe of a VF, and for its removal."""
+FIRMWARE_PARALLEL = 16
 FIRMWARE_FILE = Path("/etc/modprobe.d/bench-firmware.conf")
 Trial = dict[str, Any]
 """`seconds`, for nodeagent also those of the whole `process`, `stages` with seconds of each, and
@@ -92,7 +93,7 @@ class Bench:
         """`window` as the node is, and on igb with a firmware that takes its time for each VF."""
         found = {"none": self.window()}
         if not FIRMWARE_LOG.exists():
-            with firmware():
+            with firmware(FIRMWARE_MS):
                 found["firmware"] = self.window()
         return found
 
@@ -110,11 +111,7 @@ class Bench:
 
     def reload(self, quiesce: str) -> float:
         """Seconds without VFs, from nodeagent's own record; what it restores is checked."""
-        loaded = Path("/sys/module/mlx5_core/srcversion").read_text()
-        for build in ("A", "B"):
-            vfs.run("lab-driver", build)
-            if vfs.run("modinfo", "-F", "srcversion", "mlx5_core").strip() != loaded.strip():
-                break
+        other_build()
         os.environ["QUIESCE"] = quiesce
         timed(["nodeagent", "reload"])
         if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
@@ -169,12 +166,23 @@ def prepared() -> Bench:
     return Bench(pfs, vfs.state(pfs), snapshot)
 
 
+def other_build() -> None:
+    """Put a build of the driver on disk that is not the loaded one."""
+    loaded = Path("/sys/module/mlx5_core/srcversion").read_text()
+    for build in ("A", "B"):
+        vfs.run("lab-driver", build)
+        if vfs.run("modinfo", "-F", "srcversion", "mlx5_core").strip() != loaded.strip():
+            break
+
+
 @contextmanager
-def firmware() -> Iterator[None]:
-    """Have the driver wait for a firmware, in this and later loads."""
-    options = " ".join(f"{parameter}={value}" for parameter, value in FIRMWARE.items())
+def firmware(milliseconds: int) -> Iterator[None]:
+    """Have igb's stand-in wait for a firmware at each VF, in this and later loads."""
+    values = {"fw_parallel": FIRMWARE_PARALLEL}
+    values |= dict.fromkeys(("vf_probe_ms", "vf_remove_ms"), milliseconds)
+    options = " ".join(f"{parameter}={value}" for parameter, value in values.items())
     FIRMWARE_FILE.write_text(f"options mlx5_core {options}\n")
-    for parameter, value in FIRMWARE.items():
+    for parameter, value in values.items():
         Path("/sys/module/mlx5_core/parameters", parameter).write_text(f"{value}")
     yield
     FIRMWARE_FILE.unlink()
