@@ -284,6 +284,10 @@ class Sysfs:
             for name in sorted(_names(place))
         )
 
+    def rdma_device(self, bus: str, name: str) -> str | None:
+        """The name of a function's own RDMA device, if it has one in this namespace."""
+        return min(_names(f"{self._at(bus, name)}/infiniband"), default=None)
+
     def other_rdma_devices(self) -> dict[DeviceHandle, str]:
         """The names of RDMA devices that are in other network namespaces, by function.
 

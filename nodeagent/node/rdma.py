@@ -112,7 +112,10 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         return target[1] is None and node.sysfs.has_representors_rdma(target[0].bus, target[0].name)
 
     def why(target: Target) -> str | None:
-        name = rdma_names(node, [target]).get(target)
+        device = device_of(node, target)
+        own = None if device is None else node.sysfs.rdma_device(*device)
+        # only a software device is not its function's: all of the node's are much to read for each
+        name = own or rdma_names(node, [target]).get(target)
         if name is None and never_comes(target):
             return None
         if name is None:

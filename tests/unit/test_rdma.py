@@ -6,7 +6,7 @@ The messages are rdma(8)'s own, recorded in the lab. On a kernel: tests/lab/test
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from nodeagent.kernel.sysfs import RdmaDevice as Found
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.perform import perform
+from nodeagent.node.rdma import name_rdma_devices
 from nodeagent.plan.actions import SetRdma
 from nodeagent.plan.comparison import differences
 from nodeagent.plan.lines import lines
@@ -171,15 +172,30 @@ def test_one_in_software_is_named_as_lost() -> None:
     ]
 
 
-def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.add_pf(PF1)
-    edge = Recorded(named(0, "mlx5_0"), named(1, "mlx5_1"))
-    found = (
-        Found("mlx5_0", DeviceHandle("pci", PF1)),
-        Found("mlx5_1", DeviceHandle("pci", "0000:02:00.0")),
+def add_rdma(fake: FakeNode, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Callable[[], int]:
+    """PFs with mlx5_0, mlx5_1 and so on; tells how often all of the node's devices were read."""
+    found = tuple(
+        Found(f"mlx5_{number}", DeviceHandle("pci", address))
+        for number, address in enumerate(addresses)
     )
-    fake.add_pf("0000:02:00.0")
-    monkeypatch.setattr(Sysfs, "rdma_devices", lambda _: found)
+    for each, address in zip(found, addresses, strict=True):
+        fake.add_pf(address)
+        (fake.tree.root / "bus/pci/devices" / address / "infiniband" / each.name).mkdir(
+            parents=True
+        )
+    reads: list[Sysfs] = []
+
+    def read(sysfs: Sysfs) -> tuple[Found, ...]:
+        reads.append(sysfs)
+        return found
+
+    monkeypatch.setattr(Sysfs, "rdma_devices", read)
+    return lambda: len(reads)
+
+
+def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Recorded(named(0, "mlx5_0"), named(1, "mlx5_1"))
+    add_rdma(fake, monkeypatch, PF1, "0000:02:00.0")
     with replace(fake.node(Settings()), rdma=lambda: edge) as under_test:
         want, have = (
             NodeState(
@@ -199,6 +215,36 @@ def test_names_that_cross_go_by_a_third(fake: FakeNode, monkeypatch: pytest.Monk
         (0, "mlx5_1"),
         (1, "mlx5_0"),
     ]
+
+
+def test_however_many_are_named_the_node_is_read_as_often(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = (PF1, "0000:02:00.0", "0000:03:00.0")
+    reads = add_rdma(fake, monkeypatch, *addresses)
+    actions = [
+        SetRdma(DeviceHandle("pci", address), None, address, f"mlx5_{number}", None)
+        for number, address in enumerate(addresses)
+    ]
+    with replace(fake.node(Settings()), rdma=Recorded) as under_test:
+        assert name_rdma_devices(under_test, actions[:1], (), set()) == []
+        for_one = reads()
+        assert name_rdma_devices(under_test, actions, (), set()) == []
+    assert reads() == 2 * for_one
+
+
+def test_one_in_software_is_there_without_being_its_functions(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.add_pf(PF1)
+    monkeypatch.setattr(Sysfs, "rdma_devices", lambda _: (Found("rxe1", None, "ens1np0"),))
+    edge = Recorded(ONE)
+    before = fake.monotonic()
+    with replace(fake.node(Settings()), rdma=lambda: edge) as under_test:
+        action = SetRdma(HANDLE, None, PF1, "roce0", None)
+        assert name_rdma_devices(under_test, [action], (), set()) == []
+    assert len(edge.sent) == 1
+    assert fake.monotonic() - before < 5
 
 
 def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
