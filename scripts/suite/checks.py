@@ -16,11 +16,16 @@ from suite.changed import Broken
 PARTS = 4
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
-    *(("upgrade", "1/2"), ("upgrade", "2/2")),
-    *(("termination", "1/1"), ("install", "1/1"), ("pods", "1/1"), ("phase", "1/2")),
+    *(("upgrade", "1/1"), ("termination", "1/1"), ("install", "1/1"), ("pods", "1/1")),
+    ("phase", "1/4"),
 )
-"""Scenes in which nodeagent is ended at each point in turn, or in which CNIs are at work in each
-phase of a reload; and the share of a scene's points."""
+"""Scenes in which nodeagent is ended at each place in turn, or in which CNIs are at work in each
+phase of a reload; and the share of a scene's places. Of phases every fourth, for their time."""
+WHOLE_SWEEPS = (
+    *(("upgrade", "1/2"), ("upgrade", "2/2"), ("termination", "1/2"), ("termination", "2/2")),
+    *(("install", "1/1"), ("pods", "1/1"), ("phase", "1/2"), ("phase", "2/2")),
+)
+"""The same at each point, and in all phases."""
 
 UNIT_PARTS = 2
 """The unit tests that a change can have broken come in so many parts, beside each other."""
@@ -33,7 +38,8 @@ CONNECTX_PARTS = 3
 SEEDS = {"igb": "1-2", "connectx": "2-3"}
 """Of random nodes that are small. More of them: scripts/lab roundtrip --seeds 1-20."""
 CONNECTX_SWEEPS = (("upgrade", "1/1"),)
-"""Scenes that are marked both_nics, and the share of their points."""
+"""Scenes on a ConnectX, and the share of their places."""
+WHOLE_CONNECTX_SWEEPS = (("upgrade", "1/3"), ("upgrade", "2/3"), ("upgrade", "3/3"))
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ def _pytest(name: str, work: Path, *chosen: str) -> Check:
     return Check(name, (*argv, *chosen), junit)
 
 
-def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
+def in_the_node(
+    tree: Path, work: Path, *, wide: bool, every_point: bool = False
+) -> Iterator[Check]:
     """The lab's tests: the sweeps, the others in parts, those with the image, those with 8 PFs.
 
     What takes longest begins first. Each is given the files that it takes tests from: pytest
@@ -95,13 +103,12 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
     for each other. What needs two has a node in real time.
     """
     sweeps = (
-        # -rP shows what the tests print: how many points, and how many survived
         _lab(
             f"{scene} {points}",
             work,
-            ("--virtual-time", *marked(tree, "sweep"), "-k", scene, "--points", points, "-rP"),
+            ("--virtual-time", *marked(tree, "sweep"), *_swept(scene, points, every_point)),
         )
-        for scene, points in SWEEPS
+        for scene, points in (WHOLE_SWEEPS if every_point else SWEEPS)
     )
     plain = ("-m", "not wide and not sweep and not image and not real_time")
     others = (
@@ -120,7 +127,15 @@ def in_the_node(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
         yield _lab("lab, 8 PFs", work, chosen, pfs=8)
 
 
-def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
+def _swept(scene: str, points: str, every_point: bool) -> tuple[str, ...]:
+    """pytest's arguments for a sweep; -rP shows how many points it has, and how many survived."""
+    whole = ("--every-point",) if every_point else ()
+    return ("-k", scene, "--points", points, *whole, "-rP")
+
+
+def on_the_connectx(
+    tree: Path, work: Path, *, wide: bool, every_point: bool = False
+) -> Iterator[Check]:
     """The tests of tests/lab/connectx, and those of tests/lab that hold on both NICs.
 
     A node whose QEMU cannot be built fails them: scripts/lab says why, and there is no report.
@@ -132,8 +147,8 @@ def on_the_connectx(tree: Path, work: Path, *, wide: bool) -> Iterator[Check]:
         return _lab(f"connectx{name}", work, ("--virtual-time", *CONNECTX, *chosen), pfs=pfs)
 
     if swept := _having(tree, files, "sweep"):
-        for scene, points in CONNECTX_SWEEPS:
-            share = ("-k", scene, "--points", points, "-rP")
+        for scene, points in WHOLE_CONNECTX_SWEEPS if every_point else CONNECTX_SWEEPS:
+            share = _swept(scene, points, every_point)
             yield check(f", {scene} {points}", "sweep", swept, *share)
     plain = "not wide and not sweep"
     for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):

@@ -13,20 +13,26 @@ import pytest
 
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent, State
+from tests.support.sweep import Share
 from tests.support.zygote import Zygote
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--points", metavar="K/N", default="1/1", help="of a sweep, every N-th point from the K-th"
+        "--points", metavar="K/N", default="1/1", help="of a sweep, every N-th place from the K-th"
+    )
+    parser.addoption(
+        "--every-point",
+        action="store_true",
+        help="of a sweep, also the points between which nothing has changed",
     )
 
 
 @pytest.fixture
-def shard(request: pytest.FixtureRequest) -> tuple[int, int]:
-    """Of --points: the first number, and the step to the next."""
-    first, step = request.config.getoption("--points").split("/")
-    return int(first), int(step)
+def share(request: pytest.FixtureRequest) -> Share:
+    """Of a sweep, by --points and --every-point."""
+    part, parts = request.config.getoption("--points").split("/")
+    return Share(int(part), int(parts), request.config.getoption("--every-point"))
 
 
 @pytest.fixture(scope="module", autouse=True)

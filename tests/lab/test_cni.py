@@ -24,6 +24,7 @@ from tests.support import cni, lab
 from tests.support.cni import Attachment, Refused
 from tests.support.lab import PF1, Nodeagent, Started
 from tests.support.pods import Pod
+from tests.support.sweep import Share
 
 PACE: Final = 0.3
 PHASES: Final = 20
@@ -364,9 +365,9 @@ def test_nobody_is_quicker_where_cnis_are_held_off(scene: Scene) -> None:
 
 
 @pytest.mark.sweep
-def test_in_each_phase(scene: Scene, shard: tuple[int, int]) -> None:
+def test_in_each_phase(scene: Scene, share: Share) -> None:
     """The reload begins a little later each time."""
-    for number in range(shard[0] - 1, PHASES, shard[1]):
+    for number in share.of(range(PHASES)):
         scene.reload_in_phase(number * PACE / PHASES)
         scene.check()
 

@@ -1,6 +1,7 @@
 """Killed at every point, in turn, and started again: the end is as if nothing had happened.
 
-`--points 2/3` takes every third point, so that several nodes share a scene (scripts/test).
+Points between which nothing has changed are one place, unless `--every-point` is given. `--points
+2/3` takes every third, so that several nodes share a scene (scripts/test).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 from tests.support import lab
 from tests.support.hosts_driver import hosts_own_driver
 from tests.support.lab import PF1, Nodeagent
-from tests.support.sweep import Sweep, everything, over, swap_build, terminated
+from tests.support.sweep import Share, Sweep, everything, over, swap_build, terminated
 from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.sweep
@@ -103,46 +104,28 @@ def install(nodeagent: Nodeagent, zygote: Zygote, trace: Path) -> Sweep:
     return sweep
 
 
-def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
+def test_killed_at_every_point_of_an_upgrade(upgrade: Sweep, share: Share) -> None:
     """With a few that are killed twice, once more while the next start mends the first."""
-    over(points(upgrade, shard), upgrade.killed_at, upgrade, "SIGKILL")
-    # 11 and 13 share no divisor with the number of parts: each part takes some of everything
-    twice = points(upgrade, shard, 11)
+    over(share.kills(upgrade), upgrade.killed_at, upgrade, "SIGKILL")
+    twice = share.kills(upgrade)[::8]
     over(twice, lambda n: upgrade.killed_twice(n, 1 + n * 13 % 40), upgrade, "SIGKILL twice")
 
 
-def test_terminated_at_every_point_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    terminated(upgrade, *run_of(upgrade, shard))
+def test_terminated_at_every_point_of_an_upgrade(upgrade: Sweep, share: Share) -> None:
+    terminated(upgrade, share)
 
 
-def test_killed_at_every_point_of_a_first_install(install: Sweep, shard: tuple[int, int]) -> None:
-    over(points(install, shard), install.killed_at, install, "SIGKILL")
+def test_killed_at_every_point_of_a_first_install(install: Sweep, share: Share) -> None:
+    over(share.kills(install), install.killed_at, install, "SIGKILL")
 
 
-def test_terminated_at_every_point_of_a_first_install(
-    install: Sweep, shard: tuple[int, int]
-) -> None:
-    terminated(install, *run_of(install, shard))
+def test_terminated_at_every_point_of_a_first_install(install: Sweep, share: Share) -> None:
+    terminated(install, share)
 
 
-def test_killed_at_every_point_of_a_termination(termination: Sweep, shard: tuple[int, int]) -> None:
-    over(points(termination, shard), termination.killed_at, termination, "SIGKILL")
+def test_killed_at_every_point_of_a_termination(termination: Sweep, share: Share) -> None:
+    over(share.kills(termination), termination.killed_at, termination, "SIGKILL")
 
 
-def test_terminated_at_every_point_of_a_termination(
-    termination: Sweep, shard: tuple[int, int]
-) -> None:
-    terminated(termination, *run_of(termination, shard))
-
-
-def run_of(sweep: Sweep, shard: tuple[int, int]) -> tuple[int, int]:
-    """The first and the last of this part's points, where they are to follow each other."""
-    part, parts = shard
-    number = len(sweep.points)
-    return (part - 1) * number // parts + 1, part * number // parts
-
-
-def points(sweep: Sweep, shard: tuple[int, int], one_in: int = 1) -> range:
-    """The numbers of this part's points, or of a sample of them."""
-    first, step = shard
-    return range(first, len(sweep.points) + 1, step * one_in)
+def test_terminated_at_every_point_of_a_termination(termination: Sweep, share: Share) -> None:
+    terminated(termination, share)

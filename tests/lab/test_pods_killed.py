@@ -16,7 +16,7 @@ import pytest
 from tests.support import lab
 from tests.support.lab import PF1, Nodeagent
 from tests.support.pods import Pod
-from tests.support.sweep import Sweep, everything, over, swap_build
+from tests.support.sweep import Share, Sweep, everything, over, swap_build
 from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.sweep
@@ -68,13 +68,10 @@ def has_carrier(pod: Pod, name: str = "net1") -> bool:
     )
 
 
-def test_killed_at_every_point_at_which_pods_are_served(
-    pods: Sweep, shard: tuple[int, int]
-) -> None:
+def test_killed_at_every_point_at_which_pods_are_served(pods: Sweep, share: Share) -> None:
     names = [line.partition(" ")[2] for line in pods.points]
     first = next(n for n, name in enumerate(names, 1) if name.endswith(("/bind", "/drivers_probe")))
     changes = ("move", "send netlink changes", "sysctl")
     last = max(n for n, name in enumerate(names, 1) if name.startswith(changes))
     assert any(name.startswith("move") for name in names[first:last])
-    numbers = range(first + shard[0] - 1, last + 2, shard[1])
-    over(numbers, pods.killed_at, pods, "SIGKILL")
+    over(share.kills(pods, first, last + 1), pods.killed_at, pods, "SIGKILL")

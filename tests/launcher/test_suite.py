@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from suite.checks import (  # noqa: E402 - scripts/ is no installed package
     SWEEPS,
+    WHOLE_SWEEPS,
     Check,
     connectx_files,
     in_the_node,
@@ -58,21 +59,32 @@ def test_without_a_qemu_for_it_the_check_fails(tmp_path: Path) -> None:
     assert judged(check, 125, 1.0).failed == 1
 
 
-SAMPLED = {"phase"}
-"""Scenes of which every other point is enough, for the time that they take."""
-
-
-def test_every_sweep_is_in_one_scene_and_all_of_its_points_are() -> None:
-    scenes = {scene for scene, _ in SWEEPS}
+@pytest.mark.parametrize(("sweeps", "sampled"), [(SWEEPS, {"phase"}), (WHOLE_SWEEPS, set())])
+def test_every_sweep_is_in_one_scene_and_all_of_its_places_are(
+    sweeps: tuple[tuple[str, str], ...], sampled: set[str]
+) -> None:
+    """But for scenes of which every fourth is enough, for the time that they take."""
+    scenes = {scene for scene, _ in sweeps}
     for name in marked(ROOT, "sweep"):
         text = (ROOT / name).read_text()
         marked_one_by_one = "@pytest.mark.sweep\n" if "\n@pytest.mark.sweep\n" in text else ""
         for test in re.findall(rf"{marked_one_by_one}def (test_\w+)", text):
             assert len([scene for scene in scenes if scene in f"{name}::{test}"]) == 1, test
     for scene in scenes:
-        shares = sorted(points for each, points in SWEEPS if each == scene)
+        shares = sorted(points for each, points in sweeps if each == scene)
         wanted = [f"{part}/{len(shares)}" for part in range(1, len(shares) + 1)]
-        assert shares == (["1/2"] if scene in SAMPLED else wanted)
+        assert shares == (["1/4"] if scene in sampled else wanted)
+
+
+def test_every_point_where_it_is_asked_for(tmp_path: Path) -> None:
+    for every_point in (False, True):
+        checks = [
+            *in_the_node(ROOT, tmp_path, wide=False, every_point=every_point),
+            *on_the_connectx(ROOT, tmp_path, wide=False, every_point=every_point),
+        ]
+        for check in checks:
+            is_sweep = "--points" in check.argv
+            assert ("--every-point" in check.argv) == (is_sweep and every_point)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Ended at every point in turn, and started again: what must be true each time.
 
 A scene is a node and what nodeagent is to do with it; an undisturbed run shows how it ends and how
-many points there are on the way. Then, for each number: the scene again, a run that gets a signal
-from itself there, a run that gets none, and the same end, attribute by attribute.
+many points there are on the way. Then, for each place: the scene again, a run that gets a signal
+from itself there, a run that gets none, and the same end, attribute by attribute. Points between
+which nothing has changed are one place (`places`).
 
 What is ended is what a container runs, `nodeagent run`, which stays once it is ready; what is left
 alone is `nodeagent reload`, which does the same and ends.
@@ -28,6 +29,45 @@ from tests.support.lab import PATIENCE, Nodeagent
 from tests.support.zygote import Ended, Fork, Zygote
 
 PARTS_OF_ADDRESS = ("family", "local", "prefixlen", "scope")
+CHANGES_NOTHING = ("fsync", "append to")
+"""What is announced by points, and the next start cannot tell whether it was done. Who is killed
+loses nothing that was written, synced or not; and no start decides by the log of records."""
+
+
+def places(points: Iterable[str]) -> list[int]:
+    """Of the points of a run, those that leave different nodes when it is killed there.
+
+    A point comes before what it announces: the first, and each whose predecessor changes something.
+    """
+    announced = {int(number): what for number, _, what in (line.partition(" ") for line in points)}
+    return [
+        number
+        for number in sorted(announced)
+        if not announced.get(number - 1, "").startswith(CHANGES_NOTHING)
+    ]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What this node takes of a sweep: of `parts` nodes, it is number `part`, from 1."""
+
+    part: int
+    parts: int
+    every_point: bool
+
+    def of(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Every so many of them."""
+        return numbers[self.part - 1 :: self.parts]
+
+    def stretch(self, number: int) -> tuple[int, int]:
+        """The first and the last of so many points, where they are to follow each other."""
+        return (self.part - 1) * number // self.parts + 1, self.part * number // self.parts
+
+    def kills(self, sweep: Sweep, first: int = 1, last: int | None = None) -> list[int]:
+        """Where to kill a run from the first to the last point: at each place, or at each point."""
+        end = len(sweep.points) if last is None else last
+        numbers = range(1, end + 1) if self.every_point else places(sweep.points)
+        return list(self.of([number for number in numbers if first <= number <= end]))
 
 
 def everything() -> dict[str, Any]:
@@ -73,7 +113,6 @@ class Sweep:
         """The run that all others are compared with, and one with what an earlier run has left."""
         self._make_scene()
         self.start_again()
-        self._make_scene()
         self.count_points()
         self.finish(f"{self.name}, undisturbed")
 
@@ -84,6 +123,7 @@ class Sweep:
 
     def count_points(self) -> None:
         """A run that is left alone until it stays or ends, for its points."""
+        self._make_scene()
         self.start()
         self._await_end_or_stay()
         self.points = self.passed()
@@ -242,13 +282,17 @@ def over(numbers: Sequence[int], do: Callable[[int], None], sweep: Sweep, how: s
     assert not failures, "\n".join(failures)
 
 
-def terminated(sweep: Sweep, first: int, last: int) -> None:
-    """SIGTERM at each point from the first to the last, and then again with SIGKILL while it ends.
+def terminated(sweep: Sweep, share: Share) -> None:
+    """SIGTERM at each point of a share's stretch, and then again with SIGKILL while it ends.
+
+    The second for each run where every point is asked for, else for every other run.
 
     A SIGTERM is a note that is looked at in waits and between actions. A run that goes on for some
     points as if there were none would have done the same for one that came at any of these: they
     are counted as tried, and the next run's comes after them.
     """
+    number_of_points = len(sweep.points)
+    first, last = share.stretch(number_of_points)
     began, failures = time.monotonic(), []
     runs = tried = followed = 0
     number = first
@@ -258,7 +302,7 @@ def terminated(sweep: Sweep, first: int, last: int) -> None:
             noticed = sweep.terminated_at(number)
             tried += min(noticed, last) - number + 1
             ending = range(noticed + 1, len(sweep.ending) + 1)
-            if ending:
+            if ending and (share.every_point or runs % 2):
                 followed += 1
                 sweep.terminated_at(number, ending[runs % len(ending)])
         except AssertionError as error:
@@ -266,9 +310,9 @@ def terminated(sweep: Sweep, first: int, last: int) -> None:
             noticed = number
         number = noticed + 1
     took = time.monotonic() - began
-    share = f"{last - first + 1} of its {len(sweep.points)} points"
+    points = f"{last - first + 1} of its {number_of_points} points"
     sys.stdout.write(
-        f"{sweep.name}, SIGTERM: {share}, {tried} survived, noticed at {runs} places; "
+        f"{sweep.name}, SIGTERM: {points}, {tried} survived, noticed at {runs} places; "
         f"{followed} with SIGKILL while it ended, {took:.0f} s\n"
     )
     assert not failures, "\n".join(failures)

@@ -1,7 +1,7 @@
 """An upgrade of the genuine driver, killed at points all over it, with a PF in switchdev mode.
 
-On igb all points are tried (tests/lab/test_killed.py). Here there are others besides, of eswitch,
-representors and RDMA devices: a sample of all is, or what --points says (`1/2`: every other one).
+On igb all places are tried (tests/lab/test_killed.py). Here there are others besides, of eswitch,
+representors and RDMA devices: a sample of all is, with `--every-point` all points are.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pytest
 
 from tests.support import connectx, lab
 from tests.support.lab import PF1, PF2, Nodeagent
-from tests.support.sweep import Sweep, over, swap_build
+from tests.support.sweep import Share, Sweep, over, swap_build
 from tests.support.zygote import Zygote
 
 pytestmark = pytest.mark.sweep
 
-SAMPLES = 12
-"""Of all points, where --points does not say otherwise."""
+SAMPLES = 8
+"""Of all places."""
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def upgrade(tmp_path: Path) -> Iterator[Sweep]:
     lab.clean("A")
 
 
-def test_killed_at_points_of_an_upgrade(upgrade: Sweep, shard: tuple[int, int]) -> None:
-    first, step = shard
-    number = len(upgrade.points)
-    if step == 1:
-        first, step = number // SAMPLES // 2, number // SAMPLES
-    over(range(first, number + 1, step), upgrade.killed_at, upgrade, "SIGKILL")
+def test_killed_at_points_of_an_upgrade(upgrade: Sweep, share: Share) -> None:
+    numbers = share.kills(upgrade)
+    if not share.every_point:
+        step = len(numbers) // SAMPLES
+        numbers = numbers[step // 2 :: step]
+    over(numbers, upgrade.killed_at, upgrade, "SIGKILL")
