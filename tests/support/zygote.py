@@ -145,10 +145,18 @@ class Zygote:
 
 
 def main() -> None:
-    """Import everything, then fork on request."""
+    """Import everything, also what a child would import once it needs it; then fork on request."""
+    import psutil  # noqa: F401,PLC0415  a reload asks it who uses devices: 5 % of its work
+
+    import nodeagent.agent.by_hand  # noqa: PLC0415
+    import nodeagent.agent.life  # noqa: PLC0415
     import nodeagent.agent.lifecycle  # noqa: PLC0415
+    import nodeagent.agent.status  # noqa: PLC0415
     import nodeagent.agent.termination  # noqa: PLC0415
-    import nodeagent.driver.preflight  # noqa: F401,PLC0415
+    import nodeagent.cli.input  # noqa: PLC0415
+    import nodeagent.cli.main  # noqa: PLC0415
+    import nodeagent.driver.preflight  # noqa: PLC0415
+    import nodeagent.plan.lines_pods  # noqa: F401,PLC0415
 
     with suppress(ImportError):
         import pyudev  # noqa: F401,PLC0415
