@@ -341,14 +341,32 @@ def test_nexthop_objects_that_are_not_put_back_are_named() -> None:
     lost = ("nexthop id 10 on enp1s0", "nexthop id 20, a group", "nexthop id 21, a group")
     assert found.lost == lost
     tunnel = bytes(of_nexthops.message(own, INDEXES, NOW)) + attribute(8, b"")
-    assert of_nexthops.found_in([tunnel], OURS_BY_INDEX).lost == ("nexthop id 11 on enp1s0",)
+    assert of_nexthops.found_in([tunnel], OURS_BY_INDEX, {}).lost == ("nexthop id 11 on enp1s0",)
+
+
+def test_a_nexthop_of_a_bond_goes_with_its_last_port() -> None:
+    """The bond stays, and loses its carrier; a route by the nexthop goes, too."""
+    nexthop, group = replace(NEXTHOP, devs=("bond0",)), replace(GROUP, devs=("bond0",))
+    bodies = [bytes(of_nexthops.message(each, INDEXES, NOW)) for each in (nexthop, group)]
+    found = of_nexthops.found_in(bodies, {3: OURS.links[3]}, {3: "enp1s0"})
+    assert found.things == (nexthop, group)
+    assert [each.port for each in found.things] == ["enp1s0", "enp1s0"]
+    assert [each.renamed({"enp1s0": "a"}).port for each in found.things] == ["a", "a"]
+    look = replace(OURS, stack=Stack(nexthops=found.things))
+    route = replace(ROUTE, nexthops=(Nexthop("enp1s0"),), nhid=7)
+    told = bytes(of_routes.message(route, INDEXES, NOW))
+    assert of_routes.route_of(told, look, NONE, NOW) == route
+    want = node(Stack(nexthops=found.things, routes=(route,)))
+    assert things(plan(want, node(Stack()))) == [nexthop, group, route]
+    assert want.stack is not None
+    assert want.stack.without({"enp1s0"}) == Stack()
 
 
 def test_a_nexthop_without_carrier_is_named_and_not_wanted() -> None:
-    """The kernel keeps it, and would not add it; a group has its others then."""
+    """The kernel would not add it; a group has its others then."""
     alone = NexthopObject(10, ("enp1s0",), group=((7, 1),))
     bodies = [bytes(of_nexthops.message(each, INDEXES, NOW)) for each in (NEXTHOP, alone, GROUP)]
-    found = of_nexthops.found_in(bodies, {2: replace(OURS.links[2], carrier=False)})
+    found = of_nexthops.found_in(bodies, {2: replace(OURS.links[2], carrier=False)}, {})
     assert [each.carrier for each in found.things] == [False, False, True]
     silent = "nexthop id 7 via 192.0.2.1 dev enp1s0, without carrier, and routes by it"
     assert found.lost[0] == silent
@@ -366,7 +384,7 @@ def things(stages: Sequence[Stage]) -> list[Stacked]:
 
 def found_in(nexthops: Sequence[NexthopObject]) -> Found[NexthopObject]:
     bodies = [bytes(of_nexthops.message(each, INDEXES, NOW)) for each in nexthops]
-    return of_nexthops.found_in(bodies, OURS_BY_INDEX)
+    return of_nexthops.found_in(bodies, OURS_BY_INDEX, {})
 
 
 def test_what_is_left_of_a_group_is_replaced_by_the_group() -> None:

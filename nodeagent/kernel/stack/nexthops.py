@@ -1,8 +1,9 @@
 """Nexthop objects over rtnetlink: RTM_NEWNEXTHOP (uapi/linux/nexthop.h).
 
-- A nexthop goes with its interface, and when that is set down (nexthop_flush_dev()). A group loses
-  it, and goes with its last one. Routes go with the nexthop or group that they are made by.
-- Without carrier it stays, and cannot be added (ENETDOWN, rtm_to_nh_config()).
+- A nexthop goes with its interface, and when that is set down or loses its carrier, as a bond does
+  with its ports (nh_netdev_event()). A group loses it, and goes with its last one. Routes go with
+  the nexthop or group that they are made by.
+- Without carrier none can be added (ENETDOWN, rtm_to_nh_config()).
 - Each is replaced: what is left of a group may be there, or somebody else's under the number.
 - FRR numbers its nexthops anew when it resolves its routes again, so they are not saved.
 """
@@ -54,11 +55,16 @@ def read(edge: Netlink, look: Look) -> Found[NexthopObject]:
         if error.errno != errno.EOPNOTSUPP:
             raise
         return Found()  # a kernel before 5.3
-    return found_in(bodies, {index: look.links[index] for index in look.indexes})
+    ours = {index: look.links[index] for index in {*look.indexes, *look.ports}}
+    ports = {index: name for index, name in look.ports.items() if index not in look.indexes}
+    return found_in(bodies, ours, ports)
 
 
-def found_in(bodies: Sequence[bytes], ours: Mapping[int, Link]) -> Found[NexthopObject]:
-    """Those of a dump; `ours`: our interfaces by ifindex."""
+def found_in(
+    bodies: Sequence[bytes], ours: Mapping[int, Link], ports: Mapping[int, str]
+) -> Found[NexthopObject]:
+    """Those of a dump. By ifindex, `ours`: our interfaces, and masters of ours and what stands on
+    them; `ports`: a port of ours of each of the latter."""
     kept: dict[int, NexthopObject] = {}
     lost: dict[int, str] = {}
     groups: list[tuple[int, int, dict[int, bytes]]] = []
@@ -79,7 +85,9 @@ def found_in(bodies: Sequence[bytes], ours: Mapping[int, Link]) -> Found[Nexthop
             is_v6, onlink = family == socket.AF_INET6, bool(flags & RTNH_F_ONLINK)
             link = ours[index]
             kept[number] = NexthopObject(
-                number, (link.name,), via, is_v6, onlink, proto, carrier=link.carrier
+                *(number, (link.name,), via, is_v6, onlink, proto),
+                carrier=link.carrier,
+                port=ports.get(index),
             )
     for number, proto, found in groups:
         members = tuple(_members(found[NHA_GROUP]))
@@ -96,6 +104,7 @@ def found_in(bodies: Sequence[bytes], ours: Mapping[int, Link]) -> Found[Nexthop
                 group=members,
                 resilient=_resilient(found),
                 carrier=len(own) < len(members) or any(each.carrier for each in own),
+                port=next((each.port for each in own if each.port is not None), None),
             )
     silent = (
         f"nexthop {each}, without carrier, and routes by it"

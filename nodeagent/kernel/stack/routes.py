@@ -196,8 +196,12 @@ def route_of(body: bytes, look: Look, sources: Sources, now: float) -> Route | s
 
 
 def _by_object(look: Look, nhid: int | None) -> tuple[tuple[int, Nexthop], ...]:
-    """Ifindex and nexthop of each of our interfaces to which this nexthop object leads."""
-    devs = {dev for each in look.stack.nexthops if each.id == nhid for dev in each.devs}
+    """Ifindex and nexthop of each of our interfaces to which this nexthop object leads.
+
+    A port stands for the bond or bridge with which it would go.
+    """
+    found = (each for each in look.stack.nexthops if each.id == nhid)
+    devs = {dev for each in found for dev in each.removed_with({})}
     return tuple((n, Nexthop(None)) for n in sorted(look.indexes) if look.names[n] in devs)
 
 

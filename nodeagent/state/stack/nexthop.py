@@ -21,7 +21,8 @@ class NexthopObject(Stacked):
 
     `devs` is its interface; of a group those of its nexthops that are ours. `resilient` has
     `buckets`, `idle_timer` and `unbalanced_timer` of a group of that type. `carrier`: its interface
-    had it (IFF_LOWER_UP), or one of the group's. The kernel adds no nexthop without.
+    had it (IFF_LOWER_UP), or one of the group's. The kernel adds no nexthop without. `port`: as a
+    neighbour's; a bond or bridge that is left without ports has no carrier, and no nexthops.
     """
 
     stage: ClassVar = StackStage(
@@ -38,6 +39,7 @@ class NexthopObject(Stacked):
     group: tuple[tuple[int, int], ...] = ()
     resilient: Pairs = ()
     carrier: bool = field(default=True, compare=False)
+    port: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.devs:
@@ -66,8 +68,13 @@ class NexthopObject(Stacked):
     def key(self) -> Hashable:
         return NexthopObject, self.id
 
+    def removed_with(self, sources: Mapping[str, str]) -> tuple[str, ...]:
+        del sources
+        return self.devs if self.port is None else (*self.devs, self.port)
+
     def renamed(self, names: Mapping[str, str]) -> Self:
-        return replace(self, devs=tuple(names.get(dev, dev) for dev in self.devs))
+        port = None if self.port is None else names.get(self.port, self.port)
+        return replace(self, devs=tuple(names.get(dev, dev) for dev in self.devs), port=port)
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
         """A group may have more nexthops by now."""
