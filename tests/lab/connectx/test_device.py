@@ -13,6 +13,7 @@ import pytest
 from tests.support import connectx, lab
 from tests.support.connectx import Card
 from tests.support.lab import PF1, PF2
+from tests.support.port_functions import port_functions
 
 SERVER = """
 import hashlib, socket, sys
@@ -219,13 +220,40 @@ def test_the_cable_and_the_speed(held: Card) -> None:
 
 
 def test_msix_vectors_of_a_vf() -> None:
+    """As many as its PF says, from what all VFs share; not while it is bound, and 2 at least."""
+    total = int((lab.PCI / PF1 / "sriov_vf_total_msix").read_text())
+    assert total == 16 * int((lab.PCI / PF1 / "sriov_totalvfs").read_text())
     lab.create_vfs(PF1, 2)
     address = lab.vf(PF1, 1)
+    count = lab.PCI / address / "sriov_vf_msix_count"
+    with pytest.raises(OSError, match="Device or resource busy"):
+        count.write_text("6")
     lab.unbind(address)
-    (lab.PCI / address / "sriov_vf_msix_count").write_text("6")
+    count.write_text("6")
+    for wrong, refusal in ((1, "Invalid argument"), (17, "Value too large")):
+        with pytest.raises(OSError, match=refusal):
+            count.write_text(str(wrong))
     assert "MSI-X: Enable- Count=6" in lab.sh(f"lspci -vv -s {address}")
     connectx.bind(address)
     assert len(list((lab.PCI / address / "msi_irqs").iterdir())) <= 6
+
+
+def test_as_many_vfs_as_the_card_has() -> None:
+    """Not one more; the last one works."""
+    total = int((lab.PCI / PF1 / "sriov_totalvfs").read_text())
+    numvfs = lab.PCI / PF1 / "sriov_numvfs"
+    with pytest.raises(OSError, match="Numerical result out of range"):
+        numvfs.write_text(str(total + 1))
+    autoprobe = lab.PCI / PF1 / "sriov_drivers_autoprobe"
+    autoprobe.write_text("0")
+    numvfs.write_text(str(total))
+    autoprobe.write_text("1")
+    last = lab.vf(PF1, total - 1)
+    of_pf(f"vf {total - 1} mac 02:00:00:00:00:7f")
+    connectx.bind(last)
+    lab.settle()
+    assert lab.name(last) == lab.vf_name(PF1, total - 1)
+    assert "02:00:00:00:00:7f" in lab.sh(f"ip link show {lab.name(last)}")
 
 
 # ---- switchdev ----------------------------------------------------------------------------------
@@ -285,6 +313,34 @@ def test_port_functions_and_rate_nodes() -> None:
     lab.settle()
     shown = lab.sh(f"ip link show {lab.name(lab.vf(PF1, 0))}")
     assert "02:00:00:00:00:61" in shown
+
+
+def test_roce_migratable_and_max_io_eqs_of_a_port_function() -> None:
+    """Set while the VF is unbound, and read back; udev's name of its RDMA device tells RoCE."""
+    lab.create_vfs(PF1, 2)
+    connectx.switch(PF1)
+    address = lab.vf(PF1, 0)
+    assert connectx.rdma()[address] == "rocep1s0f0v0"
+    with port_functions(PF1) as functions:
+        fresh = functions.get(1)
+        assert fresh["roce"] == fresh["migratable"] == 1
+        lab.unbind(address)
+        functions.set(1, roce=0)
+        functions.set(1, migratable=0)
+        functions.set(1, max_io_eqs=4)
+        assert functions.get(1) == {"roce": 0, "migratable": 0, "max_io_eqs": 4}
+        assert functions.get(2) == fresh
+        connectx.bind(address)
+        lab.settle()
+        assert connectx.rdma()[address] == "rdmap1s0f0v0"
+        lab.unbind(address)
+        functions.set(1, roce=1)
+        functions.set(1, migratable=1)
+        functions.set(1, max_io_eqs=fresh["max_io_eqs"])
+        connectx.bind(address)
+        lab.settle()
+        assert functions.get(1) == fresh
+    assert connectx.rdma()[address] == "rocep1s0f0v0"
 
 
 def test_a_subfunction_comes_and_goes() -> None:

@@ -156,6 +156,23 @@ def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card
     assert connectx.read() == scene
 
 
+def test_a_fatal_error_in_a_restore(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
+    """Until the driver has recovered it answers as if all were done, and then makes all anew.
+
+    It tries once by itself, which fails here: the next start has it try again.
+    """
+    reload = reload_while(nodeagent, lambda: its_card.set(0, "health", 1))
+    assert reload.process.returncode == 1
+    assert f"pci/{PF1}: the firmware has had a fatal error" in reload.log.partition("error: ")[2]
+    assert not nodeagent.ready.exists()
+    assert nodeagent.open_snapshot.exists()
+    its_card.mend()
+    nodeagent.call("reload")
+    assert connectx.fatal(PF1) == "healthy"
+    assert connectx.read() == scene
+    assert nodeagent.ready.exists()
+
+
 def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
     """mlx5_ib is gone and mlx5_core cannot be unloaded: the old driver has all that it had.
 
