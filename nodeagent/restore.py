@@ -72,7 +72,8 @@ def restore(node: Node, want: NodeState) -> Takings:
     missing then.
 
     Raises RestoreFailed with a line for each failed action and each attribute that differs, if a
-    plan could not be performed or MAX_PLANS plans were not enough.
+    plan could not be performed or MAX_PLANS plans were not enough; at once if the driver is not
+    loaded (any more).
     """
     attempt = Attempt(node, Takings(want))
     probe_again(node)
@@ -83,6 +84,7 @@ def restore(node: Node, want: NodeState) -> Takings:
         failures |= dict.fromkeys(perform(attempt, without_stacked(stages, others)))
         await_managers(node, others)
     for number in range(MAX_PLANS):
+        _check_loaded(node, want)
         now = _compared(attempt, want)
         attainable = _without_hung(attempt, now.attainable)
         stages = plan(*planned_for(attempt, attainable, now.have))
@@ -112,6 +114,17 @@ def restore(node: Node, want: NodeState) -> Takings:
             hint="the snapshot stays open: remove the cause and start again, or see `verify`",
         )
     return attempt.takings
+
+
+def _check_loaded(node: Node, want: NodeState) -> None:
+    """RestoreFailed if the driver of the PFs is not loaded: nothing can be restored then."""
+    if not all(node.sysfs.has_driver(pf.handle.bus, want.driver) for pf in want.pfs):
+        raise RestoreFailed(
+            f"{want.driver} is not loaded",
+            (),
+            hint="the snapshot stays open: find out what has unloaded it (dmesg, `modprobe -r`, a "
+            "driver container), and start again, which loads the installed driver",
+        )
 
 
 @dataclass(frozen=True)

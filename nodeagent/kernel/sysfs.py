@@ -110,6 +110,10 @@ class Sysfs:
         """
         return number_of(f"{self._at(bus, name)}/sriov_numvfs")
 
+    def totalvfs(self, bus: str, name: str) -> int | None:
+        """The number of VFs that a PF can have at most; None for a device without SR-IOV."""
+        return number_of(f"{self._at(bus, name)}/sriov_totalvfs")
+
     def vf_count(self, bus: str, name: str) -> int:
         """The number of VFs, read without the device's lock if they are devices."""
         if self.has_functions(bus):

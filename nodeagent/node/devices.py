@@ -20,7 +20,7 @@ from nodeagent.kernel.events import Watch
 from nodeagent.node import retry, silent
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import device_of, failed_reloads, is_hung
+from nodeagent.node.locate import absence, device_of, failed_reloads, is_hung
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     BindPf,
@@ -154,8 +154,11 @@ def _not_tried() -> None:
 def _bind_pf(node: Node, action: BindPf) -> None:
     bus, name = action.pf.bus, action.pf.name
     if not node.sysfs.exists(bus, name):
-        raise KernelError("the device does not exist any more")
+        raise KernelError(absence(action.pf))
     if node.sysfs.driver(bus, name) == NO_DRIVER:
+        # an unbind removes the driver's link first and holds the device's lock to its end; until
+        # then drivers_probe does nothing (bus_rescan_devices_helper(), drivers/base/bus.c)
+        node.sysfs.numvfs(bus, name)
         node.sysfs.probe(bus, name)
     now = node.sysfs.driver(bus, name)
     if now != action.driver:
@@ -177,7 +180,18 @@ def _create_vfs(attempt: Attempt, action: CreateVfs) -> None:
     node = attempt.node
     bus, name = action.pf.bus, action.pf.name
     if node.sysfs.numvfs(bus, name) != action.count:
-        node.sysfs.set_numvfs(bus, name, action.count)
+        try:
+            node.sysfs.set_numvfs(bus, name, action.count)
+        except KernelError as error:
+            total = node.sysfs.totalvfs(bus, name)
+            if error.errno != errno.ERANGE or total is None:
+                raise
+            raise KernelError(
+                f"cannot have {action.count} VFs: sriov_totalvfs is {total} by now; "
+                f"`mlxconfig -d {name} set NUM_OF_VFS={action.count}` and a reset of the card "
+                "(mlxfwreset) change that",
+                errno=error.errno,
+            ) from error
         attempt.conflicts.note_made(str(action.pf), "numvfs", action.count)
         if action.count:
             attempt.note_vfs_made(action.pf)

@@ -56,6 +56,11 @@ def device_of(node: Node, target: Target) -> DeviceHandle | None:
     return None if function is None else handle.with_name(function)
 
 
+def absence(pf: DeviceHandle) -> str:
+    """What is said of a PF that is not there, and what brings it back if the card is there."""
+    return f"is not on the bus any more: `echo 1 >/sys/bus/{pf.bus}/rescan` looks for it"
+
+
 def is_bound(node: Node, target: Target) -> bool:
     """Whether the device exists and has a driver, so that its interface may still appear."""
     device = device_of(node, target)

@@ -26,7 +26,7 @@ from nodeagent.node.links import change_links
 from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.namespaces import within
 from nodeagent.node.node import Node
-from nodeagent.node.settle import finished_by_udev, is_lost, unsettled
+from nodeagent.node.settle import finished_by_udev, is_lost, is_removed, unsettled
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.sysctls import write_sysctls
 from nodeagent.plan.actions import (
@@ -219,14 +219,13 @@ class Arrivals:
         for target in [t for t in self._waiting if is_lost(self._node, t, lost, {})]:
             del self._waiting[target]
         reasons = {target: self._move_if_settled(target) for target in list(self._waiting)}
-        taken = {
-            t
-            for t, why in reasons.items()
-            if why and self._takings.is_taken(self._node, t, watches)
-        }
-        for target in taken:
-            del self._waiting[target]
-        return [why for target, why in reasons.items() if why is not None and target not in taken]
+        missing = {target: why for target, why in reasons.items() if why is not None}
+        for target in list(missing):
+            if is_removed(self._node, target) or self._takings.is_taken(
+                self._node, target, watches
+            ):
+                del self._waiting[target], missing[target]
+        return list(missing.values())
 
     def _unready(self, arrival: Arrival) -> str | None:
         if arrival.move is None:

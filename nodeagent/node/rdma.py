@@ -116,7 +116,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         own = None if device is None else node.sysfs.rdma_device(*device)
         # only a software device is not its function's: all of the node's are much to read for each
         name = own or rdma_names(node, [target]).get(target)
-        if name is None and never_comes(target):
+        if name is None and (never_comes(target) or not is_bound(node, target)):
             return None
         if name is None:
             return f"{target}: no RDMA device"

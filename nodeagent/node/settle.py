@@ -17,6 +17,7 @@ from nodeagent.node.devices import write_devices
 from nodeagent.node.failures import Failures, timed_out
 from nodeagent.node.locate import (
     LinksByDevice,
+    absence,
     device_of,
     failed_reloads,
     ifindex_of,
@@ -121,7 +122,8 @@ def wait_settled(
 
     `takings`: do not wait for VFs that are taken meanwhile. `lost`: targets whose failure is known;
     the wait for one ends as soon as it has no driver. The `driver` link exists until the end of a
-    failing probe (really_probe(), drivers/base/dd.c).
+    failing probe (really_probe(), drivers/base/dd.c). What another program removes meanwhile is not
+    waited for either: the next comparison finds that.
     """
     finished = finished_by_udev(watches)
 
@@ -129,14 +131,27 @@ def wait_settled(
         if target in lost and not is_bound(node, target):
             return None
         why = unsettled(node, target, finished)
-        is_taken = (
-            why is not None and takings is not None and takings.is_taken(node, target, watches)
-        )
+        if why is None or is_removed(node, target):
+            return None
+        is_taken = takings is not None and takings.is_taken(node, target, watches)
         return None if is_taken else why
 
     wait_until_clear(
         outstanding(targets, missing), *watches, what=what, timeout=timeout, progress=True
     )
+
+
+def is_removed(node: Node, target: Target) -> bool:
+    """Whether it is a VF that its PF no longer has, or a port of a PF that has lost its driver."""
+    pf, port = target
+    if port is None or (isinstance(port, int) and device_of(node, target) is not None):
+        return False
+    if not node.sysfs.exists(*pf) or node.sysfs.driver(*pf) == NO_DRIVER:
+        return True
+    if not isinstance(port, int):
+        return False
+    count = numvfs(node, pf)
+    return count is not None and count <= port
 
 
 def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str | None:
@@ -147,7 +162,8 @@ def unsettled(node: Node, target: Target, finished: Collection[int] = ()) -> str
     """
     device = device_of(node, target)
     if device is None or not node.sysfs.exists(*device):
-        return f"{target} (no such function)"
+        why = " (no such function)" if target.port is not None else f": {absence(target.pf)}"
+        return f"{target}{why}"
     where = str(target)
     if isinstance(target[1], int):
         where += f" ({device[1]})"

@@ -27,6 +27,10 @@ class FakeTree:
         for path in (directory / "bind", directory / "unbind", bus_directory / "drivers_probe"):
             path.touch()
 
+    def remove_driver(self, bus: str, driver: str) -> None:
+        """It is unloaded."""
+        shutil.rmtree(self.root / "bus" / bus / "drivers" / driver)
+
     def make_device(self, bus: str, name: str) -> None:
         """A device without a driver."""
         self.device(name, bus).mkdir(parents=True)

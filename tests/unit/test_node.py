@@ -405,6 +405,13 @@ def test_the_life_of_a_vf_until_it_is_settled(fake: FakeNode) -> None:
     assert settled(fake, 0) is None
 
 
+def test_a_pf_that_is_gone_is_looked_for_by_a_rescan(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    fake.unplug(PF1)
+    why = "is not on the bus any more: `echo 1 >/sys/bus/pci/rescan` looks for it"
+    assert settled(fake, None) == f"pci/{PF1}: {why}"
+
+
 def test_without_udevd_an_interface_is_settled_once_it_exists(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.stop_udevd()
@@ -460,6 +467,28 @@ def test_vfs_that_do_not_come_are_all_named(fake: FakeNode) -> None:
         "pci/0000:01:00.0 vf 1 (0000:01:10.2): no network interface",
         "pci/0000:01:00.0 vf 5 (0000:01:11.2): no network interface",
     )
+
+
+def test_vfs_that_another_program_removes_are_not_waited_for(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    fake.never |= {fake.function(0), fake.function(1)}
+    node = fake.node(PATIENT)
+    with watching(node) as watches:
+        fake.create_vfs(fake.pfs[PF1], 2)
+        fake.later(3, lambda: fake.remove_vfs(fake.pfs[PF1]))
+        before = fake.monotonic()
+        wait_settled(node, [Target(HANDLE, 0), Target(HANDLE, 1)], watches, "VFs", 30.0)
+    assert fake.monotonic() - before < 30
+
+
+def test_nor_is_what_a_pf_had_that_has_lost_its_driver(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    node = fake.node(PATIENT)
+    with watching(node) as watches:
+        fake.later(3, lambda: fake.release("pci", PF1))
+        before = fake.monotonic()
+        wait_settled(node, [Target(HANDLE, "pf0vf0")], watches, "representors", 30.0)
+    assert fake.monotonic() - before < 30
 
 
 def test_an_interface_that_was_there_before_the_wait_needs_no_event(fake: FakeNode) -> None:

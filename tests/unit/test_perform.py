@@ -12,6 +12,7 @@ import pytest
 
 from nodeagent.errors import Stopped
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.locate import device_of
@@ -291,12 +292,40 @@ def test_a_vf_that_somebody_else_took_meanwhile_is_left_alone(fake: FakeNode) ->
     )
 
 
+def test_a_pf_whose_unbind_is_under_way_is_probed_at_its_end(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link is gone by then; drivers_probe does nothing, and a read of sriov_numvfs waits."""
+    fake.release("pci", PF1)
+    probe, numvfs, over = Sysfs.probe, Sysfs.numvfs, threading.Event()
+
+    def read(sysfs: Sysfs, bus: str, name: str) -> int | None:
+        over.set()
+        return numvfs(sysfs, bus, name)
+
+    def probe_if_over(sysfs: Sysfs, bus: str, name: str) -> None:
+        if over.is_set():
+            probe(sysfs, bus, name)
+
+    monkeypatch.setattr(Sysfs, "numvfs", read)
+    monkeypatch.setattr(Sysfs, "probe", probe_if_over)
+    assert run(fake, stage(BindPf(HANDLE, "mlx5_core"))) == ()
+
+
+def test_a_pf_that_can_have_fewer_vfs_than_before(fake: FakeNode) -> None:
+    fake.tree.set("pci", PF1, "sriov_totalvfs", "7")
+    (refused,) = run(fake, stage(CreateVfs(HANDLE, 8)))
+    assert refused.startswith(f"pci/{PF1}: cannot have 8 VFs: sriov_totalvfs is 7 by now; ")
+    assert f"`mlxconfig -d {PF1} set NUM_OF_VFS=8`" in refused
+
+
 def test_a_pf_that_is_gone(fake: FakeNode) -> None:
     """Nothing waits for its VFs, so that the others have theirs at once."""
     fake.unplug(PF1)
     actions = (BindPf(HANDLE, "mlx5_core"), CreateVfs(HANDLE, 2), SetVf(HANDLE, 0, trust=True))
     bound, created, *others = run(fake, *map(stage, actions))
-    assert bound == f"pci/{PF1}: the device does not exist any more"
+    rescan = "`echo 1 >/sys/bus/pci/rescan` looks for it"
+    assert bound == f"pci/{PF1}: is not on the bus any more: {rescan}"
     assert created.endswith("sriov_numvfs: ENOENT: No such file or directory")
     assert others == [f"pci/{PF1}: has no interface through which to set its VFs"]
 

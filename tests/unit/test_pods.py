@@ -53,6 +53,7 @@ from nodeagent.state.model import (
 )
 from nodeagent.state.namespaces import Holder, Namespace
 from nodeagent.state.stack import Address, Child, Nexthop, Route, Stack
+from tests.support.fake_kernel import PF1
 from tests.support.fake_node import fake_node
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
@@ -513,6 +514,7 @@ def test_one_that_settles_between_two_looks_is_not_forgotten(
     arrived: list[Arrival] = []
     monkeypatch.setattr(Arrivals, "_arrive", lambda _, arrival: arrived.append(arrival))
     with fake_node(monkeypatch) as fake, fake.node(Settings()) as node:
+        fake.create_vfs(fake.add_pf(PF1), 1)
         stages = plan(state(vf(0, "net1")), after_reload(state(vf(0, "net1"))))
         arrivals = Arrivals(Attempt(node), stages, ())
         assert arrivals._missing(set(), ()) == ["no network interface"]

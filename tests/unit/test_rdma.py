@@ -258,6 +258,15 @@ def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
     assert failure == f"pci/{PF1}: no RDMA device after 0.2 s"
 
 
+def test_one_of_a_function_that_loses_its_driver_is_not_waited_for(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    fake.later(3, lambda: fake.release("pci", PF1))
+    before = fake.monotonic()
+    with replace(fake.node(Settings()), rdma=Recorded) as under_test:
+        assert perform(Attempt(under_test), plan(node("roce0"), node(None))) == ()
+    assert fake.monotonic() - before < 5
+
+
 def test_one_that_comes_with_the_eswitch_only_is_not_waited_for(fake: FakeNode) -> None:
     """mlx5_ib has the auxiliary device of a PF in switchdev mode, and made no RDMA device."""
     fake.add_pf(PF1)

@@ -632,6 +632,19 @@ def test_restore_of_what_is_so_writes_nothing(host: Host) -> None:
     assert host.fake.writes == []
 
 
+def test_without_the_driver_nothing_is_tried_or_waited_for(host: Host) -> None:
+    """Another program has unloaded it."""
+    before = host.state()
+    for pf in host.fake.pfs.values():
+        host.fake.release_pf(pf)
+    host.fake.tree.remove_driver("pci", "mlx5_core")
+    began = host.fake.monotonic()
+    with pytest.raises(RestoreFailed, match="mlx5_core is not loaded"):
+        host.restore(before)
+    assert host.fake.writes == []
+    assert host.fake.monotonic() - began < 1
+
+
 def test_verify_names_every_difference(host: Host) -> None:
     before = host.state()
     host.fake.change(host.fake.link(PF1).index, mtu=1500)
