@@ -17,7 +17,8 @@ from typing import Final
 from nodeagent.errors import KernelError
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.attempt import Attempt
-from nodeagent.state.model import DeviceHandle, NodeState, Pf
+from nodeagent.plan.actions import UnbindVf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,11 @@ def planned_for(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[Nod
     """`want` and `have` for the plan, in which silent VFs are left out of one of them.
 
     Without them in `have`, all VFs of the PF are created again. Without them in `want`, they are
-    left as they are, because another bind would wait just as long.
+    left as they are, because another bind would wait just as long. `unbound_first` comes before.
     """
     if not attempt.silent:
         return want, have
-    again = {pf.handle for pf in have.pfs if _may_be_made_again(attempt, pf)}
+    again = _made_again(attempt, have)
     for pf in sorted(again):
         log.warning(
             "%s: its firmware has not enabled VF %s, which this restore has created: all VFs of "
@@ -61,8 +62,56 @@ def planned_for(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[Nod
             ),
         )
     wanted = (pf if pf.handle in again else _without_silent(attempt, pf) for pf in want.pfs)
-    found = (_without_silent(attempt, pf) if pf.handle in again else pf for pf in have.pfs)
+    partners = _partners(have, again)
+    found = (
+        _without_silent(attempt, pf)
+        if pf.handle in again
+        else _unbound(pf, have.driver)
+        if pf.handle in partners
+        else pf
+        for pf in have.pfs
+    )
     return want.with_pfs(tuple(wanted)), have.with_pfs(tuple(found))
+
+
+def unbound_first(attempt: Attempt, have: NodeState) -> tuple[UnbindVf, ...]:
+    """The bound VFs of the other ports of a LAG, before those of one are made again.
+
+    mlx5 ends the LAG for that (mlx5_lag_disable_change(), core/lag/lag.c). Firmware refuses it
+    while a VF is bound, and then makes no LAG until the driver is loaded anew.
+    """
+    partners = _partners(have, _made_again(attempt, have))
+    return tuple(
+        UnbindVf(pf.handle, vf.index, vf.address, have.driver)
+        for pf in have.pfs
+        if pf.handle in partners
+        for vf in pf.vfs
+        if vf.driver == have.driver and vf.address is not None
+    )
+
+
+def _made_again(attempt: Attempt, have: NodeState) -> set[DeviceHandle]:
+    return {pf.handle for pf in have.pfs if _may_be_made_again(attempt, pf)}
+
+
+def _partners(have: NodeState, again: set[DeviceHandle]) -> set[DeviceHandle]:
+    """The other PFs of cards that have a LAG: functions of one PCI slot."""
+    lags = {pf.handle for pf in have.pfs if pf.lag is not None and pf.lag.active}
+    slots = {_slot(pf) for pf in again & lags}
+    return {pf for pf in lags - again if _slot(pf) in slots}
+
+
+def _slot(pf: DeviceHandle) -> str:
+    return pf.name.rpartition(".")[0]
+
+
+def _unbound(pf: Pf, driver: str) -> Pf:
+    """With its VFs as they are without their driver."""
+
+    def alone(vf: Vf) -> Vf:
+        return replace(vf, driver=NO_DRIVER, netdev=None, inside=None, rdma=None, vdpa=None)
+
+    return replace(pf, vfs=tuple(alone(vf) if vf.driver == driver else vf for vf in pf.vfs))
 
 
 def _may_be_made_again(attempt: Attempt, pf: Pf) -> bool:

@@ -11,10 +11,12 @@ import pytest
 from nodeagent.errors import KernelError, RestoreFailed
 from nodeagent.node import silent
 from nodeagent.node.attempt import Attempt
+from nodeagent.plan.actions import UnbindVf
 from nodeagent.plan.taken import Taken
 from nodeagent.restore import restore
 from nodeagent.settings import Settings
 from nodeagent.state.addresses import Mac
+from nodeagent.state.lag import Lag
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Pf, Target, Vf
 from tests.support.fake_kernel import PF1
 from tests.support.fake_node import FakeNode, fake_node
@@ -110,6 +112,29 @@ def test_none_is_made_again_beside_one_that_another_has_taken(fake: FakeNode) ->
     attempt.silent.add(Target(HANDLE, 0))
     attempt.takings.found[Target(HANDLE, 1)] = Taken(Target(HANDLE, 1), "in a pod")
     assert silent.planned_for(attempt, state, state)[1] == state
+
+
+def test_the_other_ports_of_a_lag_have_their_vfs_unbound_first(fake: FakeNode) -> None:
+    """Its end is refused while one is bound; a LAG of another card stays."""
+    lag = Lag(active=True, type="switchdev")
+    names = {PF1: "0000:01:10.0", "0000:01:00.1": "0000:01:10.1", "0000:02:00.0": "0000:02:10.0"}
+    pfs = tuple(
+        Pf(DeviceHandle("pci", pf), 1, lag=lag, vfs=(Vf(0, address, "mlx5_core"),))
+        for pf, address in names.items()
+    )
+    want = NodeState("mlx5_core", pfs)
+    (first,) = pfs[0].vfs
+    have = want.with_pfs((replace(pfs[0], vfs=(replace(first, driver="none"),)), *pfs[1:]))
+    attempt = Attempt(fake.node(SETTINGS))
+    attempt.note_vfs_made(HANDLE)
+    attempt.silent.add(Target(HANDLE, 0))
+    partner = DeviceHandle("pci", "0000:01:00.1")
+    unbind = UnbindVf(partner, 0, "0000:01:10.1", "mlx5_core")
+    assert silent.unbound_first(attempt, have) == (unbind,)
+    _, planned = silent.planned_for(attempt, want, have)
+    assert [[vf.driver for vf in pf.vfs] for pf in planned.pfs] == [[], ["none"], ["mlx5_core"]]
+    attempt.note_vfs_made(HANDLE)
+    assert silent.unbound_first(attempt, have) == ()
 
 
 def test_a_bind_that_fails_sooner_or_otherwise_is_tried_again() -> None:
