@@ -84,8 +84,12 @@ class Sysfs:
         return tuple(sorted(each.name for each in below if _link(each / "subsystem") == "vdpa"))
 
     def has_driver(self, bus: str, driver: str) -> bool:
-        """Whether a driver of the bus is registered: its module is loaded."""
-        return (self.root / "bus" / bus / "drivers" / driver).is_dir()
+        """Whether a driver of the bus is registered: its module is loaded.
+
+        Its `bind` goes first when it is unloaded, its directory last, after its devices
+        (bus_remove_driver(), drivers/base/bus.c).
+        """
+        return (self.root / "bus" / bus / "drivers" / driver / "bind").exists()
 
     def physical_functions(self, driver: str) -> tuple[DeviceHandle, ...]:
         """The devices that are bound to `driver` and are not VFs, sorted."""

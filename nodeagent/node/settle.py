@@ -280,7 +280,8 @@ def await_netdevs(
             "network interfaces",
             timeout,
             takings=attempt.takings,
-            lost=lost,
+            # nobody but a restore binds PFs, which is done by now
+            lost=lost | {target for target in awaited if target.port is None},
         )
         bound = (each for each in awaited if node.vf_times.has(each, Moment.BOUND))
         note_settled(node, bound, watches)

@@ -564,6 +564,18 @@ def test_nor_for_one_whose_driver_lets_go_of_it_meanwhile(fake: FakeNode) -> Non
     assert fake.monotonic() - before < PATIENT.vf_timeout
 
 
+def test_nor_for_a_pf_that_another_program_unbinds(fake: FakeNode) -> None:
+    fake.never.add(PF1)
+    fake.release("pci", PF1)
+    fake.tree.drive("pci", PF1, "mlx5_core")
+    fake.later(3, lambda: fake.release("pci", PF1))
+    before = fake.monotonic()
+    node = fake.node(PATIENT)
+    with watching(node) as watches:
+        assert await_netdevs(Attempt(node), [Target(HANDLE)], watches, set()) == []
+    assert fake.monotonic() - before < PATIENT.vf_timeout
+
+
 def test_nor_for_an_interface_that_did_not_come_the_first_time(fake: FakeNode) -> None:
     bound(fake, 1)
     fake.release("pci", fake.function(0))
