@@ -114,7 +114,7 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Bindi
 
     mlx5 wants to see its VFs unbound when the eswitch's mode changes, or a LAG is made. An admin
     MAC reaches the netdev at bind only: a VF that came up with another one is bound again, unless
-    it takes any.
+    it takes any. So is one that came up with other GUIDs.
     """
     has = NO_DRIVER if have is None else have.driver
     if want.driver is None:
@@ -126,10 +126,11 @@ def _binding(pf: Pf, now: Pf, want: Vf, have: Vf | None, any_mac: bool) -> Bindi
         return Binding(binds=want.driver != NO_DRIVER, unbinds=bound)
     new_mode = pf.eswitch_mode not in {None, now.eswitch_mode}
     needs_mac = have is not None and not any_mac and _needs_another_bind(want, have)
+    needs_guid = have is not None and _has_other_guids(want, have)
     stale = (
         bound
         and have is not None
-        and (new_mode or needs_mac or must_make(pf, now) or must_unbind(want, have))
+        and (new_mode or needs_mac or needs_guid or must_make(pf, now) or must_unbind(want, have))
     )
     return Binding(stale, stale)
 
@@ -196,6 +197,12 @@ def _bound(want: Vf | None, vf: Vf, how: Mapping[int, Binding]) -> Vf:
     if vf.driver is None:  # not known: it may be bound already, and keep its interface
         return replace(vf, driver=want.driver)
     return replace(vf, driver=want.driver, driverinit=None, tuning=None, **gone)
+
+
+def _has_other_guids(want: Vf, have: Vf) -> bool:
+    """GUIDs reach the VF's RDMA device at bind only (mlx5_ib)."""
+    guids = (want.node_guid, have.node_guid), (want.port_guid, have.port_guid)
+    return any(wanted not in {None, now} for wanted, now in guids)
 
 
 def _needs_another_bind(want: Vf, have: Vf) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from nodeagent.kernel.rtnl import VfInfo
 from nodeagent.node.observe import observe
 from nodeagent.plan.actions import SetVf, Stage
 from nodeagent.plan.lines import lines
+from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import headless
 from nodeagent.plan.stages import StageName
 from nodeagent.restore import restore, verify
@@ -76,6 +78,17 @@ def test_a_pf_without_an_interface_is_read_and_restored(monkeypatch: pytest.Monk
         files(fake.tree.device(PF1), count=2)
         restore(node, want)
         verify(node, want)
+
+
+def test_a_vf_that_was_bound_without_them_is_bound_again() -> None:
+    """They reach its RDMA device at bind only, which nothing else would tell."""
+    bound = Vf(0, "0000:01:10.0", DRIVER)
+    have = NodeState(DRIVER, (Pf(PF, 1, vfs=(bound,)),))
+    want = have.with_pfs((Pf(PF, 1, vfs=(replace(bound, node_guid=NODE, port_guid=PORT),)),))
+    names = [stage.name for stage in plan(want, have)]
+    assert names.index(StageName.UNBIND_VFS) < names.index(StageName.BIND_VFS)
+    assert names.index(StageName.VFS) < names.index(StageName.BIND_VFS)
+    assert plan(want, want) == ()
 
 
 def test_the_lines_of_a_plan() -> None:
