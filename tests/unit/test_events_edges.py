@@ -96,7 +96,7 @@ def test_a_flood_does_not_keep_the_wait_for_ever(watch: LinkWatch) -> None:
     assert len(answers.sizes) == 1024
 
 
-@pytest.mark.parametrize(("kind", "group"), [(LinkWatch, 0x1), (AddressWatch, 0x100)])
+@pytest.mark.parametrize(("kind", "group"), [(LinkWatch, 0x1), (AddressWatch, 0x101)])
 def test_the_kernel_chooses_the_port_and_the_group_is_ours(
     kind: type[LinkWatch], group: int
 ) -> None:
