@@ -641,14 +641,17 @@ class Nodeagent:
 
 def remove_faults() -> None:
     """No gates, hooks, rules, namespaces or dummies; udevd runs and works."""
-    for path in (*RUN.iterdir(), *RULES.glob("*"), *HOOKS.glob("*-hook.sh")):
+    rules = tuple(RULES.glob("*"))
+    for path in (*RUN.iterdir(), *rules, *HOOKS.glob("*-hook.sh")):
         path.unlink()
     BLACKLIST.unlink(missing_ok=True)
     OPENIBD_LOG.touch()
     if udevd_pid() is None:
         start_udevd()
     else:
-        sh("udevadm control --start-exec-queue --reload")
+        sh("udevadm control --start-exec-queue")
+        if rules:
+            sh("udevadm control --reload")
     for line in sh("ip netns").splitlines():
         sh(f"ip netns delete {line.split()[0]}")
     for line in sh("ip -o link show type dummy").splitlines():
