@@ -7,11 +7,13 @@ VFs there are; the rest are sysfs links. `nodeagent.plan.plan` decides what to c
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from nodeagent.errors import UnavailableError
+from nodeagent.errors import KernelError, UnavailableError
 from nodeagent.kernel import lag, managers, vf_guids
 from nodeagent.kernel.devlink import Cmode
 from nodeagent.kernel.rtnl import Link, VfInfo
@@ -46,6 +48,11 @@ from nodeagent.state.model import (
     Vf,
 )
 from nodeagent.state.stack import Stack
+
+log = logging.getLogger(__name__)
+
+MAX_LOOKS: Final = 3
+"""The number of looks at a node in which an interface goes between the dump of all and its own."""
 
 
 class LockedAttributes(NamedTuple):
@@ -86,8 +93,20 @@ def observe(node: Node) -> NodeState:
     """The state of every PF bound to the driver, and of its VFs.
 
     If a call on a device hangs (`nodeagent.node.hung_calls`), its number of VFs, or its driver
-    override, is not known. UnavailableError if a device reports an invalid value.
+    override, is not known. If an interface goes meanwhile, as in a driver's recovery, all is read
+    again. UnavailableError if a device reports an invalid value.
     """
+    for _ in range(MAX_LOOKS - 1):
+        try:
+            return _observed(node)
+        except KernelError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            log.debug("reading the node again: %s", error.message)
+    return _observed(node)
+
+
+def _observed(node: Node) -> NodeState:
     # the state of a VF that a CNI is changing is of no use
     cni.await_idle(node, (each for each in functions(node) if each not in node.locked_records))
     links = node.rtnl.links()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import signal
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,6 +12,7 @@ import pytest
 
 from nodeagent.errors import KernelError, Stopped, UnavailableError, WaitTimeout
 from nodeagent.kernel.events import StopSignal
+from nodeagent.kernel.rtnl import Link
 from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
@@ -144,6 +146,25 @@ def test_a_pf_without_vfs_is_not_asked_for_any(fake: FakeNode) -> None:
     node = fake.node(PATIENT)
     observe(node)
     assert node.rtnl.requests == 1
+
+
+def test_an_interface_that_goes_between_two_requests(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is read again: a driver that recovers removes its PF's interface at any time."""
+    with_vfs(fake, 2)
+    dump = FakeRtnl.links
+
+    def gone_afterwards(rtnl: FakeRtnl) -> dict[int, Link]:
+        found = dump(rtnl)
+        for index, link in found.items():
+            if link.device == PF1:
+                del fake.links[index]
+        return found
+
+    monkeypatch.setattr(FakeRtnl, "links", gone_afterwards)
+    (pf,) = observed(fake).pfs
+    assert (pf.netdev, pf.numvfs) == (None, 2)
 
 
 def test_looking_writes_nothing(fake: FakeNode) -> None:
@@ -298,6 +319,18 @@ def test_a_pf_that_goes_between_the_list_and_the_question(
     def vfs(self: FakeRtnl, index: int) -> object:
         fake.unplug(PF1)
         return real(self, index)
+
+    monkeypatch.setattr(FakeRtnl, "vfs", vfs)
+    assert observed(fake).pfs == ()
+
+
+def test_a_pf_whose_interface_goes_again_and_again(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_vfs(fake, 2)
+
+    def vfs(_: FakeRtnl, index: int) -> object:
+        raise KernelError(f"cannot read the VFs of interface {index}", errno=errno.ENODEV)
 
     monkeypatch.setattr(FakeRtnl, "vfs", vfs)
     with pytest.raises(KernelError, match="cannot read the VFs of interface"):
