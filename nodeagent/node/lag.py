@@ -13,7 +13,7 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.stack import memberships
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import link_of, links_by_device
+from nodeagent.node.locate import is_bound, link_of, links_by_device
 from nodeagent.node.managers import MANAGERS_TIMEOUT
 from nodeagent.node.node import Node
 from nodeagent.node.retry import RETRY_INTERVAL
@@ -41,8 +41,27 @@ def await_lags(
     """Wait until each LAG is active. If one is late, its PFs leave their bond and join it again.
 
     mlx5 checks a bond when a port joins or leaves. It made no LAG if a VF was bound then; and a
-    network manager may not have set up the bond in time.
+    network manager may not have set up the bond in time. The LAG of a card of which a port has no
+    driver is not waited for.
     """
+    hopeless = _without_a_port(attempt.node, actions)
+    actions = [each for each in actions if each not in hopeless]
+    attempt.without_lag.update(each.pf for each in hopeless)
+    return [(target_of(each), why) for each, why in hopeless.items()] + _await(
+        attempt, actions, watches
+    )
+
+
+def _without_a_port(node: Node, actions: Sequence[AwaitLag]) -> dict[AwaitLag, str]:
+    unbound = {each.pf.slot: each.pf for each in actions if not is_bound(node, target_of(each))}
+    return {
+        each: f"{why}: {unbound[each.pf.slot]} of the same card has no driver"
+        for each in actions
+        if each.pf.slot in unbound and (why := _why(node, each)) is not None
+    }
+
+
+def _await(attempt: Attempt, actions: Sequence[AwaitLag], watches: tuple[Watch, ...]) -> Failures:
     is_managed = any(each.manager for each in actions)
     late = _late(attempt.node, actions, watches, MANAGERS_TIMEOUT if is_managed else JOINED_TIMEOUT)
     if not late:

@@ -97,12 +97,8 @@ def _made_again(attempt: Attempt, have: NodeState) -> set[DeviceHandle]:
 def _partners(have: NodeState, again: set[DeviceHandle]) -> set[DeviceHandle]:
     """The other PFs of cards that have a LAG: functions of one PCI slot."""
     lags = {pf.handle for pf in have.pfs if pf.lag is not None and pf.lag.active}
-    slots = {_slot(pf) for pf in again & lags}
-    return {pf for pf in lags - again if _slot(pf) in slots}
-
-
-def _slot(pf: DeviceHandle) -> str:
-    return pf.name.rpartition(".")[0]
+    slots = {pf.slot for pf in again & lags}
+    return {pf for pf in lags - again if pf.slot in slots}
 
 
 def _unbound(pf: Pf, driver: str) -> Pf:

@@ -83,6 +83,11 @@ class DeviceHandle(_BusAndName):
         """The handle of any device that the kernel reports, unchecked: it may not be a NIC."""
         return cls._make((bus, name))
 
+    @property
+    def slot(self) -> str:
+        """The bus and device of a PCI address, which the ports of a card have in common."""
+        return self.name.rpartition(".")[0]
+
     def with_name(self, name: str) -> Self:
         """The device of that name on the same bus, as the function of a VF."""
         return self.reported(self.bus, name)

@@ -284,6 +284,8 @@ def awaited(
     lag: Lag = HASH,
     port: Membership | None = PORT,
     on_join: Callable[[], None] = lambda: None,
+    *,
+    pfs: tuple[str, ...] = (PF1,),
 ) -> tuple[list[str], Edge, Attempt]:
     edge = Edge()
     there: Any = lambda: edge  # noqa: E731 # a factory of what the node asks for
@@ -295,9 +297,9 @@ def awaited(
         return []
 
     monkeypatch.setattr(waiting, "add_stacked", join)
-    action = AwaitLag(DeviceHandle("pci", PF1), lag, port)
+    actions = [AwaitLag(DeviceHandle("pci", each), lag, port) for each in pfs]
     with watching(attempt.node) as watches:
-        failures = waiting.await_lags(attempt, [action], watches)
+        failures = waiting.await_lags(attempt, actions, watches)
     return [text for _, text in failures], edge, attempt
 
 
@@ -341,6 +343,23 @@ def test_one_that_never_comes_is_named(
         "makes one while no VF of the card is bound"
     )
     assert attempt.without_lag == {DeviceHandle("pci", PF1)}
+
+
+def test_one_without_a_port_of_the_card_is_not_waited_for(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "0000:01:00.1"
+    fake.add_pf(other)
+    fake.tree.undrive("pci", other)
+    write(fake.tree.root, PF1, state="disabled")
+    before = fake.monotonic()
+    (text,), edge, attempt = awaited(fake, monkeypatch, pfs=(PF1, other))
+    assert text == (
+        f"pci/{PF1}: LAG by ens1np0 in bond bond9 is disabled, and was active switchdev hash: "
+        f"pci/{other} of the same card has no driver"
+    )
+    assert (edge.said, attempt.without_lag) == ([], {DeviceHandle("pci", PF1)})
+    assert fake.monotonic() < before + 1
 
 
 # ---- the end
