@@ -344,6 +344,18 @@ def test_nexthop_objects_that_are_not_put_back_are_named() -> None:
     assert of_nexthops.found_in([tunnel], OURS_BY_INDEX, {}).lost == ("nexthop id 11 on enp1s0",)
 
 
+def test_a_route_by_a_nexthop_object_is_the_same_wherever_that_leads() -> None:
+    """A port of ours stands for a bond, and it is another one when they have joined anew."""
+    route = replace(ROUTE, nexthops=(Nexthop("enp1s0"),), nhid=7)
+    other = replace(route, nexthops=(Nexthop("enp1s0v1"), Nexthop("enp1s0v2")))
+    assert route.key == other.key
+    assert route.is_met_by(other, ())
+    assert not route.is_met_by(replace(other, proto=4), ())
+    assert route.key != replace(other, nhid=8).key
+    plain = replace(ROUTE, nexthops=(Nexthop("enp1s0"),))
+    assert not plain.is_met_by(replace(plain, nexthops=(Nexthop("enp1s0v1"),)), ())
+
+
 def test_a_nexthop_of_a_bond_goes_with_its_last_port() -> None:
     """The bond stays, and loses its carrier; a route by the nexthop goes, too."""
     nexthop, group = replace(NEXTHOP, devs=("bond0",)), replace(GROUP, devs=("bond0",))

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Self
 
 from nodeagent.state.checks import U32, check_fields, within
 from nodeagent.state.stack.kind import Stacked, StackStage
+from nodeagent.state.sysctls import Sysctl
 
 TYPES: Final = ("unspec", "unicast", "local", "broadcast", "anycast", "multicast")
 METRICS: Final = {2: "mtu", 3: "window", 4: "rtt", 7: "cwnd", 8: "advmss", 10: "hoplimit"}
@@ -106,7 +107,16 @@ class Route(Stacked):
 
     @property
     def key(self) -> Hashable:
-        return Route, self
+        if self.nhid is None:
+            return Route, self
+        return Route, self.nhid, self.dst, self.table, self.metric, self.tos
+
+    def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
+        """By one that leads to other interfaces, too, if a nexthop object says where it leads."""
+        del defaults
+        if self.nhid is None or not isinstance(found, Route):
+            return self == found
+        return self == replace(found, nexthops=self.nexthops)
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         hops = tuple(replace(hop, dev=names.get(hop.dev or "", hop.dev)) for hop in self.nexthops)
