@@ -200,6 +200,8 @@ def _by_object(look: Look, nhid: int | None) -> tuple[tuple[int, Nexthop], ...]:
 
     A port stands for the bond or bridge with which it would go.
     """
+    if nhid is None:
+        return ()
     found = (each for each in look.stack.nexthops if each.id == nhid)
     devs = {dev for each in found for dev in each.removed_with({})}
     return tuple((n, Nexthop(None)) for n in sorted(look.indexes) if look.names[n] in devs)
