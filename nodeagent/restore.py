@@ -19,16 +19,14 @@ from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
-from nodeagent.node.silent import planned_for, unbound_first
+from nodeagent.node.silent import planned
 from nodeagent.node.takings import Takings
 from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, subfunctions, tuning, vdpa
-from nodeagent.plan.actions import Stage
 from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
-from nodeagent.plan.stages import StageName
 from nodeagent.record.journal import Journal, Note, Step
 from nodeagent.state.model import NodeState, Snapshot, Target
 
@@ -89,9 +87,7 @@ def restore(node: Node, want: NodeState) -> Takings:
         _check_loaded(node, want)
         now = _compared(attempt, want)
         attainable = _without_hung(attempt, now.attainable)
-        stages = plan(*planned_for(attempt, attainable, now.have))
-        if first := unbound_first(attempt, now.have):
-            stages = (Stage(StageName.UNBIND_VFS, first), *stages)
+        stages = planned(attempt, attainable, now.have)
         if not stages:
             break
         if number:

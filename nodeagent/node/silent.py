@@ -17,7 +17,9 @@ from typing import Final
 from nodeagent.errors import KernelError
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.attempt import Attempt
-from nodeagent.plan.actions import UnbindVf
+from nodeagent.plan.actions import Stage, UnbindVf
+from nodeagent.plan.plan import plan
+from nodeagent.plan.stages import StageName
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Pf, Vf
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,13 @@ def refusal(pf: DeviceHandle, function: str) -> KernelError:
         "start creates them",
         errno=errno.ETIMEDOUT,
     )
+
+
+def planned(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[Stage, ...]:
+    """The plan, with VFs that firmware has not enabled made again once, and then left alone."""
+    stages = plan(*planned_for(attempt, want, have))
+    first = unbound_first(attempt, have)
+    return (Stage(StageName.UNBIND_VFS, first), *stages) if first else stages
 
 
 def planned_for(attempt: Attempt, want: NodeState, have: NodeState) -> tuple[NodeState, NodeState]:
