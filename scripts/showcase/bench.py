@@ -61,11 +61,13 @@ def main() -> int:
     plan = QUICK if arguments.quick else Plan()
     with tempfile.TemporaryDirectory(prefix="nodeagent-bench.") as name:
         found = measure(plan, Path(name))
-    if arguments.output == "json":
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(report(found)))
+    show(found, report(found), arguments.output)
     return 0
+
+
+def show(found: Any, lines: Sequence[str], output: str) -> None:
+    """Print figures as JSON, or as the lines of their report."""
+    print(json.dumps(found, indent=2) if output == "json" else "\n".join(lines))
 
 
 def parse() -> argparse.Namespace:
@@ -101,25 +103,32 @@ def in_node(nic: str, pfs: int, runs: int, reference_runs: int, directory: Path)
     say(f"emulated node with {pfs} PFs ({nic})")
     arguments = (f"{runs}", f"{reference_runs}", "/host/out/bench.json")
     out = directory / f"out-{nic}-{pfs}"
-    return run_in_node(nic, pfs, out, "showcase.bench_node", *arguments) | {"nic": nic}
+    node = node_of(nic, pfs)
+    found: Result = run_in_node(node, out, "showcase.bench_node", *arguments)
+    return found | {"nic": nic}
 
 
-def run_in_node(nic: str, pfs: int, out: Path, module: str, *arguments: str) -> Result:
+def node_of(nic: str, pfs: int) -> tuple[str, ...]:
+    """scripts/lab's options for a node."""
+    return (*NODES[nic], "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}")
+
+
+def run_in_node(node: Sequence[str], out: Path, module: str, *arguments: str) -> Any:
     """Run a module of ours in a fresh node; what it leaves in bench.json."""
-    node = [*NODES[nic], "--pfs", f"{pfs}", "--timeout", f"{GUEST_SECONDS}"]
     lab = [f"{SCRIPTS}/lab", "run", *node]
     command = ["env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m", module, *arguments]
     done = subprocess.run([*lab, "--out", f"{out}", "--", *command], check=False)
     if done.returncode:
         sys.exit(f"bench: the emulated node's part ended with status {done.returncode}, see above")
-    found: Result = json.loads((out / "bench.json").read_text())
-    return found
+    return json.loads((out / "bench.json").read_text())
 
 
 def scale(directory: Path) -> Result:
     """What showcase.scale finds in a fresh node: many VFs, on netdevsim."""
     say("emulated node with 10, 100 and 300 simulated VFs, and 2, 4 and 8 simulated PFs")
-    return run_in_node("igb", 2, directory / "out-scale", "showcase.scale", "/host/out/bench.json")
+    out = directory / "out-scale"
+    found: Result = run_in_node(node_of("igb", 2), out, "showcase.scale", "/host/out/bench.json")
+    return found
 
 
 def report(found: Result) -> list[str]:

@@ -10,7 +10,6 @@ ratios mean something.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from showcase.bench import GUEST, SCRIPTS, table
+from showcase.bench import SCRIPTS, run_in_node, show, table
 
 TREE = SCRIPTS.parent
 STALLED_SECONDS = 6000
@@ -30,10 +29,7 @@ def main() -> int:
     arguments = parse()
     with tempfile.TemporaryDirectory(prefix="nodeagent-bench.") as name:
         found = measure(arguments, Path(name))
-    if arguments.output == "json":
-        print(json.dumps(found, indent=2))
-    else:
-        print("\n".join(report(found)))
+    show(found, report(found), arguments.output)
     return 0
 
 
@@ -79,14 +75,11 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, list[Tr
     options += ["--ways", *arguments.ways]
     sizes = ["--runs", f"{arguments.runs}", "--firmware-ms", f"{arguments.firmware_ms}"]
     node = ["--nic", arguments.nic, "--pfs", f"{arguments.pfs}", "--virtual-time"]
-    lab = [f"{SCRIPTS}/lab", "run", *node, "--timeout", f"{STALLED_SECONDS}"]
-    command = ["env", f"PYTHONPATH={GUEST}:{GUEST}/scripts", "python3", "-m"]
-    command += ["showcase.windows_node", *sizes, "/host/out/windows.json", *options]
-    out = directory / "out"
-    done = subprocess.run([*lab, *bring, "--out", f"{out}", "--", *command], check=False)
-    if done.returncode:
-        sys.exit(f"bench: the emulated node's part ended with status {done.returncode}, see above")
-    found: dict[str, list[Trial]] = json.loads((out / "windows.json").read_text())
+    node += ["--timeout", f"{STALLED_SECONDS}", *bring]
+    given = [*sizes, "/host/out/bench.json", *options]
+    found: dict[str, list[Trial]] = run_in_node(
+        node, directory / "out", "showcase.windows_node", *given
+    )
     return found
 
 
