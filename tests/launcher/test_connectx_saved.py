@@ -47,5 +47,6 @@ def test_saved_and_resumed_with_a_command_pending(tmp_path: Path) -> None:
         await_word(node, "saved: as before")
     lines = (second / "host" / "firmware.log").read_text().splitlines()
     answered = [line.split() for line in lines if "#" not in line]
-    # the driver may have asked to hear of the VFs' addresses at the same moment
-    assert [each for each in answered[:3] if int(each[5]) >= 1_900_000], answered[:3]
+    # Of the first machine's: the delay is no part of the state. The driver's periodic queries of
+    # counters may be answered before it.
+    assert [each for each in answered if int(each[5]) >= 1_900_000], answered[:9]
