@@ -82,7 +82,9 @@ _NEIGHBOUR: Final = (
     (17, "mcast_resolicit", 0),
     (19, "interval_probe_time_ms", 1),
 )
-"""10: the file counts in USER_HZ, a hundredth of a second."""
+"""10: the file counts in USER_HZ, a hundredth of a second. The kernel keeps whole ticks of HZ and
+rounds down (clock_t_to_jiffies()): 7 is 68 ms with a HZ of 250, so that the way back is up. Read
+from the file it would be 6, and that 60 ms."""
 _UNSIGNED: Final = {"ra_defrtr_metric", "ioam6_id_wide"}
 
 KEYS: Final = tuple(
@@ -142,7 +144,7 @@ def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
     for number, name, unit in _NEIGHBOUR:
         if number in own:
             value = int.from_bytes(own[number], sys.byteorder)
-            found[f"{family}.neigh.{name}"] = value // unit if unit else value
+            found[f"{family}.neigh.{name}"] = -(-value // unit) if unit else value
     return found
 
 

@@ -22,7 +22,7 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
     known = dict(sysctls.defaults())
     assert len(known) > 80
     lab.ip(f"link set {PF} up")
-    lab.sh(f"sysctl -qw net/ipv4/neigh/{PF}/gc_stale_time=77 net/ipv6/neigh/{PF}/locktime=55")
+    lab.sh(f"sysctl -qw net/ipv4/neigh/{PF}/gc_stale_time=77 net/ipv6/neigh/{PF}/locktime=56")
     with Rtnl() as rtnl:
         before = next(link for link in rtnl.links().values() if link.name == PF)
         unset = tuple((key, -77) for key in known)
@@ -35,6 +35,16 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
         path = Path("/proc/sys/net") / family / tree / PF / name
         assert int(path.read_text()) == value, key
     assert told.keys() == known.keys()
+
+
+def test_an_odd_hundredth_of_a_second_is_kept(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """The kernel rounds it to ticks, and its file rounds that again: it reads 6."""
+    lab.ip(f"link set {PF} up")
+    lab.sh(f"sysctl -qw net/ipv6/neigh/{PF}/locktime=7")
+    assert '"locktime":68' in lab.sh(f"ip -j ntable show dev {PF}")
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    assert '"locktime":68' in lab.sh(f"ip -j ntable show dev {PF}")
 
 
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> None:

@@ -101,6 +101,15 @@ def test_what_interfaces_have_for_neighbours_is_told_like_the_rest(tmp_path: Pat
     assert told.of(4, b"", 1500) == ()
 
 
+@pytest.mark.parametrize("hz", [100, 250, 300, 1000])
+def test_hundredths_of_a_second_are_told_as_they_were_written(tmp_path: Path, hz: int) -> None:
+    """The kernel keeps whole ticks, and tells milliseconds of them (jiffies_to_msecs())."""
+    for written in range(1, 200):
+        ticks = written * hz // 100
+        told = sysctls.tables_of([table(2, {15: -(-ticks * 1000 // hz)})], tmp_path)
+        assert told.defaults == (("ipv4.neigh.locktime", written),)
+
+
 def test_a_neighbours_sysctl_is_in_a_tree_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "sys" / "net" / "ipv4" / "neigh" / "ens1" / "gc_stale_time"
     path.parent.mkdir(parents=True)
