@@ -26,6 +26,9 @@ from nodeagent.kernel.netlink import attributes
 from nodeagent.state.sysctls import Sysctl, sysctl_parts
 
 _INET_CONF: Final = 1
+_INET6_FLAGS: Final = 1
+_IF_READY: Final = 0x80000000
+"""include/net/if_inet6.h"""
 _INET6_CONF: Final = 2
 _INET6_ADDR_GEN_MODE: Final = 8
 _INET6_TOKEN: Final = 7
@@ -87,11 +90,15 @@ rounds down (clock_t_to_jiffies()): 7 is 68 ms with a HZ of 250, so that the way
 from the file it would be 6, and that 60 ms."""
 _UNSIGNED: Final = {"ra_defrtr_metric", "ioam6_id_wide"}
 
+MTU: Final = "ipv6.mtu"
+"""IPv6's own. The kernel sets it to the interface's whenever that changes, and when the interface
+becomes ready: with carrier, for the first time since it was set up (addrconf_notify())."""
+
 KEYS: Final = tuple(
     f"{family}.{name}"
     for family, names in (("ipv4", V4), ("ipv6", V6))
     for name in names.split()
-    if not name.startswith("-") and f"{family}.{name}" != "ipv6.mtu"
+    if not name.startswith("-") and f"{family}.{name}" != MTU
 )
 
 
@@ -151,7 +158,7 @@ def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
 def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
     """The sysctls of an interface that differ from `defaults`, sorted.
 
-    `ipv6.mtu` is among them if it is not the interface's MTU (a change of which sets it again).
+    `MTU` is among them if it is not the interface's, and the kernel is not yet to set it to that.
     """
     families = dict(attributes(af_spec))
     fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
@@ -162,11 +169,17 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
     }
     known = dict(defaults)
     found = {key: value for key, value in values.items() if known.get(key, value) != value}
-    if values.get("ipv6.mtu", mtu) < mtu:
-        found["ipv6.mtu"] = values["ipv6.mtu"]
+    if values.get(MTU, mtu) < mtu and is_ready(af_spec):
+        found[MTU] = values[MTU]
     if found.get("ipv6.addr_gen_mode") == _MODE_STABLE_PRIVACY:
         del found["ipv6.addr_gen_mode"]  # EINVAL without the secret, which is not saved
     return tuple(sorted(found.items()))
+
+
+def is_ready(af_spec: bytes) -> bool:
+    """Whether IPv6 is at work on an interface: it is up, and has had carrier."""
+    flags = int.from_bytes(_of_ipv6(af_spec).get(_INET6_FLAGS, b""), sys.byteorder)
+    return bool(flags & _IF_READY)
 
 
 def makes_no_address(af_spec: bytes) -> bool:

@@ -47,6 +47,19 @@ def test_an_odd_hundredth_of_a_second_is_kept(nodeagent: Nodeagent, no_vfs: None
     assert '"locktime":68' in lab.sh(f"ip -j ntable show dev {PF}")
 
 
+def test_the_mtu_of_ipv6_is_set_when_the_link_is_ready(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """The kernel sets it to the interface's with carrier, which a VF of igb gets after seconds."""
+    lab.create_vfs(PF1, 1)
+    name = lab.vf_name(PF1, 0)
+    lab.ip(f"link set {name} up")
+    lab.await_carrier(lab.vf(PF1, 0))
+    lab.sh(f"sysctl -qw net/ipv6/conf/{name}/mtu=1290")
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")
+    lab.await_carrier(lab.vf(PF1, 0))
+    assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{name}/mtu") == "1290\n"
+
+
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> None:
     lab.sh("modprobe -a bridge macvlan")
     lab.ip(

@@ -14,15 +14,16 @@ ORDER = {"ipv4": sysctls.V4.split(), "ipv6": sysctls.V6.split()}
 DEFAULTS = {"ipv4.rp_filter": 0, "ipv6.accept_ra": 1}
 
 
-def af_spec(values: Mapping[str, int]) -> bytes:
-    """IFLA_AF_SPEC of an interface with these values and `DEFAULTS`."""
+def af_spec(values: Mapping[str, int], *, ready: bool = True) -> bytes:
+    """IFLA_AF_SPEC of an interface with these values and `DEFAULTS`; `ready`: IF_READY."""
     every = {**DEFAULTS, "ipv6.mtu": 0x7FFFFFFF, **values}
     arrays = {
         family: b"".join(struct.pack("=i", every.get(f"{family}.{name}", 0)) for name in names)
         for family, names in ORDER.items()
     }
     fourth = nested(socket.AF_INET, attribute(1, arrays["ipv4"]))
-    return fourth + nested(socket.AF_INET6, attribute(2, arrays["ipv6"]))
+    flags = attribute(1, struct.pack("=I", 0x80000000 if ready else 0))
+    return fourth + nested(socket.AF_INET6, flags + attribute(2, arrays["ipv6"]))
 
 
 def values_of(spec: bytes) -> dict[str, int]:
