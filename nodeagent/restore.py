@@ -111,7 +111,8 @@ def restore(node: Node, want: NodeState) -> Takings:
                     *map(str, left),
                 )
             ),
-            hint="the snapshot stays open: remove the cause and start again, or see `verify`",
+            hint="the snapshot stays open: remove the cause, of which dmesg may say more, and "
+            "start again, or see `verify`",
         )
     return attempt.takings
 

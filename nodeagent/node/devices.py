@@ -161,6 +161,10 @@ def _bind_pf(node: Node, action: BindPf) -> None:
         node.sysfs.numvfs(bus, name)
         node.sysfs.probe(bus, name)
     now = node.sysfs.driver(bus, name)
+    if now == NO_DRIVER and not node.sysfs.exists(bus, name):
+        raise KernelError(absence(action.pf))
+    if now == NO_DRIVER:
+        raise KernelError(f"the probe by {action.driver} failed; dmesg says why")
     if now != action.driver:
         raise KernelError(f"is bound to {now}, not to {action.driver}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, get_args
 
 from nodeagent.kernel.events import Watch
@@ -19,10 +19,17 @@ from nodeagent.node.ethtool import set_ethtool
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.lag import await_lags
 from nodeagent.node.links import set_links, set_vfs
+from nodeagent.node.node import Node
 from nodeagent.node.pods import Arrivals
 from nodeagent.node.rates import set_rates
 from nodeagent.node.rdma import move_rdma_devices, name_rdma_devices, set_roce
-from nodeagent.node.settle import await_functions, await_netdevs, note_settled, watching
+from nodeagent.node.settle import (
+    await_functions,
+    await_netdevs,
+    lacks_pf,
+    note_settled,
+    watching,
+)
 from nodeagent.node.stack import add_stacked
 from nodeagent.node.subfunctions import add_subfunctions, start_subfunctions
 from nodeagent.node.sysctls import set_sysctls
@@ -76,6 +83,9 @@ class Step:
     arrivals: Arrivals
 
 
+WAITS: Final = (AwaitLag, MoveVf, InPod)
+"""Actions whose performers wait for more than the action's own device."""
+
 Performer = Callable[[Step, Sequence[A]], Failures]
 
 
@@ -91,12 +101,15 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
     with watching(node) as watches, Arrivals(attempt, stages, watches) as arrivals:
         arrivals.put_first(first)
         for planned in put_first(stages, first):
-            stage = attempt.takings.spared(node, planned)
+            lost = {target for target, _ in failures}
+            stage = _without_lost_pfs(node, attempt.takings.spared(node, planned), lost)
             if node.stop is not None:
                 node.stop.drain()
+            if planned.actions and not stage.actions:
+                log.debug("stage %s: nothing is left to do", stage.name)
+                continue
             began = time.monotonic()
             log.debug("stage %s: %d actions", stage.name, len(stage.actions))
-            lost = {target for target, _ in failures}
             failed = _perform_stage(Step(attempt, watches, first, lost, arrivals), stage)
             failures += failed
             _note_set_up(attempt, stage, {target for target, _ in failed})
@@ -108,6 +121,16 @@ def perform(attempt: Attempt, stages: Sequence[Stage]) -> tuple[str, ...]:
         note_settled(node, map(target_of, bound), watches)
         failures += arrivals.announce()
     return tuple(text for _, text in failures)
+
+
+def _without_lost_pfs(node: Node, stage: Stage, lost: set[Target]) -> Stage:
+    """The stage without actions that must fail because an action on their PF has failed."""
+    kept = (
+        action
+        for action in stage.actions
+        if isinstance(action, WAITS) or not lacks_pf(node, target_of(action), lost)
+    )
+    return replace(stage, actions=tuple(kept))
 
 
 def _note_set_up(attempt: Attempt, stage: Stage, failed: set[Target]) -> None:

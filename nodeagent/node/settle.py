@@ -308,3 +308,17 @@ def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevic
     if device is None or is_hung(node, target) or not is_bound(node, target):
         return True
     return device in failed_reloads(node)
+
+
+def lacks_pf(node: Node, target: Target, lost: set[Target]) -> bool:
+    """Whether its PF, on which an action has failed (it is in `lost`), lacks what it depends on.
+
+    That is the PF's driver, and for a VF its function.
+    """
+    pf = Target(target.pf)
+    if pf not in lost:
+        return False
+    if not is_bound(node, pf):
+        return True
+    is_function = isinstance(target.port, int) and node.sysfs.has_functions(target.pf.bus)
+    return is_function and device_of(node, target) is None

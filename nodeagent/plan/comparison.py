@@ -241,11 +241,13 @@ def _of_sysctls(want: NodeState, have: NodeState) -> Iterator[Difference]:
 def _of_rdma(want: NodeState, have: NodeState) -> Iterator[Difference]:
     for _, each in rdma.actions(want, have):
         on = Target(each.pf, each.index)
+        if have.function(on) is None:  # which is a difference of its own
+            continue
         yield _difference(on, Subject.RDMA, "rdma", each.name, each.now or "missing")
     for action in rdma.roce(want, have):
         on = Target(action.pf, action.index)
         known = rdma.device(have, on)
-        for port in action.ports:
+        for port in action.ports if have.function(on) is not None else ():
             now = "missing" if known is None else port_of(known.roce or (), port.port).words()
             yield _difference(on, Subject.RDMA, f"roce port {port.port}", port.words(), now)
 

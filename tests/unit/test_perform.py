@@ -265,6 +265,31 @@ def test_more_vfs_than_there_can_be(fake: FakeNode) -> None:
     assert "ERANGE" in failure
 
 
+def test_what_depends_on_a_pf_without_its_driver_is_not_tried(fake: FakeNode) -> None:
+    """Nor are VFs that could not be made: the PF's own failure says why."""
+    fake.plant(PF1, "drivers_probe", Fault())
+    fake.release("pci", PF1)
+    actions = (
+        BindPf(HANDLE, "mlx5_core"),
+        SetParam(HANDLE, Param("flow_steering_mode", 5, "smfs")),
+        CreateVfs(HANDLE, 2),
+        SetVf(HANDLE, 1, trust=True),
+        SetEswitch(HANDLE, eswitch_mode=EswitchMode.SWITCHDEV),
+        bind(1),
+        SetLink(HANDLE, None, mtu=9000),
+    )
+    assert run(fake, *map(stage, actions)) == (
+        f"pci/{PF1}: the probe by mlx5_core failed; dmesg says why",
+    )
+
+
+def test_vfs_that_could_not_be_made_are_not_bound(fake: FakeNode) -> None:
+    fake.plant(PF1, "sriov_numvfs", Fault(errno.EINVAL))
+    failures = run(fake, stage(CreateVfs(HANDLE, 2)), stage(bind(0), bind(1)))
+    assert [text.partition(":")[0] for text in failures] == ["pci/0000"]
+    assert "cannot write '2' to" in failures[0]
+
+
 def test_functions_that_never_come_are_named(fake: FakeNode) -> None:
     fake.missing |= {fake.function(1), fake.function(2)}
     failures = run(fake, stage(CreateVfs(HANDLE, 4)))
@@ -323,11 +348,8 @@ def test_a_pf_that_is_gone(fake: FakeNode) -> None:
     """Nothing waits for its VFs, so that the others have theirs at once."""
     fake.unplug(PF1)
     actions = (BindPf(HANDLE, "mlx5_core"), CreateVfs(HANDLE, 2), SetVf(HANDLE, 0, trust=True))
-    bound, created, *others = run(fake, *map(stage, actions))
     rescan = "`echo 1 >/sys/bus/pci/rescan` looks for it"
-    assert bound == f"pci/{PF1}: is not on the bus any more: {rescan}"
-    assert created.endswith("sriov_numvfs: ENOENT: No such file or directory")
-    assert others == [f"pci/{PF1}: has no interface through which to set its VFs"]
+    assert run(fake, *map(stage, actions)) == (f"pci/{PF1}: is not on the bus any more: {rescan}",)
 
 
 def test_a_pf_that_goes_between_the_list_and_the_question(

@@ -117,6 +117,13 @@ def test_another_name_and_one_yet_to_come(want: NodeState, have: NodeState, line
     assert [each.attribute for each in differences(want, have)] == ["rdma"]
 
 
+def test_a_function_that_is_missing_is_named_without_its_rdma_device() -> None:
+    want, have = node("roce0", "roce0v0"), node("roce0")
+    without = have.with_pfs(tuple(replace(pf, numvfs=0, vfs=()) for pf in have.pfs))
+    found = differences(want, without)
+    assert {each.attribute for each in found} == {"numvfs", "function"}
+
+
 def test_nothing_to_do() -> None:
     for want, have in (
         (node("roce0", "roce0v0"), node("roce0", "roce0v0")),

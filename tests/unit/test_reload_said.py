@@ -300,7 +300,8 @@ def test_what_is_said_when_something_is_left(fake: FakeNode, settings: Settings)
     with fake.node(settings) as node, pytest.raises(RestoreFailed) as caught:
         restoring.restore(node, taken.state)
     assert caught.value.hint == (
-        "the snapshot stays open: remove the cause and start again, or see `verify`"
+        "the snapshot stays open: remove the cause, of which dmesg may say more, and start again, "
+        "or see `verify`"
     )
 
 
