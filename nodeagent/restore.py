@@ -20,8 +20,10 @@ from nodeagent.node.observe import observe
 from nodeagent.node.perform import perform
 from nodeagent.node.settle import wait_for_pfs
 from nodeagent.node.silent import planned
+from nodeagent.node.sysctls import await_ipv6
 from nodeagent.node.takings import Takings
 from nodeagent.plan import dcb, driverinit, ethtool, lag, rates, subfunctions, tuning, vdpa
+from nodeagent.plan.actions import Stage
 from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.left_behind import LeftBehind
 from nodeagent.plan.plan import plan
@@ -85,9 +87,9 @@ def restore(node: Node, want: NodeState) -> Takings:
         await_managers(node, others)
     for number in range(MAX_PLANS):
         _check_loaded(node, want)
-        now = _compared(attempt, want)
-        attainable = _without_hung(attempt, now.attainable)
-        stages = planned(attempt, attainable, now.have)
+        now, stages = _planned(attempt, want)
+        if not stages and await_ipv6(node, now.attainable):
+            now, stages = _planned(attempt, want)
         if not stages:
             break
         if number:
@@ -152,6 +154,12 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
         for _, text in set_vfs(attempt, actions, node.stops):
             log.warning("%s", text)
     return _Compared(have, ours, attainable, behind)
+
+
+def _planned(attempt: Attempt, want: NodeState) -> tuple[_Compared, tuple[Stage, ...]]:
+    """Observe the node, and plan what is left to do."""
+    now = _compared(attempt, want)
+    return now, planned(attempt, _without_hung(attempt, now.attainable), now.have)
 
 
 def _undone(now: _Compared) -> tuple[Difference, ...]:

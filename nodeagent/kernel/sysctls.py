@@ -158,7 +158,7 @@ def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
 def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
     """The sysctls of an interface that differ from `defaults`, sorted.
 
-    `MTU` is among them if it is not the interface's, and the kernel is not yet to set it to that.
+    `MTU` is among them if it is not the interface's.
     """
     families = dict(attributes(af_spec))
     fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
@@ -169,16 +169,19 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
     }
     known = dict(defaults)
     found = {key: value for key, value in values.items() if known.get(key, value) != value}
-    if values.get(MTU, mtu) < mtu and is_ready(af_spec):
+    if values.get(MTU, mtu) < mtu:
         found[MTU] = values[MTU]
     if found.get("ipv6.addr_gen_mode") == _MODE_STABLE_PRIVACY:
         del found["ipv6.addr_gen_mode"]  # EINVAL without the secret, which is not saved
     return tuple(sorted(found.items()))
 
 
-def is_ready(af_spec: bytes) -> bool:
-    """Whether IPv6 is at work on an interface: it is up, and has had carrier."""
-    flags = int.from_bytes(_of_ipv6(af_spec).get(_INET6_FLAGS, b""), sys.byteorder)
+def keeps_mtu(af_spec: bytes) -> bool:
+    """Whether the kernel leaves `MTU` as it is: IPv6 is ready, or disabled."""
+    sixth = _of_ipv6(af_spec)
+    if _values("ipv6", V6, sixth.get(_INET6_CONF, b"")).get("ipv6.disable_ipv6"):
+        return True
+    flags = int.from_bytes(sixth.get(_INET6_FLAGS, b""), sys.byteorder)
     return bool(flags & _IF_READY)
 
 

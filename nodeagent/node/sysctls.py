@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from nodeagent.errors import KernelError, WaitTimeout
@@ -11,15 +11,17 @@ from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import link_of, links_by_device
+from nodeagent.node.locate import by_device, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetSysctls
-from nodeagent.state.model import Target
+from nodeagent.state.model import NodeState, Target
 from nodeagent.state.sysctls import Sysctl
 
+log = logging.getLogger(__name__)
+
 READY_TIMEOUT: Final = 20.0
-"""Seconds. The port of a NIC that was set up takes a few; the next plan waits again."""
+"""Seconds. The port of a NIC that was set up takes a few."""
 
 
 def set_sysctls(
@@ -38,14 +40,8 @@ def write_sysctls(node: Node, actions: Sequence[SetSysctls]) -> Failures:
 
 
 def written(node: Node, values: Iterable[tuple[Target, str, tuple[Sysctl, ...]]]) -> Failures:
-    """Write sysctls: for each interface its target, its name, and the values.
-
-    An interface that is up and gets an MTU of IPv6 is waited for. One that is down loses it when it
-    is set up: the next plan sets it again.
-    """
+    """Write sysctls: for each interface its target, its name, and the values."""
     failures: Failures = []
-    values = list(values)
-    _await_ready(node, {name for _, name, own in values if sysctls.MTU in dict(own)})
     with node.network():
         for target, name, own in values:
             for key, value in own:
@@ -56,18 +52,38 @@ def written(node: Node, values: Iterable[tuple[Target, str, tuple[Sysctl, ...]]]
     return failures
 
 
-def _await_ready(node: Node, names: Collection[str]) -> None:
-    """Wait for the kernel to have set the MTU of IPv6 itself, which it does with carrier."""
-    if not names:
-        return
+def await_ipv6(node: Node, want: NodeState) -> bool:
+    """Wait until IPv6 is ready on the interfaces that have an MTU of IPv6: whether any was not.
 
-    def without() -> list[str]:
-        links = node.rtnl.links().values()
+    The kernel sets that MTU when IPv6 becomes ready (`sysctls.MTU`), so that one that was restored
+    before is lost then. An interface that has no carrier in time keeps it until it has.
+    """
+    children = want.stack.children if want.stack is not None else ()
+    named = {each.dev for each in children if sysctls.MTU in dict(each.sysctls)}
+    own = [on for on, netdev in want.targets() if sysctls.MTU in dict(netdev.sysctls or ())]
+    if not named and not own:
+        return False
+
+    def unready() -> list[str]:
+        links = node.rtnl.links()
+        found = by_device(node, links)
+        ours = {link.name for on in own if (link := link_of(node, on, found)) is not None}
         return [
             link.name
-            for link in links
-            if link.name in names and link.up and not sysctls.is_ready(link.af_spec)
+            for link in links.values()
+            if link.name in ours | named and link.up and not sysctls.keeps_mtu(link.af_spec)
         ]
 
-    with node.address_watch() as watch, suppress(WaitTimeout):
-        wait_until_clear(without, watch, *node.stops, what="carrier", timeout=READY_TIMEOUT)
+    if not unready():
+        return False
+    with node.address_watch() as watch:
+        try:
+            wait_until_clear(unready, watch, *node.stops, what="carrier", timeout=READY_TIMEOUT)
+        except WaitTimeout as late:
+            for name in late.missing:
+                log.warning(
+                    "%s has no carrier: the kernel sets net.ipv6.conf.%s.mtu when it has",
+                    name,
+                    name,
+                )
+    return True

@@ -59,7 +59,12 @@ def test_times_are_told_in_the_files_unit() -> None:
 def test_ipv6s_own_mtu_is_told_where_it_is_not_the_interfaces() -> None:
     assert sysctls.decoded(af_spec({"ipv6.mtu": 1400}), (), 1500) == (("ipv6.mtu", 1400),)
     assert sysctls.decoded(af_spec({"ipv6.mtu": 1500}), (), 1500) == ()
-    assert sysctls.decoded(af_spec({"ipv6.mtu": 1400}, ready=False), (), 1500) == ()
+
+
+def test_where_the_kernel_leaves_ipv6s_mtu_alone() -> None:
+    assert sysctls.keeps_mtu(af_spec({}))
+    assert not sysctls.keeps_mtu(af_spec({}, ready=False))
+    assert sysctls.keeps_mtu(af_spec({"ipv6.disable_ipv6": 1}, ready=False))
 
 
 @pytest.mark.parametrize("spec", [b"", b"\x04\x00", struct.pack("=HHI", 8, 2, 1)])

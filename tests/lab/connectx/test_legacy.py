@@ -44,6 +44,22 @@ def test_64_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
     assert connectx.read() == before
 
 
+def test_the_mtu_of_ipv6_where_there_is_no_carrier(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """The kernel sets it to the interface's with carrier, which is waited for, but not for ever."""
+    lab.make_vfs(PF1, 1)
+    netdev = lab.name(lab.vf(PF1, 0))
+    lab.ip(f"link set {netdev} up")
+    lab.await_carrier(lab.vf(PF1, 0))
+    lab.sh(f"sysctl -qw net/ipv6/conf/{netdev}/mtu=1290")
+    lab.ip(f"link set {lab.name(PF1)} vf 0 state disable")
+    before = connectx.read()
+    lab.put_other_build_on_disk()
+    reload = nodeagent.call("reload")
+    assert f"{netdev} has no carrier: the kernel sets net.ipv6.conf.{netdev}.mtu" in reload.log
+    assert connectx.read() == before
+    assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{netdev}/mtu") == "1290\n"
+
+
 def test_a_vf_with_another_mac_than_its_admin_mac(nodeagent: Nodeagent, no_vfs: None) -> None:
     """mlx5 makes a node GUID of each admin MAC, and mlx5_ib reads it at the bind."""
     lab.make_vfs(PF1, 2)
