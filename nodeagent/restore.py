@@ -107,9 +107,9 @@ def restore(node: Node, want: NodeState) -> Takings:
             f"{len(left)} attributes could not be restored",
             dict.fromkeys(
                 (
+                    *_in_fatal_error(node, want),
                     *failures,
                     *node.hung_calls.lines(),
-                    *_in_fatal_error(node, want),
                     *map(str, left),
                 )
             ),

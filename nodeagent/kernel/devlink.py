@@ -363,6 +363,17 @@ class Devlink(Genl):
                 found.add(_device(message))
         return frozenset(found)
 
+    @understood("devlink health reporters")
+    def is_in_fatal_error(self, device: DeviceHandle) -> bool:
+        """Whether it is one of them. While its driver recovers, the kernel answers at the end."""
+        which = (REPORTER_NAME, FATAL.encode() + b"\0")
+        try:
+            (body,) = self.ask(self.message(CMD_REPORTER_GET, 0, *_handle(device), which))
+        except OSError:  # no such device or reporter
+            return False
+        reporter = dict(attributes(dict(attributes(body, HEADER)).get(REPORTER, b"")))
+        return any(reporter.get(REPORTER_STATE, b""))
+
     def recover(self, device: DeviceHandle) -> None:
         """Recover from a fatal error; it waits for the driver's own attempt. OSError if it fails.
 

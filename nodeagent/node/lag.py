@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -13,7 +13,7 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.stack import memberships
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import is_bound, link_of, links_by_device
+from nodeagent.node.locate import is_bound, is_in_fatal_error, link_of, links_by_device
 from nodeagent.node.managers import MANAGERS_TIMEOUT
 from nodeagent.node.node import Node
 from nodeagent.node.retry import RETRY_INTERVAL
@@ -42,53 +42,54 @@ def await_lags(
 
     mlx5 checks a bond when a port joins or leaves. It made no LAG if a VF was bound then; and a
     network manager may not have set up the bond in time. The LAG of a card of which a port has no
-    driver is not waited for.
+    driver, or has had a fatal error, is not waited for.
     """
-    hopeless = _without_a_port(attempt.node, actions)
-    actions = [each for each in actions if each not in hopeless]
-    attempt.without_lag.update(each.pf for each in hopeless)
-    return [(target_of(each), why) for each, why in hopeless.items()] + _await(
-        attempt, actions, watches
-    )
-
-
-def _without_a_port(node: Node, actions: Sequence[AwaitLag]) -> dict[AwaitLag, str]:
-    unbound = {each.pf.slot: each.pf for each in actions if not is_bound(node, target_of(each))}
-    return {
-        each: f"{why}: {unbound[each.pf.slot]} of the same card has no driver"
-        for each in actions
-        if each.pf.slot in unbound and (why := _why(node, each)) is not None
-    }
-
-
-def _await(attempt: Attempt, actions: Sequence[AwaitLag], watches: tuple[Watch, ...]) -> Failures:
+    node = attempt.node
     is_managed = any(each.manager for each in actions)
-    late = _late(attempt.node, actions, watches, MANAGERS_TIMEOUT if is_managed else JOINED_TIMEOUT)
-    if not late:
-        return []
-    failures = _join_anew(attempt.node, late)
-    late = _late(attempt.node, [*late], watches, LAG_TIMEOUT)
-    attempt.without_lag.update(each.pf for each in late)
-    return failures + [
-        (target_of(each), f"{why} after {LAG_TIMEOUT:g} s: {_WHAT_TO_DO}")
-        for each, why in late.items()
-    ]
+    first_timeout = MANAGERS_TIMEOUT if is_managed else JOINED_TIMEOUT
+    late, hopeless = _await(node, actions, watches, first_timeout)
+    failures = _join_anew(node, late) if late else []
+    if late:
+        late, others = _await(node, actions, watches, LAG_TIMEOUT)
+        timed_out = f"after {LAG_TIMEOUT:g} s: {_WHAT_TO_DO}"
+        hopeless |= others | {each: f"{why} {timed_out}" for each, why in late.items()}
+    attempt.without_lag.update(each.pf for each in hopeless)
+    return failures + [(target_of(each), why) for each, why in hopeless.items()]
 
 
-def _late(
+def _await(
     node: Node, actions: Sequence[AwaitLag], watches: tuple[Watch, ...], seconds: float
-) -> dict[AwaitLag, str]:
-    """The LAGs that are not active after that time, each with its present state.
+) -> tuple[dict[AwaitLag, str], dict[AwaitLag, str]]:
+    """The LAGs that are not active after that time, and those that cannot come; each with why.
 
     debugfs has no events: it is read at each event of a link, and every RETRY_INTERVAL seconds.
     """
 
-    def reasons() -> Iterator[str]:
-        return (why for each in actions if (why := _why(node, each)) is not None)
+    def late() -> dict[AwaitLag, str]:
+        hopeless = _without_a_port(node, actions)
+        others = (each for each in actions if each not in hopeless)
+        return {each: why for each in others if (why := _why(node, each)) is not None}
 
     with suppress(WaitTimeout):
-        wait_until_clear(reasons, *watches, what="LAG", timeout=seconds, resync=RETRY_INTERVAL)
-    return {each: why for each in actions if (why := _why(node, each)) is not None}
+        wait_until_clear(
+            lambda: late().values(), *watches, what="LAG", timeout=seconds, resync=RETRY_INTERVAL
+        )
+    return late(), _without_a_port(node, actions)
+
+
+def _without_a_port(node: Node, actions: Sequence[AwaitLag]) -> dict[AwaitLag, str]:
+    """The LAGs that cannot come, each with the port of its card that is to blame."""
+    broken = {}
+    for each in actions:
+        if not is_bound(node, target_of(each)):
+            broken[each.pf.slot] = f"{each.pf} of the same card has no driver"
+        elif is_in_fatal_error(node, each.pf):
+            broken[each.pf.slot] = f"the firmware of {each.pf} has had a fatal error"
+    return {
+        each: f"{why}: {broken[each.pf.slot]}"
+        for each in actions
+        if each.pf.slot in broken and (why := _why(node, each)) is not None
+    }
 
 
 def _why(node: Node, action: AwaitLag) -> str | None:

@@ -24,6 +24,7 @@ from nodeagent.node.locate import (
     ifindex_on,
     is_bound,
     is_hung,
+    is_in_fatal_error,
     link_of,
     links_by_device,
 )
@@ -123,7 +124,7 @@ def wait_settled(
     `takings`: do not wait for VFs that are taken meanwhile. `lost`: targets whose failure is known;
     the wait for one ends as soon as it has no driver. The `driver` link exists until the end of a
     failing probe (really_probe(), drivers/base/dd.c). What another program removes meanwhile is not
-    waited for either: the next comparison finds that.
+    waited for either, nor what belongs to a PF in a fatal error: the next comparison finds that.
     """
     finished = finished_by_udev(watches)
 
@@ -131,7 +132,7 @@ def wait_settled(
         if target in lost and not is_bound(node, target):
             return None
         why = unsettled(node, target, finished)
-        if why is None or is_removed(node, target):
+        if why is None or is_removed(node, target) or is_in_fatal_error(node, target.pf):
             return None
         is_taken = takings is not None and takings.is_taken(node, target, watches)
         return None if is_taken else why
@@ -241,15 +242,21 @@ def await_each(
 ) -> Failures:
     """Wait until `missing` returns None for each target: at most VF_TIMEOUT from one to the next.
 
-    A message for each that is missing then.
+    A message for each that is missing then. What belongs to a PF in a fatal error is not waited
+    for.
     """
     timeout = node.settings.vf_timeout
+
+    def awaited(target: Target) -> str | None:
+        why = missing(target)
+        return None if why is None or is_in_fatal_error(node, target.pf) else why
+
     try:
         wait_until_clear(
-            outstanding(targets, missing), *watches, what=what, timeout=timeout, progress=True
+            outstanding(targets, awaited), *watches, what=what, timeout=timeout, progress=True
         )
     except WaitTimeout as late:
-        return timed_out(late, targets, missing)
+        return timed_out(late, targets, awaited)
     return []
 
 

@@ -538,6 +538,9 @@ class FakeDevlink(Devlink):
     def in_fatal_error(self) -> frozenset[DeviceHandle]:
         return frozenset(DeviceHandle("pci", name) for name in self._node.in_fatal_error)
 
+    def is_in_fatal_error(self, device: DeviceHandle) -> bool:
+        return device.name in self._node.in_fatal_error
+
     def recover(self, device: DeviceHandle) -> None:
         if device.name in self._node.never_recovers:
             raise OSError(errno.EIO, "Input/output error")

@@ -636,6 +636,22 @@ class Nodeagent:
             started.end()
 
 
+def reload_while(
+    nodeagent: Nodeagent, do: Callable[[], object], moment: str = "post-start"
+) -> Started:
+    """A reload to the other build, to its end; `do` is done while openibd is at that hook."""
+    put_other_build_on_disk()
+    with Gate("loaded") as gate:
+        hook(moment, gate.script)
+        reload = nodeagent.start("reload")
+        gate.wait()
+        settle()
+        do()
+        gate.open()
+        reload.wait(PATIENCE * 5)
+    return reload
+
+
 # A node as if nothing had happened
 
 

@@ -362,6 +362,24 @@ def test_one_without_a_port_of_the_card_is_not_waited_for(
     assert fake.monotonic() < before + 1
 
 
+def test_one_whose_port_has_a_fatal_error_is_not_waited_for_any_longer(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "0000:01:00.1"
+    fake.add_pf(other)
+    for pf in (PF1, other):
+        write(fake.tree.root, pf, state="disabled")
+    fake.later(3, lambda: fake.in_fatal_error.add(other))
+    before = fake.monotonic()
+    failures, edge, attempt = awaited(fake, monkeypatch, pfs=(PF1, other))
+    assert [text.rpartition(": ")[2] for text in failures] == [
+        f"the firmware of pci/{other} has had a fatal error"
+    ] * 2
+    assert edge.said == []
+    assert len(attempt.without_lag) == 2
+    assert fake.monotonic() < before + waiting.JOINED_TIMEOUT
+
+
 # ---- the end
 
 

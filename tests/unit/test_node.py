@@ -16,7 +16,14 @@ from nodeagent.kernel.rtnl import Link
 from nodeagent.node.locate import ifindex_of, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.observe import observe
-from nodeagent.node.settle import outstanding, unsettled, wait_for_pfs, wait_settled, watching
+from nodeagent.node.settle import (
+    await_each,
+    outstanding,
+    unsettled,
+    wait_for_pfs,
+    wait_settled,
+    watching,
+)
 from nodeagent.settings import Settings
 from nodeagent.state import model
 from nodeagent.state.addresses import Mac
@@ -521,6 +528,19 @@ def test_nor_is_what_a_pf_had_that_has_lost_its_driver(fake: FakeNode) -> None:
         fake.later(3, lambda: fake.release("pci", PF1))
         before = fake.monotonic()
         wait_settled(node, [Target(HANDLE, "pf0vf0")], watches, "representors", 30.0)
+    assert fake.monotonic() - before < 30
+
+
+def test_nor_is_what_belongs_to_a_pf_in_a_fatal_error(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    fake.never.add(fake.function(0))
+    fake.create_vfs(fake.pfs[PF1], 1)
+    node, targets = fake.node(PATIENT), [Target(HANDLE, 0)]
+    with watching(node) as watches:
+        fake.later(3, lambda: fake.in_fatal_error.add(PF1))
+        before = fake.monotonic()
+        wait_settled(node, targets, watches, "VFs", 30.0)
+        assert await_each(node, targets, lambda _: "no device", watches, "devices") == []
     assert fake.monotonic() - before < 30
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ class Answered(Devlink):
     def dump(self, message: bytearray, what: str) -> list[bytes]:
         return [bytes(20) + body for body in self.bodies]
 
+    def ask(self, message: bytearray) -> list[bytes]:
+        if not self.bodies:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self.dump(message, "")
+
     def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
         self.sent += [{-1: bytes(m[16:17])} | dict(attributes(bytes(m), 20)) for m in messages]
         return [None] * len(messages)
@@ -84,6 +90,9 @@ def test_a_fatal_error_of_the_firmware_is_the_device_s() -> None:
     assert Answered(reporter("fw"), reporter("fw_fatal")).in_fatal_error() == {PF}
     healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"))))
     assert Answered(healthy).in_fatal_error() == frozenset()
+    assert Answered(reporter("fw_fatal")).is_in_fatal_error(PF)
+    assert not Answered(healthy).is_in_fatal_error(PF)
+    assert not Answered().is_in_fatal_error(PF), "which has no such reporter"
 
 
 def test_a_reporter_of_a_port_is_set_by_its_number() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.support import connectx, lab
 from tests.support.connectx import BAD_PARAM, Card, card
-from tests.support.lab import PF1, PF2, Gate, Nodeagent, Started, State
+from tests.support.lab import PF1, PF2, Nodeagent, Started, State
 
 PF, VF1 = 0, 2
 """vports, as commands are sent for: by a PF itself, by its VF 1."""
@@ -70,20 +71,12 @@ def reload_with(
     nodeagent: Nodeagent, held: Card, pf: int, opcode: int, *, stage: str = "", **fault: int
 ) -> Started:
     """A reload whose new driver is loaded, or with LOAD about to be, when the fault is set."""
-    return reload_while(nodeagent, lambda: held.fail(pf, opcode, **fault), stage)
+    return lab.reload_while(nodeagent, lambda: held.fail(pf, opcode, **fault), moment_of(stage))
 
 
-def reload_while(nodeagent: Nodeagent, do: Callable[[], None], stage: str = "") -> Started:
-    lab.put_other_build_on_disk()
-    with Gate("loaded") as gate:
-        lab.hook("pre-start" if stage == LOAD else "post-start", gate.script)
-        reload = nodeagent.start("reload")
-        gate.wait()
-        lab.settle()
-        do()
-        gate.open()
-        reload.wait(lab.PATIENCE * 5)
-    return reload
+def moment_of(stage: str) -> str:
+    """When the fault of a stage is set: openibd's hook."""
+    return "pre-start" if stage == LOAD else "post-start"
 
 
 def seconds(run: Started, stage: str) -> float:
@@ -119,7 +112,8 @@ def test_a_command_hangs(nodeagent: Nodeagent, scene: State, its_card: Card, sta
     before = connectx.LOG.stat().st_size
     wait = WAIT_AT_LOAD if stage == LOAD else WAIT
     its_card.set(pf, "command-timeout-s", wait)
-    reload = reload_while(nodeagent, lambda: its_card.hang(pf, opcode, vport=vport), stage)
+    hang = partial(its_card.hang, pf, opcode, vport=vport)
+    reload = lab.reload_while(nodeagent, hang, moment_of(stage))
     its_card.mend()
     assert "HELD" in {each.status for each in connectx.asked(before)}, "the fault was not met"
     if stage == LOAD:
@@ -161,7 +155,7 @@ def test_a_fatal_error_in_a_restore(nodeagent: Nodeagent, scene: State, its_card
 
     It tries once by itself, which fails here: the next start has it try again.
     """
-    reload = reload_while(nodeagent, lambda: its_card.set(0, "health", 1))
+    reload = lab.reload_while(nodeagent, lambda: its_card.set(0, "health", 1))
     assert reload.process.returncode == 1
     assert f"pci/{PF1}: the firmware has had a fatal error" in reload.log.partition("error: ")[2]
     assert not nodeagent.ready.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -175,6 +176,24 @@ def test_one_that_does_not_come_is_named_and_made_by_the_next_start(
     assert {lab.driver(each) for each in lab.vfs(PF1).values()} == {"mlx5_core"}
     nodeagent.call("reload")
     assert read() == before
+
+
+def test_a_fatal_error_of_a_port_ends_the_waits(nodeagent: Nodeagent, vf_lag: None) -> None:
+    """Neither its LAG, interface, VFs nor RDMA devices come before its driver has recovered."""
+    with card() as held:
+
+        def fail() -> None:
+            held.set(0, "health", 1)
+            # the driver looks every 2 s, tries once to recover, and meanwhile answers nobody
+            lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+
+        began = time.monotonic()
+        reload = lab.reload_while(nodeagent, fail)
+        assert time.monotonic() - began < 60
+    assert reload.process.returncode == 1
+    named = reload.log.partition("error: ")[2].splitlines()
+    assert named[1].startswith(f"  pci/{PF1}: the firmware has had a fatal error, from which")
+    assert not nodeagent.ready.exists()
 
 
 @pytest.fixture
