@@ -33,6 +33,7 @@ from nodeagent.node.observe import numvfs
 from nodeagent.node.takings import Takings
 from nodeagent.plan.actions import BindPf
 from nodeagent.record.gaps import Moment
+from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Target
 
 log = logging.getLogger(__name__)
@@ -79,11 +80,15 @@ def wait_for_pfs(node: Node, state: NodeState) -> None:
 
     A PF without its driver is probed once more at once: firmware refused the first probe, or did
     not answer, and the kernel does not repeat one. A PF that fails again is not waited for: the
-    restore tries it a last time, and says what failed.
+    restore tries it a last time, and says what failed. Nor is one that is not on the bus: a driver
+    neither removes a PCI device nor adds it.
     """
     targets = [Target(pf.handle) for pf in state.pfs if pf.netdev is not None]
     with watching(node) as watches:
-        lost = bind_pfs(node, state)
+        absent = {target for target in targets if not node.sysfs.exists(*target.pf)}
+        for target in sorted(absent):
+            log.warning("%s: %s", target, absence(target.pf))
+        lost = bind_pfs(node, state) | absent
         probe_again(node)
         wait_settled(node, targets, watches, "PFs", node.settings.pf_timeout, lost=lost)
 
@@ -143,14 +148,18 @@ def wait_settled(
 
 
 def is_removed(node: Node, target: Target) -> bool:
-    """Whether it is a VF that its PF no longer has, or a port of a PF that has lost its driver."""
+    """Whether it is a VF that its PF no longer has, or a port of a PF that has lost its driver.
+
+    Or a port of an eswitch that is in legacy mode, which has none.
+    """
     pf, port = target
     if port is None or (isinstance(port, int) and device_of(node, target) is not None):
         return False
     if not node.sysfs.exists(*pf) or node.sysfs.driver(*pf) == NO_DRIVER:
         return True
     if not isinstance(port, int):
-        return False
+        with node.devlink() as devlink:
+            return devlink.eswitch(pf).eswitch_mode is EswitchMode.LEGACY
     count = numvfs(node, pf)
     return count is not None and count <= port
 

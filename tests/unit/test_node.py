@@ -531,6 +531,22 @@ def test_nor_is_what_a_pf_had_that_has_lost_its_driver(fake: FakeNode) -> None:
     assert fake.monotonic() - before < 30
 
 
+def test_nor_is_a_port_of_an_eswitch_that_another_sets_to_legacy_mode(fake: FakeNode) -> None:
+    fake.add_pf(PF1)
+    pf = fake.pfs[PF1]
+    pf.eswitch = EswitchAttributes(eswitch_mode=EswitchMode.SWITCHDEV)
+
+    def to_legacy() -> None:
+        pf.eswitch = EswitchAttributes(eswitch_mode=EswitchMode.LEGACY)
+
+    node = fake.node(PATIENT)
+    with watching(node) as watches:
+        fake.later(3, to_legacy)
+        before = fake.monotonic()
+        wait_settled(node, [Target(HANDLE, "pf0vf0")], watches, "representors", 30.0)
+    assert fake.monotonic() - before < 30
+
+
 def test_nor_is_what_belongs_to_a_pf_in_a_fatal_error(fake: FakeNode) -> None:
     fake.add_pf(PF1)
     fake.never.add(fake.function(0))
@@ -542,6 +558,19 @@ def test_nor_is_what_belongs_to_a_pf_in_a_fatal_error(fake: FakeNode) -> None:
         wait_settled(node, targets, watches, "VFs", 30.0)
         assert await_each(node, targets, lambda _: "no device", watches, "devices") == []
     assert fake.monotonic() - before < 30
+
+
+def test_a_pf_that_is_not_on_the_bus_is_not_awaited(
+    fake: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pf in (PF1, PF2):
+        fake.add_pf(pf)
+    state = observed(fake)
+    fake.unplug(PF2)
+    before = fake.monotonic()
+    wait_for_pfs(fake.node(PATIENT), state)
+    assert fake.monotonic() - before < 30
+    assert "pci/0000:02:00.0: is not on the bus any more" in caplog.text
 
 
 def test_an_interface_that_was_there_before_the_wait_needs_no_event(fake: FakeNode) -> None:

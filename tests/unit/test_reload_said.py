@@ -167,12 +167,14 @@ def test_without_a_driver_salvage_does_nothing(
     assert driver.asked == []
 
 
-def test_a_pf_that_stays_away_does_not_hold_up_the_others(
+def test_a_pf_whose_interface_never_comes_does_not_hold_up_the_others(
     fake: FakeNode, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken = snapshot(fake, settings)
     fake.remove_vfs(fake.pfs[PF1])
-    fake.unplug(PF2)
+    fake.never.add(PF2)
+    fake.release("pci", PF2)
+    fake.attach(PF2, "mlx5_core")
     with fake.node(settings) as node, pytest.raises(WaitTimeout, match=PF2):
         story.restart(node, Journal(settings), cast("NicDriver", Driver()), taken)
     assert fake.pfs[PF1].numvfs == 2

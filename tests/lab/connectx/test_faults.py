@@ -10,12 +10,13 @@ import re
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.support import connectx, lab
 from tests.support.connectx import BAD_PARAM, Card, card
-from tests.support.lab import PF1, PF2, Nodeagent, Started, State
+from tests.support.lab import PF1, PF2, Gate, Nodeagent, Started, State
 
 PF, VF1 = 0, 2
 """vports, as commands are sent for: by a PF itself, by its VF 1."""
@@ -211,6 +212,39 @@ def test_a_pf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_c
     assert lab.read()[PF2] == scene["devices"][PF2]
     its_card.mend()
     nodeagent.call("reload")
+    assert connectx.read() == scene
+
+
+def test_a_pf_that_is_off_the_bus_is_named_at_once(nodeagent: Nodeagent, scene: State) -> None:
+    """Nothing waits for it: the VFs of the other PF are back before it is named."""
+    reload = lab.reload_while(nodeagent, lambda: (lab.PCI / PF2 / "remove").write_text("1"))
+    assert reload.process.returncode == 1
+    assert f"pci/{PF2}: is not on the bus any more" in reload.log.partition("error: ")[2]
+    assert "waiting for PFs" not in reload.log
+    assert lab.read()[PF1] == scene["devices"][PF1]
+    Path("/sys/bus/pci/rescan").write_text("1")
+    lab.settle()
+    nodeagent.call("reload")
+    assert connectx.read() == scene
+
+
+def test_another_program_sets_legacy_mode(nodeagent: Nodeagent, scene: State) -> None:
+    """While udev is at a representor, which goes: it is not waited for, and made once more."""
+    lab.put_other_build_on_disk()
+    with Gate("representor") as gate:
+        rule = lab.RULES / "00-lab.rules"
+        lab.RULES.mkdir(exist_ok=True)
+        port = 'SUBSYSTEM=="net", ACTION=="add", ATTR{phys_port_name}=="pf1vf1"'
+        rule.write_text(f"{port}, PROGRAM=\"/bin/sh -c '{gate.script}'\"\n")
+        lab.sh("udevadm control --reload")
+        reload = nodeagent.start("reload")
+        reload.wait_for("set VF netdevs: ")
+        gate.wait()
+        rule.unlink()
+        lab.sh(f"udevadm control --reload; devlink dev eswitch set pci/{PF2} mode legacy")
+        gate.open()
+        assert reload.wait() == 0
+    assert "waiting for network interfaces" not in reload.log
     assert connectx.read() == scene
 
 
