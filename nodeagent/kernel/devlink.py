@@ -9,7 +9,9 @@ without devlink lacks the generic netlink family.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import socket
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +48,14 @@ CMD_PARAM_SET: Final = 39
 CMD_REPORTER_GET: Final = 52
 CMD_REPORTER_SET: Final = 53
 CMD_REPORTER_RECOVER: Final = 54
+SO_ATTACH_FILTER: Final = 26
+_RECOVER: Final = (
+    (0x30, 0, 0, 16),  # load a byte: the command of struct genlmsghdr
+    (0x15, 0, 1, CMD_REPORTER_RECOVER),  # if it is another, leave an instruction out
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep the message
+    (0x06, 0, 0, 0),  # drop it
+)
+"""struct sock_filter, four times: code, jt, jf, k (linux/filter.h)."""
 CMD_RATE_GET: Final = 74
 CMD_RATE_SET: Final = 75
 CMD_RATE_NEW: Final = 76
@@ -355,24 +365,8 @@ class Devlink(Genl):
         Until it has, mlx5 answers commands itself, as if firmware had carried out those that modify
         or remove (mlx5_internal_err_ret_value(), core/cmd.c), and then makes all anew.
         """
-        found = set()
-        for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
-            reporter = dict(attributes(message.get(REPORTER, b"")))
-            name = text(reporter.get(REPORTER_NAME, b""))
-            if name == FATAL and any(reporter.get(REPORTER_STATE, b"")):
-                found.add(_device(message))
-        return frozenset(found)
-
-    @understood("devlink health reporters")
-    def is_in_fatal_error(self, device: DeviceHandle) -> bool:
-        """Whether it is one of them. While its driver recovers, the kernel answers at the end."""
-        which = (REPORTER_NAME, FATAL.encode() + b"\0")
-        try:
-            (body,) = self.ask(self.message(CMD_REPORTER_GET, 0, *_handle(device), which))
-        except OSError:  # no such device or reporter
-            return False
-        reporter = dict(attributes(dict(attributes(body, HEADER)).get(REPORTER, b"")))
-        return any(reporter.get(REPORTER_STATE, b""))
+        messages = self._dump(CMD_REPORTER_GET, "devlink health reporters")
+        return frozenset(_device(each) for each in messages if _is_fatal(each))
 
     def recover(self, device: DeviceHandle) -> None:
         """Recover from a fatal error; it waits for the driver's own attempt. OSError if it fails.
@@ -428,6 +422,68 @@ class Devlink(Genl):
         (error,) = self.send([self.message(command, NLM_F_ACK, *parts)])
         if error is not None:
             raise error
+
+
+class HealthWatch(Genl):
+    """The devices in a fatal error, by the kernel's notifications: devlink_recover_notify().
+
+    To ask instead would wait for the lock of the device, which a driver holds while it recovers,
+    or while firmware does not answer. `in_fatal_error` begins empty; draining the watch adds and
+    removes devices.
+
+    The group has every change of a port or a parameter, too. A filter in the kernel drops those,
+    so that they end no wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("devlink")
+        self.in_fatal_error: set[DeviceHandle] = set()
+        self.join("config")
+        keep_recoveries(self._socket)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """The netlink socket."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Read every notification that is queued."""
+        while True:
+            try:
+                for _, _, _, body in self._receive():
+                    self._note(body)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    @understood("a devlink health reporter")
+    def _note(self, body: bytes | OSError) -> None:
+        if isinstance(body, OSError):
+            return
+        message = dict(attributes(body, HEADER))
+        if _is_fatal(message):
+            self.in_fatal_error.add(_device(message))
+        elif _reporter(message)[0] == FATAL:
+            self.in_fatal_error.discard(_device(message))
+
+
+def keep_recoveries(receiver: socket.socket) -> None:
+    """Have the kernel drop all messages but those of recoveries (socket(7), SO_ATTACH_FILTER)."""
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *f) for f in _RECOVER))
+    fprog = struct.pack("@HP", len(_RECOVER), ctypes.addressof(program))
+    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
+
+
+def _reporter(message: Mapping[int, bytes]) -> tuple[str, bool]:
+    """The name of a message's health reporter, and whether it reports an error."""
+    reporter = dict(attributes(message.get(REPORTER, b"")))
+    return text(reporter.get(REPORTER_NAME, b"")), any(reporter.get(REPORTER_STATE, b""))
+
+
+def _is_fatal(message: Mapping[int, bytes]) -> bool:
+    return _reporter(message) == (FATAL, True)
 
 
 def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -13,12 +13,14 @@ from nodeagent.kernel.events import Watch, wait_until_clear
 from nodeagent.kernel.stack import memberships
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import is_bound, is_in_fatal_error, link_of, links_by_device
+from nodeagent.node.locate import is_bound, link_of, links_by_device
 from nodeagent.node.managers import MANAGERS_TIMEOUT
 from nodeagent.node.node import Node
 from nodeagent.node.retry import RETRY_INTERVAL
+from nodeagent.node.settle import in_fatal_error
 from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked, AwaitLag
+from nodeagent.state.model import DeviceHandle
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,10 @@ def _await(
     debugfs has no events: it is read at each event of a link, and every RETRY_INTERVAL seconds.
     """
 
+    broken = in_fatal_error(watches)
+
     def late() -> dict[AwaitLag, str]:
-        hopeless = _without_a_port(node, actions)
+        hopeless = _without_a_port(node, actions, broken)
         others = (each for each in actions if each not in hopeless)
         return {each: why for each in others if (why := _why(node, each)) is not None}
 
@@ -74,21 +78,23 @@ def _await(
         wait_until_clear(
             lambda: late().values(), *watches, what="LAG", timeout=seconds, resync=RETRY_INTERVAL
         )
-    return late(), _without_a_port(node, actions)
+    return late(), _without_a_port(node, actions, broken)
 
 
-def _without_a_port(node: Node, actions: Sequence[AwaitLag]) -> dict[AwaitLag, str]:
+def _without_a_port(
+    node: Node, actions: Sequence[AwaitLag], broken: Collection[DeviceHandle]
+) -> dict[AwaitLag, str]:
     """The LAGs that cannot come, each with the port of its card that is to blame."""
-    broken = {}
+    to_blame = {}
     for each in actions:
         if not is_bound(node, target_of(each)):
-            broken[each.pf.slot] = f"{each.pf} of the same card has no driver"
-        elif is_in_fatal_error(node, each.pf):
-            broken[each.pf.slot] = f"the firmware of {each.pf} has had a fatal error"
+            to_blame[each.pf.slot] = f"{each.pf} of the same card has no driver"
+        elif each.pf in broken:
+            to_blame[each.pf.slot] = f"the firmware of {each.pf} has had a fatal error"
     return {
-        each: f"{why}: {broken[each.pf.slot]}"
+        each: f"{why}: {to_blame[each.pf.slot]}"
         for each in actions
-        if each.pf.slot in broken and (why := _why(node, each)) is not None
+        if each.pf.slot in to_blame and (why := _why(node, each)) is not None
     }
 
 

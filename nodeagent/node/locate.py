@@ -78,15 +78,6 @@ def failed_reloads(node: Node) -> set[DeviceHandle]:
         return {device for device, instance in devlink.instances().items() if instance.failed}
 
 
-def is_in_fatal_error(node: Node, pf: DeviceHandle) -> bool:
-    """Whether the firmware of a PF has had a fatal error, and the driver has not recovered.
-
-    Nothing of it appears until then. The question waits for a recovery that is under way.
-    """
-    with node.devlink() as devlink:
-        return devlink.is_in_fatal_error(pf)
-
-
 def links_by_device(node: Node) -> LinksByDevice:
     """By parent device, the network interfaces of the node's namespace: one dump."""
     return by_device(node, node.rtnl.links())

@@ -9,6 +9,7 @@ from itertools import chain
 
 from nodeagent.errors import WaitTimeout
 from nodeagent.kernel import udev
+from nodeagent.kernel.devlink import HealthWatch
 from nodeagent.kernel.events import LinkWatch, UdevWatch, Watch, wait_until_clear
 from nodeagent.kernel.sysfs import PASSED_THROUGH
 from nodeagent.node.attempt import Attempt
@@ -24,7 +25,6 @@ from nodeagent.node.locate import (
     ifindex_on,
     is_bound,
     is_hung,
-    is_in_fatal_error,
     link_of,
     links_by_device,
 )
@@ -43,7 +43,10 @@ log = logging.getLogger(__name__)
 def watching(node: Node) -> Iterator[tuple[Watch, ...]]:
     """The watches of a wait for devices. Enter it before acting, so that no event is missed."""
     with ExitStack() as held:
-        watches: list[Watch] = [held.enter_context(LinkWatch())]
+        health = held.enter_context(HealthWatch())
+        with node.devlink() as devlink:
+            health.in_fatal_error.update(devlink.in_fatal_error())
+        watches: list[Watch] = [held.enter_context(LinkWatch()), health]
         if udev.is_running(node.udev_run):
             watches.append(held.enter_context(UdevWatch()))
         else:
@@ -55,6 +58,14 @@ def watching(node: Node) -> Iterator[tuple[Watch, ...]]:
 def finished_by_udev(watches: Iterable[Watch]) -> set[int]:
     """The ifindexes that udev has broadcast; draining the watch adds to the set."""
     return next((watch.finished for watch in watches if isinstance(watch, UdevWatch)), set())
+
+
+def in_fatal_error(watches: Iterable[Watch]) -> set[DeviceHandle]:
+    """The devices whose firmware has had a fatal error, and whose driver has not recovered.
+
+    Nothing of them appears until then. Draining the watch changes the set.
+    """
+    return next((each.in_fatal_error for each in watches if isinstance(each, HealthWatch)), set())
 
 
 def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]) -> None:
@@ -131,13 +142,13 @@ def wait_settled(
     failing probe (really_probe(), drivers/base/dd.c). What another program removes meanwhile is not
     waited for either, nor what belongs to a PF in a fatal error: the next comparison finds that.
     """
-    finished = finished_by_udev(watches)
+    finished, broken = finished_by_udev(watches), in_fatal_error(watches)
 
     def missing(target: Target) -> str | None:
         if target in lost and not is_bound(node, target):
             return None
         why = unsettled(node, target, finished)
-        if why is None or is_removed(node, target) or is_in_fatal_error(node, target.pf):
+        if why is None or target.pf in broken or is_removed(node, target):
             return None
         is_taken = takings is not None and takings.is_taken(node, target, watches)
         return None if is_taken else why
@@ -255,10 +266,11 @@ def await_each(
     for.
     """
     timeout = node.settings.vf_timeout
+    broken = in_fatal_error(watches)
 
     def awaited(target: Target) -> str | None:
         why = missing(target)
-        return None if why is None or is_in_fatal_error(node, target.pf) else why
+        return None if target.pf in broken else why
 
     try:
         wait_until_clear(

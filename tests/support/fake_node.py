@@ -25,7 +25,7 @@ from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.dcb import Dcbnl
-from nodeagent.kernel.devlink import Cmode, Devlink, Instance, Port, Ports
+from nodeagent.kernel.devlink import Cmode, Devlink, HealthWatch, Instance, Port, Ports
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -178,6 +178,20 @@ class FakeNode(FakeRules):
             def drain(self) -> None:
                 return
 
+        class FakeHealthWatch(FakeWatch, HealthWatch):
+            kernel = fake
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.in_fatal_error = set()
+
+            def drain(self) -> None:
+                self.in_fatal_error |= {DeviceHandle("pci", each) for each in fake.in_fatal_error}
+
+            def close(self) -> None:
+                FakeWatch.close(self)
+
+        monkeypatch.setattr(real_settle, "HealthWatch", FakeHealthWatch)
         monkeypatch.setattr(real_settle, "LinkWatch", FakeLinkWatch)
         for module in (real_subfunctions, real_vdpa):
             monkeypatch.setattr(module, "DeviceWatch", FakeLinkWatch)
@@ -537,9 +551,6 @@ class FakeDevlink(Devlink):
 
     def in_fatal_error(self) -> frozenset[DeviceHandle]:
         return frozenset(DeviceHandle("pci", name) for name in self._node.in_fatal_error)
-
-    def is_in_fatal_error(self, device: DeviceHandle) -> bool:
-        return device.name in self._node.in_fatal_error
 
     def recover(self, device: DeviceHandle) -> None:
         if device.name in self._node.never_recovers:

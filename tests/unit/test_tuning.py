@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import DataError, RestoreFailed
-from nodeagent.kernel.devlink import Devlink, Port
+from nodeagent.kernel.devlink import (
+    CMD_PORT_NEW,
+    CMD_REPORTER_RECOVER,
+    Devlink,
+    HealthWatch,
+    Port,
+    keep_recoveries,
+)
 from nodeagent.kernel.genl import encoded
-from nodeagent.kernel.netlink import attributes
+from nodeagent.kernel.netlink import attributes, request
 from nodeagent.kernel.sysfs import Sysfs
 from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.observe import observe
@@ -59,11 +66,6 @@ class Answered(Devlink):
     def dump(self, message: bytearray, what: str) -> list[bytes]:
         return [bytes(20) + body for body in self.bodies]
 
-    def ask(self, message: bytearray) -> list[bytes]:
-        if not self.bodies:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self.dump(message, "")
-
     def send(self, messages: Sequence[bytearray]) -> list[OSError | None]:
         self.sent += [{-1: bytes(m[16:17])} | dict(attributes(bytes(m), 20)) for m in messages]
         return [None] * len(messages)
@@ -90,9 +92,27 @@ def test_a_fatal_error_of_the_firmware_is_the_device_s() -> None:
     assert Answered(reporter("fw"), reporter("fw_fatal")).in_fatal_error() == {PF}
     healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"))))
     assert Answered(healthy).in_fatal_error() == frozenset()
-    assert Answered(reporter("fw_fatal")).is_in_fatal_error(PF)
-    assert not Answered(healthy).is_in_fatal_error(PF)
-    assert not Answered().is_in_fatal_error(PF), "which has no such reporter"
+
+
+def test_a_fatal_error_is_heard_of_and_its_end_and_nothing_else() -> None:
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.setblocking(False)
+    keep_recoveries(receiver)
+
+    def notify(body: bytes, command: int = CMD_REPORTER_RECOVER) -> set[DeviceHandle]:
+        sender.send(request(20, 0, struct.pack("=BBH", command, 1, 0) + body))
+        watch.drain()
+        return set(watch.in_fatal_error)
+
+    healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"))))
+    with sender, HealthWatch() as watch:
+        watch._socket.close()
+        watch._socket = receiver
+        assert notify(reporter("fw_fatal"), CMD_PORT_NEW) == set()
+        assert notify(reporter("fw")) == set()
+        assert notify(reporter("fw_fatal")) == {PF}
+        assert notify(reporter("fw")) == {PF}
+        assert notify(healthy) == set()
 
 
 def test_a_reporter_of_a_port_is_set_by_its_number() -> None:
