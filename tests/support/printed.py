@@ -75,7 +75,11 @@ OF_THE_NODE: Final = (
     "rdma -d -j link show",
     "rdma system show",
 )
-OF_EACH_PF: Final = ("devlink -j dev eswitch show pci/{}", "devlink -j dev info pci/{}")
+OF_EACH_PF: Final = (
+    "devlink -j dev eswitch show pci/{}",
+    "devlink -j dev info pci/{}",
+    *(f"cat /sys/kernel/debug/mlx5/{{}}/lag/{file}" for file in ("state", "type", "port_sel_mode")),
+)
 OF_EACH_FUNCTION: Final = ("sriov_numvfs", "sriov_drivers_autoprobe", "driver", "driver_override")
 """In sysfs, where lspci -k has its drivers from."""
 NAMES: Final = ("ifname", "interface", "vf", "vlan", "name", "reporter")
@@ -106,7 +110,7 @@ BRIDGE: Final = r"linkinfo\.info(_slave)?_data\."
 
 
 def _is_representor(link: dict[str, Any]) -> bool:
-    return re.fullmatch(r"pf\d+vf\d+", link.get("phys_port_name", "")) is not None
+    return re.fullmatch(r"pf\d+[sv]f\d+", link.get("phys_port_name", "")) is not None
 
 
 def _is_local(entry: dict[str, Any]) -> bool:
@@ -153,6 +157,11 @@ NORMALISED: Final = (
         "macvlan has its bond's",
     ),
     Row("ethtool -P .*", "Permanent address: .*", "likewise"),
+    Row(
+        "tc -d class .*",
+        "class (cake|fq_codel) .*",
+        "these have a class for each flow with packets that wait, and none to configure",
+    ),
     Row(
         IP,
         r"linkinfo\.info_slave_data\.(designated_port|id|no)",
@@ -252,6 +261,7 @@ def look(namespaces: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 PCI: Final = Path("/sys/bus/pci/devices")
+PCI_CAPABILITY_LIST, PCI_CAP_ID_MSIX, PCI_MSIX_FLAGS_QSIZE = 0x34, 0x11, 0x7FF
 AUXILIARY: Final = Path("/sys/bus/auxiliary/devices")
 MARK: Final = "--- next: "
 
@@ -277,10 +287,19 @@ def _run(namespace: str, commands: Iterable[str]) -> dict[str, str]:
 
 def _with_owners(text: str) -> str:
     """Auxiliary devices by their function: mlx5 numbers them in order of probes."""
-    owners = {path.name: path.resolve().parent.name for path in AUXILIARY.glob("mlx5_core.*")}
+    owners = {path.name: _owner(path) for path in AUXILIARY.glob("mlx5_core.*")}
     return re.sub(
         r"(mlx5_core\.\w+)\.\d+", lambda found: f"{found[1]} of {owners.get(found[0])}", text
     )
+
+
+def _owner(device: Path) -> str:
+    """A subfunction, which is such a device itself, by its number."""
+    owner = device.resolve().parent
+    number = owner / "sfnum"
+    if number.exists():
+        return f"subfunction {number.read_text().strip()} of {owner.parent.name}"
+    return owner.name
 
 
 def _functions(pfs: Iterable[str]) -> Iterator[str]:
@@ -293,6 +312,17 @@ def _functions(pfs: Iterable[str]) -> Iterator[str]:
                     yield f"{path.name} {name} = {file.resolve().name}"
                 elif file.exists():
                     yield f"{path.name} {name} = {file.read_text().strip()}"
+            yield f"{path.name} MSI-X vectors = {msix((path / 'config').read_bytes())}"
+
+
+def msix(config: Sequence[int]) -> int:
+    """The size of the MSI-X table, by a function's PCI configuration; 0 if it has none."""
+    at = config[PCI_CAPABILITY_LIST]
+    while at:
+        if config[at] == PCI_CAP_ID_MSIX:
+            return ((config[at + 3] << 8 | config[at + 2]) & PCI_MSIX_FLAGS_QSIZE) + 1
+        at = config[at + 1]
+    return 0
 
 
 # Its lines

@@ -15,7 +15,8 @@ from typing import Final
 
 MODULES: Final = "bonding bridge 8021q macvlan ipvlan vrf dummy vfio-pci pci-stub"
 LEFT_OUT: Final = {
-    "driverinit parameters": "in work: they need a reload of the devlink instance",
+    "port functions, vDPA devices": "devlink(8) of the lab is too old, and the card's firmware has "
+    "vDPA when a test asks for it; tests/lab/connectx has a test of each",
     "VLAN and IPVLAN interfaces on representors": "they have their representor's random MAC",
     "flow_steering_mode": "the emulated card has dmfs alone",
     "software RDMA devices, RDMA's exclusive mode": "nobody has them beside namespaces of pods",
@@ -77,7 +78,7 @@ class Port:
     most: int
     """The largest MTU that it may have."""
     kind: str
-    """pf, vf, representor, vlan, macvlan, ipvlan, bond, bridge."""
+    """pf, vf, sf, representor, vlan, macvlan, ipvlan, bond, bridge."""
     bare: bool = True
     """Nothing has been put on it, and it is in nothing."""
     vrf: str = ""
@@ -91,6 +92,8 @@ class Port:
     """Whether it has it once it is up; what stands on it has it, too."""
     switch: str = ""
     """Of which eswitch in switchdev mode it is a port."""
+    below: str = ""
+    """The interface that it stands on."""
 
 
 @dataclass
@@ -131,6 +134,10 @@ class _Drawn:
         self.switchdev = [self._is(0.4) and nic is CONNECTX for _ in nic.pfs]
         self.without_metadata: set[str] = set()
         self.disabled: set[tuple[int, int]] = set()
+        self.tagged: set[tuple[int, int]] = set()
+        self.lag = nic is CONNECTX and self._is(0.2)
+        if self.lag:
+            self.switchdev = [True] * len(nic.pfs)
         self.mtus = [self._one(1500, 2000, 4000, nic.mtu) for _ in nic.pfs]
         self.names = [*nic.interfaces]
         self._draw()
@@ -162,8 +169,16 @@ class _Drawn:
         early = self._is(0.5)
         if early:
             self._add(*(f"sysctl -qw {each}" for each in defaults))
-        for pf in range(len(self.nic.pfs)):
-            self._functions(pf)
+        for address in self.nic.pfs:
+            if self.nic is CONNECTX and self._is(0.2):  # udev then names its interface again
+                self._start_with(address, self._some(0.5, *DRIVERINIT) or DRIVERINIT[:1])
+        if self._is(0.15):
+            self._swap_pfs()
+        counts = [self._functions(pf) for pf in range(len(self.nic.pfs))]
+        if self.lag:
+            self._lag()
+        for pf, count in enumerate(counts):
+            self._vfs(pf, count)
         if not early:
             self._add(*(f"sysctl -qw {each}" for each in defaults))
         for place in (self.host, *self.pods):
@@ -173,13 +188,24 @@ class _Drawn:
                 self._add(f"echo 0 > {PCI}/{address}/sriov_drivers_autoprobe")
         for place in (self.host, *self.pods):
             self._nexthops(place)
+        if self.nic is CONNECTX:
+            self._reporters()
 
-    def _functions(self, pf: int) -> None:
-        """A PF and its VFs: how many, what it holds for each, which driver and whose they are."""
+    def _swap_pfs(self) -> None:
+        """PFs with each other's names."""
+        one, other = self.names
+        self.names = [other, one]
+        for old, new in ((one, "spare"), (other, one), ("spare", other)):
+            self._add(f"ip link set {old} name {new}")
+            self._settle()
+            self._without_altname(new, old)
+
+    def _functions(self, pf: int) -> int:
+        """A PF, and how many VFs it has, which are unbound now; what it holds for each."""
         address, name = self.nic.pfs[pf], self.names[pf]
         count = self.chance.randint(0, self.nic.vfs)
-        if self._is(0.25):
-            self.names[pf] = f"uplink{pf}"
+        if self._is(0.3):
+            self.names[pf] = str(self._one(*PF_NAMES)).format(pf=pf)
             self._add(f"ip link set {name} name {self.names[pf]}")
             self._settle()
             self._without_altname(self.names[pf], name)
@@ -192,19 +218,53 @@ class _Drawn:
         if count:
             self._add(f"echo {count} > {PCI}/{address}/sriov_numvfs")
             self._settle()
-            tagged = self._held(pf, count)
-            self._bind_again(pf, count)
-            self._roles(pf, count, tagged)
+            self._held(pf, count)
+            self._unbind(pf, count)
+        if self.switchdev[pf] and (count or self.lag):
+            self._add(f"devlink dev eswitch set pci/{address} mode switchdev")
+            self._settle()
         mtu = int(self.mtus[pf])
         # a PF of igb that goes down for it no longer answers its VFs
         free = self.nic is CONNECTX or not count
         port = Port(self.names[pf], mtu, "pf", mtu=mtu, up=True, bondable=free)
         port.switch = address if self.switchdev[pf] else ""
         self.host.ports.append(port)
+        return count
 
-    def _held(self, pf: int, count: int) -> set[int]:
-        """What the PF holds for its VFs; those with a VLAN."""
-        name, late, tagged = self.names[pf], [], set()
+    def _vfs(self, pf: int, count: int) -> None:
+        """Bind the VFs of a PF; which driver they are left to, and whose they are."""
+        if not count:
+            return
+        self._bind(pf)
+        if self.switchdev[pf]:
+            self._rates(pf, count)
+            self._representors(pf, count)
+            if self._is(0.3) and not self.lag:
+                self._subfunction(pf)
+        if self.nic is CONNECTX:
+            for index in range(count):
+                if self._is(0.07):
+                    words = self._some(0.5, *VF_DRIVERINIT) or VF_DRIVERINIT[:1]
+                    self._start_with(f"$(basename $(readlink {self._virtfn(pf, index)}))", words)
+        self._roles(pf, count)
+
+    def _virtfn(self, pf: int, index: int) -> str:
+        return f"{PCI}/{self.nic.pfs[pf]}/virtfn{index}"
+
+    def _start_with(self, address: str, params: Sequence[str]) -> None:
+        """Parameters that a driver takes when its devlink instance is reloaded."""
+        self._add(
+            *(
+                f"devlink dev param set pci/{address} name {each} cmode driverinit"
+                for each in params
+            ),
+            f"devlink dev reload pci/{address} >/dev/null",
+        )
+        self._settle()
+
+    def _held(self, pf: int, count: int) -> None:
+        """What the PF holds for its VFs."""
+        name, late = self.names[pf], []
         for index in range(count):
             words = []
             # switchdev needs a MAC: mlx5 makes none up for the VFs that it has then
@@ -212,7 +272,7 @@ class _Drawn:
                 words.append(f"mac 02:00:00:{pf:02x}:00:{index:02x}")
             if not self.switchdev[pf]:
                 if self._is(0.4):
-                    tagged.add(index)
+                    self.tagged.add((pf, index))
                     words.append(f"vlan {self.chance.randint(1, 4094)} qos {self._one(*range(8))}")
                 words += self._some(0.4, "trust on")
                 words += [f"spoofchk {self._one('on', 'off')}"] if self._is(0.4) else []
@@ -227,30 +287,32 @@ class _Drawn:
         if late:
             self._await_carrier(name)
             self._add(*(f"ip link set {name} {each}" for each in late))
-        return tagged
 
     def _await_carrier(self, name: str) -> None:
         self._add(f"until grep -q 1 /sys/class/net/{name}/carrier; do sleep 0.1; done")
 
-    def _bind_again(self, pf: int, count: int) -> None:
+    def _unbind(self, pf: int, count: int) -> None:
         """A driver reads what its PF holds at a probe; an eswitch changes without bound VFs."""
-        address = self.nic.pfs[pf]
-        driver = "/sys/bus/pci/drivers/mlx5_core"
-        every = f"for vf in {PCI}/{address}/virtfn*; do basename $(readlink $vf)"
-        self._add(f"{every} > {driver}/unbind; done")
-        if self.switchdev[pf]:
-            self._add(f"devlink dev eswitch set pci/{address} mode switchdev")
-            self._settle()
-        self._add(f"{every} > {driver}/bind; done")
-        self._settle()
-        if self.switchdev[pf]:
-            self._rates(pf, count)
-            self._representors(pf, count)
+        self._each_vf(pf, "unbind")
+        if self.nic is CONNECTX and self._is(0.3):
+            # those that give vectors back come first
+            vectors = sorted(self.chance.sample((2, 4, 6, 12, 16), min(count, 2)))
+            few = self.chance.sample(range(count), len(vectors))
+            for index, number in zip(few, vectors, strict=True):
+                self._add(f"echo {number} > {self._virtfn(pf, index)}/sriov_vf_msix_count")
 
-    def _roles(self, pf: int, count: int, tagged: set[int]) -> None:
+    def _bind(self, pf: int) -> None:
+        self._each_vf(pf, "bind")
+        self._settle()
+
+    def _each_vf(self, pf: int, file: str) -> None:
+        every = f"for vf in {PCI}/{self.nic.pfs[pf]}/virtfn*; do basename $(readlink $vf)"
+        self._add(f"{every} > /sys/bus/pci/drivers/mlx5_core/{file}; done")
+
+    def _roles(self, pf: int, count: int) -> None:
         plain: list[str] = []
         for index in range(count):
-            name, virtfn = self.nic.vf_name(pf, index), f"{PCI}/{self.nic.pfs[pf]}/virtfn{index}"
+            name, virtfn = self.nic.vf_name(pf, index), self._virtfn(pf, index)
             vf = f"vf=$(basename $(readlink {virtfn}))"
             take = f"{vf}; echo $vf > {virtfn}/driver/unbind"
             give = f"; echo %s > {virtfn}/driver_override; echo $vf > /sys/bus/pci/drivers_probe"
@@ -263,17 +325,19 @@ class _Drawn:
                 self._add(take)
             elif draw < 0.5:
                 pod = self.pods[self.chance.randrange(len(self.pods))]
-                there = f"net{len(pod.ports) + 1}"
+                taken = {port.name for port in pod.ports}
+                theirs = [f"net{len(taken) + 1}", *self._some(0.15, *self.nic.interfaces, name)]
+                there = next(each for each in reversed(theirs) if each not in taken)
                 self._add(f"ip link set {name} netns $pod{pod.pod} name {there}")
-                pod.ports.append(self._vf_port(there, pf, index, index in tagged))
+                pod.ports.append(self._vf_port(there, pf, index))
             else:
                 plain.append(name)
-                self.host.ports.append(self._vf_port(name, pf, index, index in tagged))
+                self.host.ports.append(self._vf_port(name, pf, index))
         self._rename(pf, plain)
 
-    def _vf_port(self, name: str, pf: int, index: int, tagged: bool) -> Port:
+    def _vf_port(self, name: str, pf: int, index: int) -> Port:
         # igb refuses VLANs of a VF that has one of its PF
-        takes = self.nic is CONNECTX or not tagged
+        takes = self.nic is CONNECTX or (pf, index) not in self.tagged
         free = self.nic is CONNECTX
         # in switchdev mode a VF has carrier while its representor is up
         carrier = (pf, index) not in self.disabled and not self.switchdev[pf]
@@ -289,13 +353,17 @@ class _Drawn:
             one, other = self._port_of(first), self._port_of(second)
             one.name, other.name = second, first
         if plain and self._is(0.4):
-            new = str(self._one(f"fifteen-letter{pf}", f"data{pf}"))
+            new = str(self._one(*VF_NAMES)).format(pf=pf)
             renames.append((plain[0], new))
             self._port_of(plain[0]).name = new
         for old, new in renames:
             self._add(f"ip link set {old} down", f"ip link set {old} name {new}")
             self._settle()
             self._without_altname(new, old)
+        names = {port.name for port in self.host.ports}
+        gone = [old for old, _ in renames if old not in {*names, "spare"}]
+        if gone and len(plain) >= 2 and self._is(0.5):  # udev will call another one so
+            self._add(f"ip link property add dev {plain[1]} altname {gone[0]}")
 
     def _without_altname(self, name: str, old: str) -> None:
         """udev has made one of the old name."""
@@ -356,25 +424,76 @@ class _Drawn:
                     f"{rate} set $port {' '.join(words)}"
                 )
 
+    def _lag(self) -> None:
+        """A bond of which the card makes a LAG: firmware does so while no VF is bound."""
+        mode = self._one("balance-xor", "active-backup", "802.3ad lacp_rate fast")
+        self._add(f"ip link add bond-lag type bond mode {mode} miimon 100")
+        self._settle()
+        for port in self.host.ports:
+            self._add(f"ip link set {port.name} down", f"ip link set {port.name} master bond-lag")
+            port.bare = port.v6 = port.bondable = False
+            port.mtu = 1500
+        self._add("ip link set bond-lag up")
+        for address in self.nic.pfs:
+            self._add(f"until grep -qx active {DEBUGFS}/{address}/lag/state; do sleep 0.1; done")
+        self.host.ports.append(Port("bond-lag", 1500, "bond", up=True, switch=self.nic.pfs[0]))
+
+    def _subfunction(self, pf: int) -> None:
+        """One with an interface, and one that is not active."""
+        address, number, name = self.nic.pfs[pf], next(self.numbers), f"sub{pf}"
+        add = f"devlink port add pci/{address} flavour pcisf pfnum {pf} sfnum"
+        port = (
+            f"devlink port show | sed -n 's|^\\(pci/{address}/[0-9]*\\):.* sfnum {number} .*|\\1|p'"
+        )
+        found = f"grep -lx {number} {PCI}/{address}/mlx5_core.sf.*/sfnum 2>/dev/null"
+        self._add(
+            f"{add} {number} >/dev/null",
+            *(f"{add} {number + 300} >/dev/null" for _ in range(self.chance.randint(0, 1))),
+            f"port=$({port}); devlink port function set $port hw_addr 02:55:00:00:00:{number:02x}; "
+            "devlink port function set $port state active",
+            f"until file=$({found}); do sleep 0.1; done; "
+            "sf=auxiliary/$(basename $(dirname $file)); "
+            "until devlink dev show $sf >/dev/null 2>&1; do sleep 0.1; done; "
+            "devlink dev param set $sf name enable_eth value true cmode driverinit; "
+            "devlink dev reload $sf >/dev/null; udevadm settle; "
+            f"old=$(ls ${{file%/sfnum}}/net); ip link set $old name {name}; udevadm settle; "
+            f"ip link property del dev {name} altname $old 2>/dev/null || true",
+        )
+        self.host.ports.append(Port(name, 9000, "sf", carrier=False))
+        self._represented(pf, f"pf{pf}sf{number}", f"rep{pf}s")
+
+    def _reporters(self) -> None:
+        """What devlink's health reporters do when something is wrong."""
+        for address in self.nic.pfs:
+            for words in self._some(0.15, *REPORTERS):
+                self._add(f"devlink health set pci/{address} reporter {words}")
+        for port in self.host.ports:
+            if port.kind in ("pf", "vf") and not port.switch and self._is(0.1):
+                handle = f"$(devlink port show {port.name} | sed 's/: .*//')"
+                self._add(f"devlink health set {handle} reporter {self._one(*PORT_REPORTERS)}")
+
     def _representors(self, pf: int, count: int) -> None:
         for index in range(count):
-            port, called = f"pf{pf}vf{index}", f"rep{pf}v{index}"
-            self._add(
-                f"dev=$(grep -slx {port} /sys/class/net/*/phys_port_name | cut -d/ -f5); "
-                f"ip link set $dev down; ip link set $dev name {called}; udevadm settle; "
-                f"ip link property del dev {called} altname $dev 2>/dev/null || true"
-            )
-            self.host.ports.append(Port(called, 9000, "representor", switch=self.nic.pfs[pf]))
+            self._represented(pf, f"pf{pf}vf{index}", f"rep{pf}v{index}")
+
+    def _represented(self, pf: int, port: str, called: str) -> None:
+        self._add(
+            f"dev=$(grep -slx {port} /sys/class/net/*/phys_port_name | cut -d/ -f5); "
+            f"ip link set $dev down; ip link set $dev name {called}; udevadm settle; "
+            f"ip link property del dev {called} altname $dev 2>/dev/null || true"
+        )
+        self.host.ports.append(Port(called, 9000, "representor", switch=self.nic.pfs[pf]))
 
     # what stands on interfaces
 
     def _everything_on(self, place: Place) -> None:
-        functions = [*place.ports]
+        functions = [port for port in place.ports if port.kind != "bond"]
         for port in functions:
             self._settings(place, port)
-        self._masters(place, functions)
+        self._masters(place, [port for port in functions if port.bare])
         for port in [*place.ports]:
             self._children(place, port)
+        self._masters_of_children(place)
         for port in place.ports:
             self._sysctls(place, port)
         for port in place.ports:
@@ -395,7 +514,7 @@ class _Drawn:
             words.append(f"alias {self._one('rack-4', 'tenant-1', 'to-the-spine')}")
         if self._is(0.15):
             words.append(f"group {self.chance.randint(1, 200)}")
-        words += self._some(0.1, "promisc on", "allmulticast on", "gso_max_size 30000")
+        words += self._some(0.1, "promisc on", "allmulticast on", *LIMITS)
         if port.kind != "pf":  # a PF is up, and in groups that it would have joined before
             words += self._some(0.1, "arp off", "multicast off")
         if port.kind == "vf" and self.nic is CONNECTX and self._is(0.2):
@@ -428,9 +547,11 @@ class _Drawn:
         left = self.chance.sample(functions, len(functions))
         if len(left) >= 2 and self._is(0.4):
             self._bond(place, left)
-        # mlx5 takes ports of one eswitch for a bridge, and none without esw_port_metadata
-        switches = [port.switch for port in left if port.switch not in self.without_metadata]
-        switch = next(filter(None, switches), "")
+        # mlx5 takes ports of one eswitch for a bridge, and none while an eswitch of the card, which
+        # looks at ports of the other, too, is without esw_port_metadata
+        switches = {port.switch for port in self.host.ports}
+        has_metadata = switches.isdisjoint(self.without_metadata)
+        switch = next((port.switch for port in left if port.switch and has_metadata), "")
         bridgeable = [port for port in left if port.vlans and port.switch in ("", switch)]
         if bridgeable and self._is(0.5):
             self._bridge(place, bridgeable)
@@ -447,7 +568,10 @@ class _Drawn:
         mode = self._one(
             f"active-backup primary {primary} fail_over_mac active",
             f"active-backup primary {primary}",
+            f"active-backup primary {primary} num_grat_arp 2",
             "balance-xor xmit_hash_policy layer3+4",
+            "balance-tlb",
+            "broadcast",
             "balance-rr packets_per_slave 7",
         )
         self._add(f"ip link add {name} type bond mode {mode} miimon 100", place=place)
@@ -473,6 +597,7 @@ class _Drawn:
             self._add(f"ip link set {name} mtu 1450", place=place)
         takes = all(member.vlans for member in members)
         port = Port(name, 1500, "bond", mtu=members[0].mtu, up=True, vlans=takes)
+        port.switch = "".join(member.switch for member in members)
         place.ports.append(port)
 
     def _bridge(self, place: Place, left: list[Port]) -> None:
@@ -507,10 +632,37 @@ class _Drawn:
                 self._add(f"bridge vlan del dev {member.name} vid 1", place=place)
         place.ports.append(Port(name, 1500, "bridge", up=True))
 
-    def _vrf(self, place: Place, member: Port) -> None:
-        name = f"vrf-{place.tag}"
+    def _masters_of_children(self, place: Place) -> None:
+        """A bond or a child in a VRF or bridge of its own."""
+        below = {port.below for port in place.ports}
+        free = [
+            port
+            for port in place.ports
+            if port.kind in ("bond", "vlan", "macvlan") and port.bare and port.name not in below
+        ]
+        if free and self._is(0.4):
+            self._vrf(place, free.pop(self.chance.randrange(len(free))), "of")
+        # a bridge that takes a port's lower MTU again lowers the MTU of IPv6 routes that it kept;
+        # mlx5 takes no VLAN or LAG of an eswitch's port
+        free = [
+            port for port in free if port.kind != "macvlan" and port.mtu >= 1400 and not port.switch
+        ]
+        if free and self._is(0.4):
+            port = free[self.chance.randrange(len(free))]
+            name = f"brof-{place.tag}"
+            self._add(f"ip link add {name} type bridge", place=place)
+            if not place.pod:
+                self._settle()
+            self._add(
+                f"ip link set {port.name} master {name}", f"ip link set {name} up", place=place
+            )
+            port.bare = port.v6 = False
+            place.ports.append(Port(name, 1500, "bridge", up=True))
+
+    def _vrf(self, place: Place, member: Port, of: str = "") -> None:
+        name = f"vrf{of}-{place.tag}"
         self._add(
-            f"ip link add {name} type vrf table {700 + place.pod}",
+            f"ip link add {name} type vrf table {700 + place.pod + 50 * bool(of)}",
             f"ip link set {name} up",
             f"ip link set {member.name} master {name}",
             place=place,
@@ -541,7 +693,8 @@ class _Drawn:
                     ipvlan_mode = mode = ipvlan_mode or mode
                 options = f"mode {mode}"
             made.append(Port(name, port.mtu, kind, vlans=port.vlans, mtu=port.mtu))
-            made[-1].carrier = port.carrier
+            made[-1].carrier, made[-1].below = port.carrier, port.name
+            made[-1].switch = port.switch
             self._add(
                 f"ip link add link {port.name} name {name} type {kind} {options}", place=place
             )
@@ -553,7 +706,7 @@ class _Drawn:
                 made[-1].mtu = self.chance.randint(1300, port.mtu)
                 self._add(f"ip link set {name} mtu {made[-1].mtu}", place=place)
             words = self._some(0.12, "alias of-a-tenant", "txqueuelen 77", "group 9", "promisc on")
-            words += self._some(0.08, "allmulticast on", "arp off", "multicast off")
+            words += self._some(0.08, "allmulticast on", "arp off", "multicast off", *LIMITS)
             self._add(*(f"ip link set {name} {word}" for word in words), place=place)
             if self._is(0.2):
                 self._add(f"ip link property add dev {name} altname {name}-also", place=place)
@@ -565,6 +718,8 @@ class _Drawn:
 
     def _sysctls(self, place: Place, port: Port) -> None:
         for each in self._some(0.06, *SYSCTLS):
+            if each == IPV6_MTU and (port.kind == "representor" or not port.up or not port.carrier):
+                continue  # the kernel sets it to the interface's when there is carrier
             key, _, value = each.partition("=")
             family, tree, name = key.split("/")
             if each == DISABLE_IPV6:
@@ -589,10 +744,14 @@ class _Drawn:
         self._add(f"ip address add {net}.1/24 {how}{dev}", place=place)
         if self._is(0.3):
             self._add(f"ip address add {net}.2/24 {dev}", place=place)
-        if self._is(0.15):
-            self._add(
-                f"ip address add 10.250.{number}.1 peer 10.250.{number}.2/32 {dev}", place=place
-            )
+        more = [
+            f"10.250.{number}.1 peer 10.250.{number}.2/32 {dev}",
+            f"10.251.{number}.1/32 {dev} scope link",
+            f"10.252.{number}.1/31 {dev} valid_lft 90000 preferred_lft 80000",
+            f"169.254.{number}.1/16 {dev} scope link metric {number}",
+            f"{net}.129/25 {dev}",
+        ]
+        self._add(*(f"ip address add {each}" for each in self._some(0.12, *more)), place=place)
         routes = [
             f"198.18.{number}.0/24 via {net}.9 {on}{table}{self._route()}",
             f"198.19.{number}.0/24 {dev} scope link metric {number}{vrf}",
@@ -600,7 +759,14 @@ class _Drawn:
             f"198.51.{number}.0/24{vrf} nexthop via {net}.9 {on} weight 3 nexthop via {net}.8 {on}",
             f"203.0.{number}.0/24 via 192.168.77.1 {dev} onlink tos 0x10{vrf}",
             f"unreachable 203.1.{number}.0/24 metric 77{vrf}",
+            f"default via {net}.9 {on} metric {number}{table} proto dhcp src {net}.1",
+            f"throw 203.2.{number}.0/24{table}",
+            f"198.21.{number}.0/24 via {net}.9 {on} mtu lock 1400 initcwnd 20 rto_min 5ms{table}",
+            f"198.22.{number}.0/24 via {net}.9 {on} features ecn quickack 1 hoplimit 9{table}",
+            f"multicast 239.1.{number}.0/24 {dev}{table}",
         ]
+        if port.v6:
+            routes.append(f"198.23.{number}.0/24 via inet6 fe80::9 {dev} onlink{table}")
         self._add(*(f"ip route add {each}" for each in self._some(0.3, *routes)), place=place)
         if _takes_nexthops(port):
             place.gateways.append(f"via {net}.9 {on}")
@@ -618,7 +784,8 @@ class _Drawn:
 
     def _address(self, port: Port) -> str:
         label = f"label {port.name}:a " if len(port.name) < 13 else ""
-        return str(self._one("", "", "broadcast + ", "noprefixroute ", "metric 77 ", label))
+        ways = ("", "", "broadcast + ", "noprefixroute ", "metric 77 ", label)
+        return str(self._one(*ways))
 
     def _route(self) -> str:
         return str(self._one("", " mtu 1400", " proto static metric 50", " metric 300 advmss 1300"))
@@ -631,11 +798,22 @@ class _Drawn:
         # the emulated switch of igb echoes the question of DAD: nobody could use the address
         more = self._one("", " noprefixroute", " home", " valid_lft 90000 preferred_lft 80000")
         self._add(f"ip address add {net6}:1/64 {dev} nodad{more}", place=place)
+        others = [
+            f"fe80::{number:x}:77/64 {dev} nodad",
+            f"{net6}:5/128 {dev} nodad preferred_lft 0",
+            f"{net6}:6 peer 2001:db8:99::{number:x}/128 {dev} nodad",
+            f"{net6}:7/64 {dev} nodad metric {number}",
+        ]
+        self._add(*(f"ip address add {each}" for each in self._some(0.12, *others)), place=place)
         routes = [
             f"2001:db8:f{number:03x}::/48 via {net6}:9 {dev}{vrf}",
             f"2001:db8:e{number:03x}::/48 via fe80::9 {dev} metric 77 mtu 1400{vrf}",
             f"2001:db8:d{number:03x}::/48{vrf} nexthop via fe80::9 {dev} nexthop via fe80::8 {dev}",
             f"2001:db8:c{number:03x}::/48 via fe80::7 {dev} src {net6}:1 pref high{vrf}",
+            f"2001:db8:a{number:03x}::/48 via fe80::7 {dev} expires 80000{vrf}",
+            f"2001:db8:9{number:03x}::/48 {dev} metric 5 advmss 1200 hoplimit 7{vrf}",
+            f"default via fe80::9 {dev} metric {number} proto ra{vrf}",
+            f"prohibit 2001:db8:8{number:03x}::/48{vrf}",
         ]
         if more == " noprefixroute":
             routes = routes[1:]
@@ -669,9 +847,11 @@ class _Drawn:
                 way = self._one("iif", "oif")
                 number = next(self.numbers)
                 family = self._one("-4", "-6")
+                more = self._one("", "", "fwmark 0x7/0xff ", "ipproto tcp dport 53 ", "not ")
+                rest = self._one("", "", " suppress_prefixlength 0", " suppress_ifgroup 7")
                 self._add(
-                    f"ip {family} rule add {way} {port.name} lookup 10{number % 6} "
-                    f"priority {1000 + number}",
+                    f"ip {family} rule add {more}{way} {port.name} lookup 10{number % 6} "
+                    f"priority {1000 + number}{rest}",
                     place=place,
                 )
 
@@ -680,7 +860,7 @@ class _Drawn:
             return
         add, number = f"tc qdisc add dev {port.name}", next(self.numbers)
         handle = number + 16 if number % 3 else 1  # most scripts call each root 1:
-        draw = self.chance.choice([*QDISCS, PRIO])
+        draw = self.chance.choice([*QDISCS, *ROOTS, PRIO])
         self._add(f"{add} root handle {handle:x}: {draw}", place=place)
         if draw == PRIO:
             for band in self.chance.sample(range(1, 5), 2):
@@ -704,8 +884,39 @@ DEFAULT_SYSCTLS: Final = (
     "net.ipv6.conf.default.hop_limit=60",
     "net.ipv4.neigh.default.gc_stale_time=70",
 )
+PF_NAMES: Final = ("uplink{pf}", "eth{pf}", "port.{pf}", "to-the-spine-s{pf}", "net{pf}")
+VF_NAMES: Final = ("fifteen-letter{pf}", "data{pf}", "eth1{pf}", "vf.{pf}")
+LIMITS: Final = ("gso_max_size 30000", "gso_max_segs 99", "gro_max_size 20000")
+DEBUGFS: Final = "/sys/kernel/debug/mlx5"
+DRIVERINIT: Final = ("event_eq_size value 2048", "io_eq_size value 512", "fdb_large_groups value 7")
+VF_DRIVERINIT: Final = ("io_eq_size value 128", "max_macs value 64", "enable_roce value false")
+REPORTERS: Final = (
+    "fw auto_dump false",
+    "fw_fatal auto_recover false",
+    "fw_fatal grace_period 90000",
+)
+PORT_REPORTERS: Final = ("tx grace_period 700", "tx auto_dump false", "rx auto_recover false")
+IPV6_MTU: Final = "ipv6/conf/mtu=1290"
 DISABLE_IPV6: Final = "ipv6/conf/disable_ipv6=1"
 SYSCTLS: Final = (
+    *("ipv4/conf/arp_filter=1", "ipv4/conf/route_localnet=1", "ipv4/conf/shared_media=0"),
+    *("ipv4/conf/src_valid_mark=1", "ipv4/conf/secure_redirects=0", "ipv4/conf/tag=7"),
+    *("ipv4/conf/accept_source_route=1", "ipv4/conf/accept_redirects=0", "ipv4/conf/medium_id=3"),
+    *("ipv4/conf/proxy_arp_pvlan=1", "ipv4/conf/arp_accept=1", "ipv4/conf/bc_forwarding=1"),
+    *("ipv4/conf/force_igmp_version=2", "ipv4/conf/disable_policy=1", "ipv4/conf/disable_xfrm=1"),
+    *("ipv4/conf/drop_gratuitous_arp=1", "ipv4/conf/arp_evict_nocarrier=0"),
+    *("ipv4/conf/drop_unicast_in_l2_multicast=1", "ipv4/conf/igmpv3_unsolicited_report_interval=9"),
+    *("ipv6/conf/accept_dad=0", "ipv6/conf/accept_redirects=0", "ipv6/conf/max_addresses=8"),
+    *("ipv6/conf/accept_ra_defrtr=0", "ipv6/conf/accept_ra_rt_info_max_plen=64"),
+    *("ipv6/conf/force_mld_version=1", IPV6_MTU, "ipv6/conf/ndisc_tclass=9"),
+    *("ipv6/conf/seg6_enabled=1", "ipv6/conf/enhanced_dad=0", "ipv6/conf/disable_policy=1"),
+    *("ipv6/conf/drop_unsolicited_na=1", "ipv6/conf/suppress_frag_ndisc=0"),
+    *("ipv6/conf/ignore_routes_with_linkdown=1", "ipv6/conf/use_oif_addrs_only=1"),
+    *("ipv6/conf/temp_prefered_lft=7000", "ipv6/conf/router_solicitation_interval=9"),
+    *("ipv4/neigh/proxy_qlen=9", "ipv4/neigh/mcast_solicit=5", "ipv4/neigh/unres_qlen_bytes=90000"),
+    *("ipv4/neigh/app_solicit=1", "ipv4/neigh/delay_first_probe_time=9"),
+    *("ipv4/neigh/base_reachable_time_ms=15000", "ipv6/neigh/mcast_resolicit=2"),
+    *("ipv6/neigh/proxy_delay=70", "ipv6/neigh/anycast_delay=90", "ipv6/neigh/locktime=7"),
     "ipv4/conf/rp_filter=2",
     "ipv4/conf/rp_filter=1",
     "ipv4/conf/arp_ignore=1",
@@ -738,6 +949,7 @@ HAIRPIN: Final = "hairpin on"
 BRIDGE_PORT: Final = (
     *("cost 55", "priority 9", HAIRPIN, "isolated on", "learning off", "flood off"),
     *("guard on", "fastleave on", "mcast_flood off", "bcast_flood off", "neigh_suppress on"),
+    *("root_block on", "locked on", "mcast_router 2", "mcast_to_unicast on", "vlan_tunnel on"),
 )
 OFFLOADED: Final = ("cost 55", "priority 9", "learning off", "flood off", "mcast_flood off")
 VLAN: Final = (
@@ -748,6 +960,12 @@ CHILD_MODES: Final = {
     "macvlan": ("bridge", "private", "vepa", "bridge bcqueuelen 2000"),
     "ipvlan": ("l2", "l3", "l3s", "l2 private", "l3 vepa"),
 }
+ROOTS: Final = (
+    "pfifo_head_drop limit 78",
+    "pie limit 500 target 20ms tupdate 30ms alpha 3 beta 22 ecn bytemode",
+    "cake bandwidth 50mbit diffserv4 dual-srchost nat ack-filter rtt 50ms overhead 18 mpu 64",
+    "ets bands 6 strict 2 quanta 3000 2000 1500 1000 priomap 0 1 2 3 4 5 5 5 5 5 5 5 5 5 5 5",
+)
 PRIO: Final = "prio bands 4 priomap 1 2 2 2 1 2 0 0 1 1 1 1 1 1 1 3"
 QDISCS: Final = (
     "fq limit 777 flow_limit 33 quantum 5000 initial_quantum 9000 maxrate 50mbit nopacing",
@@ -781,6 +999,10 @@ ETHTOOL: Final = {
         "--set-priv-flags {dev} rx_cqe_moder on",
         "-X {dev} hfunc xor",
         "-N {dev} flow-type udp4 dst-ip 10.0.0.0 m 0.0.0.255 dst-port 53 action -1 loc 5",
+        "-L {dev} combined 1",
+        "-K {dev} rxhash off rx off",
+        "-K {dev} rx-fcs on",
+        "--set-priv-flags {dev} skb_tx_mpwqe off",
     ),
     ("connectx", "vf"): (
         "-G {dev} rx 256",
@@ -789,7 +1011,11 @@ ETHTOOL: Final = {
         "-K {dev} rx-udp-gro-forwarding on",
         "--set-priv-flags {dev} rx_no_csum_complete on",
         "-N {dev} rx-flow-hash udp4 sd",
+        "-N {dev} flow-type ether dst 02:00:00:00:00:09 m 00:00:00:00:00:00 action 0 loc 3",
+        "-X {dev} hkey " + ":".join(["5a"] * 40),
+        "-K {dev} sg off",
     ),
+    ("connectx", "sf"): ("-G {dev} rx 256", "-K {dev} tso off gro off", "-L {dev} combined 1"),
     ("connectx", "representor"): ("-G {dev} rx 256 tx 512", "-K {dev} gro off"),
 }
 
@@ -806,6 +1032,7 @@ QUEUES: Final = {
     ("igb", "vf"): RECEIVING,
     ("connectx", "pf"): (*RECEIVING, *SENDING),
     ("connectx", "vf"): (*RECEIVING, *SENDING),
+    ("connectx", "sf"): RECEIVING,
     ("connectx", "representor"): RECEIVING,
 }
 

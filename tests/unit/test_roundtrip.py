@@ -16,18 +16,28 @@ KINDS = """
     type ipvlan|altname|sysctl|conf.default|vlan add|rule add|route add|table 10|nexthop via
     nexthop add|proto static|group 1,|type resilient|nhid
     neigh add|neigh add proxy|tc qdisc|ethtool|max_tx_rate|name spare|name uplink|autoprobe
-    driver/unbind
+    driver/unbind|gso_max_segs|suppress_prefixlength|route add default|mtu lock|via inet6
+    route add throw|expires 80000|scope link metric|valid_lft|preferred_lft 0
+    master vrfof|master brof|link set enp1s0|root_block|cake
 """
-KINDS_OF_CONNECTX = "type bond|dcb ets|dcb pfc|mode switchdev|rate add|rate set|dev param set"
+KINDS_OF_CONNECTX = """
+    type bond|dcb ets|dcb pfc|mode switchdev|rate add|rate set|dev param set|cmode driverinit
+    dev reload|sriov_vf_msix_count|health set|flavour pcisf|state active|lag/state|hkey
+"""
 
 
 @pytest.mark.parametrize("nic", [IGB, CONNECTX])
 def test_a_seed_is_always_the_same_node(nic: Nic) -> None:
     assert random_node.node(nic, 7) == random_node.node(nic, 7)
     assert random_node.node(nic, 7) != random_node.node(nic, 8)
-    links = (line.text for line in random_node.node(nic, 7) if line.text.startswith("ip link"))
+
+
+@pytest.mark.parametrize("nic", [IGB, CONNECTX])
+def test_names_are_short_enough_for_the_kernel(nic: Nic) -> None:
+    texts = (line.text for seed in range(1, 41) for line in random_node.node(nic, seed))
+    links = (text for text in texts if text.startswith("ip link"))
     names = re.findall(r"(?<!alt)name (\S+)", "\n".join(links))
-    assert all(len(name) < 16 for name in names)
+    assert max(map(len, names)) == 15
 
 
 @pytest.mark.parametrize("nic", [IGB, CONNECTX])
@@ -88,6 +98,14 @@ def test_the_order_of_addresses_counts() -> None:
         {"ifname": "a", "addr_info": each} for each in ([first, second], [second, first])
     )
     assert compared("ip -d -j address show", [before], [after])
+
+
+def test_vectors_of_a_function() -> None:
+    """A list of capabilities: one of 0x40, that leads to one of MSI-X with 12 entries at 0x60."""
+    config = bytearray(256)
+    assert printed.msix(config) == 0
+    config[0x34], config[0x40:0x42], config[0x60:0x64] = 0x40, b"\x10\x60", b"\x11\0\x0b\x80"
+    assert printed.msix(config) == 12
 
 
 def test_only_what_must_change_may() -> None:
