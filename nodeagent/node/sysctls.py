@@ -9,6 +9,8 @@ from typing import Final
 from nodeagent.errors import KernelError, WaitTimeout
 from nodeagent.kernel import sysctls
 from nodeagent.kernel.events import Watch, wait_until_clear
+from nodeagent.kernel.rtnl import Link
+from nodeagent.kernel.stack import linkinfo
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import by_device, link_of, links_by_device
@@ -71,7 +73,7 @@ def await_ipv6(node: Node, want: NodeState) -> bool:
         return [
             link.name
             for link in links.values()
-            if link.name in ours | named and link.up and not sysctls.keeps_mtu(link.af_spec)
+            if link.name in ours | named and link.up and not _keeps_mtu(link)
         ]
 
     if not unready():
@@ -87,3 +89,9 @@ def await_ipv6(node: Node, want: NodeState) -> bool:
                     name,
                 )
     return True
+
+
+def _keeps_mtu(link: Link) -> bool:
+    """The kernel runs no IPv6 on ports of bonds and teams either (IFF_NO_ADDRCONF)."""
+    is_port = linkinfo.decoded(link.info).port_kind in {"bond", "team"}
+    return is_port or sysctls.keeps_mtu(link.af_spec)

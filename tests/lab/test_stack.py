@@ -60,6 +60,19 @@ def test_the_mtu_of_ipv6_is_set_when_the_link_is_ready(nodeagent: Nodeagent, no_
     assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{name}/mtu") == "1290\n"
 
 
+def test_the_port_of_a_bond_keeps_its_mtu_of_ipv6(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """IPv6 never becomes ready there: nobody waits for it."""
+    lab.sh("modprobe bonding")
+    lab.ip("link add bond7 type bond mode active-backup miimon 100")
+    lab.ip(f"link set {PF} down", f"link set {PF} master bond7", "link set bond7 up")
+    lab.sh(f"sysctl -qw net/ipv6/conf/{PF}/mtu=1290")
+    lab.put_other_build_on_disk()
+    reload = nodeagent.call("reload")
+    assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{PF}/mtu") == "1290\n"
+    assert "no carrier" not in reload.log
+    lab.ip("link del bond7")
+
+
 def test_what_is_not_put_back_is_named(nodeagent: Nodeagent, no_vfs: None) -> None:
     lab.sh("modprobe -a bridge macvlan")
     lab.ip(
