@@ -12,7 +12,7 @@ from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.links import set_vfs
-from nodeagent.node.locate import device_of, is_hung
+from nodeagent.node.locate import device_of, is_hung, is_in_fatal_error
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import reachable
 from nodeagent.node.node import Node
@@ -30,7 +30,7 @@ from nodeagent.plan.plan import plan
 from nodeagent.plan.remarks import shared_macs
 from nodeagent.plan.stack import without_stacked
 from nodeagent.record.journal import Journal, Note, Step
-from nodeagent.state.model import NodeState, Snapshot, Target
+from nodeagent.state.model import DeviceHandle, NodeState, Snapshot, Target
 
 log = logging.getLogger(__name__)
 
@@ -93,14 +93,16 @@ def restore(node: Node, want: NodeState) -> Takings:
         if not stages:
             break
         if number:
-            attempt.conflicts.check(differences(now.ours, now.have), failures)
+            ours = _without_broken(now.ours, now.broken)
+            attempt.conflicts.check(differences(ours, now.have), failures)
         for pf in now.have.pfs:
             attempt.conflicts.note_found(str(pf.handle), "driver", now.have.driver)
         failures |= dict.fromkeys(perform(attempt, stages))
     else:
         now = _compared(attempt, want)
         attempt.conflicts.check(differences(now.ours, now.have), failures, is_last=True)
-    is_whole = not (stages or node.hung_calls.lines() or attempt.silent or attempt.without_lag)
+    known = (now.broken, node.hung_calls.lines(), attempt.silent, attempt.without_lag)
+    is_whole = not (stages or any(known))
     left = () if is_whole else _undone(now)
     if left:
         raise RestoreFailed(
@@ -133,13 +135,15 @@ def _check_loaded(node: Node, want: NodeState) -> None:
 @dataclass(frozen=True)
 class _Compared:
     """The node as it is, and the snapshot: the part that is ours to restore, and the part of that
-    which can be restored now. `behind`: VFs that stay in the host's namespace.
+    which can be restored now. `behind`: VFs that stay in the host's namespace. `broken`: PFs whose
+    driver has not recovered from a fatal error.
     """
 
     have: NodeState
     ours: NodeState
     attainable: NodeState
     behind: tuple[LeftBehind, ...]
+    broken: frozenset[DeviceHandle]
 
 
 def _compared(attempt: Attempt, want: NodeState) -> _Compared:
@@ -153,7 +157,26 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
         actions = attempt.takings.given_back(have, records)
         for _, text in set_vfs(attempt, actions, node.stops):
             log.warning("%s", text)
-    return _Compared(have, ours, attainable, behind)
+    broken = frozenset(pf.handle for pf in want.pfs if is_in_fatal_error(node, pf.handle))
+    return _Compared(have, ours, _without_broken(attainable, broken), behind, broken)
+
+
+def _without_broken(want: NodeState, broken: frozenset[DeviceHandle]) -> NodeState:
+    """`want` without PFs in a fatal error: what is set of one is lost when its driver recovers.
+
+    And without the LAG of such a card. mlx5 would end it to recover, which firmware refuses while a
+    VF of another port is bound, and makes none then before the driver is loaded anew.
+    """
+    slots = {pf.slot for pf in broken}
+    return want.with_pfs(
+        tuple(
+            replace(pf, lag=None, rdma=None)
+            if pf.lag is not None and pf.handle.slot in slots
+            else pf
+            for pf in want.pfs
+            if pf.handle not in broken
+        )
+    )
 
 
 def _planned(attempt: Attempt, want: NodeState) -> tuple[_Compared, tuple[Stage, ...]]:

@@ -32,7 +32,7 @@ from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stages import StageName
 from nodeagent.plan.tuning import no_longer_offered
-from nodeagent.restore import verify
+from nodeagent.restore import restore, verify
 from nodeagent.settings import Settings
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.eswitch import EswitchMode
@@ -48,7 +48,7 @@ from nodeagent.state.model import (
     Vf,
 )
 from nodeagent.state.tuning import Tuned
-from tests.support.fake_kernel import DRIVER, PF1
+from tests.support.fake_kernel import DRIVER, PF1, PF2
 from tests.support.fake_node import FakeNode, fake_node
 from tests.support.fake_rules import Fault
 
@@ -334,6 +334,22 @@ def test_what_a_driver_has_yet_to_recover_is_not_verified(fake: FakeNode) -> Non
         RestoreFailed, match=rf"{PF}: the firmware has had a fatal error.*\n.* vf 1"
     ):
         verify(node, want)
+
+
+def test_a_pf_that_its_driver_cannot_recover_is_left_alone(fake: FakeNode) -> None:
+    """The other one is restored, and the next restore has the driver try again."""
+    fake.add_pf(PF2)
+    node = fake.node(Settings())
+    want = observe(node)
+    for pf in (PF1, PF2):
+        fake.change(fake.link(pf).index, mtu=9000)
+    fake.in_fatal_error, fake.never_recovers = {PF1}, {PF1}
+    with pytest.raises(RestoreFailed, match=rf"{PF1}: the firmware has had a fatal error"):
+        restore(node, want)
+    assert (fake.link(PF1).mtu, fake.link(PF2).mtu) == (9000, 1500)
+    fake.never_recovers = set()
+    restore(node, want)
+    assert observe(node) == want
 
 
 def test_a_reporter_belongs_to_the_function_below_its_auxiliary_device(fake: FakeNode) -> None:

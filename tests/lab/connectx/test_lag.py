@@ -179,7 +179,11 @@ def test_one_that_does_not_come_is_named_and_made_by_the_next_start(
 
 
 def test_a_fatal_error_of_a_port_ends_the_waits(nodeagent: Nodeagent, vf_lag: None) -> None:
-    """Neither its LAG, interface, VFs nor RDMA devices come before its driver has recovered."""
+    """Neither its LAG, interface, VFs nor RDMA devices come before its driver has recovered.
+
+    It is left alone: a LAG that is made is lost with the recovery, for good while VFs are bound.
+    """
+    before = read()
     with card() as held:
 
         def fail() -> None:
@@ -194,6 +198,8 @@ def test_a_fatal_error_of_a_port_ends_the_waits(nodeagent: Nodeagent, vf_lag: No
     named = reload.log.partition("error: ")[2].splitlines()
     assert named[1].startswith(f"  pci/{PF1}: the firmware has had a fatal error, from which")
     assert not nodeagent.ready.exists()
+    nodeagent.call("reload")
+    assert read() == before
 
 
 @pytest.fixture
