@@ -12,7 +12,7 @@ from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
 from nodeagent.node.links import set_vfs
-from nodeagent.node.locate import device_of, is_hung, is_in_fatal_error
+from nodeagent.node.locate import device_of, is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import reachable
 from nodeagent.node.node import Node
@@ -157,7 +157,8 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
         actions = attempt.takings.given_back(have, records)
         for _, text in set_vfs(attempt, actions, node.stops):
             log.warning("%s", text)
-    broken = frozenset(pf.handle for pf in want.pfs if is_in_fatal_error(node, pf.handle))
+    with node.devlink() as devlink:
+        broken = devlink.in_fatal_error() & {pf.handle for pf in want.pfs}
     return _Compared(have, ours, _without_broken(attainable, broken), behind, broken)
 
 
