@@ -15,7 +15,8 @@ from emulator.packages import QEMU
 from emulator.qemu import BINARY, FIRMWARE
 from emulator.qmp import Qmp
 
-EMULATION = ("-accel", "tcg,thread=single,tb-size=512", "-smp", "2")
+CPU = "qemu64,+rdrand"
+EMULATION = ("-accel", "tcg,thread=single,tb-size=512", "-smp", "2", "-cpu", CPU)
 """Two processors that take turns on one thread of the host; the clock is the host's.
 
 With a thread each, QEMU ends now and then: "iotlb_to_section: Assertion `section_index <
@@ -27,11 +28,16 @@ IOMMU = ("-device", "intel-iommu,intremap=off")
 VIRTUAL_TIME = (
     *("-accel", "tcg,thread=single,tb-size=512", "-smp", "1"),
     *("-icount", "shift=1,sleep=off"),
+    *("-cpu", f"{CPU},-tsc"),
 )
 """One processor whose clock counts instructions, 2 ns each, and jumps over what it would sleep.
 
 The same instructions then take the same time on any host, however busy; half of a reload is sleep
 (a second after the VFs are disabled, half a second for a link), which costs next to nothing here.
+
+Without a TSC: to read it, QEMU leaves the code that it has translated, and counts the instructions.
+A kernel that has one reads it in a loop in udelay(), of which igb makes much use, and at each
+switch of tasks: of the host's time for a reload on igb that was a seventh.
 """
 STEADY_TICK = " nohz=off highres=off"
 """What waits for the host's disk sleeps, too: then the clock goes on a tick (4 ms) at a time."""
@@ -143,7 +149,7 @@ def command_line(options: Options, made: Made, files: Path, ports: dict[str, int
         *([f"{made.qemu}/{BINARY}", *_firmware()] if made.qemu else [QEMU]),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         # No HPET: its emulation costs a great deal of time for a clock that nobody needs.
-        *("-machine", "q35,hpet=off", "-cpu", "qemu64,+rdrand"),
+        *("-machine", "q35,hpet=off"),
         *(VIRTUAL_TIME if options.virtual_time else EMULATION),
         *IOMMU,
         *("-m", f"{options.memory}"),
