@@ -150,6 +150,15 @@ def create_vfs(pf: str, count: int) -> None:
     settle()
 
 
+def create_unbound_vfs(pf: str, count: int) -> None:
+    """Make VFs on a PF that is up, without a driver; one that is bound by hand gets it."""
+    autoprobe = PCI / pf / "sriov_drivers_autoprobe"
+    ip(f"link set {name(pf)} up")
+    autoprobe.write_text("0")
+    (PCI / pf / "sriov_numvfs").write_text(str(count))
+    autoprobe.write_text("1")
+
+
 def unbind(address: str) -> None:
     """Take a device from its driver."""
     (PCI / address / "driver" / "unbind").write_text(address)
@@ -184,24 +193,29 @@ def on_each_pf(do: Callable[[str], None]) -> None:
 
 
 def make_vfs(pf: str, count: int, *, mtu: int = 1500, rates: bool = False) -> None:
-    """VFs in which everything differs: MACs, VLAN, QoS, trust, spoofchk, MTU, state, rates."""
+    """VFs in which everything differs: MACs, VLAN, QoS, trust, spoofchk, MTU, state, rates.
+
+    Each is probed once, when its PF has its admin MAC: it takes that up then.
+    """
     ip(f"link set {name(pf)} mtu {mtu}")
-    create_vfs(pf, count)
+    create_unbound_vfs(pf, count)
     if rates:
         await_carrier(pf)
         ip(*(f"link set {name(pf)} vf {n} max_tx_rate {100 * (n + 1)}" for n in range(count)))
     bus, function = int(pf[5:7], 16), int(pf[-1])
     on, off = ("on", "off"), ("off", "on")
-    for index, address in vfs(pf).items():
+    addresses = vfs(pf)
+    for index in addresses:
         ip(
             f"link set {name(pf)} vf {index} mac 02:00:00:{function:02x}:{bus:02x}:{index:02x}",
             f"link set {name(pf)} vf {index} vlan {100 + index} qos {index % 8}",
             f"link set {name(pf)} vf {index} trust {on[index % 2]}",
             f"link set {name(pf)} vf {index} spoofchk {off[index % 2]}",
         )
-        rebind(address)
+    for address in addresses.values():
+        Path("/sys/bus/pci/drivers_probe").write_text(address)
     settle()
-    for index, address in vfs(pf).items():
+    for index, address in addresses.items():
         state = "up" if index % 3 else "down"
         ip(f"link set {name(address)} mtu {min(mtu, 1500 + 100 * index)} {state}")
 
