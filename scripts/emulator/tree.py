@@ -12,10 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("nodeagent", "tests", "scripts", "manifests", "pyproject.toml")
+COMPILED = ("nodeagent/", "tests/support/")
+"""Tests themselves are not: pytest compiles them anew, with its own assert."""
 
 
 def pack(target: Path) -> None:
-    """Write the tar: what git tracks or would track of PARTS, with byte code for nodeagent/.
+    """Write the tar: what git tracks or would track of PARTS, with byte code for COMPILED.
 
     Compiling takes far longer in the guest. Its python3 comes from the same Debian as the one that
     runs this, so the byte code fits; it is not checked against the source (PEP 552).
@@ -24,7 +26,7 @@ def pack(target: Path) -> None:
         for name in _files():
             path = ROOT / name
             tar.add(path, name, recursive=False)
-            if path.suffix == ".py" and name.startswith("nodeagent/"):
+            if path.suffix == ".py" and name.startswith(COMPILED):
                 _add_byte_code(tar, path, name)
 
 
