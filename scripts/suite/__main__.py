@@ -78,9 +78,9 @@ def _chosen(arguments: argparse.Namespace, work: Path, *, cluster: bool) -> Iter
     """What takes longest begins first, once the linters have begun."""
     if not arguments.no_lab:
         which = {"wide": not arguments.fast, "every_point": arguments.every_point}
-        yield from checks.in_the_node(TREE, work, **which)
         if not arguments.no_connectx:
             yield from checks.on_the_connectx(TREE, work, **which)
+        yield from checks.in_the_node(TREE, work, **which)
         chosen = ("-m", "not connectx") if arguments.no_connectx else ()
         yield checks.on_this_host("launcher", work, *chosen)
     if cluster:

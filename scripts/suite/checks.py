@@ -13,7 +13,7 @@ from pathlib import Path
 
 from suite.changed import Broken
 
-PARTS = 4
+PARTS = 3
 """The lab's tests come in so many parts, each in a node of its own."""
 SWEEPS = (
     *(("upgrade", "1/1"), ("termination", "1/1"), ("install", "1/1"), ("pods", "1/1")),
@@ -146,13 +146,13 @@ def on_the_connectx(
         chosen = ("-m", f"(connectx or both_nics) and {which}", *files, *more)
         return _lab(f"connectx{name}", work, ("--virtual-time", *CONNECTX, *chosen), pfs=pfs)
 
+    plain = "not wide and not sweep"
+    for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):
+        yield check(f" {number}/{CONNECTX_PARTS}", plain, part)
     if swept := _having(tree, files, "sweep"):
         for scene, points in WHOLE_CONNECTX_SWEEPS if every_point else CONNECTX_SWEEPS:
             share = _swept(scene, points, every_point)
             yield check(f", {scene} {points}", "sweep", swept, *share)
-    plain = "not wide and not sweep"
-    for number, part in enumerate(_shared_out(tree, files, CONNECTX_PARTS), 1):
-        yield check(f" {number}/{CONNECTX_PARTS}", plain, part)
     yield _round_trips("connectx")
     if wide and (large := _having(tree, files, "wide")):
         yield check(", 8 PFs", "wide", large, pfs=8)
