@@ -23,8 +23,9 @@ pytestmark = pytest.mark.sweep
 
 
 @pytest.fixture
-def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
+def pods(tmp_path: Path) -> Iterator[Sweep]:
     """Two VFs in two pods: addresses, a route, a VLAN, a sysctl, an alias."""
+    agent = Nodeagent(tmp_path)
     lab.clean("A")
     lab.make_vfs(PF1, 2)
     (tmp_path / "trace").mkdir()
@@ -45,7 +46,7 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
                 "link set net1.5 up",
             )
             pod.sh("sysctl -qw net/ipv4/conf/net1/rp_filter=2")
-        zygote = held.enter_context(Zygote(nodeagent.environment, tmp_path))
+        zygote = held.enter_context(Zygote(agent.environment, tmp_path))
 
         def look() -> dict[str, Any]:
             for pod in both:
@@ -54,18 +55,19 @@ def pods(nodeagent: Nodeagent, tmp_path: Path) -> Iterator[Sweep]:
             return everything() | {"pods": [pod.read() for pod in both]}
 
         before = look()
-        sweep = Sweep("pods", nodeagent, zygote, tmp_path / "trace", swap_build, look=look)
+        sweep = Sweep("pods", agent, zygote, tmp_path / "trace", swap_build, look=look)
         sweep.undisturbed()
         assert sweep.end == before
         yield sweep
+    agent.end()
+    lab.clean("A")
 
 
 def has_carrier(pod: Pod, name: str = "net1") -> bool:
     """igb's VFs have it two seconds after they went up; link-local addresses come with it, or are
     there before, where nodeagent has put them back."""
-    return "LOWER_UP" in pod.sh(f"ip link show {name}") and "fe80:" in pod.sh(
-        f"ip -6 addr show {name}"
-    )
+    shown = pod.sh(f"ip -6 address show {name}")
+    return "LOWER_UP" in shown and "fe80:" in shown
 
 
 def test_killed_at_every_point_at_which_pods_are_served(pods: Sweep, share: Share) -> None:

@@ -41,7 +41,7 @@ def read() -> State:
         "devices": lab.read(),
         "eswitches": {pf: eswitch(pf) for pf in lab.pfs()},
         "representors": {pf: representors(pf) for pf in lab.pfs()},
-        "rates": json.loads(lab.sh("devlink -j port function rate show")),
+        "rates": json.loads(lab.printed("devlink", "-j", "port", "function", "rate", "show")),
         "rdma": rdma(),
         "dcb": {pf: dcb(pf) for pf in lab.pfs()},
     }
@@ -49,13 +49,16 @@ def read() -> State:
 
 def eswitch(pf: str) -> State:
     """Its mode, and its inline and encapsulation mode."""
-    (told,) = json.loads(lab.sh(f"devlink -j dev eswitch show pci/{pf}"))["dev"].values()
+    shown = lab.printed("devlink", "-j", "dev", "eswitch", "show", f"pci/{pf}")
+    (told,) = json.loads(shown)["dev"].values()
     return State(told)
 
 
 def representors(pf: str) -> State:
     """Each by its port. Its MAC is the driver's choice, another one each time."""
-    told = {link["ifname"]: link for link in json.loads(lab.sh("ip -d -j link show"))}
+    told = {
+        link["ifname"]: link for link in json.loads(lab.printed("ip", "-d", "-j", "link", "show"))
+    }
     found = {}
     for port, name in lab.representors(pf).items():
         read_of_it = lab.read_interface(told[name])

@@ -20,6 +20,8 @@ VOLATILE: Final = {
     *("valid_life_time", "preferred_life_time", "used", "confirmed", "updated", "probes"),
 }
 """What `ip -d -j` tells that is no configuration: ifindexes, counters, ages."""
+SHOWN: Final = ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
+"""What `ip -d -j` is asked about the inside of a pod."""
 
 
 class Pod:
@@ -46,7 +48,7 @@ class Pod:
 
     def sh(self, command: str) -> str:
         """What a shell command prints, with the pod's network."""
-        return lab.sh(f"exec nsenter --net={self.path} bash -euc {_quoted(command)}")
+        return lab.printed("nsenter", f"--net={self.path}", "/bin/bash", "-euc", command)
 
     def command(self, command: str) -> str:
         """A shell's line that does it with the pod's network."""
@@ -78,11 +80,10 @@ class Pod:
         except AssertionError:
             sys.stderr.write(self.sh("ip -d -s address") + lab.sh("ip -br link"))
             raise
-        told = {
-            what: json.loads(self.sh(f"ip -d -j {what}") or "[]")
-            for what in ("address", "route", "-6 route", "rule", "neighbour show nud permanent")
-        }
-        queues = self.sh("tc -d qdisc show").splitlines()
+        asked = [*(f"ip -d -j {what}" for what in SHOWN), "tc -d qdisc show"]
+        *objects, qdiscs = self.sh("; echo --; ".join(asked)).split("--\n")
+        told = {what: json.loads(each or "[]") for what, each in zip(SHOWN, objects, strict=True)}
+        queues = qdiscs.splitlines()
         told["qdisc"] = [re.sub(r" refcnt \d+", "", each) for each in queues if " 0: " not in each]
         told["address"] = [each for each in told["address"] if each["ifname"] != "lo"]
         return {what: _sorted(map(_kept, each)) for what, each in told.items()}
@@ -142,10 +143,6 @@ def _kept(told: Any) -> Any:
 
 def _sorted(told: Iterable[Any]) -> list[Any]:
     return sorted(told, key=json.dumps)
-
-
-def _quoted(command: str) -> str:
-    return "'" + command.replace("'", "'\\''") + "'"
 
 
 # Traffic between pods (tests.support.traffic), and the script that does the least

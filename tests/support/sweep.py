@@ -72,7 +72,7 @@ class Share:
 
 def everything() -> dict[str, Any]:
     """What lab.read() tells, and what stands on the interfaces: addresses, children, routes."""
-    links = json.loads(lab.sh("ip -j addr show"))
+    links = json.loads(lab.printed("ip", "-j", "addr", "show"))
     addresses = {
         link["ifname"]: sorted(
             [each.get(part) for part in PARTS_OF_ADDRESS]
@@ -83,7 +83,7 @@ def everything() -> dict[str, Any]:
     }
     below = {link["ifname"]: link.get("link") for link in links}
     # whether there is carrier at this moment is nobody's setting
-    routes = sorted(lab.sh("ip -4 route show").replace(" linkdown", "").splitlines())
+    routes = sorted(lab.printed("ip", "-4", "route", "show").replace(" linkdown", "").splitlines())
     return {"devices": lab.read(), "addresses": addresses, "below": below, "routes": routes}
 
 
@@ -255,7 +255,7 @@ def swap_build() -> None:
     """Another build on disk than the loaded one. Their dependencies are the same: no depmod."""
     build = "B" if lab.loaded() == lab.srcversion_of("A") else "A"
     for module in sorted((lab.BUILDS / build).glob("mlx5_[ci]*.ko")):
-        target = Path(lab.sh(f"modinfo -F filename {module.stem}").strip())
+        target = Path(lab.printed("modinfo", "-F", "filename", module.stem).strip())
         new = target.with_suffix(".new")
         shutil.copyfile(module, new)
         new.rename(target)
