@@ -431,6 +431,12 @@ def _link(path: str | Path) -> str | None:
 
 
 def _indexes(directory: str | Path) -> list[int]:
-    """The ifindexes of the interfaces in a directory `net`."""
-    found = (number_of(f"{directory}/{name}/ifindex") for name in _names(directory))
+    """The ifindexes of the interfaces in a directory `net`.
+
+    It is read again if one has none: udev may have renamed it since.
+    """
+    found: list[int | None] = [None]
+    for _ in range(2):
+        if None in found:
+            found = [number_of(f"{directory}/{name}/ifindex") for name in _names(directory)]
     return [index for index in found if index is not None]

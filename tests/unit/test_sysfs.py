@@ -142,6 +142,23 @@ def test_interfaces_lowest_first(sysfs: Sysfs, tree: FakeTree) -> None:
     assert sysfs.interfaces("pci", VF0) == (9, 12)
 
 
+def test_an_interface_that_is_renamed_in_the_middle_is_found(
+    sysfs: Sysfs, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By udev, after its directory is read and before its ifindex is."""
+    interface(tree.device(VF0), "eth0", "12")
+    listed = os.listdir
+
+    def renamed(path: str) -> list[str]:
+        names = listed(path)
+        if names == ["eth0"]:
+            Path(path, "eth0").rename(Path(path, "enp1s0v0"))
+        return names
+
+    monkeypatch.setattr(os, "listdir", renamed)
+    assert sysfs.interfaces("pci", VF0) == (12,)
+
+
 def test_interfaces_of_a_device_that_goes_in_the_middle(
     sysfs: Sysfs, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
