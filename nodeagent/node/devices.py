@@ -75,7 +75,8 @@ def write_devices(
     node = attempt.node
     # VFs of different PFs in turn: those of one PF share a mailbox or command queue
     actions = sorted(
-        actions, key=lambda each: (target_of(each) not in urgent, target_of(each)[1] or 0)
+        _necessary(node, actions),
+        key=lambda each: (target_of(each) not in urgent, target_of(each)[1] or 0),
     )
     ends = [threading.Event() for _ in actions]
     jobs = [_ending(_job(attempt, a), ended) for a, ended in zip(actions, ends, strict=True)]
@@ -88,6 +89,35 @@ def write_devices(
         watches=watches,
     )
     return _failed(node, actions, results, ends)
+
+
+def _necessary(node: Node, actions: Sequence[DeviceAction]) -> Sequence[DeviceAction]:
+    """Without reloads of devices that have started with what is wanted: two requests for all.
+
+    A VF that has just been bound is planned without its parameters, and has mostly the wanted ones.
+    """
+    if not any(isinstance(action, SetDriverinit) for action in actions):
+        return actions
+    try:
+        with node.devlink() as devlink:
+            instances, params = devlink.instances(), devlink.params()[Cmode.DRIVERINIT]
+    except KernelError as error:
+        log.debug("asking each device by itself: %s", error.message)
+        return actions
+    right = {device for device, instance in instances.items() if not instance.failed}
+    return [
+        action
+        for action in actions
+        if not isinstance(action, SetDriverinit)
+        or (device := device_of(node, target_of(action))) not in right
+        or _differ(action.params, params.get(device, ()))
+    ]
+
+
+def _differ(wanted: Iterable[Param], have: Iterable[Param]) -> bool:
+    """Whether the driver has one of the wanted parameters with another value."""
+    known = {param.name: param for param in have}
+    return any(known.get(each.name, each) != each for each in wanted)
 
 
 def _ending(job: parallel.Job, ended: threading.Event) -> parallel.Job:

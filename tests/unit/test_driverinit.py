@@ -32,7 +32,7 @@ from nodeagent.snapshot import take_snapshot
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import DeviceHandle, Netdev, NodeState, Param, Pf, Vf
 from tests.support.fake_kernel import DRIVER, PF1, FakeInstance
-from tests.support.fake_node import FakeNode, fake_node
+from tests.support.fake_node import FakeDevlink, FakeNode, fake_node
 from tests.support.fake_rules import Fault
 from tests.support.simulate import FRESH_DRIVERINIT
 
@@ -214,6 +214,29 @@ def test_after_a_restart_each_is_in_effect_again_in_one_pass(fake: FakeNode) -> 
         assert (each.in_effect, each.reloads) == ({p.name: p for p in CHANGED}, 1)
     assert (second.in_effect, second.reloads) == ({}, 0)
     assert [write.target for write in fake.written("reload")] == [PF1, fake.function(0)]
+
+
+def test_devices_that_have_started_with_what_is_wanted_are_not_asked_one_by_one(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a VF starts with is not known before it is bound."""
+    known = {each.name: each for each in FRESH_DRIVERINIT}
+    fake.instances[fake.function(0)] = FakeInstance(known, dict(known), reloads=1)
+    want, node = saved(fake), fake.node(Settings())
+    fake.restart()
+    fake.settle()
+    asked = []
+    driverinit = FakeDevlink.driverinit
+
+    def recorded(devlink: FakeDevlink, device: DeviceHandle, name: str) -> Param | None:
+        asked.append(device.name)
+        return driverinit(devlink, device, name)
+
+    monkeypatch.setattr(FakeDevlink, "driverinit", recorded)
+    restore(node, want)
+    verify(node, want)
+    assert {*asked} == {PF1}
+    assert [write.target for write in fake.written("reload")] == [PF1]
 
 
 def test_a_reload_that_fails_is_named_and_done_again(fake: FakeNode) -> None:
