@@ -16,6 +16,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from nodeagent.errors import KernelError, reason
@@ -236,8 +237,10 @@ class Devlink(Genl):
         if self.family is not None:
             for body in self.dump(self.message(CMD_PARAM_GET, NLM_F_DUMP), "devlink parameters"):
                 message = dict(attributes(body, HEADER))
-                for mode, param in _params(dict(attributes(message.get(PARAM, b"")))):
-                    found[mode].setdefault(_device(message), []).append(param)
+                if params := _params(message.get(PARAM, b"")):
+                    device = _device(message)
+                    for mode, param in params:
+                        found[mode].setdefault(device, []).append(param)
         return {
             mode: {
                 device: tuple(sorted(params, key=lambda each: each.name))
@@ -263,7 +266,7 @@ class Devlink(Genl):
                 f"cannot read {name} of {device}: {reason(error)}", errno=error.errno
             ) from error
         found = dict(attributes(body, HEADER)).get(PARAM, b"")
-        return dict(_params(dict(attributes(found)))).get(Cmode.DRIVERINIT)
+        return dict(_params(found)).get(Cmode.DRIVERINIT)
 
     def reload(
         self, device: DeviceHandle, params: Sequence[Param] = (), before: Sequence[Param] = ()
@@ -348,14 +351,9 @@ class Devlink(Genl):
         """By port or device and by name, what may be set of each reporter: one request."""
         found: dict[Port, dict[str, dict[str, bool | int]]] = {}
         for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
-            reporter = dict(attributes(message.get(REPORTER, b"")))
-            values = {
-                word: struct.unpack_from(form, reporter[kind])[0]
-                for word, kind, form in REPORTER_CODEC
-                if kind in reporter
-            }
-            if values and REPORTER_NAME in reporter:
-                found.setdefault(_port(message), {})[text(reporter[REPORTER_NAME])] = values
+            name, values = _reporter(message.get(REPORTER, b""))
+            if name and values:
+                found.setdefault(_port(message), {})[name] = dict(values)
         return found
 
     @understood("devlink health reporters")
@@ -517,7 +515,13 @@ def _function(message: Mapping[int, bytes]) -> dict[str, bool | int]:
 
 
 def _device(message: dict[int, bytes]) -> DeviceHandle:
-    return DeviceHandle.reported(text(message[BUS_NAME]), text(message[DEV_NAME]))
+    return _reported(message[BUS_NAME], message[DEV_NAME])
+
+
+@lru_cache(maxsize=1024)
+def _reported(bus: bytes, name: bytes) -> DeviceHandle:
+    """Cached: each device has some dozen parameters and reporters, and a message for each."""
+    return DeviceHandle.reported(text(bus), text(name))
 
 
 def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
@@ -526,6 +530,18 @@ def _member(values: type[StrEnum], payload: bytes | None) -> StrEnum | None:
         return None
     number = int.from_bytes(payload, sys.byteorder)
     return list(values)[number] if number < len(values) else None
+
+
+@lru_cache
+def _reporter(nested: bytes) -> tuple[str, tuple[tuple[str, bool | int], ...]]:
+    """Its name, and what may be set of it by devlink(8)'s word: all VFs mostly have the same."""
+    found = dict(attributes(nested))
+    values = (
+        (word, struct.unpack_from(form, found[kind])[0])
+        for word, kind, form in REPORTER_CODEC
+        if kind in found
+    )
+    return text(found.get(REPORTER_NAME, b"")), tuple(values)
 
 
 def _rate(message: dict[int, bytes]) -> Rate | None:
@@ -579,19 +595,34 @@ def _of_function(changes: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
 
 
 def _instance(message: dict[int, bytes]) -> Instance:
-    is_told = DEV_STATS in message
-    counts = [
+    stats = message.get(DEV_STATS)
+    return Instance(
+        None if stats is None else _reloads(stats), any(message.get(RELOAD_FAILED, b""))
+    )
+
+
+@lru_cache
+def _reloads(stats: bytes) -> int:
+    """How often a device was reloaded, by each action: all VFs mostly have the same."""
+    return sum(
         int.from_bytes(dict(attributes(entry))[RELOAD_STATS_VALUE], sys.byteorder)
-        for stats in _nests(message.get(DEV_STATS, b""), RELOAD_STATS)
-        for action in _nests(stats, RELOAD_ACTION_INFO)
+        for each in _nests(stats, RELOAD_STATS)
+        for action in _nests(each, RELOAD_ACTION_INFO)
         for of_action in _nests(action, RELOAD_ACTION_STATS)
         for entry in _nests(of_action, RELOAD_STATS_ENTRY)
-    ]
-    return Instance(sum(counts) if is_told else None, any(message.get(RELOAD_FAILED, b"")))
+    )
 
 
-def _params(message: dict[int, bytes]) -> Iterator[tuple[Cmode, Param]]:
-    """A parameter's values in the modes that are ours to set; those of firmware are not."""
+@lru_cache
+def _params(nested: bytes) -> tuple[tuple[Cmode, Param], ...]:
+    """A parameter's values in the modes that are ours to set; those of firmware are not.
+
+    All VFs mostly have the same.
+    """
+    return tuple(_decoded(dict(attributes(nested))))
+
+
+def _decoded(message: Mapping[int, bytes]) -> Iterator[tuple[Cmode, Param]]:
     if PARAM_NAME not in message or PARAM_TYPE not in message:
         return
     kind = message[PARAM_TYPE][0]

@@ -8,6 +8,8 @@ NetworkManager's devices/<ifindex> has whether it manages the interface, and by 
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,16 @@ class Manager:
 def files(ifindex: int, run: Path = Path("/run")) -> tuple[Path, Path]:
     """The managers' files about an interface, to be watched."""
     return run / _LINKS / str(ifindex), run / _DEVICES / str(ifindex)
+
+
+def known(run: Path = Path("/run")) -> set[int]:
+    """The interfaces, by ifindex, that a manager has a file about."""
+    found: set[int] = set()
+    for directory in (run / _LINKS, run / _DEVICES):
+        with suppress(OSError), hostpath.directory(directory) as fd:
+            names = os.listdir(fd)  # noqa: PTH208 # of a descriptor
+            found |= {int(name) for name in names if name.isdecimal()}
+    return found
 
 
 def manager_of(ifindex: int, run: Path = Path("/run")) -> Manager | None:

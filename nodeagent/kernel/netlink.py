@@ -212,15 +212,16 @@ def nested(kind: int, payload: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, payload)
 
 
-def attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
     """Type and payload of each attribute from `offset` to the end; flag bits are masked off."""
-    last = len(data) - 4
+    found, unpack, last = [], _ATTRIBUTE.unpack_from, len(data) - 4
     while offset <= last:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        length, kind = unpack(data, offset)
         if length < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
+            break
+        found.append((kind & 0x3FFF, data[offset + 4 : offset + length]))
         offset += (length + 3) & ~3
+    return found
 
 
 def mac_bytes(mac: str) -> bytes:

@@ -6,7 +6,6 @@ The kernel has no `xps_cpus` for an interface that can have one queue only (ENOE
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,4 +41,4 @@ def _files(interface: Path, key: str) -> Iterator[tuple[str, str]]:
         if (text := sysfs.text_of(path)) is None:
             return
         # a mask has groups of 32 bits: 00000000,0000000f
-        yield path, re.sub("^[0,]+(?=.)", "", text)
+        yield path, text.lstrip("0,") or text[-1:]

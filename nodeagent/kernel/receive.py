@@ -21,7 +21,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -143,13 +143,18 @@ def _rss(on: Interface) -> Iterator[tuple[str, str]]:
     function, at = answer[16], RXFH.size + 4 * size
     rings = _nfc(on, _GRXRINGS)
     if size and rings and rings[2]:
-        table = struct.unpack_from(f"={size}I", answer, RXFH.size)
-        yield "rss.table", table_in_words(table, rings[2])
+        yield "rss.table", _words_of(answer[RXFH.size : at], rings[2])
     if length:
         key = answer[at : at + length]
         yield "rss.hkey", f"default {length}" if _is_default(key) else key.hex(":")
     if function in _HASH_FUNCTIONS:
         yield "rss.hfunc", _HASH_FUNCTIONS[function]
+
+
+@lru_cache
+def _words_of(table: bytes, queues: int) -> str:
+    """Cached: hundreds of VFs have the same, and there are some hundred entries."""
+    return table_in_words(struct.unpack(f"={len(table) // 4}I", table), queues)
 
 
 def _set_rss(on: Interface, wanted: Mapping[str, str]) -> None:

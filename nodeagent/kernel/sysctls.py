@@ -17,6 +17,7 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
@@ -61,8 +62,8 @@ V6: Final = (
 """In the order of the kernel's arrays. Those with `-` are left out: mrouted sets mc_forwarding, and
 the kernel does not report stable_secret."""
 _SECONDS: Final = {
-    *("router_solicitation_interval", "router_solicitation_delay"),
-    *("router_solicitation_max_interval", "router_probe_interval"),
+    *("ipv6.router_solicitation_interval", "ipv6.router_solicitation_delay"),
+    *("ipv6.router_solicitation_max_interval", "ipv6.router_probe_interval"),
 }
 """Milliseconds in the message, seconds in the file."""
 _FAMILIES: Final[dict[int, str]] = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
@@ -88,18 +89,28 @@ _NEIGHBOUR: Final = (
 """10: the file counts in USER_HZ, a hundredth of a second. The kernel keeps whole ticks of HZ and
 rounds down (clock_t_to_jiffies()): 7 is 68 ms with a HZ of 250, so that the way back is up. Read
 from the file it would be 6, and that 60 ms."""
-_UNSIGNED: Final = {"ra_defrtr_metric", "ioam6_id_wide"}
+_TIMINGS: Final = {
+    family: tuple(
+        (number, f"{name}.neigh.{parameter}", unit) for number, parameter, unit in _NEIGHBOUR
+    )
+    for family, name in _FAMILIES.items()
+}
+"""The same for each family, with the sysctls' keys."""
+_UNSIGNED: Final = {"ipv6.ra_defrtr_metric", "ipv6.ioam6_id_wide"}
+
+
+def _keys(family: str, names: str) -> tuple[str | None, ...]:
+    """By position in the kernel's array; None for those that are left out."""
+    return tuple(None if name.startswith("-") else f"{family}.{name}" for name in names.split())
+
 
 MTU: Final = "ipv6.mtu"
 """IPv6's own. The kernel sets it to the interface's whenever that changes, and when the interface
 becomes ready: with carrier, for the first time since it was set up (addrconf_notify())."""
 
-KEYS: Final = tuple(
-    f"{family}.{name}"
-    for family, names in (("ipv4", V4), ("ipv6", V6))
-    for name in names.split()
-    if not name.startswith("-") and f"{family}.{name}" != MTU
-)
+_KEYS: Final = {"ipv4": _keys("ipv4", V4), "ipv6": _keys("ipv6", V6)}
+
+KEYS: Final = tuple(key for keys in _KEYS.values() for key in keys if key not in {None, MTU})
 
 
 @dataclass(frozen=True)
@@ -112,20 +123,24 @@ class SysctlTables:
 
     def of(self, index: int, af_spec: bytes, mtu: int) -> tuple[Sysctl, ...]:
         """The sysctls of an interface that differ from the defaults, sorted."""
-        own = decoded(af_spec, self.defaults, mtu)
+        own = decoded(af_spec, self.known, mtu)
         values = self.neighbours.get(index)
         if not values:
             return own
-        known = dict(self.defaults)
-        timings = ((key, v) for key, v in values.items() if known.get(key, v) != v)
+        timings = ((key, v) for key, v in values.items() if self.known.get(key, v) != v)
         return tuple(sorted((*own, *timings)))
+
+    @cached_property
+    def known(self) -> Mapping[str, int]:
+        """The defaults by key."""
+        return dict(self.defaults)
 
     def is_secret_of_its_own(self, af_spec: bytes) -> bool:
         """Whether an interface's IPv6 addresses are made of a secret of its own."""
         private = bytes([_MODE_STABLE_PRIVACY])
         if _of_ipv6(af_spec).get(_INET6_ADDR_GEN_MODE) != private:
             return False
-        return dict(self.defaults).get("ipv6.addr_gen_mode") != _MODE_STABLE_PRIVACY
+        return self.known.get("ipv6.addr_gen_mode") != _MODE_STABLE_PRIVACY
 
 
 def tables_of(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> SysctlTables:
@@ -135,9 +150,9 @@ def tables_of(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> SysctlTabl
     """
     neighbours: dict[int, dict[str, int]] = {}
     for body in bodies:
-        family = _FAMILIES.get(body[16])
+        family = body[16]
         raw = dict(attributes(body, 20)).get(_NDTA_PARMS)
-        if family is None or raw is None:
+        if family not in _TIMINGS or raw is None:
             continue
         own = dict(attributes(raw))
         index = int.from_bytes(own.get(_NDTPA_IFINDEX, b""), sys.byteorder)
@@ -146,16 +161,16 @@ def tables_of(bodies: Iterable[bytes], proc: Path = Path("/proc")) -> SysctlTabl
     return SysctlTables(tuple(sorted((*defaults(proc), *starts.items()))), neighbours)
 
 
-def _timings(family: str, own: Mapping[int, bytes]) -> dict[str, int]:
+def _timings(family: int, own: Mapping[int, bytes]) -> dict[str, int]:
     found = {}
-    for number, name, unit in _NEIGHBOUR:
+    for number, key, unit in _TIMINGS[family]:
         if number in own:
             value = int.from_bytes(own[number], sys.byteorder)
-            found[f"{family}.neigh.{name}"] = -(-value // unit) if unit else value
+            found[key] = -(-value // unit) if unit else value
     return found
 
 
-def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sysctl, ...]:
+def decoded(af_spec: bytes, defaults: Mapping[str, int], mtu: int) -> tuple[Sysctl, ...]:
     """The sysctls of an interface that differ from `defaults`, sorted.
 
     `MTU` is among them if it is not the interface's.
@@ -163,12 +178,8 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
     families = dict(attributes(af_spec))
     fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
     sixth = dict(attributes(families.get(socket.AF_INET6, b""))).get(_INET6_CONF, b"")
-    values = {
-        **_values("ipv4", V4, fourth),
-        **_values("ipv6", V6, sixth),
-    }
-    known = dict(defaults)
-    found = {key: value for key, value in values.items() if known.get(key, value) != value}
+    values = {**_values("ipv4", fourth), **_values("ipv6", sixth)}
+    found = {key: value for key, value in values.items() if defaults.get(key, value) != value}
     if values.get(MTU, mtu) < mtu:
         found[MTU] = values[MTU]
     if found.get("ipv6.addr_gen_mode") == _MODE_STABLE_PRIVACY:
@@ -179,7 +190,7 @@ def decoded(af_spec: bytes, defaults: tuple[Sysctl, ...], mtu: int) -> tuple[Sys
 def keeps_mtu(af_spec: bytes) -> bool:
     """Whether the kernel leaves `MTU` as it is: IPv6 is ready, or disabled."""
     sixth = _of_ipv6(af_spec)
-    if _values("ipv6", V6, sixth.get(_INET6_CONF, b"")).get("ipv6.disable_ipv6"):
+    if _values("ipv6", sixth.get(_INET6_CONF, b"")).get("ipv6.disable_ipv6"):
         return True
     flags = int.from_bytes(sixth.get(_INET6_FLAGS, b""), sys.byteorder)
     return bool(flags & _IF_READY)
@@ -198,7 +209,7 @@ def token(af_spec: bytes) -> IPv6Address | None:
 
 def takes_token(af_spec: bytes) -> bool:
     """Whether the kernel lets one be set now (inet6_set_iftoken(), ipv6_accept_ra())."""
-    values = _values("ipv6", V6, _of_ipv6(af_spec).get(_INET6_CONF, b""))
+    values = _values("ipv6", _of_ipv6(af_spec).get(_INET6_CONF, b""))
     accepts = {2} if values.get("ipv6.forwarding") else {1, 2}
     return values.get("ipv6.accept_ra") in accepts and values.get("ipv6.router_solicitations") != 0
 
@@ -207,21 +218,16 @@ def _of_ipv6(af_spec: bytes) -> dict[int, bytes]:
     return dict(attributes(dict(attributes(af_spec)).get(socket.AF_INET6, b"")))
 
 
-def _values(family: str, names: str, raw: bytes) -> dict[str, int]:
-    known = names.split()
-    count = min(len(known), len(raw) // 4)
-    numbers = struct.unpack_from(f"={count}i", raw)
-    return {
-        f"{family}.{name}": _in_the_files_unit(name, number)
-        for name, number in zip(known[:count], numbers, strict=True)
-        if not name.startswith("-")
-    }
-
-
-def _in_the_files_unit(name: str, number: int) -> int:
-    if name in _SECONDS:
-        return number // 1000
-    return number & 0xFFFFFFFF if name in _UNSIGNED else number
+def _values(family: str, raw: bytes) -> dict[str, int]:
+    """Each as its file has it. An older kernel's array is shorter, a newer one's longer."""
+    numbers = struct.unpack_from(f"={len(raw) // 4}i", raw)
+    pairs = zip(_KEYS[family], numbers, strict=False)
+    found = {key: number for key, number in pairs if key is not None}
+    for key in _SECONDS & found.keys():
+        found[key] //= 1000
+    for key in _UNSIGNED & found.keys():
+        found[key] &= 0xFFFFFFFF
+    return found
 
 
 def defaults(proc: Path = Path("/proc")) -> tuple[Sysctl, ...]:

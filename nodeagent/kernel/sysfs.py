@@ -94,17 +94,17 @@ class Sysfs:
     def physical_functions(self, driver: str) -> tuple[DeviceHandle, ...]:
         """The devices that are bound to `driver` and are not VFs, sorted."""
         found = []
-        for directory in (self.root / "bus").glob(f"*/drivers/{driver}"):
-            bus = directory.parent.parent.name
+        for bus in _names(f"{self.root}/bus"):
+            directory = f"{self.root}/bus/{bus}/drivers/{driver}"
             for name in _names(directory):
-                is_device = _link(f"{directory}/{name}") == name and self.exists(bus, name)
-                if is_device and _link(f"{directory}/{name}/physfn") is None:
+                is_vf = _link(f"{directory}/{name}/physfn") is not None
+                if not is_vf and _link(f"{directory}/{name}") == name and self.exists(bus, name):
                     found.append(DeviceHandle.reported(bus, name))
         return tuple(sorted(found))
 
     def exists(self, bus: str, name: str) -> bool:
         """Whether the device exists."""
-        return self.device(bus, name).exists()
+        return os.access(self._at(bus, name), os.F_OK)
 
     def numvfs(self, bus: str, name: str) -> int | None:
         """The number of VFs of a PF; None for a device without SR-IOV.

@@ -162,7 +162,12 @@ def await_idle(node: Node, addresses: Iterable[str]) -> None:
     The state of a VF in the middle of one is of no use.
     """
     pci = node.settings.cni_data_dir / "pci"
-    with _opened(pci, addresses) as records_of:
+    names: set[str] = set()
+    with suppress(FileNotFoundError, NotADirectoryError), hostpath.directory(pci) as fd:
+        names.update(os.listdir(fd))  # noqa: PTH208 # of a descriptor
+    if not names:
+        return
+    with _opened(pci, (each for each in addresses if each in names)) as records_of:
         _lock(pci, records_of, node)
 
 

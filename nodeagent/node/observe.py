@@ -208,7 +208,10 @@ def _dcb(
 
 def _managers(node: Node, indexes: Iterable[int]) -> dict[int, ManagerName]:
     """By ifindex, the manager that has set up an interface and has finished with it."""
-    found = ((index, managers.manager_of(index, node.run)) for index in indexes)
+    with_files = managers.known(node.run)
+    found = (
+        (index, managers.manager_of(index, node.run)) for index in indexes if index in with_files
+    )
     return {index: each.name for index, each in found if each is not None and each.settled}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from nodeagent.state.checks import U64, check_sorted, within
@@ -50,11 +51,17 @@ def check_tuning(what: object, values: Collection[Tuned]) -> None:
     """ValueError for what no function can have."""
     check_sorted(f"{what}: tuning", [name for name, _ in values])
     for name, value in values:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is nothing that is tuned")
-        if kind(name) is Kind.FILE:
-            check_file(name.partition(".")[2], value)
-        elif isinstance(value, str):
-            raise ValueError(f"{name}: {value!r} is neither a number nor on or off")
-        else:
-            within(0, U64)(name, value)
+        _check(name, value)
+
+
+@lru_cache
+def _check(name: str, value: Value) -> None:
+    """Cached: hundreds of VFs have the same."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is nothing that is tuned")
+    if kind(name) is Kind.FILE:
+        check_file(name.partition(".")[2], value)
+    elif isinstance(value, str):
+        raise ValueError(f"{name}: {value!r} is neither a number nor on or off")
+    else:
+        within(0, U64)(name, value)

@@ -25,7 +25,7 @@ def test_the_kernel_tells_what_is_in_the_files(nodeagent: Nodeagent, no_vfs: Non
     lab.sh(f"sysctl -qw net/ipv4/neigh/{PF}/gc_stale_time=77 net/ipv6/neigh/{PF}/locktime=56")
     with Rtnl() as rtnl:
         before = next(link for link in rtnl.links().values() if link.name == PF)
-        unset = tuple((key, -77) for key in known)
+        unset = dict.fromkeys(known, -77)
         told = dict(sysctls.decoded(before.af_spec, unset, before.mtu or 0))
     with StackEdge() as edge:
         neighbours = edge.parameters().neighbours[before.index]

@@ -28,7 +28,7 @@ def af_spec(values: Mapping[str, int], *, ready: bool = True) -> bytes:
 
 def values_of(spec: bytes) -> dict[str, int]:
     """The values in an `af_spec` that are not the defaults."""
-    return dict(sysctls.decoded(spec, tuple(sorted(DEFAULTS.items())), 1280))
+    return dict(sysctls.decoded(spec, DEFAULTS, 1280))
 
 
 def write_defaults(proc: Path) -> None:

@@ -74,7 +74,7 @@ class Recorded(Ethtool):
             return [bytes(HEADER) + encoded((2, encoded((1, one))))]
         if message[4] != 22:
             return super().ask(message)
-        (_, header) = next(attributes(bytes(message), HEADER))
+        (_, header), *_ = attributes(bytes(message), HEADER)
         (index,) = struct.unpack("=I", dict(attributes(header))[edge.DEV_INDEX])
         said = [body for body in self._said(message[16]) if edge._interface(body)[0] == index]
         if not said:

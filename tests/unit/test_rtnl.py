@@ -64,7 +64,7 @@ def link_of(name: str) -> Link:
 
 def test_a_pf_of_igb_as_recorded() -> None:
     link = link_of("igb-pf-link")
-    assert dict(sysctls.decoded(link.af_spec, (("ipv6.hop_limit", 1),), 9000)) == {
+    assert dict(sysctls.decoded(link.af_spec, {"ipv6.hop_limit": 1}, 9000)) == {
         "ipv6.hop_limit": 64,
         "ipv6.mtu": 3000,
     }

@@ -40,7 +40,7 @@ def wanted(want: NodeState, have: NodeState) -> list[Sysctl]:
 def test_told_is_what_differs_from_the_defaults() -> None:
     spec = af_spec({"ipv4.rp_filter": 2, "ipv6.use_tempaddr": -1, "ipv6.ra_defrtr_metric": -1})
     known = (*DEFAULTS, ("ipv6.ra_defrtr_metric", 1024), ("ipv6.use_tempaddr", 0))
-    assert sysctls.decoded(spec, tuple(sorted(known)), 1500) == (
+    assert sysctls.decoded(spec, dict(known), 1500) == (
         ("ipv4.rp_filter", 2),
         ("ipv6.ra_defrtr_metric", 0xFFFFFFFF),
         ("ipv6.use_tempaddr", -1),
@@ -50,15 +50,15 @@ def test_told_is_what_differs_from_the_defaults() -> None:
 def test_times_are_told_in_the_files_unit() -> None:
     spec = af_spec({"ipv6.router_solicitation_interval": 4000, "ipv6.dad_transmits": 4})
     known = (("ipv6.dad_transmits", 1), ("ipv6.router_solicitation_interval", 9))
-    assert sysctls.decoded(spec, known, 1500) == (
+    assert sysctls.decoded(spec, dict(known), 1500) == (
         ("ipv6.dad_transmits", 4),
         ("ipv6.router_solicitation_interval", 4),
     )
 
 
 def test_ipv6s_own_mtu_is_told_where_it_is_not_the_interfaces() -> None:
-    assert sysctls.decoded(af_spec({"ipv6.mtu": 1400}), (), 1500) == (("ipv6.mtu", 1400),)
-    assert sysctls.decoded(af_spec({"ipv6.mtu": 1500}), (), 1500) == ()
+    assert sysctls.decoded(af_spec({"ipv6.mtu": 1400}), {}, 1500) == (("ipv6.mtu", 1400),)
+    assert sysctls.decoded(af_spec({"ipv6.mtu": 1500}), {}, 1500) == ()
 
 
 def test_where_the_kernel_leaves_ipv6s_mtu_alone() -> None:
@@ -69,7 +69,7 @@ def test_where_the_kernel_leaves_ipv6s_mtu_alone() -> None:
 
 @pytest.mark.parametrize("spec", [b"", b"\x04\x00", struct.pack("=HHI", 8, 2, 1)])
 def test_a_kernel_that_tells_less(spec: bytes) -> None:
-    assert sysctls.decoded(spec, DEFAULTS, 1500) == ()
+    assert sysctls.decoded(spec, dict(DEFAULTS), 1500) == ()
 
 
 def table(family: int, parameters: dict[int, int], index: int | None = None) -> bytes:
@@ -130,8 +130,8 @@ def test_a_neighbours_sysctl_is_in_a_tree_of_its_own(tmp_path: Path) -> None:
 
 def test_a_secret_is_not_saved_and_nothing_is_asked_that_needs_it() -> None:
     spec = af_spec({"ipv6.addr_gen_mode": 2})
-    assert sysctls.decoded(spec, (("ipv6.addr_gen_mode", 0),), 1280) == ()
-    assert sysctls.decoded(af_spec({"ipv6.addr_gen_mode": 1}), (("ipv6.addr_gen_mode", 0),), 1280)
+    assert sysctls.decoded(spec, {"ipv6.addr_gen_mode": 0}, 1280) == ()
+    assert sysctls.decoded(af_spec({"ipv6.addr_gen_mode": 1}), {"ipv6.addr_gen_mode": 0}, 1280)
 
 
 def test_defaults_are_those_that_this_kernel_has(tmp_path: Path) -> None:
