@@ -20,7 +20,7 @@ from nodeagent.kernel.rtnl import AltnameChange, Change, Link, LinkChange, VfCha
 from nodeagent.node import retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
-from nodeagent.node.locate import LinksByDevice, is_bound, link_of, links_by_device
+from nodeagent.node.locate import LinksByDevice, ifindex_of, is_bound, link_of, links_by_device
 from nodeagent.node.node import Node
 from nodeagent.node.settle import await_netdevs
 from nodeagent.plan.actions import SetLink, SetVf
@@ -74,22 +74,21 @@ def _await_carrier(node: Node, actions: Sequence[SetVf], watches: tuple[Watch, .
 
 
 def _set_vfs(attempt: Attempt, actions: Sequence[SetVf]) -> Failures:
-    devices = links_by_device(attempt.node)
     changes: list[tuple[Target, Change]] = []
     failures: Failures = []
     for pf in sorted({action.pf for action in actions}):
-        link = link_of(attempt.node, Target(pf), devices)
-        if link is None:
+        index = ifindex_of(attempt.node, Target(pf))
+        if index is None:
             failures += _set_guids(attempt.node, [each for each in actions if each.pf == pf])
             continue
         try:
-            have = {info.index: info for info in attempt.node.rtnl.vfs(link.index)}
+            have = {info.index: info for info in attempt.node.rtnl.vfs(index)}
         except KernelError as error:
             failures.append((Target(pf), f"{pf}: {error.message}"))
             continue
         for action in actions:
             if action.pf == pf:
-                change = _vf_change(action, link, have.get(action.index))
+                change = _vf_change(action, index, have.get(action.index))
                 changes += [(Target(pf, action.index), change)] if change is not None else []
     return failures + _send(attempt, changes, _vf_refusal)
 
@@ -112,10 +111,10 @@ def _set_guids(node: Node, actions: Sequence[SetVf]) -> Failures:
     return failures
 
 
-def _vf_change(action: SetVf, link: Link, have: VfInfo | None) -> VfChange | None:
+def _vf_change(action: SetVf, index: int, have: VfInfo | None) -> VfChange | None:
     """The part of `action` that differs from `have`, VLAN and rates as a whole; None if none."""
     left = given(changed(VfAttributes, action, have or VfAttributes()))
-    return VfChange(link.index, action.index, **left) if left else None
+    return VfChange(index, action.index, **left) if left else None
 
 
 def _vf_refusal(target: Target, part: str, error: OSError) -> str:

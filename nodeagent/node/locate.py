@@ -69,6 +69,8 @@ def is_bound(node: Node, target: Target) -> bool:
 
 def is_hung(node: Node, target: Target) -> bool:
     """Whether a call on the target's device, or on its PF, has not returned."""
+    if not node.hung_calls.lines():
+        return False
     return device_of(node, target) in node.hung_calls or target.pf in node.hung_calls
 
 
@@ -154,7 +156,16 @@ def rdma_devices(node: Node, devices: LinksByDevice) -> dict[DeviceHandle, RdmaD
 
 
 def rdma_names(node: Node, targets: Iterable[Target]) -> dict[Target, str]:
-    """The names of the RDMA devices of these PFs and VFs, if they have one."""
-    found = rdma_devices(node, links_by_device(node))
-    placed = ((target, device_of(node, target)) for target in targets)
-    return {target: found[device].name for target, device in placed if device in found}
+    """The names of the RDMA devices of these PFs and VFs, if they have one.
+
+    Links are dumped only where a function has none of its own, but perhaps a software device.
+    """
+    located = ((target, device_of(node, target)) for target in targets)
+    placed = {target: device for target, device in located if device is not None}
+    names = {target: node.sysfs.rdma_device(*device) for target, device in placed.items()}
+    found = {target: name for target, name in names.items() if name is not None}
+    if len(found) < len(placed):
+        others = rdma_devices(node, links_by_device(node))
+        left = ((target, device) for target, device in placed.items() if target not in found)
+        found |= {target: others[device].name for target, device in left if device in others}
+    return found

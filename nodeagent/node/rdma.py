@@ -112,10 +112,7 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         return target[1] is None and node.sysfs.has_representors_rdma(target[0].bus, target[0].name)
 
     def why(target: Target) -> str | None:
-        device = device_of(node, target)
-        own = None if device is None else node.sysfs.rdma_device(*device)
-        # only a software device is not its function's: all of the node's are much to read for each
-        name = own or rdma_names(node, [target]).get(target)
+        name = rdma_names(node, [target]).get(target)
         if name is None and (never_comes(target) or not is_bound(node, target)):
             return None
         if name is None:
@@ -125,13 +122,14 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         return f"{target}: udev has not finished with {name}"
 
     failures = await_each(node, targets, why, watches, "RDMA devices")
-    names = rdma_names(node, targets)
+    never = list(filter(never_comes, targets))
+    names = rdma_names(node, never)
     return failures + [
         (
             target,
             f"{target}: no RDMA device: mlx5_ib was loaded in switchdev mode, and "
             "creates it when the eswitch's mode is set again, as in the next reload",
         )
-        for target in targets
-        if target not in names and never_comes(target)
+        for target in never
+        if target not in names
     ]

@@ -16,7 +16,7 @@ from nodeagent.kernel import rooms
 from nodeagent.kernel.events import LinkWatch, Watch
 from nodeagent.node.cni import Record
 from nodeagent.node.failures import target_of
-from nodeagent.node.locate import device_of, ifindex_of, users_of
+from nodeagent.node.locate import device_of, ifindex_of, ifindex_on, users_of
 from nodeagent.node.node import Node
 from nodeagent.plan.actions import (
     Action,
@@ -37,7 +37,7 @@ from nodeagent.plan.taken import (
     taken,
     without,
 )
-from nodeagent.state.model import DeviceHandle, NodeState, Target, Vf
+from nodeagent.state.model import NO_DRIVER, DeviceHandle, NodeState, Target, Vf
 from nodeagent.state.rates import vf_of
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,8 @@ class Takings:
         away: dict[DeviceHandle, Target] = {}
         for device, target in devices.items():
             driver, vf = drivers[device], self._want[target]
-            is_here = ifindex_of(node, target) is not None
+            # a function without a driver has no interface
+            is_here = driver != NO_DRIVER and ifindex_on(node, device, target) is not None
             if is_here:
                 self._at_home.add(target)
             if is_anothers_driver(driver, vf.driver, self._own):

@@ -45,7 +45,7 @@ from nodeagent.plan.actions import (
     StartSubfunction,
     UnbindVf,
 )
-from nodeagent.plan.comparison import Difference, Subject, differences
+from nodeagent.plan.comparison import Difference, Subject, all_differences, differences
 from nodeagent.plan.made import (
     Binding,
     bindings,
@@ -94,7 +94,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
     attributes that their driver does not let set (`nodeagent.plan.unsettable`).
     """
     want = settable(want, have)
-    now = _ours(differences(want, have))
+    now = _ours(all_differences(want, have))
     if not now:
         return ()
     made = once_made(want, have)

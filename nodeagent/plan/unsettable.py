@@ -6,11 +6,12 @@ Setting one fails with EOPNOTSUPP for any value.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from nodeagent.state.addresses import Mac
 from nodeagent.state.drivers import Trait, has
-from nodeagent.state.model import SUBFUNCTION, NodeState, Pf
+from nodeagent.state.model import SUBFUNCTION, NodeState, Pf, Vf
 from nodeagent.state.stack import Stack
 
 
@@ -83,10 +84,16 @@ def _settable(pf: Pf, driver: str) -> Pf:
             for each in pf.representors
         )
         pf = dataclasses.replace(pf, representors=tuple(anonymous))
-    unset: dict[str, Any] = {}
+    unset: list[str] = []
     if has(driver, Trait.NO_QUERY_RSS):
-        unset["query_rss"] = None
+        unset.append("query_rss")
     if has(driver, Trait.LINK_STATE_OF_REPRESENTORS) and pf.is_switchdev:
         # auto where VFs were made in switchdev mode, disable where the mode came later
-        unset["link_state"] = None
-    return dataclasses.replace(pf, vfs=tuple(dataclasses.replace(vf, **unset) for vf in pf.vfs))
+        unset.append("link_state")
+    return dataclasses.replace(pf, vfs=tuple(_without(vf, unset) for vf in pf.vfs))
+
+
+def _without(vf: Vf, names: Iterable[str]) -> Vf:
+    """A VF without these attributes; itself if it has none of them."""
+    known: dict[str, Any] = {name: None for name in names if getattr(vf, name) is not None}
+    return dataclasses.replace(vf, **known) if known else vf

@@ -27,7 +27,7 @@ the kernel refuses that while an interface has no NAPI, as one of mlx5 that is d
 def agree(key: str, want: object, have: object) -> bool:
     """Whether a setting is as wanted. Queues that only one side has are not compared: how many
     there are is a matter of channels, and of mqprio in hardware mode."""
-    if key not in FILES:
+    if want == have or key not in FILES:
         return want == have
     pairs = zip(str(want).split(), str(have).split(), strict=False)
     return all(wanted == now for wanted, now in pairs)

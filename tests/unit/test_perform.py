@@ -128,7 +128,7 @@ def test_the_requests_of_a_stage_do_not_grow_with_vfs_that_are_right(fake: FakeN
     bound(fake, 7)
     node = fake.node(PATIENT)
     perform(Attempt(node), [stage(*(SetVf(HANDLE, index, trust=False) for index in range(7)))])
-    assert node.rtnl.requests == 2
+    assert node.rtnl.requests == 1
 
 
 # one action of each kind
