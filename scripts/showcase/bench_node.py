@@ -160,7 +160,7 @@ def prepared() -> Bench:
     timed([str(HERE / "floor.sh"), str(WORK / "recipe")])
     loaded = settings.load()
     journal = Journal(loaded)
-    journal.save(by_hand.snapshot_now(loaded))
+    journal.save(by_hand.snapshot_now(loaded, to_keep=True))
     snapshot = WORK / "snapshot.json"
     shutil.copy(journal.open_path, snapshot)
     return Bench(pfs, vfs.state(pfs), snapshot)
