@@ -463,7 +463,7 @@ class HealthWatch(Genl):
         message = dict(attributes(body, HEADER))
         if _is_fatal(message):
             self.in_fatal_error.add(_device(message))
-        elif _reporter(message)[0] == FATAL:
+        elif _health(message)[0] == FATAL:
             self.in_fatal_error.discard(_device(message))
 
 
@@ -474,14 +474,14 @@ def keep_recoveries(receiver: socket.socket) -> None:
     receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
 
-def _reporter(message: Mapping[int, bytes]) -> tuple[str, bool]:
+def _health(message: Mapping[int, bytes]) -> tuple[str, bool]:
     """The name of a message's health reporter, and whether it reports an error."""
     reporter = dict(attributes(message.get(REPORTER, b"")))
     return text(reporter.get(REPORTER_NAME, b"")), any(reporter.get(REPORTER_STATE, b""))
 
 
 def _is_fatal(message: Mapping[int, bytes]) -> bool:
-    return _reporter(message) == (FATAL, True)
+    return _health(message) == (FATAL, True)
 
 
 def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -334,8 +335,12 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(looking, "children_in_other_namespaces", lambda *_: ("VLAN x on enp1s0",))
     monkeypatch.setattr(looking, "unsaved", lambda _node, _state: ("rps_cpus of enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
+    devlink = SimpleNamespace(in_fatal_error=frozenset)
     return SimpleNamespace(
-        hung_calls=HungCalls(), sysfs=Sysfs(Path("/nowhere")), roce=RoceDefaults(())
+        hung_calls=HungCalls(),
+        sysfs=Sysfs(Path("/nowhere")),
+        roce=RoceDefaults(()),
+        devlink=lambda: nullcontext(devlink),
     )
 
 
