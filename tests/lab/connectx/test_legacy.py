@@ -36,7 +36,11 @@ def test_two_pfs_with_eight_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
 
 
 def test_64_vfs(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """As many as the PF can make."""
     lab.make_vfs(PF1, 64)
+    assert len(lab.vfs(PF1)) == 64
+    assert {lab.driver(address) for address in lab.vfs(PF1).values()} == {"mlx5_core"}
+    assert lab.name(lab.vf(PF1, 63)) == lab.vf_name(PF1, 63)
     before = connectx.read()
     assert len(before["devices"][PF1]["vfs"]) == 64
     lab.put_other_build_on_disk()
