@@ -80,6 +80,11 @@ def moment_of(stage: str) -> str:
     return "pre-start" if stage == LOAD else "post-start"
 
 
+def fatal_errors() -> int:
+    """How many the driver has noticed (poll_health(), core/health.c)."""
+    return lab.sh("dmesg").count("Fatal error")
+
+
 def seconds(run: Started, stage: str) -> float:
     """How long a stage took, as its line says; the longest of several."""
     found = re.findall(rf"{re.escape(stage)} +elapsed=([0-9.]+)", run.log)
@@ -156,7 +161,14 @@ def test_a_fatal_error_in_a_restore(nodeagent: Nodeagent, scene: State, its_card
 
     It tries once by itself, which fails here: the next start has it try again.
     """
-    reload = lab.reload_while(nodeagent, lambda: its_card.set(0, "health", 1))
+
+    def fail() -> None:
+        seen = fatal_errors()
+        its_card.set(0, "health", 1)
+        # the driver looks every 2 s, in which a restore may have ended
+        lab.eventually(lambda: fatal_errors() > seen, "the driver's notice of it")
+
+    reload = lab.reload_while(nodeagent, fail)
     assert reload.process.returncode == 1
     assert f"pci/{PF1}: the firmware has had a fatal error" in reload.log.partition("error: ")[2]
     assert not nodeagent.ready.exists()
