@@ -137,8 +137,9 @@ class Sweep:
         self.end = self.look()
 
     def passed(self) -> list[str]:
-        """The points of the last run."""
-        return (self.directory / "points").read_text().splitlines()
+        """The points of the last run, by number: of two threads the later one may write first."""
+        lines = (self.directory / "points").read_text().splitlines()
+        return sorted(lines, key=lambda line: int(line.partition(" ")[0]))
 
     def killed_at(self, number: int) -> None:
         """Killed there, and started again."""
