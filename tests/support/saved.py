@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support import connectx, lab
 from tests.support.lab import PF1
@@ -28,6 +29,12 @@ def answers() -> bool:
     return "lladdr" in lab.sh("ip -n saved0 neigh show 10.9.0.2")
 
 
+def waits_for_firmware(pid: int) -> bool:
+    """Whether a process sleeps in a command of mlx5_core: its stack, in the kernel."""
+    asleep = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][0] == "D"
+    return asleep and "mlx5_cmd" in Path(f"/proc/{pid}/stack").read_text(encoding="ascii")
+
+
 def main() -> None:
     # a mounted share keeps QEMU from saving the machine
     lab.sh("umount /share")
@@ -47,6 +54,9 @@ def main() -> None:
     monitor.command("qom-set", path=path, property="fw-command-us", value=COMMAND_US)
     monitor.close()
     setting = subprocess.Popen(["ip", "link", "set", lab.name(PF1), "vf", "0", "mac", MAC])
+    # ip may be slower to start than the launcher is to save the machine
+    while not waits_for_firmware(setting.pid):
+        pass
     say("saved: now")
     while setting.poll() is None:  # virtual time does not leap while the processor works
         pass
