@@ -67,7 +67,12 @@ def on_this_host(name: str, work: Path, *chosen: str) -> Check:
 
 
 def for_a_change(tree: Path, work: Path, broken: Broken) -> Iterator[Check]:
-    """The tests that a change can have broken; of unit tests two parts beside each other."""
+    """The tests that a change can have broken; of unit tests two parts beside each other.
+
+    Those of the cluster take longest, and begin first.
+    """
+    if broken.cluster:
+        yield _pytest("cluster", work, *broken.cluster)
     virtual = [test.id for test in broken.igb if "real_time" not in test.marks]
     real = [test.id for test in broken.igb if "real_time" in test.marks]
     if virtual:
@@ -80,8 +85,6 @@ def for_a_change(tree: Path, work: Path, broken: Broken) -> Iterator[Check]:
     units = _shared_out(tree, list(broken.unit), UNIT_PARTS)
     for number, files in enumerate(units, 1):
         yield _pytest(f"unit {number}/{len(units)}", work, *files)
-    if broken.cluster:
-        yield _pytest("cluster", work, *broken.cluster)
     if broken.launcher:
         yield _pytest("launcher", work, *(test.id for test in broken.launcher))
 
