@@ -43,6 +43,12 @@ def directory(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def names(path: Path) -> set[str]:
+    """What is in the directory. OSError as of `directory`."""
+    with directory(path) as fd:
+        return set(os.listdir(fd))  # noqa: PTH208 # of a descriptor
+
+
 @contextmanager
 def directory_path(path: Path) -> Iterator[Path]:
     """The same as a path, /proc/self/fd/N, for functions that take no descriptor.

@@ -8,7 +8,6 @@ NetworkManager's devices/<ifindex> has whether it manages the interface, and by 
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +38,8 @@ def known(run: Path = Path("/run")) -> set[int]:
     """The interfaces, by ifindex, that a manager has a file about."""
     found: set[int] = set()
     for directory in (run / _LINKS, run / _DEVICES):
-        with suppress(OSError), hostpath.directory(directory) as fd:
-            names = os.listdir(fd)  # noqa: PTH208 # of a descriptor
-            found |= {int(name) for name in names if name.isdecimal()}
+        with suppress(OSError):
+            found |= {int(name) for name in hostpath.names(directory) if name.isdecimal()}
     return found
 
 

@@ -163,8 +163,8 @@ def await_idle(node: Node, addresses: Iterable[str]) -> None:
     """
     pci = node.settings.cni_data_dir / "pci"
     names: set[str] = set()
-    with suppress(FileNotFoundError, NotADirectoryError), hostpath.directory(pci) as fd:
-        names.update(os.listdir(fd))  # noqa: PTH208 # of a descriptor
+    with suppress(FileNotFoundError, NotADirectoryError):
+        names = hostpath.names(pci)
     if not names:
         return
     with _opened(pci, (each for each in addresses if each in names)) as records_of:
