@@ -202,32 +202,36 @@ def _hold(pci: Path, opened: dict[str, int], node: Node) -> None:
 
     An ADD of a free VF removes the file that it has locked, because an empty one names no namespace
     (PCIAllocator.IsAllocated()), and creates another one at its end: until then only its open
-    descriptor shows that it is running.
+    descriptor shows that it is running. It must end before we write to that record, or what it
+    writes is lost, and its VF is taken for free. One that has waited for another ADD of its VF can
+    still write to ours.
     """
     free: set[str] = set()
     for _ in range(MAX_ROUNDS):
         _lock(pci, opened, node, make=True)
+        _await_adds(pci, node)
         for address in list(opened):
             if _text(pci / address) in {"", OWN_NAMESPACE}:
                 durable.replace(pci / address, OWN_NAMESPACE.encode(), 0o600)
                 os.close(opened.pop(address))
                 free.add(address)
-        if not _await_adds(pci, node):
-            return
+        _await_adds(pci, node)
         taken = {address for address in free if _text(pci / address) != OWN_NAMESPACE}
+        if not taken:
+            return
         free -= taken
         _open(pci, taken, opened, make=True)
+    _lock(pci, opened, node, make=True)
 
 
-def _await_adds(pci: Path, node: Node) -> bool:
-    """Wait for each ADD that has removed the file that it has locked; False if there is none."""
+def _await_adds(pci: Path, node: Node) -> None:
+    """Wait for each ADD that has removed the file that it has locked."""
     running = users.open_removed_files(pci, node.proc)
     try:
         _lock_these(running, node)
     finally:
         for fd in running.values():
             os.close(fd)
-    return bool(running)
 
 
 def sweep(settings: Settings) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from nodeagent import durable
 from nodeagent.errors import RestoreFailed, Stopped
+from nodeagent.kernel import users
 from nodeagent.kernel.netns import Namespaces
 from nodeagent.node import cni
 from nodeagent.node.node import Node
@@ -290,6 +292,45 @@ def test_an_add_that_has_removed_what_it_has_locked_is_waited_for(settings: Sett
         with cni.held_off(Node(settings), [ADDRESS]):
             assert given_to(settings, ADDRESS) == "/run/netns/cni-2"
             assert is_locked(settings, ADDRESS)
+
+
+def test_the_record_of_an_add_that_ends_meanwhile_is_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends before ours is written at the latest."""
+    path, replace = settings.cni_data_dir / "pci" / ADDRESS, durable.replace
+    path.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", ADD, path], stdout=subprocess.PIPE) as plugin:
+        assert plugin.stdout is not None
+        plugin.stdout.readline()
+
+        def replace_later(path: Path, content: bytes, mode: int) -> None:
+            plugin.wait()
+            replace(path, content, mode)
+
+        monkeypatch.setattr(durable, "replace", replace_later)
+        with cni.held_off(Node(settings), [ADDRESS]):
+            assert given_to(settings, ADDRESS) == "/run/netns/cni-2"
+            assert is_locked(settings, ADDRESS), "DEL is to wait"
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_an_add_that_ends_before_it_is_searched_for_is_noticed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    """It has written to our record, and has closed the file by which it would have been found."""
+    path = settings.cni_data_dir / "pci" / ADDRESS
+
+    def ends(pci: Path, proc: Path) -> dict[str, int]:
+        if path.read_text() == cni.OWN_NAMESPACE:
+            path.write_text("/run/netns/cni-2")
+        return {}
+
+    monkeypatch.setattr(cni, "MAX_ROUNDS", rounds)
+    monkeypatch.setattr(users, "open_removed_files", ends)
+    with cni.held_off(Node(settings), [ADDRESS]):
+        assert given_to(settings, ADDRESS) == "/run/netns/cni-2"
+        assert is_locked(settings, ADDRESS), "DEL is to wait"
 
 
 def test_an_add_after_a_del_in_between_is_waited_for(
