@@ -27,6 +27,8 @@ from tests.support.pods import Pod
 from tests.support.sweep import Share
 
 PACE: Final = 0.3
+CYCLE: Final = 4 * PACE
+"""Seconds from one pod of comes_and_goes() to the next, without those of ADD and DEL."""
 PHASES: Final = 20
 NAMING: Final = Path("/run/systemd/network/00-lab.link")
 _numbers: Final = count(1)
@@ -366,9 +368,9 @@ def test_nobody_is_quicker_where_cnis_are_held_off(scene: Scene) -> None:
 
 @pytest.mark.sweep
 def test_in_each_phase(scene: Scene, share: Share) -> None:
-    """The reload begins a little later each time."""
+    """The reload begins a little later each time, until a pod has come and gone."""
     for number in share.of(range(PHASES)):
-        scene.reload_in_phase(number * PACE / PHASES)
+        scene.reload_in_phase(number * CYCLE / PHASES)
         scene.check()
 
 
