@@ -194,6 +194,16 @@ static void sf_state(Pf *pf, uint16_t function, uint8_t state)
     }
 }
 
+void sf_drop_all(Pf *pf)
+{
+    for (uint16_t i = 0; i < pf->sfs; i++) {
+        Vport *v = vport_of(pf, SF_BASE + i);
+
+        v->sf_state = STATE_INVALID;
+        v->sf_armed = false;
+    }
+}
+
 static uint8_t alloc_sf(Fn *fn)
 {
     uint16_t function = GET(alloc_sf_in, fn->in, function_id);

@@ -276,7 +276,7 @@ struct Pf {
     char *log_path;
     FILE *log;
     /* Set at any time. */
-    uint32_t command_us, command_timeout_s, vf_ms, parallel, health, speed;
+    uint32_t command_us, command_timeout_s, vf_ms, parallel, health, health_vf, speed;
     bool initializing, dead, lag_needs_unbound;
     Fault fault[FAULTS];
     unsigned faults;
@@ -338,6 +338,7 @@ const Command *command_of(uint16_t opcode);
 const Command *command_named(const char *name);
 void set_port(Pf *pf, bool up);
 void ask_for_pages(Pf *pf, uint16_t function, int32_t pages);
+void sf_drop_all(Pf *pf);                   /* their ports; their drivers begin by themselves */
 bool vport_up(Pf *pf, uint16_t vport);
 
 /* ---- capabilities.c, registers.c ------------------------------------------------------------ */

@@ -82,6 +82,19 @@ def test_they_outlast_a_reload_that_is_killed(nodeagent: Nodeagent, subfunctions
     nodeagent.call("verify")
 
 
+def test_a_fatal_error_when_they_are_made(nodeagent: Nodeagent, subfunctions: State) -> None:
+    """Of their PF, which forgets them when its driver recovers: the next start makes them anew."""
+    lab.put_other_build_on_disk()
+    run = nodeagent.start("reload")
+    run.wait_for("start subfunctions: ")
+    run.kill_all()
+    with connectx.card() as held:
+        held.set(0, "health", 1)
+        lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+    nodeagent.call("reload")
+    assert read() == subfunctions
+
+
 def test_a_driver_that_makes_none(nodeagent: Nodeagent, subfunctions: State) -> None:
     """Debian's own mlx5_core is built without CONFIG_MLX5_SF."""
     assert subfunctions["ports"]
