@@ -15,6 +15,7 @@ from nodeagent.cleanup import attempt
 from nodeagent.driver.nic import Loss, NicDriver
 from nodeagent.errors import AgentError, KernelError, Stopped, WaitTimeout
 from nodeagent.node import cni
+from nodeagent.node.fatal import check_pfs
 from nodeagent.node.node import Node
 from nodeagent.node.observe import functions
 from nodeagent.node.quiesce import quiesce, unbind_pfs
@@ -40,7 +41,8 @@ def reload(
 ) -> None:
     """Make the installed driver run, put the VFs back as they were, and set the ready flag.
 
-    With nothing to reload and no snapshot open, no device is touched. PFs that a killed process has
+    With nothing to reload and no snapshot open, no device is touched; the flag is not set while a
+    PF's driver has not recovered from a fatal error. PFs that a killed process has
     left unbound are bound first, whatever follows: a build may need the network.
     `before_snapshot` is called before the snapshot is taken, `without_vfs` after VFs were removed
     (QUIESCE) and before the driver is unloaded, and `before_ready` right before the flag is set: it
@@ -55,6 +57,7 @@ def reload(
         driver.ensure_built()
     note_srcversions(journal, driver)
     if driver.loaded_is_installed() and not journal.has_open_snapshot():
+        check_pfs(node)
         log.info("the loaded driver is the installed one and nothing is left to restore")
         before_ready()
         journal.set_ready()

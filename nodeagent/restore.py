@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,8 +10,9 @@ from nodeagent.errors import RestoreFailed
 from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
+from nodeagent.node.fatal import in_fatal_error
 from nodeagent.node.links import set_vfs
-from nodeagent.node.locate import device_of, is_hung
+from nodeagent.node.locate import is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
 from nodeagent.node.namespaces import reachable
 from nodeagent.node.node import Node
@@ -109,7 +109,7 @@ def restore(node: Node, want: NodeState) -> Takings:
             f"{len(left)} attributes could not be restored",
             dict.fromkeys(
                 (
-                    *_in_fatal_error(node, want),
+                    *in_fatal_error(node, want),
                     *failures,
                     *node.hung_calls.lines(),
                     *map(str, left),
@@ -195,18 +195,6 @@ def _undone(now: _Compared) -> tuple[Difference, ...]:
     return tuple(each for each in found if not each.is_drivers)
 
 
-def _in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
-    """A line for each PF and VF whose driver has yet to recover, and loses its state in that."""
-    with node.devlink() as devlink:
-        devices = devlink.in_fatal_error()
-    for target, _ in want.functions():
-        if (device := device_of(node, target)) in devices:
-            yield (
-                f"{target}: the firmware has had a fatal error, from which the driver has not "
-                f"recovered (`devlink health show {device} reporter fw_fatal`)"
-            )
-
-
 def _without_hung(attempt: Attempt, want: NodeState) -> NodeState:
     """`want` without the PFs and VFs on which a call hangs in the kernel.
 
@@ -234,7 +222,7 @@ def verify(node: Node, want: NodeState, takings: Takings | None = None) -> tuple
     now = _compared(Attempt(node, takings or Takings(want)), want)
     have, behind = now.have, now.behind
     left = _undone(now)
-    if fatal := tuple(_in_fatal_error(node, want)):
+    if fatal := tuple(in_fatal_error(node, want)):
         raise RestoreFailed(
             "the state of this node cannot be verified",
             (*fatal, *map(str, left)),

@@ -74,6 +74,7 @@ PARAM_VALUE_CMODE: Final = 87
 REPORTER: Final = 114
 REPORTER_NAME: Final = 115
 REPORTER_STATE: Final = 116
+REPORTER_ERR_COUNT: Final = 117
 FATAL: Final = "fw_fatal"
 """The reporter of an error from which a driver recovers by making all anew."""
 PORT_PF_NUMBER: Final = 127
@@ -365,6 +366,16 @@ class Devlink(Genl):
         """
         messages = self._dump(CMD_REPORTER_GET, "devlink health reporters")
         return frozenset(_device(each) for each in messages if _is_fatal(each))
+
+    @understood("devlink health reporters")
+    def fatal_errors(self) -> dict[DeviceHandle, int]:
+        """How many fatal errors each device's firmware has had since its driver began."""
+        found = {}
+        for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
+            reporter = dict(attributes(message.get(REPORTER, b"")))
+            if text(reporter.get(REPORTER_NAME, b"")) == FATAL:
+                found[_device(message)] = _number(reporter, REPORTER_ERR_COUNT)
+        return found
 
     def recover(self, device: DeviceHandle) -> None:
         """Recover from a fatal error; it waits for the driver's own attempt. OSError if it fails.

@@ -68,8 +68,13 @@ def representors(pf: str) -> State:
 
 
 def fatal(pf: str) -> str:
-    """What devlink's health reporter of fatal errors says."""
-    told = json.loads(lab.sh(f"devlink -j health show pci/{pf} reporter fw_fatal"))
+    """What devlink's health reporter of a PF's fatal errors says."""
+    return fatal_of(f"pci/{pf}")
+
+
+def fatal_of(device: str) -> str:
+    """The same of any function, as devlink(8) calls it."""
+    told = json.loads(lab.sh(f"devlink -j health show {device} reporter fw_fatal"))
     ((reporter,),) = told["health"].values()
     return str(reporter["state"])
 

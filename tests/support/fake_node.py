@@ -149,6 +149,7 @@ class FakeNode(FakeRules):
         self.reporters: dict[Port, dict[str, dict[str, bool | int]]] = {}
         self.in_fatal_error: set[str] = set()
         self.never_recovers: set[str] = set()
+        self.fatal_errors: dict[str, int] = {}
         self._attach(monkeypatch)
         for driver in (DRIVER, "vfio-pci"):
             self.tree.make_driver("pci", driver)
@@ -550,7 +551,14 @@ class FakeDevlink(Devlink):
         }
 
     def in_fatal_error(self) -> frozenset[DeviceHandle]:
-        return frozenset(DeviceHandle("pci", name) for name in self._node.in_fatal_error)
+        return frozenset(map(self._device, self._node.in_fatal_error))
+
+    def fatal_errors(self) -> dict[DeviceHandle, int]:
+        return {self._device(name): count for name, count in self._node.fatal_errors.items()}
+
+    @staticmethod
+    def _device(name: str) -> DeviceHandle:
+        return DeviceHandle("auxiliary" if ".sf." in name else "pci", name)
 
     def recover(self, device: DeviceHandle) -> None:
         if device.name in self._node.never_recovers:

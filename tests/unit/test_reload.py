@@ -287,6 +287,37 @@ def test_nothing_to_do_writes_nothing_and_asks_nothing(host: Host) -> None:
     assert host.journal.last_snapshot() is None
 
 
+@pytest.mark.parametrize("loaded", ["A", "B"], ids=["to reload", "nothing to reload"])
+def test_a_pf_in_a_fatal_error_is_neither_saved_nor_ready(host: Host, loaded: str) -> None:
+    """What its driver tells of its VFs is not what they had."""
+    host.driver.loaded = loaded
+    host.fake.in_fatal_error = {PF1}
+    with pytest.raises(UnavailableError, match=f"pci/{PF1}: the firmware has had a fatal error"):
+        host.start()
+    assert not host.journal.is_ready()
+    assert not host.journal.has_open_snapshot()
+    assert host.driver.restarts == 0
+    host.fake.in_fatal_error.clear()
+    host.start()
+    assert host.journal.is_ready()
+
+
+def test_a_fatal_error_while_the_node_is_observed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver has recovered by the end of it, and has counted one more."""
+    host.fake.fatal_errors = {PF1: 2}
+
+    def observed(node: Node) -> NodeState:
+        host.fake.fatal_errors[PF1] += 1
+        return observe(node)
+
+    monkeypatch.setattr("nodeagent.snapshot.observe", observed)
+    with pytest.raises(UnavailableError, match=f"of pci/{PF1} has had a fatal error meanwhile"):
+        host.start()
+    assert not host.journal.has_open_snapshot()
+
+
 def test_a_second_start_has_nothing_to_do(host: Host) -> None:
     host.start()
     host.fake.writes.clear()

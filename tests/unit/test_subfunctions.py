@@ -96,6 +96,15 @@ def test_they_are_made_again(fake: FakeNode) -> None:
     assert {each.index for each in observe(node).pfs[0].subfunctions or ()} == {100, 101}
 
 
+def test_one_in_a_fatal_error_is_named_and_what_ends_it(fake: FakeNode) -> None:
+    """Its PF is well."""
+    want, node = saved(fake), fake.node(Settings())
+    device = fake.subfunction_of(PF1, PORT)
+    fake.in_fatal_error = {device}
+    with pytest.raises(RestoreFailed, match=rf"sf88: .*auxiliary/{device} reporter.* inactive"):
+        verify(node, want)
+
+
 def test_vdpa_devices_are_named_whatever_they_are_called(
     fake: FakeNode, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,8 +90,10 @@ def test_a_fatal_error_of_the_firmware_is_the_device_s() -> None:
     """The helper's reporters are all in error; only one of them loses the function's state."""
     assert Answered(reporter("fw", (141, b"\1")), reporter("vnic")).in_fatal_error() == frozenset()
     assert Answered(reporter("fw"), reporter("fw_fatal")).in_fatal_error() == {PF}
-    healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"))))
+    count = struct.pack("=Q", 3)
+    healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"), (117, count))))
     assert Answered(healthy).in_fatal_error() == frozenset()
+    assert Answered(healthy, reporter("fw")).fatal_errors() == {PF: 3}
 
 
 def test_a_fatal_error_is_heard_of_and_its_end_and_nothing_else() -> None:

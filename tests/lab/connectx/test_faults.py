@@ -180,6 +180,27 @@ def test_a_fatal_error_in_a_restore(nodeagent: Nodeagent, scene: State, its_card
     assert nodeagent.ready.exists()
 
 
+def test_a_pf_in_a_fatal_error_is_neither_saved_nor_ready(
+    nodeagent: Nodeagent, scene: State, its_card: Card
+) -> None:
+    """What its driver tells of its VFs is not what they had; `restore` puts back what they had."""
+    lab.put_other_build_on_disk()
+    nodeagent.call("reload")  # leaves a last snapshot
+    its_card.set(0, "health", 1)
+    lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+    its_card.mend()
+    for loaded in ("the installed driver", "another one"):
+        failed = nodeagent.call("reload", status=69)
+        assert f"pci/{PF1}: the firmware has had a fatal error" in failed.log, loaded
+        assert not nodeagent.ready.exists()
+        assert not nodeagent.open_snapshot.exists()
+        lab.put_other_build_on_disk()
+    # its VFs, which saw the error later, are still in it: recovered by the next
+    nodeagent.start("restore").wait(lab.PATIENCE * 10)
+    nodeagent.call("restore")
+    assert connectx.read() == scene
+
+
 def test_refused_half_way(nodeagent: Nodeagent, scene: State) -> None:
     """mlx5_ib is gone and mlx5_core cannot be unloaded: the old driver has all that it had.
 

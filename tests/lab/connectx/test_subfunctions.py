@@ -95,6 +95,26 @@ def test_a_fatal_error_when_they_are_made(nodeagent: Nodeagent, subfunctions: St
     assert read() == subfunctions
 
 
+def test_a_fatal_error_of_one(nodeagent: Nodeagent, subfunctions: State) -> None:
+    """It is named until its port was inactive."""
+    lab.put_other_build_on_disk()
+    run = nodeagent.start("reload")
+    run.wait_for("start subfunctions: ")
+    run.kill_all()
+    failed = f"auxiliary/{device(88).name}"
+    with connectx.card() as held:
+        held.set(0, "health-vf", 0x8000)
+        held.set(0, "health", 1)
+        lab.eventually(lambda: connectx.fatal_of(failed) == "error", "the end of its recovery")
+    log = nodeagent.call("reload", status=1).log
+    assert f"pci/{PF1} subfunction sf88: the firmware has had a fatal error" in log
+    port = next(name for name, each in ports().items() if each["sfnum"] == 88)
+    lab.sh(f"devlink port function set {port} state inactive")
+    lab.eventually(lambda: "mlx5_core.sf." not in lab.sh("devlink dev show"), "its end")
+    nodeagent.call("reload")
+    assert read() == subfunctions
+
+
 def test_a_driver_that_makes_none(nodeagent: Nodeagent, subfunctions: State) -> None:
     """Debian's own mlx5_core is built without CONFIG_MLX5_SF."""
     assert subfunctions["ports"]

@@ -1,0 +1,87 @@
+"""Functions whose firmware has had a fatal error, and whose driver has not recovered.
+
+mlx5 tries once by itself. Until it has recovered, what it tells of a function is not what was set,
+and then all that the PF held for its VFs is gone (mlx5_recover_device(), core/main.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from nodeagent.errors import UnavailableError
+from nodeagent.node.locate import device_of
+from nodeagent.node.node import Node
+from nodeagent.state.model import DeviceHandle, NodeState, Target
+
+HINT: Final = (
+    "`nodeagent restore` has the driver recover, and restores the last snapshot; without one, use "
+    "`devlink health recover` and set up its VFs again: they have lost what the PF held for them. "
+    "If the error comes back (dmesg), the card may need a reset"
+)
+
+
+def check_pfs(node: Node) -> None:
+    """UnavailableError if the driver of a PF has not recovered from a fatal error."""
+    with node.devlink() as devlink:
+        failed = sorted(devlink.in_fatal_error() & _pfs(node))
+    if failed:
+        raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
+
+
+@contextmanager
+def none_meanwhile(node: Node) -> Iterator[None]:
+    """UnavailableError if the driver of a PF has not recovered, or has an error during the block.
+
+    mlx5 counts an error only when it begins to recover; by then it has answered commands itself for
+    as long as firmware took to stop, a minute at most (mlx5_error_sw_reset(), core/health.c).
+    """
+    check_pfs(node)
+    before = _errors(node)
+    yield
+    check_pfs(node)
+    if had := sorted(pf for pf, count in _errors(node).items() if count > before.get(pf, 0)):
+        raise UnavailableError(
+            f"the firmware of {', '.join(map(str, had))} has had a fatal error meanwhile: what its "
+            "driver told is not what was set, and all that was set is lost",
+            hint=HINT,
+        )
+
+
+def _pfs(node: Node) -> frozenset[DeviceHandle]:
+    return frozenset(node.sysfs.physical_functions(node.settings.driver_module))
+
+
+def _errors(node: Node) -> dict[DeviceHandle, int]:
+    pfs = _pfs(node)
+    with node.devlink() as devlink:
+        return {pf: count for pf, count in devlink.fatal_errors().items() if pf in pfs}
+
+
+def in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
+    """A line for each function whose driver has yet to recover, and loses its state in that.
+
+    A subfunction is not recovered by us: mlx5_core (Linux 6.12) panics in the next unload where the
+    recovery of one has failed twice. Made inactive and active, it is another one.
+    """
+    with node.devlink() as devlink:
+        failed = devlink.in_fatal_error()
+    for target, _ in want.functions():
+        if (device := device_of(node, target)) in failed:
+            yield _said(target, device)
+    for pf in want.pfs:
+        for each in pf.subfunctions or ():
+            target = Target(pf.handle, each.own_port)
+            if each.is_local and (device := device_of(node, target)) in failed:
+                yield (
+                    f"{_said(target, device)}; make its port inactive (`devlink port function set "
+                    "PORT state inactive`), and start again"
+                )
+
+
+def _said(function: Target | DeviceHandle, device: DeviceHandle) -> str:
+    return (
+        f"{function}: the firmware has had a fatal error, from which the driver has not recovered "
+        f"(`devlink health show {device} reporter fw_fatal`)"
+    )
