@@ -68,6 +68,11 @@ def in_fatal_error(watches: Iterable[Watch]) -> set[DeviceHandle]:
     return next((each.in_fatal_error for each in watches if isinstance(each, HealthWatch)), set())
 
 
+def is_of(node: Node, target: Target, broken: Collection[DeviceHandle]) -> bool:
+    """Whether it belongs to a PF that is in `broken`, or is of a function that is."""
+    return bool(broken) and (target.pf in broken or device_of(node, target) in broken)
+
+
 def note_settled(node: Node, targets: Iterable[Target], watches: Iterable[Watch]) -> None:
     """Note when udev finished with the interfaces of settled VFs, unless that is noted already.
 
@@ -140,7 +145,8 @@ def wait_settled(
     `takings`: do not wait for VFs that are taken meanwhile. `lost`: targets whose failure is known;
     the wait for one ends as soon as it has no driver. The `driver` link exists until the end of a
     failing probe (really_probe(), drivers/base/dd.c). What another program removes meanwhile is not
-    waited for either, nor what belongs to a PF in a fatal error: the next comparison finds that.
+    waited for either, nor what belongs to a PF, a VF or a subfunction in a fatal error: the next
+    comparison finds that.
     """
     finished, broken = finished_by_udev(watches), in_fatal_error(watches)
 
@@ -148,7 +154,7 @@ def wait_settled(
         if target in lost and not is_bound(node, target):
             return None
         why = unsettled(node, target, finished)
-        if why is None or target.pf in broken or is_removed(node, target):
+        if why is None or is_of(node, target, broken) or is_removed(node, target):
             return None
         is_taken = takings is not None and takings.is_taken(node, target, watches)
         return None if is_taken else why
@@ -262,15 +268,15 @@ def await_each(
 ) -> Failures:
     """Wait until `missing` returns None for each target: at most VF_TIMEOUT from one to the next.
 
-    A message for each that is missing then. What belongs to a PF in a fatal error is not waited
-    for.
+    A message for each that is missing then. What belongs to a function in a fatal error is not
+    waited for.
     """
     timeout = node.settings.vf_timeout
     broken = in_fatal_error(watches)
 
     def awaited(target: Target) -> str | None:
         why = missing(target)
-        return None if target.pf in broken else why
+        return None if is_of(node, target, broken) else why
 
     try:
         wait_until_clear(

@@ -547,13 +547,15 @@ def test_nor_is_a_port_of_an_eswitch_that_another_sets_to_legacy_mode(fake: Fake
     assert fake.monotonic() - before < 30
 
 
-def test_nor_is_what_belongs_to_a_pf_in_a_fatal_error(fake: FakeNode) -> None:
+@pytest.mark.parametrize("whose", ["PF", "VF"])
+def test_nor_is_what_belongs_to_a_function_in_a_fatal_error(fake: FakeNode, whose: str) -> None:
     fake.add_pf(PF1)
     fake.never.add(fake.function(0))
     fake.create_vfs(fake.pfs[PF1], 1)
+    failed = PF1 if whose == "PF" else fake.function(0)
     node, targets = fake.node(PATIENT), [Target(HANDLE, 0)]
     with watching(node) as watches:
-        fake.later(3, lambda: fake.in_fatal_error.add(PF1))
+        fake.later(3, lambda: fake.in_fatal_error.add(failed))
         before = fake.monotonic()
         wait_settled(node, targets, watches, "VFs", 30.0)
         assert await_each(node, targets, lambda _: "no device", watches, "devices") == []

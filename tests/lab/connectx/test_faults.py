@@ -195,8 +195,10 @@ def test_a_pf_in_a_fatal_error_is_neither_saved_nor_ready(
         assert not nodeagent.ready.exists()
         assert not nodeagent.open_snapshot.exists()
         lab.put_other_build_on_disk()
-    # its VFs, which saw the error later, are still in it: recovered by the next
-    nodeagent.start("restore").wait(lab.PATIENCE * 10)
+    # its VFs, which saw the error later, are still in it: named at once, and recovered by the next
+    began = time.monotonic()
+    assert nodeagent.start("restore").wait() in {0, 1}
+    assert time.monotonic() - began < 90
     nodeagent.call("restore")
     assert connectx.read() == scene
 
