@@ -318,6 +318,13 @@ class Sysfs:
         """
         return any(self.device(bus, name).glob("*.rdma-rep.*/driver"))
 
+    def rdma_without_driver(self, bus: str, name: str) -> tuple[str, ...]:
+        """Auxiliary devices of a function for RDMA that no driver has: mlx5_ib refused them, or is
+        not loaded.
+        """
+        found = self.device(bus, name).glob("*.rdma.*")
+        return tuple(sorted(each.name for each in found if not (each / "driver").exists()))
+
     def has_no_ethernet(self, bus: str, name: str) -> bool:
         """Whether a function has no interface because devlink's enable_eth is off.
 

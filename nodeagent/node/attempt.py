@@ -17,7 +17,8 @@ class Attempt:
     `given_up` has, by target, why a wait for it timed out: the attempt does not wait twice for the
     same reason. `conflicts` has what the attempt has set, `takings` the VFs that were taken
     meanwhile, `made` how often the attempt has created a PF's VFs, `silent` the VFs whose firmware
-    does not start (`nodeagent.node.silent`), `without_lag` the PFs whose LAG has not become active.
+    does not start (`nodeagent.node.silent`), `without_lag` the PFs whose LAG has not become active,
+    `without_rdma` the functions whose RDMA device has not come, which is not waited for again.
     """
 
     node: Node
@@ -27,8 +28,10 @@ class Attempt:
     made: dict[DeviceHandle, int] = field(default_factory=dict)
     silent: set[Target] = field(default_factory=set)
     without_lag: set[DeviceHandle] = field(default_factory=set)
+    without_rdma: set[Target] = field(default_factory=set)
 
     def note_vfs_made(self, pf: DeviceHandle) -> None:
         """The VFs of a PF are new ones, so that what is known of the old ones is void."""
         self.made[pf] = self.made.get(pf, 0) + 1
-        self.silent.difference_update([target for target in self.silent if target[0] == pf])
+        for known in (self.silent, self.without_rdma):
+            known.difference_update([target for target in known if target.pf == pf])

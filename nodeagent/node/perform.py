@@ -208,9 +208,7 @@ PERFORMERS: Final = (
     ),
     _row(
         (SetRdma,),
-        lambda step, actions: name_rdma_devices(
-            step.attempt.node, actions, step.watches, step.lost
-        ),
+        lambda step, actions: name_rdma_devices(step.attempt, actions, step.watches, step.lost),
     ),
     _row((SetRoce,), lambda step, actions: set_roce(step.attempt.node, actions)),
     _row((MoveRdma,), lambda step, actions: move_rdma_devices(step.attempt.node, actions)),

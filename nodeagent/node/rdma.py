@@ -9,6 +9,7 @@ from nodeagent.kernel import udev
 from nodeagent.kernel.events import Watch
 from nodeagent.kernel.netns import NamespaceGone, entered
 from nodeagent.node import retry
+from nodeagent.node.attempt import Attempt
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.locate import device_of, is_bound, rdma_names
 from nodeagent.node.node import Node
@@ -20,9 +21,10 @@ from nodeagent.state.roce import port_of
 
 
 def name_rdma_devices(
-    node: Node, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
+    attempt: Attempt, actions: Sequence[SetRdma], watches: tuple[Watch, ...], lost: set[Target]
 ) -> Failures:
     """Rename them, by a temporary name if another one of them has the wanted name."""
+    node = attempt.node
     wanted = {target_of(action): action.name for action in actions}
     away = node.sysfs.other_rdma_devices()
     awaited = [
@@ -30,8 +32,10 @@ def name_rdma_devices(
         for target in wanted
         if (target not in lost or is_bound(node, target)) and device_of(node, target) not in away
     ]
+    awaited = [target for target in awaited if target not in attempt.without_rdma]
     failures = _await_devices(node, awaited, watches)
     names = rdma_names(node, wanted)
+    attempt.without_rdma.update(target for target, _ in failures if target not in names)
     try:
         with node.rdma() as rdma:
             indexes = rdma.indexes()
@@ -116,7 +120,11 @@ def _await_devices(node: Node, targets: Sequence[Target], watches: tuple[Watch, 
         if name is None and (never_comes(target) or not is_bound(node, target)):
             return None
         if name is None:
-            return f"{target}: no RDMA device"
+            device = device_of(node, target)
+            lacks = () if device is None else node.sysfs.rdma_without_driver(*device)
+            return f"{target}: no RDMA device" + "".join(
+                f": {each} has no driver (is mlx5_ib loaded?)" for each in lacks
+            )
         if udev.is_done(f"+infiniband:{name}", node.udev_run):
             return None
         return f"{target}: udev has not finished with {name}"

@@ -234,9 +234,9 @@ def test_however_many_are_named_the_node_is_read_as_often(
         for number, address in enumerate(addresses)
     ]
     with replace(fake.node(Settings()), rdma=Recorded) as under_test:
-        assert name_rdma_devices(under_test, actions[:1], (), set()) == []
+        assert name_rdma_devices(Attempt(under_test), actions[:1], (), set()) == []
         for_one = reads()
-        assert name_rdma_devices(under_test, actions, (), set()) == []
+        assert name_rdma_devices(Attempt(under_test), actions, (), set()) == []
     assert reads() == 2 * for_one
 
 
@@ -249,7 +249,7 @@ def test_one_in_software_is_there_without_being_its_functions(
     before = fake.monotonic()
     with replace(fake.node(Settings()), rdma=lambda: edge) as under_test:
         action = SetRdma(HANDLE, None, PF1, "roce0", None)
-        assert name_rdma_devices(under_test, [action], (), set()) == []
+        assert name_rdma_devices(Attempt(under_test), [action], (), set()) == []
     assert len(edge.sent) == 1
     assert fake.monotonic() - before < 5
 
@@ -263,6 +263,21 @@ def test_one_that_never_comes_is_named(fake: FakeNode) -> None:
         assert stage.actions == (action,)
         (failure,) = perform(Attempt(under_test), [stage])
     assert failure == f"pci/{PF1}: no RDMA device after 0.2 s"
+
+
+def test_one_that_does_not_come_is_waited_for_once_in_a_restore(fake: FakeNode) -> None:
+    """mlx5_ib could not be loaded: its auxiliary device has no driver, which is said."""
+    fake.add_pf(PF1)
+    (fake.tree.root / "bus/pci/devices" / PF1 / "mlx5_core.rdma.0").mkdir()
+    with replace(fake.node(Settings()), rdma=Recorded) as under_test:
+        attempt, stages = Attempt(under_test), plan(node("roce0"), node(None))
+        before = fake.monotonic()
+        (failure,) = perform(attempt, stages)
+        once = fake.monotonic() - before
+        assert perform(attempt, stages) == ()
+    assert fake.monotonic() - before < once + 5
+    why = "mlx5_core.rdma.0 has no driver (is mlx5_ib loaded?)"
+    assert failure == f"pci/{PF1}: no RDMA device: {why} after 150 s"
 
 
 def test_one_of_a_function_that_loses_its_driver_is_not_waited_for(fake: FakeNode) -> None:
