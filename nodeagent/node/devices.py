@@ -185,6 +185,9 @@ def _bind_pf(node: Node, action: BindPf) -> None:
     bus, name = action.pf.bus, action.pf.name
     if not node.sysfs.exists(bus, name):
         raise KernelError(absence(action.pf))
+    if action.pf in node.silent_pfs:
+        raise silent.refusal_of_pf(action.driver)
+    began = time.monotonic()
     if node.sysfs.driver(bus, name) == NO_DRIVER:
         # an unbind removes the driver's link first and holds the device's lock to its end; until
         # then drivers_probe does nothing (bus_rescan_devices_helper(), drivers/base/bus.c)
@@ -193,6 +196,9 @@ def _bind_pf(node: Node, action: BindPf) -> None:
     now = node.sysfs.driver(bus, name)
     if now == NO_DRIVER and not node.sysfs.exists(bus, name):
         raise KernelError(absence(action.pf))
+    if now == NO_DRIVER and time.monotonic() - began >= silent.SILENT_SECONDS:
+        node.silent_pfs.add(action.pf)
+        raise silent.refusal_of_pf(action.driver)
     if now == NO_DRIVER:
         raise KernelError(f"the probe by {action.driver} failed; dmesg says why")
     if now != action.driver:

@@ -36,7 +36,8 @@ class Node:
     `network` is a block in which /proc/sys/net is that of the namespace. `hung_calls` are kept for
     all attempts to restore, because only the kernel can end them. `locked_records` are the VFs
     whose SR-IOV CNI record we have locked. `port_indexes` is a cache of `nodeagent.node.locate`: by
-    device, the ifindex of each port.
+    device, the ifindex of each port. `silent_pfs` are those whose firmware did not start within the
+    driver's time, and which are not probed again.
     """
 
     settings: Settings
@@ -59,6 +60,7 @@ class Node:
     locked_records: set[str] = field(default_factory=set)
     port_indexes: dict[DeviceHandle, dict[str, int]] = field(default_factory=dict)
     vf_times: VfTimes = field(default_factory=VfTimes)
+    silent_pfs: set[DeviceHandle] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         return self

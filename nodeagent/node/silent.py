@@ -34,6 +34,14 @@ def is_silent(error: KernelError, seconds: float) -> bool:
     return error.errno == errno.ETIMEDOUT and seconds >= SILENT_SECONDS
 
 
+def refusal_of_pf(driver: str) -> KernelError:
+    """The error for a PF whose firmware does not: other PFs are not to wait for it once more."""
+    return KernelError(
+        f"the probe by {driver} failed: the firmware does not start (dmesg says more); the next "
+        "start probes it again"
+    )
+
+
 def refusal(pf: DeviceHandle, function: str) -> KernelError:
     """The error for such a VF, with the remedy."""
     return KernelError(

@@ -7,13 +7,14 @@ import errno
 import signal
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from nodeagent.errors import Stopped
 from nodeagent.kernel.events import StopSignal
 from nodeagent.kernel.sysfs import Sysfs
-from nodeagent.node import retry
+from nodeagent.node import devices, retry
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.locate import device_of
 from nodeagent.node.observe import observe
@@ -281,6 +282,26 @@ def test_what_depends_on_a_pf_without_its_driver_is_not_tried(fake: FakeNode) ->
     assert run(fake, *map(stage, actions)) == (
         f"pci/{PF1}: the probe by mlx5_core failed; dmesg says why",
     )
+
+
+def test_a_pf_whose_firmware_does_not_start_is_probed_once(
+    fake: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe takes two minutes then, in which the VFs of other PFs are not made either."""
+    fake.release("pci", PF1)
+    probed: list[str] = []
+
+    def probe(_: Sysfs, __: str, name: str) -> None:
+        probed.append(name)
+        fake.skipped += 120
+
+    monkeypatch.setattr(Sysfs, "probe", probe)
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=fake.monotonic))
+    with fake.node(Settings()) as node:
+        for _ in range(2):
+            (failure,) = perform(Attempt(node), [stage(BindPf(HANDLE, "mlx5_core"))])
+            assert failure.startswith(f"pci/{PF1}: the probe by mlx5_core failed: the firmware")
+    assert probed == [PF1]
 
 
 def test_vfs_that_could_not_be_made_are_not_bound(fake: FakeNode) -> None:
