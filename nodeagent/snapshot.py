@@ -15,7 +15,7 @@ from nodeagent.errors import KernelError
 from nodeagent.kernel.modules import is_loaded
 from nodeagent.machine import boot_id, machine_id
 from nodeagent.node import tuning
-from nodeagent.node.fatal import none_meanwhile
+from nodeagent.node.fatal import without_fatal_error
 from nodeagent.node.locate import device_of
 from nodeagent.node.namespaces import children_in_other_namespaces
 from nodeagent.node.node import Node
@@ -32,7 +32,7 @@ def take_snapshot(node: Node, driver: NicDriver) -> Snapshot:
     KernelError if a device does not report its state; UnavailableError if a PF is in a fatal error,
     or has one meanwhile.
     """
-    with none_meanwhile(node):
+    with without_fatal_error(node):
         snapshot = _in_effect(node, look(node, driver))
     if hung := node.hung_calls.lines():
         raise KernelError(

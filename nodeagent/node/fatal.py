@@ -31,7 +31,7 @@ def check_pfs(node: Node) -> None:
 
 
 @contextmanager
-def none_meanwhile(node: Node) -> Iterator[None]:
+def without_fatal_error(node: Node) -> Iterator[None]:
     """UnavailableError if the driver of a PF has not recovered, or has an error during the block.
 
     mlx5 counts an error only when it begins to recover; by then it has answered commands itself for

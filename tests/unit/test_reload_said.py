@@ -332,7 +332,7 @@ def node_that_is(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(restoring, "observe", lambda _: state)
     monkeypatch.setattr(restoring, "in_fatal_error", lambda *_: ())
     monkeypatch.setattr(looking, "observe", lambda _: state)
-    monkeypatch.setattr(looking, "none_meanwhile", lambda _: nullcontext())
+    monkeypatch.setattr(looking, "without_fatal_error", lambda _: nullcontext())
     monkeypatch.setattr(looking, "children_in_other_namespaces", lambda *_: ("VLAN x on enp1s0",))
     monkeypatch.setattr(looking, "unsaved", lambda _node, _state: ("rps_cpus of enp1s0",))
     monkeypatch.setattr(story, "wait_for_pfs", away)
