@@ -92,6 +92,8 @@ class Port:
     """Whether it has it once it is up; what stands on it has it, too."""
     switch: str = ""
     """Of which eswitch in switchdev mode it is a port."""
+    function: str = ""
+    """In switchdev mode, the VF or subfunction of which it is the interface or the representor."""
     below: str = ""
     """The interface that it stands on."""
 
@@ -135,6 +137,7 @@ class _Drawn:
         self.without_metadata: set[str] = set()
         self.disabled: set[tuple[int, int]] = set()
         self.tagged: set[tuple[int, int]] = set()
+        self.bridged: list[set[str]] = []
         self.lag = nic is CONNECTX and self._is(0.2)
         if self.lag:
             self.switchdev = [True] * len(nic.pfs)
@@ -342,7 +345,9 @@ class _Drawn:
         # in switchdev mode a VF has carrier while its representor is up
         carrier = (pf, index) not in self.disabled and not self.switchdev[pf]
         mtu = int(self.mtus[pf])
-        return Port(name, mtu, "vf", bondable=free, vlans=takes, carrier=carrier)
+        port = Port(name, mtu, "vf", bondable=free, vlans=takes, carrier=carrier)
+        port.function = f"pf{pf}vf{index}" if self.switchdev[pf] else ""
+        return port
 
     def _rename(self, pf: int, plain: list[str]) -> None:
         """New names, and two with each other's."""
@@ -459,8 +464,9 @@ class _Drawn:
             f"old=$(ls ${{file%/sfnum}}/net); ip link set $old name {name}; udevadm settle; "
             f"ip link property del dev {name} altname $old 2>/dev/null || true",
         )
-        self.host.ports.append(Port(name, 9000, "sf", carrier=False))
-        self._represented(pf, f"pf{pf}sf{number}", f"rep{pf}s")
+        represented = f"pf{pf}sf{number}"
+        self.host.ports.append(Port(name, 9000, "sf", carrier=False, function=represented))
+        self._represented(pf, represented, f"rep{pf}s")
 
     def _reporters(self) -> None:
         """What devlink's health reporters do when something is wrong."""
@@ -482,7 +488,8 @@ class _Drawn:
             f"ip link set $dev down; ip link set $dev name {called}; udevadm settle; "
             f"ip link property del dev {called} altname $dev 2>/dev/null || true"
         )
-        self.host.ports.append(Port(called, 9000, "representor", switch=self.nic.pfs[pf]))
+        representor = Port(called, 9000, "representor", switch=self.nic.pfs[pf], function=port)
+        self.host.ports.append(representor)
 
     # what stands on interfaces
 
@@ -612,7 +619,8 @@ class _Drawn:
         if not place.pod:
             self._settle()
         self._add(f"ip link set {name} up", place=place)
-        for member in [left.pop() for _ in range(min(len(left), self.chance.randint(1, 2)))]:
+        members = [left.pop() for _ in range(min(len(left), self.chance.randint(1, 2)))]
+        for member in members[: 1 if self._is_loop(members) else None]:
             member.bare = member.v6 = False
             self._add(f"ip link set {member.name} master {name}", place=place)
             # mlx5 offloads a bridge of an eswitch in switchdev mode, and then takes few of them
@@ -631,6 +639,19 @@ class _Drawn:
             if self._is(0.3):
                 self._add(f"bridge vlan del dev {member.name} vid 1", place=place)
         place.ports.append(Port(name, 1500, "bridge", up=True))
+
+    def _is_loop(self, members: Sequence[Port]) -> bool:
+        """A frame that a representor sends is the function's, and the other way round.
+
+        So a bridge of both, or two bridges with two functions between them, flood for ever.
+        """
+        functions = [member.function for member in members if member.function]
+        if len(functions) < 2:
+            return False
+        if len({*functions}) < 2 or {*functions} in self.bridged:
+            return True
+        self.bridged.append({*functions})
+        return False
 
     def _masters_of_children(self, place: Place) -> None:
         """A bond or a child in a VRF or bridge of its own."""

@@ -51,6 +51,18 @@ def test_ipvlans_on_one_interface_have_one_mode(nic: Nic) -> None:
         assert all(len(each) == 1 for each in modes.values()), seed
 
 
+def test_no_bridge_has_a_vf_and_its_representor() -> None:
+    """Each frame of one is the other's: it would go round for ever, and the node stands still."""
+    for seed in range(1, 41):
+        text = "\n".join(line.text for line in random_node.node(CONNECTX, seed) if not line.pod)
+        swapped = set(re.findall(r" name (enp1s0f\dv\d)$", text, re.MULTILINE))
+        ports: dict[str, list[str]] = {}
+        for port, bridge in re.findall(r"link set (\S+) master (br-\S+)", text):
+            if port not in swapped:
+                ports.setdefault(bridge, []).append(re.sub("rep|enp1s0f", "", port))
+        assert all(len({*each}) == len(each) for each in ports.values()), (seed, ports)
+
+
 @pytest.mark.parametrize(
     ("nic", "kinds"),
     [(IGB, KINDS), (CONNECTX, f"{KINDS}|{KINDS_OF_CONNECTX}")],
