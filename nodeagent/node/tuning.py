@@ -52,6 +52,8 @@ def _read(
             continue  # a representor's
         device = port.device
         if device.bus == "auxiliary":
+            if of is Kind.REPORTER:
+                continue  # a subfunction's: the device is the subfunction, and its PF is below
             device = node.sysfs.function_below(*device) or device
         for name, each in reporters.items():
             found[device] |= {f"{of}.{name}.{w}": Found(v, port) for w, v in each.items()}

@@ -354,15 +354,37 @@ def test_a_pf_that_its_driver_cannot_recover_is_left_alone(fake: FakeNode) -> No
     assert observe(node) == want
 
 
+def auxiliary_device(fake: FakeNode, function: str, name: str) -> DeviceHandle:
+    """Add one below a function."""
+    device = fake.tree.root / "bus/auxiliary/devices" / name
+    below = fake.tree.root / "bus/pci/devices" / function / name
+    below.mkdir()
+    device.parent.mkdir(parents=True)
+    device.symlink_to(below.resolve())
+    (below.parent / "subsystem").symlink_to(fake.tree.root / "bus/pci")
+    return DeviceHandle.reported("auxiliary", name)
+
+
+def test_the_reporters_of_a_subfunction_are_not_its_pf_s(fake: FakeNode) -> None:
+    """It has a devlink instance of its own, with reporters of the same names."""
+    of_pf, of_sf = Port(PF), Port(auxiliary_device(fake, PF1, "mlx5_core.sf.4"))
+    fake.reporters = {
+        of_pf: {"fw_fatal": {"grace_period": 90000}},
+        of_sf: {"fw_fatal": {"grace_period": 30000}},
+    }
+    node = fake.node(Settings())
+    name = "reporter.fw_fatal.grace_period"
+    assert observe(node).pfs[0].tuning == ((name, 90000),)
+    assert set_tuning(node, [SetTuning(PF, None, PF1, ((name, 5),))]) == []
+    assert [fake.reporters[each]["fw_fatal"]["grace_period"] for each in (of_pf, of_sf)] == [
+        5,
+        30000,
+    ]
+
+
 def test_a_reporter_belongs_to_the_function_below_its_auxiliary_device(fake: FakeNode) -> None:
     """That of a representor's port belongs to nobody."""
-    auxiliary = fake.tree.root / "bus/auxiliary/devices/mlx5_core.eth.7"
-    below = fake.tree.root / "bus/pci/devices" / fake.function(1) / auxiliary.name
-    below.mkdir()
-    auxiliary.parent.mkdir(parents=True)
-    auxiliary.symlink_to(below.resolve())
-    (below.parent / "subsystem").symlink_to(fake.tree.root / "bus/pci")
-    own, other = Port(DeviceHandle.reported("auxiliary", auxiliary.name), 0), Port(PF, 2)
+    own, other = Port(auxiliary_device(fake, fake.function(1), "mlx5_core.eth.7"), 0), Port(PF, 2)
     fake.reporters = {each: {"tx": {"auto_recover": False}} for each in (own, other)}
     fake.own_ports = {own}
     (pf,) = observe(fake.node(Settings())).pfs
