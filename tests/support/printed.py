@@ -203,6 +203,14 @@ NORMALISED: Final = (
         BRIDGE + "(hello|tcn|topology_change|gc|message_age|forward_delay|hold)_timer",
         "a bridge's timers run",
     ),
+    Row(
+        "ip .* -4 route .*",
+        "flags",
+        "a route by an IPv6 gateway is linkdown once an event says so of its interface, but not "
+        "as soon as it is added without carrier, as others are (fib_check_nh_v6_gw())",
+        lambda flags: [each for each in flags if each != "linkdown"],
+        of=lambda route: route.get("via", {}).get("family") == "inet6",
+    ),
     Row("ip -j ntable .*", "reachable", "drawn at random from base_reachable, again and again"),
     Row("ip -j ntable .*", "refcnt", "how many neighbours, and learned ones, refer to it"),
     Row(

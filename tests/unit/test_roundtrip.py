@@ -104,6 +104,16 @@ def test_what_has_gone_and_what_has_come() -> None:
     assert printed.difference({"a": ["x"]}, {}) == ["a", "  - x"]
 
 
+def test_linkdown_of_a_route_by_an_ipv6_gateway_does_not_count() -> None:
+    command = "ip -d -j -4 route show table all"
+    route = {"dst": "198.51.100.0/24", "dev": "a", "flags": ["onlink"]}
+    down = route | {"flags": ["onlink", "linkdown"]}
+    by_v6 = {"via": {"family": "inet6", "host": "fe80::9"}}
+    assert compared(command, [route], [down])
+    assert not compared(command, [route | by_v6], [down | by_v6])
+    assert compared(command, [route | by_v6], [down | by_v6 | {"flags": ["linkdown"]}])
+
+
 def test_the_order_of_addresses_counts() -> None:
     first, second = ({"local": f"10.1.0.{n}", "prefixlen": 24} for n in (1, 2))
     before, after = (
