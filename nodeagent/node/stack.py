@@ -23,7 +23,7 @@ from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import link_changes
 from nodeagent.node.locate import by_device, link_of
 from nodeagent.node.node import Node
-from nodeagent.node.sysctls import written
+from nodeagent.node.sysctls import ipv6_is_ready, written
 from nodeagent.plan.actions import AddStacked
 from nodeagent.state.attributes import given
 from nodeagent.state.link import LinkAttributes
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 IFA_F_NODAD: Final = 0x02
 DAD_TIMEOUT: Final = 10.0
 """Seconds. DAD itself takes one or two, after the link got carrier."""
+LINKWATCH_TIMEOUT: Final = 2.0
+"""Seconds. linkwatch tells the kernel of carrier within one."""
 CARRIER_TIMEOUT: Final = 20.0
 """Seconds. The port of a NIC that was set up takes a few; the next plan waits again."""
 
@@ -54,6 +56,8 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
         if at_once:
             failures += _add(node, edge, [each for each in map(_without_dad, others) if each])
             others = [replace(action, anew=False) for action in others]
+        else:
+            _await_link_local(node, others)
         return failures + _add(node, edge, others)
 
 
@@ -63,6 +67,24 @@ def _without_dad(action: AddStacked) -> AddStacked | None:
     if not isinstance(thing, Address) or not thing.is_v6 or thing.tentative:
         return None
     return replace(action, thing=replace(thing, flags=thing.flags | IFA_F_NODAD))
+
+
+def _await_link_local(node: Node, actions: Sequence[AddStacked]) -> None:
+    """Wait until interfaces that are to have an IPv6 link-local address have the kernel's own.
+
+    The kernel adds it when IPv6 becomes ready: with carrier, of which linkwatch tells it later. The
+    one that is added last is the source of what is sent (ipv6_link_dev_addr()).
+    """
+    things = [action.thing for action in actions if isinstance(action.thing, Address)]
+    names = {each.dev for each in things if each.is_link_local}
+
+    def unready() -> list[str]:
+        found = [link for link in node.rtnl.links().values() if link.name in names]
+        return [each.name for each in found if each.carrier and not ipv6_is_ready(each)]
+
+    if names:
+        with node.address_watch() as watch, suppress(WaitTimeout):
+            wait_until_clear(unready, watch, *node.stops, what="IPv6", timeout=LINKWATCH_TIMEOUT)
 
 
 def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:

@@ -73,7 +73,7 @@ def await_ipv6(node: Node, want: NodeState) -> bool:
         return [
             link.name
             for link in links.values()
-            if link.name in ours | named and link.up and not _keeps_mtu(link)
+            if link.name in ours | named and link.up and not ipv6_is_ready(link)
         ]
 
     if not unready():
@@ -91,7 +91,10 @@ def await_ipv6(node: Node, want: NodeState) -> bool:
     return True
 
 
-def _keeps_mtu(link: Link) -> bool:
-    """The kernel runs no IPv6 on ports of bonds and teams either (IFF_NO_ADDRCONF)."""
+def ipv6_is_ready(link: Link) -> bool:
+    """Whether the kernel has made IPv6 ready there, or does not run it.
+
+    It runs none on ports of bonds and teams either (IFF_NO_ADDRCONF).
+    """
     is_port = linkinfo.decoded(link.info).port_kind in {"bond", "team"}
     return is_port or sysctls.keeps_mtu(link.af_spec)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,7 @@ from nodeagent.plan.actions import AddStacked
 from nodeagent.state.addresses import Mac
 from nodeagent.state.model import DeviceHandle
 from nodeagent.state.stack import Address, Child, Membership, NexthopObject
+from tests.support.fake_sysctls import af_spec
 
 HANDLE = DeviceHandle("pci", "0000:01:00.0")
 OWN, BONDS = Mac("02:00:00:00:00:01"), Mac("02:00:00:00:00:99")
@@ -166,13 +169,48 @@ def test_an_address_that_is_made_anew_goes_first() -> None:
             return [None for _ in messages]
 
     address = Address("ens1v0", "fe80::1/64", scope=253, proto=3)
-    node = node_on(Recording(b"never"))
-    node.address_watch = nullcontext
+    node = node_on(Recording(b"never"), replace(LINKS[3], af_spec=af_spec({})))
+    node.address_watch = AddressWatch
     assert add_stacked(node, [AddStacked(HANDLE, 0, address, anew=True)], at_once=True) == []
     assert sent == [RTM_DELADDR, RTM_NEWADDR, RTM_NEWADDR]
     sent.clear()
     assert add_stacked(node, [AddStacked(HANDLE, 0, address)]) == []
     assert sent == [RTM_NEWADDR]
+
+
+def test_a_link_local_address_waits_for_the_kernels_own() -> None:
+    """The kernel adds that when IPv6 is ready; the last added one is the source."""
+    own = replace(LINKS[3], af_spec=af_spec({}, ready=False))
+    done: list[str] = []
+
+    class Watch:
+        """An event is there."""
+
+        def __enter__(self) -> Watch:
+            self.event = os.eventfd(1)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            os.close(self.event)
+
+        def fileno(self) -> int:
+            return self.event
+
+        def drain(self) -> None:
+            done.append("ready")
+            kernel.own = replace(own, af_spec=af_spec({}))
+
+    class Recording(Kernel):
+        def send(self, messages: list[bytearray]) -> list[OSError | None]:
+            done.append("sent")
+            return [None for _ in messages]
+
+    kernel = Recording(b"never")
+    node = node_on(kernel, own)
+    node.address_watch = Watch
+    for address in ("2001:db8::1/64", "fe80::1/64", "fe80::2/64"):
+        assert add_stacked(node, [AddStacked(HANDLE, 0, Address("ens1v0", address))]) == []
+    assert done == ["sent", "ready", "sent", "sent"]
 
 
 def test_nexthops_wait_for_carrier_and_groups_for_nexthops() -> None:

@@ -75,7 +75,12 @@ class Address(OnInterface):
     @property
     def is_the_kernels(self) -> bool:
         """Whether it is a link-local address that was not in use yet: the kernel adds it again."""
-        return self.tentative and ip_interface(self.address).is_link_local and self.is_v6
+        return self.tentative and self.is_link_local
+
+    @property
+    def is_link_local(self) -> bool:
+        """Whether it is an IPv6 link-local address."""
+        return self.is_v6 and ip_interface(self.address).is_link_local
 
     def is_met_by(self, found: Stacked, defaults: tuple[Sysctl, ...]) -> bool:
         """An address that was in use must be in use again."""
