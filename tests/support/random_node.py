@@ -227,7 +227,7 @@ class _Drawn:
             self._add(f"devlink dev eswitch set pci/{address} mode switchdev")
             self._settle()
         mtu = int(self.mtus[pf])
-        # a PF of igb that goes down for it no longer answers its VFs
+        # a PF of igb that goes down for it, or a VRF (cycle_netdev()), answers no VF that is down
         free = self.nic is CONNECTX or not count
         port = Port(self.names[pf], mtu, "pf", mtu=mtu, up=True, bondable=free)
         port.switch = address if self.switchdev[pf] else ""
@@ -563,7 +563,7 @@ class _Drawn:
         if bridgeable and self._is(0.5):
             self._bridge(place, bridgeable)
             left = [port for port in left if port.bare]
-        if left and self._is(0.4):
+        if left and self._is(0.4) and (left[-1].kind != "pf" or left[-1].bondable):
             self._vrf(place, left.pop())
 
     def _bond(self, place: Place, left: list[Port]) -> None:

@@ -51,6 +51,21 @@ def test_ipvlans_on_one_interface_have_one_mode(nic: Nic) -> None:
         assert all(len(each) == 1 for each in modes.values()), seed
 
 
+def test_no_pf_of_igb_goes_down_while_it_has_vfs() -> None:
+    """It answers none of them then that is down: they get no VLANs, and so no bridge takes them."""
+    for seed in range(1, 41):
+        texts = [line.text for line in random_node.node(IGB, seed) if not line.pod]
+        names = dict(re.findall(r"link set (enp.s0) name (?!spare)(\S+)", "\n".join(texts)))
+        with_vfs = {
+            names.get(f"enp{bus}s0", f"enp{bus}s0")
+            for bus in (1, 2)
+            if any(re.match(rf"echo .*/0000:0{bus}:00.0/sriov_numvfs", text) for text in texts)
+        }
+        taken = {each.split()[3] for each in texts if re.match(r"ip link set \S+ master vrf", each)}
+        if "ip link set enp1s0 name spare" not in texts:  # they have the names of each other
+            assert not taken & with_vfs, seed
+
+
 def test_no_bridge_has_a_vf_and_its_representor() -> None:
     """Each frame of one is the other's: it would go round for ever, and the node stands still."""
     for seed in range(1, 41):
