@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,9 +128,12 @@ def running(directory: Path) -> Iterator[Server]:
     certificate, key = _certificate(directory)
     tokens = directory / "tokens.csv"
     tokens.write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
-    client, peer, port = _free_ports(3)
-    store = f"http://127.0.0.1:{client}"
-    with (directory / "etcd.log").open("wb") as etcd_log, (directory / "api.log").open("wb") as log:
+    with (
+        ports(3) as (client, peer, port),
+        (directory / "etcd.log").open("wb") as etcd_log,
+        (directory / "api.log").open("wb") as log,
+    ):
+        store = f"http://127.0.0.1:{client}"
         etcd_process = subprocess.Popen(
             [etcd, "--unsafe-no-fsync", "--data-dir", str(directory / "etcd"),
              "--listen-client-urls", store, "--advertise-client-urls", store,
@@ -188,14 +191,19 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = tuple(each.getsockname()[1] for each in sockets)
-    for each in sockets:
-        each.close()
-    return ports
+@contextmanager
+def ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody else is given while this lasts, though servers start beside each other.
+
+    A socket with SO_REUSEADDR that does not listen leaves its port to a listener that asks for it
+    by number with SO_REUSEADDR, as Go's do; bind(2) to port 0 and connect(2) pass it over.
+    """
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in sockets]
 
 
 def custom_resources() -> tuple[Mapping[str, Any], ...]:
