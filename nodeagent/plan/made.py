@@ -38,10 +38,17 @@ def once_made(want: NodeState, have: NodeState) -> NodeState:
     """`have` with the PFs of `want` bound, and their VFs created and bound.
 
     A PF that is not bound counts as fresh. New VFs are fresh; a VF that is bound again has no
-    interface yet. The values that their driver starts with are not known.
+    interface yet, and what was on it is gone. The values that their driver starts with are not
+    known.
     """
     pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf), want.driver) for pf in want.pfs)
-    return replace(have, pfs=pfs)
+    made = {pf.handle: pf for pf in pfs}
+    gone = {
+        netdev.name
+        for on, netdev in have.targets()
+        if on.pf in made and made[on.pf].netdev_of(on.port) is None
+    }
+    return replace(have, pfs=pfs, stack=have.stack and have.stack.without(gone))
 
 
 def untouched(want: Pf) -> Pf:

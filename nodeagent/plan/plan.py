@@ -116,7 +116,7 @@ def plan(want: NodeState, have: NodeState) -> tuple[Stage, ...]:
         _sysctls(want, have, made, then),
         rdma.actions(want, made),
         ((StageName.ROCE, action) for action in rdma.roce(want, made)),
-        lag.steps(want, stack_actions(want, have), _remade_lags(todos)),
+        lag.steps(want, stack_actions(want, made), _remade_lags(todos)),
         pod_actions(want, made, lambda pf, vf: _pf(made, pf).vf(vf.index), link_changes),
     ):
         found[stage].append(action)

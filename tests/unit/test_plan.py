@@ -22,9 +22,10 @@ from nodeagent.plan.comparison import Difference, differences
 from nodeagent.plan.lines import lines
 from nodeagent.plan.plan import after_reload, plan
 from nodeagent.plan.stages import ORDER, StageName
-from nodeagent.state.addresses import Mac
+from nodeagent.state.addresses import Guid, Mac
 from nodeagent.state.eswitch import EswitchMode
 from nodeagent.state.model import NO_DRIVER, DeviceHandle, Netdev, NodeState, Pf, Vf
+from nodeagent.state.stack import Address, Child, Stack
 from nodeagent.state.vf import VlanProtocol
 from tests.support.simulate import perform, simulate
 from tests.support.strategies import legal_pairs, partly_known_pairs, states
@@ -68,6 +69,19 @@ def test_vfs_made_anew_get_in_legacy_mode_what_switchdev_refuses() -> None:
         SetEswitch(PF, eswitch_mode=EswitchMode.LEGACY),
         SetEswitch(PF, eswitch_mode=EswitchMode.SWITCHDEV),
     ]
+
+
+def test_what_is_on_a_vf_that_is_bound_again_comes_back_in_one_plan() -> None:
+    guids = (Guid(f"02:00:00:00:00:00:00:0{n}") for n in (1, 2))
+    vfs = [
+        Vf(0, driver="mlx5_core", node_guid=guid, netdev=Netdev("v0", up=True)) for guid in guids
+    ]
+    vlan = Child("v0.2", "v0", "vlan", (("id", 2),), up=True)
+    whole = Stack(children=(vlan,), addresses=(Address("v0.2", "10.0.0.1/24"),))
+    want, have = (NodeState("mlx5_core", (Pf(PF, 1, vfs=(vf,)),), stack=whole) for vf in vfs)
+    partly = dataclasses.replace(have, stack=dataclasses.replace(whole, addresses=()))
+    for now in (have, partly):
+        assert undone(want, simulate(now, plan(want, now))) == []
 
 
 @given(states())
