@@ -104,8 +104,8 @@ SENT = re.compile(r"(?:sendto|sendmsg|sendmmsg|write|writev)\((\d+), .*nlmsg_typ
 MESSAGE = re.compile(r'nlmsg_type=(\w+)[^"]*"(?:\\x(\w\w))?')
 GETLINK = {"0x12", "RTM_GETLINK"}
 GENL_CTRL = {"0x10", "nlctrl"}
-DEVLINK_READS = {"01", "05", "1d", "26"}
-"""Commands that get: devices, ports, eswitch, parameters (linux/devlink.h)."""
+DEVLINK_READS = {"01", "05", "1d", "26", "34"}
+"""Commands that get: devices, ports, eswitch, parameters, health reporters (linux/devlink.h)."""
 
 
 def device_writes(trace: Path) -> list[str]:

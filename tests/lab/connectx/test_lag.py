@@ -92,6 +92,7 @@ def vf_lag() -> None:
     join()
     lab.eventually(is_active, "LAG")
     bind(addresses)
+    lab.eventually(lambda: connectx.rdma().keys() >= {*PFS}, "RDMA devices of both PFs")
 
 
 def test_it_is_kept_in_one_pass(nodeagent: Nodeagent, vf_lag: None) -> None:
