@@ -431,7 +431,8 @@ class _Drawn:
 
     def _lag(self) -> None:
         """A bond of which the card makes a LAG: firmware does so while no VF is bound."""
-        mode = self._one("balance-xor", "active-backup", "802.3ad lacp_rate fast")
+        first = f"active-backup primary {self.host.ports[0].name}"  # else the first with carrier
+        mode = self._one("balance-xor", first, "802.3ad lacp_rate fast")
         self._add(f"ip link add bond-lag type bond mode {mode} miimon 100")
         self._settle()
         for port in self.host.ports:
