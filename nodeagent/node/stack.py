@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 IFA_F_NODAD: Final = 0x02
 DAD_TIMEOUT: Final = 10.0
 """Seconds. DAD itself takes one or two, after the link got carrier."""
-LINKWATCH_TIMEOUT: Final = 2.0
-"""Seconds. linkwatch tells the kernel of carrier within one."""
 CARRIER_TIMEOUT: Final = 20.0
 """Seconds. The port of a NIC that was set up takes a few; the next plan waits again."""
 
@@ -57,7 +55,10 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
             failures += _add(node, edge, [each for each in map(_without_dad, others) if each])
             others = [replace(action, anew=False) for action in others]
         else:
-            _await_link_local(node, others)
+            last = [action for action in others if _follows_the_kernels(action)]
+            failures += _add(node, edge, [action for action in others if action not in last])
+            _await_link_local(node, {action.thing.interface for action in last})
+            others = last
         return failures + _add(node, edge, others)
 
 
@@ -69,22 +70,35 @@ def _without_dad(action: AddStacked) -> AddStacked | None:
     return replace(action, thing=replace(thing, flags=thing.flags | IFA_F_NODAD))
 
 
-def _await_link_local(node: Node, actions: Sequence[AddStacked]) -> None:
+def _follows_the_kernels(action: AddStacked) -> bool:
+    """Whether it is an IPv6 link-local address of an interface that had carrier."""
+    thing = action.thing
+    return isinstance(thing, Address) and thing.is_link_local and not thing.tentative
+
+
+def _await_link_local(node: Node, names: Collection[str]) -> None:
     """Wait until interfaces that are to have an IPv6 link-local address have the kernel's own.
 
-    The kernel adds it when IPv6 becomes ready: with carrier, of which linkwatch tells it later. The
-    one that is added last is the source of what is sent (ipv6_link_dev_addr()).
+    The kernel adds it when IPv6 becomes ready, with carrier. The one that is added last is the
+    source of what is sent (ipv6_link_dev_addr()).
     """
-    things = [action.thing for action in actions if isinstance(action.thing, Address)]
-    names = {each.dev for each in things if each.is_link_local}
+    if not names:
+        return
 
     def unready() -> list[str]:
         found = [link for link in node.rtnl.links().values() if link.name in names]
-        return [each.name for each in found if each.carrier and not ipv6_is_ready(each)]
+        return [each.name for each in found if each.up and not ipv6_is_ready(each)]
 
-    if names:
-        with node.address_watch() as watch, suppress(WaitTimeout):
-            wait_until_clear(unready, watch, *node.stops, what="IPv6", timeout=LINKWATCH_TIMEOUT)
+    try:
+        with node.address_watch() as watch:
+            wait_until_clear(
+                unready, watch, *node.stops, what="IPv6 with carrier", timeout=CARRIER_TIMEOUT
+            )
+    except WaitTimeout as late:
+        log.warning(
+            "%s: the kernel's own link-local address will come after yours, and be the source",
+            late.message,
+        )
 
 
 def _levels(children: Sequence[AddStacked]) -> Iterable[list[AddStacked]]:

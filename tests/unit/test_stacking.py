@@ -180,7 +180,7 @@ def test_an_address_that_is_made_anew_goes_first() -> None:
 
 def test_a_link_local_address_waits_for_the_kernels_own() -> None:
     """The kernel adds that when IPv6 is ready; the last added one is the source."""
-    own = replace(LINKS[3], af_spec=af_spec({}, ready=False))
+    own = replace(LINKS[3], up=True, carrier=False, af_spec=af_spec({}, ready=False))
     done: list[str] = []
 
     class Watch:
@@ -208,9 +208,15 @@ def test_a_link_local_address_waits_for_the_kernels_own() -> None:
     kernel = Recording(b"never")
     node = node_on(kernel, own)
     node.address_watch = Watch
-    for address in ("2001:db8::1/64", "fe80::1/64", "fe80::2/64"):
-        assert add_stacked(node, [AddStacked(HANDLE, 0, Address("ens1v0", address))]) == []
-    assert done == ["sent", "ready", "sent", "sent"]
+    without_carrier = Address("ens1v0", "fe80::3/64", tentative=True)
+    for addresses in (
+        [without_carrier],
+        [Address("ens1v0", "fe80::1/64"), Address("ens1v0", "2001:db8::1/64")],
+        [Address("ens1v0", "fe80::2/64")],
+    ):
+        actions = [AddStacked(HANDLE, 0, each) for each in addresses]
+        assert add_stacked(node, actions) == []
+    assert done == ["sent", "sent", "ready", "sent", "sent"]
 
 
 def test_nexthops_wait_for_carrier_and_groups_for_nexthops() -> None:
