@@ -21,8 +21,9 @@ from tests.support.lab import Nodeagent
 from tests.support.pods import Pod
 from tests.support.random_node import CONNECTX, IGB, Line, node, pods_of
 
-CALM: Final = 10.0
-"""Seconds in which all ends that began with a change: DAD, carriers, a bond's choice of a port."""
+CALM: Final = 40.0
+"""Seconds in which all ends that began with a change: DAD, carriers, a bond's choice of a port, a
+bridge's topology change, in which it has another ageing_time (max_age and forward_delay, 35 s)."""
 
 
 def build(lines: Sequence[Line], pods: Sequence[Pod]) -> None:
