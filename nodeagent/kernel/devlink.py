@@ -370,12 +370,11 @@ class Devlink(Genl):
     @understood("devlink health reporters")
     def fatal_errors(self) -> dict[DeviceHandle, int]:
         """How many fatal errors each device's firmware has had since its driver began."""
-        found = {}
-        for message in self._dump(CMD_REPORTER_GET, "devlink health reporters"):
-            reporter = dict(attributes(message.get(REPORTER, b"")))
-            if text(reporter.get(REPORTER_NAME, b"")) == FATAL:
-                found[_device(message)] = _number(reporter, REPORTER_ERR_COUNT)
-        return found
+        return {
+            _device(each): _number(dict(attributes(each[REPORTER])), REPORTER_ERR_COUNT)
+            for each in self._dump(CMD_REPORTER_GET, "devlink health reporters")
+            if _health(each)[0] == FATAL
+        }
 
     def recover(self, device: DeviceHandle) -> None:
         """Recover from a fatal error; it waits for the driver's own attempt. OSError if it fails.

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from nodeagent.errors import UnavailableError
+from nodeagent.kernel.devlink import Devlink
 from nodeagent.node.locate import device_of
 from nodeagent.node.node import Node
 from nodeagent.state.model import DeviceHandle, NodeState, Target
@@ -24,10 +25,9 @@ HINT: Final = (
 
 def check_pfs(node: Node) -> None:
     """UnavailableError if the driver of a PF has not recovered from a fatal error."""
+    pfs = _pfs(node)
     with node.devlink() as devlink:
-        failed = sorted(devlink.in_fatal_error() & _pfs(node))
-    if failed:
-        raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
+        _check(devlink, pfs)
 
 
 @contextmanager
@@ -37,11 +37,10 @@ def without_fatal_error(node: Node) -> Iterator[None]:
     mlx5 counts an error only when it begins to recover; by then it has answered commands itself for
     as long as firmware took to stop, a minute at most (mlx5_error_sw_reset(), core/health.c).
     """
-    check_pfs(node)
     before = _errors(node)
     yield
-    check_pfs(node)
-    if had := sorted(pf for pf, count in _errors(node).items() if count > before.get(pf, 0)):
+    now = _errors(node)
+    if had := sorted(pf for pf, count in now.items() if count > before.get(pf, 0)):
         raise UnavailableError(
             f"the firmware of {', '.join(map(str, had))} has had a fatal error meanwhile: what its "
             "driver told is not what was set, and all that was set is lost",
@@ -49,14 +48,21 @@ def without_fatal_error(node: Node) -> Iterator[None]:
         )
 
 
+def _errors(node: Node) -> dict[DeviceHandle, int]:
+    """How many fatal errors each PF has had. UnavailableError if one is not recovered."""
+    pfs = _pfs(node)
+    with node.devlink() as devlink:
+        _check(devlink, pfs)
+        return {pf: count for pf, count in devlink.fatal_errors().items() if pf in pfs}
+
+
 def _pfs(node: Node) -> frozenset[DeviceHandle]:
     return frozenset(node.sysfs.physical_functions(node.settings.driver_module))
 
 
-def _errors(node: Node) -> dict[DeviceHandle, int]:
-    pfs = _pfs(node)
-    with node.devlink() as devlink:
-        return {pf: count for pf, count in devlink.fatal_errors().items() if pf in pfs}
+def _check(devlink: Devlink, pfs: frozenset[DeviceHandle]) -> None:
+    if failed := sorted(devlink.in_fatal_error() & pfs):
+        raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
 
 
 def in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:

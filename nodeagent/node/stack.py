@@ -56,7 +56,8 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
             others = [replace(action, anew=False) for action in others]
         else:
             last = [action for action in others if _follows_the_kernels(action)]
-            failures += _add(node, edge, [action for action in others if action not in last])
+            first = [action for action in others if not _follows_the_kernels(action)]
+            failures += _add(node, edge, first)
             _await_link_local(node, {action.thing.interface for action in last})
             others = last
         return failures + _add(node, edge, others)

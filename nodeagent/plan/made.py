@@ -42,13 +42,7 @@ def once_made(want: NodeState, have: NodeState) -> NodeState:
     known.
     """
     pfs = tuple(_made(pf, have.pf(pf.handle) or untouched(pf), want.driver) for pf in want.pfs)
-    made = {pf.handle: pf for pf in pfs}
-    gone = {
-        netdev.name
-        for on, netdev in have.targets()
-        if on.pf in made and made[on.pf].netdev_of(on.port) is None
-    }
-    return replace(have, pfs=pfs, stack=have.stack and have.stack.without(gone))
+    return have.with_pfs(pfs)
 
 
 def untouched(want: Pf) -> Pf:
