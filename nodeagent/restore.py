@@ -10,7 +10,7 @@ from nodeagent.errors import RestoreFailed
 from nodeagent.node import cni
 from nodeagent.node.attempt import Attempt
 from nodeagent.node.auxiliary import probe_again
-from nodeagent.node.fatal import in_fatal_error
+from nodeagent.node.fatal import in_fatal_error, without_failed
 from nodeagent.node.links import set_vfs
 from nodeagent.node.locate import is_hung
 from nodeagent.node.managers import await_managers, managed_netdevs
@@ -93,7 +93,7 @@ def restore(node: Node, want: NodeState) -> Takings:
         if not stages:
             break
         if number:
-            ours = _without_broken(now.ours, now.broken)
+            ours = without_failed(node, now.ours, now.failed)
             attempt.conflicts.check(differences(ours, now.have), failures)
         for pf in now.have.pfs:
             attempt.conflicts.note_found(str(pf.handle), "driver", now.have.driver)
@@ -101,7 +101,7 @@ def restore(node: Node, want: NodeState) -> Takings:
     else:
         now = _compared(attempt, want)
         attempt.conflicts.check(differences(now.ours, now.have), failures, is_last=True)
-    known = (now.broken, node.hung_calls.lines(), attempt.silent, attempt.without_lag)
+    known = (now.failed, node.hung_calls.lines(), attempt.silent, attempt.without_lag)
     is_whole = not (stages or any(known))
     left = () if is_whole else _undone(now)
     if left:
@@ -135,15 +135,15 @@ def _check_loaded(node: Node, want: NodeState) -> None:
 @dataclass(frozen=True)
 class _Compared:
     """The node as it is, and the snapshot: the part that is ours to restore, and the part of that
-    which can be restored now. `behind`: VFs that stay in the host's namespace. `broken`: PFs whose
-    driver has not recovered from a fatal error.
+    which can be restored now. `behind`: VFs that stay in the host's namespace. `failed`: devices
+    whose driver has not recovered from a fatal error.
     """
 
     have: NodeState
     ours: NodeState
     attainable: NodeState
     behind: tuple[LeftBehind, ...]
-    broken: frozenset[DeviceHandle]
+    failed: frozenset[DeviceHandle]
 
 
 def _compared(attempt: Attempt, want: NodeState) -> _Compared:
@@ -158,26 +158,8 @@ def _compared(attempt: Attempt, want: NodeState) -> _Compared:
         for _, text in set_vfs(attempt, actions, node.stops):
             log.warning("%s", text)
     with node.devlink() as devlink:
-        broken = devlink.in_fatal_error() & {pf.handle for pf in want.pfs}
-    return _Compared(have, ours, _without_broken(attainable, broken), behind, broken)
-
-
-def _without_broken(want: NodeState, broken: frozenset[DeviceHandle]) -> NodeState:
-    """`want` without PFs in a fatal error: what is set of one is lost when its driver recovers.
-
-    And without the LAG of such a card. mlx5 would end it to recover, which firmware refuses while a
-    VF of another port is bound, and makes none then before the driver is loaded anew.
-    """
-    slots = {pf.slot for pf in broken}
-    return want.with_pfs(
-        tuple(
-            replace(pf, lag=None, rdma=None)
-            if pf.lag is not None and pf.handle.slot in slots
-            else pf
-            for pf in want.pfs
-            if pf.handle not in broken
-        )
-    )
+        failed = devlink.in_fatal_error()
+    return _Compared(have, ours, without_failed(node, attainable, failed), behind, failed)
 
 
 def _planned(attempt: Attempt, want: NodeState) -> tuple[_Compared, tuple[Stage, ...]]:

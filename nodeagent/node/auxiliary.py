@@ -32,9 +32,12 @@ def probe_again(node: Node) -> None:
 
 
 def _recover(node: Node) -> None:
+    """PFs first, which lose their subfunctions in that."""
+    driver = node.settings.driver_module
     with node.devlink() as devlink:
-        for device in sorted(devlink.in_fatal_error()):
-            if node.sysfs.driver(*device) == node.settings.driver_module:
+        failed = sorted(devlink.in_fatal_error(), key=lambda each: (each.bus == "auxiliary", each))
+        for device in failed:
+            if node.sysfs.driver(*device) in {driver, f"{driver}.sf"}:
                 try:
                     devlink.recover(device)
                     log.info("%s: recovered from a fatal error of its firmware", device)

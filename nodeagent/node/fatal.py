@@ -6,15 +6,16 @@ and then all that the PF held for its VFs is gone (mlx5_recover_device(), core/m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from nodeagent.errors import UnavailableError
 from nodeagent.kernel.devlink import Devlink
 from nodeagent.node.locate import device_of
 from nodeagent.node.node import Node
-from nodeagent.state.model import DeviceHandle, NodeState, Target
+from nodeagent.state.model import DeviceHandle, NodeState, Pf, Subfunction, Target
 
 HINT: Final = (
     "`nodeagent restore` has the driver recover, and restores the last snapshot; without one, use "
@@ -68,8 +69,7 @@ def _check(devlink: Devlink, pfs: frozenset[DeviceHandle]) -> None:
 def in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
     """A line for each function whose driver has yet to recover, and loses its state in that.
 
-    A subfunction is not recovered by us: mlx5_core (Linux 6.12) panics in the next unload where the
-    recovery of one has failed twice. Made inactive and active, it is another one.
+    A subfunction that never recovers is another one after its port was inactive.
     """
     with node.devlink() as devlink:
         failed = devlink.in_fatal_error()
@@ -78,12 +78,46 @@ def in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:
             yield _said(target, device)
     for pf in want.pfs:
         for each in pf.subfunctions or ():
-            target = Target(pf.handle, each.own_port)
-            if each.is_local and (device := device_of(node, target)) in failed:
+            if (device := _device_of_subfunction(node, pf, each)) in failed:
                 yield (
-                    f"{_said(target, device)}; make its port inactive (`devlink port function set "
-                    "PORT state inactive`), and start again"
+                    f"{_said(Target(pf.handle, each.own_port), device)}; if it never does, make "
+                    "its port inactive (`devlink port function set PORT state inactive`)"
                 )
+
+
+def without_failed(node: Node, want: NodeState, failed: Collection[DeviceHandle]) -> NodeState:
+    """`want` without the PFs, VFs and subfunctions whose devices are in `failed`.
+
+    What is set of one is lost when its driver recovers.
+
+    Without the LAG of such a PF's card, too. mlx5 would end it to recover, which firmware refuses
+    while a VF of another port is bound, and makes none then before the driver is loaded anew.
+    """
+    if not failed:
+        return want
+    slots = {pf.handle.slot for pf in want.pfs if pf.handle in failed}
+    left = (_without_failed(node, pf, failed) for pf in want.pfs if pf.handle not in failed)
+    return want.with_pfs(
+        tuple(
+            replace(pf, lag=None, rdma=None)
+            if pf.lag is not None and pf.handle.slot in slots
+            else pf
+            for pf in left
+        )
+    )
+
+
+def _without_failed(node: Node, pf: Pf, failed: Collection[DeviceHandle]) -> Pf:
+    vfs = tuple(vf for vf in pf.vfs if device_of(node, Target(pf.handle, vf.index)) not in failed)
+    subfunctions = pf.subfunctions and tuple(
+        each for each in pf.subfunctions if _device_of_subfunction(node, pf, each) not in failed
+    )
+    return replace(pf, vfs=vfs, subfunctions=subfunctions)
+
+
+def _device_of_subfunction(node: Node, pf: Pf, of: Subfunction) -> DeviceHandle | None:
+    """None where it is not active, or another controller's."""
+    return device_of(node, Target(pf.handle, of.own_port)) if of.is_local else None
 
 
 def _said(function: Target | DeviceHandle, device: DeviceHandle) -> str:

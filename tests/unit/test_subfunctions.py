@@ -105,6 +105,25 @@ def test_one_in_a_fatal_error_is_named_and_what_ends_it(fake: FakeNode) -> None:
         verify(node, want)
 
 
+def test_nothing_of_one_in_a_fatal_error_is_set(fake: FakeNode) -> None:
+    """Nor of a VF. What their PF has is restored, and their own when they are well."""
+    subfunction, vf = fake.subfunction_of(PF1, PORT), fake.function(0)
+    fake.attach(vf, DRIVER)
+    fake.settle()
+    want, node = saved(fake), fake.node(Settings())
+    for device in (PF1, subfunction, vf):
+        fake.change(fake.link(device).index, mtu=1280)
+    fake.in_fatal_error, fake.never_recovers = {subfunction, vf}, {subfunction, vf}
+    with pytest.raises(RestoreFailed, match="could not be restored") as failed:
+        restore(node, want)
+    assert f"pci/{PF1} subfunction sf88: the firmware has had a fatal error" in str(failed.value)
+    assert f"pci/{PF1} vf 0: the firmware has had a fatal error" in str(failed.value)
+    assert [fake.link(device).mtu for device in (PF1, subfunction, vf)] == [1500, 1280, 1280]
+    fake.in_fatal_error.clear()
+    restore(node, want)
+    verify(node, want)
+
+
 def test_vdpa_devices_are_named_whatever_they_are_called(
     fake: FakeNode, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -167,6 +167,7 @@ static uint8_t teardown_hca(Fn *fn)
         fn_release(fn);
     }
     fn->running = false;
+    fn->ended = now_ns();
     return OK;
 }
 

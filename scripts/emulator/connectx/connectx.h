@@ -236,6 +236,7 @@ struct Fn {
     uint16_t issi;
     bool running;               /* INIT_HCA was, TEARDOWN_HCA wasn't */
     bool stopped;               /* at work, by DISABLE_HCA: its driver has to begin anew */
+    int64_t ended;              /* ns; when it was last running, if it isn't */
     Slot slot[COMMAND_SLOTS];
     int busy;                   /* slot that firmware works at, or -1 */
     QEMUTimer *done;

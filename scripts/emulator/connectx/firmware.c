@@ -263,6 +263,15 @@ static void finish(Fn *fn, unsigned slot, bool faultless)
 /* ---- time ----------------------------------------------------------------------------------- */
 
 /*
+ * How long a function that was at work takes at least to start again, as in `devlink dev reload`: no
+ * firmware is quicker. mlx5_core (Linux 6.12) relies on that. It clears its pointer to an auxiliary
+ * device when the last reference to it is gone, for "eth" after an RCU grace period (adev_release(),
+ * dev.c; devlink_release()). If the next one has been made by then, the pointer to that one is lost:
+ * the driver never removes it, and panics when its interface outlives the function.
+ */
+#define REST_NS (100 * 1000000LL)
+
+/*
  * What a VF's start costs is with CREATE_EQ of its second event queue, what its end costs with
  * DESTROY_EQ of the last but two (create_async_eqs(), destroy_async_eqs()): the first and the last
  * command for which the driver sleeps. For all others of its start and its end it reads the entry
@@ -272,14 +281,19 @@ static int64_t time_of(Fn *fn, unsigned slot)
 {
     uint8_t entry[ENTRY];
     int64_t ns = fn->pf->command_us * 1000LL;
+    int64_t rest = fn->ended + REST_NS - (int64_t)now_ns();
 
-    if (fn->vport && fn->pf->vf_ms && read_entry(fn, slot, entry)) {
+    if (((fn->vport && fn->pf->vf_ms) || rest > 0) && read_entry(fn, slot, entry)) {
         uint16_t opcode = lduw_be_p(entry + INPUT);
         int queues = eqs_in_use(fn);
+        bool starts = opcode == MLX5_CMD_OP_CREATE_EQ && queues == 1;
+        bool ends = opcode == MLX5_CMD_OP_DESTROY_EQ && queues == ASYNC_EQS;
 
-        if ((opcode == MLX5_CMD_OP_CREATE_EQ && queues == 1)
-            || (opcode == MLX5_CMD_OP_DESTROY_EQ && queues == ASYNC_EQS)) {
+        if (fn->vport && (starts || ends)) {
             ns += fn->pf->vf_ms * 1000000LL;
+        }
+        if (starts && ns < rest) {
+            ns = rest;
         }
     }
     return ns;
