@@ -203,7 +203,7 @@ class Ethtool(Genl):
     def directory(self, index: int) -> Path | None:
         """What an interface has in sysfs; None if it is gone, or that is not known."""
         try:
-            return self._sysfs and self._sysfs / "class/net" / self.interface(index).name
+            return self._sysfs and Path(f"{self._sysfs}/class/net/{self.interface(index).name}")
         except OSError:
             return None
 

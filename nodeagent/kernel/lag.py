@@ -18,11 +18,11 @@ def read(pf: DeviceHandle, sys: Path = Path("/sys"), proc: Path = Path("/proc"))
 
     In a container without debugfs, it is read through the root directory of the host's init.
     """
-    for root in (sys, proc / "1/root/sys") if pf.bus == "pci" else ():
-        directory = root / "kernel/debug/mlx5" / pf.name / "lag"
-        state = text_of(directory / "state")
+    for root in (sys, f"{proc}/1/root/sys") if pf.bus == "pci" else ():
+        directory = f"{root}/kernel/debug/mlx5/{pf.name}/lag"
+        state = text_of(f"{directory}/state")
         if state is not None:
-            kind, mode = (text_of(directory / name) for name in ("type", "port_sel_mode"))
+            kind, mode = (text_of(f"{directory}/{name}") for name in ("type", "port_sel_mode"))
             # the LAG can end between two reads
             return Lag(True, kind, mode) if state == "active" and kind else Lag()
     return None

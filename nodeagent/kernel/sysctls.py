@@ -17,7 +17,7 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
@@ -175,10 +175,10 @@ def decoded(af_spec: bytes, defaults: Mapping[str, int], mtu: int) -> tuple[Sysc
 
     `MTU` is among them if it is not the interface's.
     """
-    families = dict(attributes(af_spec))
-    fourth = dict(attributes(families.get(socket.AF_INET, b""))).get(_INET_CONF, b"")
-    sixth = dict(attributes(families.get(socket.AF_INET6, b""))).get(_INET6_CONF, b"")
-    values = {**_values("ipv4", fourth), **_values("ipv6", sixth)}
+    fourth = dict(attributes(dict(attributes(af_spec)).get(socket.AF_INET, b"")))
+    fourth_conf = fourth.get(_INET_CONF, b"")
+    sixth_conf = _of_ipv6(af_spec).get(_INET6_CONF, b"")
+    values = {**_values("ipv4", fourth_conf), **_values("ipv6", sixth_conf)}
     found = {key: value for key, value in values.items() if defaults.get(key, value) != value}
     if values.get(MTU, mtu) < mtu:
         found[MTU] = values[MTU]
@@ -214,12 +214,18 @@ def takes_token(af_spec: bytes) -> bool:
     return values.get("ipv6.accept_ra") in accepts and values.get("ipv6.router_solicitations") != 0
 
 
-def _of_ipv6(af_spec: bytes) -> dict[int, bytes]:
+@lru_cache(maxsize=64)
+def _of_ipv6(af_spec: bytes) -> Mapping[int, bytes]:
+    """A look at the node asks for several of an interface's attributes in turn."""
     return dict(attributes(dict(attributes(af_spec)).get(socket.AF_INET6, b"")))
 
 
-def _values(family: str, raw: bytes) -> dict[str, int]:
-    """Each as its file has it. An older kernel's array is shorter, a newer one's longer."""
+@lru_cache(maxsize=8)
+def _values(family: str, raw: bytes) -> Mapping[str, int]:
+    """Each as its file has it. An older kernel's array is shorter, a newer one's longer.
+
+    Most interfaces of a node have the same.
+    """
     numbers = struct.unpack_from(f"={len(raw) // 4}i", raw)
     pairs = zip(_KEYS[family], numbers, strict=False)
     found = {key: number for key, number in pairs if key is not None}

@@ -76,6 +76,8 @@ class Sysfs:
 
         mlx5_vdpa may not have been loaded yet: udev does that when it hears of that device.
         """
+        if not any(".vnet." in each for each in _names(f"{self.root}/bus/auxiliary/devices")):
+            return False
         return any(".vnet." in each for each in _names(self._at(bus, name)))
 
     def vdpa_devices(self, bus: str, name: str) -> tuple[str, ...]:
