@@ -6,16 +6,18 @@ and then all that the PF held for its VFs is gone (mlx5_recover_device(), core/m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from nodeagent.errors import UnavailableError
-from nodeagent.kernel.devlink import Devlink
 from nodeagent.node.locate import device_of
 from nodeagent.node.node import Node
 from nodeagent.state.model import DeviceHandle, NodeState, Pf, Subfunction, Target
+
+log = logging.getLogger(__name__)
 
 HINT: Final = (
     "`nodeagent restore` has the driver recover, and restores the last snapshot; without one, use "
@@ -26,9 +28,7 @@ HINT: Final = (
 
 def check_pfs(node: Node) -> None:
     """UnavailableError if the driver of a PF has not recovered from a fatal error."""
-    pfs = _pfs(node)
-    with node.devlink() as devlink:
-        _check(devlink, pfs)
+    _warn(_errors(node))
 
 
 @contextmanager
@@ -39,6 +39,7 @@ def without_fatal_error(node: Node) -> Iterator[None]:
     as long as firmware took to stop, a minute at most (mlx5_error_sw_reset(), core/health.c).
     """
     before = _errors(node)
+    _warn(before)
     yield
     now = _errors(node)
     if had := sorted(pf for pf, count in now.items() if count > before.get(pf, 0)):
@@ -51,19 +52,23 @@ def without_fatal_error(node: Node) -> Iterator[None]:
 
 def _errors(node: Node) -> dict[DeviceHandle, int]:
     """How many fatal errors each PF has had. UnavailableError if one is not recovered."""
-    pfs = _pfs(node)
+    pfs = set(node.sysfs.physical_functions(node.settings.driver_module))
     with node.devlink() as devlink:
-        _check(devlink, pfs)
+        if failed := sorted(devlink.in_fatal_error() & pfs):
+            raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
         return {pf: count for pf, count in devlink.fatal_errors().items() if pf in pfs}
 
 
-def _pfs(node: Node) -> frozenset[DeviceHandle]:
-    return frozenset(node.sysfs.physical_functions(node.settings.driver_module))
-
-
-def _check(devlink: Devlink, pfs: frozenset[DeviceHandle]) -> None:
-    if failed := sorted(devlink.in_fatal_error() & pfs):
-        raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
+def _warn(errors: Mapping[DeviceHandle, int]) -> None:
+    for pf, count in sorted(errors.items()):
+        if count:
+            log.warning(
+                "%s: its firmware has had fatal errors since its driver began (%d). What the PF "
+                "held for its VFs before the last one is lost, unless it was set again: `nodeagent "
+                "snapshot` shows what it holds, `nodeagent restore` restores the last snapshot",
+                pf,
+                count,
+            )
 
 
 def in_fatal_error(node: Node, want: NodeState) -> Iterator[str]:

@@ -79,6 +79,11 @@ def fatal_of(device: str) -> str:
     return str(reporter["state"])
 
 
+def await_failed_recovery(device: str) -> None:
+    """Until the driver has given up, which waits for a minute first (mlx5_error_sw_reset())."""
+    lab.eventually(lambda: fatal_of(device) == "error", "the end of its recovery", every=1)
+
+
 def dcb(pf: str) -> State:
     """All that dcb(8) shows of a PF's port."""
     words = ("ets", "pfc", "maxrate", "buffer", "app", "dcbx")

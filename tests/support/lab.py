@@ -736,15 +736,16 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def eventually(is_so: Callable[[], object], what: str) -> None:
+def eventually(is_so: Callable[[], object], what: str, *, every: float = 0.1) -> None:
     """Return soon after it is so. For what sysfs alone knows: it tells nobody.
 
-    In virtual time sleep costs nothing, and a look that starts a process some 10 ms of work.
+    In virtual time sleep costs nothing, and a look that starts a process some 10 ms of work: what
+    takes a minute is looked at every second.
     """
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, f"not so within {PATIENCE:g} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 @contextmanager

@@ -318,6 +318,21 @@ def test_a_fatal_error_while_the_node_is_observed(
     assert not host.journal.has_open_snapshot()
 
 
+@pytest.mark.parametrize("loaded", ["A", "B"], ids=["to reload", "nothing to reload"])
+def test_fatal_errors_that_the_driver_has_recovered_from_are_said(
+    host: Host, caplog: pytest.LogCaptureFixture, loaded: str
+) -> None:
+    """Before nodeagent started: what its VFs had is lost by then."""
+    host.driver.loaded = loaded
+    host.fake.fatal_errors = {PF1: 2, "0000:01:10.0": 1}
+    host.start()
+    (said,) = (each.message for each in caplog.records if "fatal error" in each.message)
+    assert said.startswith(
+        f"pci/{PF1}: its firmware has had fatal errors since its driver began (2)"
+    )
+    assert host.journal.is_ready()
+
+
 def test_a_second_start_has_nothing_to_do(host: Host) -> None:
     host.start()
     host.fake.writes.clear()

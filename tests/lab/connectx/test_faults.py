@@ -187,7 +187,7 @@ def test_a_pf_in_a_fatal_error_is_neither_saved_nor_ready(
     lab.put_other_build_on_disk()
     nodeagent.call("reload")  # leaves a last snapshot
     its_card.set(0, "health", 1)
-    lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+    connectx.await_failed_recovery(f"pci/{PF1}")
     its_card.mend()
     for loaded in ("the installed driver", "another one"):
         failed = nodeagent.call("reload", status=69)

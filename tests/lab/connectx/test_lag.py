@@ -174,7 +174,7 @@ def test_a_fatal_error_of_a_port_ends_the_waits(nodeagent: Nodeagent, vf_lag: No
         def fail() -> None:
             held.set(0, "health", 1)
             # the driver looks every 2 s, tries once to recover, and meanwhile answers nobody
-            lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+            connectx.await_failed_recovery(f"pci/{PF1}")
 
         began = time.monotonic()
         reload = lab.reload_while(nodeagent, fail)

@@ -90,7 +90,7 @@ def test_a_fatal_error_when_they_are_made(nodeagent: Nodeagent, subfunctions: St
     run.kill_all()
     with connectx.card() as held:
         held.set(0, "health", 1)
-        lab.eventually(lambda: connectx.fatal(PF1) == "error", "the end of its recovery")
+        connectx.await_failed_recovery(f"pci/{PF1}")
     nodeagent.call("reload")
     assert read() == subfunctions
 
@@ -105,7 +105,7 @@ def test_a_fatal_error_of_one(nodeagent: Nodeagent, subfunctions: State) -> None
     with connectx.card() as held:
         held.set(0, "health-vf", 0x8000)
         held.set(0, "health", 1)
-        lab.eventually(lambda: connectx.fatal_of(failed) == "error", "the end of its recovery")
+        connectx.await_failed_recovery(failed)
         log = nodeagent.call("reload", status=1).log
     assert f"pci/{PF1} subfunction sf88: the firmware has had a fatal error" in log
     assert "actions  elapsed" not in log
