@@ -347,6 +347,16 @@ class Sysfs:
         ours = (link for link in found if link.name.startswith(f"{maker}."))
         return tuple(sorted(link.name for link in ours if not (link / "driver").exists()))
 
+    def interface_without_driver(self, bus: str, name: str) -> str | None:
+        """The auxiliary device of a bound function that is to be its interface, `mlx5_core.eth.3`.
+
+        None if it has a driver, which has made the interface, or if there is no such device. A
+        function stays bound if that driver's probe fails (mlx5e_probe(), core/en_main.c).
+        """
+        at = self._at(bus, name)
+        found = (each for each in _names(at) if ".eth." in each)
+        return next((each for each in found if _link(f"{at}/{each}/driver") is None), None)
+
     def set_numvfs(self, bus: str, name: str, count: int) -> None:
         """Create or remove VFs. Blocks until the functions exist or are gone."""
         write(f"{self._at(bus, name)}/sriov_numvfs", str(count))

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from nodeagent.errors import AgentError, KernelError, reason
@@ -364,6 +365,21 @@ def _bind_vf(attempt: Attempt, action: BindVf) -> None:
         raise KernelError(f"the bind of {function} to {action.driver} left it bound to {now}")
     node.vf_times.note(target_of(action), Moment.BOUND)
     attempt.conflicts.note_made(str(target_of(action)), "driver", now)
+    _make_interface(node, bus, function)
+
+
+def _make_interface(node: Node, bus: str, function: str) -> None:
+    """Probe once more what is to be a bound function's interface, if the first probe has failed."""
+    device = node.sysfs.interface_without_driver(bus, function)
+    if device is None:
+        return
+    with suppress(KernelError):
+        node.sysfs.probe("auxiliary", device)
+    if node.sysfs.interface_without_driver(bus, function) == device:
+        raise KernelError(
+            f"{function} is bound, and its driver fails to make its interface: the probe of "
+            f"{device} failed twice; dmesg says why"
+        )
 
 
 def _function(node: Node, pf: DeviceHandle, index: int) -> str:

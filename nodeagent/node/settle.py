@@ -293,12 +293,15 @@ def await_netdevs(
     """Wait until all are settled, except for lost ones, and not twice for the same reason.
 
     A target that was missing the last time and exists now, but is not settled, is waited for again.
-    `lost`: targets whose failure is known.
+    `lost`: targets whose failure is known. One whose driver failed to make its interface stays
+    bound, and is not waited for in later plans either.
     """
     node, given_up = attempt.node, attempt.given_up
     for target in targets:
         if target in given_up and unsettled(node, target) != given_up[target]:
             del given_up[target]
+        if target in lost and lacks_interface(node, target) and (why := unsettled(node, target)):
+            given_up[target] = why
     devices = links_by_device(node) if lost else {}
     awaited = [
         target
@@ -342,6 +345,12 @@ def is_lost(node: Node, target: Target, lost: set[Target], devices: LinksByDevic
     if device is None or is_hung(node, target) or not is_bound(node, target):
         return True
     return device in failed_reloads(node)
+
+
+def lacks_interface(node: Node, target: Target) -> bool:
+    """Whether it is bound to a driver that could not make its interface."""
+    device = device_of(node, target)
+    return device is not None and node.sysfs.interface_without_driver(*device) is not None
 
 
 def lacks_pf(node: Node, target: Target, lost: set[Target]) -> bool:

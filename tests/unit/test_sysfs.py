@@ -64,6 +64,19 @@ def test_auxiliary_devices_that_no_driver_has_taken(sysfs: Sysfs, tree: FakeTree
     assert sysfs.without_driver("mlx5_core") == ("mlx5_core.eth.3", "mlx5_core.rdma.3")
 
 
+def test_the_auxiliary_device_of_an_interface_that_has_no_driver(
+    sysfs: Sysfs, tree: FakeTree
+) -> None:
+    assert sysfs.interface_without_driver("pci", PF) is None
+    for name in ("mlx5_core.rdma.3", "mlx5_core.eth.3"):
+        tree.make_device("auxiliary", name)
+        (tree.device(PF) / name).symlink_to(tree.device(name, "auxiliary"))
+    assert sysfs.interface_without_driver("pci", PF) == "mlx5_core.eth.3"
+    tree.make_driver("auxiliary", "mlx5_core.eth")
+    tree.drive("auxiliary", "mlx5_core.eth.3", "mlx5_core.eth")
+    assert sysfs.interface_without_driver("pci", PF) is None
+
+
 def test_pfs_of_every_bus(sysfs: Sysfs, tree: FakeTree) -> None:
     tree.make_driver("netdevsim", "mlx5_core")
     tree.make_device("netdevsim", "netdevsim1")

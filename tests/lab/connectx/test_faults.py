@@ -28,6 +28,7 @@ STAGES = {
     "create VFs, switchdev": (1, connectx.ENABLE_HCA, PF, BAD_PARAM),
     "bind VFs, enable": (0, connectx.ENABLE_HCA, VF1, BAD_PARAM),
     "bind VFs": (0, connectx.INIT_HCA, VF1, BAD_PARAM),
+    "bind VFs, the interface": (0, connectx.CREATE_TIR, VF1, BAD_PARAM),
     "set VFs late": (0, connectx.CREATE_SCHEDULING_ELEMENT, PF, BAD_PARAM),
     "set eswitch": (1, connectx.CREATE_FLOW_TABLE, PF, BAD_PARAM),
 }
@@ -295,6 +296,26 @@ def test_a_vf_that_is_refused_for_good(nodeagent: Nodeagent, scene: State, its_c
     assert now[PF2] == before[PF2]
     assert now[PF1]["vfs"][0] == before[PF1]["vfs"][0]
     assert now[PF1]["vfs"][2] == before[PF1]["vfs"][2]
+    its_card.mend()
+    nodeagent.call("reload")
+    assert connectx.read() == scene
+
+
+def test_a_vf_without_its_interface_is_not_waited_for(
+    nodeagent: Nodeagent, scene: State, its_card: Card
+) -> None:
+    """It is bound, and the driver of its auxiliary device cannot be."""
+    began = time.monotonic()
+    reload = reload_with(
+        nodeagent, its_card, 0, connectx.CREATE_TIR, status=BAD_PARAM, vport=VF1, count=1000
+    )
+    assert reload.process.returncode == 1
+    assert time.monotonic() - began < 30
+    named = reload.log.partition("error: ")[2]
+    assert re.search(rf"pci/{PF1} vf 1: .* the probe of mlx5_core\.eth\.\d+ failed twice", named)
+    now = connectx.read()["devices"]
+    for number in (0, 2):
+        assert now[PF1]["vfs"][number] == scene["devices"][PF1]["vfs"][number]
     its_card.mend()
     nodeagent.call("reload")
     assert connectx.read() == scene
