@@ -38,7 +38,7 @@ NO_PATH = str.maketrans(" /", "--", ",")
 
 CONNECTX = ("--nic", "connectx", "--vfs", "64")
 """The node of all tests on the ConnectX, so that they have one saved state."""
-CONNECTX_PARTS = 3
+CONNECTX_PARTS = 4
 SEEDS = {"igb": "8-9", "connectx": "25-26"}
 """Of random nodes that are small. More of them: scripts/lab roundtrip --seeds 1-20."""
 CONNECTX_SWEEPS = (("upgrade", "1/1"),)
