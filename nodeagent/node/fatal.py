@@ -65,7 +65,8 @@ def _warn(errors: Mapping[DeviceHandle, int]) -> None:
             log.warning(
                 "%s: its firmware has had fatal errors since its driver began (%d). What the PF "
                 "held for its VFs before the last one is lost, unless it was set again: `nodeagent "
-                "snapshot` shows what it holds, `nodeagent restore` restores the last snapshot",
+                "verify` shows what differs from the last snapshot, and `nodeagent restore` "
+                "restores that, as long as no reload has replaced it",
                 pf,
                 count,
             )
