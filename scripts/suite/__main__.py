@@ -23,6 +23,7 @@ from suite.run import Lanes, Result
 
 TREE = Path(__file__).parent.parent.parent
 MOST_LANES = 4
+STOPPED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> int:
@@ -40,8 +41,7 @@ def main() -> int:
     broken = None if differing is None else _broken(differing, arguments)
     processors = len(os.sched_getaffinity(0))
     lanes = Lanes(min(processors + 1, MOST_LANES))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        _stop_by(number, lanes)
+    stop_by_signals(lanes)
     # In CI the absence of an API server is a failure, which the tests themselves report.
     cluster = checks.have_api_server() or bool(os.environ.get("CI"))
     with tempfile.TemporaryDirectory() as work:
@@ -129,14 +129,21 @@ def _summary(results: list[Result], left_out: list[str]) -> int:
     return 0 if all(result.good for result in results) else 1
 
 
-def _stop_by(number: int, lanes: Lanes) -> None:
-    """From now on the signal ends what runs, and then us. Only workers hold the lanes' lock."""
+def stop_by_signals(lanes: Lanes) -> None:
+    """From now on a signal ends what runs, and then us.
 
-    def stop(_number: int, _frame: object) -> None:
+    Only workers hold the lanes' lock, and the handler does once: timeout(1) sends a signal twice,
+    to us and to our process group.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        for each in STOPPED_BY:
+            signal.signal(each, signal.SIG_IGN)
         lanes.end()
         sys.exit(128 + number)
 
-    signal.signal(number, stop)
+    for each in STOPPED_BY:
+        signal.signal(each, stop)
 
 
 def _parse() -> argparse.Namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -34,6 +35,25 @@ def test_the_hooks_are_the_linters() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
     there = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
     assert [name for _, name in hooks] == there.stdout.splitlines()
+
+
+def test_a_second_signal_while_the_suite_ends() -> None:
+    """timeout(1) sends SIGTERM twice: what runs is ended once."""
+    code = (
+        "import os, signal\n"
+        "from suite.__main__ import stop_by_signals\n"
+        "class Lanes:\n"
+        "    def end(self):\n"
+        "        print('ends', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "stop_by_signals(Lanes())\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.returncode) == ("ends\n", 128 + signal.SIGTERM)
 
 
 def test_a_linter_that_there_is_not() -> None:
