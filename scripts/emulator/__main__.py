@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout",
         type=float,
         metavar="S",
-        help="seconds after which the node counts as stalled (default: run 600, test 1800)",
+        help="seconds after which the node counts as stalled (default: run 600, test 2700)",
     )
     limits.add_argument("--out", type=Path, metavar="DIR", help="where /host/out goes at the end")
 
@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[machine, limits],
         help="run pytest in a fresh node",
     )
-    test.set_defaults(timeout=1800)
+    test.set_defaults(timeout=2700)
     trip = verbs.add_parser(
         "roundtrip",
         parents=[card],
