@@ -134,27 +134,32 @@ def test_a_command_hangs(nodeagent: Nodeagent, scene: State, its_card: Card, sta
 
 
 def test_a_vf_that_is_never_enabled(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
-    """All of its PF are made again once; then it is named, and what mends it."""
+    """All of its PF are made again once; then it is named, and what mends it.
+
+    It is the only one of its PF: its driver looks every 2 ms for 120 s, which costs the emulator
+    half a minute of a processor for each VF each time (wait_fw_init()).
+    """
+    lab.create_vfs(PF1, 0)
+    lab.make_vfs(PF1, 1, mtu=9000)
+    lab.settle()
+    before = connectx.read()
     reload = reload_with(nodeagent, its_card, 0, connectx.ENABLE_HCA, status=BAD_PARAM, count=1000)
     assert reload.process.returncode == 1
     assert reload.log.count("are removed and created again") == 1
     named = reload.log.partition("error: ")[2]
-    for number in range(3):
-        assert (
-            f"pci/{PF1} vf {number}: the firmware of {lab.vf(PF1, number)} does not start" in named
-        )
-    assert seconds(reload, "bind VFs: 3 actions, 3 FAILED") < 130
+    assert f"pci/{PF1} vf 0: the firmware of {lab.vf(PF1, 0)} does not start" in named
+    assert seconds(reload, "bind VFs: 1 actions, 1 FAILED") < 130
     assert connectx.read()["devices"][PF2] == scene["devices"][PF2]
     its_card.mend()
 
-    # they are the earlier start's: this one says so and leaves them
+    # it is the earlier start's: this one says so and leaves it
     again = nodeagent.start("reload")
     assert again.wait(lab.PATIENCE * 2) == 1
     assert "are removed and created again" not in again.log
     assert f"echo 0 >/sys/bus/pci/devices/{PF1}/sriov_numvfs" in again.log.partition("error: ")[2]
     (lab.PCI / PF1 / "sriov_numvfs").write_text("0")
     nodeagent.call("reload")
-    assert connectx.read() == scene
+    assert connectx.read() == before
 
 
 def test_a_fatal_error_in_a_restore(nodeagent: Nodeagent, scene: State, its_card: Card) -> None:
