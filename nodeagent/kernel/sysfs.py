@@ -76,9 +76,11 @@ class Sysfs:
 
         mlx5_vdpa may not have been loaded yet: udev does that when it hears of that device.
         """
-        if not any(".vnet." in each for each in _names(f"{self.root}/bus/auxiliary/devices")):
-            return False
         return any(".vnet." in each for each in _names(self._at(bus, name)))
+
+    def any_can_have_vdpa(self) -> bool:
+        """The same of any function of this node."""
+        return any(".vnet." in each for each in _names(f"{self.root}/bus/auxiliary/devices"))
 
     def vdpa_devices(self, bus: str, name: str) -> tuple[str, ...]:
         """The vDPA devices of a function, by names that an administrator gave (vdpa(8))."""

@@ -81,6 +81,7 @@ class Look(NamedTuple):
     locked: Mapping[DeviceHandle, LockedAttributes]
     devlink: Mapping[DeviceHandle, Mapping[str, Any]]
     vdpa: Mapping[DeviceHandle, tuple[Vdpa, ...]]
+    any_can_have_vdpa: bool
 
     def netdev(self, link: Link | None) -> Netdev | None:
         """A link as a value."""
@@ -193,6 +194,7 @@ def _look(node: Node, links: Mapping[int, Link], pfs: Collection[DeviceHandle]) 
         locked=_locked_attributes(node, node.sysfs.with_functions(pfs)),
         devlink=_devlink(node, set(pfs)),
         vdpa=_vdpa_devices(node),
+        any_can_have_vdpa=node.sysfs.any_can_have_vdpa(),
     )
 
 
@@ -345,7 +347,9 @@ def _vdpa_devices(node: Node) -> dict[DeviceHandle, tuple[Vdpa, ...]]:
 def _vdpa(node: Node, look: Look, device: DeviceHandle) -> tuple[Vdpa, ...] | None:
     """None for a function whose driver makes none, and has none to make them later."""
     found = look.vdpa.get(device)
-    return () if found is None and node.sysfs.can_have_vdpa(*device) else found
+    if found is None and look.any_can_have_vdpa and node.sysfs.can_have_vdpa(*device):
+        return ()
+    return found
 
 
 def _representors(look: Look, links: Iterable[Link]) -> tuple[Representor, ...]:

@@ -132,8 +132,8 @@ def _summary(results: list[Result], left_out: list[str]) -> int:
 def stop_by_signals(lanes: Lanes) -> None:
     """From now on a signal ends what runs, and then us.
 
-    Only workers hold the lanes' lock, and the handler does once: timeout(1) sends a signal twice,
-    to us and to our process group.
+    The handler takes the lanes' lock, which otherwise only workers hold. A second signal must not
+    interrupt it there: timeout(1) sends one to us, and one to our process group.
     """
 
     def stop(number: int, _frame: object) -> None:
