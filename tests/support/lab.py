@@ -314,9 +314,13 @@ def unload_driver() -> None:
 
 
 def reload_by_hand() -> None:
-    """What every reload does: all VFs are gone, the PFs are as after boot."""
+    """What every reload does: all VFs are gone, the PFs are as after boot.
+
+    By itself udev notices 3 s later that nodeagent has removed its blacklist (manager_reload()),
+    and would not load mlx5_ib until then.
+    """
     unload_driver()
-    sh("modprobe mlx5_core; udevadm settle")
+    sh("udevadm control --reload; modprobe mlx5_core; udevadm settle")
 
 
 def build_packages(sources: Path, build: str, **files: str) -> None:
