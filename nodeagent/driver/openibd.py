@@ -88,14 +88,15 @@ def _running(proc: Path) -> Iterator[int]:
 
     mlnxofedctl runs openibd, and loads modules after it.
     """
-    for path in proc.glob("[0-9]*/cmdline"):
+    for pid in filter(str.isdecimal, os.listdir(proc)):  # noqa: PTH208  as text: of all processes
         try:
-            arguments = path.read_bytes().split(b"\0")
+            with open(f"{proc}/{pid}/cmdline", "rb") as file:
+                arguments = os.fsdecode(file.read()).split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        is_script = any(Path(os.fsdecode(each)).name in _SCRIPTS for each in arguments[:2])
-        if is_script and not _is_left_behind(path.parent, proc):
-            yield int(path.parent.name)
+        is_script = any(each.rpartition("/")[2] in _SCRIPTS for each in arguments[:2])
+        if is_script and not _is_left_behind(proc / pid, proc):
+            yield int(pid)
 
 
 def _is_left_behind(process: Path, proc: Path) -> bool:

@@ -68,7 +68,7 @@ def loading(module: str, sysfs: Path = _SYSFS) -> int | None:
     if not is_loaded(module, sysfs):
         return None
     try:
-        return _directory(module, sysfs).stat().st_ino
+        return Path(_directory(module, sysfs)).stat().st_ino
     except FileNotFoundError:
         return None
 
@@ -90,11 +90,7 @@ def refcount(module: str, sysfs: Path = _SYSFS) -> int | None:
 
 def holders(module: str, sysfs: Path = _SYSFS) -> tuple[str, ...]:
     """The loaded modules that use this one directly, sorted."""
-    directory = _directory(module, sysfs) / "holders"
-    try:
-        return tuple(sorted(entry.name for entry in directory.iterdir()))
-    except FileNotFoundError:
-        return ()
+    return tuple(sorted(_names(f"{_directory(module, sysfs)}/holders")))
 
 
 @dataclass(frozen=True)
@@ -129,8 +125,7 @@ def all_loaded(sysfs: Path = _SYSFS, proc: Path = Path("/proc")) -> dict[str, Lo
         names = {user for user in users.split(",") if user and user[0] not in "-["}
         listed[name] = (int(count) if count.isdecimal() else 0, names)
     found = {}
-    for directory in (sysfs / "module").glob("*/initstate"):
-        name = directory.parent.name
+    for name in _names(f"{sysfs}/module"):
         if not is_loaded(name, sysfs):
             continue
         count_there, users_there = listed.get(name, (0, set()))
@@ -189,7 +184,7 @@ def all_installed(names: Iterable[str], root: Path = Path("/")) -> dict[str, Ins
 def loaded_build_id(module: str, sysfs: Path = _SYSFS) -> str | None:
     """The build ID of the loaded module, the linker's hash; None if it was linked without one."""
     try:
-        note = (_directory(module, sysfs) / "notes/.note.gnu.build-id").read_bytes()
+        note = Path(_directory(module, sysfs), "notes/.note.gnu.build-id").read_bytes()
     except FileNotFoundError:
         return None
     return _build_id(note)
@@ -298,14 +293,24 @@ def insert(path: Path) -> None:
     _changed(["insmod", str(path)], Path("/"), f"cannot load the module {path}")
 
 
-def _directory(module: str, sysfs: Path) -> Path:
-    return sysfs / "module" / module.replace("-", "_")
+def _directory(module: str, sysfs: Path) -> str:
+    """As text, and so are the files in it: all loaded modules are asked right before an unload."""
+    return f"{sysfs}/module/{module.replace('-', '_')}"
+
+
+def _names(directory: str) -> list[str]:
+    """The names in a directory; none if there is no such directory."""
+    try:
+        return os.listdir(directory)  # noqa: PTH208  a path of each costs more than the list
+    except FileNotFoundError:
+        return []
 
 
 def _attribute(module: str, name: str, sysfs: Path) -> str | None:
     try:
-        return (_directory(module, sysfs) / name).read_text(errors="replace").strip()
-    except FileNotFoundError:
+        with open(f"{_directory(module, sysfs)}/{name}", errors="replace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, NotADirectoryError):  # /sys/module/compression is a file
         return None
 
 

@@ -124,7 +124,7 @@ class Namespaces:
         if pid is None:
             return bare
         pod, container = pod_and_container(self.proc / str(pid))
-        name = _text(self.proc / str(pid) / "comm")
+        name = _text(f"{self.proc}/{pid}/comm")
         return replace(bare, process=name, pod=pod, container=container)
 
     def boot(self) -> str:
@@ -195,7 +195,7 @@ class Namespaces:
 
     def started(self, pid: int) -> int | None:
         """The start time of a process, in clock ticks since boot; None if there is none."""
-        text = _text(self.proc / str(pid) / "stat")
+        text = _text(f"{self.proc}/{pid}/stat")
         # the name is in parentheses and may contain parentheses and spaces
         fields = text.rpartition(")")[2].split()
         return int(fields[19]) if len(fields) > 19 else None
@@ -213,7 +213,7 @@ class Namespaces:
         """Path and inode of each mount of a network namespace, ours first, then the host's."""
         seen: set[int] = set()
         for process, prefix in (("self", ""), ("1", f"{self.proc}/1/root")):
-            for line in _text(self.proc / process / "mountinfo").splitlines():
+            for line in _text(f"{self.proc}/{process}/mountinfo").splitlines():
                 fields = line.split()
                 match = _NET.fullmatch(fields[3])
                 if match and int(match[1]) not in seen:
@@ -294,8 +294,9 @@ def _return_to(own: int) -> None:
         os._exit(ExitCode.SOFTWARE)
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        with open(path, errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""

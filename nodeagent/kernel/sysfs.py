@@ -84,8 +84,9 @@ class Sysfs:
 
     def vdpa_devices(self, bus: str, name: str) -> tuple[str, ...]:
         """The vDPA devices of a function, by names that an administrator gave (vdpa(8))."""
-        below = _entries(self.device(bus, name))
-        return tuple(sorted(each.name for each in below if _link(each / "subsystem") == "vdpa"))
+        below = self._at(bus, name)
+        named = sorted(_names(f"{self.root}/bus/vdpa/devices"))
+        return tuple(each for each in named if _link(f"{below}/{each}/subsystem") == "vdpa")
 
     def has_driver(self, bus: str, driver: str) -> bool:
         """Whether a driver of the bus is registered: its module is loaded.

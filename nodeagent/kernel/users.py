@@ -123,7 +123,7 @@ def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[Use
         if process.pid == os.getpid():
             continue
         held = sorted(
-            {str(name) for f in _open_files(proc / str(process.pid)) if (name := ours(f))}
+            {str(name) for f in _open_files(f"{proc}/{process.pid}/fd") if (name := ours(f))}
         )
         if held:
             try:
@@ -134,14 +134,17 @@ def _users(ours: Callable[[str], str | bool | None], proc: Path) -> Iterator[Use
             yield User(process.pid, name, tuple(held), *place)
 
 
-def _open_files(process: Path) -> Iterator[str]:
-    """The targets of a process's descriptors; psutil lists regular files only, not devices."""
+def _open_files(directory: str) -> Iterator[str]:
+    """The targets of the descriptors in /proc/PID/fd.
+
+    psutil lists regular files only, not devices. A path of each would cost more than its target.
+    """
     try:
-        entries = [*(process / "fd").iterdir()]
+        descriptors = os.listdir(directory)  # noqa: PTH208
     except OSError:  # it has exited, or belongs to another user
         return
-    for entry in entries:
+    for each in descriptors:
         try:
-            yield str(entry.readlink()).removesuffix(" (deleted)")
+            yield os.readlink(f"{directory}/{each}").removesuffix(" (deleted)")  # noqa: PTH115
         except OSError:
             continue

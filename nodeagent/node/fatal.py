@@ -54,9 +54,10 @@ def _errors(node: Node) -> dict[DeviceHandle, int]:
     """How many fatal errors each PF has had. UnavailableError if one is not recovered."""
     pfs = set(node.sysfs.physical_functions(node.settings.driver_module))
     with node.devlink() as devlink:
-        if failed := sorted(devlink.in_fatal_error() & pfs):
-            raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
-        return {pf: count for pf, count in devlink.fatal_errors().items() if pf in pfs}
+        errors = {pf: had for pf, had in devlink.fatal_errors().items() if pf in pfs}
+    if failed := sorted(pf for pf, had in errors.items() if not had.recovered):
+        raise UnavailableError("; ".join(_said(pf, pf) for pf in failed), hint=HINT)
+    return {pf: had.count for pf, had in errors.items()}
 
 
 def _warn(errors: Mapping[DeviceHandle, int]) -> None:

@@ -54,10 +54,14 @@ _LONGEST: Final = 400
 """Characters of a reason; a longer one is cut."""
 
 
+def snapshot_to_plain(snapshot: Snapshot) -> dict[str, Any]:
+    """The snapshot as `to_plain` has it, with the number of its schema."""
+    return {"schema": SCHEMA, **to_plain(snapshot)}
+
+
 def snapshot_to_json(snapshot: Snapshot) -> str:
     """The snapshot as JSON: sorted keys, indented, one newline at the end."""
-    plain = to_plain(snapshot)
-    return json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n"
+    return json.dumps(snapshot_to_plain(snapshot), indent=2, sort_keys=True) + "\n"
 
 
 def snapshot_from_json(text: str, source: str) -> Snapshot:

@@ -25,7 +25,15 @@ from nodeagent.kernel import ethtool, events
 from nodeagent.kernel import sysctls as real_sysctls
 from nodeagent.kernel import sysfs as real_sysfs
 from nodeagent.kernel.dcb import Dcbnl
-from nodeagent.kernel.devlink import Cmode, Devlink, HealthWatch, Instance, Port, Ports
+from nodeagent.kernel.devlink import (
+    Cmode,
+    Devlink,
+    FatalErrors,
+    HealthWatch,
+    Instance,
+    Port,
+    Ports,
+)
 from nodeagent.kernel.ethtool import Ethtool
 from nodeagent.kernel.ethtool import Settings as EthtoolSettings
 from nodeagent.kernel.events import StopSignal, UdevWatch
@@ -553,8 +561,12 @@ class FakeDevlink(Devlink):
     def in_fatal_error(self) -> frozenset[DeviceHandle]:
         return frozenset(map(self._device, self._node.in_fatal_error))
 
-    def fatal_errors(self) -> dict[DeviceHandle, int]:
-        return {self._device(name): count for name, count in self._node.fatal_errors.items()}
+    def fatal_errors(self) -> dict[DeviceHandle, FatalErrors]:
+        counts = dict.fromkeys(self._node.in_fatal_error, 1) | self._node.fatal_errors
+        return {
+            self._device(name): FatalErrors(count, name not in self._node.in_fatal_error)
+            for name, count in counts.items()
+        }
 
     @staticmethod
     def _device(name: str) -> DeviceHandle:

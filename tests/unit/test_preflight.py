@@ -393,7 +393,7 @@ def vdpa_device(host: Host, function: str, name: str) -> None:
     """One that vhost-vdpa has, below its function (drivers/vdpa/vdpa.c)."""
     host.file(f"{function}/{name}/vhost-vdpa-0/dev", "510:0\n")
     host.file("dev/vhost-vdpa-0", "")
-    (host.root / "sys/bus/vdpa").mkdir(parents=True)
+    (host.root / "sys/bus/vdpa/devices" / name).mkdir(parents=True)
     (host.root / function / name / "subsystem").symlink_to(host.root / "sys/bus/vdpa")
 
 

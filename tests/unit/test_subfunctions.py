@@ -128,7 +128,7 @@ def test_vdpa_devices_are_named_whatever_they_are_called(
     fake: FakeNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     bus = fake.tree.root / "bus/vdpa"
-    bus.mkdir()
+    (bus / "devices/blue").mkdir(parents=True)
     name = fake.subfunction_of(PF1, PORT)
     for function, device in (("pci", fake.function(0)), ("auxiliary", name)):
         below = fake.tree.device(device, function) / "blue"

@@ -16,6 +16,7 @@ from nodeagent.kernel.devlink import (
     CMD_PORT_NEW,
     CMD_REPORTER_RECOVER,
     Devlink,
+    FatalErrors,
     HealthWatch,
     Port,
     keep_recoveries,
@@ -93,7 +94,7 @@ def test_a_fatal_error_of_the_firmware_is_the_device_s() -> None:
     count = struct.pack("=Q", 3)
     healthy = encoded(*HANDLE, (114, encoded((115, b"fw_fatal\0"), (116, b"\0"), (117, count))))
     assert Answered(healthy).in_fatal_error() == frozenset()
-    assert Answered(healthy, reporter("fw")).fatal_errors() == {PF: 3}
+    assert Answered(healthy, reporter("fw")).fatal_errors() == {PF: FatalErrors(3, recovered=True)}
 
 
 def test_a_fatal_error_is_heard_of_and_its_end_and_nothing_else() -> None:
