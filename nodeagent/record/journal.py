@@ -282,7 +282,7 @@ def seal(snapshot: Snapshot) -> str:
 
     With both in one file, a single rename replaces them, and jq can read it (`jq .snapshot`). The
     checksum is that of the compact form with sorted keys: `jq -jcS .snapshot FILE | sha256sum`.
-    It is one line: `json` takes ten times as long to indent it, and VFs wait meanwhile.
+    It is one line: to indent it, `json` encodes in Python, which takes ten times as long.
     """
     plain = snapshot_to_plain(snapshot)
     return json.dumps({"sha256": _sum(plain), "snapshot": plain}, sort_keys=True) + "\n"

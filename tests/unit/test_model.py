@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeagent.errors import DataError
+from nodeagent.record.journal import seal, unseal
 from nodeagent.state.addresses import Mac
 from nodeagent.state.codec import snapshot_from_json, snapshot_to_json
 from nodeagent.state.link import check_interface_name
@@ -58,6 +59,13 @@ def test_json_and_back_is_the_same_value(snapshot: Snapshot) -> None:
     text = snapshot_to_json(snapshot)
     assert read(text) == snapshot
     assert text == snapshot_to_json(snapshot_from_json(text, SOURCE))
+
+
+@given(snapshots)
+@relaxed
+def test_a_sealed_one_is_the_same_value(snapshot: Snapshot) -> None:
+    """Its checksum is made of the value, and compared with what is read."""
+    assert unseal(seal(snapshot).encode(), SOURCE, sealed=True) == snapshot
 
 
 @given(snapshots)
