@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_interface
 from typing import Final
 
 from nodeagent.errors import WaitTimeout, reason
@@ -33,6 +34,9 @@ from nodeagent.state.stack import KINDS, Address, Child, Membership, NexthopObje
 log = logging.getLogger(__name__)
 
 IFA_F_NODAD: Final = 0x02
+IFA_F_NOPREFIXROUTE: Final = 0x200
+PREFIX_METRIC: Final = 256
+"""IP6_RT_PRIO_ADDRCONF (include/net/ip6_route.h), where an address has no metric."""
 DAD_TIMEOUT: Final = 10.0
 """Seconds. DAD itself takes one or two, after the link got carrier."""
 CARRIER_TIMEOUT: Final = 20.0
@@ -52,8 +56,14 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
             failures += _add(node, edge, level)
         others = [action for action in actions if action not in children]
         if at_once:
-            failures += _add(node, edge, [each for each in map(_without_dad, others) if each])
-            others = [replace(action, anew=False) for action in others]
+            once = _with_several_metrics(others)
+            early = {action: quick for action in others if (quick := _without_dad(action, once))}
+            failures += _add(node, edge, [*early.values()])
+            others = [
+                replace(action, anew=False) if action in early else action
+                for action in others
+                if action not in early or early[action].thing != action.thing
+            ]
         else:
             last = [action for action in others if _follows_the_kernels(action)]
             first = [action for action in others if not _follows_the_kernels(action)]
@@ -63,10 +73,29 @@ def add_stacked(node: Node, actions: Sequence[AddStacked], *, at_once: bool = Fa
         return failures + _add(node, edge, others)
 
 
-def _without_dad(action: AddStacked) -> AddStacked | None:
-    """The same address with IFA_F_NODAD. It is in use at once; then the flag is removed again."""
+def _with_several_metrics(actions: Iterable[AddStacked]) -> set[str]:
+    """The interfaces with IPv6 addresses of one prefix whose routes to it have several metrics.
+
+    Their addresses may not be changed. For the route of the address that it changes the kernel
+    takes the first one to the prefix, and removes it if that has another metric: it was another
+    address's (modify_prefix_route(), net/ipv6/addrconf.c).
+    """
+    metrics: dict[tuple[str, object], set[int]] = {}
+    for action in actions:
+        thing = action.thing
+        if isinstance(thing, Address) and thing.is_v6 and not thing.flags & IFA_F_NOPREFIXROUTE:
+            prefix = ip_interface(thing.address).network
+            metrics.setdefault((thing.dev, prefix), set()).add(thing.metric or PREFIX_METRIC)
+    return {dev for (dev, _), several in metrics.items() if len(several) > 1}
+
+
+def _without_dad(action: AddStacked, once: Collection[str]) -> AddStacked | None:
+    """The same address with IFA_F_NODAD. It is in use at once; then the flag is removed again.
+
+    None for what is no such address, and for those of the interfaces of `once`.
+    """
     thing = action.thing
-    if not isinstance(thing, Address) or not thing.is_v6 or thing.tentative:
+    if not isinstance(thing, Address) or not thing.is_v6 or thing.tentative or thing.dev in once:
         return None
     return replace(action, thing=replace(thing, flags=thing.flags | IFA_F_NODAD))
 

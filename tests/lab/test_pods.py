@@ -172,6 +172,24 @@ def held_by_pfs(node: State) -> Iterator[str]:
             yield f"link set dev {lab.name(pf)} vf {index} {told}"
 
 
+def test_each_address_of_a_prefix_has_its_own_route(nodeagent: Nodeagent, no_vfs: None) -> None:
+    """A change of one of them would take another one's (modify_prefix_route())."""
+    lab.make_vfs(PF1, 1)
+    with Pod() as pod:
+        pod.take(lab.vf(PF1, 0), "net1")
+        pod.ip(
+            "link set net1 up",
+            "address add 2001:db8::1/64 dev net1",
+            "address add 2001:db8::2/64 dev net1 metric 32",
+        )
+        before = pod.read()
+        metrics = [each["metric"] for each in before["-6 route"] if each["dst"] == "2001:db8::/64"]
+        assert sorted(metrics) == [32, 256]
+        lab.put_other_build_on_disk()
+        nodeagent.call("reload")
+        assert pod.read() == before
+
+
 # Faults: each pod another one, in one reload
 
 

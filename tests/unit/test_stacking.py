@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from contextlib import nullcontext
 from dataclasses import replace
+from ipaddress import IPv6Address
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nodeagent.kernel.events import AddressWatch
+from nodeagent.kernel.netlink import attributes
 from nodeagent.kernel.rtnl import Link
-from nodeagent.kernel.stack.addresses import RTM_DELADDR, RTM_NEWADDR
+from nodeagent.kernel.stack.addresses import IFA_FLAGS, IFA_LOCAL, RTM_DELADDR, RTM_NEWADDR
 from nodeagent.node import retry
 from nodeagent.node.stack import add_stacked
 from nodeagent.plan.actions import AddStacked
@@ -176,6 +179,37 @@ def test_an_address_that_is_made_anew_goes_first() -> None:
     sent.clear()
     assert add_stacked(node, [AddStacked(HANDLE, 0, address)]) == []
     assert sent == [RTM_NEWADDR]
+
+
+def test_what_is_set_twice_in_a_pod() -> None:
+    """Only what is to have DAD, and not where the change would take another address's route."""
+    sent: list[tuple[str, int]] = []
+
+    class Recording(Kernel):
+        def send(self, messages: list[bytearray]) -> list[OSError | None]:
+            for message in messages:
+                found = dict(attributes(bytes(message), 24))
+                (flags,) = struct.unpack("=I", found[IFA_FLAGS])
+                sent.append((str(IPv6Address(found[IFA_LOCAL])), flags))
+            return [None for _ in messages]
+
+    def add(*addresses: Address) -> list[tuple[str, int]]:
+        sent.clear()
+        actions = [AddStacked(HANDLE, 0, address) for address in addresses]
+        assert add_stacked(node, actions, at_once=True) == []
+        return list(sent)
+
+    node = node_on(Recording(b"never"), replace(LINKS[3], af_spec=af_spec({})))
+    node.address_watch = AddressWatch
+    with_dad = Address("ens1v0", "2001:db8::1/64")
+    low = Address("ens1v0", "2001:db8::2/64", metric=32)
+    assert add(with_dad) == [("2001:db8::1", 2), ("2001:db8::1", 0)]
+    assert add(replace(with_dad, flags=2)) == [("2001:db8::1", 2)]
+    assert add(with_dad, low) == [("2001:db8::2", 0), ("2001:db8::1", 0)]
+    elsewhere = [Address("ens1v0", "2001:db8:1::2/64", metric=32), replace(low, flags=0x200)]
+    for other in elsewhere:
+        assert len(add(with_dad, other)) == 4
+    assert len(add(replace(with_dad, metric=256), Address("ens1v0", "2001:db8::3/64"))) == 4
 
 
 def test_a_link_local_address_waits_for_the_kernels_own() -> None:
