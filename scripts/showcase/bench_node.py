@@ -84,10 +84,14 @@ class Bench:
         before = commands()
         found = way()
         found["commands"] = commands() - before
-        if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
-            sys.exit(f"bench: {way.__name__} did not restore everything:\n" + "\n".join(wrong))
+        self.check(way.__name__)
         say(f"{way.__name__}: {found['seconds']:.2f} s")
         return found
+
+    def check(self, who: str) -> None:
+        """Exit if a VF is not as it was: the next one would save and restore that."""
+        if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
+            sys.exit(f"bench: {who} did not restore everything:\n" + "\n".join(wrong))
 
     def windows(self) -> dict[str, dict[str, float]]:
         """`window` as the node is, and on igb with a firmware that takes its time for each VF."""
@@ -106,6 +110,7 @@ class Bench:
         timed(["udevadm", "settle"])
         timed([str(HERE / "floor.sh"), str(WORK / "recipe"), "at-once"])
         found["floor"] = round(time.monotonic() - began, 3)
+        self.check("the script with VFs side by side")
         say(", ".join(f"{way}: {seconds:.2f} s" for way, seconds in found.items()))
         return found
 
@@ -114,8 +119,7 @@ class Bench:
         other_build()
         os.environ["QUIESCE"] = quiesce
         timed(["nodeagent", "reload"])
-        if wrong := vfs.differences(self.want, vfs.state(self.pfs)):
-            sys.exit("bench: the reload did not restore everything:\n" + "\n".join(wrong))
+        self.check(f"the reload with QUIESCE={quiesce}")
         run = json.loads(vfs.run("nodeagent", "timeline", "--output", "json"))[-1]
         return float(run["windows"][-1]["seconds"])
 
