@@ -388,10 +388,8 @@ class Devlink(Genl):
         found = {}
         what = "devlink health reporters"
         for message in self._dump(CMD_REPORTER_GET, what, containing=FATAL.encode()):
-            name, is_in_error = _health(message)
-            if name == FATAL:
-                count = _number(dict(attributes(message[REPORTER])), REPORTER_ERR_COUNT)
-                found[_device(message)] = FatalErrors(count, not is_in_error)
+            if (had := _fatal_errors(message)) is not None:
+                found[_device(message)] = had
         return found
 
     def recover(self, device: DeviceHandle) -> None:
@@ -491,10 +489,11 @@ class HealthWatch(Genl):
         if isinstance(body, OSError):
             return
         message = dict(attributes(body, HEADER))
-        if _is_fatal(message):
-            self.in_fatal_error.add(_device(message))
-        elif _health(message)[0] == FATAL:
+        had = _fatal_errors(message)
+        if had is not None and had.recovered:
             self.in_fatal_error.discard(_device(message))
+        elif had is not None:
+            self.in_fatal_error.add(_device(message))
 
 
 def keep_recoveries(receiver: socket.socket) -> None:
@@ -504,14 +503,13 @@ def keep_recoveries(receiver: socket.socket) -> None:
     receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
 
-def _health(message: Mapping[int, bytes]) -> tuple[str, bool]:
-    """The name of a message's health reporter, and whether it reports an error."""
+def _fatal_errors(message: Mapping[int, bytes]) -> FatalErrors | None:
+    """What a message tells of them; None if it is about another health reporter."""
     reporter = dict(attributes(message.get(REPORTER, b"")))
-    return text(reporter.get(REPORTER_NAME, b"")), any(reporter.get(REPORTER_STATE, b""))
-
-
-def _is_fatal(message: Mapping[int, bytes]) -> bool:
-    return _health(message) == (FATAL, True)
+    if text(reporter.get(REPORTER_NAME, b"")) != FATAL:
+        return None
+    in_error = any(reporter.get(REPORTER_STATE, b""))
+    return FatalErrors(_number(reporter, REPORTER_ERR_COUNT), recovered=not in_error)
 
 
 def _handle(device: DeviceHandle) -> tuple[tuple[int, bytes], tuple[int, bytes]]:

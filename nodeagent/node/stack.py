@@ -19,6 +19,7 @@ from nodeagent.errors import WaitTimeout, reason
 from nodeagent.kernel.events import AddressWatch, wait_until_clear
 from nodeagent.kernel.rtnl import Change, Link, LinkChange
 from nodeagent.kernel.stack import ADAPTERS, StackEdge, addresses, memberships
+from nodeagent.kernel.stack.routes import IFA_F_NOPREFIXROUTE
 from nodeagent.node import retry
 from nodeagent.node.failures import Failures, target_of
 from nodeagent.node.links import link_changes
@@ -34,7 +35,6 @@ from nodeagent.state.stack import KINDS, Address, Child, Membership, NexthopObje
 log = logging.getLogger(__name__)
 
 IFA_F_NODAD: Final = 0x02
-IFA_F_NOPREFIXROUTE: Final = 0x200
 PREFIX_METRIC: Final = 256
 """IP6_RT_PRIO_ADDRCONF (include/net/ip6_route.h), where an address has no metric."""
 DAD_TIMEOUT: Final = 10.0
